@@ -1,0 +1,139 @@
+//! Identifiers: of a log (tenant, timeline), of a cluster, of a safekeeper, of one campaign, of a configuration.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The text is not 32 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseIdError;
+
+impl fmt::Display for ParseIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not an identifier: expected 32 hexadecimal digits")
+    }
+}
+
+impl std::error::Error for ParseIdError {}
+
+macro_rules! id16 {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 16]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                parse_hex16(text).map(Self)
+            }
+        }
+    };
+}
+
+id16! {
+    /// Owner of timelines: 16 bytes, written as 32 hexadecimal digits.
+    TenantId
+}
+id16! {
+    /// One log of a tenant: 16 bytes, written as 32 hexadecimal digits. Not PostgreSQL's timeline, which is [`crate::Tli`].
+    TimelineId
+}
+id16! {
+    /// One campaign of one proposer: random, new for each campaign, stored with the vote that it got.
+    ProposerId
+}
+
+fn parse_hex16(text: &str) -> Result<[u8; 16], ParseIdError> {
+    let digits = text.as_bytes();
+    if digits.len() != 32 {
+        return Err(ParseIdError);
+    }
+    let mut id = [0; 16];
+    for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Ok(id)
+}
+
+fn nibble(digit: u8) -> Result<u8, ParseIdError> {
+    match digit {
+        b'0'..=b'9' => Ok(digit - b'0'),
+        b'a'..=b'f' => Ok(digit - b'a' + 10),
+        b'A'..=b'F' => Ok(digit - b'A' + 10),
+        _ => Err(ParseIdError),
+    }
+}
+
+/// Name of one consensus log: what a safekeeper keeps one directory, one acceptor and one writer for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantTimelineId {
+    /// Whose log it is.
+    pub tenant: TenantId,
+    /// Which of the tenant's logs.
+    pub timeline: TimelineId,
+}
+
+impl fmt::Display for TenantTimelineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.tenant, self.timeline)
+    }
+}
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// A safekeeper, unique in its installation.
+    NodeId(u64)
+}
+number! {
+    /// PostgreSQL's database system identifier (`pg_controldata`, IDENTIFY_SYSTEM). Zero means "not known".
+    SystemId(u64)
+}
+number! {
+    /// Ordinal of a membership configuration; zero means that membership is not managed.
+    Generation(u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_round_trips_through_its_text() {
+        let text = "cf0480929707ee75372337efaa5ecf96";
+        assert_eq!(text.parse::<TenantId>().unwrap().to_string(), text);
+        assert_eq!(text.to_uppercase().parse::<TenantId>(), text.parse());
+    }
+
+    #[test]
+    fn what_is_not_32_digits_is_refused() {
+        for text in ["", "cf", "cf0480929707ee75372337efaa5ecf9g", "cf0480929707ee75372337efaa5ecf9600", "ä23456789012345678901234567890"] {
+            assert_eq!(text.parse::<TenantId>(), Err(ParseIdError), "{text:?}");
+        }
+    }
+}
