@@ -1,0 +1,353 @@
+//! [`Shutdown`]: the two stages in which a server ends, and the tasks that it waits for.
+//!
+//! | signal | effect |
+//! |---|---|
+//! | first SIGTERM | *drain*: no new work, what is under way may finish |
+//! | second SIGTERM, SIGINT, SIGQUIT | *immediate*: return from `main` at once |
+//! | SIGHUP | reload: every [`Reloads`] wakes |
+//!
+//! This module decides nothing about sockets and ends no process: the server closes its listeners when
+//! [`draining`](Shutdown::draining) returns, its sessions watch [`immediate`](Shutdown::immediate), and `main`
+//! returns, flushing its telemetry on the way. Called by `main` and `server` of every binary.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+/// How far the end of the process has come. Stages only move forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Nobody asked for an end.
+    Running,
+    /// No new work; what is under way may finish.
+    Draining,
+    /// Nothing more is waited for.
+    Immediate,
+}
+
+impl Stage {
+    /// The stage after `signal`.
+    #[must_use]
+    pub const fn after(self, signal: Signal) -> Self {
+        match (self, signal) {
+            (stage, Signal::Hangup) => stage,
+            (Self::Running, Signal::Terminate) => Self::Draining,
+            (Self::Draining | Self::Immediate, Signal::Terminate) | (_, Signal::Interrupt | Signal::Quit) => {
+                Self::Immediate
+            }
+        }
+    }
+}
+
+/// What somebody outside wants. See the table at the top of the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT, Ctrl-C.
+    Interrupt,
+    /// SIGQUIT. Handled so that it leaves no core file.
+    Quit,
+    /// SIGHUP.
+    Hangup,
+}
+
+/// How a wait for the tracked tasks ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Every tracked task has ended.
+    Complete,
+    /// The deadline passed with this many tasks still running.
+    TimedOut {
+        /// Tasks that had not ended.
+        tasks_left: usize,
+    },
+    /// An immediate end was asked for with this many tasks still running.
+    Interrupted {
+        /// Tasks that had not ended.
+        tasks_left: usize,
+    },
+}
+
+/// A handle on the end of the process; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    stage: watch::Sender<Stage>,
+    reloads: watch::Sender<u64>,
+    tasks: TaskTracker,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Shutdown {
+    /// A shutdown that no signal of the system reaches: for tests, and for a server run inside another program.
+    /// [`signal`](Self::signal) is its only source.
+    pub fn new() -> Self {
+        Self {
+            stage: watch::Sender::new(Stage::Running),
+            reloads: watch::Sender::new(0),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// A shutdown driven by the signals of this process. The handlers are in place when this returns, so call it
+    /// before anything tells the outside that the process is up. Needs a tokio runtime.
+    pub fn on_process_signals() -> io::Result<Self> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut quit = signal(SignalKind::quit())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let shutdown = Self::new();
+        let target = shutdown.clone();
+        tokio::spawn(async move {
+            loop {
+                // Cancel safe: a signal that arrives between two receives is kept by its stream.
+                let signal = tokio::select! {
+                    Some(()) = terminate.recv() => Signal::Terminate,
+                    Some(()) = interrupt.recv() => Signal::Interrupt,
+                    Some(()) = quit.recv() => Signal::Quit,
+                    Some(()) = hangup.recv() => Signal::Hangup,
+                    else => return,
+                };
+                target.signal(signal);
+            }
+        });
+        Ok(shutdown)
+    }
+
+    /// Acts on one signal. A server that must stop for a reason of its own calls this too.
+    pub fn signal(&self, signal: Signal) {
+        if signal == Signal::Hangup {
+            tracing::info!(?signal, "reload requested");
+            self.reloads.send_modify(|count| *count = count.wrapping_add(1));
+            return;
+        }
+        let moved = self.stage.send_if_modified(|stage| {
+            let after = stage.after(signal);
+            std::mem::replace(stage, after) != after
+        });
+        if moved {
+            tracing::info!(?signal, stage = ?self.stage(), "shutting down");
+        }
+    }
+
+    /// The stage right now.
+    pub fn stage(&self) -> Stage {
+        *self.stage.borrow()
+    }
+
+    /// True from the first signal to end on, immediate or not.
+    pub fn is_draining(&self) -> bool {
+        self.stage() >= Stage::Draining
+    }
+
+    /// True once nothing more is to be waited for.
+    pub fn is_immediate(&self) -> bool {
+        self.stage() >= Stage::Immediate
+    }
+
+    /// Returns when [`is_draining`](Self::is_draining) is true. Cancel safe, and owned so that it can be passed on.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.reached(Stage::Draining)
+    }
+
+    /// Returns when [`is_immediate`](Self::is_immediate) is true. Cancel safe, and owned so that it can be passed on.
+    pub fn immediate(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.reached(Stage::Immediate)
+    }
+
+    /// Reloads asked for from now on.
+    pub fn reloads(&self) -> Reloads {
+        Reloads { count: self.reloads.subscribe(), _source: self.reloads.clone() }
+    }
+
+    /// Runs `task` on the current runtime, and makes [`drained`](Self::drained) wait for it.
+    pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks.spawn(task)
+    }
+
+    /// Tasks of [`spawn`](Self::spawn) that have not ended.
+    pub fn tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Waits until every task of [`spawn`](Self::spawn) has ended, but no longer than `deadline` and not past
+    /// [`immediate`](Self::immediate). A task spawned during the wait is waited for as well. Nothing is aborted:
+    /// what is left over ends with the runtime.
+    pub async fn drained(&self, deadline: Duration) -> Drained {
+        self.tasks.close();
+        tokio::select! {
+            // In this order: with nothing left to wait for, neither a signal nor the clock makes it incomplete.
+            biased;
+            () = self.tasks.wait() => Drained::Complete,
+            () = self.immediate() => Drained::Interrupted { tasks_left: self.tasks.len() },
+            () = tokio::time::sleep(deadline) => Drained::TimedOut { tasks_left: self.tasks.len() },
+        }
+    }
+
+    fn reached(&self, wanted: Stage) -> impl Future<Output = ()> + Send + 'static {
+        // The clone of the sender keeps the channel open for as long as somebody waits.
+        let (source, mut stage) = (self.stage.clone(), self.stage.subscribe());
+        async move {
+            let _ = stage.wait_for(|stage| *stage >= wanted).await;
+            drop(source);
+        }
+    }
+}
+
+/// Wakes on every SIGHUP. Those that arrive while a reload is under way count as one more.
+#[derive(Debug)]
+pub struct Reloads {
+    count: watch::Receiver<u64>,
+    /// Keeps the channel open.
+    _source: watch::Sender<u64>,
+}
+
+impl Reloads {
+    /// Returns when a reload was asked for since the last return. Cancel safe.
+    pub async fn next(&mut self) {
+        if self.count.changed().await.is_err() {
+            // The source lives in `self`, so this does not happen; never waking is the answer that would be right.
+            std::future::pending().await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Signal::{Hangup, Interrupt, Quit, Terminate};
+    use Stage::{Draining, Immediate, Running};
+    use std::task::{Context, Waker};
+    use tokio::sync::oneshot;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn is_ready(future: impl Future<Output = ()>) -> bool {
+        std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn every_stage_and_signal() {
+        let table = [
+            (Running, Terminate, Draining),
+            (Running, Interrupt, Immediate),
+            (Running, Quit, Immediate),
+            (Running, Hangup, Running),
+            (Draining, Terminate, Immediate),
+            (Draining, Interrupt, Immediate),
+            (Draining, Quit, Immediate),
+            (Draining, Hangup, Draining),
+            (Immediate, Terminate, Immediate),
+            (Immediate, Interrupt, Immediate),
+            (Immediate, Quit, Immediate),
+            (Immediate, Hangup, Immediate),
+        ];
+        for (before, signal, after) in table {
+            assert_eq!(before.after(signal), after, "{before:?} {signal:?}");
+        }
+    }
+
+    #[test]
+    fn waiters_wake_at_their_stage_and_stay_awake() {
+        let shutdown = Shutdown::new();
+        assert!(!is_ready(shutdown.draining()) && !is_ready(shutdown.immediate()));
+        shutdown.signal(Terminate);
+        assert!(shutdown.is_draining() && !shutdown.is_immediate());
+        assert!(is_ready(shutdown.draining()) && !is_ready(shutdown.immediate()));
+        shutdown.clone().signal(Terminate);
+        assert!(shutdown.is_draining() && shutdown.is_immediate());
+        assert!(is_ready(shutdown.draining()) && is_ready(shutdown.immediate()));
+    }
+
+    #[tokio::test]
+    async fn an_interrupt_wakes_those_who_wait_for_a_drain() {
+        let shutdown = Shutdown::new();
+        let waiting = tokio::spawn(shutdown.draining());
+        shutdown.signal(Interrupt);
+        waiting.await.unwrap();
+    }
+
+    #[test]
+    fn a_wait_does_not_end_because_the_handles_are_gone() {
+        let shutdown = Shutdown::new();
+        let (waiting, mut reloads) = (shutdown.draining(), shutdown.reloads());
+        drop(shutdown);
+        assert!(!is_ready(waiting));
+        assert!(!is_ready(reloads.next()));
+    }
+
+    #[test]
+    fn a_reload_wakes_each_listener_once_and_ends_nothing() {
+        let shutdown = Shutdown::new();
+        let (mut one, mut two) = (shutdown.reloads(), shutdown.reloads());
+        assert!(!is_ready(one.next()));
+        shutdown.signal(Hangup);
+        shutdown.signal(Hangup);
+        assert!(is_ready(one.next()) && is_ready(two.next()));
+        assert!(!is_ready(one.next()) && !is_ready(shutdown.reloads().next()));
+        assert!(!shutdown.is_draining());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_waits_for_tasks_and_for_those_spawned_meanwhile() {
+        let shutdown = Shutdown::new();
+        let (finish, finished) = oneshot::channel::<()>();
+        let handle = shutdown.clone();
+        shutdown.spawn(async move {
+            finished.await.unwrap();
+            handle.spawn(tokio::time::sleep(Duration::from_secs(5)));
+        });
+        let draining = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { shutdown.drained(LONG).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!draining.is_finished());
+        let before = tokio::time::Instant::now();
+        finish.send(()).unwrap();
+        assert_eq!(draining.await.unwrap(), Drained::Complete);
+        assert_eq!(before.elapsed().as_secs(), 5);
+        assert_eq!(shutdown.tasks(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_at_its_deadline() {
+        let shutdown = Shutdown::new();
+        shutdown.spawn(std::future::pending::<()>());
+        shutdown.spawn(std::future::pending::<()>());
+        let before = tokio::time::Instant::now();
+        assert_eq!(shutdown.drained(Duration::from_secs(30)).await, Drained::TimedOut { tasks_left: 2 });
+        assert_eq!(before.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_signal_ends_a_drain() {
+        let shutdown = Shutdown::new();
+        shutdown.signal(Terminate);
+        shutdown.spawn(std::future::pending::<()>());
+        let handle = shutdown.clone();
+        tokio::spawn(async move { handle.signal(Terminate) });
+        assert_eq!(shutdown.drained(LONG).await, Drained::Interrupted { tasks_left: 1 });
+    }
+
+    #[tokio::test]
+    async fn with_no_task_left_a_drain_is_complete_whatever_the_stage() {
+        let shutdown = Shutdown::new();
+        shutdown.spawn(async {}).await.unwrap();
+        shutdown.signal(Interrupt);
+        assert_eq!(shutdown.drained(Duration::ZERO).await, Drained::Complete);
+    }
+}
