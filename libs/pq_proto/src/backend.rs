@@ -1,0 +1,279 @@
+//! [`BackendMessage`]: what a server sends. Servers encode it, clients decode it.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::row::FIELD_BYTES_MIN;
+use crate::wire::{Cursor, put_counted, put_text, put_value, write_frame};
+use crate::{
+    Authentication, Encode, ErrorResponse, FieldDescription, Frame, ProtocolError, ProtocolVersion, Text,
+};
+
+/// A message of a server (PostgreSQL documentation, "Message Formats", those marked B).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackendMessage {
+    /// `R`
+    Authentication(Authentication),
+    /// `S`: a setting that clients care about.
+    ParameterStatus {
+        /// Name of the setting.
+        name: Text,
+        /// Its value.
+        value: Text,
+    },
+    /// `K`: what a cancel request must show.
+    BackendKeyData {
+        /// Process id.
+        pid: i32,
+        /// Secret: 4 bytes in protocol 3.0, up to 256 in 3.2.
+        key: Bytes,
+    },
+    /// `Z`: the server waits for the next command.
+    ReadyForQuery(TransactionStatus),
+    /// `T`
+    RowDescription(Vec<FieldDescription>),
+    /// `D`: the values of a row, `None` for NULL.
+    DataRow(Vec<Option<Bytes>>),
+    /// `C`: the command tag.
+    CommandComplete(Text),
+    /// `I`
+    EmptyQueryResponse,
+    /// `E`
+    ErrorResponse(ErrorResponse),
+    /// `N`
+    NoticeResponse(ErrorResponse),
+    /// `1`
+    ParseComplete,
+    /// `2`
+    BindComplete,
+    /// `3`
+    CloseComplete,
+    /// `n`
+    NoData,
+    /// `t`: object ids of a statement's parameters.
+    ParameterDescription(Vec<u32>),
+    /// `s`
+    PortalSuspended,
+    /// `G`
+    CopyInResponse(CopyFormat),
+    /// `H`
+    CopyOutResponse(CopyFormat),
+    /// `W`
+    CopyBothResponse(CopyFormat),
+    /// `d`
+    CopyData(Bytes),
+    /// `c`
+    CopyDone,
+    /// `v`
+    NegotiateProtocolVersion {
+        /// The newest version with the client's major that the server speaks.
+        newest: ProtocolVersion,
+        /// Protocol options (`_pq_.…`) that the server does not know.
+        unsupported: Vec<Text>,
+    },
+    /// `A`
+    NotificationResponse {
+        /// Process id of the notifying backend.
+        pid: i32,
+        /// Name of the channel.
+        channel: Text,
+        /// What was passed with it.
+        payload: Text,
+    },
+    /// `V`
+    FunctionCallResponse(Option<Bytes>),
+}
+
+/// What ReadyForQuery says about the transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionStatus {
+    /// `I`: none.
+    Idle,
+    /// `T`: open.
+    InTransaction,
+    /// `E`: failed, waiting for its end.
+    Failed,
+}
+
+/// Body of the three messages that begin a COPY.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CopyFormat {
+    /// 0 text, 1 binary.
+    pub overall: u8,
+    /// The same for each column; replication has none.
+    pub columns: Vec<i16>,
+}
+
+impl Encode for BackendMessage {
+    fn encode(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
+        write_frame(out, self.tag(), |out| self.encode_body(out))
+    }
+}
+
+impl BackendMessage {
+    /// The message's type byte.
+    pub const fn tag(&self) -> u8 {
+        match self {
+            Self::Authentication(_) => b'R',
+            Self::ParameterStatus { .. } => b'S',
+            Self::BackendKeyData { .. } => b'K',
+            Self::ReadyForQuery(_) => b'Z',
+            Self::RowDescription(_) => b'T',
+            Self::DataRow(_) => b'D',
+            Self::CommandComplete(_) => b'C',
+            Self::EmptyQueryResponse => b'I',
+            Self::ErrorResponse(_) => b'E',
+            Self::NoticeResponse(_) => b'N',
+            Self::ParseComplete => b'1',
+            Self::BindComplete => b'2',
+            Self::CloseComplete => b'3',
+            Self::NoData => b'n',
+            Self::ParameterDescription(_) => b't',
+            Self::PortalSuspended => b's',
+            Self::CopyInResponse(_) => b'G',
+            Self::CopyOutResponse(_) => b'H',
+            Self::CopyBothResponse(_) => b'W',
+            Self::CopyData(_) => b'd',
+            Self::CopyDone => b'c',
+            Self::NegotiateProtocolVersion { .. } => b'v',
+            Self::NotificationResponse { .. } => b'A',
+            Self::FunctionCallResponse(_) => b'V',
+        }
+    }
+
+    fn encode_body(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
+        match self {
+            Self::Authentication(request) => request.encode(out),
+            Self::ParameterStatus { name, value } => {
+                put_text(out, name);
+                put_text(out, value);
+            }
+            Self::BackendKeyData { pid, key } => {
+                out.put_i32(*pid);
+                out.put_slice(key);
+            }
+            Self::ReadyForQuery(status) => out.put_u8(status.as_byte()),
+            Self::RowDescription(fields) => {
+                return put_counted(out, fields, |out, field| {
+                    field.encode(out);
+                    Ok(())
+                });
+            }
+            Self::DataRow(values) => {
+                return put_counted(out, values, |out, value| put_value(out, value.as_ref()));
+            }
+            Self::CommandComplete(tag) => put_text(out, tag),
+            Self::ErrorResponse(response) | Self::NoticeResponse(response) => response.encode_fields(out),
+            Self::ParameterDescription(oids) => {
+                return put_counted(out, oids, |out, oid| {
+                    out.put_u32(*oid);
+                    Ok(())
+                });
+            }
+            Self::CopyInResponse(format) | Self::CopyOutResponse(format) | Self::CopyBothResponse(format) => {
+                return format.encode(out);
+            }
+            Self::CopyData(data) => out.put_slice(data),
+            Self::NegotiateProtocolVersion { newest, unsupported } => {
+                out.put_u32(newest.0);
+                out.put_i32(i32::try_from(unsupported.len()).map_err(|_| ProtocolError::DoesNotFit)?);
+                unsupported.iter().for_each(|name| put_text(out, name));
+            }
+            Self::NotificationResponse { pid, channel, payload } => {
+                out.put_i32(*pid);
+                put_text(out, channel);
+                put_text(out, payload);
+            }
+            Self::FunctionCallResponse(value) => return put_value(out, value.as_ref()),
+            Self::EmptyQueryResponse
+            | Self::ParseComplete
+            | Self::BindComplete
+            | Self::CloseComplete
+            | Self::NoData
+            | Self::PortalSuspended
+            | Self::CopyDone => {}
+        }
+        Ok(())
+    }
+
+    /// Reads a message of a server.
+    pub fn decode(frame: Frame) -> Result<Self, ProtocolError> {
+        let mut cursor = Cursor::new(frame.body);
+        let message = match frame.tag {
+            b'R' => Self::Authentication(Authentication::decode(&mut cursor)?),
+            b'S' => Self::ParameterStatus { name: cursor.text()?, value: cursor.text()? },
+            b'K' => Self::BackendKeyData { pid: cursor.i32()?, key: cursor.rest() },
+            b'Z' => Self::ReadyForQuery(TransactionStatus::from_byte(cursor.u8()?)?),
+            b'T' => Self::RowDescription(cursor.counted(FIELD_BYTES_MIN, FieldDescription::decode)?),
+            b'D' => Self::DataRow(cursor.counted(4, Cursor::value)?),
+            b'C' => Self::CommandComplete(cursor.text()?),
+            b'I' => Self::EmptyQueryResponse,
+            b'E' => Self::ErrorResponse(ErrorResponse::decode(cursor.rest())?),
+            b'N' => Self::NoticeResponse(ErrorResponse::decode(cursor.rest())?),
+            b'1' => Self::ParseComplete,
+            b'2' => Self::BindComplete,
+            b'3' => Self::CloseComplete,
+            b'n' => Self::NoData,
+            b't' => Self::ParameterDescription(cursor.counted(4, Cursor::u32)?),
+            b's' => Self::PortalSuspended,
+            b'G' => Self::CopyInResponse(CopyFormat::decode(&mut cursor)?),
+            b'H' => Self::CopyOutResponse(CopyFormat::decode(&mut cursor)?),
+            b'W' => Self::CopyBothResponse(CopyFormat::decode(&mut cursor)?),
+            b'd' => Self::CopyData(cursor.rest()),
+            b'c' => Self::CopyDone,
+            b'v' => Self::NegotiateProtocolVersion {
+                newest: ProtocolVersion(cursor.u32()?),
+                unsupported: decode_names(&mut cursor)?,
+            },
+            b'A' => Self::NotificationResponse {
+                pid: cursor.i32()?,
+                channel: cursor.text()?,
+                payload: cursor.text()?,
+            },
+            b'V' => Self::FunctionCallResponse(cursor.value()?),
+            other => return Err(ProtocolError::UnknownTag(other)),
+        };
+        cursor.finish().map(|()| message)
+    }
+}
+
+fn decode_names(cursor: &mut Cursor) -> Result<Vec<Text>, ProtocolError> {
+    let count = cursor.i32()?;
+    // Each name takes one byte at least, so a count above what is left cannot be true.
+    match usize::try_from(count) {
+        Ok(count) if count <= cursor.remaining() => (0..count).map(|_| cursor.text()).collect(),
+        _ => Err(ProtocolError::InvalidValue { field: "number of options", value: count.into() }),
+    }
+}
+
+impl TransactionStatus {
+    const fn as_byte(self) -> u8 {
+        match self {
+            Self::Idle => b'I',
+            Self::InTransaction => b'T',
+            Self::Failed => b'E',
+        }
+    }
+
+    fn from_byte(byte: u8) -> Result<Self, ProtocolError> {
+        match byte {
+            b'I' => Ok(Self::Idle),
+            b'T' => Ok(Self::InTransaction),
+            b'E' => Ok(Self::Failed),
+            other => Err(ProtocolError::InvalidValue { field: "transaction status", value: other.into() }),
+        }
+    }
+}
+
+impl CopyFormat {
+    fn encode(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
+        out.put_u8(self.overall);
+        put_counted(out, &self.columns, |out, format| {
+            out.put_i16(*format);
+            Ok(())
+        })
+    }
+
+    fn decode(cursor: &mut Cursor) -> Result<Self, ProtocolError> {
+        Ok(Self { overall: cursor.u8()?, columns: cursor.counted(2, Cursor::i16)? })
+    }
+}

@@ -1,0 +1,205 @@
+//! [`ErrorResponse`]: the fields of an ErrorResponse or NoticeResponse (PostgreSQL documentation, "Error and Notice
+//! Message Fields"). Servers build one to answer a client, clients get one as an error.
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::wire::{Cursor, put_text};
+use crate::{ProtocolError, SqlState, Text};
+
+/// How bad it is, and so whether the connection goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The command failed, the connection goes on.
+    Error,
+    /// The connection ends.
+    Fatal,
+    /// Every connection of that server ends.
+    Panic,
+    /// Any severity of a NoticeResponse.
+    Notice(Notice),
+}
+
+/// Severities that do not end anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are PostgreSQL's own")]
+pub enum Notice {
+    Warning,
+    Notice,
+    Debug,
+    Info,
+    Log,
+}
+
+impl Severity {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "ERROR",
+            Self::Fatal => "FATAL",
+            Self::Panic => "PANIC",
+            Self::Notice(Notice::Warning) => "WARNING",
+            Self::Notice(Notice::Notice) => "NOTICE",
+            Self::Notice(Notice::Debug) => "DEBUG",
+            Self::Notice(Notice::Info) => "INFO",
+            Self::Notice(Notice::Log) => "LOG",
+        }
+    }
+
+    /// A word that is none of them is an error: the cautious reading.
+    fn parse(word: &[u8]) -> Self {
+        match word {
+            b"FATAL" => Self::Fatal,
+            b"PANIC" => Self::Panic,
+            b"WARNING" => Self::Notice(Notice::Warning),
+            b"NOTICE" => Self::Notice(Notice::Notice),
+            b"DEBUG" => Self::Notice(Notice::Debug),
+            b"INFO" => Self::Notice(Notice::Info),
+            b"LOG" => Self::Notice(Notice::Log),
+            _ => Self::Error,
+        }
+    }
+}
+
+/// An error or a notice. The texts of a peer are kept as UTF-8; what is not, is replaced (a server may not know the
+/// client's encoding yet when it refuses a connection).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ErrorResponse {
+    /// Fields `S` and `V`.
+    pub severity: Severity,
+    /// Field `C`.
+    pub sqlstate: SqlState,
+    /// Field `M`: one sentence.
+    pub message: String,
+    /// Field `D`.
+    pub detail: Option<String>,
+    /// Field `H`: what to do about it.
+    pub hint: Option<String>,
+    /// Every other field that the peer sent, as it came.
+    pub other: Vec<(u8, Text)>,
+}
+
+impl ErrorResponse {
+    /// The command fails, the connection goes on.
+    pub fn error(sqlstate: SqlState, message: impl Into<String>) -> Self {
+        Self::new(Severity::Error, sqlstate, message)
+    }
+
+    /// The connection ends.
+    pub fn fatal(sqlstate: SqlState, message: impl Into<String>) -> Self {
+        Self::new(Severity::Fatal, sqlstate, message)
+    }
+
+    /// With any severity.
+    pub fn new(severity: Severity, sqlstate: SqlState, message: impl Into<String>) -> Self {
+        Self { severity, sqlstate, message: message.into(), detail: None, hint: None, other: Vec::new() }
+    }
+
+    /// Adds the detail line.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds the hint line.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// True when the connection ends with this.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self.severity, Severity::Fatal | Severity::Panic)
+    }
+
+    /// Appends the fields and the terminator, without type and length.
+    pub fn encode_fields(&self, out: &mut BytesMut) {
+        let mut field = |code: u8, text: &str| {
+            out.put_u8(code);
+            put_text(out, &Text::from(text));
+        };
+        field(b'S', self.severity.as_str());
+        field(b'V', self.severity.as_str());
+        field(b'C', &self.sqlstate.to_string());
+        field(b'M', &self.message);
+        self.detail.iter().for_each(|text| field(b'D', text));
+        self.hint.iter().for_each(|text| field(b'H', text));
+        for (code, text) in &self.other {
+            out.put_u8(*code);
+            put_text(out, text);
+        }
+        out.put_u8(0);
+    }
+
+    /// Reads the body of an ErrorResponse or NoticeResponse. Servers before 9.6 send no `V`, and a server may leave out
+    /// any field: what is missing is an internal error without words, never a refusal to read the error.
+    pub fn decode(body: Bytes) -> Result<Self, ProtocolError> {
+        let mut cursor = Cursor::new(body);
+        let mut response = Self::error(SqlState::INTERNAL_ERROR, "");
+        let mut plain_severity = None;
+        loop {
+            let code = cursor.u8()?;
+            if code == 0 {
+                break;
+            }
+            let text = cursor.text()?;
+            match code {
+                b'S' => {
+                    response.severity = plain_severity.unwrap_or_else(|| Severity::parse(text.as_bytes()))
+                }
+                b'V' => {
+                    // `S` is translated into the server's language, `V` never is.
+                    response.severity = Severity::parse(text.as_bytes());
+                    plain_severity = Some(response.severity);
+                }
+                b'C' => {
+                    if let Some(sqlstate) = SqlState::parse(text.as_bytes()) {
+                        response.sqlstate = sqlstate;
+                    }
+                }
+                b'M' => response.message = text.to_str_lossy().into_owned(),
+                b'D' => response.detail = Some(text.to_str_lossy().into_owned()),
+                b'H' => response.hint = Some(text.to_str_lossy().into_owned()),
+                _ => response.other.push((code, text)),
+            }
+        }
+        cursor.finish().map(|()| response)
+    }
+}
+
+impl fmt::Display for ErrorResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.severity.as_str(), self.sqlstate, self.message)?;
+        self.detail.iter().try_for_each(|detail| write!(f, " ({detail})"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_untranslated_severity_wins() {
+        let body = Bytes::from_static(b"SFEHLER\0VFATAL\0C57P01\0Mende\0\0");
+        let response = ErrorResponse::decode(body).unwrap();
+        assert!(response.is_fatal());
+        assert_eq!((response.sqlstate, response.message.as_str()), (SqlState::ADMIN_SHUTDOWN, "ende"));
+    }
+
+    #[test]
+    fn an_error_without_fields_is_still_an_error() {
+        let response = ErrorResponse::decode(Bytes::from_static(b"\0")).unwrap();
+        assert_eq!(response.severity, Severity::Error);
+        assert_eq!(response.sqlstate, SqlState::INTERNAL_ERROR);
+    }
+
+    #[test]
+    fn fields_without_a_terminator_are_refused() {
+        for body in [&b""[..], b"SERROR\0", b"SERROR", b"SERROR\0\0\0"] {
+            assert!(ErrorResponse::decode(Bytes::from_static(body)).is_err(), "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The packets that open a connection and have no type byte: startup, SSLRequest, GSSENCRequest, CancelRequest
+//! (PostgreSQL documentation, "Start-up" and "Message Formats").
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::wire::{Cursor, put_text, write_length_prefixed};
+use crate::{Encode, ProtocolError, Text};
+
+/// Longest startup packet in bytes, its length word included: PostgreSQL's own `MAX_STARTUP_PACKET_LENGTH`.
+pub const STARTUP_PACKET_BYTES_MAX: usize = 10_000;
+
+/// Shortest packet: the length and the code.
+pub const STARTUP_PACKET_BYTES_MIN: usize = 8;
+
+/// Longest key of a cancel request in bytes (protocol 3.2; 3.0 has exactly 4).
+pub const CANCEL_KEY_BYTES_MAX: usize = 256;
+
+/// In place of a major version: this packet is a request, not a startup.
+const REQUEST_MAJOR: u32 = 1234;
+const CANCEL_REQUEST: u32 = REQUEST_MAJOR << 16 | 5678;
+const SSL_REQUEST: u32 = REQUEST_MAJOR << 16 | 5679;
+const GSSENC_REQUEST: u32 = REQUEST_MAJOR << 16 | 5680;
+
+/// Version of the protocol: major in the high, minor in the low 16 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProtocolVersion(pub u32);
+
+impl ProtocolVersion {
+    /// What every client since 2003 speaks.
+    pub const V3_0: Self = Self(3 << 16);
+
+    /// A new major version is another protocol.
+    pub const fn major(self) -> u32 {
+        self.0 >> 16
+    }
+
+    /// A higher minor version is negotiated down.
+    pub const fn minor(self) -> u32 {
+        self.0 & 0xffff
+    }
+}
+
+impl fmt::Display for ProtocolVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major(), self.minor())
+    }
+}
+
+/// A packet of the opening.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartupPacket {
+    /// Asks for TLS.
+    Ssl,
+    /// Asks for GSSAPI encryption.
+    GssEnc,
+    /// Asks to cancel what another connection does.
+    Cancel {
+        /// Process id from that connection's BackendKeyData.
+        pid: i32,
+        /// Secret from that connection's BackendKeyData.
+        key: Bytes,
+    },
+    /// Opens a session.
+    Startup {
+        /// The version that the client asks for; the major is 3.
+        version: ProtocolVersion,
+        /// What it wants to be and how.
+        params: StartupParams,
+    },
+}
+
+impl StartupPacket {
+    /// Reads what follows the length word.
+    pub fn decode(body: Bytes) -> Result<Self, ProtocolError> {
+        let mut cursor = Cursor::new(body);
+        let packet = match cursor.u32()? {
+            SSL_REQUEST => Self::Ssl,
+            GSSENC_REQUEST => Self::GssEnc,
+            CANCEL_REQUEST => {
+                let pid = cursor.i32()?;
+                let key = cursor.rest();
+                if key.len() < 4 {
+                    return Err(ProtocolError::Truncated);
+                }
+                if key.len() > CANCEL_KEY_BYTES_MAX {
+                    return Err(ProtocolError::TrailingBytes(key.len() - CANCEL_KEY_BYTES_MAX));
+                }
+                Self::Cancel { pid, key }
+            }
+            code if ProtocolVersion(code).major() == 3 => {
+                Self::Startup { version: ProtocolVersion(code), params: StartupParams::decode(&mut cursor)? }
+            }
+            code => return Err(ProtocolError::UnsupportedVersion(ProtocolVersion(code))),
+        };
+        cursor.finish().map(|()| packet)
+    }
+}
+
+impl Encode for StartupPacket {
+    fn encode(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
+        write_length_prefixed(out, |out| {
+            match self {
+                Self::Ssl => out.put_u32(SSL_REQUEST),
+                Self::GssEnc => out.put_u32(GSSENC_REQUEST),
+                Self::Cancel { pid, key } => {
+                    out.put_u32(CANCEL_REQUEST);
+                    out.put_i32(*pid);
+                    out.put_slice(key);
+                }
+                Self::Startup { version, params } => {
+                    out.put_u32(version.0);
+                    params.encode(out);
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The parameters of a startup packet, in the order in which the client sent them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StartupParams(Vec<(Text, Text)>);
+
+impl StartupParams {
+    /// The value of `name`; the last one when a client repeats it, as in PostgreSQL.
+    pub fn get(&self, name: &str) -> Option<&Text> {
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    /// All pairs in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Text, &Text)> {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+
+    /// Takes out the names for which `keep` is false and returns them.
+    pub fn remove_names(&mut self, mut remove: impl FnMut(&Text) -> bool) -> Vec<Text> {
+        self.0.extract_if(.., |(name, _)| remove(name)).map(|(name, _)| name).collect()
+    }
+
+    fn encode(&self, out: &mut BytesMut) {
+        // An empty name would end the list.
+        for (name, value) in self.0.iter().filter(|(name, _)| !name.is_empty()) {
+            put_text(out, name);
+            put_text(out, value);
+        }
+        out.put_u8(0);
+    }
+
+    fn decode(cursor: &mut Cursor) -> Result<Self, ProtocolError> {
+        let mut pairs = Vec::new();
+        loop {
+            let name = cursor.text()?;
+            if name.is_empty() {
+                return Ok(Self(pairs));
+            }
+            pairs.push((name, cursor.text()?));
+        }
+    }
+}
+
+impl<N: Into<Text>, V: Into<Text>> FromIterator<(N, V)> for StartupParams {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// The words of an `options` parameter, split at white space only: a backslash stays as it is.
+pub fn option_words_raw(options: &str) -> impl Iterator<Item = &str> {
+    options.split(is_space).filter(|word| !word.is_empty())
+}
+
+/// The words of an `options` parameter as PostgreSQL splits them: white space ends a word, a backslash takes the next
+/// character as it is (PostgreSQL documentation, libpq, `options`).
+pub fn option_words(options: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut chars = options.chars();
+    while let Some(next) = chars.next() {
+        if is_space(next) {
+            words.extend(word.take());
+            continue;
+        }
+        let word = word.get_or_insert_default();
+        match next {
+            // A backslash at the very end stands for nothing.
+            '\\' => word.extend(chars.next()),
+            _ => word.push(next),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// C's `isspace`, which counts the vertical tab.
+fn is_space(character: char) -> bool {
+    matches!(character, ' ' | '\t'..='\r')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(body: &'static [u8]) -> Result<StartupPacket, ProtocolError> {
+        StartupPacket::decode(Bytes::from_static(body))
+    }
+
+    #[test]
+    fn requests_are_told_by_their_code() {
+        assert_eq!(decode(&[4, 210, 22, 47]), Ok(StartupPacket::Ssl));
+        assert_eq!(decode(&[4, 210, 22, 48]), Ok(StartupPacket::GssEnc));
+        let cancel = StartupPacket::Cancel { pid: 7, key: Bytes::from_static(b"abcd") };
+        assert_eq!(decode(b"\x04\xd2\x16\x2e\0\0\0\x07abcd"), Ok(cancel));
+    }
+
+    #[test]
+    fn a_malformed_packet_is_refused() {
+        for (body, expected) in [
+            (&b""[..], ProtocolError::Truncated),
+            (b"\0\x03\0", ProtocolError::Truncated),
+            (b"\0\x03\0\0", ProtocolError::UnterminatedText),
+            (b"\0\x03\0\0user\0me\0", ProtocolError::UnterminatedText),
+            (b"\0\x03\0\0user\0\0\0\0", ProtocolError::TrailingBytes(1)),
+            (b"\0\x02\0\0whatever", ProtocolError::UnsupportedVersion(ProtocolVersion(2 << 16))),
+            (b"\x04\xd2\x16\x2f\0", ProtocolError::TrailingBytes(1)),
+            (b"\x04\xd2\x16\x2e\0\0\0\x07abc", ProtocolError::Truncated),
+        ] {
+            assert_eq!(decode(body), Err(expected), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_repeated_parameters_counts() {
+        let params = StartupParams::from_iter([("user", "first"), ("database", "db"), ("user", "last")]);
+        assert_eq!(params.get("user"), Some(&"last".into()));
+        assert_eq!(params.get("options"), None);
+    }
+
+    #[test]
+    fn options_split_like_postgres_splits_them() {
+        for (options, raw, escaped) in [
+            ("", &[][..], &[][..]),
+            (" \t\u{b} ", &[], &[]),
+            ("-c a=b", &["-c", "a=b"], &["-c", "a=b"]),
+            (r"-c a=b\ c  d", &["-c", r"a=b\", "c", "d"], &["-c", "a=b c", "d"]),
+            (r"a\\b end\", &[r"a\\b", r"end\"], &[r"a\b", "end"]),
+        ] {
+            assert_eq!(option_words_raw(options).collect::<Vec<_>>(), raw, "{options:?}");
+            assert_eq!(option_words(options), escaped, "{options:?}");
+        }
+    }
+}
