@@ -1,0 +1,60 @@
+//! [`Lineage`]: what one log is the log of. Fixed when the timeline is created.
+
+use wal_types::{Lsn, SegmentSize, SystemId, TenantTimelineId, Tli};
+
+/// Which family of proposers writes a timeline. Decided when the timeline is created, never changed: the two disagree
+/// on what a vote and a term history mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// The public protocol, versions 2 and 3; PostgreSQL timeline always 1.
+    Neon,
+    /// Our own version: pre-vote, votes bound to a proposer id, PostgreSQL timelines in the history.
+    Holdfast,
+}
+
+/// Version of the proposer protocol that a connection speaks, named in START_WAL_PUSH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProtocolVersion {
+    /// Little-endian structs, generation 0 only.
+    V2,
+    /// Packed big-endian, with generations.
+    V3,
+    /// Ours.
+    Own,
+}
+
+impl ProtocolVersion {
+    /// The family of timelines that this version may write.
+    pub const fn dialect(self) -> Dialect {
+        match self {
+            Self::V2 | Self::V3 => Dialect::Neon,
+            Self::Own => Dialect::Holdfast,
+        }
+    }
+}
+
+/// Identity of one consensus log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lineage {
+    /// Name of the log.
+    pub id: TenantTimelineId,
+    /// Who may write it.
+    pub dialect: Dialect,
+    /// The PostgreSQL cluster whose WAL this is; zero until the first proposer tells (dialect `neon` only).
+    pub system_id: SystemId,
+    /// `PG_VERSION_NUM`, for example 150018. The major part never changes; zero until known.
+    pub pg_version: u32,
+    /// Bytes per segment file.
+    pub segment_size: SegmentSize,
+    /// First byte of the log: the start of a segment. Counts as a record end.
+    pub start_lsn: Lsn,
+    /// PostgreSQL timeline at `start_lsn`.
+    pub start_tli: Tli,
+}
+
+impl Lineage {
+    /// PostgreSQL's major version, for example 15; zero when unknown.
+    pub const fn pg_major(&self) -> u32 {
+        self.pg_version / 10_000
+    }
+}

@@ -1,0 +1,81 @@
+//! Majorities: who must answer, and what they have in common.
+
+use wal_types::{Lsn, NodeId};
+
+/// Smallest number of `members` of which any two choices share one.
+pub const fn majority(members: usize) -> usize {
+    members / 2 + 1
+}
+
+/// True when `has` holds for a majority of every set. No set at all is no quorum.
+pub fn reached(sets: &[Vec<NodeId>], has: impl Fn(NodeId) -> bool) -> bool {
+    !sets.is_empty()
+        && sets.iter().all(|set| set.iter().filter(|&&node| has(node)).count() >= majority(set.len()))
+}
+
+/// The highest position that a majority of every set has reached, zero when there is none.
+///
+/// `flushed` tells how far a node is known to have flushed. What lies below `term_start` counts as nothing: a proposer
+/// may commit what earlier terms wrote only together with the start of its own term, because until a majority stands
+/// at its term a later proposer may still choose another tail. (Raft, section 5.4.2, forbids to count replicas of older
+/// terms for the same reason.)
+pub fn committed(sets: &[Vec<NodeId>], term_start: Lsn, flushed: impl Fn(NodeId) -> Lsn) -> Lsn {
+    let of_set = |set: &Vec<NodeId>| {
+        let mut positions: Vec<Lsn> = set.iter().map(|&node| flushed(node)).collect();
+        for position in &mut positions {
+            if *position < term_start {
+                *position = Lsn::INVALID;
+            }
+        }
+        positions.sort_unstable();
+        positions.get(set.len().wrapping_sub(majority(set.len()))).copied().unwrap_or(Lsn::INVALID)
+    };
+    sets.iter().map(of_set).min().unwrap_or(Lsn::INVALID)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(ids: &[u64]) -> Vec<NodeId> {
+        ids.iter().copied().map(NodeId).collect()
+    }
+
+    #[test]
+    fn a_majority_is_more_than_half() {
+        for (members, expected) in [(0, 1), (1, 1), (2, 2), (3, 2), (4, 3), (5, 3)] {
+            assert_eq!(majority(members), expected, "{members}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_no_quorum() {
+        assert!(!reached(&[], |_| true));
+        assert!(!reached(&[set(&[])], |_| true));
+    }
+
+    #[test]
+    fn commit_is_what_a_majority_of_each_set_has_from_the_term_start_on() {
+        // sets, term start, flush of node 1, 2, 3, ..., committed
+        let table: &[(&[&[u64]], u64, &[u64], u64)] = &[
+            (&[&[1]], 10, &[30], 30),
+            (&[&[1, 2, 3]], 10, &[30, 20, 0], 20),
+            (&[&[1, 2, 3]], 10, &[30, 0, 0], 0),
+            (&[&[1, 2, 3]], 10, &[30, 20, 25], 25),
+            // Two of three hold a tail, but below the start of the term it does not count.
+            (&[&[1, 2, 3]], 40, &[30, 30, 50], 0),
+            (&[&[1, 2, 3]], 40, &[40, 30, 50], 40),
+            (&[&[1, 2, 3, 4]], 10, &[40, 30, 20, 10], 20),
+            (&[&[1, 2, 3, 4, 5]], 10, &[50, 40, 30, 20, 10], 30),
+            // Joint: the lower of both.
+            (&[&[1, 2, 3], &[3, 4, 5]], 10, &[50, 50, 50, 20, 0], 20),
+            (&[&[1, 2, 3], &[3, 4, 5]], 10, &[50, 50, 50, 0, 0], 0),
+            (&[], 10, &[50], 0),
+        ];
+        for &(sets, term_start, flush, expected) in table {
+            let sets: Vec<_> = sets.iter().map(|ids| set(ids)).collect();
+            let got = committed(&sets, Lsn(term_start), |node| Lsn(flush[node.0 as usize - 1]));
+            assert_eq!(got, Lsn(expected), "{sets:?} {term_start} {flush:?}");
+        }
+    }
+}

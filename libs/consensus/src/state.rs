@@ -1,0 +1,25 @@
+//! [`AcceptorState`]: what an acceptor must never forget.
+
+use wal_types::{Lsn, ProposerId, Term};
+
+use crate::configuration::Configuration;
+use crate::term_history::{TermHistory, TliSwitch};
+
+/// The part of an acceptor that goes to the control file, whole, each time it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AcceptorState {
+    /// Highest term promised or adopted.
+    pub term: Term,
+    /// The campaign that got the vote of `term`; none when the term was adopted without a vote, and in dialect `neon`.
+    pub voted_for: Option<ProposerId>,
+    /// Who wrote what. Adopted whole from an elected proposer, so it may reach beyond the local log.
+    pub history: TermHistory,
+    /// Where PostgreSQL's timeline changed.
+    pub tli_switches: Vec<TliSwitch>,
+    /// Known to be committed. On disk it may lag behind memory: it can be learnt again.
+    pub commit_lsn: Lsn,
+    /// Below it no member needs anything from another: min(flush of all members, commit).
+    pub horizon_lsn: Lsn,
+    /// Who votes.
+    pub configuration: Configuration,
+}

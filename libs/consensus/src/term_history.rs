@@ -1,0 +1,229 @@
+//! [`TermHistory`]: who wrote which part of the log, and where two logs part.
+//!
+//! An entry `(term, start)` says: from `start` on, up to the next entry, the WAL was written by the proposer of `term`.
+//! Equal term and position mean equal bytes below, so two histories tell where two logs still agree without looking at
+//! a byte.
+//!
+//! Entries may be missing at the front (all members agree below the first one that is left) and empty ranges may be
+//! left out, therefore nothing here goes by index: two nodes may hold the same log under lists of different length.
+
+use wal_types::{Lsn, Term, Tli};
+
+/// From `start` on the log was written by the proposer of `term`, on PostgreSQL timeline `tli`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TermStart {
+    /// The proposer's term.
+    pub term: Term,
+    /// First byte of its WAL.
+    pub start: Lsn,
+    /// PostgreSQL timeline (dialect `neon`: 1).
+    pub tli: Tli,
+}
+
+/// PostgreSQL's timeline changed from `parent` to `tli` at `at`: one line of a `.history` file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TliSwitch {
+    /// The timeline that ends.
+    pub parent: Tli,
+    /// The timeline that begins.
+    pub tli: Tli,
+    /// Switch point: first byte of the new timeline.
+    pub at: Lsn,
+}
+
+/// Terms and their start positions, both ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TermHistory(Vec<TermStart>);
+
+/// The list is no history: terms must rise, and positions must not fall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("term history is out of order at entry {0}")]
+pub struct OutOfOrder(pub usize);
+
+/// Most entries that a message or a control file may carry.
+pub const TERM_HISTORY_ENTRIES_MAX: usize = 1000;
+
+impl TermHistory {
+    /// Checks the order: terms strictly rising, starts not falling.
+    pub fn new(entries: Vec<TermStart>) -> Result<Self, OutOfOrder> {
+        let fault =
+            entries.windows(2).position(|pair| pair[0].term >= pair[1].term || pair[0].start > pair[1].start);
+        match fault {
+            Some(index) => Err(OutOfOrder(index + 1)),
+            None => Ok(Self(entries)),
+        }
+    }
+
+    /// The entries, oldest first.
+    pub fn entries(&self) -> &[TermStart] {
+        &self.0
+    }
+
+    /// The newest entry.
+    pub fn last(&self) -> Option<TermStart> {
+        self.0.last().copied()
+    }
+
+    /// The entries that begin at or below `end`. An entry that begins **at** the end is kept: its proposer was elected
+    /// on exactly this log, and a log that an older term continued past this point must lose against it.
+    #[must_use]
+    pub fn up_to(&self, end: Lsn) -> Self {
+        Self(self.0.iter().copied().take_while(|entry| entry.start <= end).collect())
+    }
+
+    /// Term of the last entry that begins at or below `flush_lsn`: with the flush position it orders logs by age.
+    pub fn last_log_term(&self, flush_lsn: Lsn) -> Term {
+        self.0
+            .iter()
+            .take_while(|entry| entry.start <= flush_lsn)
+            .last()
+            .map_or(Term::ZERO, |entry| entry.term)
+    }
+
+    /// PostgreSQL timeline of the byte before `lsn`, or of the first entry.
+    pub fn tli_at(&self, lsn: Lsn) -> Option<Tli> {
+        self.0.iter().take_while(|entry| entry.start < lsn).last().or(self.0.first()).map(|entry| entry.tli)
+    }
+
+    /// The history of a proposer that was elected in `term` on a log that ends at `end` with this history.
+    ///
+    /// Two kinds of entries are left out so that a database which is started and stopped all day keeps a short list:
+    /// those without a byte in the log, and those that end at or below `agreed`, the position up to which every member
+    /// is known to hold the same log.
+    #[must_use]
+    pub fn elected(&self, term: Term, end: Lsn, tli: Tli, agreed: Lsn) -> Self {
+        let mut entries = self.up_to(end).0;
+        entries.push(TermStart { term, start: end, tli });
+        let ends: Vec<Lsn> = entries.iter().skip(1).map(|next| next.start).chain([Lsn::MAX]).collect();
+        Self(
+            entries
+                .into_iter()
+                .zip(ends)
+                .filter(|(entry, end)| entry.start < *end && *end > agreed)
+                .map(|(entry, _)| entry)
+                .collect(),
+        )
+    }
+
+    /// The history of a proposer in dialect `neon`, which appends and never leaves anything out.
+    #[must_use]
+    pub fn elected_unbounded(&self, term: Term, end: Lsn) -> Self {
+        let mut entries = self.up_to(end).0;
+        entries.push(TermStart { term, start: end, tli: Tli::FIRST });
+        Self(entries)
+    }
+
+    /// The term that wrote the byte at `lsn`.
+    fn term_of(&self, lsn: Lsn) -> Option<Term> {
+        self.0.iter().take_while(|entry| entry.start <= lsn).last().map(|entry| entry.term)
+    }
+}
+
+/// Up to where the log of a node (`local`, which ends at `local_flush`) agrees with the log of an elected proposer.
+///
+/// `None`: the proposer's list begins above the node's log, so nothing can be said about the bytes between; the node
+/// must be seeded anew.
+pub fn common_point(proposer: &TermHistory, local: &TermHistory, local_flush: Lsn) -> Option<Lsn> {
+    let proposer_first = proposer.0.first()?.start;
+    if proposer_first > local_flush {
+        return None;
+    }
+    // Below the higher of the two first entries all members agree: that is why older entries could be dropped.
+    let base = local.0.first().map_or(proposer_first, |entry| entry.start.max(proposer_first));
+    if base >= local_flush {
+        return Some(local_flush);
+    }
+    // The logs part at the first position where different terms wrote. Terms change only at entries, so these are the
+    // only positions to look at; empty ranges drop out because they own no position.
+    let starts = proposer.0.iter().chain(&local.0).map(|entry| entry.start);
+    let mut candidates: Vec<Lsn> =
+        starts.filter(|start| (base..local_flush).contains(start)).chain([base]).collect();
+    candidates.sort_unstable();
+    let parting = candidates.into_iter().find(|&lsn| proposer.term_of(lsn) != local.term_of(lsn));
+    Some(parting.unwrap_or(local_flush))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(entries: &[(u64, u64)]) -> TermHistory {
+        let entries = entries.iter().map(|&(term, start)| TermStart {
+            term: Term(term),
+            start: Lsn(start),
+            tli: Tli::FIRST,
+        });
+        TermHistory::new(entries.collect()).unwrap()
+    }
+
+    #[test]
+    fn two_logs_part_where_the_terms_differ() {
+        // proposer, local, local flush, common point
+        let table: &[(&[(u64, u64)], &[(u64, u64)], u64, Option<u64>)] = &[
+            // The local log is a prefix.
+            (&[(1, 8), (2, 50)], &[(1, 8)], 30, Some(30)),
+            // The local tail of term 1 was never committed.
+            (&[(1, 8), (2, 50)], &[(1, 8)], 80, Some(50)),
+            // The same term again: nothing to cut.
+            (&[(1, 8), (2, 50)], &[(1, 8), (2, 50)], 90, Some(90)),
+            // Both went their own way from 50 on.
+            (&[(1, 8), (3, 50)], &[(1, 8), (2, 50)], 90, Some(50)),
+            (&[(1, 8), (3, 60)], &[(1, 8), (2, 50)], 90, Some(50)),
+            (&[(1, 8), (3, 40)], &[(1, 8), (2, 50)], 90, Some(40)),
+            // Empty ranges do not matter on either side.
+            (&[(1, 8), (2, 50), (3, 50), (5, 70)], &[(1, 8), (3, 50)], 60, Some(60)),
+            (&[(1, 8), (5, 70)], &[(1, 8), (4, 70)], 70, Some(70)),
+            // By index these two part at 100, and committed bytes up to 300 would be cut.
+            (&[(1, 8), (4, 100), (6, 300)], &[(1, 8), (3, 100), (4, 100)], 300, Some(300)),
+            // Dropped entries: below the higher first entry all agree.
+            (&[(4, 100), (6, 300)], &[(1, 8), (4, 100)], 400, Some(300)),
+            (&[(1, 8), (4, 100), (6, 300)], &[(4, 100)], 250, Some(250)),
+            (&[(4, 100), (6, 300)], &[(1, 8), (3, 100)], 400, Some(100)),
+            // The list begins above the local log.
+            (&[(4, 100), (6, 300)], &[(1, 8)], 90, None),
+            // An empty node.
+            (&[(1, 8), (2, 50)], &[], 8, Some(8)),
+            (&[(2, 50)], &[], 8, None),
+            (&[], &[], 8, None),
+        ];
+        for &(proposer, local, flush, expected) in table {
+            let got = common_point(&history(proposer), &history(local), Lsn(flush));
+            assert_eq!(got, expected.map(Lsn), "{proposer:?} against {local:?} flushed {flush}");
+        }
+    }
+
+    #[test]
+    fn an_election_at_the_end_of_the_log_counts_as_its_last_term() {
+        let history = history(&[(1, 8), (5, 100)]);
+        assert_eq!(history.last_log_term(Lsn(99)), Term(1));
+        assert_eq!(history.last_log_term(Lsn(100)), Term(5));
+        assert_eq!(TermHistory::default().last_log_term(Lsn(100)), Term::ZERO);
+    }
+
+    #[test]
+    fn an_elected_history_leaves_out_what_nobody_needs() {
+        let table: &[(&[(u64, u64)], u64, u64, &[(u64, u64)])] = &[
+            (&[(1, 8)], 100, 8, &[(1, 8), (9, 100)]),
+            // Term 5 wrote nothing.
+            (&[(1, 8), (5, 100)], 100, 8, &[(1, 8), (9, 100)]),
+            // An entry beyond the end of the log is not part of it.
+            (&[(1, 8), (5, 200)], 100, 8, &[(1, 8), (9, 100)]),
+            // All members hold everything up to 60: the entry that ends there goes, the one that reaches further stays.
+            (&[(1, 8), (2, 60), (3, 80)], 100, 60, &[(2, 60), (3, 80), (9, 100)]),
+            (&[(1, 8), (2, 60), (3, 80)], 100, 59, &[(1, 8), (2, 60), (3, 80), (9, 100)]),
+            (&[(1, 8)], 100, 100, &[(9, 100)]),
+            (&[], 8, 8, &[(9, 8)]),
+        ];
+        for &(before, end, agreed, expected) in table {
+            let got = history(before).elected(Term(9), Lsn(end), Tli::FIRST, Lsn(agreed));
+            assert_eq!(got, history(expected), "{before:?} elected at {end}, agreed up to {agreed}");
+        }
+    }
+
+    #[test]
+    fn a_list_out_of_order_is_no_history() {
+        let entry = |term, start| TermStart { term: Term(term), start: Lsn(start), tli: Tli::FIRST };
+        assert_eq!(TermHistory::new(vec![entry(1, 8), entry(1, 9)]), Err(OutOfOrder(1)));
+        assert_eq!(TermHistory::new(vec![entry(1, 8), entry(2, 9), entry(3, 7)]), Err(OutOfOrder(2)));
+    }
+}
