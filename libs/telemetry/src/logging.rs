@@ -1,0 +1,151 @@
+//! The log: lines to stderr, and a level that can be changed while the program runs.
+//!
+//! Where spans go besides is `traces`. Called by [`init`](crate::init) and by the admin port.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::str::FromStr;
+
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::Layered;
+use tracing_subscriber::{Layer, Registry, reload};
+
+/// The level when neither the command line nor `RUST_LOG` names one.
+pub const LOG_LEVEL_DEFAULT: &str = "info";
+
+/// The longest text that is taken for a level. It may come over HTTP.
+pub const LOG_LEVEL_BYTES_MAX: usize = 4096;
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(UnknownFormat),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// A text that is no [`LogFormat`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a log format is \"text\" or \"json\"")]
+pub struct UnknownFormat;
+
+/// A level that was refused; the one of before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum LevelError {
+    /// Nothing but white space.
+    #[error("the log level is empty")]
+    Empty,
+    /// Over [`LOG_LEVEL_BYTES_MAX`].
+    #[error("the log level is longer than {LOG_LEVEL_BYTES_MAX} bytes")]
+    TooLong,
+    /// A bare word that is no level. It would parse, as the name of a module, and silence all others.
+    #[error("\"{0}\" is not a log level; to name a module write \"{0}=debug\"")]
+    NotALevel(String),
+    /// Neither a level nor a list of directives.
+    #[error("\"{directives}\" is not a log level")]
+    Syntax {
+        /// What was given.
+        directives: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The subscriber is gone. Only in a test that dropped it.
+    #[error("logging has ended")]
+    Ended(#[source] reload::Error),
+}
+
+/// The level of the log while the program runs; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct LogLevel {
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+/// The bottom of the subscriber, onto which the layers go.
+pub(crate) type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+
+/// What writes or sends somewhere.
+pub(crate) type Output = Box<dyn Layer<Filtered> + Send + Sync>;
+
+impl LogLevel {
+    pub(crate) fn new(directives: &str) -> Result<(reload::Layer<EnvFilter, Registry>, Self), LevelError> {
+        let (layer, filter) = reload::Layer::new(parse(directives)?);
+        Ok((layer, Self { filter }))
+    }
+
+    /// The level in force, in the syntax that [`set`](Self::set) takes.
+    pub fn get(&self) -> Result<String, LevelError> {
+        self.filter.with_current(EnvFilter::to_string).map_err(LevelError::Ended)
+    }
+
+    /// Changes the level from the next line on. `directives` is what `RUST_LOG` takes, without regular expressions
+    /// (documentation of tracing-subscriber, "EnvFilter").
+    pub fn set(&self, directives: &str) -> Result<(), LevelError> {
+        self.filter.reload(parse(directives)?).map_err(LevelError::Ended)
+    }
+}
+
+/// The command line goes before the environment; an empty value is none.
+pub(crate) fn startup_level(option: Option<&str>, environment: Option<String>) -> String {
+    let given = option.map(str::to_owned).or(environment);
+    given.filter(|level| !level.trim().is_empty()).unwrap_or_else(|| LOG_LEVEL_DEFAULT.to_owned())
+}
+
+/// Colours only where a person reads them (<https://no-color.org>).
+pub(crate) fn stderr_has_colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !unwanted
+}
+
+pub(crate) fn layer<W>(format: LogFormat, ansi: bool, writer: W) -> Output
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_ansi(ansi).with_writer(writer);
+    match format {
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    }
+}
+
+fn parse(directives: &str) -> Result<EnvFilter, LevelError> {
+    let directives = directives.trim();
+    if directives.is_empty() {
+        return Err(LevelError::Empty);
+    }
+    if directives.len() > LOG_LEVEL_BYTES_MAX {
+        return Err(LevelError::TooLong);
+    }
+    for word in directives.split(',').map(str::trim) {
+        let is_bare = !word.contains(['=', '[', ']', '{', '}']);
+        if is_bare && word.parse::<LevelFilter>().is_err() {
+            return Err(LevelError::NotALevel(word.to_owned()));
+        }
+    }
+    // Regular expressions are off: the text may come over the network, and nobody needs them here.
+    let filter = EnvFilter::builder().with_regex(false).parse(directives);
+    filter.map_err(|source| LevelError::Syntax { directives: directives.to_owned(), source })
+}

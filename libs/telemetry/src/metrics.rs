@@ -1,0 +1,68 @@
+//! [`Metrics`]: the registry of one process, and its text form.
+//!
+//! Which metrics there are is each binary's own file; this one only adds what every process has. A binary registers
+//! everything while it starts, and shares the registry afterwards: so reading it needs no lock.
+
+use std::fmt;
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::process_metrics::ProcessCollector;
+
+/// Media type of [`Metrics::encode`] (OpenMetrics 1.0, "Overall Structure").
+pub const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The registry of one process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// A registry that has the metrics of the process, `process_*`, and `holdfast_build_info`.
+    pub fn new(service: &'static str, version: &'static str) -> Self {
+        let mut registry = Registry::default();
+        let build = Info::new([("service", service), ("version", version)]);
+        registry.sub_registry_with_prefix("holdfast").register("build", "The program that runs here", build);
+        registry.register_collector(Box::new(ProcessCollector::new()));
+        Self { registry }
+    }
+
+    /// Where a binary registers its own, usually under a prefix:
+    /// `metrics.registry().sub_registry_with_prefix("proxy")`.
+    pub const fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// All metrics as OpenMetrics text. An error is a collector's own.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::metrics::counter::Counter;
+
+    #[test]
+    fn a_binarys_own_metrics_stand_beside_those_of_the_process() {
+        let mut metrics = Metrics::new("proxy", "1.2.3");
+        let accepted: Counter = Counter::default();
+        metrics.registry().sub_registry_with_prefix("proxy").register(
+            "accepted",
+            "Accepted",
+            accepted.clone(),
+        );
+        accepted.inc_by(3);
+        let text = metrics.encode().unwrap();
+        assert!(text.contains("proxy_accepted_total 3\n"), "{text}");
+        assert!(text.contains("holdfast_build_info{service=\"proxy\",version=\"1.2.3\"} 1\n"), "{text}");
+        assert!(text.contains("process_start_time_seconds "), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}
