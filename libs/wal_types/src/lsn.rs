@@ -43,7 +43,7 @@ impl Lsn {
     pub const fn align_up(self, unit: u64) -> Self {
         match self.0.checked_add(unit - 1) {
             Some(raised) => Self(raised & !(unit - 1)),
-            None => Self(u64::MAX & !(unit - 1)),
+            None => Self(!(unit - 1)),
         }
     }
 
