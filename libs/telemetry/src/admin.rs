@@ -101,3 +101,94 @@ fn refused(error: &LevelError) -> Response {
     };
     (status, format!("{error}\n")).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_log::TestLog;
+    use crate::{LogFormat, Telemetry, serve};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::net::TcpListener;
+
+    struct Port {
+        url: String,
+        drains: Arc<AtomicBool>,
+        /// Keeps the level alive: it is part of the subscriber.
+        log: TestLog,
+    }
+
+    impl Port {
+        async fn open() -> Self {
+            let log = TestLog::new(LogFormat::Text, "info");
+            let drains = Arc::new(AtomicBool::new(false));
+            let asked = Arc::clone(&drains);
+            let admin = Admin {
+                metrics: Arc::new(Metrics::new("test", "1")),
+                log_level: Telemetry::log_level(&log.telemetry).clone(),
+                ready: Arc::new(move || {
+                    if asked.load(Ordering::Relaxed) { Err("draining".to_owned()) } else { Ok(()) }
+                }),
+            };
+            let own = Router::new().route("/v1/own", get(async || "own"));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            tokio::spawn(serve(listener, admin.router().merge(own), std::future::pending()));
+            Self { url, drains, log }
+        }
+
+        async fn get(&self, path: &str) -> (u16, String) {
+            let response = reqwest::get(format!("{}{path}", self.url)).await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        }
+
+        async fn put(&self, path: &str, body: String) -> (u16, String) {
+            let request = reqwest::Client::new().put(format!("{}{path}", self.url)).body(body);
+            let response = request.send().await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        }
+    }
+
+    #[tokio::test]
+    async fn metrics_are_openmetrics_text() {
+        let port = Port::open().await;
+        let response = reqwest::get(format!("{}/metrics", port.url)).await.unwrap();
+        assert_eq!(response.status().as_u16(), 200);
+        assert_eq!(response.headers()["content-type"], OPENMETRICS_CONTENT_TYPE);
+        let text = response.text().await.unwrap();
+        assert!(text.contains("process_open_fds ") && text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_readiness_but_not_health() {
+        let port = Port::open().await;
+        assert_eq!(port.get("/readyz").await, (200, "ready\n".to_owned()));
+        port.drains.store(true, Ordering::Relaxed);
+        assert_eq!(port.get("/readyz").await, (503, "draining\n".to_owned()));
+        assert_eq!(port.get("/healthz").await, (200, "ok\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_binarys_own_routes_stand_beside_the_common_ones() {
+        let port = Port::open().await;
+        assert_eq!(port.get("/v1/own").await, (200, "own".to_owned()));
+        assert_eq!(port.get("/nowhere").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn the_level_can_be_read_and_changed() {
+        let port = Port::open().await;
+        assert_eq!(port.get("/v1/log-level").await, (200, "info\n".to_owned()));
+        assert_eq!(port.put("/v1/log-level", "debug\n".to_owned()).await, (200, "debug\n".to_owned()));
+        assert_eq!(port.log.telemetry.log_level().get().unwrap(), "debug");
+    }
+
+    #[tokio::test]
+    async fn a_bad_level_is_refused_with_its_reason_and_changes_nothing() {
+        let port = Port::open().await;
+        let (status, reason) = port.put("/v1/log-level", "inof".to_owned()).await;
+        assert_eq!(status, 400);
+        assert!(reason.contains("\"inof\" is not a log level"), "{reason}");
+        assert_eq!(port.put("/v1/log-level", "x".repeat(LOG_LEVEL_BYTES_MAX + 1)).await.0, 413);
+        assert_eq!(port.get("/v1/log-level").await.1, "info\n");
+    }
+}

@@ -72,3 +72,123 @@ async fn accept(
     let (stream, _) = listener.accept().await?;
     Ok((stream, permit))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::{Notify, oneshot};
+    use tokio::task::JoinHandle;
+    use tokio::time::{Instant, timeout};
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    struct Server {
+        address: SocketAddr,
+        end: oneshot::Sender<()>,
+        task: JoinHandle<()>,
+        /// Lets one request to `/wait` through.
+        release: Arc<Notify>,
+        /// A request to `/wait` has come.
+        arrived: Arc<Notify>,
+    }
+
+    async fn server() -> Server {
+        let (release, arrived) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (released, arrives) = (Arc::clone(&release), Arc::clone(&arrived));
+        let wait = async move || {
+            arrives.notify_one();
+            released.notified().await;
+            "waited"
+        };
+        let router = Router::new().route("/", get(async || "here")).route("/wait", get(wait));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (end, ended) = oneshot::channel::<()>();
+        let task = tokio::spawn(serve(listener, router, async move {
+            let _ = ended.await;
+        }));
+        Server { address, end, task, release, arrived }
+    }
+
+    async fn request(address: SocketAddr, path: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn answer(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        let _ = timeout(DEADLINE, stream.read_to_string(&mut text)).await.expect("an answer or an end");
+        text
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_at_the_end_is_answered_and_no_new_one_is_taken() {
+        let server = server().await;
+        let under_way = request(server.address, "/wait").await;
+        server.arrived.notified().await;
+        server.end.send(()).unwrap();
+        // Once the listener is closed the port refuses.
+        let refused = async { while TcpStream::connect(server.address).await.is_ok() {} };
+        timeout(DEADLINE, refused).await.expect("the listener closes at the end");
+        server.release.notify_one();
+        assert!(answer(under_way).await.ends_with("waited"));
+        timeout(DEADLINE, server.task).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_never_ends_does_not_hold_up_the_end() {
+        let server = server().await;
+        let stuck = request(server.address, "/wait").await;
+        server.arrived.notified().await;
+        let before = Instant::now();
+        server.end.send(()).unwrap();
+        server.task.await.unwrap();
+        assert_eq!(before.elapsed().as_secs(), HTTP_DRAIN_TIMEOUT.as_secs());
+        assert_eq!(answer(stuck).await, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_does_not_come_ends_the_connection() {
+        for sent in ["", "GET / HTTP/1.1\r\nHo"] {
+            let server = server().await;
+            let before = Instant::now();
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(sent.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            // No time limit of our own: on the paused clock it would be the first to pass.
+            let _ = stream.read_to_string(&mut text).await;
+            assert!(!text.contains("here"), "{text}");
+            assert!(before.elapsed() >= HTTP_HEAD_TIMEOUT, "{sent:?} {:?}", before.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stranger_that_does_not_speak_http_harms_nobody() {
+        let server = server().await;
+        let mut stranger = TcpStream::connect(server.address).await.unwrap();
+        stranger.write_all(&[0xff; 100]).await.unwrap();
+        answer(stranger).await;
+        assert!(answer(request(server.address, "/").await).await.ends_with("here"));
+    }
+
+    #[tokio::test]
+    async fn connections_over_the_limit_wait_for_one_to_close() {
+        let server = server().await;
+        let mut idle = Vec::new();
+        for _ in 0..HTTP_CONNECTIONS_MAX {
+            idle.push(TcpStream::connect(server.address).await.unwrap());
+        }
+        let mut waiting = request(server.address, "/").await;
+        let mut first_byte = [0];
+        // Long enough for an answer that should not come; a slow machine can only hide a fault, not invent one.
+        let early = timeout(Duration::from_millis(200), waiting.read(&mut first_byte)).await;
+        assert!(early.is_err(), "served although the limit is reached");
+        idle.pop();
+        assert!(answer(waiting).await.ends_with("here"));
+    }
+}

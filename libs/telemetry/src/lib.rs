@@ -126,5 +126,6 @@ where
     Ok((Telemetry { level, exporter }, subscriber, trouble))
 }
 
+/// What the tests of this crate start from: an assembled subscriber that writes into memory.
 #[cfg(test)]
-mod tests;
+mod test_log;

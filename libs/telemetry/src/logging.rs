@@ -149,3 +149,111 @@ fn parse(directives: &str) -> Result<EnvFilter, LevelError> {
     let filter = EnvFilter::builder().with_regex(false).parse(directives);
     filter.map_err(|source| LevelError::Syntax { directives: directives.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_log::TestLog;
+    use tracing::dispatcher::with_default;
+
+    #[test]
+    fn levels_that_are_and_levels_that_are_not() {
+        for good in ["info", " WARN\n", "off", "info,proxy::auth=debug", "error,[session{id=1}]=trace", "3"] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        let too_long = "x=debug,".repeat(LOG_LEVEL_BYTES_MAX);
+        let table: [(&str, fn(&LevelError) -> bool); 6] = [
+            ("", |error| matches!(error, LevelError::Empty)),
+            (" \n", |error| matches!(error, LevelError::Empty)),
+            ("inof", |error| matches!(error, LevelError::NotALevel(word) if word == "inof")),
+            ("info,safekeeper", |error| matches!(error, LevelError::NotALevel(word) if word == "safekeeper")),
+            ("proxy=loud", |error| matches!(error, LevelError::Syntax { .. })),
+            (&too_long, |error| matches!(error, LevelError::TooLong)),
+        ];
+        for (bad, is_expected) in table {
+            let error = parse(bad).unwrap_err();
+            assert!(is_expected(&error), "{bad:.20}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_environment() {
+        for (option, environment, level) in [
+            (None, None, LOG_LEVEL_DEFAULT),
+            (None, Some("debug"), "debug"),
+            (Some("warn"), Some("debug"), "warn"),
+            (None, Some(""), LOG_LEVEL_DEFAULT),
+        ] {
+            assert_eq!(
+                startup_level(option, environment.map(str::to_owned)),
+                level,
+                "{option:?} {environment:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_level_changes_while_the_program_runs() {
+        let log = TestLog::new(LogFormat::Text, "info");
+        let (level, lines) = (log.telemetry.log_level().clone(), log.lines.clone());
+        with_default(&log.subscriber, || {
+            let say = |text| tracing::debug!("{text}");
+            say("first");
+            level.set("debug").unwrap();
+            say("second");
+            level.set("nonsense").unwrap_err();
+            say("third");
+            level.set("telemetry=warn,debug").unwrap();
+            say("fourth");
+        });
+        let text = lines.text();
+        assert_eq!(
+            ["first", "second", "third", "fourth"].map(|word| text.contains(word)),
+            [false, true, true, false],
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_level_in_force_can_be_set_again() {
+        let log = TestLog::new(LogFormat::Text, "info,proxy=debug");
+        let level = log.telemetry.log_level();
+        let shown = level.get().unwrap();
+        assert!(shown.contains("info") && shown.contains("proxy=debug"), "{shown}");
+        level.set(&shown).unwrap();
+        assert_eq!(level.get().unwrap(), shown);
+    }
+
+    #[test]
+    fn a_json_line_is_one_object_with_the_fields_and_the_span() {
+        let log = TestLog::new(LogFormat::Json, "info");
+        let lines = log.lines.clone();
+        with_default(&log.subscriber, || {
+            let _session = tracing::info_span!("session", id = 7).entered();
+            tracing::info!(user = "o\"neil\n", "accepted");
+        });
+        let text = lines.text();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["message"], "accepted");
+        assert_eq!(line["user"], "o\"neil\n");
+        assert_eq!(line["span"]["id"], 7);
+    }
+
+    #[test]
+    fn a_text_line_has_no_escape_sequences_even_if_a_client_sends_them() {
+        let log = TestLog::new(LogFormat::Text, "info");
+        let lines = log.lines.clone();
+        with_default(&log.subscriber, || tracing::info!(user = "\u{1b}[31mred", "accepted"));
+        let text = lines.text();
+        assert!(text.contains("accepted") && !text.contains('\u{1b}'), "{text:?}");
+    }
+
+    #[test]
+    fn formats_are_read_as_they_are_written() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            assert_eq!(format.to_string().parse(), Ok(format));
+        }
+        assert_eq!("xml".parse::<LogFormat>(), Err(UnknownFormat));
+    }
+}

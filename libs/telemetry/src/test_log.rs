@@ -1,0 +1,46 @@
+//! What the tests of this crate start from: telemetry that writes into memory and is not the process's own.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use tracing::Dispatch;
+
+use crate::{LogFormat, Options, Telemetry, assemble};
+
+pub(crate) struct TestLog {
+    pub(crate) telemetry: Telemetry,
+    pub(crate) subscriber: Dispatch,
+    pub(crate) lines: Lines,
+}
+
+/// What was logged so far; clones are the same.
+#[derive(Clone, Default)]
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl TestLog {
+    pub(crate) fn new(format: LogFormat, level: &str) -> Self {
+        let options = Options { service: "test", version: "1", format, ..Options::default() };
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (telemetry, subscriber, trouble) =
+            assemble(&options, level, false, move || writer.clone()).unwrap();
+        assert_eq!(trouble, None);
+        Self { telemetry, subscriber: Dispatch::new(subscriber), lines }
+    }
+}
+
+impl Lines {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
