@@ -1,1 +1,25 @@
-//! test_runner
+//! Brings up the programs of this repository with a real PostgreSQL, as processes: for a developer to play with
+//! (`./dev up`, the binary `local_cluster`), and for the tests in `tests/`.
+//!
+//! ```text
+//!   env        where tools and state are; a directory per test
+//!   process    start, watch and end one program          wait    for a condition, with a deadline
+//!   postgres, safekeepers, walproposer                   each: one program's arguments, addresses and answers
+//!   cluster    all of them, in the right order           clients psql and an SQL connection
+//!   workload   a writer that knows what was acknowledged oracle  what the safekeepers' disks hold
+//!   faulty_network, certs, unsynced                      relays that fail, certificates, disks that forget
+//! ```
+//!
+//! Nothing of the product is linked in except value types: what is tested is tested from outside.
+
+pub mod certs;
+pub mod clients;
+pub mod cluster;
+pub mod env;
+pub mod faulty_network;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod safekeepers;
+pub mod wait;
+pub mod walproposer;

@@ -1,0 +1,102 @@
+//! Tables and lines for a person.
+
+use anyhow::Result;
+use test_runner::cluster::Cluster;
+use test_runner::cluster::status::Status;
+
+/// Prints one line.
+#[expect(clippy::print_stdout, reason = "what the command was asked to print")]
+pub(crate) fn line(text: &str) {
+    println!("{text}");
+}
+
+/// Where everything is, and how to connect.
+pub(crate) async fn addresses(cluster: &Cluster) -> Result<()> {
+    let status = cluster.status().await?;
+    let rows = status.parts.iter().map(|part| [part.name.clone(), part.address.clone(), part.log.clone()]);
+    table(["program", "address", "log"], rows.collect());
+    line("");
+    line(&cluster.psql_line());
+    Ok(())
+}
+
+/// Everything about a cluster that runs.
+pub(crate) fn status(status: &Status) {
+    let parts = status.parts.iter().map(|part| {
+        let pid = part.pid.map(|pid| pid.to_string()).unwrap_or_default();
+        [part.name.clone(), part.state.into(), pid, part.address.clone()]
+    });
+    table(["program", "state", "pid", "address"], parts.collect());
+    line("");
+    let unknown = || "-".to_owned();
+    let safekeepers = status.safekeepers.iter().map(|safekeeper| {
+        [
+            format!("sk{}", safekeeper.id),
+            safekeeper.health.clone().unwrap_or_else(unknown),
+            safekeeper.term.map_or_else(unknown, |term| term.to_string()),
+            safekeeper.flush_lsn.clone().unwrap_or_else(unknown),
+            safekeeper.commit_lsn.clone().unwrap_or_else(unknown),
+            safekeeper.lag_bytes.map_or_else(unknown, bytes),
+        ]
+    });
+    table(["safekeeper", "health", "term", "flush LSN", "commit LSN", "lag"], safekeepers.collect());
+    line("");
+    line(&commits(status));
+}
+
+/// What happens to commits now.
+pub(crate) fn commits(status: &Status) -> String {
+    match &status.blocked {
+        None => "commits go through".into(),
+        Some(why) => format!("commits wait: {why}"),
+    }
+}
+
+/// Everything in one line.
+pub(crate) fn status_line(status: &Status) -> String {
+    let safekeepers: Vec<String> = status
+        .safekeepers
+        .iter()
+        .map(|safekeeper| match (&safekeeper.flush_lsn, safekeeper.lag_bytes) {
+            (Some(flush_lsn), Some(0)) => format!("sk{} {flush_lsn}", safekeeper.id),
+            (Some(flush_lsn), Some(lag)) => format!("sk{} {flush_lsn} (-{})", safekeeper.id, bytes(lag)),
+            _ => format!("sk{} down", safekeeper.id),
+        })
+        .collect();
+    format!("{} | {}", safekeepers.join("  "), commits(status))
+}
+
+/// A number of bytes in a unit that can be read at a glance.
+fn bytes(count: u64) -> String {
+    const KIB: u64 = 1024;
+    const MIB: u64 = 1024 * KIB;
+    match count {
+        0..KIB => format!("{count} B"),
+        KIB..MIB => format!("{} KiB", count / KIB),
+        _ => format!("{} MiB", count / MIB),
+    }
+}
+
+fn table<const COLUMNS: usize>(header: [&str; COLUMNS], rows: Vec<[String; COLUMNS]>) {
+    let mut all = vec![header.map(ToOwned::to_owned)];
+    all.extend(rows);
+    let widths: Vec<usize> =
+        (0..COLUMNS).map(|column| all.iter().map(|row| row[column].len()).max().unwrap_or(0)).collect();
+    for row in all {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        line(cells.join("  ").trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn bytes_are_told_in_the_largest_unit_that_fits() {
+        for (count, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1 << 20, "1 MiB"), (5 << 30, "5120 MiB")]
+        {
+            assert_eq!(super::bytes(count), text);
+        }
+    }
+}

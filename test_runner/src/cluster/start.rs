@@ -1,0 +1,184 @@
+//! Starting: the very first time, and every time after it.
+//!
+//! The first time the primary runs alone and without a synchronous standby: its roles, its database and the slot
+//! from which the walproposer will read have to be there before a commit can wait for the walproposer.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+
+use super::{Cluster, PartName, Progress};
+use crate::postgres::Postgres;
+use crate::safekeepers::NewTimeline;
+use crate::wait;
+
+/// How long the walproposer may take until a quorum follows it.
+const STREAMING_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the first commit may take after that.
+const FIRST_COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server without a standby may take to stop.
+const PRIVATE_STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// The only name: whoever acknowledges under another one is no quorum.
+const SYNCHRONOUS: [(&str, &str); 1] = [("synchronous_standby_names", "FIRST 1 (wp)")];
+
+impl Cluster {
+    /// Starts everything and waits until a commit went the whole way. When something fails, what was started is
+    /// ended again.
+    pub async fn start(&mut self, say: Progress<'_>) -> Result<()> {
+        let result = self.start_all(say).await;
+        if result.is_err() {
+            self.give_up_start().await?;
+        }
+        result
+    }
+
+    /// Ends whatever a start that failed has started, and removes what it made if it was the first one.
+    pub async fn give_up_start(&mut self) -> Result<()> {
+        self.end_at_once().await?;
+        if self.state.initialised { Ok(()) } else { self.remove_unfinished() }
+    }
+
+    async fn start_all(&mut self, say: Progress<'_>) -> Result<()> {
+        if !self.state.initialised {
+            self.initialise(say).await?;
+        }
+        for id in self.safekeeper_ids() {
+            say(&format!("starting sk{id}"));
+            self.start_part(PartName::Safekeeper(id)).await?;
+        }
+        say("starting postgres");
+        self.start_part(PartName::Postgres).await?;
+        say("starting walproposer, electing it");
+        self.start_part(PartName::Walproposer).await?;
+        self.wait_streaming().await?;
+        say("waiting for a commit to go the whole way");
+        self.commit_once().await
+    }
+
+    fn safekeeper_ids(&self) -> Vec<u64> {
+        self.state.safekeepers.iter().map(|safekeeper| safekeeper.id).collect()
+    }
+
+    /// Starts one part. Its new process is written down at once.
+    pub async fn start_part(&mut self, name: PartName) -> Result<()> {
+        let process = match name {
+            PartName::Postgres => self.postgres().start(&SYNCHRONOUS).await?,
+            PartName::Walproposer => self.walproposer().start().await?,
+            PartName::Safekeeper(id) => self.safekeeper(id)?.start().await?,
+        };
+        self.part_mut(name)?.process = Some(process);
+        self.save()
+    }
+
+    /// Waits until the walproposer streams and says that nothing blocks commits.
+    pub async fn wait_streaming(&self) -> Result<()> {
+        let walproposer = self.walproposer();
+        let mut last = String::from("it does not answer");
+        let waited = wait::until("the walproposer to stream", STREAMING_TIMEOUT, async || {
+            if !self.is_running(PartName::Walproposer) {
+                anyhow::bail!("the walproposer ended; its log is {}", walproposer.log.display());
+            }
+            match walproposer.status().await {
+                Ok(status) if status.state == "streaming" && status.blocked.is_none() => return Ok(Some(())),
+                Ok(status) => last = status.blocked.unwrap_or(status.state),
+                Err(error) => last = error.to_string(),
+            }
+            Ok(None)
+        })
+        .await;
+        waited.with_context(|| format!("commits are blocked: {last}"))
+    }
+
+    /// Commits one transaction that writes WAL and changes nothing.
+    pub async fn commit_once(&self) -> Result<()> {
+        let postgres = self.postgres();
+        let commit = postgres.ask("postgres", "SELECT pg_logical_emit_message(true, 'holdfast', 'started')");
+        let committed = tokio::time::timeout(FIRST_COMMIT_TIMEOUT, commit).await;
+        committed.context("a commit did not return: no quorum acknowledged it")??;
+        Ok(())
+    }
+
+    async fn initialise(&mut self, say: Progress<'_>) -> Result<()> {
+        self.remove_unfinished()?;
+        fs::create_dir_all(&self.directory)?;
+        // Where the processes of a start that is interrupted can be found again.
+        self.save()?;
+        say("making a PostgreSQL cluster (initdb)");
+        self.make_data_directory().await?;
+        say("creating roles, database and slot");
+        let postgres = self.postgres();
+        let process = postgres.start(&[]).await?;
+        self.state.postgres.process = Some(process);
+        self.save()?;
+        let new = self.prepare_primary(&postgres).await?;
+        process.end(Signal::SIGINT, PRIVATE_STOP_TIMEOUT).await?;
+        self.state.postgres.process = None;
+        for id in self.safekeeper_ids() {
+            say(&format!("creating the timeline on sk{id}"));
+            self.start_part(PartName::Safekeeper(id)).await?;
+            self.safekeeper(id)?.create_timeline(&new).await?;
+            self.end_part_gently(PartName::Safekeeper(id)).await?;
+        }
+        self.state.initialised = true;
+        self.save()
+    }
+
+    /// What a first start that did not come to its end left behind; no commit was ever acknowledged from it.
+    fn remove_unfinished(&self) -> Result<()> {
+        let mut left = vec![self.postgres().data_dir];
+        for safekeeper in self.safekeepers()? {
+            left.push(safekeeper.data_dir);
+        }
+        for directory in left.iter().filter(|directory| directory.exists()) {
+            fs::remove_dir_all(directory)?;
+        }
+        Ok(())
+    }
+
+    async fn make_data_directory(&mut self) -> Result<()> {
+        let Some((template, password)) = self.options.template.clone() else {
+            return self.postgres().initdb().await;
+        };
+        self.state.passwords.superuser = password;
+        self.postgres().copy_from(&template).await
+    }
+
+    async fn prepare_primary(&self, postgres: &Postgres) -> Result<NewTimeline> {
+        let passwords = &self.state.passwords;
+        let client = postgres.connect("postgres").await?;
+        for statement in [
+            format!("CREATE ROLE wp REPLICATION LOGIN PASSWORD '{}'", passwords.walproposer),
+            format!("CREATE ROLE app LOGIN PASSWORD '{}'", passwords.application),
+            "CREATE DATABASE app OWNER app".to_owned(),
+            "SELECT pg_create_physical_replication_slot('wp', true)".to_owned(),
+        ] {
+            client
+                .batch_execute(&statement)
+                .await
+                .context("the new PostgreSQL refused its first statements")?;
+        }
+        if self.options.base_backup {
+            postgres.base_backup(&self.directory.join("base_backup")).await?;
+        }
+        self.describe_timeline(postgres).await
+    }
+
+    async fn describe_timeline(&self, postgres: &Postgres) -> Result<NewTimeline> {
+        let ask = |query: &'static str| postgres.ask("postgres", query);
+        let wal_segment_size: u32 =
+            ask("SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'").await?.parse()?;
+        let restart: wal_types::Lsn =
+            ask("SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'wp'").await?.parse()?;
+        Ok(NewTimeline {
+            tenant_id: self.state.tenant_id.clone(),
+            timeline_id: self.state.timeline_id.clone(),
+            start_lsn: restart.align_down(u64::from(wal_segment_size)).to_string(),
+            system_id: ask("SELECT system_identifier FROM pg_control_system()").await?,
+            pg_version: ask("SHOW server_version_num").await?.parse()?,
+            wal_segment_size,
+            members: self.state.safekeepers.iter().map(|state| (state.id, state.part.port)).collect(),
+        })
+    }
+}

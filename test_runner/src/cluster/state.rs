@@ -1,0 +1,165 @@
+//! What has to be known about a cluster between two commands: ids, ports, passwords, and which processes run.
+//! Kept in `state.json` beside the data; `cluster.json` is what is told to people and their tools.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::ports;
+use crate::process::ProcessId;
+
+/// Raised when a cluster made by an earlier program can no longer be run by a later one.
+const FORMAT: u32 = 1;
+const PASSWORD_BYTES: usize = 16;
+
+/// Everything about one cluster that is not in its data directories.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    format: u32,
+    /// Whether the first start came to its end; before that nothing in the directory is worth keeping.
+    pub initialised: bool,
+    /// The tenant id.
+    pub tenant_id: String,
+    /// The timeline id.
+    pub timeline_id: String,
+    /// Passwords of the roles.
+    pub passwords: Passwords,
+    /// The primary.
+    pub postgres: Part,
+    /// The safekeepers, in the order of their ids.
+    pub safekeepers: Vec<SafekeeperState>,
+    /// The walproposer; its port is the one of its HTTP interface.
+    pub walproposer: Part,
+}
+
+/// Passwords of the roles.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Passwords {
+    /// Of `postgres`.
+    pub superuser: String,
+    /// Of `wp`.
+    pub walproposer: String,
+    /// Of `app`.
+    pub application: String,
+}
+
+/// A program: where it listens, and its process unless it was stopped on purpose.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Part {
+    /// Its port.
+    pub port: u16,
+    /// Its process; a dead one means that it died by itself.
+    pub process: Option<ProcessId>,
+}
+
+/// A safekeeper.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct SafekeeperState {
+    /// Its node id.
+    pub id: u64,
+    /// Its port for HTTP.
+    pub http_port: u16,
+    /// Its port for the PostgreSQL protocol, and its process.
+    pub part: Part,
+}
+
+impl State {
+    /// A new cluster, with new ids, ports and passwords.
+    pub fn new(safekeepers: u64) -> Result<Self> {
+        let part = || Ok::<_, anyhow::Error>(Part { port: ports::pick()?, process: None });
+        let safekeeper = |id| Ok(SafekeeperState { id, http_port: ports::pick()?, part: part()? });
+        Ok(Self {
+            format: FORMAT,
+            initialised: false,
+            tenant_id: random_hex(16)?,
+            timeline_id: random_hex(16)?,
+            passwords: Passwords {
+                superuser: random_hex(PASSWORD_BYTES)?,
+                walproposer: random_hex(PASSWORD_BYTES)?,
+                application: random_hex(PASSWORD_BYTES)?,
+            },
+            postgres: part()?,
+            safekeepers: (1..=safekeepers).map(safekeeper).collect::<Result<_>>()?,
+            walproposer: part()?,
+        })
+    }
+
+    /// Reads the state of a cluster; `None` when there is none.
+    pub fn load(file: &Path) -> Result<Option<Self>> {
+        let text = match fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
+        };
+        let advice =
+            || format!("{} is damaged: restore it, or move {} away", file.display(), directory(file));
+        let state: Self = serde_json::from_str(&text).with_context(advice)?;
+        if state.format != FORMAT {
+            bail!(
+                "{} was written by another version of this program (format {}, this one knows {FORMAT}): use that \
+                 version, or move {} away",
+                file.display(),
+                state.format,
+                directory(file)
+            );
+        }
+        Ok(Some(state))
+    }
+
+    /// Writes it, so that a crash leaves the old or the new one.
+    pub fn save(&self, file: &Path) -> Result<()> {
+        write_private(file, &serde_json::to_string_pretty(self)?)
+    }
+}
+
+/// Writes a file that only its owner can read, by way of a temporary one.
+pub fn write_private(file: &Path, text: &str) -> Result<()> {
+    let temporary = file.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    let mut out = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.sync_all()?;
+    fs::rename(&temporary, file).with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn directory(file: &Path) -> String {
+    file.parent().unwrap_or(file).display().to_string()
+}
+
+fn random_hex(bytes: usize) -> Result<String> {
+    let mut buffer = vec![0; bytes];
+    getrandom::fill(&mut buffer).context("no randomness from the operating system")?;
+    Ok(hex::encode(buffer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_comes_back_as_it_was_saved_and_only_its_owner_reads_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = tempfile::tempdir().unwrap().keep().join("state.json");
+        let state = State::new(3).unwrap();
+        state.save(&file).unwrap();
+        let loaded = State::load(&file).unwrap().unwrap();
+        assert_eq!(serde_json::to_string(&loaded).unwrap(), serde_json::to_string(&state).unwrap());
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_state_says_what_to_do() {
+        let file = tempfile::tempdir().unwrap().keep().join("state.json");
+        assert!(State::load(&file).unwrap().is_none());
+        fs::write(&file, "{\"format\":").unwrap();
+        assert!(State::load(&file).unwrap_err().to_string().contains("move"));
+        let foreign = State { format: FORMAT + 1, ..State::new(3).unwrap() };
+        foreign.save(&file).unwrap();
+        assert!(State::load(&file).unwrap_err().to_string().contains("another version"));
+    }
+}

@@ -1,0 +1,101 @@
+//! A cluster in a test's own directory, which ends with the test.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+
+use super::{Cluster, Options, PartName};
+use crate::env::{TestEnvironment, shared_directory};
+use crate::postgres::Postgres;
+use crate::process::ProcessId;
+
+/// How long PostgreSQL may take for its immediate stop, when a test is over.
+const LAST_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The superuser's password in the template: every cluster of a run shares it.
+const TEMPLATE_PASSWORD: &str = "template";
+
+/// A cluster that is killed at the end of its test.
+#[derive(Debug)]
+pub struct ClusterUnderTest {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// More servers that end with the test, such as standbys.
+    pub others: Vec<ProcessId>,
+    environment: Option<TestEnvironment>,
+}
+
+impl ClusterUnderTest {
+    /// Starts a cluster.
+    pub async fn start(name: &str) -> Result<Self> {
+        Self::start_with(name, Options::default()).await
+    }
+
+    /// Starts a cluster that differs from the usual.
+    pub async fn start_with(name: &str, options: Options) -> Result<Self> {
+        let mut this = Self::prepare(name, options).await?;
+        this.cluster.start(&|_| {}).await?;
+        Ok(this)
+    }
+
+    /// A cluster that was not started yet.
+    pub async fn prepare(name: &str, options: Options) -> Result<Self> {
+        let environment = TestEnvironment::new(name)?;
+        let template = Some((template(&environment).await?, TEMPLATE_PASSWORD.to_owned()));
+        let options = Options { template, dies_with_parent: true, ..options };
+        let cluster = Cluster::open(&environment.directory, environment.tools.clone(), options)?;
+        Ok(Self { cluster, others: Vec::new(), environment: Some(environment) })
+    }
+
+    /// To be said at the end of the test: its files are removed, and no logs are printed.
+    pub fn passed(mut self) {
+        self.end();
+        if let Some(environment) = self.environment.take() {
+            environment.passed();
+        }
+    }
+
+    fn end(&mut self) {
+        let postgres = self.cluster.state.postgres.process;
+        let servers: Vec<ProcessId> = self.others.drain(..).chain(postgres).collect();
+        for server in &servers {
+            let _ = server.signal(Signal::SIGQUIT);
+        }
+        for name in self.cluster.parts() {
+            if let (false, Ok(Some(process))) =
+                (name == PartName::Postgres, self.cluster.part(name).map(|part| part.process))
+            {
+                let _ = process.signal(Signal::SIGKILL);
+            }
+        }
+        let deadline = Instant::now() + LAST_STOP_TIMEOUT;
+        while servers.iter().any(|server| server.is_alive()) && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for ClusterUnderTest {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The data directory that initdb made for this run of the tests.
+async fn template(environment: &TestEnvironment) -> Result<std::path::PathBuf> {
+    let tools = environment.tools.clone();
+    let shared = shared_directory("template", async move |directory| {
+        let postgres = Postgres {
+            tools,
+            name: "template".into(),
+            data_dir: directory.join("data"),
+            log: directory.join("template.log"),
+            port: 0,
+            superuser_password: TEMPLATE_PASSWORD.into(),
+            dies_with_parent: true,
+        };
+        postgres.initdb().await
+    })
+    .await?;
+    Ok(shared.join("data"))
+}

@@ -1,0 +1,163 @@
+//! Where things are: the tools that `./dev setup` recorded, the programs that cargo built, and a directory of its
+//! own for each test.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Uid, User};
+
+use crate::process::log_tail;
+
+/// How much of each log a failing test shows.
+const FAILURE_TAIL_LINES: usize = 60;
+
+/// An account that a program runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Its user id.
+    pub uid: u32,
+    /// Its group id.
+    pub gid: u32,
+}
+
+/// The programs that a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// Where `postgres`, `initdb`, `psql` and the rest are.
+    pub postgres_bin: PathBuf,
+    /// Who PostgreSQL runs as, when not ourselves: it refuses to run as root.
+    pub account: Option<Account>,
+    /// Where `safekeeper` and `walproposer` are.
+    pub programs: PathBuf,
+}
+
+impl Tools {
+    /// Reads what `./dev setup` recorded in `<state>/tools/env`.
+    pub fn find(state: &Path) -> Result<Self> {
+        let file = state.join("tools/env");
+        let text = fs::read_to_string(&file)
+            .with_context(|| format!("cannot read {}: run ./dev setup first", file.display()))?;
+        let value = |name: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            found.with_context(|| format!("{} has no {name}: run ./dev setup again", file.display()))
+        };
+        let account = if Uid::effective().is_root() { Some(account(value("PG_USER")?)?) } else { None };
+        Ok(Self { postgres_bin: value("PG_BIN")?.into(), account, programs: programs()? })
+    }
+
+    /// The path of one of PostgreSQL's programs.
+    pub fn postgres(&self, program: &str) -> PathBuf {
+        self.postgres_bin.join(program)
+    }
+
+    /// Gives a file or an empty directory to the account that PostgreSQL runs as.
+    pub fn give_to_postgres(&self, path: &Path) -> Result<()> {
+        if let Some(account) = &self.account {
+            chown(path, Some(account.uid), Some(account.gid))
+                .with_context(|| format!("cannot give {} to PostgreSQL's account", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn account(name: &str) -> Result<Account> {
+    let user = User::from_name(name)?.with_context(|| format!("there is no user {name}: run ./dev setup"))?;
+    if user.uid.is_root() {
+        bail!("PostgreSQL refuses to run as root, and .holdfast/tools/env names root: run ./dev setup again");
+    }
+    Ok(Account { uid: user.uid.as_raw(), gid: user.gid.as_raw() })
+}
+
+/// The directory that cargo put our programs into: where this very program is, or above it for a test.
+fn programs() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let directory = own.parent().context("this program has no directory")?;
+    Ok(match directory.ends_with("deps") {
+        true => directory.parent().context("deps has no parent")?.to_path_buf(),
+        false => directory.to_path_buf(),
+    })
+}
+
+/// The top of the checkout.
+pub fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_path_buf()
+}
+
+/// The directory for state, with links resolved.
+pub fn state() -> Result<PathBuf> {
+    let link = checkout().join(".holdfast");
+    link.canonicalize().with_context(|| format!("{} is not there: run ./dev setup first", link.display()))
+}
+
+/// A directory for one test. It is removed when the test says that it passed; otherwise it stays, and the ends of
+/// the logs in it are printed.
+#[derive(Debug)]
+pub struct TestEnvironment {
+    /// The tools to use.
+    pub tools: Tools,
+    /// The directory.
+    pub directory: PathBuf,
+    passed: bool,
+}
+
+impl TestEnvironment {
+    /// Makes a fresh directory.
+    pub fn new(name: &str) -> Result<Self> {
+        let state = state()?;
+        let directory = state.join("tests").join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        Ok(Self { tools: Tools::find(&state)?, directory, passed: false })
+    }
+
+    /// To be said at the end of a test.
+    pub fn passed(mut self) {
+        self.passed = true;
+    }
+
+    #[expect(clippy::print_stderr, reason = "what a test runner shows of a failed test")]
+    fn print_logs(&self) {
+        for log in logs(&self.directory) {
+            eprintln!("===== {}\n{}", log.display(), log_tail(&log, FAILURE_TAIL_LINES));
+        }
+        eprintln!("===== the test's files stay in {}", self.directory.display());
+    }
+}
+
+impl Drop for TestEnvironment {
+    fn drop(&mut self) {
+        if self.passed {
+            let _ = fs::remove_dir_all(&self.directory);
+        } else {
+            self.print_logs();
+        }
+    }
+}
+
+fn logs(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "log")).collect();
+    found.sort();
+    found
+}
+
+/// Runs `make` once per run of the tests, whichever test comes first, and returns the directory that it filled.
+pub async fn shared_directory(name: &str, make: impl AsyncFnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let tests = state()?.join("tests");
+    fs::create_dir_all(&tests)?;
+    let lock = fs::File::create(tests.join(format!("{name}.lock")))?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    let (ready, unfinished) = (tests.join(name), tests.join(format!("{name}.unfinished")));
+    if !ready.exists() {
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished)?;
+        }
+        fs::create_dir(&unfinished)?;
+        make(&unfinished).await?;
+        fs::rename(&unfinished, &ready)?;
+    }
+    Ok(ready)
+}

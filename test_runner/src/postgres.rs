@@ -1,0 +1,248 @@
+//! A stock PostgreSQL server: made, configured, started, asked. A primary and a standby are the same thing here
+//! with another directory and other settings. When it is stopped, and in which order, is decided in `cluster`.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+use wal_types::Lsn;
+
+use crate::env::Tools;
+use crate::process::{ProcessId, Program, Starting};
+use crate::{clients, ports, wait};
+
+/// How long a server may take until it answers, crash recovery included.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Settings that every server here has. Where it listens and what it waits for are on its command line: there
+/// `ALTER SYSTEM` does not reach.
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+wal_level = replica
+max_wal_senders = 10
+max_replication_slots = 10
+wal_sender_timeout = 10s
+hot_standby = on
+password_encryption = 'scram-sha-256'
+log_line_prefix = '%m [%p] '
+";
+
+/// Who may connect: nobody without a password. `wp` sends its password in the clear, over loopback only.
+const HOST_BASED_AUTHENTICATION: &str = "
+host all         postgres 127.0.0.1/32 scram-sha-256
+host replication postgres 127.0.0.1/32 scram-sha-256
+host app         app      127.0.0.1/32 scram-sha-256
+host replication wp       127.0.0.1/32 password
+host postgres    wp       127.0.0.1/32 password
+";
+
+/// One server.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    /// Its tools and account.
+    pub tools: Tools,
+    /// What people call it.
+    pub name: String,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Its log.
+    pub log: PathBuf,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// The password of the role `postgres`.
+    pub superuser_password: String,
+    /// Whether it is killed with the thread that started it.
+    pub dies_with_parent: bool,
+}
+
+impl Postgres {
+    /// Runs initdb and writes the settings.
+    pub async fn initdb(&self) -> Result<()> {
+        fs::create_dir(&self.data_dir).with_context(|| format!("cannot make {}", self.data_dir.display()))?;
+        self.tools.give_to_postgres(&self.data_dir)?;
+        let password_file = self.data_dir.with_extension("password");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&password_file)?;
+        writeln!(file, "{}", self.superuser_password)?;
+        self.tools.give_to_postgres(&password_file)?;
+        let made = self
+            .run_tool(
+                "initdb",
+                &[
+                    "--pgdata",
+                    &text(&self.data_dir)?,
+                    "--username=postgres",
+                    "--auth=scram-sha-256",
+                    "--pwfile",
+                    &text(&password_file)?,
+                    "--encoding=UTF8",
+                    "--locale=C",
+                    "--data-checksums",
+                ],
+            )
+            .await;
+        fs::remove_file(&password_file)?;
+        made?;
+        self.append("postgresql.conf", SETTINGS)?;
+        fs::write(self.data_dir.join("pg_hba.conf"), HOST_BASED_AUTHENTICATION)?;
+        Ok(())
+    }
+
+    /// Takes a copy of a data directory that was made before.
+    pub async fn copy_from(&self, data_dir: &Path) -> Result<()> {
+        let arguments = ["-a", "--reflink=auto", &text(data_dir)?, &text(&self.data_dir)?];
+        clients::run(Path::new("cp"), &arguments, &[]).await?;
+        Ok(())
+    }
+
+    /// Adds lines to a file of the data directory.
+    pub fn append(&self, file: &str, lines: &str) -> Result<()> {
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(self.data_dir.join(file))?;
+        file.write_all(lines.as_bytes())?;
+        Ok(())
+    }
+
+    /// Makes it a standby that streams from this connection string and never falls back to anything else.
+    pub fn make_standby_of(&self, conninfo: &str) -> Result<()> {
+        let quoted = conninfo.replace('\'', "''");
+        self.append(
+            "postgresql.conf",
+            &format!("primary_conninfo = '{quoted}'\nwal_retrieve_retry_interval = 200ms\n"),
+        )?;
+        fs::write(self.data_dir.join("standby.signal"), "")?;
+        self.tools.give_to_postgres(&self.data_dir.join("standby.signal"))
+    }
+
+    /// Runs one of PostgreSQL's programs as PostgreSQL's account, and returns what it printed.
+    pub async fn run_tool(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(self.tools.postgres(program));
+        command.args(arguments).current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
+        command.env("PGPASSWORD", &self.superuser_password).env("LC_ALL", "C");
+        if let Some(account) = &self.tools.account {
+            command.uid(account.uid).gid(account.gid);
+        }
+        let output = command.output().await.with_context(|| format!("cannot run {program}"))?;
+        if !output.status.success() {
+            bail!("{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Takes a base backup without WAL into a directory that does not exist yet.
+    pub async fn base_backup(&self, target: &Path) -> Result<()> {
+        fs::create_dir(target)?;
+        fs::set_permissions(target, fs::Permissions::from_mode(0o700))?;
+        self.tools.give_to_postgres(target)?;
+        let uri = self.superuser_uri("postgres");
+        let arguments = ["-D", &text(target)?, "-d", &uri, "-X", "none", "-c", "fast", "--no-sync"];
+        self.run_tool("pg_basebackup", &arguments).await?;
+        Ok(())
+    }
+
+    /// Starts it and waits until it answers. `settings` are given on the command line.
+    pub async fn start(&self, settings: &[(&str, &str)]) -> Result<ProcessId> {
+        self.check_before_start().await?;
+        let program = self.program(settings)?;
+        let process = program.spawn()?;
+        let starting = Starting::new(process);
+        self.wait_ready(&program, process).await?;
+        starting.keep();
+        Ok(process)
+    }
+
+    /// Refuses what PostgreSQL itself would refuse, in one sentence that says what to do.
+    async fn check_before_start(&self) -> Result<()> {
+        let file = self.data_dir.join("PG_VERSION");
+        let data_version = fs::read_to_string(&file).with_context(|| {
+            format!("{} is not a PostgreSQL data directory: it has no PG_VERSION", self.data_dir.display())
+        })?;
+        let program = self.tools.postgres("postgres");
+        let version = clients::run(&program, &["--version"], &[]).await?;
+        if !version.contains(&format!(") {}.", data_version.trim())) {
+            bail!(
+                "{} belongs to PostgreSQL {}, but {} is {}: set HOLDFAST_PG_BIN to the programs of that version \
+                 and run ./dev setup, or move the directory away",
+                self.data_dir.display(),
+                data_version.trim(),
+                program.display(),
+                version.trim()
+            );
+        }
+        if !ports::is_free(self.port) {
+            bail!("port {} is taken: stop what listens there (ss -ltnp), or choose another one", self.port);
+        }
+        Ok(())
+    }
+
+    fn program(&self, settings: &[(&str, &str)]) -> Result<Program> {
+        let mut arguments = vec!["-D".into(), text(&self.data_dir)?, "-p".into(), self.port.to_string()];
+        for (name, value) in settings {
+            arguments.extend(["-c".into(), format!("{name}={value}")]);
+        }
+        Ok(Program {
+            name: self.name.clone(),
+            executable: self.tools.postgres("postgres"),
+            arguments,
+            environment: vec![("LC_ALL".into(), "C".into())],
+            account: self.tools.account.clone(),
+            log: self.log.clone(),
+            dies_with_parent: self.dies_with_parent,
+        })
+    }
+
+    async fn wait_ready(&self, program: &Program, process: ProcessId) -> Result<()> {
+        let uri = self.superuser_uri("postgres");
+        wait::until("PostgreSQL to answer", START_TIMEOUT, async || {
+            if !process.is_alive() {
+                return Err(program.ended());
+            }
+            let attempt = tokio::time::timeout(CONNECT_TIMEOUT, clients::connect(&uri)).await;
+            Ok(matches!(attempt, Ok(Ok(_))).then_some(()))
+        })
+        .await
+    }
+
+    /// A URI for the superuser.
+    pub fn superuser_uri(&self, database: &str) -> String {
+        format!("postgresql://postgres:{}@127.0.0.1:{}/{database}", self.superuser_password, self.port)
+    }
+
+    /// A connection of the superuser.
+    pub async fn connect(&self, database: &str) -> Result<tokio_postgres::Client> {
+        clients::connect(&self.superuser_uri(database)).await
+    }
+
+    /// Asks for one value, as text.
+    pub async fn ask(&self, database: &str, query: &str) -> Result<String> {
+        let client = self.connect(database).await?;
+        for message in client.simple_query(query).await? {
+            if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
+                return Ok(row.get(0).unwrap_or_default().to_owned());
+            }
+        }
+        bail!("no row: {query}")
+    }
+
+    /// Where the last checkpoint record begins, of a server that is stopped.
+    pub async fn last_checkpoint(&self) -> Result<Lsn> {
+        let text = self.run_tool("pg_controldata", &[&text(&self.data_dir)?]).await?;
+        let found = text.lines().find_map(|line| line.strip_prefix("Latest checkpoint location:"));
+        found.context("pg_controldata printed no checkpoint")?.trim().parse().context("not an LSN")
+    }
+}
+
+fn text(path: &Path) -> Result<String> {
+    Ok(path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.to_owned())
+}

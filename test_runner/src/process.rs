@@ -1,0 +1,233 @@
+//! One program as a process: in a session of its own, so that Ctrl-C at a terminal reaches only what was started
+//! there, with its output in a log file. Processes are known by number, not by handle: `./dev stop` ends what an
+//! earlier `./dev up` started.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{self, Signal};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::env::Account;
+use crate::wait;
+
+/// How long after SIGKILL a process may still be there.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much of a log is shown when something fails.
+const LOG_TAIL_LINES: usize = 40;
+
+/// How to start one program.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// What people call it (`sk1`).
+    pub name: String,
+    /// The file to run.
+    pub executable: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Variables added to its environment.
+    pub environment: Vec<(String, String)>,
+    /// The account to run it as, when not our own.
+    pub account: Option<Account>,
+    /// Where its output goes.
+    pub log: PathBuf,
+    /// Whether it is killed when the thread that starts it ends: in tests, so that none outlives a test.
+    pub dies_with_parent: bool,
+}
+
+/// A process that was started, told from a later one of the same number by when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The process id.
+    pub pid: i32,
+    /// Clock ticks from boot to its start (field 22 of `/proc/PID/stat`, proc(5)).
+    pub started: u64,
+}
+
+impl Program {
+    /// Starts it, in its own session, and returns at once.
+    pub fn spawn(&self) -> Result<ProcessId> {
+        let mut log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .with_context(|| format!("cannot write the log {}", self.log.display()))?;
+        writeln!(log, "--- {} {}", self.executable.display(), self.arguments.join(" "))?;
+        let mut command = Command::new(&self.executable);
+        command.args(&self.arguments).envs(self.environment.iter().cloned()).current_dir("/");
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if let Some(account) = &self.account {
+            command.uid(account.uid).gid(account.gid);
+        }
+        leave_session(&mut command, self.dies_with_parent);
+        let child = command.spawn().with_context(|| {
+            format!("cannot start {} ({}): is it built?", self.name, self.executable.display())
+        })?;
+        let pid = i32::try_from(child.id())?;
+        let started = stat(pid).with_context(|| format!("{} ended at once", self.name))?.started;
+        Ok(ProcessId { pid, started })
+    }
+
+    /// An error that says that it ended by itself, with the last thing that it wrote.
+    pub fn ended(&self) -> anyhow::Error {
+        let tail = log_tail(&self.log, LOG_TAIL_LINES);
+        let this_time = tail.rsplit_once("\n--- ").map_or(tail.as_str(), |(_, after)| after);
+        let said: Vec<&str> = this_time.lines().skip(1).filter(|line| !line.trim().is_empty()).collect();
+        let is_reason = |line: &&&str| ["FATAL", "PANIC", "rror"].iter().any(|word| line.contains(word));
+        let last =
+            said.iter().rfind(is_reason).or(said.last()).map_or("it ended at once", |line| line.trim());
+        anyhow::anyhow!("{}: {last} (log: {})", self.name, self.log.display())
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "a session can only be left between fork and exec; both calls are allowed there"
+)]
+fn leave_session(command: &mut Command, dies_with_parent: bool) {
+    // SAFETY: setsid and prctl are async-signal-safe system calls, and nothing is allocated here.
+    unsafe {
+        command.pre_exec(move || {
+            nix::unistd::setsid()?;
+            if dies_with_parent {
+                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            }
+            Ok(())
+        });
+    }
+}
+
+impl ProcessId {
+    /// True while it runs; one that ended and was not yet collected counts as gone.
+    pub fn is_alive(self) -> bool {
+        // Collects it if it is a child of ours; an error means that it is not.
+        let _ = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
+        stat(self.pid).is_some_and(|stat| stat.started == self.started && stat.state != 'Z')
+    }
+
+    /// Sends a signal, unless it is gone.
+    pub fn signal(self, signal: Signal) -> Result<()> {
+        if !self.is_alive() {
+            return Ok(());
+        }
+        match signal::kill(Pid::from_raw(self.pid), signal) {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+            Err(error) => bail!("cannot send {signal} to process {}: {error}", self.pid),
+        }
+    }
+
+    /// Waits until it is gone.
+    pub async fn wait_gone(self, within: Duration) -> Result<()> {
+        let what = format!("the end of process {}", self.pid);
+        wait::until(&what, within, async || Ok((!self.is_alive()).then_some(()))).await
+    }
+
+    /// Sends a signal and waits for the end.
+    pub async fn end(self, signal: Signal, within: Duration) -> Result<()> {
+        self.signal(signal)?;
+        self.wait_gone(within).await
+    }
+
+    /// kill -9, and waits until the kernel has carried it out.
+    pub async fn kill(self) -> Result<()> {
+        self.end(Signal::SIGKILL, KILL_TIMEOUT).await
+    }
+}
+
+/// A process that is not known to be of use yet: killed when this is dropped before `keep`, so that a start that
+/// fails or is given up leaves nothing behind.
+#[derive(Debug)]
+pub struct Starting(Option<ProcessId>);
+
+impl Starting {
+    /// Watches over a process that was just started.
+    pub fn new(process: ProcessId) -> Self {
+        Self(Some(process))
+    }
+
+    /// It came up.
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(process) = self.0 {
+            let _ = process.signal(Signal::SIGKILL);
+        }
+    }
+}
+
+struct Stat {
+    state: char,
+    started: u64,
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, which may hold anything.
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some(Stat { state, started: fields.nth(18)?.parse().ok()? })
+}
+
+/// The last lines of a log; empty when there is none.
+pub fn log_tail(log: &Path, lines: usize) -> String {
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper(directory: &Path) -> Program {
+        Program {
+            name: "sleeper".into(),
+            executable: "/bin/sleep".into(),
+            arguments: vec!["1000".into()],
+            environment: Vec::new(),
+            account: None,
+            log: directory.join("sleeper.log"),
+            dies_with_parent: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_leads_a_session_of_its_own_and_is_gone_after_a_kill() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = sleeper(directory.path()).spawn().unwrap();
+        let session = nix::unistd::getsid(Some(Pid::from_raw(process.pid))).unwrap();
+        assert_eq!(session.as_raw(), process.pid);
+        assert!(process.is_alive());
+        process.kill().await.unwrap();
+        assert!(!process.is_alive());
+    }
+
+    #[tokio::test]
+    async fn a_later_process_of_the_same_number_is_not_taken_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = sleeper(directory.path()).spawn().unwrap();
+        let earlier = ProcessId { started: process.started - 1, ..process };
+        assert!(!earlier.is_alive());
+        earlier.signal(Signal::SIGKILL).unwrap();
+        assert!(process.is_alive());
+        process.kill().await.unwrap();
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = Program { executable: "/nonexistent/program".into(), ..sleeper(directory.path()) };
+        assert!(format!("{:#}", missing.spawn().unwrap_err()).contains("/nonexistent/program"));
+    }
+}

@@ -1,0 +1,132 @@
+//! The walproposer as a process, what its HTTP interface says, and an election without a primary.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use wal_types::Lsn;
+
+use crate::env::Tools;
+use crate::process::{ProcessId, Program};
+use crate::safekeepers::{get_json, start_with_address_file};
+use crate::{clients, ports};
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The walproposer of one cluster.
+#[derive(Clone, Debug)]
+pub struct Walproposer {
+    /// Where the program is.
+    pub tools: Tools,
+    /// Its log.
+    pub log: PathBuf,
+    /// Its port for HTTP.
+    pub http_port: u16,
+    /// How it connects to the primary.
+    pub primary: String,
+    /// The safekeepers: id and port.
+    pub safekeepers: Vec<(u64, u16)>,
+    /// The tenant.
+    pub tenant_id: String,
+    /// The timeline.
+    pub timeline_id: String,
+    /// Whether it is killed with the thread that started it.
+    pub dies_with_parent: bool,
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WalproposerStatus {
+    /// `waiting_for_primary`, `collecting`, `campaigning`, `checking` or `streaming`.
+    pub state: String,
+    /// Its term, once it has one.
+    pub term: Option<u64>,
+    /// What a quorum holds, as text.
+    pub commit_lsn: Option<String>,
+    /// How far the primary is, as text.
+    pub primary_flush_lsn: Option<String>,
+    /// What blocks commits now.
+    pub blocked: Option<String>,
+    /// Each safekeeper as the walproposer sees it.
+    #[serde(default)]
+    pub safekeepers: Vec<SafekeeperView>,
+}
+
+/// A safekeeper as the walproposer sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SafekeeperView {
+    /// Its node id.
+    pub id: u64,
+    /// `offline`, `connecting`, `greeted`, `voted`, `catching_up` or `streaming`.
+    pub state: String,
+    /// What it has on disk, as text.
+    pub flush_lsn: Option<String>,
+    /// How far it is behind the primary.
+    pub lag_bytes: Option<u64>,
+    /// Why it is not connected.
+    pub last_error: Option<String>,
+}
+
+impl Walproposer {
+    /// The base URL of its HTTP interface.
+    pub fn http(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port)
+    }
+
+    /// Starts it and waits until it listens.
+    pub async fn start(&self) -> Result<ProcessId> {
+        if !ports::is_free(self.http_port) {
+            anyhow::bail!(
+                "walproposer: port {} is taken: stop what listens there (ss -ltnp)",
+                self.http_port
+            );
+        }
+        let address_file = self.log.with_extension("address");
+        start_with_address_file(&self.program(&address_file)?, &address_file, START_TIMEOUT).await
+    }
+
+    fn program(&self, address_file: &Path) -> Result<Program> {
+        let mut arguments: Vec<String> =
+            ["run", "--primary", &self.primary, "--slot", "wp", "--application-name", "wp"]
+                .map(Into::into)
+                .into();
+        arguments.extend(self.lineage());
+        arguments.extend([
+            "--listen-http".into(),
+            format!("127.0.0.1:{}", self.http_port),
+            "--address-file".into(),
+            address_file.to_str().context("a path is not UTF-8")?.into(),
+        ]);
+        Ok(Program {
+            name: "walproposer".into(),
+            executable: self.tools.programs.join("walproposer"),
+            arguments,
+            environment: Vec::new(),
+            account: None,
+            log: self.log.clone(),
+            dies_with_parent: self.dies_with_parent,
+        })
+    }
+
+    fn lineage(&self) -> Vec<String> {
+        let addresses: Vec<String> =
+            self.safekeepers.iter().map(|(id, port)| format!("{id}@127.0.0.1:{port}")).collect();
+        let values = ["--safekeepers", &addresses.join(","), "--tenant-id", &self.tenant_id];
+        values.into_iter().chain(["--timeline-id", &self.timeline_id]).map(Into::into).collect()
+    }
+
+    /// What it says about itself.
+    pub async fn status(&self) -> Result<WalproposerStatus> {
+        get_json(&format!("{}/v1/status", self.http())).await
+    }
+
+    /// One election without a primary: what these safekeepers together hold as committed.
+    pub async fn recover(&self) -> Result<Lsn> {
+        let mut arguments = vec!["recover".to_owned()];
+        arguments.extend(self.lineage());
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let printed = clients::run(&self.tools.programs.join("walproposer"), &arguments, &[]).await?;
+        printed.trim().parse().with_context(|| format!("walproposer recover printed {printed:?}"))
+    }
+}

@@ -1,0 +1,3 @@
+//! The cluster from outside: one file a story.
+
+mod primary;
