@@ -1,0 +1,266 @@
+//! Bytes that no honest peer sends, each with the error that it must get.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use consensus::ProtocolVersion::{Own, V2, V3};
+use consensus::codec::{CodecError, TLI_SWITCHES_MAX, decode_acceptor, decode_feedback, decode_proposer};
+use consensus::term_history::{OutOfOrder, TERM_HISTORY_ENTRIES_MAX};
+use consensus::{InvalidConfiguration, ProtocolVersion};
+use wal_types::{Generation, Lsn, NodeId};
+
+const TENANT: &str = "cf0480929707ee75372337efaa5ecf96";
+
+/// Bytes put together field by field, big-endian unless the name says otherwise.
+#[derive(Default)]
+struct Wire(BytesMut);
+
+impl Wire {
+    fn u8(mut self, value: u8) -> Self {
+        self.0.put_u8(value);
+        self
+    }
+
+    fn u16(mut self, value: u16) -> Self {
+        self.0.put_u16(value);
+        self
+    }
+
+    fn u32(mut self, value: u32) -> Self {
+        self.0.put_u32(value);
+        self
+    }
+
+    fn u64s(mut self, values: &[u64]) -> Self {
+        values.iter().for_each(|&value| self.0.put_u64(value));
+        self
+    }
+
+    fn u32_le(mut self, value: u32) -> Self {
+        self.0.put_u32_le(value);
+        self
+    }
+
+    fn u64s_le(mut self, values: &[u64]) -> Self {
+        values.iter().for_each(|&value| self.0.put_u64_le(value));
+        self
+    }
+
+    fn text(mut self, text: impl AsRef<[u8]>) -> Self {
+        self.0.put_slice(text.as_ref());
+        self.u8(0)
+    }
+
+    fn zeros(mut self, count: usize) -> Self {
+        self.0.put_bytes(0, count);
+        self
+    }
+
+    fn done(self) -> Bytes {
+        self.0.freeze()
+    }
+}
+
+fn wire(tag: u8) -> Wire {
+    Wire::default().u8(tag)
+}
+
+fn wire_v2(tag: u8) -> Wire {
+    Wire::default().u64s_le(&[tag.into()])
+}
+
+#[track_caller]
+fn refused_proposer(version: ProtocolVersion, bytes: Wire, error: CodecError) {
+    assert_eq!(decode_proposer(version, bytes.done()), Err(error));
+}
+
+#[track_caller]
+fn refused_acceptor(version: ProtocolVersion, bytes: Wire, error: CodecError) {
+    assert_eq!(decode_acceptor(version, bytes.done()), Err(error));
+}
+
+#[test]
+fn a_tag_of_another_version_or_direction_is_unknown() {
+    let unknown = |tag, version| CodecError::UnknownTag { tag, version };
+    for version in [V2, V3, Own] {
+        let bytes = Bytes::from(vec![b'z'; 100]);
+        assert_eq!(decode_proposer(version, bytes.clone()), Err(unknown(b'z', version)));
+        assert_eq!(decode_acceptor(version, bytes), Err(unknown(b'z', version)));
+    }
+    refused_acceptor(Own, wire(b'e').zeros(100), unknown(b'e', Own));
+    for tag in [b'p', b'c'] {
+        refused_proposer(V2, wire_v2(tag).zeros(100), unknown(tag, V2));
+        refused_proposer(V3, wire(tag).zeros(100), unknown(tag, V3));
+        refused_acceptor(V2, wire_v2(tag).zeros(100), unknown(tag, V2));
+        refused_acceptor(V3, wire(tag).zeros(100), unknown(tag, V3));
+    }
+}
+
+#[test]
+fn an_empty_frame_is_cut_off() {
+    for (version, needed) in [(V2, 8), (V3, 1), (Own, 1)] {
+        let error = CodecError::Short { needed, left: 0 };
+        assert_eq!(decode_proposer(version, Bytes::new()), Err(error.clone()));
+        assert_eq!(decode_acceptor(version, Bytes::new()), Err(error));
+    }
+}
+
+/// The upper bytes of a version 2 tag are not looked at by either public side.
+#[test]
+fn only_the_lowest_byte_of_a_wide_tag_counts() {
+    let vote = |tag| decode_proposer(V2, Wire::default().u64s_le(&[tag, 3]).zeros(16).done());
+    assert!(vote(b'v'.into()).is_ok());
+    assert_eq!(vote(0xffff_ff00 | u64::from(b'v')), vote(b'v'.into()));
+}
+
+#[test]
+fn a_greeting_of_another_version_is_refused() {
+    refused_proposer(V2, wire_v2(b'g').u32_le(3).zeros(68), CodecError::GreetingVersion(3));
+}
+
+#[test]
+fn identifiers_are_32_digits() {
+    let bad = |id: &[u8]| wire(b'g').text(id).text(TENANT).zeros(28);
+    let uneven = [&TENANT.as_bytes()[..31], b"g"].concat();
+    for id in [b"".as_slice(), &TENANT.as_bytes()[..31], &uneven, &[0xff; 32], &[b'a'; 33], &[b'a'; 3000]] {
+        refused_proposer(V3, bad(id), CodecError::Text("tenant id"));
+    }
+    refused_proposer(Own, wire(b'g').text(TENANT).text("x").zeros(48), CodecError::Text("timeline id"));
+}
+
+#[test]
+fn a_history_is_short_and_in_order() {
+    let max = TERM_HISTORY_ENTRIES_MAX;
+    let too_many = |count| CodecError::TooMany { what: "history entries", count, max };
+    let elected = || wire(b'e').u32(0).u64s(&[3, 8]);
+    let elected_v2 = || wire_v2(b'e').u64s_le(&[3, 8]);
+    let short = |needed, left| CodecError::Short { needed, left };
+    for count in [max as u32 + 1, u32::MAX] {
+        refused_proposer(V2, elected_v2().u32_le(count).zeros(100), too_many(count));
+        refused_proposer(V3, elected().u32(count).zeros(100), too_many(count));
+        refused_proposer(Own, elected().u32(count).zeros(100), too_many(count));
+    }
+    refused_proposer(V2, elected_v2().u32_le(max as u32).zeros(100), short(max * 16, 100));
+    refused_proposer(V3, elected().u32(max as u32).zeros(100), short(max * 16, 100));
+    refused_proposer(Own, elected().u32(max as u32).zeros(100), short(max * 20, 100));
+
+    let fallen = CodecError::History(OutOfOrder(1));
+    refused_proposer(V2, elected_v2().u32_le(2).u64s_le(&[2, 8, 1, 9, 8]), fallen.clone());
+    refused_proposer(V3, elected().u32(2).u64s(&[1, 9, 2, 8]), fallen.clone());
+    let own = elected().u32(2).u64s(&[1, 8]).u32(1).u64s(&[1, 8]).u32(1).u32(0);
+    refused_proposer(Own, own, fallen.clone());
+    let vote = wire(b'v').u32(0).u64s(&[3]).u8(1).u64s(&[8, 8]).u32(2).u64s(&[1, 9, 2, 8]);
+    refused_acceptor(V3, vote, fallen);
+}
+
+#[test]
+fn timeline_switches_are_few() {
+    let elected = |count| wire(b'e').u32(0).u64s(&[3, 8]).u32(0).u32(count).zeros(15);
+    let max = TLI_SWITCHES_MAX;
+    let too_many = CodecError::TooMany { what: "timeline switches", count: max as u32 + 1, max };
+    refused_proposer(Own, elected(max as u32 + 1), too_many);
+    refused_proposer(Own, elected(1), CodecError::Short { needed: 16, left: 15 });
+}
+
+#[test]
+fn a_configuration_that_no_node_may_hold_is_refused() {
+    let invalid = CodecError::Configuration;
+    let greeting = |generation| wire(b'g').u64s(&[1]).u32(generation);
+    let member = |wire: Wire, id| wire.u64s(&[id]).text("sk").u16(5454);
+    let too_many = |count| CodecError::TooMany { what: "members", count, max: 31 };
+
+    refused_acceptor(V3, greeting(7).zeros(16), invalid(InvalidConfiguration::Empty(Generation(7))));
+    refused_acceptor(V3, greeting(7).u32(32).zeros(1000), too_many(32));
+    refused_acceptor(V3, greeting(7).u32(u32::MAX).zeros(1000), too_many(u32::MAX));
+    refused_acceptor(Own, greeting(0).u32(0).u32(32).zeros(1000), too_many(32));
+    let needed = 31 * 11;
+    refused_acceptor(V3, greeting(7).u32(31).zeros(100), CodecError::Short { needed, left: 100 });
+    let twice = member(member(greeting(7).u32(2), 5), 5).zeros(12);
+    refused_acceptor(V3, twice, invalid(InvalidConfiguration::Duplicate(NodeId(5))));
+    let twice = member(member(member(greeting(7).u32(1), 5).u32(2), 6), 6).zeros(8);
+    refused_acceptor(Own, twice, invalid(InvalidConfiguration::Duplicate(NodeId(6))));
+    let twice = wire(b'g').text(TENANT).text(TENANT).u32(7).u32(2);
+    let twice = member(member(twice, 5), 5).zeros(20);
+    refused_proposer(V3, twice, invalid(InvalidConfiguration::Duplicate(NodeId(5))));
+}
+
+#[test]
+fn a_host_is_text_of_bounded_length() {
+    for host in [vec![b'h'; 256], vec![b'h'; 100_000], vec![0xff, 0xfe]] {
+        let greeting = wire(b'g').u64s(&[1]).u32(7).u32(1).u64s(&[1]).text(host).zeros(100);
+        refused_acceptor(V3, greeting, CodecError::Text("host"));
+    }
+    let mut unterminated = wire(b'g').u64s(&[1]).u32(7).u32(1).u64s(&[1]);
+    unterminated.0.put_bytes(b'h', 100);
+    refused_acceptor(V3, unterminated, CodecError::Text("host"));
+}
+
+#[test]
+fn an_append_carries_exactly_what_it_announces() {
+    let append = |begin, end, carried| {
+        let v2 = wire_v2(b'a').u64s_le(&[3, 0, begin, end, 8, 8]).zeros(16 + carried);
+        let v3 = || wire(b'a').u32(0).u64s(&[3, begin, end, 8, 8]).zeros(carried);
+        [(V2, v2), (V3, v3()), (Own, v3())]
+    };
+    let length = |announced, carried| CodecError::AppendLength { announced, carried };
+    let table = [
+        (16, 8, 0, CodecError::Range { from: Lsn(16), to: Lsn(8) }),
+        (u64::MAX, 0, 0, CodecError::Range { from: Lsn::MAX, to: Lsn(0) }),
+        (0, u64::MAX, 0, CodecError::AppendTooLong(u64::MAX)),
+        (8, 8 + 131_073, 0, CodecError::AppendTooLong(131_073)),
+        (8, 8 + 131_072, 100, length(131_072, 100)),
+        (8, 16, 7, length(8, 7)),
+        (8, 16, 9, length(8, 9)),
+        (8, 8, 1, length(0, 1)),
+    ];
+    for (begin, end, carried, error) in table {
+        for (version, bytes) in append(begin, end, carried) {
+            refused_proposer(version, bytes, error.clone());
+        }
+    }
+}
+
+#[test]
+fn a_checksum_range_does_not_end_before_it_begins() {
+    let request = wire(b'c').u32(0).u64s(&[3, 16, 8]);
+    refused_proposer(Own, request, CodecError::Range { from: Lsn(16), to: Lsn(8) });
+}
+
+#[test]
+fn a_yes_is_1_and_nothing_else() {
+    let flag = |what, value| CodecError::Flag { what, value };
+    let vote_v2 = wire_v2(b'v').u64s_le(&[3, 256, 8, 8]).zeros(12);
+    refused_acceptor(V2, vote_v2, flag("vote given", 256));
+    for version in [V3, Own] {
+        let vote = wire(b'v').u32(0).u64s(&[3]).u8(2).zeros(100);
+        refused_acceptor(version, vote, flag("vote given", 2));
+    }
+    refused_acceptor(Own, wire(b'c').u64s(&[8, 16]).u8(255).u32(0), flag("checksum present", 255));
+}
+
+#[test]
+fn feedback_with_impossible_lengths_is_refused() {
+    let one = |key: &str, length: i32, carried| {
+        let bytes = Wire::default().u8(1).text(key).u32(length as u32).zeros(carried).done();
+        // The tail of an append response is read by the same rules.
+        let response = Wire::default().u8(b'a').zeros(52).done();
+        let response = decode_acceptor(V3, [response, bytes.clone()].concat().into());
+        let error = decode_feedback(bytes).unwrap_err();
+        assert_eq!(response, Err(error.clone()));
+        error
+    };
+    let value = CodecError::FeedbackValue;
+    for key in ["current_timeline_size", "ps_writelsn", "disk_consistent_lsn", "ps_applylsn", "replytime"] {
+        assert_eq!(one(key, 7, 7), value(7));
+        assert_eq!(one(key, 9, 9), value(9));
+    }
+    assert_eq!(one("shard_number", 8, 8), value(8));
+    assert_eq!(one("corruption_detected", 0, 0), value(0));
+    assert_eq!(one("unheard_of", -1, 8), value(-1));
+    assert_eq!(one("unheard_of", i32::MIN, 8), value(i32::MIN.into()));
+    assert_eq!(one("unheard_of", 9, 8), CodecError::Short { needed: 9, left: 8 });
+    assert_eq!(one("unheard_of", i32::MAX, 0), CodecError::Short { needed: i32::MAX as usize, left: 0 });
+
+    let key = "key of page server feedback";
+    assert_eq!(decode_feedback(Bytes::from_static(b"\x01unterminated")), Err(CodecError::Text(key)));
+    assert_eq!(decode_feedback(Bytes::from_static(b"\xff")), Err(CodecError::Text(key)));
+    assert_eq!(decode_feedback(Bytes::new()), Err(CodecError::Short { needed: 1, left: 0 }));
+}
