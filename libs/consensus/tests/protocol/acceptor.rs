@@ -1,0 +1,368 @@
+//! What an acceptor accepts, refuses and promises, and in which order it wants it done.
+
+use bytes::Bytes;
+use consensus::{
+    Acceptor, AcceptorMessage, AcceptorState, AppendRequest, AppendResponse, Configuration, ConnectionId,
+    Dialect, Effect, Lineage, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, Refusal,
+    TermHistory, TermStart, VoteRequest, VoteResponse,
+};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+
+const START: Lsn = Lsn(0x100_0000);
+const A: ConnectionId = ConnectionId(1);
+const B: ConnectionId = ConnectionId(2);
+const ONE: ProposerId = ProposerId([1; 16]);
+const TWO: ProposerId = ProposerId([2; 16]);
+
+fn lineage(dialect: Dialect) -> Lineage {
+    Lineage {
+        id: TenantTimelineId::default(),
+        dialect,
+        system_id: SystemId(7),
+        pg_version: 150_018,
+        segment_size: SegmentSize::POSTGRES_DEFAULT,
+        start_lsn: START,
+        start_tli: Tli::FIRST,
+    }
+}
+
+fn greeting(version: ProtocolVersion) -> ProposerGreeting {
+    ProposerGreeting {
+        version,
+        id: TenantTimelineId::default(),
+        pg_version: 150_018,
+        system_id: SystemId(7),
+        segment_bytes: SegmentSize::POSTGRES_DEFAULT.bytes(),
+        tli: Tli::FIRST,
+        proposer_id: ONE,
+        configuration: Configuration::default(),
+    }
+}
+
+/// An acceptor of our dialect to which `A` and `B` have greeted.
+fn acceptor() -> Acceptor {
+    greeted(Dialect::Holdfast, ProtocolVersion::Own)
+}
+
+fn greeted(dialect: Dialect, version: ProtocolVersion) -> Acceptor {
+    let mut acceptor = Acceptor::new(NodeId(1), lineage(dialect), AcceptorState::default(), START);
+    for connection in [A, B] {
+        acceptor.step(connection, ProposerMessage::Greeting(greeting(version))).unwrap();
+    }
+    acceptor
+}
+
+fn vote(term: u64, proposer_id: ProposerId) -> ProposerMessage {
+    ProposerMessage::Vote(VoteRequest { generation: Generation(0), term: Term(term), proposer_id })
+}
+
+/// History entries as `(term, bytes behind START)`.
+fn elected(start: u64, entries: &[(u64, u64)]) -> ProposerMessage {
+    let entry =
+        |&(term, at): &(u64, u64)| TermStart { term: Term(term), start: START.advance(at), tli: Tli::FIRST };
+    ProposerMessage::Elected(ProposerElected {
+        generation: Generation(0),
+        term: Term(entries.last().unwrap().0),
+        start_streaming_at: START.advance(start),
+        history: TermHistory::new(entries.iter().map(entry).collect()).unwrap(),
+        timeline_start_lsn: START,
+        tli_switches: Vec::new(),
+    })
+}
+
+fn append(term: u64, at: u64, wal: &'static [u8], commit: u64) -> ProposerMessage {
+    ProposerMessage::Append(AppendRequest {
+        generation: Generation(0),
+        term: Term(term),
+        epoch_start_lsn: Lsn::INVALID,
+        begin_lsn: START.advance(at),
+        commit_lsn: START.advance(commit),
+        truncate_lsn: Lsn::INVALID,
+        proposer_id: ONE,
+        wal: Bytes::from_static(wal),
+    })
+}
+
+/// Elects `A` in `term` on whatever the acceptor holds and has it write `wal` up to a record end.
+fn write(acceptor: &mut Acceptor, term: u64, wal: &'static [u8]) {
+    let at = acceptor.flush_lsn().bytes_since(START);
+    let mut entries: Vec<_> =
+        acceptor.state().history.entries().iter().map(|e| (e.term.0, e.start.bytes_since(START))).collect();
+    entries.push((term, at));
+    acceptor.step(A, vote(term, ONE)).unwrap();
+    acceptor.step(A, elected(at, &entries)).unwrap();
+    acceptor.step(A, append(term, at, wal, 0)).unwrap();
+    flush(acceptor);
+}
+
+fn flush(acceptor: &mut Acceptor) -> Vec<Effect> {
+    let end = acceptor.write_lsn();
+    acceptor.flushed(end, end)
+}
+
+fn voted(effects: &[Effect]) -> &VoteResponse {
+    match effects.last() {
+        Some(Effect::Reply { message: AcceptorMessage::Vote(response), .. }) => response,
+        other => panic!("expected a vote, got {other:?}"),
+    }
+}
+
+fn appended(effects: &[Effect]) -> &AppendResponse {
+    match effects.last() {
+        Some(Effect::Reply { message: AcceptorMessage::Append(response), .. }) => response,
+        other => panic!("expected an append response, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_vote_is_durable_before_it_is_told() {
+    let effects = acceptor().step(A, vote(5, ONE)).unwrap();
+    let [Effect::Persist(state), Effect::Reply { to: A, .. }] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((state.term, state.voted_for), (Term(5), Some(ONE)));
+    assert!(voted(&effects).vote_given);
+}
+
+#[test]
+fn a_term_is_promised_to_one_campaign_only() {
+    let mut acceptor = acceptor();
+    acceptor.step(A, vote(5, ONE)).unwrap();
+    // proposer, term, granted
+    for (proposer, term, granted) in
+        [(ONE, 5, true), (TWO, 5, false), (TWO, 4, false), (ONE, 5, true), (TWO, 6, true), (ONE, 6, false)]
+    {
+        let effects = acceptor.step(B, vote(term, proposer)).unwrap();
+        assert_eq!(voted(&effects).vote_given, granted, "{proposer} in {term}");
+        assert_eq!(voted(&effects).term, Term(term.max(5)));
+    }
+}
+
+#[test]
+fn versions_without_a_campaign_id_are_answered_but_never_granted_twice() {
+    let mut acceptor = greeted(Dialect::Neon, ProtocolVersion::V3);
+    assert!(voted(&acceptor.step(A, vote(5, ONE)).unwrap()).vote_given);
+    let effects = acceptor.step(A, vote(5, ONE)).unwrap();
+    assert!(!voted(&effects).vote_given && voted(&effects).term == Term(5));
+    assert_eq!(effects.len(), 1, "nothing is persisted for a refusal");
+}
+
+#[test]
+fn the_dead_tail_goes_before_the_new_history_comes() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123456789");
+    let effects = acceptor.step(B, elected(4, &[(1, 0), (2, 4)])).unwrap();
+    let [Effect::Persist(adopted), Effect::Truncate(at), Effect::Persist(followed)] = effects.as_slice()
+    else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((adopted.term, adopted.history.entries().len()), (Term(2), 1));
+    assert_eq!(*at, START.advance(4));
+    assert_eq!(followed.history.entries().len(), 2);
+    assert_eq!(acceptor.flush_lsn(), START.advance(4));
+}
+
+#[test]
+fn nothing_is_cut_when_nothing_lies_above() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123");
+    let effects = acceptor.step(A, elected(4, &[(1, 0), (2, 4)])).unwrap();
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Truncate(_))), "{effects:?}");
+}
+
+#[test]
+fn a_start_that_the_histories_do_not_explain_is_refused() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123456789");
+    let before = acceptor.state().clone();
+    for start in [0, 3, 5, 10] {
+        let refusal = acceptor.step(B, elected(start, &[(1, 0), (2, 4)])).unwrap_err();
+        assert_eq!(refusal, Refusal::StartPoint { expected: START.advance(4), got: START.advance(start) });
+    }
+    assert_eq!(*acceptor.state(), before);
+}
+
+#[test]
+fn what_is_committed_is_never_cut() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123456789");
+    acceptor.step(A, append(1, 10, b"", 8)).unwrap();
+    flush(&mut acceptor);
+    let refusal = acceptor.step(B, elected(4, &[(1, 0), (2, 4)])).unwrap_err();
+    assert_eq!(refusal, Refusal::BelowCommit { start: START.advance(4), commit_lsn: START.advance(8) });
+}
+
+#[test]
+fn a_history_that_begins_above_the_log_asks_for_a_new_seed() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123456789");
+    let refusal = acceptor.step(B, elected(12, &[(4, 12), (6, 30)])).unwrap_err();
+    assert_eq!(refusal, Refusal::NoCommonPoint { flush_lsn: START.advance(10) });
+}
+
+#[test]
+fn only_the_connection_that_was_elected_appends() {
+    let mut acceptor = acceptor();
+    acceptor.step(A, vote(1, ONE)).unwrap();
+    assert_eq!(
+        acceptor.step(A, append(1, 0, b"x", 0)),
+        Err(Refusal::NotElected { term: Term(1), own: Term(1) })
+    );
+    acceptor.step(A, elected(0, &[(1, 0)])).unwrap();
+    acceptor.step(A, append(1, 0, b"x", 0)).unwrap();
+    assert_eq!(
+        acceptor.step(B, append(1, 1, b"y", 0)),
+        Err(Refusal::NotElected { term: Term(1), own: Term(1) })
+    );
+    assert_eq!(
+        acceptor.step(A, append(2, 1, b"y", 0)),
+        Err(Refusal::NotElected { term: Term(2), own: Term(1) })
+    );
+    // A refused vote request does not take the term away, a granted one does.
+    acceptor.step(B, vote(1, TWO)).unwrap();
+    acceptor.step(A, append(1, 1, b"y", 0)).unwrap();
+    acceptor.step(B, vote(2, TWO)).unwrap();
+    let effects = acceptor.step(A, append(1, 2, b"z", 0)).unwrap();
+    assert_eq!(
+        (appended(&effects).term, appended(&effects).flush_lsn),
+        (Term(2), Lsn::INVALID),
+        "a deposed proposer hears the term only"
+    );
+}
+
+#[test]
+fn holes_and_overlaps_are_refused_even_on_an_empty_log() {
+    let mut acceptor = acceptor();
+    acceptor.step(A, vote(1, ONE)).unwrap();
+    acceptor.step(A, elected(0, &[(1, 0)])).unwrap();
+    assert!(matches!(acceptor.step(A, append(1, 5, b"x", 0)), Err(Refusal::OutOfSequence { .. })));
+    acceptor.step(A, append(1, 0, b"xy", 0)).unwrap();
+    assert!(matches!(acceptor.step(A, append(1, 1, b"y", 0)), Err(Refusal::OutOfSequence { .. })));
+}
+
+#[test]
+fn a_proposer_that_reconnects_takes_nothing_back_and_repeats_in_vain() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123456789");
+    assert_eq!(acceptor.step(B, elected(4, &[(1, 0)])).unwrap(), []);
+    assert_eq!(acceptor.flush_lsn(), START.advance(10), "an acknowledged position never falls within a term");
+    assert_eq!(acceptor.step(B, append(1, 4, b"45", 0)).unwrap(), []);
+    let effects = acceptor.step(B, append(1, 6, b"6789ab", 0)).unwrap();
+    assert_eq!(effects, [Effect::Write { at: START.advance(10), wal: Bytes::from_static(b"ab") }]);
+    assert!(
+        matches!(acceptor.step(A, append(1, 10, b"", 0)), Err(Refusal::NotElected { .. })),
+        "the old connection lost the term"
+    );
+}
+
+#[test]
+fn a_reconnect_starts_between_commit_and_flush() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123456789");
+    acceptor.step(A, append(1, 10, b"", 6)).unwrap();
+    flush(&mut acceptor);
+    assert!(matches!(acceptor.step(B, elected(5, &[(1, 0)])), Err(Refusal::BelowCommit { .. })));
+    assert!(matches!(acceptor.step(B, elected(11, &[(1, 0)])), Err(Refusal::StartPoint { .. })));
+    assert!(acceptor.step(B, elected(6, &[(1, 0)])).is_ok());
+}
+
+#[test]
+fn two_histories_in_one_term_are_refused() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123456789");
+    acceptor.step(A, vote(3, ONE)).unwrap();
+    acceptor.step(A, elected(10, &[(1, 0), (3, 10)])).unwrap();
+    assert_eq!(
+        acceptor.step(B, elected(10, &[(1, 0), (2, 8), (3, 10)])),
+        Err(Refusal::TwoHistories(Term(3)))
+    );
+}
+
+#[test]
+fn each_connection_with_an_append_is_answered_once_per_flush() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123");
+    acceptor.step(A, append(1, 4, b"45", 0)).unwrap();
+    acceptor.step(A, append(1, 6, b"67", 0)).unwrap();
+    // Six bytes are durable, but the last record ends at four.
+    let effects = acceptor.flushed(START.advance(6), START.advance(4));
+    assert_eq!(effects.len(), 1);
+    assert_eq!(appended(&effects).flush_lsn, START.advance(4));
+    assert_eq!(flush(&mut acceptor), [], "nobody waits for a second answer");
+    acceptor.step(A, append(1, 8, b"", 0)).unwrap();
+    assert_eq!(
+        appended(&flush(&mut acceptor)).flush_lsn,
+        START.advance(8),
+        "a heartbeat is answered without new bytes"
+    );
+}
+
+#[test]
+fn commit_waits_for_the_bytes_and_is_not_forgotten() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123");
+    acceptor.step(A, append(1, 4, b"4567", 8)).unwrap();
+    acceptor.flushed(START.advance(6), START.advance(4));
+    assert_eq!(acceptor.state().commit_lsn, START.advance(4));
+    flush(&mut acceptor);
+    assert_eq!(acceptor.state().commit_lsn, START.advance(8));
+}
+
+#[test]
+fn a_commit_position_of_an_older_term_is_dropped_with_the_term() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123");
+    // Committed elsewhere up to 8, but these bytes are not here.
+    acceptor.step(A, append(1, 4, b"", 8)).unwrap();
+    flush(&mut acceptor);
+    acceptor.step(B, vote(2, TWO)).unwrap();
+    acceptor.step(B, elected(4, &[(1, 0), (2, 4)])).unwrap();
+    acceptor.step(B, append(2, 4, b"wxyz", 0)).unwrap();
+    flush(&mut acceptor);
+    assert_eq!(
+        acceptor.state().commit_lsn,
+        START.advance(4),
+        "the new term's bytes are not what was committed"
+    );
+}
+
+#[test]
+fn crossing_the_term_start_is_persisted_before_it_is_reported() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123");
+    write(&mut acceptor, 2, b"");
+    acceptor.step(A, append(2, 4, b"", 4)).unwrap();
+    let effects = flush(&mut acceptor);
+    assert!(
+        matches!(effects.as_slice(), [Effect::Persist(state), Effect::Reply { .. }] if state.commit_lsn == START.advance(4))
+    );
+    assert_eq!(appended(&effects).commit_lsn, START.advance(4));
+    // From then on it may lag: what is reported is what the disk knows.
+    acceptor.step(A, append(2, 4, b"4567", 8)).unwrap();
+    let effects = flush(&mut acceptor);
+    assert_eq!((effects.len(), appended(&effects).commit_lsn), (1, START.advance(4)));
+    assert!(
+        matches!(acceptor.checkpoint(), Some(Effect::Persist(state)) if state.commit_lsn == START.advance(8))
+    );
+    assert_eq!(acceptor.checkpoint(), None);
+}
+
+#[test]
+fn strangers_are_refused_by_name() {
+    let change = |change: fn(&mut ProposerGreeting)| {
+        let mut greeting = greeting(ProtocolVersion::Own);
+        change(&mut greeting);
+        let mut acceptor =
+            Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), AcceptorState::default(), START);
+        acceptor.step(A, ProposerMessage::Greeting(greeting))
+    };
+    assert!(matches!(change(|g| g.version = ProtocolVersion::V3), Err(Refusal::Dialect { .. })));
+    assert!(matches!(change(|g| g.id.tenant.0[0] = 1), Err(Refusal::OtherTimeline { .. })));
+    assert!(matches!(change(|g| g.segment_bytes = 1 << 20), Err(Refusal::SegmentSize { .. })));
+    assert!(matches!(change(|g| g.system_id = SystemId(8)), Err(Refusal::OtherCluster { .. })));
+    assert!(matches!(change(|g| g.pg_version = 160_001), Err(Refusal::MajorVersion { .. })));
+    assert!(change(|g| g.pg_version = 150_020).is_ok(), "a minor upgrade is no stranger");
+    assert!(change(|g| g.system_id = SystemId(0)).is_ok(), "a recovery has no cluster of its own");
+    let mut acceptor = Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), AcceptorState::default(), START);
+    assert_eq!(acceptor.step(A, vote(1, ONE)), Err(Refusal::NotGreeted));
+}
