@@ -1,1 +1,32 @@
-//! postgres_backend
+//! The server side of a PostgreSQL connection, and the small client that talks to such servers.
+//!
+//! ```text
+//!   stream -> handshake::accept -> Session -> authentication -> Session::connection -> serve(Handler)
+//!               TLS, cancel,                  trust, password                            queries,
+//!               startup packet                                                           copy::CopyBoth
+//! ```
+//!
+//! Each stage is a type of its own, made from the one before. After the handshake a connection is always two halves in
+//! two fields, so that one task may read while another writes; no state exists in which reading or writing is
+//! impossible. What the commands mean is the [`Handler`]'s: this crate knows none.
+
+pub mod authentication;
+pub mod client;
+pub mod connection;
+pub mod copy;
+pub mod error;
+mod extended;
+pub mod handler;
+pub mod handshake;
+mod serve;
+pub mod stream;
+pub mod tls;
+
+pub use connection::Connection;
+pub use copy::{CopyBoth, CopyMessage, CopyReader, CopyWriter};
+pub use error::{HandshakeError, QueryError, TlsError};
+pub use handler::{AfterCopy, Answer, CopyEnd, Handler, ResultSet};
+pub use handshake::{Accepted, HandshakeConfig, Session, TlsPolicy};
+pub use serve::{QUERY_BYTES_MAX, Served, serve};
+pub use stream::{Io, Stream};
+pub use tls::ServerTls;

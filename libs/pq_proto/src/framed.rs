@@ -1,8 +1,8 @@
 //! Frames on an asynchronous stream: the only file of this crate that does IO.
 //!
-//! A connection is always two halves in two fields, [`FramedReader`] and [`FramedWriter`], so that splitting it between
-//! two tasks is a move. Both halves keep what they have in their buffer when a future is dropped: every method here may
-//! be an arm of `select!`.
+//! A connection above is always two halves in two fields, a [`FramedReader`] and a [`FramedWriter`], so that splitting
+//! it between two tasks is a move. Both halves keep what they have in their buffer when a future is dropped: every
+//! method here may be an arm of `select!`.
 
 use std::io;
 
@@ -33,15 +33,6 @@ pub enum FramedError {
     /// The stream ended inside a message.
     #[error("connection closed inside a message")]
     ClosedInsideMessage,
-}
-
-/// Both halves of a connection.
-#[derive(Debug)]
-pub struct Framed<R, W> {
-    /// What the peer sends.
-    pub reader: FramedReader<R>,
-    /// What the peer gets.
-    pub writer: FramedWriter<W>,
 }
 
 /// Reads frames.

@@ -27,7 +27,7 @@ pub use authentication::Authentication;
 pub use backend::{BackendMessage, TransactionStatus};
 pub use error::ProtocolError;
 pub use error_response::{ErrorResponse, Severity};
-pub use framed::{Framed, FramedError, FramedReader, FramedWriter};
+pub use framed::{FramedError, FramedReader, FramedWriter};
 pub use frontend::{FrontendMessage, Target};
 pub use row::FieldDescription;
 pub use sqlstate::SqlState;

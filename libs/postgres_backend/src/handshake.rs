@@ -1,0 +1,238 @@
+//! The opening of a connection, up to and including the startup packet (PostgreSQL documentation, "Start-up" and "SSL
+//! Session Encryption"). Used by every server; authentication comes after it, on the [`Session`] that it makes.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use pq_proto::wire::Encode;
+use pq_proto::{BackendMessage, FramedReader, ProtocolVersion, StartupPacket, StartupParams};
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, timeout_at};
+
+use crate::connection::Connection;
+use crate::error::HandshakeError;
+use crate::stream::{Io, Prefixed, Stream};
+use crate::tls::{ServerTls, TlsInfo};
+
+/// For everything before the first query, TLS and authentication included: counted once, not for each read.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// First byte of a TLS handshake record (RFC 8446, section 5.1).
+const TLS_HANDSHAKE_RECORD: u8 = 0x16;
+
+/// How a server opens connections.
+#[derive(Debug, Clone)]
+pub struct HandshakeConfig {
+    /// Whether sessions are encrypted.
+    pub tls: TlsPolicy,
+    /// For everything before the first query.
+    pub timeout: Duration,
+}
+
+impl HandshakeConfig {
+    /// With the usual deadline.
+    pub fn new(tls: TlsPolicy) -> Self {
+        Self { tls, timeout: HANDSHAKE_TIMEOUT }
+    }
+}
+
+/// Whether sessions are encrypted.
+#[derive(Debug, Clone)]
+pub enum TlsPolicy {
+    /// Never.
+    Disabled,
+    /// When the client asks for it.
+    Offered(ServerTls),
+    /// Always: a session without TLS is refused.
+    Required(ServerTls),
+}
+
+impl TlsPolicy {
+    fn server_tls(&self) -> Option<&ServerTls> {
+        match self {
+            Self::Disabled => None,
+            Self::Offered(tls) | Self::Required(tls) => Some(tls),
+        }
+    }
+}
+
+/// What the client wants.
+#[derive(Debug)]
+pub enum Accepted<S> {
+    /// A session.
+    Session(Box<Session<S>>),
+    /// To cancel what another connection does. The client expects no answer but the end of the connection.
+    Cancel {
+        /// Process id from that connection's BackendKeyData.
+        pid: i32,
+        /// Secret from that connection's BackendKeyData.
+        key: Bytes,
+    },
+    /// Nothing: it closed the connection. Port scans and health checks do.
+    Closed,
+}
+
+/// A connection that is open but not authenticated.
+#[derive(Debug)]
+pub struct Session<S> {
+    /// The stream.
+    pub connection: Connection<S>,
+    /// The version that the client asked for; it is served as 3.0.
+    pub version: ProtocolVersion,
+    /// The parameters, without protocol options.
+    pub params: StartupParams,
+    /// What TLS told, `None` on a plain session.
+    pub tls: Option<TlsInfo>,
+    /// When authentication must be over.
+    pub deadline: Instant,
+}
+
+/// Opens a connection. A client that does something wrong is told so before the error is returned.
+pub async fn accept<S: Io>(stream: S, config: &HandshakeConfig) -> Result<Accepted<S>, HandshakeError> {
+    let deadline = Instant::now() + config.timeout;
+    let negotiation = Box::pin(negotiate(stream, &config.tls, deadline));
+    timeout_at(deadline, negotiation).await.map_err(|_| HandshakeError::Timeout)?
+}
+
+async fn negotiate<S: Io>(
+    stream: S,
+    policy: &TlsPolicy,
+    deadline: Instant,
+) -> Result<Accepted<S>, HandshakeError> {
+    let mut plain = FramedReader::new(stream);
+    let direct = plain.peek_byte().await? == Some(TLS_HANDSHAKE_RECORD);
+    let request = if direct {
+        Request::StartTls(policy.server_tls().ok_or(HandshakeError::TlsNotConfigured)?)
+    } else {
+        let request = next_request(&mut plain, policy.server_tls(), RequestsLeft::at_first()).await;
+        let request = request.and_then(|request| match (request, policy) {
+            (Request::Startup { .. }, TlsPolicy::Required(_)) => Err(HandshakeError::TlsRequired),
+            (request, _) => Ok(request),
+        });
+        or_reply(request, plain.io_mut()).await?
+    };
+    let (io, read_before) = plain.into_parts();
+    match request {
+        Request::Closed => Ok(Accepted::Closed),
+        Request::Cancel { pid, key } => Ok(Accepted::Cancel { pid, key }),
+        Request::Startup { version, params } => {
+            let connection = Connection::new(Stream::Plain(io), read_before);
+            session(connection, version, params, None, deadline)
+        }
+        Request::StartTls(tls) => {
+            let (stream, info) = tls.accept(Prefixed::new(read_before, io)).await?;
+            negotiate_inside_tls(stream, info, direct, deadline).await
+        }
+    }
+}
+
+async fn negotiate_inside_tls<S: Io>(
+    stream: Stream<S>,
+    info: TlsInfo,
+    direct: bool,
+    deadline: Instant,
+) -> Result<Accepted<S>, HandshakeError> {
+    let mut reader = FramedReader::new(stream);
+    // Without it, a browser could be made to speak to this port what another protocol would read as commands.
+    let request = if direct && !info.alpn_agreed {
+        Err(HandshakeError::DirectTlsWithoutAlpn)
+    } else {
+        next_request(&mut reader, None, RequestsLeft::none()).await
+    };
+    match or_reply(request, reader.io_mut()).await? {
+        Request::Closed => Ok(Accepted::Closed),
+        Request::Cancel { pid, key } => Ok(Accepted::Cancel { pid, key }),
+        Request::StartTls(_) => Err(HandshakeError::UnexpectedRequest("SSLRequest")),
+        Request::Startup { version, params } => {
+            let (stream, read_before) = reader.into_parts();
+            session(Connection::new(stream, read_before), version, params, Some(info), deadline)
+        }
+    }
+}
+
+/// What to do next on this stream.
+enum Request<'c> {
+    Closed,
+    StartTls(&'c ServerTls),
+    Cancel { pid: i32, key: Bytes },
+    Startup { version: ProtocolVersion, params: StartupParams },
+}
+
+/// Each request for encryption is answered once.
+struct RequestsLeft {
+    tls: bool,
+    gss: bool,
+}
+
+impl RequestsLeft {
+    const fn at_first() -> Self {
+        Self { tls: true, gss: true }
+    }
+
+    const fn none() -> Self {
+        Self { tls: false, gss: false }
+    }
+}
+
+/// Reads packets and declines encryption until there is something to do.
+async fn next_request<'c, S: Io>(
+    reader: &mut FramedReader<S>,
+    tls: Option<&'c ServerTls>,
+    mut left: RequestsLeft,
+) -> Result<Request<'c>, HandshakeError> {
+    loop {
+        let (name, allowed, tls) = match reader.startup_packet().await? {
+            None => return Ok(Request::Closed),
+            Some(StartupPacket::Cancel { pid, key }) => return Ok(Request::Cancel { pid, key }),
+            Some(StartupPacket::Startup { version, params }) => {
+                return Ok(Request::Startup { version, params });
+            }
+            Some(StartupPacket::Ssl) => ("SSLRequest", std::mem::take(&mut left.tls), tls),
+            Some(StartupPacket::GssEnc) => ("GSSENCRequest", std::mem::take(&mut left.gss), None),
+        };
+        if !allowed {
+            return Err(HandshakeError::UnexpectedRequest(name));
+        }
+        // A client waits for the answer. What came before it was put there by somebody in the middle, and would be
+        // taken for part of the encrypted session (CVE-2021-23214).
+        if !reader.buffered().is_empty() {
+            return Err(HandshakeError::UnencryptedData(name));
+        }
+        let io = reader.io_mut();
+        io.write_all(if tls.is_some() { b"S" } else { b"N" }).await?;
+        io.flush().await?;
+        if let Some(tls) = tls {
+            return Ok(Request::StartTls(tls));
+        }
+    }
+}
+
+fn session<S: Io>(
+    mut connection: Connection<S>,
+    version: ProtocolVersion,
+    mut params: StartupParams,
+    tls: Option<TlsInfo>,
+    deadline: Instant,
+) -> Result<Accepted<S>, HandshakeError> {
+    let unsupported = params.remove_names(|name| name.as_bytes().starts_with(b"_pq_."));
+    if version.minor() > 0 || !unsupported.is_empty() {
+        let newest = ProtocolVersion::V3_0;
+        // Goes out with the first message of the authentication.
+        connection.writer.put(&BackendMessage::NegotiateProtocolVersion { newest, unsupported })?;
+    }
+    Ok(Accepted::Session(Box::new(Session { connection, version, params, tls, deadline })))
+}
+
+/// Tells the client about an error, as far as it still listens.
+async fn or_reply<S: Io, T>(result: Result<T, HandshakeError>, io: &mut S) -> Result<T, HandshakeError> {
+    let reply = result.as_ref().err().and_then(HandshakeError::reply);
+    if let Some(reply) = reply {
+        let mut out = BytesMut::new();
+        BackendMessage::ErrorResponse(reply).encode(&mut out)?;
+        // The error that is returned matters more than whether the client heard of it.
+        if io.write_all(&out).await.is_ok() {
+            let _ = io.shutdown().await;
+        }
+    }
+    result
+}

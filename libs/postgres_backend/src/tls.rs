@@ -1,0 +1,84 @@
+//! TLS of a server: certificates and keys from PEM files, and the one negotiation. Used by the handshake; which
+//! certificate a name gets is the resolver's decision, so that a server may hold many and exchange them while it runs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::server::ResolvesServerCert;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+
+use crate::error::{HandshakeError, TlsError};
+use crate::stream::{Io, Prefixed, Stream};
+
+/// The name of the protocol in ALPN, registered with IANA.
+pub const ALPN_POSTGRESQL: &[u8] = b"postgresql";
+
+/// How a server does TLS. A client that names protocols in ALPN must name PostgreSQL's.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+}
+
+impl ServerTls {
+    /// One certificate chain and its key.
+    pub fn from_pem_files(certificates: &Path, key: &Path) -> Result<Self, TlsError> {
+        let certified = load_certified_key(certificates, key)?;
+        Self::from_resolver(Arc::new(SingleCertAndKey::from(certified)))
+    }
+
+    /// The certificate is chosen for each connection, from the server name that the client gives.
+    pub fn from_resolver(resolver: Arc<dyn ResolvesServerCert>) -> Result<Self, TlsError> {
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
+        Ok(Self { config: Arc::new(config) })
+    }
+
+    pub(crate) async fn accept<S: Io>(
+        &self,
+        stream: Prefixed<S>,
+    ) -> Result<(Stream<S>, TlsInfo), HandshakeError> {
+        let stream =
+            TlsAcceptor::from(Arc::clone(&self.config)).accept(stream).await.map_err(HandshakeError::Tls)?;
+        let (_, session) = stream.get_ref();
+        let info = TlsInfo {
+            server_name: session.server_name().map(str::to_owned),
+            alpn_agreed: session.alpn_protocol() == Some(ALPN_POSTGRESQL),
+        };
+        Ok((Stream::Tls(Box::new(stream.into())), info))
+    }
+}
+
+/// What the TLS handshake told about the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// The name that the client wants to reach (RFC 6066, server_name).
+    pub server_name: Option<String>,
+    /// The client named PostgreSQL's protocol in ALPN.
+    pub alpn_agreed: bool,
+}
+
+/// Reads a certificate chain and its private key, and checks that they belong together.
+pub fn load_certified_key(certificates: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
+    let chain = CertificateDer::pem_file_iter(certificates)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .and_then(
+            |chain| {
+                if chain.is_empty() { Err(rustls_pki_types::pem::Error::NoItemsFound) } else { Ok(chain) }
+            },
+        )
+        .map_err(|source| TlsError::Pem { what: "certificates", path: certificates.to_owned(), source })?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Pem {
+        what: "a private key",
+        path: key.to_owned(),
+        source,
+    })?;
+    Ok(CertifiedKey::from_der(chain, private, &ring::default_provider())?)
+}

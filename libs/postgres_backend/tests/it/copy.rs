@@ -1,0 +1,129 @@
+//! CopyBoth between this crate's server and client, over a real socket.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use postgres_backend::client::{Client, ClientCopyMessage, ClientError, ConnectOptions};
+use postgres_backend::{HandshakeConfig, Served, TlsPolicy};
+use pq_proto::{FrontendMessage, SqlState};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::support::{DEADLINE, End, MESSAGE_BYTES_MAX, RawClient, in_time, serve_one};
+
+/// A server for one connection.
+async fn server() -> (ConnectOptions, JoinHandle<End>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = options(listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let config = HandshakeConfig::new(TlsPolicy::Disabled);
+        serve_one(stream, config, Some("token"), Arc::new(Notify::new())).await
+    });
+    (options, server)
+}
+
+fn options(address: SocketAddr) -> ConnectOptions {
+    ConnectOptions {
+        host: address.ip().to_string(),
+        port: address.port(),
+        user: "me".to_owned(),
+        params: vec![("replication".to_owned(), "true".to_owned())],
+        password: Some("token".to_owned()),
+        tls: None,
+    }
+}
+
+#[tokio::test]
+async fn a_copy_runs_both_ways_at_once_and_the_connection_lives_on() {
+    let (options, server) = server().await;
+    let mut client = Client::connect(&options, DEADLINE).await.unwrap();
+    assert_eq!(client.parameter("server_version"), Some("15.4"));
+    let rows = client.simple_query("NULLS").await.unwrap();
+    assert_eq!((rows[0].get("a"), rows[0].get("b"), rows[0].get("c")), (None, Some("2"), None));
+
+    let copy = client.copy_both("ECHO").await.unwrap();
+    // More than the sockets buffer: neither side can send everything before the other one reads.
+    const MESSAGES: usize = 300;
+    const PAYLOAD_BYTES: usize = 100_000;
+    let (mut reader, mut writer) = (copy.reader, copy.writer);
+    let sending = tokio::spawn(async move {
+        for number in 0..MESSAGES {
+            writer.send(&vec![number as u8; PAYLOAD_BYTES]).await.unwrap();
+        }
+        writer
+    });
+    for number in 0..MESSAGES {
+        let ClientCopyMessage::Data(payload) = in_time(reader.next(MESSAGE_BYTES_MAX)).await.unwrap() else {
+            panic!("the server stopped after {number} messages");
+        };
+        assert!(payload.len() == PAYLOAD_BYTES && payload.iter().all(|byte| *byte == number as u8));
+    }
+    let writer = in_time(sending).await.unwrap();
+
+    let joined = postgres_backend::client::ClientCopyBoth { reader, writer };
+    let (mut client, rows) = in_time(joined.finish(MESSAGE_BYTES_MAX)).await.unwrap();
+    assert!(rows.is_empty());
+    assert_eq!(client.simple_query("SHOW x").await.unwrap()[0].at(0), Some("16MB"));
+    client.terminate().await.unwrap();
+    assert!(matches!(in_time(server).await.unwrap(), End::Served(Ok(Served::ByClient))));
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_refused_in_words() {
+    let (mut options, server) = server().await;
+    options.password = Some("guess".to_owned());
+    let Err(ClientError::Server(response)) = Client::connect(&options, DEADLINE).await else { panic!("let in") };
+    assert_eq!(response.sqlstate, SqlState::INVALID_PASSWORD);
+    assert!(matches!(in_time(server).await.unwrap(), End::Refused(_)));
+}
+
+#[tokio::test]
+async fn a_copy_that_the_client_gives_up_leaves_a_usable_connection() {
+    let mut client = RawClient::ready().await;
+    client.send(&FrontendMessage::Query("ECHO".into())).await;
+    client.send(&FrontendMessage::CopyFail("enough".into())).await;
+    // What was on its way is ignored.
+    client.send(&FrontendMessage::CopyData("late".into())).await;
+    client.send(&FrontendMessage::CopyDone).await;
+    assert_eq!(client.until_ready().await, "WEZ");
+    client.send(&FrontendMessage::Query("SHOW x".into())).await;
+    assert_eq!(client.until_ready().await, "TDCZ");
+}
+
+#[tokio::test]
+async fn a_query_sent_right_behind_copy_done_is_answered() {
+    let mut client = RawClient::ready().await;
+    let query = |text: &str| FrontendMessage::Query(text.into());
+    client.send_all(&[query("ECHO"), FrontendMessage::CopyDone, query("SHOW x")]).await;
+    assert_eq!(client.until_ready().await, "WcCCZ");
+    assert_eq!(client.until_ready().await, "TDCZ");
+}
+
+#[tokio::test]
+async fn a_standby_that_terminates_inside_a_copy_ends_it_without_an_error() {
+    let mut client = RawClient::ready().await;
+    client.send(&FrontendMessage::Query("ECHO".into())).await;
+    client.send(&FrontendMessage::Terminate).await;
+    assert_eq!(client.receive().await.unwrap().tag(), b'W');
+    assert_eq!(client.receive().await, None);
+    assert!(matches!(client.end().await, End::Served(Ok(Served::ByServer))));
+}
+
+#[tokio::test]
+async fn when_both_sides_fail_the_client_hears_of_it_and_the_connection_goes_on() {
+    let mut client = RawClient::ready().await;
+    client.send(&FrontendMessage::Query("BOTH FAIL".into())).await;
+    assert_eq!(client.until_ready().await, "WEZ");
+}
+
+#[tokio::test]
+async fn a_payload_above_the_limit_ends_the_connection_in_words() {
+    let mut client = RawClient::ready().await;
+    client.send(&FrontendMessage::Query("ECHO".into())).await;
+    client.send_raw(b"d\x7f\xff\xff\xff").await;
+    assert_eq!(client.receive().await.unwrap().tag(), b'W');
+    assert_eq!(client.last_error().await.sqlstate, SqlState::PROTOCOL_VIOLATION);
+    assert!(matches!(client.end().await, End::Served(Err(_))));
+}

@@ -1,0 +1,214 @@
+//! A server with a few commands, and a raw client that speaks in bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use postgres_backend::authentication::Greeting;
+use postgres_backend::{
+    Accepted, AfterCopy, Answer, Connection, CopyBoth, CopyEnd, CopyMessage, Handler, HandshakeConfig,
+    HandshakeError, Io, QueryError, ResultSet, Served, TlsPolicy, handshake, serve,
+};
+use pq_proto::{
+    BackendMessage, Encode, ErrorResponse, FieldDescription, FramedError, FramedReader, FramedWriter, ProtocolVersion,
+    SqlState, StartupPacket,
+};
+use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// No step of a test takes this long unless it hangs.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+const PIPE_BYTES: usize = 64 * 1024;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// SHOW, FAIL, DIE, ECHO (a copy that sends back what it gets), SOURCE (a copy of two sides of their own).
+pub(crate) struct TestHandler;
+
+pub(crate) enum TestCopy {
+    Echo,
+    BothFail,
+}
+
+impl<S: Io> Handler<S> for TestHandler {
+    type Copy = TestCopy;
+
+    async fn query(
+        &mut self,
+        connection: &mut Connection<S>,
+        query: &str,
+    ) -> Result<Answer<TestCopy>, QueryError> {
+        match query {
+            "SHOW x" => Ok(Answer::row([FieldDescription::text("x")], [Some("16MB".to_owned())], "SHOW")),
+            "NULLS" => {
+                let columns = [FieldDescription::int4("a"), FieldDescription::int8("b")];
+                Ok(Answer::row(columns, [None, Some("2".to_owned())], "NULLS"))
+            }
+            "FAIL" => Err(ErrorResponse::error(SqlState::UNDEFINED_OBJECT, "no such thing").into()),
+            "DIE" => Err(ErrorResponse::fatal(SqlState::INTERNAL_ERROR, "that was all").into()),
+            "WRITE" => {
+                connection.writer.put(&BackendMessage::CommandComplete("WRITE".into()))?;
+                Ok(Answer::Written)
+            }
+            "ECHO" => Ok(Answer::CopyBoth(TestCopy::Echo)),
+            "BOTH FAIL" => Ok(Answer::CopyBoth(TestCopy::BothFail)),
+            _ => Err(ErrorResponse::error(SqlState::SYNTAX_ERROR, format!("what is {query}?")).into()),
+        }
+    }
+
+    fn describe(&mut self, query: &str) -> Result<Vec<FieldDescription>, ErrorResponse> {
+        Ok(if query == "SHOW x" { vec![FieldDescription::text("x")] } else { Vec::new() })
+    }
+
+    async fn copy_both(&mut self, copy: TestCopy, mut stream: CopyBoth<S>) -> CopyEnd<S> {
+        match copy {
+            TestCopy::Echo => {
+                let outcome = echo(&mut stream).await;
+                CopyEnd::new(stream, outcome)
+            }
+            TestCopy::BothFail => CopyEnd {
+                stream,
+                received: Err(ErrorResponse::error(SqlState::DATA_CORRUPTED, "receiving failed").into()),
+                sent: Err(ErrorResponse::error(SqlState::IO_ERROR, "sending failed").into()),
+            },
+        }
+    }
+}
+
+async fn echo<S: Io>(stream: &mut CopyBoth<S>) -> Result<AfterCopy, QueryError> {
+    loop {
+        match stream.reader.next(MESSAGE_BYTES_MAX).await? {
+            CopyMessage::Data(payload) => stream.writer.send(&payload).await?,
+            CopyMessage::Done => {
+                stream.writer.put_done()?;
+                return Ok(AfterCopy::Ready(vec![ResultSet::tag("START_STREAMING"), ResultSet::tag("ECHO")]));
+            }
+            CopyMessage::Fail(reason) => {
+                let message = format!("client gave up: {}", reason.to_str_lossy());
+                return Err(ErrorResponse::error(SqlState::QUERY_CANCELED, message).into());
+            }
+            CopyMessage::Terminate => return Ok(AfterCopy::Close),
+        }
+    }
+}
+
+/// How a connection of the test server ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    Served(Result<Served, FramedError>),
+    Refused(HandshakeError),
+    Cancelled(i32, Bytes),
+    NothingAsked,
+}
+
+/// One connection of a server, from its first byte to its end.
+pub(crate) async fn serve_one<S: Io>(stream: S, config: HandshakeConfig, token: Option<&str>, stop: Arc<Notify>) -> End {
+    let mut session = match handshake::accept(stream, &config).await {
+        Ok(Accepted::Session(session)) => session,
+        Ok(Accepted::Cancel { pid, key }) => return End::Cancelled(pid, key),
+        Ok(Accepted::Closed) => return End::NothingAsked,
+        Err(error) => return End::Refused(error),
+    };
+    if let Some(token) = token {
+        let verdict = session.authenticate_cleartext(|given| {
+            if given == token { Ok(()) } else { Err(ErrorResponse::fatal(SqlState::INVALID_PASSWORD, "wrong token")) }
+        });
+        if let Err(error) = verdict.await {
+            return End::Refused(error);
+        }
+    }
+    let parameters = &[("server_version", "15.4"), ("client_encoding", "UTF8")];
+    let greeting = Greeting { parameters, key: Some((7, Bytes::from_static(b"keys"))) };
+    if let Err(error) = session.greet(&greeting).await {
+        return End::Refused(error);
+    }
+    End::Served(serve(session.connection, &mut TestHandler, async move { stop.notified().await }).await)
+}
+
+/// A client that speaks in messages, and the server at the other end of its pipe.
+pub(crate) struct RawClient {
+    pub(crate) reader: FramedReader<ReadHalf<DuplexStream>>,
+    pub(crate) writer: FramedWriter<WriteHalf<DuplexStream>>,
+    pub(crate) stop: Arc<Notify>,
+    server: JoinHandle<End>,
+}
+
+impl RawClient {
+    /// Before its first byte.
+    pub(crate) fn new(tls: TlsPolicy) -> Self {
+        Self::with_config(HandshakeConfig::new(tls), None)
+    }
+
+    pub(crate) fn with_config(config: HandshakeConfig, token: Option<&'static str>) -> Self {
+        let (client, server) = tokio::io::duplex(PIPE_BYTES);
+        let stop = Arc::new(Notify::new());
+        let server = tokio::spawn(serve_one(server, config, token, Arc::clone(&stop)));
+        let (reader, writer) = tokio::io::split(client);
+        Self { reader: FramedReader::new(reader), writer: FramedWriter::new(writer), stop, server }
+    }
+
+    /// Ready for a query.
+    pub(crate) async fn ready() -> Self {
+        let mut client = Self::new(TlsPolicy::Disabled);
+        client.send(&startup(ProtocolVersion::V3_0, &[("user", "me")])).await;
+        client.until_ready().await;
+        client
+    }
+
+    pub(crate) async fn send(&mut self, message: &impl Encode) {
+        self.writer.send(message).await.unwrap();
+    }
+
+    pub(crate) async fn send_all<M: Encode>(&mut self, messages: &[M]) {
+        messages.iter().for_each(|message| self.writer.put(message).unwrap());
+        self.writer.flush().await.unwrap();
+    }
+
+    pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
+        self.writer.put_raw(bytes);
+        self.writer.flush().await.unwrap();
+    }
+
+    /// The next message; `None` when the server closed the connection.
+    pub(crate) async fn receive(&mut self) -> Option<BackendMessage> {
+        let frame = in_time(self.reader.frame(MESSAGE_BYTES_MAX)).await.unwrap();
+        frame.map(|frame| BackendMessage::decode(frame).unwrap())
+    }
+
+    /// Type bytes of all messages up to ReadyForQuery.
+    pub(crate) async fn until_ready(&mut self) -> String {
+        let mut tags = String::new();
+        while !tags.ends_with('Z') {
+            let message = self.receive().await.expect("the connection goes on");
+            tags.push(char::from(message.tag()));
+        }
+        tags
+    }
+
+    /// The server's last word, behind which it closes the connection.
+    pub(crate) async fn last_error(&mut self) -> ErrorResponse {
+        let Some(BackendMessage::ErrorResponse(response)) = self.receive().await else { panic!("no error came") };
+        assert_eq!(self.receive().await, None);
+        response
+    }
+
+    /// Closes the connection and tells how the server saw it end.
+    pub(crate) async fn end(self) -> End {
+        drop((self.reader, self.writer));
+        in_time(self.server).await.unwrap()
+    }
+}
+
+pub(crate) fn startup(version: ProtocolVersion, params: &[(&str, &str)]) -> StartupPacket {
+    StartupPacket::Startup { version, params: params.iter().copied().collect() }
+}
+
+pub(crate) fn encoded(messages: &[StartupPacket]) -> BytesMut {
+    let mut out = BytesMut::new();
+    messages.iter().for_each(|message| message.encode(&mut out).unwrap());
+    out
+}
+
+pub(crate) async fn in_time<T>(step: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, step).await.expect("this takes too long")
+}
