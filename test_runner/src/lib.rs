@@ -21,5 +21,6 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod safekeepers;
+pub mod unsynced;
 pub mod wait;
 pub mod walproposer;

@@ -18,6 +18,7 @@ use self::state::{Part, SafekeeperState, State, write_private};
 use crate::env::Tools;
 use crate::postgres::Postgres;
 use crate::safekeepers::Safekeeper;
+use crate::unsynced::ForgettingDisk;
 use crate::walproposer::Walproposer;
 
 pub use self::under_test::ClusterUnderTest;
@@ -37,8 +38,8 @@ pub struct Options {
     pub base_backup: bool,
     /// Whether the programs are killed with the thread that started them.
     pub dies_with_parent: bool,
-    /// Variables for the safekeepers.
-    pub safekeeper_environment: Vec<(String, String)>,
+    /// The library that makes the safekeepers' disks forget what was not synced.
+    pub forgetting_disks: Option<PathBuf>,
 }
 
 /// A cluster and its directory.
@@ -128,9 +129,25 @@ impl Cluster {
             log: self.log(PartName::Safekeeper(id)),
             pg_port: state.part.port,
             http_port: state.http_port,
-            environment: self.options.safekeeper_environment.clone(),
+            environment: self
+                .forgetting_disk(id)
+                .map(|disk| disk.environment())
+                .transpose()?
+                .unwrap_or_default(),
             dies_with_parent: self.options.dies_with_parent,
         })
+    }
+
+    /// The disk of a safekeeper, when it is one that forgets.
+    pub fn forgetting_disk(&self, id: u64) -> Option<ForgettingDisk> {
+        let library = self.options.forgetting_disks.as_ref()?;
+        let root = self.directory.join(format!("sk{id}"));
+        Some(ForgettingDisk::new(library, &root, &self.lie()))
+    }
+
+    /// While this file exists, the syncs of forgetting disks do nothing.
+    pub fn lie(&self) -> PathBuf {
+        self.directory.join("sync-lies")
     }
 
     fn safekeeper_state(&self, id: u64) -> Result<&SafekeeperState> {

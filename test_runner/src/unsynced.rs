@@ -1,0 +1,275 @@
+//! Disks that forget: what a safekeeper wrote and did not sync is gone after a kill -9, as after a power failure.
+//!
+//! `unsynced/unsynced.c` is loaded into a safekeeper and journals what each change replaces; [`forget`] undoes the
+//! changes that no sync covers, once the process is dead. The page cache would hide them all otherwise. The harshest
+//! loss is taken: of what is not synced, nothing is left.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::clients;
+use crate::env::{checkout, shared_directory};
+
+const RECORD_HEADER_BYTES: usize = 48;
+
+/// Where one safekeeper's journal is, and what makes its syncs lie.
+#[derive(Clone, Debug)]
+pub struct ForgettingDisk {
+    library: PathBuf,
+    root: PathBuf,
+    journal: PathBuf,
+    lie: PathBuf,
+}
+
+/// Builds the library, once per run of the tests.
+pub async fn library() -> Result<PathBuf> {
+    let directory = shared_directory("unsynced", async |directory| {
+        let source = checkout().join("test_runner/unsynced/unsynced.c");
+        let library = directory.join("libunsynced.so");
+        let paths = [library.to_str().context("not UTF-8")?, source.to_str().context("not UTF-8")?];
+        let arguments = ["-O1", "-shared", "-fPIC", "-o", paths[0], paths[1], "-ldl"];
+        clients::run(Path::new("cc"), &arguments, &[]).await.map(drop)
+    })
+    .await?;
+    Ok(directory.join("libunsynced.so"))
+}
+
+impl ForgettingDisk {
+    /// For the program whose files lie below `root`. While the file `lie` exists, its syncs do nothing.
+    pub fn new(library: &Path, root: &Path, lie: &Path) -> Self {
+        let journal = root.with_extension("journal");
+        Self { library: library.into(), root: root.into(), journal, lie: lie.into() }
+    }
+
+    /// What the program needs in its environment.
+    pub fn environment(&self) -> Result<Vec<(String, String)>> {
+        fs::create_dir_all(&self.journal)?;
+        let pairs = [
+            ("LD_PRELOAD", &self.library),
+            ("UNSYNCED_ROOT", &self.root),
+            ("UNSYNCED_JOURNAL", &self.journal),
+            ("UNSYNCED_LIE", &self.lie),
+        ];
+        let text = |path: &Path| path.to_str().map(ToOwned::to_owned).context("a path is not UTF-8");
+        pairs.into_iter().map(|(name, path)| Ok((name.to_owned(), text(path)?))).collect()
+    }
+
+    /// Undoes what was not synced. To be called when the program is dead; returns how many changes were undone.
+    pub fn forget(&self) -> Result<usize> {
+        let file = self.journal.join("journal");
+        let bytes =
+            fs::read(&file).with_context(|| format!("no journal: was {} loaded?", self.library.display()))?;
+        let lost = unsynced(parse(&bytes)?);
+        let mut files = HashMap::new();
+        remember_files(&self.root, &mut files)?;
+        remember_files(&self.journal, &mut files)?;
+        for change in lost.iter().rev() {
+            self.undo(change, &files)?;
+        }
+        fs::remove_dir_all(&self.journal)?;
+        fs::create_dir(&self.journal)?;
+        Ok(lost.len())
+    }
+
+    fn saved(&self, number: u32) -> PathBuf {
+        self.journal.join(format!("saved-{number}"))
+    }
+
+    fn undo(&self, change: &Change, files: &HashMap<u64, File>) -> Result<()> {
+        let put_back = |path: &Path| match change.saved {
+            0 => Ok(()),
+            number => ignore_missing(fs::hard_link(self.saved(number), path)),
+        };
+        match change.kind {
+            Kind::Write => {
+                // A file that is no longer there was removed durably.
+                let Some(file) = files.get(&change.inode) else { return Ok(()) };
+                file.set_len(change.old_length)?;
+                file.write_all_at(&change.old, change.offset)?;
+            }
+            Kind::Create => ignore_missing(fs::remove_file(&change.path))?,
+            Kind::MakeDirectory => ignore_missing(fs::remove_dir_all(&change.path))?,
+            Kind::Rename => {
+                ignore_missing(fs::rename(&change.target, &change.path))?;
+                put_back(&change.target)?;
+            }
+            Kind::Unlink => put_back(&change.path)?,
+            Kind::Sync => {}
+        }
+        Ok(())
+    }
+}
+
+/// The record comes before the change, so the change may not have happened.
+fn ignore_missing(result: std::io::Result<()>) -> Result<()> {
+    match result {
+        Err(error)
+            if !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::AlreadyExists) =>
+        {
+            Err(error.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens every file, by inode: a name may change while changes are undone.
+fn remember_files(directory: &Path, files: &mut HashMap<u64, File>) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            remember_files(&entry.path(), files)?;
+        } else if kind.is_file() {
+            let file = fs::OpenOptions::new().read(true).write(true).open(entry.path())?;
+            files.insert(file.metadata()?.ino(), file);
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Write,
+    Create,
+    Rename,
+    Unlink,
+    MakeDirectory,
+    Sync,
+}
+
+#[derive(Clone, Debug)]
+struct Change {
+    kind: Kind,
+    /// Of the file, or of the directory whose entries change.
+    inode: u64,
+    offset: u64,
+    old_length: u64,
+    saved: u32,
+    path: PathBuf,
+    target: PathBuf,
+    old: Vec<u8>,
+}
+
+/// The changes after which their file or directory was not synced.
+fn unsynced(records: Vec<Change>) -> Vec<Change> {
+    let mut last_sync = HashMap::new();
+    for (index, record) in records.iter().enumerate().filter(|(_, record)| record.kind == Kind::Sync) {
+        last_sync.insert(record.inode, index);
+    }
+    let is_lost = |(index, change): &(usize, Change)| {
+        change.kind != Kind::Sync && last_sync.get(&change.inode).is_none_or(|sync| sync < index)
+    };
+    records.into_iter().enumerate().filter(is_lost).map(|(_, change)| change).collect()
+}
+
+fn parse(mut bytes: &[u8]) -> Result<Vec<Change>> {
+    let mut records = Vec::new();
+    // A last record that was cut by the kill announces a change that did not happen.
+    while let Some((header, rest)) = bytes.split_at_checked(RECORD_HEADER_BYTES) {
+        let word = |at: usize| header[at..at + 4].try_into().map(u32::from_ne_bytes);
+        let long = |at: usize| header[at..at + 8].try_into().map(u64::from_ne_bytes);
+        let lengths = [word(8)? as usize, word(12)? as usize, usize::try_from(long(40)?)?];
+        let Some((path, rest)) = rest.split_at_checked(lengths[0]) else { break };
+        let Some((target, rest)) = rest.split_at_checked(lengths[1]) else { break };
+        let Some((old, rest)) = rest.split_at_checked(lengths[2]) else { break };
+        bytes = rest;
+        records.push(Change {
+            kind: kind(word(0)?)?,
+            saved: word(4)?,
+            inode: long(16)?,
+            offset: long(24)?,
+            old_length: long(32)?,
+            path: std::str::from_utf8(path)?.into(),
+            target: std::str::from_utf8(target)?.into(),
+            old: old.to_vec(),
+        });
+    }
+    Ok(records)
+}
+
+/// The numbers of unsynced.c.
+fn kind(number: u32) -> Result<Kind> {
+    Ok(match number {
+        1 => Kind::Write,
+        2 => Kind::Create,
+        3 => Kind::Rename,
+        4 => Kind::Unlink,
+        5 => Kind::MakeDirectory,
+        6 => Kind::Sync,
+        _ => bail!("the journal has a record of kind {number}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a script on a disk that forgets, then forgets; what is left is `name=contents` of each file.
+    async fn left_by(script: &str, lie: bool) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("old"), "old").unwrap();
+        let liar = directory.path().join("lie");
+        if lie {
+            fs::write(&liar, "").unwrap();
+        }
+        let disk = ForgettingDisk::new(&library().await.unwrap(), &root, &liar);
+        let environment = disk.environment().unwrap();
+        let pairs: Vec<(&str, &str)> =
+            environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let script = format!("import os\nroot = {:?}\n{script}", root.to_str().unwrap());
+        clients::run(Path::new("python3"), &["-c", &script], &pairs).await.unwrap();
+        disk.forget().unwrap();
+        let mut left: Vec<String> = fs::read_dir(&root)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                let contents = fs::read_to_string(entry.path()).unwrap_or_default();
+                format!("{}={contents}", entry.file_name().to_string_lossy())
+            })
+            .collect();
+        left.sort();
+        left
+    }
+
+    const SYNC_DIRECTORY: &str = "d = os.open(root, os.O_RDONLY); os.fsync(d)\n";
+
+    #[tokio::test]
+    async fn only_what_was_synced_is_left() {
+        let open = "f = os.open(root + '/old', os.O_RDWR)\n";
+        let create = "f = os.open(root + '/new', os.O_RDWR | os.O_CREAT)\n";
+        let rename = "os.rename(root + '/new', root + '/old')\n";
+        let cases = [
+            (format!("{open}os.pwrite(f, b'NEW!', 1)"), vec!["old=old"]),
+            (format!("{open}os.pwrite(f, b'NEW!', 1); os.fdatasync(f)"), vec!["old=oNEW!"]),
+            (format!("{open}os.write(f, b'1'); os.fsync(f); os.write(f, b'2')"), vec!["old=1ld"]),
+            (format!("{open}os.ftruncate(f, 1)"), vec!["old=old"]),
+            (format!("{create}os.write(f, b'x'); os.fsync(f)"), vec!["old=old"]),
+            (format!("{create}os.write(f, b'x'); os.fsync(f)\n{SYNC_DIRECTORY}"), vec!["new=x", "old=old"]),
+            (format!("{create}os.write(f, b'x')\n{SYNC_DIRECTORY}"), vec!["new=", "old=old"]),
+            (
+                format!("{create}os.write(f, b'x'); os.fsync(f)\n{SYNC_DIRECTORY}{rename}"),
+                vec!["new=x", "old=old"],
+            ),
+            (format!("{create}os.write(f, b'x'); os.fsync(f)\n{rename}{SYNC_DIRECTORY}"), vec!["old=x"]),
+            ("os.unlink(root + '/old')".into(), vec!["old=old"]),
+            (format!("os.unlink(root + '/old')\n{SYNC_DIRECTORY}"), vec![]),
+            ("open(root + '/old', 'w').write('overwritten')".into(), vec!["old=old"]),
+            ("os.mkdir(root + '/directory')".into(), vec!["old=old"]),
+        ];
+        for (script, expected) in cases {
+            assert_eq!(left_by(&script, false).await, expected, "{script}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lying_sync_keeps_nothing() {
+        let script = "f = os.open(root + '/old', os.O_RDWR); os.pwrite(f, b'NEW', 0); os.fsync(f)";
+        assert_eq!(left_by(script, true).await, ["old=old"]);
+    }
+}
