@@ -44,7 +44,7 @@ pub struct Options {
     /// Version of the program; the `service.version` of its spans.
     pub version: &'static str,
     /// The level of the command line, such as `info` or `info,safekeeper=debug`. Without one `RUST_LOG` counts, and
-    /// without that [`logging::LOG_LEVEL_DEFAULT`].
+    /// without that [`logging::LOG_LEVEL_DEFAULT`]. It rules over spans too: what is not logged is not traced.
     pub level: Option<String>,
     /// How a log line looks.
     pub format: LogFormat,

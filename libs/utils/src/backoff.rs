@@ -85,6 +85,9 @@ mod tests {
             })
             .collect();
         assert_eq!(ceilings, [200, 400, 800, 1600, 2000, 2000, 2000]);
+        for attempts in [31, 32, 33, u32::MAX] {
+            assert_eq!(Backoff { min: MIN, max: MAX, attempts }.ceiling(), MAX, "{attempts}");
+        }
     }
 
     #[test]

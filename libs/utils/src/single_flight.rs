@@ -172,9 +172,14 @@ mod tests {
         assert!(poll_once(waiter.as_mut()).is_pending());
         release.send(1).unwrap();
         assert_eq!(leader.await, (1, Role::Led));
-        // The second run is under way when the last one of the first leaves: it must not take the second off the map.
-        let mut second = pin!(flights.run("a", pending));
+        let started = AtomicUsize::new(0);
+        let mut second = pin!(flights.run("a", || {
+            started.fetch_add(1, Ordering::Relaxed);
+            pending()
+        }));
         assert!(poll_once(second.as_mut()).is_pending());
+        assert_eq!(started.load(Ordering::Relaxed), 1, "the second run does not wait for those of the first");
+        // The last one of the first run leaves, and must not take the second off the map.
         assert_eq!(waiter.await, (1, Role::Shared));
         assert_eq!(flights.in_flight(), 1);
     }
@@ -204,6 +209,27 @@ mod tests {
         drop(waiter);
         assert_eq!(flights.in_flight(), 1);
         drop(leader);
+        assert_eq!(flights.in_flight(), 0);
+    }
+
+    #[test]
+    fn callers_that_leave_at_the_same_time_are_forgotten_too() {
+        const ROUNDS: usize = 5_000;
+        let flights = SingleFlight::<_, u8>::new();
+        let barrier = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for thread in 0..2 {
+                let (flights, barrier) = (&flights, &barrier);
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        let mut call = Box::pin(flights.run(round, pending));
+                        assert!(poll_once(call.as_mut()).is_pending(), "{thread}");
+                        barrier.wait();
+                        drop(call);
+                    }
+                });
+            }
+        });
         assert_eq!(flights.in_flight(), 0);
     }
 
