@@ -6,7 +6,7 @@ use std::future::Future;
 use bytes::Bytes;
 use pq_proto::authentication::decode_password;
 use pq_proto::{Authentication, BackendMessage, ErrorResponse, ProtocolError, SqlState, Text};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Connection;
 use crate::error::HandshakeError;
@@ -45,17 +45,21 @@ impl<S: Io> Session<S> {
     /// Asks for the password in clear.
     pub async fn cleartext_password(&mut self) -> Result<Text, HandshakeError> {
         let request = BackendMessage::Authentication(Authentication::CleartextPassword);
-        let connection = &mut self.connection;
-        before(self.deadline, async {
-            connection.writer.send(&request).await?;
-            Ok(decode_password(read_password_message(connection).await?)?)
-        })
-        .await
+        self.connection.writer.put(&request)?;
+        let body = self.password_message().await?;
+        let password = decode_password(body).map_err(HandshakeError::from);
+        self.or_reply(password).await
     }
 
-    /// The body of the next `p` message, for exchanges that this crate does not know.
+    /// Sends what is buffered and waits for a `p` message. Exchanges that this crate does not know are made of these.
     pub async fn password_message(&mut self) -> Result<Bytes, HandshakeError> {
-        before(self.deadline, read_password_message(&mut self.connection)).await
+        let connection = &mut self.connection;
+        let message = before(self.deadline, async {
+            connection.writer.flush().await?;
+            read_password_message(connection).await
+        });
+        let message = message.await;
+        self.or_reply(message).await
     }
 
     /// Tells the client that it is welcome. ReadyForQuery is sent by [`crate::serve`].
@@ -73,20 +77,32 @@ impl<S: Io> Session<S> {
 
     /// Tells the client to go, and returns the error that says so.
     pub async fn refuse(&mut self, response: ErrorResponse) -> HandshakeError {
+        self.last_word(response.clone()).await;
+        HandshakeError::Refused(response)
+    }
+
+    async fn or_reply<T>(&mut self, result: Result<T, HandshakeError>) -> Result<T, HandshakeError> {
+        if let Some(response) = result.as_ref().err().and_then(HandshakeError::reply) {
+            self.last_word(response).await;
+        }
+        result
+    }
+
+    /// That the client is refused matters more than whether it heard of it.
+    async fn last_word(&mut self, response: ErrorResponse) {
         let connection = &mut self.connection;
         let sent = before(self.deadline, async {
-            connection.send_error(response.clone()).await?;
+            connection.send_error(response).await?;
             Ok(connection.writer.shutdown().await?)
-        })
-        .await;
-        // That the client is refused matters more than whether it heard of it.
-        drop(sent);
-        HandshakeError::Refused(response)
+        });
+        if let Err(error) = sent.await {
+            tracing::debug!(%error, "a refused client did not hear why");
+        }
     }
 }
 
 async fn before<T>(
-    deadline: tokio::time::Instant,
+    deadline: Instant,
     step: impl Future<Output = Result<T, HandshakeError>>,
 ) -> Result<T, HandshakeError> {
     timeout_at(deadline, step).await.map_err(|_| HandshakeError::Timeout)?

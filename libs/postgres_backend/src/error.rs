@@ -80,7 +80,7 @@ impl HandshakeError {
                 let message = format!("{error}: server supports 3.0");
                 Some(ErrorResponse::fatal(SqlState::FEATURE_NOT_SUPPORTED, message))
             }
-            Self::Connection(FramedError::Protocol(error)) => violation(format!("invalid startup packet: {error}")),
+            Self::Connection(FramedError::Protocol(error)) => violation(format!("invalid message before the session: {error}")),
             Self::Connection(FramedError::Io(_) | FramedError::ClosedInsideMessage) => None,
             Self::UnencryptedData(_) => violation(self.to_string()).map(|reply| {
                 reply.with_detail(

@@ -1,6 +1,8 @@
 //! Messages against bytes written by hand from "Message Formats" in the PostgreSQL documentation: a codec that is wrong
 //! in both directions passes every round trip.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 use bytes::{Bytes, BytesMut};
 use pq_proto::backend::CopyFormat;
 use pq_proto::frontend::{Bind, Parse};

@@ -1,5 +1,7 @@
 //! Every message is what it was after a round trip, and no bytes make a decoder panic.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 use bytes::{Bytes, BytesMut};
 use pq_proto::backend::CopyFormat;
 use pq_proto::error_response::Notice;

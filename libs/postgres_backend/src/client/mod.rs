@@ -127,7 +127,9 @@ impl<S: Io> Client<S> {
     pub async fn copy_both(mut self, query: &str) -> Result<ClientCopyBoth<S>, ClientError> {
         self.send_query(query).await?;
         match self.next_message().await? {
-            BackendMessage::CopyBothResponse(_) => Ok(ClientCopyBoth::split(self.connection, self.parameters)),
+            BackendMessage::CopyBothResponse(_) => {
+                Ok(ClientCopyBoth::split(self.connection, self.parameters))
+            }
             BackendMessage::ErrorResponse(response) => Err(response.into()),
             other => Err(ClientError::UnexpectedMessage(other.tag())),
         }

@@ -74,7 +74,9 @@ async fn a_copy_runs_both_ways_at_once_and_the_connection_lives_on() {
 async fn a_wrong_token_is_refused_in_words() {
     let (mut options, server) = server().await;
     options.password = Some("guess".to_owned());
-    let Err(ClientError::Server(response)) = Client::connect(&options, DEADLINE).await else { panic!("let in") };
+    let Err(ClientError::Server(response)) = Client::connect(&options, DEADLINE).await else {
+        panic!("let in")
+    };
     assert_eq!(response.sqlstate, SqlState::INVALID_PASSWORD);
     assert!(matches!(in_time(server).await.unwrap(), End::Refused(_)));
 }

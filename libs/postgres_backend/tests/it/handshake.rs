@@ -1,1 +1,242 @@
-//! x
+//! The opening of a connection, byte by byte.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use postgres_backend::{Accepted, HandshakeConfig, HandshakeError, Served, TlsPolicy, handshake};
+use pq_proto::{
+    BackendMessage, Encode, FrontendMessage, ProtocolVersion, SqlState, StartupPacket, authentication,
+};
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+use crate::support::{End, RawClient, encoded, in_time, startup};
+use crate::tls::server_tls;
+
+const V3: ProtocolVersion = ProtocolVersion::V3_0;
+
+#[tokio::test]
+async fn encryption_is_declined_once_each_and_the_session_goes_on() {
+    let mut client = RawClient::new(TlsPolicy::Disabled);
+    for request in [StartupPacket::Ssl, StartupPacket::GssEnc] {
+        client.send(&request).await;
+        assert_eq!(in_time(client.reader.byte()).await.unwrap(), Some(b'N'));
+    }
+    client.send(&startup(V3, &[("user", "me")])).await;
+    assert_eq!(client.until_ready().await, "RSSKZ");
+}
+
+#[tokio::test]
+async fn a_second_request_for_encryption_is_a_violation() {
+    for request in [StartupPacket::Ssl, StartupPacket::GssEnc] {
+        let mut client = RawClient::new(TlsPolicy::Disabled);
+        client.send(&request).await;
+        assert_eq!(in_time(client.reader.byte()).await.unwrap(), Some(b'N'));
+        client.send(&request).await;
+        assert_eq!(client.last_error().await.sqlstate, SqlState::PROTOCOL_VIOLATION);
+        assert!(matches!(client.end().await, End::Refused(HandshakeError::UnexpectedRequest(_))));
+    }
+}
+
+#[tokio::test]
+async fn bytes_behind_a_request_for_encryption_end_the_connection_before_it_is_answered() {
+    let (tls, _) = server_tls(&["localhost"]);
+    for policy in [TlsPolicy::Disabled, TlsPolicy::Offered(tls.clone()), TlsPolicy::Required(tls)] {
+        for request in [StartupPacket::Ssl, StartupPacket::GssEnc] {
+            let mut client = RawClient::new(policy.clone());
+            client.send_raw(&encoded(&[request, startup(V3, &[("user", "stuffed")])])).await;
+            let error = client.last_error().await;
+            assert_eq!(error.sqlstate, SqlState::PROTOCOL_VIOLATION);
+            assert!(error.message.starts_with("received unencrypted data"), "{error}");
+            assert!(matches!(client.end().await, End::Refused(HandshakeError::UnencryptedData(_))));
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_tls_is_required_no_plain_session_is_let_in_whatever_its_version() {
+    let (tls, _) = server_tls(&["localhost"]);
+    for (version, expected) in [
+        (V3, SqlState::INVALID_AUTHORIZATION),
+        (ProtocolVersion(3 << 16 | 2), SqlState::INVALID_AUTHORIZATION),
+        (ProtocolVersion(4 << 16), SqlState::FEATURE_NOT_SUPPORTED),
+    ] {
+        let mut client = RawClient::new(TlsPolicy::Required(tls.clone()));
+        client.send(&startup(version, &[("user", "me")])).await;
+        assert_eq!(client.last_error().await.sqlstate, expected);
+        assert!(matches!(client.end().await, End::Refused(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_newer_minor_version_is_negotiated_down_and_a_protocol_option_too() {
+    for (version, option) in [(V3, "_pq_.command_progress"), (ProtocolVersion(3 << 16 | 9999), "_pq_.x")] {
+        let mut client = RawClient::new(TlsPolicy::Disabled);
+        client.send(&startup(version, &[("user", "me"), (option, "on")])).await;
+        let expected =
+            BackendMessage::NegotiateProtocolVersion { newest: V3, unsupported: vec![option.into()] };
+        assert_eq!(client.receive().await, Some(expected));
+        assert_eq!(client.until_ready().await, "RSSKZ");
+    }
+}
+
+#[tokio::test]
+async fn a_session_knows_its_parameters_without_the_protocol_options() {
+    let (mut client, server) = duplex(4096);
+    client
+        .write_all(&encoded(&[startup(V3, &[("user", "me"), ("_pq_.x", "1"), ("options", "-c a=b")])]))
+        .await
+        .unwrap();
+    let Ok(Accepted::Session(session)) =
+        handshake::accept(server, &HandshakeConfig::new(TlsPolicy::Disabled)).await
+    else {
+        panic!("no session");
+    };
+    let names: Vec<_> = session.params.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+    assert_eq!(names, ["user", "options"]);
+    assert_eq!(session.tls, None);
+}
+
+#[tokio::test]
+async fn a_malformed_opening_is_answered_with_a_protocol_violation() {
+    for bytes in [
+        &b"\0\0\0\x07\0\x03\0"[..],
+        b"\0\0\0\0",
+        b"\0\0\0\x04",
+        b"\xff\xff\xff\xff",
+        b"\0\0\x27\x11\0\x03\0\0",
+        b"\x7f\xff\xff\xff",
+        b"\0\0\0\x09\0\x03\0\0x",
+        b"\0\0\0\x0c\x04\xd2\x16\x2e\0\0\0\x01",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ] {
+        let mut client = RawClient::new(TlsPolicy::Disabled);
+        client.send_raw(bytes).await;
+        assert_eq!(client.last_error().await.sqlstate, SqlState::PROTOCOL_VIOLATION, "{bytes:?}");
+        assert!(matches!(client.end().await, End::Refused(HandshakeError::Connection(_))));
+    }
+}
+
+#[tokio::test]
+async fn an_old_or_future_protocol_is_told_which_one_is_served() {
+    for version in [ProtocolVersion(2 << 16), ProtocolVersion(4 << 16)] {
+        let mut client = RawClient::new(TlsPolicy::Disabled);
+        client.send(&startup(version, &[])).await;
+        let error = client.last_error().await;
+        assert_eq!(error.sqlstate, SqlState::FEATURE_NOT_SUPPORTED);
+        assert!(error.message.contains("server supports 3.0"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_request_is_an_outcome_with_a_key_of_either_length() {
+    for length in [4, 256] {
+        let mut client = RawClient::new(TlsPolicy::Disabled);
+        let key = vec![b'k'; length];
+        client.send(&StartupPacket::Cancel { pid: 7, key: key.clone().into() }).await;
+        assert_eq!(client.receive().await, None);
+        let End::Cancelled(pid, given) = client.end().await else { panic!("not taken for a cancel request") };
+        assert_eq!((pid, given), (7, key.into()));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_and_leaves_is_no_error() {
+    let client = RawClient::new(TlsPolicy::Disabled);
+    assert!(matches!(client.end().await, End::NothingAsked));
+}
+
+#[tokio::test]
+async fn what_a_client_sends_ahead_of_the_greeting_is_not_lost() {
+    let mut client = RawClient::new(TlsPolicy::Disabled);
+    let mut wire = encoded(&[startup(V3, &[("user", "me")])]);
+    FrontendMessage::Query("SHOW x".into()).encode(&mut wire).unwrap();
+    client.send_raw(&wire).await;
+    assert_eq!(client.until_ready().await, "RSSKZ");
+    assert_eq!(client.until_ready().await, "TDCZ");
+    client.send(&FrontendMessage::Terminate).await;
+    assert!(matches!(client.end().await, End::Served(Ok(Served::ByClient))));
+}
+
+/// The clock of these tests is virtual: it jumps to the next timer when nothing else can happen.
+#[tokio::test(start_paused = true)]
+async fn the_deadline_is_for_the_whole_handshake_and_not_for_each_byte() {
+    let (mut client, server) = duplex(4096);
+    let config = HandshakeConfig::new(TlsPolicy::Disabled);
+    let began = tokio::time::Instant::now();
+    let accepting = tokio::spawn(async move { handshake::accept(server, &config).await });
+    let mut drip = tokio::time::interval(Duration::from_secs(1));
+    for byte in encoded(&[startup(V3, &[("user", "somebody who has all the time in the world")])]) {
+        drip.tick().await;
+        if client.write_all(&[byte]).await.is_err() {
+            break;
+        }
+    }
+    assert!(matches!(accepting.await.unwrap(), Err(HandshakeError::Timeout)));
+    assert!(began.elapsed() < handshake::HANDSHAKE_TIMEOUT + Duration::from_secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_sends_its_password_runs_into_the_same_deadline() {
+    let mut client = RawClient::with_config(HandshakeConfig::new(TlsPolicy::Disabled), Some("token"));
+    client.send(&startup(V3, &[("user", "me")])).await;
+    assert_eq!(client.receive().await.unwrap().tag(), b'R');
+    assert_eq!(client.receive().await, None);
+    assert!(matches!(client.end().await, End::Refused(HandshakeError::Timeout)));
+}
+
+#[tokio::test]
+async fn a_password_is_asked_for_and_judged() {
+    for (password, expected) in [("token", Some("RSSKZ")), ("", None), ("tokens", None)] {
+        let mut client = RawClient::with_config(HandshakeConfig::new(TlsPolicy::Disabled), Some("token"));
+        client.send(&startup(V3, &[("user", "me")])).await;
+        assert_eq!(client.receive().await.unwrap().tag(), b'R');
+        client
+            .send(&FrontendMessage::PasswordMessage(authentication::encode_password(&password.into())))
+            .await;
+        match expected {
+            Some(tags) => assert_eq!(client.until_ready().await, tags),
+            None => assert_eq!(client.last_error().await.sqlstate, SqlState::INVALID_PASSWORD),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_query_in_place_of_the_password_gets_nowhere() {
+    let mut client = RawClient::with_config(HandshakeConfig::new(TlsPolicy::Disabled), Some("token"));
+    client.send(&startup(V3, &[("user", "me")])).await;
+    assert_eq!(client.receive().await.unwrap().tag(), b'R');
+    client.send(&FrontendMessage::Query("SHOW x".into())).await;
+    assert_eq!(client.last_error().await.sqlstate, SqlState::PROTOCOL_VIOLATION);
+    assert!(matches!(client.end().await, End::Refused(HandshakeError::Connection(_))));
+}
+
+#[test]
+fn no_bytes_make_the_handshake_panic_or_hang() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (tls, _) = server_tls(&["localhost"]);
+    let length = prop_oneof![Just(8u32), 0u32..64, any::<u32>()];
+    let code = prop_oneof![
+        Just(80_877_102u32),
+        Just(80_877_103),
+        Just(80_877_104),
+        Just(3 << 16),
+        Just(0x1603_0100),
+        any::<u32>()
+    ];
+    let rest = proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 0..80);
+    let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(length in length, code in code, rest in rest, with_tls in any::<bool>())| {
+        let policy = if with_tls { TlsPolicy::Offered(tls.clone()) } else { TlsPolicy::Disabled };
+        runtime.block_on(async {
+            let (mut client, server) = duplex(64 * 1024);
+            let bytes = [&length.to_be_bytes()[..], &code.to_be_bytes(), &rest].concat();
+            client.write_all(&bytes).await.unwrap();
+            client.shutdown().await.unwrap();
+            let accepted = in_time(handshake::accept(server, &HandshakeConfig::new(policy))).await;
+            drop(accepted);
+            let mut answer = BytesMut::new();
+            while client.read_buf(&mut answer).await.unwrap() > 0 {}
+        });
+    });
+}

@@ -1,5 +1,7 @@
 //! Connections from the outside: servers and clients of this crate on pipes in memory and on loopback sockets.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 mod copy;
 mod handshake;
 mod queries;

@@ -10,8 +10,8 @@ use postgres_backend::{
     HandshakeError, Io, QueryError, ResultSet, Served, TlsPolicy, handshake, serve,
 };
 use pq_proto::{
-    BackendMessage, Encode, ErrorResponse, FieldDescription, FramedError, FramedReader, FramedWriter, ProtocolVersion,
-    SqlState, StartupPacket,
+    BackendMessage, Encode, ErrorResponse, FieldDescription, FramedError, FramedReader, FramedWriter,
+    ProtocolVersion, SqlState, StartupPacket,
 };
 use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
@@ -102,7 +102,12 @@ pub(crate) enum End {
 }
 
 /// One connection of a server, from its first byte to its end.
-pub(crate) async fn serve_one<S: Io>(stream: S, config: HandshakeConfig, token: Option<&str>, stop: Arc<Notify>) -> End {
+pub(crate) async fn serve_one<S: Io>(
+    stream: S,
+    config: HandshakeConfig,
+    token: Option<&str>,
+    stop: Arc<Notify>,
+) -> End {
     let mut session = match handshake::accept(stream, &config).await {
         Ok(Accepted::Session(session)) => session,
         Ok(Accepted::Cancel { pid, key }) => return End::Cancelled(pid, key),
@@ -111,7 +116,11 @@ pub(crate) async fn serve_one<S: Io>(stream: S, config: HandshakeConfig, token: 
     };
     if let Some(token) = token {
         let verdict = session.authenticate_cleartext(|given| {
-            if given == token { Ok(()) } else { Err(ErrorResponse::fatal(SqlState::INVALID_PASSWORD, "wrong token")) }
+            if given == token {
+                Ok(())
+            } else {
+                Err(ErrorResponse::fatal(SqlState::INVALID_PASSWORD, "wrong token"))
+            }
         });
         if let Err(error) = verdict.await {
             return End::Refused(error);
@@ -187,7 +196,9 @@ impl RawClient {
 
     /// The server's last word, behind which it closes the connection.
     pub(crate) async fn last_error(&mut self) -> ErrorResponse {
-        let Some(BackendMessage::ErrorResponse(response)) = self.receive().await else { panic!("no error came") };
+        let Some(BackendMessage::ErrorResponse(response)) = self.receive().await else {
+            panic!("no error came")
+        };
         assert_eq!(self.receive().await, None);
         response
     }

@@ -1,1 +1,230 @@
-//! x
+//! TLS with real certificates: negotiated and direct, chosen by name, refused where it must be.
+
+use std::sync::Arc;
+
+use postgres_backend::client::{Client, ClientError, ClientTls, ConnectOptions};
+use postgres_backend::tls::{ALPN_POSTGRESQL, load_certified_key};
+use postgres_backend::{
+    Accepted, HandshakeConfig, HandshakeError, Io, ServerTls, TlsError, TlsPolicy, handshake,
+};
+use pq_proto::{FramedReader, SqlState};
+use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ResolvesServerCert, ResolvesServerCertUsingSni};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+use crate::support::{DEADLINE, End, in_time, serve_one};
+
+const PIPE_BYTES: usize = 64 * 1024;
+
+fn self_signed(name: &str) -> CertifiedKey<KeyPair> {
+    generate_simple_self_signed([name.to_owned()]).unwrap()
+}
+
+fn usable(certified: &CertifiedKey<KeyPair>) -> rustls::sign::CertifiedKey {
+    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    rustls::sign::CertifiedKey::from_der(vec![certified.cert.der().clone()], key, &ring::default_provider())
+        .unwrap()
+}
+
+/// A server with one self-signed certificate for each name, and those certificates.
+pub(crate) fn server_tls(names: &[&str]) -> (ServerTls, Vec<CertificateDer<'static>>) {
+    let mut resolver = ResolvesServerCertUsingSni::new();
+    let mut certificates = Vec::new();
+    for name in names {
+        let certified = self_signed(name);
+        certificates.push(certified.cert.der().clone());
+        resolver.add(name, usable(&certified)).unwrap();
+    }
+    (ServerTls::from_resolver(Arc::new(resolver)).unwrap(), certificates)
+}
+
+fn client_config(trusted: &[CertificateDer<'static>], alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    trusted.iter().for_each(|certificate| roots.add(certificate.clone()).unwrap());
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config)
+}
+
+fn options(tls: Option<ClientTls>) -> ConnectOptions {
+    ConnectOptions {
+        host: "localhost".to_owned(),
+        port: 0,
+        user: "me".to_owned(),
+        params: Vec::new(),
+        password: None,
+        tls,
+    }
+}
+
+fn serve(policy: TlsPolicy) -> (DuplexStream, JoinHandle<End>) {
+    let (client, server) = duplex(PIPE_BYTES);
+    (client, tokio::spawn(serve_one(server, HandshakeConfig::new(policy), None, Arc::default())))
+}
+
+#[tokio::test]
+async fn a_session_inside_negotiated_tls_is_served() {
+    let (tls, certificates) = server_tls(&["localhost"]);
+    let (stream, _server) = serve(TlsPolicy::Required(tls));
+    let tls = ClientTls { config: client_config(&certificates, &[]), server_name: None };
+    let mut client = in_time(Client::open(stream, &options(Some(tls)))).await.unwrap();
+    assert_eq!(client.simple_query("SHOW x").await.unwrap()[0].get("x"), Some("16MB"));
+
+    // Large enough for many TLS records in both directions.
+    let mut copy = client.copy_both("ECHO").await.unwrap();
+    let payload = vec![b'x'; 500_000];
+    let (sent, received) =
+        in_time(async { tokio::join!(copy.writer.send(&payload), copy.reader.next(payload.len())) }).await;
+    sent.unwrap();
+    assert_eq!(received.unwrap(), postgres_backend::client::ClientCopyMessage::Data(payload.clone().into()));
+}
+
+#[tokio::test]
+async fn the_certificate_is_chosen_by_the_name_and_the_session_knows_the_name() {
+    let names = ["one.example", "two.example"];
+    let (tls, certificates) = server_tls(&names);
+    for (name, certificate) in names.iter().zip(certificates) {
+        let (client, server) = duplex(PIPE_BYTES);
+        let config = HandshakeConfig::new(TlsPolicy::Required(tls.clone()));
+        let accepting = tokio::spawn(async move { handshake::accept(server, &config).await });
+        // Trusting this certificate only, the client would refuse the other one.
+        let tls =
+            ClientTls { config: client_config(&[certificate], &[]), server_name: Some((*name).to_owned()) };
+        let opening = tokio::spawn(async move { Client::open(client, &options(Some(tls))).await });
+        let Ok(Accepted::Session(session)) = in_time(accepting).await.unwrap() else { panic!("no session") };
+        let info = session.tls.as_ref().unwrap();
+        assert_eq!((info.server_name.as_deref(), info.alpn_agreed), (Some(*name), false));
+        drop(session);
+        assert!(in_time(opening).await.unwrap().is_err());
+    }
+}
+
+/// TLS from the first byte, as clients do with `sslnegotiation=direct`.
+async fn direct(
+    alpn: &[&[u8]],
+    policy: fn(ServerTls) -> TlsPolicy,
+) -> (Result<impl Io, std::io::Error>, JoinHandle<End>) {
+    let (tls, certificates) = server_tls(&["localhost"]);
+    let (stream, server) = serve(policy(tls));
+    let connector = TlsConnector::from(client_config(&certificates, alpn));
+    (in_time(connector.connect(ServerName::try_from("localhost").unwrap(), stream)).await, server)
+}
+
+#[tokio::test]
+async fn direct_tls_is_served_when_it_names_the_protocol() {
+    let (stream, _server) = direct(&[b"http/1.1", ALPN_POSTGRESQL], TlsPolicy::Offered).await;
+    let mut client = in_time(Client::open(stream.unwrap(), &options(None))).await.unwrap();
+    assert_eq!(client.simple_query("SHOW x").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn direct_tls_that_does_not_name_the_protocol_is_refused() {
+    let (stream, server) = direct(&[], TlsPolicy::Offered).await;
+    let mut reader = FramedReader::new(stream.unwrap());
+    let frame = in_time(reader.frame(1000)).await.unwrap().unwrap();
+    let Ok(pq_proto::BackendMessage::ErrorResponse(error)) = pq_proto::BackendMessage::decode(frame) else {
+        panic!("no error")
+    };
+    assert_eq!(error.sqlstate, SqlState::PROTOCOL_VIOLATION);
+    assert!(matches!(in_time(server).await.unwrap(), End::Refused(HandshakeError::DirectTlsWithoutAlpn)));
+}
+
+#[tokio::test]
+async fn direct_tls_for_another_protocol_fails_in_the_handshake() {
+    let (stream, server) = direct(&[b"h2"], TlsPolicy::Offered).await;
+    assert!(stream.is_err());
+    assert!(matches!(in_time(server).await.unwrap(), End::Refused(HandshakeError::Tls(_))));
+}
+
+#[tokio::test]
+async fn direct_tls_where_there_is_none_is_closed() {
+    let (stream, server) = direct(&[ALPN_POSTGRESQL], |_| TlsPolicy::Disabled).await;
+    assert!(stream.is_err());
+    assert!(matches!(in_time(server).await.unwrap(), End::Refused(HandshakeError::TlsNotConfigured)));
+}
+
+#[tokio::test]
+async fn a_second_request_for_encryption_inside_tls_is_a_violation() {
+    let (stream, server) = direct(&[ALPN_POSTGRESQL], TlsPolicy::Offered).await;
+    let mut stream = stream.unwrap();
+    stream.write_all(b"\0\0\0\x08\x04\xd2\x16\x2f").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = Vec::new();
+    in_time(stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.starts_with(b"E") && answer.windows(5).any(|five| five == b"08P01"));
+    assert!(matches!(in_time(server).await.unwrap(), End::Refused(HandshakeError::UnexpectedRequest(_))));
+}
+
+/// A server that answers SSLRequest with these bytes.
+async fn open_against(answer: &'static [u8]) -> Result<(), ClientError> {
+    let (client, mut server) = duplex(PIPE_BYTES);
+    let serving = tokio::spawn(async move {
+        server.read_exact(&mut [0; 8]).await.unwrap();
+        server.write_all(answer).await.unwrap();
+        server.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        server.read_to_end(&mut rest).await.unwrap();
+        rest
+    });
+    let tls = ClientTls { config: client_config(&[], &[]), server_name: None };
+    let opened = tokio::time::timeout(DEADLINE, Client::open(client, &options(Some(tls)))).await.unwrap();
+    assert_eq!(in_time(serving).await.unwrap(), b"", "nothing may be sent in clear");
+    opened.map(drop)
+}
+
+#[tokio::test]
+async fn a_client_that_wants_tls_sends_nothing_in_clear() {
+    assert!(matches!(open_against(b"N").await, Err(ClientError::TlsRefused)));
+    assert!(matches!(open_against(b"E\0\0\0\x10Mgive me money").await, Err(ClientError::TlsRefused)));
+    assert!(matches!(open_against(b"").await, Err(ClientError::Closed)));
+}
+
+#[tokio::test]
+async fn a_client_takes_no_bytes_behind_the_answer_for_the_servers() {
+    assert!(matches!(open_against(b"SR\0\0\0\x08\0\0\0\0").await, Err(ClientError::UnencryptedData)));
+}
+
+#[test]
+fn certificate_and_key_are_loaded_only_when_they_belong_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let (ours, other) = (self_signed("localhost"), self_signed("localhost"));
+    let certificate = write("tls.crt", &ours.cert.pem());
+    let key = write("tls.key", &ours.signing_key.serialize_pem());
+    let other_key = write("other.key", &other.signing_key.serialize_pem());
+    let empty = write("empty", "");
+    let missing = directory.path().join("missing");
+
+    assert!(ServerTls::from_pem_files(&certificate, &key).is_ok());
+    assert!(matches!(load_certified_key(&certificate, &other_key), Err(TlsError::Unusable(_))));
+    for (certificate, key) in
+        [(&missing, &key), (&certificate, &missing), (&empty, &key), (&certificate, &empty)]
+    {
+        let error = load_certified_key(certificate, key).unwrap_err();
+        assert!(matches!(error, TlsError::Pem { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_resolver_may_decide_by_anything_in_the_client_hello() {
+    #[derive(Debug)]
+    struct Never;
+    impl ResolvesServerCert for Never {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+            None
+        }
+    }
+    assert!(ServerTls::from_resolver(Arc::new(Never)).is_ok());
+}
