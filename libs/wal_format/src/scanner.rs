@@ -21,7 +21,13 @@ use crate::record::{
 };
 use crate::scan_error::ScanError;
 
-/// Finds record ends in WAL that is fed to it. See the [module documentation](self) for what it checks and what not.
+/// Finds record ends in WAL that is fed to it.
+///
+/// Checked are each record's checksum, length and resource manager; `xl_prev`, exactly, but for the first record after
+/// a start that does not know it; each page's position, magic number, and that its timeline is not lower than the one
+/// before; on the first page of a segment the cluster, the segment size and the page size; and over a page boundary
+/// how much of the record is to come. Not checked are bytes that belong to nothing: alignment, and what follows a
+/// segment switch.
 #[derive(Clone, Debug)]
 pub struct RecordScanner {
     ctx: ScanContext,
@@ -143,14 +149,16 @@ impl RecordScanner {
         self.unproven_end.is_some()
     }
 
-    /// Takes the next bytes. An error means that what is here is no WAL: the scanner then gives the same error for
-    /// ever, only its record end stays good. Clone it before, to try something else.
+    /// Takes the next bytes. An error means that what is here is no WAL: the scanner then gives the same error
+    /// again, only its record end stays good. Clone it before, to try something else.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), ScanError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
         if self.position.checked_add(bytes.len() as u64).is_none() {
-            return Err(ScanError::OutOfRange { at: self.position });
+            let error = ScanError::OutOfRange { at: self.position };
+            self.failed = Some(error);
+            return Err(error);
         }
         while !bytes.is_empty() {
             let taken = self.step(bytes).inspect_err(|error| self.failed = Some(*error))?;
@@ -267,7 +275,7 @@ impl RecordScanner {
             // The length is never cut by a page boundary, and the next page's header is checked against it.
             let total_bytes = u32_at(&header, 0);
             if total_bytes == 0 {
-                return self.meet_zeros(start).map(|()| taken);
+                return self.meet_zeros(start, &header[..have]).map(|()| taken);
             }
             check_total_bytes(total_bytes).map_err(|problem| ScanError::Record { at: start, problem })?;
         }
@@ -285,8 +293,8 @@ impl RecordScanner {
     }
 
     /// No length where a record should begin: the log ends, unless this is the unused rest of a segment.
-    fn meet_zeros(&mut self, start: Lsn) -> Result<(), ScanError> {
-        if self.unproven_end != Some(start) {
+    fn meet_zeros(&mut self, start: Lsn, fed: &[u8]) -> Result<(), ScanError> {
+        if self.unproven_end != Some(start) || fed.iter().any(|byte| *byte != 0) {
             return Err(ScanError::EndOfLog { at: start });
         }
         let segment_size = self.ctx.segment_size;
