@@ -22,7 +22,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 const PIPE_BYTES: usize = 64 * 1024;
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// SHOW, FAIL, DIE, ECHO (a copy that sends back what it gets), SOURCE (a copy of two sides of their own).
+/// Commands with one kind of answer each; ECHO is a copy that sends back what it gets.
 pub(crate) struct TestHandler;
 
 pub(crate) enum TestCopy {
