@@ -2,6 +2,7 @@
 //! orders that keep every acknowledged commit; `status` is what people are told. Both `./dev up` and the tests
 //! are made of this.
 
+mod readers;
 mod start;
 pub mod state;
 pub mod status;
@@ -38,6 +39,8 @@ pub struct Options {
     pub base_backup: bool,
     /// Whether the programs are killed with the thread that started them.
     pub dies_with_parent: bool,
+    /// A safekeeper that the walproposer reaches by way of a relay on this port.
+    pub relayed: Option<(u64, u16)>,
     /// The library that makes the safekeepers' disks forget what was not synced.
     pub forgetting_disks: Option<PathBuf>,
 }
@@ -170,10 +173,22 @@ impl Cluster {
                 "postgresql://wp:{}@127.0.0.1:{}/postgres",
                 self.state.passwords.walproposer, self.state.postgres.port
             ),
-            safekeepers: self.state.safekeepers.iter().map(|state| (state.id, state.part.port)).collect(),
+            safekeepers: self
+                .state
+                .safekeepers
+                .iter()
+                .map(|state| (state.id, self.port_for_walproposer(state)))
+                .collect(),
             tenant_id: self.state.tenant_id.clone(),
             timeline_id: self.state.timeline_id.clone(),
             dies_with_parent: self.options.dies_with_parent,
+        }
+    }
+
+    fn port_for_walproposer(&self, safekeeper: &SafekeeperState) -> u16 {
+        match self.options.relayed {
+            Some((id, port)) if id == safekeeper.id => port,
+            _ => safekeeper.part.port,
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
+use super::state::Origin;
 use super::{Cluster, PartName, Progress};
 use crate::postgres::Postgres;
 use crate::safekeepers::NewTimeline;
@@ -37,16 +38,17 @@ impl Cluster {
     /// Ends whatever a start that failed has started, and removes what it made if it was the first one.
     pub async fn give_up_start(&mut self) -> Result<()> {
         self.end_at_once().await?;
-        if self.state.initialised { Ok(()) } else { self.remove_unfinished() }
+        if self.state.origin.is_some() { Ok(()) } else { self.remove_unfinished() }
     }
 
     async fn start_all(&mut self, say: Progress<'_>) -> Result<()> {
-        if !self.state.initialised {
+        if self.state.origin.is_none() {
             self.initialise(say).await?;
         }
         for id in self.safekeeper_ids() {
             say(&format!("starting sk{id}"));
             self.start_part(PartName::Safekeeper(id)).await?;
+            self.check_timeline(id).await?;
         }
         say("starting postgres");
         self.start_part(PartName::Postgres).await?;
@@ -55,6 +57,24 @@ impl Cluster {
         self.wait_streaming().await?;
         say("waiting for a commit to go the whole way");
         self.commit_once().await
+    }
+
+    /// A safekeeper that runs may still lack the timeline, or refuse to serve what is left of it.
+    async fn check_timeline(&self, id: u64) -> Result<()> {
+        let safekeeper = self.safekeeper(id)?;
+        let timeline = safekeeper.timeline(&self.state.tenant_id, &self.state.timeline_id).await;
+        let problem = match timeline {
+            Ok(timeline) if ["healthy", "full"].contains(&timeline.health.as_str()) => return Ok(()),
+            Ok(timeline) => timeline.health,
+            Err(error) => error.to_string(),
+        };
+        anyhow::bail!(
+            "{}: its copy of the log is not usable ({problem}; log: {}): restore {}, or start the other parts one by \
+             one with ./dev start NAME, two safekeepers are enough",
+            safekeeper.name(),
+            safekeeper.log.display(),
+            safekeeper.data_dir.display()
+        )
     }
 
     fn safekeeper_ids(&self) -> Vec<u64> {
@@ -121,7 +141,8 @@ impl Cluster {
             self.safekeeper(id)?.create_timeline(&new).await?;
             self.end_part_gently(PartName::Safekeeper(id)).await?;
         }
-        self.state.initialised = true;
+        self.state.origin =
+            Some(Origin { start_lsn: new.start_lsn, wal_segment_size: u64::from(new.wal_segment_size) });
         self.save()
     }
 

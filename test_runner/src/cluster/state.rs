@@ -20,8 +20,8 @@ const PASSWORD_BYTES: usize = 16;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
     format: u32,
-    /// Whether the first start came to its end; before that nothing in the directory is worth keeping.
-    pub initialised: bool,
+    /// Known once the first start came to its end; before that nothing in the directory is worth keeping.
+    pub origin: Option<Origin>,
     /// The tenant id.
     pub tenant_id: String,
     /// The timeline id.
@@ -34,6 +34,25 @@ pub struct State {
     pub safekeepers: Vec<SafekeeperState>,
     /// The walproposer; its port is the one of its HTTP interface.
     pub walproposer: Part,
+}
+
+/// Where the safekeepers' log begins.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Origin {
+    /// The first byte of a segment, as text.
+    pub start_lsn: String,
+    /// The cluster's segment size.
+    pub wal_segment_size: u64,
+}
+
+impl Origin {
+    /// The name of the segment before the first one (PostgreSQL documentation, "WAL Internals").
+    pub fn segment_before(&self) -> Result<String> {
+        let start: wal_types::Lsn = self.start_lsn.parse()?;
+        let number = (start.0 / self.wal_segment_size).saturating_sub(1);
+        let per_id = (1 << 32) / self.wal_segment_size;
+        Ok(format!("00000001{:08X}{:08X}", number / per_id, number % per_id))
+    }
 }
 
 /// Passwords of the roles.
@@ -74,7 +93,7 @@ impl State {
         let safekeeper = |id| Ok(SafekeeperState { id, http_port: ports::pick()?, part: part()? });
         Ok(Self {
             format: FORMAT,
-            initialised: false,
+            origin: None,
             tenant_id: random_hex(16)?,
             timeline_id: random_hex(16)?,
             passwords: Passwords {
@@ -150,6 +169,13 @@ mod tests {
         let loaded = State::load(&file).unwrap().unwrap();
         assert_eq!(serde_json::to_string(&loaded).unwrap(), serde_json::to_string(&state).unwrap());
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_segment_before_the_first_is_named_over_the_edge_of_an_id() {
+        let origin = |start_lsn: &str| Origin { start_lsn: start_lsn.into(), wal_segment_size: 16 << 20 };
+        assert_eq!(origin("0/1000000").segment_before().unwrap(), "000000010000000000000000");
+        assert_eq!(origin("2/0").segment_before().unwrap(), "0000000100000001000000FF");
     }
 
     #[test]

@@ -153,7 +153,7 @@ async fn status(cluster: &Cluster, json: bool) -> Result<ExitCode> {
 }
 
 async fn start(cluster: &mut Cluster, name: PartName) -> Result<()> {
-    if !cluster.state.initialised {
+    if cluster.state.origin.is_none() {
         bail!("there is no cluster here yet: ./dev up");
     }
     if cluster.is_running(name) {

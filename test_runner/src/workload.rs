@@ -1,0 +1,132 @@
+//! A writer that knows what was acknowledged: each client inserts (client, sequence number) and notes the number
+//! after COMMIT has returned, without a warning. What it never heard of again is unknown, and its number is not used
+//! twice.
+
+use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_postgres::{AsyncMessage, Client, NoTls};
+
+use crate::{clients, wait};
+
+/// How long a client waits before it connects again to a server that is down.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Rows by (client, sequence number).
+pub type Rows = BTreeSet<(i32, i64)>;
+
+/// Clients that write until they are stopped.
+#[derive(Debug)]
+pub struct Workload {
+    clients: Vec<JoinHandle<Rows>>,
+    count: Arc<AtomicU64>,
+    stop: watch::Sender<bool>,
+}
+
+impl Workload {
+    /// Makes the table, then starts so many clients, each row with so many bytes beside its number.
+    pub async fn start(uri: &str, clients: i32, payload_bytes: usize) -> Result<Self> {
+        clients::connect(uri)
+            .await?
+            .batch_execute(
+                "CREATE TABLE acknowledged (client int, sequence bigint, payload text, PRIMARY KEY (client, sequence))",
+            )
+            .await?;
+        Self::go_on(uri, clients, payload_bytes, 0)
+    }
+
+    /// Starts clients on the table that is there; numbers begin above `first` so that none is used twice.
+    pub fn go_on(uri: &str, clients: i32, payload_bytes: usize, first: i64) -> Result<Self> {
+        let count = Arc::new(AtomicU64::new(0));
+        let (stop, stopped) = watch::channel(false);
+        let start = |client| {
+            let writer = Writer { uri: uri.to_owned(), client, payload_bytes, count: count.clone() };
+            tokio::spawn(writer.write_until(stopped.clone(), first))
+        };
+        Ok(Self { clients: (1..=clients).map(start).collect(), count: count.clone(), stop })
+    }
+
+    /// How many rows were acknowledged so far.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more rows were acknowledged.
+    pub async fn wait_for_more(&self, rows: u64, within: Duration) -> Result<()> {
+        let goal = self.count() + rows;
+        let what = format!("{rows} more acknowledged rows");
+        wait::until(&what, within, async || Ok((self.count() >= goal).then_some(()))).await
+    }
+
+    /// Ends the clients; what waits for its acknowledgement stays unknown.
+    pub async fn stop(self) -> Result<Rows> {
+        self.stop.send_replace(true);
+        let mut all = Rows::new();
+        for client in self.clients {
+            all.extend(client.await.context("a writing client panicked")?);
+        }
+        Ok(all)
+    }
+}
+
+struct Writer {
+    uri: String,
+    client: i32,
+    payload_bytes: usize,
+    count: Arc<AtomicU64>,
+}
+
+impl Writer {
+    async fn write_until(self, mut stopped: watch::Receiver<bool>, first: i64) -> Rows {
+        let (mut acknowledged, mut sequence) = (Rows::new(), first);
+        // Given up in the middle of a commit, its row is one that nobody was told about.
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+            () = self.write(&mut acknowledged, &mut sequence) => {}
+        }
+        acknowledged
+    }
+
+    async fn write(&self, acknowledged: &mut Rows, sequence: &mut i64) {
+        loop {
+            if let Ok((client, warned)) = connect(&self.uri).await {
+                while self.insert(&client, &warned, sequence).await {
+                    acknowledged.insert((self.client, *sequence));
+                    self.count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            tokio::time::sleep(RECONNECT_INTERVAL).await;
+        }
+    }
+
+    /// True when the row was acknowledged without a warning.
+    async fn insert(&self, client: &Client, warned: &AtomicBool, sequence: &mut i64) -> bool {
+        *sequence += 1;
+        let insert = format!(
+            "INSERT INTO acknowledged VALUES ({}, {sequence}, repeat('x', {}))",
+            self.client, self.payload_bytes
+        );
+        client.batch_execute(&insert).await.is_ok() && !warned.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection that notes whether the server ever warned: a COMMIT whose wait was cancelled succeeds with a warning.
+async fn connect(uri: &str) -> Result<(Client, Arc<AtomicBool>)> {
+    let (client, mut connection) = tokio_postgres::connect(uri, NoTls).await?;
+    let warned = Arc::new(AtomicBool::new(false));
+    let noted = warned.clone();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+            if matches!(message, AsyncMessage::Notice(_)) {
+                noted.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+    Ok((client, warned))
+}
