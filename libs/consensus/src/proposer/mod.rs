@@ -13,151 +13,27 @@
 //! connection takes it. A safekeeper that misses WAL older than the buffer is fed from another one
 //! ([`Proposer::poll_fetch`], [`Proposer::fetched`]).
 
+mod election;
 mod peer;
+mod types;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use thiserror::Error;
-use wal_types::{Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+use wal_types::{Lsn, NodeId, Term};
 
+use self::peer::Peer;
 pub use self::peer::PeerState;
-use self::peer::{Peer, Position};
+pub use self::types::{Action, Election, Fetch, LostTerm, PeerStatus, Phase, ProposerOptions};
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
 use crate::message::{
-    AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ChecksumRequest, ChecksumResponse,
-    PreVoteRequest, PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage, VoteRequest,
-    VoteResponse,
+    AcceptorMessage, AppendRequest, AppendResponse, ChecksumRequest, ProposerElected, ProposerGreeting,
+    ProposerMessage, VoteResponse,
 };
 use crate::term_history::{self, TermHistory, TliSwitch};
 use crate::wal_buffer::WalBuffer;
 use crate::{APPEND_WAL_BYTES_MAX, quorum};
-
-/// What a campaign is for.
-#[derive(Clone, Debug)]
-pub struct ProposerOptions {
-    /// The log.
-    pub id: TenantTimelineId,
-    /// This campaign: random, never used twice.
-    pub proposer_id: ProposerId,
-    /// Bytes per segment.
-    pub segment_size: SegmentSize,
-    /// The primary's cluster; zero when there is no primary.
-    pub system_id: SystemId,
-    /// The primary's version; zero when there is no primary.
-    pub pg_version: u32,
-    /// The primary's timeline; `None` without a primary: the log's newest one is kept.
-    pub tli: Option<Tli>,
-    /// Safekeepers to talk to. They vote where no configuration says otherwise.
-    pub safekeepers: Vec<NodeId>,
-    /// WAL kept in memory for safekeepers that lag, in bytes.
-    pub send_buffer_bytes_max: u64,
-}
-
-/// What the driver must do or know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// A quorum told its position. Check the primary, then call [`Proposer::campaign`].
-    Surveyed {
-        /// End of the newest log among those asked.
-        flush_lsn: Lsn,
-        /// First byte of the log.
-        start_lsn: Lsn,
-        /// PostgreSQL timeline at that end.
-        tli: Option<Tli>,
-    },
-    /// A quorum granted the term. Check the primary against the log's end, then call [`Proposer::approve`].
-    Elected(Election),
-    /// Everything below is durable on a quorum under this term.
-    Committed(Lsn),
-    /// The answer to [`Proposer::ask_checksum`].
-    Checksum {
-        /// Who answered.
-        from: NodeId,
-        /// What it answered.
-        response: ChecksumResponse,
-    },
-    /// The safekeeper sent an answer that does not fit what it was asked: close the connection and begin anew.
-    Reset(NodeId),
-}
-
-/// The result of the votes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Election {
-    /// The term that was won.
-    pub term: Term,
-    /// End of the newest log among the voters: this term's WAL starts here.
-    pub start: Lsn,
-    /// First byte of the log.
-    pub lineage_start: Lsn,
-    /// Who holds everything below `start`.
-    pub donor: NodeId,
-    /// PostgreSQL timeline of the donor's log at `start`; none when the log is empty.
-    pub tli: Option<Tli>,
-}
-
-/// Another proposer holds, or may hold, a higher term: this campaign is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum LostTerm {
-    /// A safekeeper promised a higher term.
-    #[error("safekeeper {by} has promised term {term}, above ours ({own})")]
-    Deposed {
-        /// Who said so.
-        by: NodeId,
-        /// What it promised.
-        term: Term,
-        /// Our term.
-        own: Term,
-    },
-    /// Too many refused: another campaign of the same term was faster.
-    #[error("another proposer took the votes of term {0}")]
-    Outvoted(Term),
-    /// There is no higher number.
-    #[error("terms are exhausted")]
-    Exhausted,
-}
-
-/// Where the campaign stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Asking for positions.
-    Surveying,
-    /// A quorum answered; the driver checks the primary.
-    Surveyed,
-    /// Asking for votes.
-    Campaigning,
-    /// A quorum granted; the driver checks the primary.
-    Elected,
-    /// Streaming.
-    Leading,
-}
-
-/// A part of the log that a lagging safekeeper needs and the buffer no longer has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fetch {
-    /// Who holds it.
-    pub donor: NodeId,
-    /// Next byte that the lagging safekeeper needs.
-    pub from: Lsn,
-    /// Read at most up to here.
-    pub until: Lsn,
-}
-
-/// One safekeeper, for status pages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerStatus {
-    /// Which.
-    pub id: NodeId,
-    /// How far the conversation is.
-    pub state: PeerState,
-    /// Flush position: acknowledged in this term, else as told by its vote or pre-vote.
-    pub flush_lsn: Lsn,
-    /// Persisted commit position as told in this term.
-    pub commit_lsn: Lsn,
-    /// True while it needs WAL that is no longer buffered.
-    pub catching_up: bool,
-}
 
 /// One campaign.
 #[derive(Clone, Debug)]
@@ -420,107 +296,6 @@ impl Proposer {
         })
     }
 
-    fn greeted(&mut self, from: NodeId, greeting: AcceptorGreeting) -> Result<Vec<Action>, LostTerm> {
-        let survey = match self.phase {
-            Phase::Surveying | Phase::Surveyed => true,
-            Phase::Campaigning | Phase::Elected | Phase::Leading => false,
-        };
-        self.check_term(from, greeting.term)?;
-        if greeting.configuration.generation >= self.configuration.generation {
-            self.configuration = greeting.configuration;
-        }
-        let generation = self.configuration.generation;
-        let Some(peer) = self.expect(from, &PeerState::Greeting) else { return Ok(self.reset(from)) };
-        peer.state = PeerState::Greeted;
-        peer.term = greeting.term;
-        if survey {
-            peer.outbox.push_back(ProposerMessage::PreVote(PreVoteRequest { generation }));
-        } else {
-            self.request_vote(from);
-        }
-        Ok(Vec::new())
-    }
-
-    fn surveyed(&mut self, from: NodeId, response: PreVoteResponse) -> Result<Vec<Action>, LostTerm> {
-        let Some(peer) = self.peers.get_mut(&from) else { return Ok(Vec::new()) };
-        peer.term = peer.term.max(response.term);
-        peer.surveyed = Some(Position { flush_lsn: response.flush_lsn, history: response.history });
-        if self.phase != Phase::Surveying
-            || !self.quorum(|node| self.peers.get(&node).is_some_and(|p| p.surveyed.is_some()))
-        {
-            return Ok(Vec::new());
-        }
-        self.phase = Phase::Surveyed;
-        let newest = self
-            .peers
-            .values()
-            .filter_map(|peer| peer.surveyed.as_ref())
-            .max_by_key(|position| position.age());
-        let flush_lsn = newest.map_or(Lsn::INVALID, |position| position.flush_lsn);
-        let tli = newest.and_then(|position| position.history.tli_at(flush_lsn));
-        Ok(vec![Action::Surveyed { flush_lsn, start_lsn: response.start_lsn, tli }])
-    }
-
-    fn voted(&mut self, from: NodeId, response: VoteResponse) -> Result<Vec<Action>, LostTerm> {
-        self.check_term(from, response.term)?;
-        let term = self.term;
-        let Some(peer) = self.expect(from, &PeerState::Voting).filter(|_| response.term == term) else {
-            return Ok(self.reset(from));
-        };
-        peer.state = PeerState::Voted;
-        peer.term = response.term;
-        peer.vote = Some(response);
-        match self.phase {
-            Phase::Campaigning => self.count_votes(),
-            // Nobody was asked for a vote before the campaign.
-            Phase::Surveying | Phase::Surveyed | Phase::Elected => Ok(Vec::new()),
-            Phase::Leading => {
-                self.lead(from);
-                Ok(Vec::new())
-            }
-        }
-    }
-
-    fn count_votes(&mut self) -> Result<Vec<Action>, LostTerm> {
-        let granted = |node: NodeId| self.vote_of(node).is_some_and(|vote| vote.vote_given);
-        let refused = |node: NodeId| self.vote_of(node).is_some_and(|vote| !vote.vote_given);
-        let sets = self.sets();
-        if !quorum::reached(&sets, granted) {
-            let still_possible = quorum::reached(&sets, |node| !refused(node));
-            return if still_possible { Ok(Vec::new()) } else { Err(LostTerm::Outvoted(self.term)) };
-        }
-        // Votes of nodes outside of the voting sets are worth nothing, but their logs are.
-        let granting = self
-            .peers
-            .iter()
-            .filter_map(|(&id, peer)| Some((id, peer.vote.as_ref()?)))
-            .filter(|(_, vote)| vote.vote_given);
-        let age = |vote: &VoteResponse| (vote.history.last_log_term(vote.flush_lsn), vote.flush_lsn);
-        let Some((donor, newest)) = granting.clone().max_by_key(|(_, vote)| age(vote)) else {
-            return Ok(Vec::new());
-        };
-        let agreed = granting.map(|(_, vote)| vote.truncate_lsn).max().unwrap_or_default();
-
-        let start = newest.flush_lsn;
-        let log_tli = newest.history.tli_at(start);
-        let tli = self.options.tli.or(newest.history.last().map(|last| last.tli)).unwrap_or_default();
-        self.tli_switches = newest.tli_switches.clone();
-        if let Some(parent) = log_tli.filter(|&parent| parent != tli) {
-            self.tli_switches.push(TliSwitch { parent, tli, at: start });
-        }
-        self.history = newest.history.elected(self.term, start, tli, agreed);
-        let election = Election {
-            term: self.term,
-            start,
-            lineage_start: newest.timeline_start_lsn,
-            donor,
-            tli: log_tli,
-        };
-        self.election = Some(election.clone());
-        self.phase = Phase::Elected;
-        Ok(vec![Action::Elected(election)])
-    }
-
     /// Tells a voter where the logs part, and streams to it from there.
     fn lead(&mut self, node: NodeId) {
         let generation = self.configuration.generation;
@@ -598,15 +373,6 @@ impl Proposer {
         let anyone = acked().max().unwrap_or_default();
         let oldest_wanted = Lsn(self.wal.end().0.saturating_sub(self.options.send_buffer_bytes_max));
         self.wal.drop_below(everyone.max(oldest_wanted.min(anyone)));
-    }
-
-    fn request_vote(&mut self, node: NodeId) {
-        let (generation, term, proposer_id) =
-            (self.configuration.generation, self.term, self.options.proposer_id);
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.state = PeerState::Voting;
-            peer.outbox.push_back(ProposerMessage::Vote(VoteRequest { generation, term, proposer_id }));
-        }
     }
 
     fn check_term(&self, by: NodeId, term: Term) -> Result<(), LostTerm> {

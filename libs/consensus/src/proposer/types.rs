@@ -1,0 +1,132 @@
+//! What a [`Proposer`](super::Proposer) is told, and what it tells.
+
+use thiserror::Error;
+use wal_types::{Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+
+use super::peer::PeerState;
+use crate::message::ChecksumResponse;
+
+/// What a campaign is for.
+#[derive(Clone, Debug)]
+pub struct ProposerOptions {
+    /// The log.
+    pub id: TenantTimelineId,
+    /// This campaign: random, never used twice.
+    pub proposer_id: ProposerId,
+    /// Bytes per segment.
+    pub segment_size: SegmentSize,
+    /// The primary's cluster; zero when there is no primary.
+    pub system_id: SystemId,
+    /// The primary's version; zero when there is no primary.
+    pub pg_version: u32,
+    /// The primary's timeline; `None` without a primary: the log's newest one is kept.
+    pub tli: Option<Tli>,
+    /// Safekeepers to talk to. They vote where no configuration says otherwise.
+    pub safekeepers: Vec<NodeId>,
+    /// WAL kept in memory for safekeepers that lag, in bytes.
+    pub send_buffer_bytes_max: u64,
+}
+
+/// What the driver must do or know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A quorum told its position. Check the primary, then call [`Proposer::campaign`].
+    Surveyed {
+        /// End of the newest log among those asked.
+        flush_lsn: Lsn,
+        /// First byte of the log.
+        start_lsn: Lsn,
+        /// PostgreSQL timeline at that end.
+        tli: Option<Tli>,
+    },
+    /// A quorum granted the term. Check the primary against the log's end, then call [`Proposer::approve`].
+    Elected(Election),
+    /// Everything below is durable on a quorum under this term.
+    Committed(Lsn),
+    /// The answer to [`Proposer::ask_checksum`].
+    Checksum {
+        /// Who answered.
+        from: NodeId,
+        /// What it answered.
+        response: ChecksumResponse,
+    },
+    /// The safekeeper sent an answer that does not fit what it was asked: close the connection and begin anew.
+    Reset(NodeId),
+}
+
+/// The result of the votes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Election {
+    /// The term that was won.
+    pub term: Term,
+    /// End of the newest log among the voters: this term's WAL starts here.
+    pub start: Lsn,
+    /// First byte of the log.
+    pub lineage_start: Lsn,
+    /// Who holds everything below `start`.
+    pub donor: NodeId,
+    /// PostgreSQL timeline of the donor's log at `start`; none when the log is empty.
+    pub tli: Option<Tli>,
+}
+
+/// Another proposer holds, or may hold, a higher term: this campaign is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum LostTerm {
+    /// A safekeeper promised a higher term.
+    #[error("safekeeper {by} has promised term {term}, above ours ({own})")]
+    Deposed {
+        /// Who said so.
+        by: NodeId,
+        /// What it promised.
+        term: Term,
+        /// Our term.
+        own: Term,
+    },
+    /// Too many refused: another campaign of the same term was faster.
+    #[error("another proposer took the votes of term {0}")]
+    Outvoted(Term),
+    /// There is no higher number.
+    #[error("terms are exhausted")]
+    Exhausted,
+}
+
+/// Where the campaign stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Asking for positions.
+    Surveying,
+    /// A quorum answered; the driver checks the primary.
+    Surveyed,
+    /// Asking for votes.
+    Campaigning,
+    /// A quorum granted; the driver checks the primary.
+    Elected,
+    /// Streaming.
+    Leading,
+}
+
+/// A part of the log that a lagging safekeeper needs and the buffer no longer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Who holds it.
+    pub donor: NodeId,
+    /// Next byte that the lagging safekeeper needs.
+    pub from: Lsn,
+    /// Read at most up to here.
+    pub until: Lsn,
+}
+
+/// One safekeeper, for status pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Which.
+    pub id: NodeId,
+    /// How far the conversation is.
+    pub state: PeerState,
+    /// Flush position: acknowledged in this term, else as told by its vote or pre-vote.
+    pub flush_lsn: Lsn,
+    /// Persisted commit position as told in this term.
+    pub commit_lsn: Lsn,
+    /// True while it needs WAL that is no longer buffered.
+    pub catching_up: bool,
+}
