@@ -1,4 +1,6 @@
 //! The rules of acceptor and proposer, as stories over values.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has reported its finding")]
+
 mod acceptor;
 mod proposer;
