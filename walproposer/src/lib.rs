@@ -1,1 +1,29 @@
-//! walproposer
+//! The walproposer: makes the commits of an **unpatched** PostgreSQL wait for a quorum of safekeepers.
+//!
+//! ```text
+//!   primary --WAL--> primary --> cycle --> campaign --> safekeeper_link --> safekeepers
+//!      ^                           |        (consensus::Proposer)   |
+//!      +------- commit_lsn --------+                              donor  (a safekeeper that lags reads from another)
+//! ```
+//!
+//! It is the primary's synchronous standby. `cycle` is the story: one connection to the primary, one term. It keeps
+//! nothing on disk: what it must know after a restart the safekeepers and the primary tell it.
+
+mod campaign;
+mod check;
+pub mod config;
+mod conninfo;
+mod cycle;
+mod donor;
+mod driver;
+mod http;
+mod metrics;
+mod primary;
+pub mod recover;
+mod safekeeper_client;
+mod safekeeper_link;
+mod server;
+mod status;
+
+pub use conninfo::{ConnInfo, ConnInfoError};
+pub use server::serve;

@@ -1,0 +1,122 @@
+//! [`Follower`]: what a campaign holds for one safekeeper beside what the proposer knows of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use consensus::{PeerState, PeerStatus, Proposer, ProposerMessage};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use wal_types::NodeId;
+
+use crate::config::{Cluster, SafekeeperAddress};
+use crate::donor::{Donation, Range};
+use crate::status::{LinkState, SafekeeperView};
+
+/// Pause after a donor failed.
+const DONOR_RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// What the campaign holds for one safekeeper.
+#[derive(Debug)]
+pub(super) struct Follower {
+    pub(super) address: SafekeeperAddress,
+    pub(super) connecting: bool,
+    pub(super) connection: Option<Connection>,
+    pub(super) donation: Option<Donation>,
+    donor_retry_at: Option<Instant>,
+    pub(super) last_error: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) incarnation: u64,
+    /// Dropping it closes the connection.
+    pub(super) queue: mpsc::Sender<ProposerMessage>,
+    pub(super) unanswered_since: Option<Instant>,
+}
+
+/// What is needed to read from a donor.
+pub(super) struct Donors<'a> {
+    pub(super) cluster: &'a Arc<Cluster>,
+    pub(super) wake: &'a Arc<Notify>,
+}
+
+impl Follower {
+    pub(super) const fn new(address: SafekeeperAddress) -> Self {
+        Self {
+            address,
+            connecting: false,
+            connection: None,
+            donation: None,
+            donor_retry_at: None,
+            last_error: None,
+        }
+    }
+
+    pub(super) fn answered(&mut self) {
+        self.last_error = None;
+        if let Some(connection) = &mut self.connection {
+            connection.unanswered_since = None;
+        }
+    }
+
+    /// Passes a piece of a donor on, or begins to read from one. True when the proposer has more to send now.
+    pub(super) fn take_donation(
+        &mut self,
+        node: NodeId,
+        proposer: &mut Proposer,
+        donors: &Donors<'_>,
+    ) -> bool {
+        let Some(fetch) = proposer.poll_fetch(node) else {
+            self.donation = None;
+            return false;
+        };
+        let Some(donation) = &mut self.donation else {
+            if self.donor_retry_at.is_some_and(|at| Instant::now() < at) {
+                return false;
+            }
+            let donor = donors.cluster.safekeepers.iter().find(|address| address.id == fetch.donor);
+            let range = Range { from: fetch.from, until: fetch.until, term: proposer.term() };
+            tracing::info!(safekeeper = %node, donor = %fetch.donor, from = %fetch.from, until = %fetch.until, "catching up from a donor");
+            self.donation = donor.map(|donor| {
+                Donation::start(Arc::clone(donors.cluster), donor.clone(), range, Arc::clone(donors.wake))
+            });
+            return false;
+        };
+        match donation.pieces.try_recv() {
+            // Bytes that do not continue the stream belong to a position of before: read anew.
+            Ok(Ok((at, wal))) if proposer.fetched(node, at, &wal) => return true,
+            Ok(Ok(_)) => self.donation = None,
+            Ok(Err(reason)) => {
+                tracing::warn!(safekeeper = %node, reason, "no WAL from a donor");
+                self.last_error = Some(reason);
+                self.donation = None;
+                self.donor_retry_at = Some(Instant::now() + DONOR_RETRY_DELAY);
+            }
+            Err(mpsc::error::TryRecvError::Empty) => {}
+            Err(mpsc::error::TryRecvError::Disconnected) => self.donation = None,
+        }
+        false
+    }
+
+    pub(super) fn view(&self, peer: &PeerStatus) -> SafekeeperView {
+        let unseeded = "its log ends below everything that the history of this term knows: seed it anew";
+        SafekeeperView {
+            address: self.address.clone(),
+            state: match peer.state {
+                PeerState::Offline if self.connecting => LinkState::Connecting,
+                PeerState::Offline => LinkState::Offline,
+                PeerState::Greeting => LinkState::Connecting,
+                PeerState::Greeted | PeerState::Voting => LinkState::Greeted,
+                PeerState::Voted | PeerState::Unseeded => LinkState::Voted,
+                PeerState::Streaming { .. } if peer.catching_up => LinkState::CatchingUp,
+                PeerState::Streaming { .. } => LinkState::Streaming,
+            },
+            flush_lsn: peer.flush_lsn,
+            commit_lsn: peer.commit_lsn,
+            last_error: match peer.state {
+                PeerState::Unseeded => Some(unseeded.to_owned()),
+                _ => self.last_error.clone(),
+            },
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! [`Campaign`]: the [`Proposer`] with its connections. The one task that owns it calls [`Campaign::next`] in a loop.
+//!
+//! Messages of the links go in, what the proposer wants to send goes out as fast as each queue has room, donors are read
+//! for safekeepers that lag, heartbeats fall due. What needs a decision comes back as an [`Action`]; `cycle` and
+//! `recover` decide. Nothing here waits for a single safekeeper: a full queue is left alone until its link says that
+//! there is room.
+
+mod follower;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use consensus::{AcceptorMessage, Action, LostTerm, Phase, Proposer, ProposerOptions, WalBuffer};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use wal_types::{Lsn, NodeId, ProposerId};
+
+use self::follower::{Connection, Donors, Follower};
+use crate::config::Cluster;
+use crate::safekeeper_link::{self, DriverHandle, Envelope, LinkEvent};
+use crate::status::Board;
+
+/// WAL kept in memory for safekeepers that lag; who needs older WAL reads it from a donor.
+pub(crate) const SEND_BUFFER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Events of all links that may wait for the driver.
+const LINK_EVENTS_MAX: usize = 256;
+/// How often due times are looked at and the status is written.
+const TICK_INTERVAL: Duration = Duration::from_millis(100);
+/// A follower hears from us at least this often.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// When no append went out after a commit, followers are told of it after this long.
+const COMMIT_TELL_DELAY: Duration = Duration::from_millis(5);
+/// A safekeeper that leaves a message unanswered for this long is dropped.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A proposer and its safekeepers.
+#[derive(Debug)]
+pub(crate) struct Campaign {
+    proposer: Proposer,
+    proposer_id: ProposerId,
+    cluster: Arc<Cluster>,
+    board: Board,
+    followers: BTreeMap<NodeId, Follower>,
+    events: mpsc::Receiver<Envelope>,
+    wake: Arc<Notify>,
+    ready: VecDeque<Action>,
+    tick: Interval,
+    heartbeat_at: Instant,
+    tell_commit_at: Option<Instant>,
+    /// Aborted, and their connections closed, when the campaign is dropped.
+    _links: JoinSet<()>,
+}
+
+impl Campaign {
+    /// Begins to dial all safekeepers of `cluster`.
+    pub(crate) fn start(cluster: &Arc<Cluster>, options: ProposerOptions, board: &Board) -> Self {
+        let (sender, events) = mpsc::channel(LINK_EVENTS_MAX);
+        let wake = Arc::new(Notify::new());
+        let driver = DriverHandle { events: sender, wake: Arc::clone(&wake) };
+        let mut links = JoinSet::new();
+        let mut followers = BTreeMap::new();
+        for address in &cluster.safekeepers {
+            links.spawn(safekeeper_link::run(Arc::clone(cluster), address.clone(), driver.clone()));
+            followers.insert(address.id, Follower::new(address.clone()));
+        }
+        let mut tick = interval(TICK_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            proposer_id: options.proposer_id,
+            proposer: Proposer::new(options),
+            cluster: Arc::clone(cluster),
+            board: board.clone(),
+            followers,
+            events,
+            wake,
+            ready: VecDeque::new(),
+            tick,
+            heartbeat_at: Instant::now() + HEARTBEAT_INTERVAL,
+            tell_commit_at: None,
+            _links: links,
+        }
+    }
+
+    /// What to decide next; resets are carried out here and never returned. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Action, LostTerm> {
+        loop {
+            if let Some(action) = self.ready.pop_front() {
+                return Ok(action);
+            }
+            self.changed().await?;
+        }
+    }
+
+    /// Waits for one thing to happen, and acts on it. Cancel-safe.
+    pub(crate) async fn changed(&mut self) -> Result<(), LostTerm> {
+        self.send_what_is_due();
+        // Every arm may be dropped: an event stays in its channel, a notification and a due time stay due.
+        tokio::select! {
+            event = self.events.recv() => if let Some(event) = event { self.take(event)? },
+            () = self.wake.notified() => {}
+            () = due(self.tell_commit_at) => {
+                self.tell_commit_at = None;
+                self.proposer.tell_commit();
+            }
+            _ = self.tick.tick() => self.ticked(),
+        }
+        Ok(())
+    }
+
+    /// Spends a term. See [`Proposer::campaign`].
+    pub(crate) fn campaign(&mut self) -> Result<(), LostTerm> {
+        self.proposer.campaign()?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Begins to lead. See [`Proposer::approve`].
+    pub(crate) fn approve(&mut self, wal: WalBuffer) {
+        self.proposer.approve(wal);
+        self.publish();
+    }
+
+    /// See [`Proposer::append`].
+    #[must_use]
+    pub(crate) fn append(&mut self, at: Lsn, wal: Bytes) -> bool {
+        self.proposer.append(at, wal)
+    }
+
+    /// See [`Proposer::ask_checksum`].
+    pub(crate) fn ask_checksum(&mut self, node: NodeId, from: Lsn, to: Lsn) {
+        self.proposer.ask_checksum(node, from, to);
+    }
+
+    /// What can be read of the proposer.
+    pub(crate) const fn proposer(&self) -> &Proposer {
+        &self.proposer
+    }
+
+    /// Names the connection to `node`, if there is one: another value later means that it was another connection.
+    pub(crate) fn incarnation(&self, node: NodeId) -> Option<u64> {
+        Some(self.followers.get(&node)?.connection.as_ref()?.incarnation)
+    }
+
+    fn take(&mut self, envelope: Envelope) -> Result<(), LostTerm> {
+        let Envelope { node, incarnation, event } = envelope;
+        let Some(follower) = self.followers.get_mut(&node) else { return Ok(()) };
+        let is_current =
+            follower.connection.as_ref().is_some_and(|connection| connection.incarnation == incarnation);
+        match event {
+            LinkEvent::Connecting => follower.connecting = true,
+            LinkEvent::Connected(queue) => {
+                follower.connection = Some(Connection { incarnation, queue, unanswered_since: None });
+                self.proposer.connected(node);
+            }
+            LinkEvent::Message(message) if is_current => return self.receive(node, message),
+            // Of a connection that was given up.
+            LinkEvent::Message(_) => {}
+            LinkEvent::Disconnected(reason) => {
+                follower.connecting = false;
+                if is_current || follower.connection.is_none() {
+                    follower.last_error.get_or_insert(reason);
+                }
+                if is_current {
+                    self.drop_connection(node);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, node: NodeId, message: AcceptorMessage) -> Result<(), LostTerm> {
+        if let Some(follower) = self.followers.get_mut(&node) {
+            follower.answered();
+        }
+        for action in self.proposer.receive(node, message)? {
+            match action {
+                Action::Reset(node) => {
+                    self.give_up(node, "it sent an answer that does not fit what it was asked")
+                }
+                Action::Committed(_) => {
+                    self.tell_commit_at.get_or_insert(Instant::now() + COMMIT_TELL_DELAY);
+                    self.ready.push_back(action);
+                }
+                Action::Surveyed { .. } | Action::Elected(_) | Action::Checksum { .. } => {
+                    self.ready.push_back(action);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the connection; its link opens a new one.
+    fn give_up(&mut self, node: NodeId, reason: &str) {
+        tracing::warn!(safekeeper = %node, reason, "connection given up");
+        self.drop_connection(node);
+        if let Some(follower) = self.followers.get_mut(&node) {
+            follower.last_error = Some(reason.to_owned());
+        }
+    }
+
+    fn drop_connection(&mut self, node: NodeId) {
+        self.proposer.disconnected(node);
+        if let Some(follower) = self.followers.get_mut(&node) {
+            follower.connection = None;
+            follower.donation = None;
+        }
+    }
+
+    fn send_what_is_due(&mut self) {
+        for (&node, follower) in &mut self.followers {
+            while let Some(connection) = &mut follower.connection {
+                // A closed queue belongs to a connection whose end is about to be told.
+                let Ok(room) = connection.queue.try_reserve() else { break };
+                if let Some(message) = self.proposer.poll_send(node) {
+                    room.send(message);
+                    connection.unanswered_since.get_or_insert_with(Instant::now);
+                    continue;
+                }
+                drop(room);
+                let donors = Donors { cluster: &self.cluster, wake: &self.wake };
+                if !follower.take_donation(node, &mut self.proposer, &donors) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn ticked(&mut self) {
+        let now = Instant::now();
+        if now >= self.heartbeat_at {
+            self.heartbeat_at = now + HEARTBEAT_INTERVAL;
+            self.proposer.heartbeat();
+        }
+        let silent = |follower: &&Follower| {
+            let since = follower.connection.as_ref().and_then(|connection| connection.unanswered_since);
+            since.is_some_and(|since| now.duration_since(since) > ANSWER_TIMEOUT)
+        };
+        let silent: Vec<NodeId> =
+            self.followers.values().filter(silent).map(|follower| follower.address.id).collect();
+        for node in silent {
+            self.give_up(node, "no answer for 10 s");
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let views = self.proposer.status().into_iter().filter_map(|peer| {
+            let follower = self.followers.get(&peer.id)?;
+            Some(follower.view(&peer))
+        });
+        let safekeepers = views.collect();
+        let proposer = &self.proposer;
+        self.board.update(|snapshot| {
+            snapshot.safekeepers = safekeepers;
+            snapshot.proposer_id = Some(self.proposer_id);
+            snapshot.term = matches!(proposer.phase(), Phase::Campaigning | Phase::Elected | Phase::Leading)
+                .then(|| proposer.term());
+            snapshot.term_start_lsn = proposer.election().map_or(Lsn::INVALID, |election| election.start);
+            snapshot.commit_lsn = proposer.commit_lsn();
+        });
+    }
+}
+
+/// Completes at a time, or never.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

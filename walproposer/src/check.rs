@@ -1,0 +1,114 @@
+//! Whether the primary's WAL is a continuation of the log. Pure; asked twice by `cycle`: before a term is spent, and
+//! again with the end of the log that the votes told, before anybody is told to cut anything.
+//!
+//! A primary that passes has everything that may be committed, on the right timeline. That it has the same *bytes* is
+//! shown by a checksum of the last segment, which `cycle` compares afterwards.
+
+use thiserror::Error;
+use wal_types::{Lsn, Tli};
+
+use crate::primary::PrimaryPosition;
+
+/// The primary must not lead.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum NotAContinuation {
+    #[error(
+        "the primary's WAL ends at {flush}, below the end of the log at {end}: it lacks WAL that may be committed, and must be replaced by a server that has it"
+    )]
+    Behind { flush: Lsn, end: Lsn },
+    #[error(
+        "the primary is on timeline {primary}, the log already on {log}: another server was promoted since; rewind or rebuild this one"
+    )]
+    OldTimeline { primary: Tli, log: Tli },
+    #[error(
+        "the primary's timeline {tli} does not begin at the end of the log ({end} on timeline {log}): it was promoted with other WAL than the safekeepers'"
+    )]
+    ForkedElsewhere { tli: Tli, log: Tli, end: Lsn },
+}
+
+/// Where a timeline left its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fork {
+    pub(crate) parent: Tli,
+    pub(crate) at: Lsn,
+}
+
+/// True when the timeline's history has to be asked for.
+pub(crate) fn needs_fork(position: PrimaryPosition, log_tli: Option<Tli>) -> bool {
+    log_tli.is_some_and(|log| position.tli > log)
+}
+
+/// Compares the primary with a log that ends at `end` on timeline `log_tli` (`None` when it never began).
+pub(crate) fn continues(
+    position: PrimaryPosition,
+    fork: Option<Fork>,
+    end: Lsn,
+    log_tli: Option<Tli>,
+) -> Result<(), NotAContinuation> {
+    let PrimaryPosition { tli, flush_lsn } = position;
+    if let Some(log) = log_tli {
+        if tli < log {
+            return Err(NotAContinuation::OldTimeline { primary: tli, log });
+        }
+        if tli > log && fork != Some(Fork { parent: log, at: end }) {
+            return Err(NotAContinuation::ForkedElsewhere { tli, log, end });
+        }
+    }
+    if flush_lsn < end {
+        return Err(NotAContinuation::Behind { flush: flush_lsn, end });
+    }
+    Ok(())
+}
+
+/// The last line of a history file: `parent <tab> position <tab> reason` (PostgreSQL documentation, "Timelines").
+pub(crate) fn last_fork(history: &str) -> Option<Fork> {
+    let is_entry = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    let mut words = history.lines().rfind(is_entry)?.split_whitespace();
+    Some(Fork { parent: Tli(words.next()?.parse().ok()?), at: words.next()?.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use NotAContinuation::{Behind, ForkedElsewhere, OldTimeline};
+
+    #[test]
+    fn every_way_to_stand_to_the_log() {
+        let fork = |parent, at| Some(Fork { parent: Tli(parent), at: Lsn(at) });
+        let (flush, end) = (Lsn(90), Lsn(100));
+        let forked = |tli, log| Err(ForkedElsewhere { tli: Tli(tli), log: Tli(log), end });
+        // primary's timeline and flush position, its fork, the log's timeline, the verdict
+        let table = [
+            ((1, 100), None, Some(1), Ok(())),
+            ((1, 200), None, Some(1), Ok(())),
+            ((1, 100), None, None, Ok(())),
+            ((5, 100), None, None, Ok(())),
+            ((1, 90), None, Some(1), Err(Behind { flush, end })),
+            ((1, 90), None, None, Err(Behind { flush, end })),
+            ((1, 200), None, Some(2), Err(OldTimeline { primary: Tli(1), log: Tli(2) })),
+            ((2, 200), fork(1, 100), Some(1), Ok(())),
+            ((2, 200), fork(1, 99), Some(1), forked(2, 1)),
+            ((2, 200), fork(1, 101), Some(1), forked(2, 1)),
+            ((2, 200), None, Some(1), forked(2, 1)),
+            // Two promotions since: the log lacks the WAL between them.
+            ((3, 200), fork(2, 150), Some(1), forked(3, 1)),
+        ];
+        for ((tli, flush_lsn), fork, log_tli, expected) in table {
+            let position = PrimaryPosition { tli: Tli(tli), flush_lsn: Lsn(flush_lsn) };
+            assert_eq!(
+                continues(position, fork, end, log_tli.map(Tli)),
+                expected,
+                "{tli} {flush_lsn} {fork:?} {log_tli:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_newest_fork_stands_last() {
+        let history = "1\t0/5111C48\tno recovery target specified\n\n2\t0/7000000\tbefore 2024\n";
+        assert_eq!(last_fork(history), Some(Fork { parent: Tli(2), at: Lsn(0x700_0000) }));
+        for nonsense in ["", "# a comment\n", "x\t0/1\n", "1\tnowhere\n", "1\n"] {
+            assert_eq!(last_fork(nonsense), None, "{nonsense:?}");
+        }
+    }
+}

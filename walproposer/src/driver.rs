@@ -1,0 +1,68 @@
+//! Runs one turn ([`crate::cycle`]) after the other, and says why each ended. Called by `server`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use utils::Backoff;
+use wal_types::Lsn;
+
+use crate::config::RunConfig;
+use crate::cycle::{self, End};
+use crate::primary::PrimaryError;
+use crate::status::{Board, LinkState, State};
+
+/// A stopped primary is normal: it is looked for this often.
+const PRIMARY_RETRY: Duration = Duration::from_millis(100);
+/// Between two attempts to lead, at least and at most. Random in between, so that two proposers do not keep in step.
+const CAMPAIGN_RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
+const CAMPAIGN_RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// Serves the primary for ever. Dropping the future closes every connection.
+pub(crate) async fn run(config: &RunConfig, board: &Board) -> Infallible {
+    let cluster = Arc::new(config.cluster.clone());
+    let mut backoff = Backoff::new(CAMPAIGN_RETRY_DELAY_MIN, CAMPAIGN_RETRY_DELAY_MAX);
+    let mut told = String::new();
+    loop {
+        let started = Instant::now();
+        let end = match cycle::run(config, &cluster, board).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        let reason = end.to_string();
+        // A primary that is down for an hour is one line of log, not thirty thousand.
+        if reason != told {
+            tracing::warn!(reason, "not leading");
+        }
+        record(board, &end, &reason);
+        told = reason;
+        if started.elapsed() > CAMPAIGN_RETRY_DELAY_MAX {
+            backoff.reset();
+        }
+        match end {
+            End::Primary(PrimaryError::Down(_)) => tokio::time::sleep(PRIMARY_RETRY).await,
+            _ => backoff.wait().await,
+        }
+    }
+}
+
+fn record(board: &Board, end: &End, reason: &str) {
+    board.enter(State::WaitingForPrimary);
+    board.update(|snapshot| {
+        match end {
+            End::Primary(PrimaryError::Down(error)) => snapshot.primary_error = Some(error.clone()),
+            _ => {
+                snapshot.primary_error = None;
+                snapshot.refusal = Some(reason.to_owned());
+            }
+        }
+        snapshot.term = None;
+        snapshot.proposer_id = None;
+        snapshot.term_start_lsn = Lsn::INVALID;
+        snapshot.commit_lsn = Lsn::INVALID;
+        snapshot.reported_lsn = Lsn::INVALID;
+        for safekeeper in &mut snapshot.safekeepers {
+            safekeeper.state = LinkState::Offline;
+        }
+    });
+}

@@ -1,0 +1,89 @@
+//! The life of the process: arguments, log, listener, address file, serve, end.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use telemetry::Telemetry;
+use tokio::net::TcpListener;
+use utils::Shutdown;
+use walproposer::config::{Command, Flags, LogFlags, RunConfig, RunFlags};
+use walproposer::config::{RecoverConfig, RecoverFlags};
+
+fn main() -> ExitCode {
+    let outcome = match Flags::parse().command {
+        Command::Run(flags) => run(flags),
+        Command::Recover(flags) => recover(flags),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(
+                clippy::print_stderr,
+                reason = "the sentence is for whoever started the program, not for the log"
+            )]
+            {
+                eprintln!("walproposer: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: RunFlags) -> anyhow::Result<()> {
+    let telemetry = start_telemetry(&flags.log)?;
+    let config = flags.validate()?;
+    let served = runtime()?.block_on(serve(config, &telemetry));
+    telemetry.flush();
+    served
+}
+
+async fn serve(config: RunConfig, telemetry: &Telemetry) -> anyhow::Result<()> {
+    let shutdown = Shutdown::on_process_signals().context("cannot handle signals")?;
+    let address = config.listen_http;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: choose another --listen-http"))?;
+    let http = listener.local_addr()?.to_string();
+    tracing::info!(http, primary = %config.primary, "started");
+    if let Some(path) = &config.address_file {
+        let content = serde_json::json!({ "pid": std::process::id(), "http": http }).to_string();
+        utils::address_file::write(path, content.as_bytes())
+            .with_context(|| format!("cannot write --address-file {}", path.display()))?;
+    }
+    walproposer::serve(config, listener, shutdown, telemetry.log_level().clone()).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn recover(flags: RecoverFlags) -> anyhow::Result<()> {
+    let telemetry = start_telemetry(&flags.log)?;
+    let config = flags.validate()?;
+    let recovered = runtime()?.block_on(walproposer::recover::run(&config));
+    telemetry.flush();
+    print(&config, &recovered?)
+}
+
+fn print(config: &RecoverConfig, recovered: &walproposer::recover::Recovered) -> anyhow::Result<()> {
+    let line = if config.json { serde_json::to_string(recovered)? } else { recovered.end_lsn.clone() };
+    #[expect(clippy::print_stdout, reason = "the result of the command")]
+    {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+fn start_telemetry(flags: &LogFlags) -> anyhow::Result<Telemetry> {
+    let options = telemetry::Options {
+        service: "walproposer",
+        version: env!("CARGO_PKG_VERSION"),
+        level: flags.log_level.clone(),
+        format: flags.log_format,
+        ..telemetry::Options::default()
+    };
+    Ok(telemetry::init(&options)?)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}

@@ -1,0 +1,247 @@
+//! [`Primary`]: a replication connection to the primary that waits for commands, and [`WalStream`]: the same connection
+//! while it streams (PostgreSQL documentation, "Streaming Replication Protocol").
+//!
+//! Asks and refuses, but decides nothing about the log: that is `check`'s. Called by `cycle`.
+
+mod stream;
+
+use std::time::Duration;
+
+use postgres_backend::client::{Client, ClientError, ConnectOptions, SimpleRow};
+use thiserror::Error;
+use tokio::time::timeout;
+use wal_types::{Lsn, SegmentSize, SystemId, Tli};
+
+pub(crate) use self::stream::WalStream;
+use crate::config::RunConfig;
+
+/// For TCP, startup and authentication together.
+const PRIMARY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the answer to a command.
+const PRIMARY_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What went wrong with the primary.
+#[derive(Debug, Error)]
+pub(crate) enum PrimaryError {
+    /// It is not there, or went away, or is about to: normal, and tried again soon.
+    #[error("{0}")]
+    Down(String),
+    /// It is there, and does not do what it is asked.
+    #[error("the primary refuses: {0}")]
+    Refused(String),
+    /// It is not a primary whose commits may depend on us.
+    #[error("{0}")]
+    Unfit(String),
+}
+
+impl From<ClientError> for PrimaryError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            // Class 57: shutting down, starting up, crashed.
+            ClientError::Server(response) if response.sqlstate.to_string().starts_with("57P") => {
+                Self::Down(response.message)
+            }
+            ClientError::Server(response) => Self::Refused(response.to_string()),
+            ClientError::UnsupportedAuthentication(_) | ClientError::NoPassword => {
+                Self::Refused(error.to_string())
+            }
+            other => Self::Down(other.to_string()),
+        }
+    }
+}
+
+/// What does not change while the connection lasts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    pub(crate) system_id: SystemId,
+    pub(crate) segment_size: SegmentSize,
+    /// `PG_VERSION_NUM`.
+    pub(crate) version: u32,
+}
+
+/// IDENTIFY_SYSTEM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PrimaryPosition {
+    pub(crate) tli: Tli,
+    pub(crate) flush_lsn: Lsn,
+}
+
+/// A connection that waits for commands.
+#[derive(Debug)]
+pub(crate) struct Primary {
+    client: Client,
+    pub(crate) facts: Facts,
+}
+
+impl Primary {
+    /// Connects, and checks that commits of this server can depend on a quorum.
+    pub(crate) async fn connect(config: &RunConfig) -> Result<(Self, PrimaryPosition), PrimaryError> {
+        let primary = &config.primary;
+        let params = [("replication", "true"), ("application_name", &config.application_name)];
+        let options = ConnectOptions {
+            host: primary.host.clone(),
+            port: primary.port,
+            user: primary.user.clone(),
+            params: params.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            password: primary.password.clone(),
+            tls: None,
+        };
+        let mut client = Client::connect(&options, PRIMARY_CONNECT_TIMEOUT).await?;
+        check_settings(&mut client).await?;
+        check_slot(&mut client, &config.slot).await?;
+        warn_if_nobody_waits(&mut client, &config.application_name).await?;
+        let (system_id, position) = identify(&mut client).await?;
+        let facts = Facts {
+            system_id,
+            segment_size: segment_size(&show(&mut client, "wal_segment_size").await?)
+                .ok_or_else(|| unexpected("wal_segment_size"))?,
+            version: show(&mut client, "server_version_num")
+                .await?
+                .parse()
+                .map_err(|_| unexpected("server_version_num"))?,
+        };
+        Ok((Self { client, facts }, position))
+    }
+
+    /// Where the primary is now. Fails when it is gone.
+    pub(crate) async fn position(&mut self) -> Result<PrimaryPosition, PrimaryError> {
+        Ok(identify(&mut self.client).await?.1)
+    }
+
+    /// The content of the history file of a timeline.
+    pub(crate) async fn timeline_history(&mut self, tli: Tli) -> Result<String, PrimaryError> {
+        let row = one_row(&mut self.client, &format!("TIMELINE_HISTORY {tli}")).await?;
+        row.get("content").map(str::to_owned).ok_or_else(|| unexpected("TIMELINE_HISTORY"))
+    }
+
+    /// Begins to stream. Until told otherwise the primary hears 0/0: nothing is stored.
+    pub(crate) async fn stream(self, slot: &str, from: Lsn, tli: Tli) -> Result<WalStream, PrimaryError> {
+        let command = format!("START_REPLICATION SLOT \"{slot}\" PHYSICAL {from} TIMELINE {tli}");
+        let entering = timeout(PRIMARY_ANSWER_TIMEOUT, self.client.copy_both(&command));
+        let copy = entering.await.map_err(|_| no_answer("START_REPLICATION"))??;
+        Ok(WalStream::start(copy))
+    }
+}
+
+/// What a quorum promises is worth nothing when the primary itself forgets (PostgreSQL documentation, "Settings" of
+/// the write-ahead log), and a standby commits nothing of its own.
+async fn check_settings(client: &mut Client) -> Result<(), PrimaryError> {
+    let unfit: [(&str, &[&str], &str); 4] = [
+        ("in_hot_standby", &["off"], "this server is a standby: give the address of the primary"),
+        ("wal_level", &["replica", "logical"], "wal_level must be replica or logical on the primary"),
+        (
+            "fsync",
+            &["on"],
+            "fsync is off on the primary: after a crash its WAL could differ from what was acknowledged",
+        ),
+        (
+            "full_page_writes",
+            &["on"],
+            "full_page_writes is off on the primary: a torn page could not be repaired from WAL",
+        ),
+    ];
+    for (name, allowed, sentence) in unfit {
+        let value = show(client, name).await?;
+        if !allowed.contains(&value.as_str()) {
+            return Err(PrimaryError::Unfit(sentence.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Without a slot the primary may recycle WAL that the quorum lacks, and a second walproposer could follow it.
+async fn check_slot(client: &mut Client, slot: &str) -> Result<(), PrimaryError> {
+    let create = format!("SELECT pg_create_physical_replication_slot('{slot}', true);");
+    let row = one_row(client, &format!("READ_REPLICATION_SLOT \"{slot}\"")).await?;
+    if row.get("slot_type").is_none() {
+        return Err(PrimaryError::Unfit(format!(
+            "replication slot \"{slot}\" does not exist: create it on the primary with {create}"
+        )));
+    }
+    if row.get("restart_lsn").is_none() {
+        return Err(PrimaryError::Unfit(format!(
+            "replication slot \"{slot}\" keeps no WAL (never reserved, or invalidated): drop it and create it with {create}"
+        )));
+    }
+    Ok(())
+}
+
+async fn warn_if_nobody_waits(client: &mut Client, application_name: &str) -> Result<(), PrimaryError> {
+    let names = show(client, "synchronous_standby_names").await?;
+    if !names.to_ascii_lowercase().contains(&application_name.to_ascii_lowercase()) {
+        tracing::warn!(
+            synchronous_standby_names = names,
+            application_name,
+            "commits do not wait for the safekeepers: the name is not in synchronous_standby_names"
+        );
+    }
+    Ok(())
+}
+
+async fn identify(client: &mut Client) -> Result<(SystemId, PrimaryPosition), PrimaryError> {
+    let row = one_row(client, "IDENTIFY_SYSTEM").await?;
+    let parsed = (|| {
+        let position = PrimaryPosition {
+            tli: Tli(row.get("timeline")?.parse().ok()?),
+            flush_lsn: row.get("xlogpos")?.parse().ok()?,
+        };
+        Some((SystemId(row.get("systemid")?.parse().ok()?), position))
+    })();
+    parsed.ok_or_else(|| unexpected("IDENTIFY_SYSTEM"))
+}
+
+async fn show(client: &mut Client, name: &'static str) -> Result<String, PrimaryError> {
+    let row = one_row(client, &format!("SHOW {name}")).await?;
+    row.at(0).map(str::to_owned).ok_or_else(|| unexpected(name))
+}
+
+async fn one_row(client: &mut Client, command: &str) -> Result<SimpleRow, PrimaryError> {
+    let answered = timeout(PRIMARY_ANSWER_TIMEOUT, client.simple_query(command)).await;
+    let rows = answered.map_err(|_| no_answer(command))??;
+    rows.into_iter().next().ok_or_else(|| unexpected(command))
+}
+
+fn no_answer(command: &str) -> PrimaryError {
+    PrimaryError::Down(format!("no answer to {command}"))
+}
+
+fn unexpected(command: &str) -> PrimaryError {
+    PrimaryError::Refused(format!("the answer to {command} is not understood"))
+}
+
+/// `16MB`, as SHOW prints a size (PostgreSQL documentation, "Parameter Names and Values").
+pub(crate) fn segment_size(text: &str) -> Option<SegmentSize> {
+    let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
+    let unit: u32 = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        _ => return None,
+    };
+    SegmentSize::new(digits.parse::<u32>().ok()?.checked_mul(unit)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_show_prints_them() {
+        for (text, expected) in [
+            ("16MB", Some(16 << 20)),
+            ("1GB", Some(1 << 30)),
+            ("64kB", Some(64 << 10)),
+            ("16777216", Some(16 << 20)),
+            ("1048576B", Some(1 << 20)),
+            ("3MB", None),
+            ("8GB", None),
+            ("MB", None),
+            ("", None),
+            ("16 MB", None),
+            ("16TB", None),
+        ] {
+            assert_eq!(segment_size(text).map(SegmentSize::bytes), expected, "{text}");
+        }
+    }
+}

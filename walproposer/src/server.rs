@@ -1,0 +1,25 @@
+//! `walproposer run`: the driver, and the HTTP port beside it. The listener and the end are arguments, so that tests bind
+//! port 0 and need no signals.
+
+use telemetry::LogLevel;
+use tokio::net::TcpListener;
+use utils::Shutdown;
+
+use crate::config::RunConfig;
+use crate::status::Board;
+use crate::{driver, http};
+
+/// Serves until `shutdown` begins. There is nothing to drain: the primary keeps what was not acknowledged, and without a
+/// walproposer it can finish its own stop.
+pub async fn serve(config: RunConfig, listener: TcpListener, shutdown: Shutdown, log_level: LogLevel) {
+    let board = Board::new(&config.cluster);
+    let http = telemetry::serve(listener, http::router(&board, log_level), shutdown.draining());
+    let driving = async {
+        // Dropped in the middle of whatever it does: every connection is closed with it.
+        tokio::select! {
+            never = driver::run(&config, &board) => match never {},
+            () = shutdown.draining() => {}
+        }
+    };
+    tokio::join!(http, driving);
+}
