@@ -205,7 +205,10 @@ impl<'a> Elected<'a> {
         }
         campaign.approve(wal);
         board.enter(State::Streaming);
-        board.update(|snapshot| snapshot.refusal = None);
+        board.update(|snapshot| {
+            snapshot.refusal = None;
+            snapshot.commit_moved = Instant::now();
+        });
         Ok(Streaming { board, campaign, stream })
     }
 }
@@ -222,22 +225,31 @@ impl Streaming<'_> {
         let mut check = interval(PRIMARY_PROBE_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            while let Some(action) = self.campaign.take_action() {
+                self.act(&action);
+            }
+            self.campaign.send_what_is_due();
             // With a full buffer the primary is read no further, but it goes on hearing from us, and its end is seen.
             let wants_wal = self.campaign.proposer().wants_wal();
             // All may be dropped: what was not returned stays queued.
             tokio::select! {
-                action = self.campaign.next() => if let Action::Committed(lsn) = action? {
-                    self.stream.report(lsn);
-                    self.board.update(|snapshot| {
-                        snapshot.commit_lsn = lsn;
-                        snapshot.reported_lsn = lsn;
-                    });
-                },
+                changed = self.campaign.changed() => changed?,
                 item = self.stream.next_or_end(wants_wal) => self.take(item?)?,
                 _ = check.tick() => if self.campaign.proposer().is_stuck() {
                     return Err(End::Stuck);
                 },
             }
+        }
+    }
+
+    fn act(&self, action: &Action) {
+        if let &Action::Committed(lsn) = action {
+            self.stream.report(lsn);
+            self.board.update(|snapshot| {
+                snapshot.commit_lsn = lsn;
+                snapshot.commit_moved = Instant::now();
+                snapshot.reported_lsn = lsn;
+            });
         }
     }
 

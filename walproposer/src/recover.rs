@@ -7,15 +7,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::bail;
 use consensus::{Action, LostTerm, ProposerOptions, WalBuffer};
 use serde::Serialize;
+use thiserror::Error;
 use tokio::time::timeout;
 use utils::Backoff;
 use wal_types::{ProposerId, SegmentSize, SystemId};
 
 use crate::campaign::{Campaign, SEND_BUFFER_BYTES_MAX};
-use crate::config::{Cluster, RecoverConfig};
+use crate::config::{Cluster, RecoverConfig, SafekeeperAddress};
 use crate::status::{Board, LinkState, Snapshot};
 use crate::{primary, safekeeper_client};
 
@@ -41,6 +42,7 @@ pub async fn run(config: &RecoverConfig) -> anyhow::Result<Recovered> {
     let board = Board::new(&cluster);
     match timeout(config.timeout, attempts(&cluster, &board)).await {
         Ok(recovered) => Ok(recovered),
+        // Elapsed: the safekeepers' own words are better than the clock's.
         Err(_) => bail!(
             "not settled within {}: {}",
             humantime::format_duration(config.timeout),
@@ -51,26 +53,35 @@ pub async fn run(config: &RecoverConfig) -> anyhow::Result<Recovered> {
 
 async fn attempts(cluster: &Arc<Cluster>, board: &Board) -> Recovered {
     let mut backoff = Backoff::new(RECOVER_RETRY_DELAY_MIN, RECOVER_RETRY_DELAY_MAX);
+    let mut told = String::new();
     loop {
-        let error = match segment_size(cluster, board).await {
-            Ok(segment_size) => match attempt(cluster, board, segment_size).await {
-                Ok(recovered) => return recovered,
-                Err(error) => error.to_string(),
-            },
-            Err(error) => format!("{error:#}"),
+        let error = match attempt(cluster, board).await {
+            Ok(recovered) => return recovered,
+            Err(error) => error.to_string(),
         };
-        tracing::warn!(error, "trying again");
-        board.update(|snapshot| snapshot.refusal = Some(error));
+        if error != told {
+            tracing::warn!(error, "not settled yet");
+        }
+        board.update(|snapshot| snapshot.refusal = Some(error.clone()));
+        told = error;
         backoff.wait().await;
     }
 }
 
+/// Why a campaign did not settle the log.
+#[derive(Debug, Error)]
+enum Failed {
+    #[error(transparent)]
+    Lost(#[from] LostTerm),
+    #[error("no safekeeper answers: {0}")]
+    NobodyAnswers(String),
+    #[error("the safekeeper with the newest log is gone, and a quorum without it is there: electing again")]
+    DonorLost,
+}
+
 /// One campaign. A safekeeper that is away is waited for.
-async fn attempt(
-    cluster: &Arc<Cluster>,
-    board: &Board,
-    segment_size: SegmentSize,
-) -> Result<Recovered, LostTerm> {
+async fn attempt(cluster: &Arc<Cluster>, board: &Board) -> Result<Recovered, Failed> {
+    let segment_size = segment_size(cluster, board).await?;
     let options = ProposerOptions {
         id: cluster.id,
         proposer_id: ProposerId(rand::random()),
@@ -96,7 +107,7 @@ async fn attempt(
 }
 
 /// Waits until a quorum has persisted that everything is committed.
-async fn settle(mut campaign: Campaign) -> Result<Recovered, LostTerm> {
+async fn settle(mut campaign: Campaign) -> Result<Recovered, Failed> {
     loop {
         let proposer = campaign.proposer();
         if let Some(election) = proposer.election().filter(|_| proposer.start_is_settled()) {
@@ -106,35 +117,41 @@ async fn settle(mut campaign: Campaign) -> Result<Recovered, LostTerm> {
                 tli: election.tli.map(|tli| tli.0),
             });
         }
+        if proposer.is_stuck() {
+            return Err(Failed::DonorLost);
+        }
         campaign.changed().await?;
     }
 }
 
 /// There is no primary to ask: any safekeeper of the log knows.
-async fn segment_size(cluster: &Cluster, board: &Board) -> anyhow::Result<SegmentSize> {
-    let mut first_error = None;
+async fn segment_size(cluster: &Cluster, board: &Board) -> Result<SegmentSize, Failed> {
+    let mut errors = Vec::new();
     for address in &cluster.safekeepers {
-        let asked = async {
-            let mut client = safekeeper_client::connect(cluster, address).await?;
-            let rows = timeout(SHOW_TIMEOUT, client.simple_query("SHOW wal_segment_size"))
-                .await
-                .context("no answer to SHOW wal_segment_size")??;
-            let text = rows.first().and_then(|row| row.at(0)).unwrap_or_default();
-            primary::segment_size(text).with_context(|| format!("{text:?} is no segment size"))
-        };
-        match asked.await {
+        let error = match ask_segment_size(cluster, address).await {
             Ok(segment_size) => return Ok(segment_size),
-            Err(error) => {
-                board.update(|snapshot| {
-                    for view in snapshot.safekeepers.iter_mut().filter(|view| view.address.id == address.id) {
-                        view.last_error = Some(format!("{error:#}"));
-                    }
-                });
-                first_error.get_or_insert_with(|| error.context(format!("safekeeper {}", address.id)));
+            Err(error) => error,
+        };
+        errors.push(format!("safekeeper {} at {address}: {error}", address.id));
+        board.update(|snapshot| {
+            for view in snapshot.safekeepers.iter_mut().filter(|view| view.address.id == address.id) {
+                view.last_error = Some(error.clone());
             }
-        }
+        });
     }
-    Err(first_error.unwrap_or_else(|| anyhow!("no safekeepers")))
+    Err(Failed::NobodyAnswers(errors.join("; ")))
+}
+
+async fn ask_segment_size(cluster: &Cluster, address: &SafekeeperAddress) -> Result<SegmentSize, String> {
+    let asked = async {
+        let mut client = safekeeper_client::connect(cluster, address).await?;
+        client.simple_query("SHOW wal_segment_size").await
+    };
+    let answered =
+        timeout(SHOW_TIMEOUT, asked).await.map_err(|_| "no answer to SHOW wal_segment_size".to_owned())?;
+    let rows = answered.map_err(|error| error.to_string())?;
+    let text = rows.first().and_then(|row| row.at(0)).unwrap_or_default();
+    primary::segment_size(text).ok_or_else(|| format!("{text:?} is no segment size"))
 }
 
 fn missing(snapshot: &Snapshot) -> String {

@@ -48,8 +48,8 @@ pub(crate) enum LinkEvent {
     Connected(mpsc::Sender<ProposerMessage>),
     /// An answer.
     Message(AcceptorMessage),
-    /// It is gone, or could not be opened.
-    Disconnected(String),
+    /// It is gone, or could not be opened; without a reason when the driver itself closed it.
+    Disconnected(Option<String>),
 }
 
 /// How links reach the driver.
@@ -87,7 +87,8 @@ pub(crate) async fn run(cluster: Arc<Cluster>, address: SafekeeperAddress, drive
             Err(error) => error,
         };
         tracing::debug!(safekeeper = %address.id, %error, "connection ended");
-        link.tell(LinkEvent::Disconnected(error.to_string())).await;
+        let reason = (!matches!(error, LinkError::Closed)).then(|| error.to_string());
+        link.tell(LinkEvent::Disconnected(reason)).await;
         // A safekeeper that accepts connections only to refuse what comes next must not be dialled in a loop.
         if started.elapsed() > LINK_RETRY_DELAY_MAX {
             backoff.reset();

@@ -5,14 +5,18 @@
 //! `recover` to say what was missing.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use consensus::quorum::majority;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use wal_types::{Lsn, NodeId, ProposerId, Term};
 
 use crate::config::{Cluster, SafekeeperAddress};
+
+/// A majority that follows but acknowledges nothing for this long is called stalled.
+const STALL_AFTER: Duration = Duration::from_secs(3);
 
 /// Where the run cycle stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -78,6 +82,8 @@ pub(crate) struct Snapshot {
     pub(crate) term_start_lsn: Lsn,
     /// Durable on a quorum; zero until that includes everything below the term's start.
     pub(crate) commit_lsn: Lsn,
+    /// When `commit_lsn` last moved, or leading began.
+    pub(crate) commit_moved: Instant,
     /// End of the primary's WAL as far as known.
     pub(crate) primary_flush_lsn: Lsn,
     /// What the primary was last told.
@@ -115,6 +121,7 @@ impl Board {
             proposer_id: None,
             term_start_lsn: Lsn::INVALID,
             commit_lsn: Lsn::INVALID,
+            commit_moved: Instant::now(),
             primary_flush_lsn: Lsn::INVALID,
             reported_lsn: Lsn::INVALID,
             primary_error: None,
@@ -182,7 +189,7 @@ impl Snapshot {
         let following = |view: &&SafekeeperView| view.state == LinkState::Streaming;
         let settled = self.commit_lsn.is_valid();
         if settled && self.safekeepers.iter().filter(following).count() >= majority(self.safekeepers.len()) {
-            return None;
+            return self.stall();
         }
         Some(self.quorum_missing().or_else(|| self.catch_up()).unwrap_or_else(|| {
             format!("a majority of the safekeepers has yet to write the log up to {}", self.term_start_lsn)
@@ -207,6 +214,18 @@ impl Snapshot {
             }
         }
         Some(sentence)
+    }
+
+    /// Slow disks, or a network that takes bytes and returns none.
+    fn stall(&self) -> Option<String> {
+        let waiting = self.commit_lsn < self.primary_flush_lsn && self.commit_moved.elapsed() > STALL_AFTER;
+        waiting.then(|| {
+            format!(
+                "no majority of the safekeepers has acknowledged anything for {} s: commits above {} wait",
+                self.commit_moved.elapsed().as_secs(),
+                self.commit_lsn
+            )
+        })
     }
 
     fn catch_up(&self) -> Option<String> {
@@ -346,6 +365,18 @@ mod tests {
         for &(state, links, commit, expected) in table {
             assert_eq!(snapshot(state, links, commit).blocked().as_deref(), expected, "{state:?} {links:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_majority_that_acknowledges_nothing_blocks() {
+        let mut stalled = snapshot(State::Streaming, &[Streaming], 0x200);
+        stalled.primary_flush_lsn = Lsn(0x300);
+        tokio::time::advance(STALL_AFTER).await;
+        assert_eq!(stalled.blocked(), None);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(stalled.blocked().unwrap().contains("acknowledged anything for 5 s: commits above 0/200"));
+        stalled.primary_flush_lsn = Lsn(0x200);
+        assert_eq!(stalled.blocked(), None);
     }
 
     #[test]

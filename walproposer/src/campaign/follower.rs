@@ -23,7 +23,15 @@ pub(super) struct Follower {
     pub(super) connection: Option<Connection>,
     pub(super) donation: Option<Donation>,
     donor_retry_at: Option<Instant>,
-    pub(super) last_error: Option<String>,
+    pub(super) trouble: Option<Trouble>,
+}
+
+/// What last went wrong.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) reason: String,
+    /// Else until the next answer.
+    pub(super) until_it_follows: bool,
 }
 
 #[derive(Debug)]
@@ -48,12 +56,12 @@ impl Follower {
             connection: None,
             donation: None,
             donor_retry_at: None,
-            last_error: None,
+            trouble: None,
         }
     }
 
-    pub(super) fn answered(&mut self) {
-        self.last_error = None;
+    pub(super) fn answered(&mut self, follows: bool) {
+        self.trouble = self.trouble.take().filter(|trouble| trouble.until_it_follows && !follows);
         if let Some(connection) = &mut self.connection {
             connection.unanswered_since = None;
         }
@@ -88,7 +96,7 @@ impl Follower {
             Ok(Ok(_)) => self.donation = None,
             Ok(Err(reason)) => {
                 tracing::warn!(safekeeper = %node, reason, "no WAL from a donor");
-                self.last_error = Some(reason);
+                self.trouble = Some(Trouble { reason, until_it_follows: false });
                 self.donation = None;
                 self.donor_retry_at = Some(Instant::now() + DONOR_RETRY_DELAY);
             }
@@ -115,7 +123,7 @@ impl Follower {
             commit_lsn: peer.commit_lsn,
             last_error: match peer.state {
                 PeerState::Unseeded => Some(unseeded.to_owned()),
-                _ => self.last_error.clone(),
+                _ => self.trouble.as_ref().map(|trouble| trouble.reason.clone()),
             },
         }
     }

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use wal_types::{Lsn, NodeId, ProposerId};
 
-use self::follower::{Connection, Donors, Follower};
+use self::follower::{Connection, Donors, Follower, Trouble};
 use crate::config::Cluster;
 use crate::safekeeper_link::{self, DriverHandle, Envelope, LinkEvent};
 use crate::status::Board;
@@ -87,11 +87,16 @@ impl Campaign {
     /// What to decide next; resets are carried out here and never returned. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Action, LostTerm> {
         loop {
-            if let Some(action) = self.ready.pop_front() {
+            if let Some(action) = self.take_action() {
                 return Ok(action);
             }
             self.changed().await?;
         }
+    }
+
+    /// What to decide next, if there is anything.
+    pub(crate) fn take_action(&mut self) -> Option<Action> {
+        self.ready.pop_front()
     }
 
     /// Waits for one thing to happen, and acts on it. Cancel-safe.
@@ -160,8 +165,10 @@ impl Campaign {
             LinkEvent::Message(_) => {}
             LinkEvent::Disconnected(reason) => {
                 follower.connecting = false;
-                if is_current || follower.connection.is_none() {
-                    follower.last_error.get_or_insert(reason);
+                if let Some(reason) = reason {
+                    // What ended a conversation is remembered until another one has come as far as following: a
+                    // safekeeper that refuses is connected to again and again, and is greeted each time.
+                    follower.trouble = Some(Trouble { reason, until_it_follows: is_current });
                 }
                 if is_current {
                     self.drop_connection(node);
@@ -173,7 +180,7 @@ impl Campaign {
 
     fn receive(&mut self, node: NodeId, message: AcceptorMessage) -> Result<(), LostTerm> {
         if let Some(follower) = self.followers.get_mut(&node) {
-            follower.answered();
+            follower.answered(matches!(message, AcceptorMessage::Append(_)));
         }
         for action in self.proposer.receive(node, message)? {
             match action {
@@ -197,7 +204,7 @@ impl Campaign {
         tracing::warn!(safekeeper = %node, reason, "connection given up");
         self.drop_connection(node);
         if let Some(follower) = self.followers.get_mut(&node) {
-            follower.last_error = Some(reason.to_owned());
+            follower.trouble = Some(Trouble { reason: reason.to_owned(), until_it_follows: true });
         }
     }
 
@@ -209,7 +216,8 @@ impl Campaign {
         }
     }
 
-    fn send_what_is_due(&mut self) {
+    /// Gives each link what its queue has room for.
+    pub(crate) fn send_what_is_due(&mut self) {
         for (&node, follower) in &mut self.followers {
             while let Some(connection) = &mut follower.connection {
                 // A closed queue belongs to a connection whose end is about to be told.
