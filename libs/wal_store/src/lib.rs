@@ -1,1 +1,46 @@
-//! wal_store
+//! Durable storage of one timeline: segments, control file, recovery, and the replica that drives an acceptor on them.
+//!
+//! ```text
+//!  batch of messages --> Replica --> Acceptor (consensus) --> effects, in order
+//!                          |                                     |
+//!                          |<--- control file (two slots) <------+ Persist: durable before the reply
+//!                          |<--- segments, footers <-------------+ Write, Truncate; one sync for a batch
+//!                          v
+//!                       Snapshot --> WalReader (senders; files of their own, no lock)
+//! ```
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `control` | term, vote, history, configuration, lineage, commit position; two slots |
+//! | `000000010000000000000001` … | one segment of WAL, then a page with two footers |
+//! | `*.unfinished` | what a crash interrupted; removed at start |
+//!
+//! Three rules carry the rest. **Behind the end of the log there are only zeros**: what is cut, or was never
+//! acknowledged, goes by building a new file, because a dead tail may scan as a continuation of new records. **What was
+//! acknowledged is known** (footers, commit position): a log that ends below it is damaged and says so, instead of
+//! voting with less. **After a failure the disk is asked**: nothing is answered from memory, no sync is tried twice,
+//! and what only the page cache shows is written to a new file before it counts.
+//!
+//! No tokio, no sockets, no threads. The lock on the data directory is the server's.
+
+mod control_codec;
+mod control_file;
+pub mod disk;
+mod error;
+mod footer;
+mod live;
+mod reader;
+mod recover;
+mod replica;
+mod scan;
+mod segment;
+mod snapshot;
+mod writer;
+
+pub use disk::{Disk, DiskFile, RealDisk};
+#[cfg(feature = "model")]
+pub use disk::{Fault, ModelDisk};
+pub use error::{Corruption, StoreError};
+pub use reader::{Read, ReadError, ReadMode, WalReader};
+pub use replica::{Input, Output, RESERVE_RETRY, Rejection, Replica};
+pub use snapshot::{Health, Snapshot, Snapshots};

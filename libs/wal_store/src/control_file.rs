@@ -1,0 +1,182 @@
+//! [`ControlFile`]: the small state that must survive everything, in two copies that are never both at risk.
+//!
+//! ```text
+//! file `control` │ slot A: header, content, unused │ slot B: header, content, unused │
+//! ```
+//!
+//! A change is written to A, synced, written to B, synced, and only then told to anybody: a crash tears one slot at
+//! most, and the other is whole. The room is there from the beginning, so a vote needs none on a full disk. A content
+//! that has outgrown its slots gets a new file with larger ones.
+//!
+//! When the file is opened it is **written anew beside and renamed over**. After a failed sync the page cache may show
+//! a content that the disk lacks, in either slot and nobody knows in which; to repair one in place could tear the only
+//! copy that the disk has, and with it a vote.
+
+use std::io;
+
+use wal_types::NodeId;
+
+use crate::control_codec::Control;
+use crate::disk::{Disk, DiskFile, unlink_if_there};
+use crate::error::{Corruption, StoreError};
+
+const NAME: &str = "control";
+const NEW: &str = "control.unfinished";
+const MAGIC: [u8; 8] = *b"WALCTRL1";
+/// Magic, sequence, length, checksum.
+const SLOT_HEADER_BYTES: usize = 24;
+/// A term history of the greatest length (20 000 bytes) and all members fit.
+const SLOT_BYTES_MIN: usize = 32 * 1024;
+/// More than a history of dialect `neon` ever needs; bounds what a damaged file makes us read.
+const SLOT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Slots begin at multiples of this: a torn page is one slot's.
+const PAGE_BYTES: usize = 4096;
+
+const _: () = assert!(
+    consensus::term_history::TERM_HISTORY_ENTRIES_MAX * 20 + 8 * 1024 < SLOT_BYTES_MIN
+        && SLOT_BYTES_MIN.is_multiple_of(PAGE_BYTES)
+);
+
+/// The open control file.
+pub(crate) struct ControlFile<D: Disk> {
+    disk: D,
+    file: D::File,
+    slot_bytes: usize,
+    sequence: u64,
+    content: Control,
+}
+
+impl<D: Disk> ControlFile<D> {
+    /// Writes the first content. Durable when it returns.
+    pub(crate) fn create(disk: &D, content: &Control) -> Result<(), StoreError> {
+        match disk.open(NAME) {
+            Ok(_) => return Err(StoreError::Exists),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("look for a control file")(error));
+            }
+            Err(_) => {}
+        }
+        write_new(disk, SLOT_BYTES_MIN, 1, &content.encode()).map(drop)
+    }
+
+    /// Reads the newest whole slot, which must be this node's, and makes it durable in both.
+    pub(crate) fn load(disk: D, node: NodeId) -> Result<Self, StoreError> {
+        let (sequence, content) = read_newest(&disk)?;
+        if content.node != node {
+            return Err(StoreError::OtherNode { expected: node, found: content.node });
+        }
+        let encoded = content.encode();
+        let slot_bytes = slot_bytes_for(encoded.len());
+        let file = write_new(&disk, slot_bytes, sequence, &encoded)?;
+        Ok(Self { disk, file, slot_bytes, sequence, content })
+    }
+
+    /// What is durable.
+    pub(crate) fn content(&self) -> &Control {
+        &self.content
+    }
+
+    /// Makes a content durable. After a failure nobody knows what the disk holds: drop this and load it again.
+    pub(crate) fn store(&mut self, content: Control) -> Result<(), StoreError> {
+        let encoded = content.encode();
+        self.sequence += 1;
+        if slot_bytes_for(encoded.len()) > self.slot_bytes {
+            self.slot_bytes = slot_bytes_for(encoded.len());
+            self.file = write_new(&self.disk, self.slot_bytes, self.sequence, &encoded)?;
+        } else {
+            let slot = slot(self.sequence, &encoded);
+            for copy in 0..2 {
+                self.file
+                    .write_at((copy * self.slot_bytes) as u64, &slot)
+                    .and_then(|()| self.file.sync_data())
+                    .map_err(StoreError::io("write the control file"))?;
+            }
+        }
+        self.content = content;
+        Ok(())
+    }
+}
+
+fn slot_bytes_for(content_bytes: usize) -> usize {
+    (SLOT_HEADER_BYTES + content_bytes).next_power_of_two().max(SLOT_BYTES_MIN)
+}
+
+fn slot(sequence: u64, content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(SLOT_HEADER_BYTES + content.len());
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&sequence.to_le_bytes());
+    let length = u32::try_from(content.len()).expect("bounded by the largest slot");
+    bytes.extend_from_slice(&length.to_le_bytes());
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes), content);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+/// Writes a file with the same content in both slots, syncs it, and gives it its name.
+fn write_new<D: Disk>(
+    disk: &D,
+    slot_bytes: usize,
+    sequence: u64,
+    content: &[u8],
+) -> Result<D::File, StoreError> {
+    if slot_bytes > SLOT_BYTES_MAX {
+        return Err(StoreError::Invalid("the term history is too long for a control file"));
+    }
+    let mut bytes = slot(sequence, content);
+    bytes.resize(slot_bytes, 0);
+    let write = || {
+        unlink_if_there(disk, NEW)?;
+        let file = disk.create(NEW)?;
+        file.write_at(0, &bytes)?;
+        file.write_at(slot_bytes as u64, &bytes)?;
+        file.sync_data()?;
+        disk.rename(NEW, NAME)?;
+        disk.sync_dir()?;
+        Ok(file)
+    };
+    write().map_err(StoreError::io("write a new control file"))
+}
+
+fn read_newest<D: Disk>(disk: &D) -> Result<(u64, Control), StoreError> {
+    let file = disk.open(NAME).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => StoreError::Missing,
+        _ => StoreError::io("open the control file")(error),
+    })?;
+    let bytes = file.len().map_err(StoreError::io("look at the control file"))?;
+    let slot_bytes = (bytes / 2) as usize;
+    let possible = (SLOT_BYTES_MIN..=SLOT_BYTES_MAX).contains(&slot_bytes)
+        && slot_bytes.is_power_of_two()
+        && bytes == 2 * slot_bytes as u64;
+    if !possible {
+        return Err(Corruption::ControlFile.into());
+    }
+    let mut newest: Option<(u64, Vec<u8>)> = None;
+    for copy in 0..2 {
+        let found = read_slot(&file, copy * slot_bytes as u64, slot_bytes)
+            .map_err(StoreError::io("read the control file"))?;
+        newest = match (newest, found) {
+            (Some(before), Some(found)) if before.0 >= found.0 => Some(before),
+            (before, None) => before,
+            (_, found) => found,
+        };
+    }
+    let (sequence, content) = newest.ok_or(Corruption::ControlFile)?;
+    Ok((sequence, Control::decode(&content)?))
+}
+
+/// A slot's sequence and content, `None` when it is not whole.
+fn read_slot(file: &impl DiskFile, at: u64, slot_bytes: usize) -> io::Result<Option<(u64, Vec<u8>)>> {
+    let mut header = [0; SLOT_HEADER_BYTES];
+    file.read_at(at, &mut header)?;
+    let sequence = u64::from_le_bytes(header[8..16].try_into().expect("eight bytes"));
+    let length = u32::from_le_bytes(header[16..20].try_into().expect("four bytes")) as usize;
+    let checksum = u32::from_le_bytes(header[20..24].try_into().expect("four bytes"));
+    if header[..8] != MAGIC || length > slot_bytes - SLOT_HEADER_BYTES {
+        return Ok(None);
+    }
+    let mut content = vec![0; length];
+    file.read_at(at + SLOT_HEADER_BYTES as u64, &mut content)?;
+    let computed = crc32c::crc32c_append(crc32c::crc32c(&header[..20]), &content);
+    Ok((computed == checksum).then_some((sequence, content)))
+}

@@ -1,0 +1,263 @@
+//! What the model disk is made of: file contents and names, each as a process sees them and as they are after a power
+//! failure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use super::SECTOR_BYTES;
+
+type Sector = [u8; SECTOR_BYTES];
+
+/// A source of random numbers, for what a power failure leaves to chance.
+pub(super) type Random<'a> = &'a mut dyn FnMut() -> u64;
+
+/// True with a chance of `percent`.
+pub(super) fn chance(random: Random<'_>, percent: u64) -> bool {
+    random() % 100 < percent
+}
+
+/// A file's content.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inode {
+    /// What a process reads.
+    seen: Vec<u8>,
+    /// What is there after a power failure, but for the dirty sectors, which may be there or not.
+    durable: Vec<u8>,
+    /// Sectors that were written since the last sync.
+    dirty: BTreeSet<usize>,
+    /// What dirty sectors held between two writes, oldest first: that may have reached the disk, too.
+    between: Vec<(usize, Sector)>,
+    /// Sectors that a failed sync gave up: they read as written, they are not on the disk, and no sync brings them
+    /// there unless they are written again.
+    lost: BTreeSet<usize>,
+}
+
+impl Inode {
+    pub(super) fn len(&self) -> usize {
+        self.seen.len()
+    }
+
+    pub(super) fn read(&self, offset: usize, buffer: &mut [u8]) -> io::Result<()> {
+        let bytes = self.seen.get(offset..offset + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        if self.seen.len() < end {
+            self.seen.resize(end, 0);
+        }
+        for sector in offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
+            if !self.dirty.insert(sector) {
+                self.between.push((sector, sector_of(&self.seen, sector)));
+            }
+            self.lost.remove(&sector);
+        }
+        self.seen[offset..end].copy_from_slice(bytes);
+    }
+
+    pub(super) fn sync(&mut self) {
+        if self.durable.len() < self.seen.len() {
+            self.durable.resize(self.seen.len(), 0);
+        }
+        for sector in std::mem::take(&mut self.dirty) {
+            let range = range_of(sector, self.seen.len());
+            self.durable[range.clone()].copy_from_slice(&self.seen[range]);
+        }
+        self.between.clear();
+    }
+
+    pub(super) fn fail_to_sync(&mut self) {
+        self.lost.append(&mut self.dirty);
+        self.between.clear();
+    }
+
+    /// A power failure. `survives` is the chance in percent of a sector that was not synced.
+    fn crash(&mut self, survives: u64, random: Random<'_>) {
+        for sector in std::mem::take(&mut self.dirty) {
+            let older = self.between.iter().filter(|(of, _)| *of == sector).map(|(_, bytes)| *bytes);
+            let kept = if chance(random, survives) {
+                Some(sector_of(&self.seen, sector))
+            } else {
+                let older: Vec<Sector> = older.collect();
+                older.get(random() as usize % (older.len() + 1)).copied()
+            };
+            if let Some(bytes) = kept {
+                let range = range_of(sector, self.seen.len());
+                if self.durable.len() < range.end {
+                    self.durable.resize(range.end, 0);
+                }
+                self.durable[range.clone()].copy_from_slice(&bytes[..range.len()]);
+            }
+            self.revert(sector);
+        }
+        for sector in std::mem::take(&mut self.lost) {
+            self.revert(sector);
+        }
+        self.between.clear();
+        self.seen.resize(self.durable.len(), 0);
+    }
+
+    fn revert(&mut self, sector: usize) {
+        let range = range_of(sector, self.seen.len().min(self.durable.len()));
+        self.seen[range.clone()].copy_from_slice(&self.durable[range]);
+    }
+
+    pub(super) fn flip_bit(&mut self, bit: usize) {
+        for image in [&mut self.seen, &mut self.durable] {
+            if let Some(byte) = image.get_mut(bit / 8) {
+                *byte ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    pub(super) fn durable(&self) -> &[u8] {
+        &self.durable
+    }
+}
+
+fn range_of(sector: usize, len: usize) -> std::ops::Range<usize> {
+    (sector * SECTOR_BYTES).min(len)..((sector + 1) * SECTOR_BYTES).min(len)
+}
+
+fn sector_of(image: &[u8], sector: usize) -> Sector {
+    let mut bytes = [0; SECTOR_BYTES];
+    let range = range_of(sector, image.len());
+    bytes[..range.len()].copy_from_slice(&image[range]);
+    bytes
+}
+
+pub(super) type Shared = Arc<Mutex<Inode>>;
+
+/// The directory.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    seen: BTreeMap<String, Shared>,
+    durable: BTreeMap<String, Shared>,
+    /// Not synced, in order.
+    pending: Vec<Change>,
+}
+
+#[derive(Debug)]
+enum Change {
+    Link { name: String, inode: Shared },
+    Unlink { name: String },
+    Rename { from: String, to: String, inode: Shared },
+}
+
+impl Names {
+    pub(super) fn list(&self) -> Vec<String> {
+        self.seen.keys().cloned().collect()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.seen.values().map(|inode| lock(inode).len() as u64).sum()
+    }
+
+    pub(super) fn get(&self, name: &str) -> io::Result<Shared> {
+        self.seen.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    pub(super) fn create(&mut self, name: &str) -> io::Result<Shared> {
+        if self.seen.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let inode = Shared::default();
+        self.change(Change::Link { name: name.into(), inode: inode.clone() });
+        Ok(inode)
+    }
+
+    pub(super) fn unlink(&mut self, name: &str) -> io::Result<()> {
+        self.get(name)?;
+        self.change(Change::Unlink { name: name.into() });
+        Ok(())
+    }
+
+    pub(super) fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let inode = self.get(from)?;
+        self.change(Change::Rename { from: from.into(), to: to.into(), inode });
+        Ok(())
+    }
+
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.seen);
+        self.pending.push(change);
+    }
+
+    pub(super) fn sync(&mut self) {
+        for change in self.pending.drain(..) {
+            change.apply(&mut self.durable);
+        }
+    }
+
+    /// A power failure: of the changes that were not synced a prefix survives, or any of them.
+    pub(super) fn crash(&mut self, random: Random<'_>) {
+        let survives = random() % 101;
+        let in_order = chance(random, 50);
+        for change in std::mem::take(&mut self.pending) {
+            if chance(random, survives) {
+                change.apply(&mut self.durable);
+            } else if in_order {
+                break;
+            }
+        }
+        self.seen = self.durable.clone();
+        for inode in self.seen.values() {
+            let survives = random() % 101;
+            lock(inode).crash(survives, random);
+        }
+    }
+
+    /// The same names over copies of the same contents.
+    pub(super) fn fork(&self) -> Self {
+        let mut copies: Vec<(Shared, Shared)> = Vec::new();
+        let mut copy = |inode: &Shared| {
+            if let Some((_, copy)) = copies.iter().find(|(original, _)| Arc::ptr_eq(original, inode)) {
+                return copy.clone();
+            }
+            let copy = Arc::new(Mutex::new(lock(inode).clone()));
+            copies.push((inode.clone(), copy.clone()));
+            copy
+        };
+        let mut copy_all = |names: &BTreeMap<String, Shared>| {
+            names.iter().map(|(name, inode)| (name.clone(), copy(inode))).collect()
+        };
+        let (seen, durable) = (copy_all(&self.seen), copy_all(&self.durable));
+        let pending = self.pending.iter().map(|change| change.with_inodes(&mut copy)).collect();
+        Self { seen, durable, pending }
+    }
+}
+
+impl Change {
+    fn apply(&self, names: &mut BTreeMap<String, Shared>) {
+        match self {
+            Self::Link { name, inode } => {
+                names.insert(name.clone(), inode.clone());
+            }
+            Self::Unlink { name } => {
+                names.remove(name);
+            }
+            Self::Rename { from, to, inode } => {
+                names.remove(from);
+                names.insert(to.clone(), inode.clone());
+            }
+        }
+    }
+
+    fn with_inodes(&self, copy: &mut impl FnMut(&Shared) -> Shared) -> Self {
+        match self {
+            Self::Link { name, inode } => Self::Link { name: name.clone(), inode: copy(inode) },
+            Self::Unlink { name } => Self::Unlink { name: name.clone() },
+            Self::Rename { from, to, inode } => {
+                Self::Rename { from: from.clone(), to: to.clone(), inode: copy(inode) }
+            }
+        }
+    }
+}
+
+/// A panic while the lock was held ends the test that caused it; what is behind the lock is still the disk.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,142 @@
+//! [`RealDisk`]: a directory of the machine.
+//!
+//! Not here: who may use the directory. The server locks its data directory before it opens any of these.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Disk, DiskFile};
+
+/// A directory of the machine.
+#[derive(Clone, Debug)]
+pub struct RealDisk {
+    directory: Arc<Path>,
+}
+
+/// A file of the machine.
+#[derive(Debug)]
+pub struct RealFile(File);
+
+impl RealDisk {
+    /// An existing directory. A server that was killed between creating it and telling anybody may have left names
+    /// that a power failure takes away, so the ways to it are made durable first.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        let disk = Self::at(directory)?;
+        sync_ancestors(&disk.directory)?;
+        Ok(disk)
+    }
+
+    /// Creates `directory` with what `fill` puts in it: all of it, or nothing. What an earlier attempt left half done
+    /// is removed. Fails with `AlreadyExists` when the directory is there.
+    pub fn create<E: From<io::Error>>(
+        directory: &Path,
+        fill: impl FnOnce(&Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if directory.try_exists()? {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
+        }
+        let unfinished = unfinished_name(directory)?;
+        match fs::remove_dir_all(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        fs::create_dir_all(&unfinished)?;
+        let disk = Self::at(&unfinished)?;
+        fill(&disk)?;
+        disk.sync_dir()?;
+        fs::rename(&unfinished, directory)?;
+        sync_ancestors(&fs::canonicalize(directory)?)?;
+        Ok(())
+    }
+
+    /// True for the name of a directory that [`RealDisk::create`] did not finish.
+    pub fn is_unfinished(name: &str) -> bool {
+        name.ends_with(UNFINISHED_SUFFIX)
+    }
+
+    fn at(directory: &Path) -> io::Result<Self> {
+        let directory = fs::canonicalize(directory)?;
+        if !directory.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(Self { directory: directory.into() })
+    }
+}
+
+const UNFINISHED_SUFFIX: &str = ".unfinished";
+
+/// The directory's own name, its parent's and its grandparent's: `create` may have made all of them.
+const ANCESTORS: usize = 3;
+
+fn unfinished_name(directory: &Path) -> io::Result<PathBuf> {
+    let mut name = directory.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push(UNFINISHED_SUFFIX);
+    Ok(directory.with_file_name(name))
+}
+
+fn sync_ancestors(directory: &Path) -> io::Result<()> {
+    for ancestor in directory.ancestors().skip(1).take(ANCESTORS) {
+        match File::open(ancestor) {
+            // A directory that we may enter but not read was not made by us.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            opened => opened?.sync_all()?,
+        }
+    }
+    Ok(())
+}
+
+impl Disk for RealDisk {
+    type File = RealFile;
+
+    fn create(&self, name: &str) -> io::Result<RealFile> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).open(self.directory.join(name)).map(RealFile)
+    }
+
+    fn open(&self, name: &str) -> io::Result<RealFile> {
+        OpenOptions::new().read(true).write(true).open(self.directory.join(name)).map(RealFile)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.directory.join(from), self.directory.join(to))
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.directory.join(name))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            // A name that is no text is none of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.metadata().map(|metadata| metadata.len())
+    }
+}

@@ -1,0 +1,394 @@
+//! [`Live`]: an acceptor and the files that it decides about, as long as the disk does not fail.
+//!
+//! Carries effects out in the order in which the acceptor gave them. Every error that leaves here means that memory
+//! and disk may differ: [`crate::replica`] then throws this away and recovers from the disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use consensus::{
+    Acceptor, AcceptorMessage, AppendRequest, ChecksumResponse, Configuration, ConnectionId, Effect, Lineage,
+    ProposerElected, ProposerGreeting, ProposerMessage, Refusal, TermHistory, TliSwitch,
+};
+use wal_format::RecordScanner;
+use wal_types::{Lsn, NodeId, SystemId};
+
+use crate::control_codec::Control;
+use crate::control_file::ControlFile;
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::recover::Recovered;
+use crate::scan::{ScanFailure, scanner_at, scanner_at_record_end};
+use crate::segment::Segments;
+use crate::snapshot::{Health, Snapshot};
+use crate::writer::Writer;
+
+/// How long a commit position may stay in memory only.
+const COMMIT_PERSIST_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the last batch may be without a footer that says that it was acknowledged.
+const FOOTER_IDLE: Duration = Duration::from_secs(1);
+const CHECKSUM_READ_BYTES: usize = 64 * 1024;
+
+/// What became of a message.
+pub(crate) enum Outcome {
+    /// It was decided; replies are posted.
+    Done,
+    /// Its connection must be closed.
+    Refused(Refusal),
+    /// There is no room for what it needs, so nothing was decided.
+    NoRoom,
+}
+
+/// An acceptor and its files.
+pub(crate) struct Live<D: Disk> {
+    acceptor: Acceptor,
+    control: ControlFile<D>,
+    writer: Writer<D>,
+    /// Has seen the log up to the last byte that was written.
+    scanner: RecordScanner,
+    /// For after the message that is being decided, when it cuts the log or names its cluster: made, and with that
+    /// checked, before the acceptor decides.
+    prepared_scanner: Option<RecordScanner>,
+    shared: Shared,
+    truncations: u64,
+    /// There was no room for the last message that needed some.
+    is_full: bool,
+    /// An append was stepped since the last flush.
+    unflushed: bool,
+    /// Something was written since the last tick.
+    appended: bool,
+    appended_at: Duration,
+    checkpoint_at: Duration,
+    is_written: bool,
+}
+
+/// The parts of a snapshot that change seldom.
+struct Shared {
+    history: Arc<TermHistory>,
+    tli_switches: Arc<[TliSwitch]>,
+    lineage: Arc<Lineage>,
+    configuration: Arc<Configuration>,
+}
+
+impl Shared {
+    fn of(acceptor: &Acceptor) -> Self {
+        let state = acceptor.state();
+        Self {
+            history: state.history.clone().into(),
+            tli_switches: state.tli_switches.clone().into(),
+            lineage: acceptor.lineage().clone().into(),
+            configuration: state.configuration.clone().into(),
+        }
+    }
+}
+
+/// Where effects go that do not go to the disk.
+pub(crate) trait Post {
+    /// Posts a reply.
+    fn reply(&mut self, to: ConnectionId, message: AcceptorMessage);
+    /// Publishes a snapshot at once.
+    fn publish(&mut self, snapshot: Snapshot);
+}
+
+impl<D: Disk> Live<D> {
+    pub(crate) fn new(node: NodeId, recovered: Recovered<D>, truncations: u64) -> Self {
+        let Recovered { control, writer, scanner } = recovered;
+        let Control { lineage, state, .. } = control.content().clone();
+        let acceptor = Acceptor::new(node, lineage, state, writer.end());
+        Self {
+            shared: Shared::of(&acceptor),
+            acceptor,
+            control,
+            writer,
+            scanner,
+            prepared_scanner: None,
+            is_full: false,
+            truncations,
+            unflushed: false,
+            appended: false,
+            appended_at: Duration::ZERO,
+            checkpoint_at: Duration::ZERO,
+            is_written: false,
+        }
+    }
+
+    pub(crate) fn disk_id(&self) -> [u8; 16] {
+        self.control.content().disk_id
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let state = self.acceptor.state();
+        Snapshot {
+            health: if self.is_full { Health::Full } else { Health::Healthy },
+            term: state.term,
+            last_log_term: self.acceptor.last_log_term(),
+            history: self.shared.history.clone(),
+            tli_switches: self.shared.tli_switches.clone(),
+            lineage: self.shared.lineage.clone(),
+            configuration: self.shared.configuration.clone(),
+            write_lsn: self.acceptor.write_lsn(),
+            flush_lsn: self.acceptor.flush_lsn(),
+            commit_lsn: state.commit_lsn,
+            persisted_commit_lsn: self.acceptor.persisted_commit_lsn(),
+            horizon_lsn: state.horizon_lsn,
+            oldest_lsn: self.shared.lineage.start_lsn,
+            truncations: self.truncations,
+            is_written: self.is_written,
+        }
+    }
+
+    pub(crate) fn disconnected(&mut self, connection: ConnectionId) {
+        self.acceptor.disconnected(connection);
+    }
+
+    /// The answer for an append that has to wait for room.
+    pub(crate) fn unchanged_response(&self, to: ConnectionId) -> Effect {
+        self.acceptor.unchanged_response(to)
+    }
+
+    /// Decides one message and carries out what follows. An append is answered by the next [`Live::flush`]; anything
+    /// else sees a flushed log, because a vote has to tell all that an older term could have acknowledged.
+    pub(crate) fn message(
+        &mut self,
+        from: ConnectionId,
+        message: ProposerMessage,
+        post: &mut impl Post,
+    ) -> Result<Outcome, StoreError> {
+        if let ProposerMessage::Append(append) = message {
+            return self.append(from, append, post);
+        }
+        self.flush(post)?;
+        self.prepared_scanner = None;
+        let prepared = match &message {
+            ProposerMessage::Greeting(greeting) => self.prepare_greeting(greeting)?,
+            ProposerMessage::Elected(elected) => self.prepare_elected(from, elected)?,
+            _ => Outcome::Done,
+        };
+        match prepared {
+            Outcome::Done => {}
+            other => return Ok(other),
+        }
+        match self.acceptor.step(from, message) {
+            Ok(effects) => self.execute(effects, post).map(|()| Outcome::Done),
+            Err(refusal) => Ok(Outcome::Refused(refusal)),
+        }
+    }
+
+    /// The bytes are looked at, and there is room for them, before anything is decided: afterwards the append could
+    /// no longer be refused.
+    fn append(
+        &mut self,
+        from: ConnectionId,
+        append: AppendRequest,
+        post: &mut impl Post,
+    ) -> Result<Outcome, StoreError> {
+        let mut ahead = match self.look_ahead(&append)? {
+            Ok(ahead) => ahead,
+            // The acceptor may have a reason of its own.
+            Err(outcome) => match self.acceptor.clone().step(from, ProposerMessage::Append(append)) {
+                Ok(_) => return Ok(outcome),
+                Err(refusal) => return Ok(Outcome::Refused(refusal)),
+            },
+        };
+        let effects = match self.acceptor.step(from, ProposerMessage::Append(append)) {
+            Ok(effects) => effects,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
+        self.unflushed = true;
+        for effect in effects {
+            match effect {
+                Effect::Write { at, wal } => {
+                    self.appended = true;
+                    self.writer.write(at, &wal)?;
+                    self.scanner = ahead.take().ok_or(StoreError::Invalid("WAL that was not looked at"))?;
+                    if self.scanner.position() != self.writer.end() {
+                        return Err(StoreError::Invalid("WAL that was not looked at to its end"));
+                    }
+                }
+                other => self.execute(vec![other], post)?,
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Looks at the part of an append that would be written, and makes room for it: a scanner that has seen it, nothing
+    /// when there is no such part, or what is wrong.
+    fn look_ahead(
+        &mut self,
+        append: &AppendRequest,
+    ) -> Result<Result<Option<RecordScanner>, Outcome>, StoreError> {
+        let (written, begin, end) = (self.acceptor.write_lsn(), append.begin_lsn, append.end_lsn());
+        let goes_on = append.term == self.acceptor.state().term
+            && begin <= written
+            && written < end
+            && append.wal.len() <= consensus::APPEND_WAL_BYTES_MAX;
+        if !goes_on {
+            return Ok(Ok(None));
+        }
+        let mut ahead = self.scanner.clone();
+        let unknown = append.wal.get(written.bytes_since(begin) as usize..).unwrap_or_default();
+        if let Err(error) = ahead.feed(unknown) {
+            return Ok(Err(Outcome::Refused(Refusal::NotWal(error.to_string()))));
+        }
+        match self.writer.reserve(end, self.acceptor.state().term) {
+            Ok(()) => {
+                self.is_full = false;
+                Ok(Ok(Some(ahead)))
+            }
+            Err(StoreError::Full { .. }) => {
+                self.is_full = true;
+                Ok(Err(Outcome::NoRoom))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A log whose cluster is not known yet must be of the cluster that it is about to be bound to.
+    fn prepare_greeting(&mut self, greeting: &ProposerGreeting) -> Result<Outcome, StoreError> {
+        let lineage = self.acceptor.lineage();
+        if lineage.system_id != SystemId(0) || greeting.system_id == SystemId(0) {
+            return Ok(Outcome::Done);
+        }
+        match scanner_at(self.writer.segments(), greeting.system_id, self.acceptor.write_lsn()) {
+            Ok(scanner) => self.prepared_scanner = Some(scanner),
+            Err(ScanFailure::Store(error)) => return Err(error),
+            Err(failure) => return Ok(Outcome::Refused(Refusal::NotWal(failure.to_string()))),
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Makes room for a cut, and checks that it is at a record end: a log that ends elsewhere would not be found again.
+    fn prepare_elected(
+        &mut self,
+        from: ConnectionId,
+        elected: &ProposerElected,
+    ) -> Result<Outcome, StoreError> {
+        let message = ProposerMessage::Elected(elected.clone());
+        if !self.acceptor.may_truncate(&message) {
+            return Ok(Outcome::Done);
+        }
+        let effects = match self.acceptor.clone().step(from, message) {
+            Ok(effects) => effects,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
+        let Some(at) = effects.iter().find_map(|effect| match effect {
+            Effect::Truncate(at) => Some(*at),
+            _ => None,
+        }) else {
+            return Ok(Outcome::Done);
+        };
+        let system_id = self.acceptor.lineage().system_id;
+        match scanner_at_record_end(self.writer.segments(), system_id, at) {
+            Ok(scanner) => self.prepared_scanner = Some(scanner),
+            Err(failure @ ScanFailure::NotARecordEnd { .. }) => {
+                return Ok(Outcome::Refused(Refusal::NotWal(failure.to_string())));
+            }
+            Err(ScanFailure::Store(error)) => return Err(error),
+            Err(_) => return Err(StoreError::Invalid("what was durable is no longer there")),
+        }
+        match self.writer.reserve_cut(at, elected.term) {
+            Ok(()) => {
+                self.is_full = false;
+                Ok(Outcome::Done)
+            }
+            Err(StoreError::Full { .. }) => {
+                self.is_full = true;
+                Ok(Outcome::NoRoom)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes durable what was written, and answers the appends since the last flush.
+    pub(crate) fn flush(&mut self, post: &mut impl Post) -> Result<(), StoreError> {
+        if !std::mem::take(&mut self.unflushed) {
+            return Ok(());
+        }
+        if self.writer.is_dirty() {
+            self.writer.flush(self.acceptor.flush_lsn(), self.acceptor.state().term)?;
+        }
+        let effects = self.acceptor.flushed(self.writer.end(), self.scanner.record_end());
+        self.execute(effects, post)
+    }
+
+    /// What has to happen now and then, but not while somebody waits.
+    pub(crate) fn tick(&mut self, now: Duration, post: &mut impl Post) -> Result<(), StoreError> {
+        if std::mem::take(&mut self.appended) {
+            self.appended_at = now;
+            self.is_written = true;
+        }
+        let state = self.acceptor.state();
+        let segment_bytes = u64::from(self.acceptor.lineage().segment_size.bytes());
+        let unpersisted = state.commit_lsn.bytes_since(self.acceptor.persisted_commit_lsn());
+        if now.saturating_sub(self.checkpoint_at) >= COMMIT_PERSIST_INTERVAL || unpersisted >= segment_bytes {
+            self.checkpoint_at = now;
+            let effect = self.acceptor.checkpoint();
+            self.execute(effect.into_iter().collect(), post)?;
+        }
+        if self.is_written {
+            let term = self.acceptor.state().term;
+            match self.writer.prepare_spare(term) {
+                // The append that needs the segment will say so.
+                Ok(()) | Err(StoreError::Full { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            if now.saturating_sub(self.appended_at) >= FOOTER_IDLE {
+                self.is_written = false;
+                self.writer.flush_footer(self.acceptor.flush_lsn(), term)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, effects: Vec<Effect>, post: &mut impl Post) -> Result<(), StoreError> {
+        for effect in effects {
+            match effect {
+                Effect::Reply { to, message } => post.reply(to, message),
+                Effect::Persist(state) => {
+                    self.control.store(Control { state, ..self.control.content().clone() })?;
+                    self.shared = Shared::of(&self.acceptor);
+                }
+                Effect::PersistLineage(lineage) => {
+                    self.writer.learn(lineage.clone());
+                    self.scanner = self.prepared_scanner.take().unwrap_or_else(|| self.scanner.clone());
+                    self.control.store(Control { lineage, ..self.control.content().clone() })?;
+                    self.shared = Shared::of(&self.acceptor);
+                }
+                Effect::Truncate(at) => self.truncate(at, post)?,
+                Effect::Write { .. } => return Err(StoreError::Invalid("WAL that is no append's")),
+                Effect::Checksum { reply_to, from, to } => {
+                    let crc32c = Some(checksum(self.writer.segments(), from, to)?);
+                    let message = AcceptorMessage::Checksum(ChecksumResponse { from, to, crc32c });
+                    post.reply(reply_to, message);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, at: Lsn, post: &mut impl Post) -> Result<(), StoreError> {
+        let scanner = self.prepared_scanner.take().filter(|scanner| scanner.position() == at);
+        let scanner = scanner.ok_or(StoreError::Invalid("a cut that was not prepared"))?;
+        self.truncations += 1;
+        post.publish(self.snapshot());
+        self.writer.cut(at, self.acceptor.state().term)?;
+        self.scanner = scanner;
+        // Who opened a file in between may have the old one.
+        self.truncations += 1;
+        post.publish(self.snapshot());
+        Ok(())
+    }
+}
+
+fn checksum<D: Disk>(segments: &Segments<D>, from: Lsn, to: Lsn) -> Result<u32, StoreError> {
+    let mut buffer = vec![0; CHECKSUM_READ_BYTES];
+    let (mut at, mut checksum) = (from, 0);
+    while at < to {
+        let left_in_segment = segments.wal_bytes() - segments.offset_of(at);
+        let count = left_in_segment.min(to.bytes_since(at)).min(CHECKSUM_READ_BYTES as u64) as usize;
+        segments.read(at, &mut buffer[..count])?;
+        checksum = crc32c::crc32c_append(checksum, &buffer[..count]);
+        at = at.advance(count as u64);
+    }
+    Ok(checksum)
+}

@@ -1,0 +1,274 @@
+//! [`Replica`]: one timeline of one safekeeper, synchronous: batches of messages in, replies out.
+//!
+//! Appends that follow one another, of any connections, are written one after the other and made durable by **one**
+//! sync; every other message waits for that sync first. The caller owns the replica alone, calls it from any one
+//! thread, and never needs a lock. The server and the simulation drive this very code; only the disk differs.
+//!
+//! After a failure of the disk nothing is answered from memory: all connections are refused, and the next call
+//! recovers as a start does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use consensus::{
+    AcceptorMessage, AcceptorState, Configuration, ConnectionId, Effect, Lineage, ProposerMessage, Refusal,
+};
+use thiserror::Error;
+use wal_types::NodeId;
+
+use crate::control_codec::{Control, check_lineage};
+use crate::control_file::ControlFile;
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::live::{Live, Outcome, Post};
+use crate::reader::{ReadMode, WalReader};
+use crate::recover::recover;
+use crate::snapshot::{Health, Snapshot, Snapshots};
+
+/// How long a caller waits before it offers an undecided message again.
+pub const RESERVE_RETRY: Duration = Duration::from_secs(1);
+/// How long a timeline waits after a recovery that failed.
+const RECOVERY_RETRY: Duration = Duration::from_secs(1);
+
+/// What a connection brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A message.
+    Message(ProposerMessage),
+    /// It is gone.
+    Disconnected,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Output {
+    /// To be posted, in this order. What they promise is durable.
+    pub replies: Vec<(ConnectionId, AcceptorMessage)>,
+    /// To be closed. A replica has forgotten them already.
+    pub refused: Vec<(ConnectionId, Rejection)>,
+    /// No room: to be offered again after [`RESERVE_RETRY`], before anything else of that connection. Each append
+    /// among them has an unchanged response in `replies`, which keeps its proposer from hanging up.
+    pub undecided: Vec<(ConnectionId, Input)>,
+}
+
+/// Why a connection is to be closed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Rejection {
+    /// What it said.
+    #[error(transparent)]
+    Protocol(#[from] Refusal),
+    /// The disk failed; the proposer should come back.
+    #[error("this safekeeper's disk failed: {0}")]
+    Disk(String),
+    /// Something that was acknowledged is gone.
+    #[error("this safekeeper's copy of the log is damaged: {0}")]
+    Corrupt(String),
+}
+
+/// One timeline of one safekeeper.
+pub struct Replica<D: Disk> {
+    disk: D,
+    node: NodeId,
+    disk_id: [u8; 16],
+    state: State<D>,
+    snapshots: Snapshots,
+    /// Connections that may believe to be served.
+    connections: BTreeSet<ConnectionId>,
+    now: Duration,
+}
+
+enum State<D: Disk> {
+    Live(Box<Live<D>>),
+    Down { rejection: Rejection, recover_at: Duration },
+}
+
+/// Collects what a batch posts.
+struct Outbox<'a> {
+    output: Output,
+    snapshots: &'a Snapshots,
+}
+
+impl Post for Outbox<'_> {
+    fn reply(&mut self, to: ConnectionId, message: AcceptorMessage) {
+        self.output.replies.push((to, message));
+    }
+
+    fn publish(&mut self, snapshot: Snapshot) {
+        self.snapshots.publish(snapshot);
+    }
+}
+
+impl<D: Disk> Replica<D> {
+    /// Writes an empty log to an empty directory. Durable when it returns, but for the directory's own name.
+    pub fn create(
+        disk: &D,
+        node: NodeId,
+        disk_id: [u8; 16],
+        lineage: Lineage,
+        configuration: Configuration,
+    ) -> Result<(), StoreError> {
+        check_lineage(&lineage).map_err(StoreError::Invalid)?;
+        configuration.validate().map_err(|_| StoreError::Invalid("the configuration is not valid"))?;
+        let state =
+            AcceptorState { commit_lsn: lineage.start_lsn, configuration, ..AcceptorState::default() };
+        ControlFile::create(disk, &Control { node, disk_id, lineage, state })
+    }
+
+    /// Recovers the log of a directory. Nothing is served of one that is damaged.
+    pub fn open(disk: D, node: NodeId) -> Result<Self, StoreError> {
+        let live = Live::new(node, recover(&disk, node)?, 0);
+        Ok(Self {
+            disk,
+            node,
+            disk_id: live.disk_id(),
+            snapshots: Snapshots::new(live.snapshot()),
+            state: State::Live(Box::new(live)),
+            connections: BTreeSet::new(),
+            now: Duration::ZERO,
+        })
+    }
+
+    /// Random number of the data directory that the log was created in.
+    pub fn disk_id(&self) -> [u8; 16] {
+        self.disk_id
+    }
+
+    /// The newest snapshot: an `Arc`, so take it as often as you like.
+    pub fn snapshot(&self) -> std::sync::Arc<Snapshot> {
+        self.snapshots.current()
+    }
+
+    /// Where the newest snapshot always is, for other threads.
+    pub fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
+    }
+
+    /// A reader of this log, for another thread.
+    pub fn reader(&self, mode: ReadMode) -> WalReader<D> {
+        WalReader::new(self.disk.clone(), self.snapshots.clone(), mode)
+    }
+
+    /// Decides a batch. Each connection with an append in it gets a response.
+    pub fn run(&mut self, batch: Vec<(ConnectionId, Input)>) -> Output {
+        self.recover_poisoned();
+        for (connection, input) in &batch {
+            match input {
+                Input::Message(_) => self.connections.insert(*connection),
+                Input::Disconnected => self.connections.remove(connection),
+            };
+        }
+        self.guarded(|live, outbox| run_batch(live, batch, outbox))
+    }
+
+    /// Does what is due: `now` counts from any moment. To be called several times a second, after the replies of a
+    /// batch are posted.
+    pub fn tick(&mut self, now: Duration) -> Output {
+        self.now = self.now.max(now);
+        self.recover_poisoned();
+        self.guarded(|live, outbox| live.tick(now, outbox))
+    }
+
+    /// Tries to recover after a failure of the disk. [`Replica::run`] and [`Replica::tick`] do it by themselves.
+    pub fn recover_poisoned(&mut self) {
+        let State::Down { recover_at, rejection: Rejection::Disk(_) } = &self.state else { return };
+        if self.now < *recover_at {
+            return;
+        }
+        let truncations = self.snapshots.current().truncations + 1;
+        match recover(&self.disk, self.node) {
+            Ok(recovered) => {
+                let live = Live::new(self.node, recovered, truncations);
+                self.snapshots.publish(live.snapshot());
+                self.state = State::Live(Box::new(live));
+            }
+            Err(error) => self.fail(&error, self.now + RECOVERY_RETRY),
+        }
+    }
+
+    /// Runs something on the live state; a failure ends that state, and nothing of what was to be posted is.
+    fn guarded(
+        &mut self,
+        act: impl FnOnce(&mut Live<D>, &mut Outbox<'_>) -> Result<(), StoreError>,
+    ) -> Output {
+        let mut outbox = Outbox { output: Output::default(), snapshots: &self.snapshots };
+        let failed = match &mut self.state {
+            State::Down { .. } => None,
+            State::Live(live) => match act(live, &mut outbox) {
+                Ok(()) => {
+                    let output = outbox.output;
+                    self.snapshots.publish(live.snapshot());
+                    for (connection, _) in &output.refused {
+                        self.connections.remove(connection);
+                    }
+                    return output;
+                }
+                Err(error) => Some(error),
+            },
+        };
+        if let Some(error) = failed {
+            self.fail(&error, self.now);
+        }
+        let State::Down { rejection, .. } = &self.state else { return Output::default() };
+        let refused = std::mem::take(&mut self.connections).into_iter();
+        Output { refused: refused.map(|id| (id, rejection.clone())).collect(), ..Output::default() }
+    }
+
+    fn fail(&mut self, error: &StoreError, recover_at: Duration) {
+        tracing::error!(%error, "timeline stops answering until it is recovered from its disk");
+        let (rejection, health) = match error {
+            StoreError::Corrupt(what) => (Rejection::Corrupt(what.to_string()), Health::Corrupt),
+            other => (Rejection::Disk(other.to_string()), Health::Poisoned),
+        };
+        // The recovery will replace files.
+        let before = self.snapshots.current();
+        let truncations = before.truncations + 1;
+        self.snapshots.publish(Snapshot { health, truncations, ..(*before).clone() });
+        self.state = State::Down { rejection, recover_at };
+    }
+}
+
+fn run_batch<D: Disk>(
+    live: &mut Live<D>,
+    batch: Vec<(ConnectionId, Input)>,
+    outbox: &mut Outbox<'_>,
+) -> Result<(), StoreError> {
+    // Connections whose later messages must wait, or are void.
+    let mut waiting = BTreeSet::new();
+    let mut refused = BTreeSet::new();
+    for (from, input) in batch {
+        let message = match input {
+            Input::Disconnected => {
+                live.disconnected(from);
+                outbox.output.undecided.retain(|(connection, _)| *connection != from);
+                continue;
+            }
+            Input::Message(message) => message,
+        };
+        if refused.contains(&from) {
+            continue;
+        }
+        if waiting.contains(&from) {
+            outbox.output.undecided.push((from, Input::Message(message)));
+            continue;
+        }
+        match live.message(from, message.clone(), outbox)? {
+            Outcome::Done => {}
+            Outcome::Refused(refusal) => {
+                live.disconnected(from);
+                refused.insert(from);
+                outbox.output.refused.push((from, refusal.into()));
+            }
+            Outcome::NoRoom => {
+                waiting.insert(from);
+                if matches!(message, ProposerMessage::Append(_))
+                    && let Effect::Reply { to, message } = live.unchanged_response(from)
+                {
+                    outbox.reply(to, message);
+                }
+                outbox.output.undecided.push((from, Input::Message(message)));
+            }
+        }
+    }
+    live.flush(outbox)
+}

@@ -1,0 +1,111 @@
+//! Reads the stored log with the record scanner: to stand at a known record end, and to find the last one.
+//!
+//! A read that fails is never the end of the log: it is told as what it is.
+
+use std::io;
+
+use thiserror::Error;
+use wal_format::{RecordScanner, ScanContext, ScanEnd, ScanError, find_end_of_log};
+use wal_types::{Lsn, SystemId};
+
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::segment::Segments;
+
+const READ_BYTES: usize = 64 * 1024;
+
+/// Why there is no scanner at a position.
+#[derive(Debug, Error)]
+pub(crate) enum ScanFailure {
+    /// The disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is below the position is not the log.
+    #[error(transparent)]
+    NotWal(#[from] ScanError),
+    /// There is a log, but no record of it ends there.
+    #[error("{lsn} is not the end of a record; the last one before it ends at {record_end}")]
+    NotARecordEnd { lsn: Lsn, record_end: Lsn },
+    /// There are no bytes.
+    #[error("there is no segment that holds {0}")]
+    NoSegment(Lsn),
+}
+
+/// A scanner that has seen the log up to `lsn`, from so far back that it knows where the record before `lsn` begins:
+/// only then does it check the next `xl_prev` exactly.
+pub(crate) fn scanner_at<D: Disk>(
+    segments: &Segments<D>,
+    system_id: SystemId,
+    lsn: Lsn,
+) -> Result<RecordScanner, ScanFailure> {
+    let ctx = ScanContext { segment_size: segments.lineage.segment_size, system_id };
+    let first = segments.lineage.start_lsn;
+    let mut from = segments.start_of(segments.number_of(lsn)).max(first);
+    loop {
+        let mut scanner = RecordScanner::at_segment_start(ctx, from);
+        feed_up_to(segments, &mut scanner, lsn)?;
+        if scanner.last_record_start().is_some() || from <= first {
+            return Ok(scanner);
+        }
+        from = segments.start_of(segments.number_of(from) - 1);
+    }
+}
+
+/// The same, for a `lsn` that has to be a record end.
+pub(crate) fn scanner_at_record_end<D: Disk>(
+    segments: &Segments<D>,
+    system_id: SystemId,
+    lsn: Lsn,
+) -> Result<RecordScanner, ScanFailure> {
+    let scanner = scanner_at(segments, system_id, lsn)?;
+    match scanner.record_end() {
+        record_end if record_end == lsn => Ok(scanner),
+        record_end => Err(ScanFailure::NotARecordEnd { lsn, record_end }),
+    }
+}
+
+fn feed_up_to<D: Disk>(
+    segments: &Segments<D>,
+    scanner: &mut RecordScanner,
+    lsn: Lsn,
+) -> Result<(), ScanFailure> {
+    let mut buffer = vec![0; READ_BYTES];
+    while scanner.position() < lsn {
+        let left = lsn.bytes_since(scanner.position()).min(READ_BYTES as u64) as usize;
+        match read(segments, scanner.position(), &mut buffer[..left])? {
+            0 => return Err(ScanFailure::NoSegment(scanner.position())),
+            count => scanner.feed(&buffer[..count])?,
+        }
+    }
+    Ok(())
+}
+
+/// Goes on from `scanner` to the end of the log.
+pub(crate) fn scan_to_end<D: Disk>(
+    segments: &Segments<D>,
+    scanner: RecordScanner,
+) -> Result<ScanEnd, StoreError> {
+    let mut failure = None;
+    let end = find_end_of_log(scanner, |position, buffer| {
+        read(segments, position, buffer).map_err(|error| {
+            failure = Some(error);
+            io::Error::other("see the failure beside")
+        })
+    });
+    match (end, failure) {
+        (Ok(end), None) => Ok(end),
+        (_, Some(failure)) => Err(failure),
+        (Err(error), None) => Err(error.into()),
+    }
+}
+
+/// Reads what there is in the segment that holds `position`; nothing when there is no such segment.
+fn read<D: Disk>(segments: &Segments<D>, position: Lsn, buffer: &mut [u8]) -> Result<usize, StoreError> {
+    let left = segments.wal_bytes() - segments.offset_of(position);
+    let count = buffer.len().min(left as usize);
+    match segments.read(position, &mut buffer[..count]) {
+        Ok(()) => Ok(count),
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}

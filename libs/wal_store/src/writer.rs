@@ -1,0 +1,216 @@
+//! [`Writer`]: the growing end of the log.
+//!
+//! Room is made before anybody decides anything (`reserve`, `reserve_cut`), so that the steps that may not fail have
+//! no need of it. A failure of `write`, `flush` or `cut` leaves a state that only a recovery from the disk can tell:
+//! the writer must be thrown away, and nothing that it wrote may be acknowledged.
+//!
+//! Every byte is written before its segment is synced, and of two segments the older is synced first.
+
+use std::collections::BTreeSet;
+
+use wal_types::{Lsn, SegmentNumber, Term};
+
+use crate::disk::{Disk, DiskFile, unlink_if_there};
+use crate::error::StoreError;
+use crate::footer::Footer;
+use crate::segment::Segments;
+
+/// A blank file for the segment that a cut writes.
+const CUT: &str = "cut.unfinished";
+
+/// The growing end of the log.
+pub(crate) struct Writer<D: Disk> {
+    segments: Segments<D>,
+    /// Segments whose files are durably there.
+    present: BTreeSet<SegmentNumber>,
+    /// Files that are written, ascending. What is not the last one is closed at the next flush.
+    open: Vec<OpenSegment<D::File>>,
+    end: Lsn,
+    cut_reserved: bool,
+}
+
+struct OpenSegment<F> {
+    number: SegmentNumber,
+    file: F,
+    footer: Footer,
+    dirty: bool,
+}
+
+impl<D: Disk> Writer<D> {
+    /// At the end of a recovered log: nothing but zeros is behind `end`.
+    pub(crate) fn new(segments: Segments<D>, present: BTreeSet<SegmentNumber>, end: Lsn) -> Self {
+        Self { segments, present, open: Vec::new(), end, cut_reserved: false }
+    }
+
+    pub(crate) fn segments(&self) -> &Segments<D> {
+        &self.segments
+    }
+
+    /// The cluster became known.
+    pub(crate) fn learn(&mut self, lineage: consensus::Lineage) {
+        self.segments.lineage = lineage;
+    }
+
+    /// Behind the last byte that was written.
+    pub(crate) fn end(&self) -> Lsn {
+        self.end
+    }
+
+    /// True when something was written that is not synced.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.open.iter().any(|segment| segment.dirty)
+    }
+
+    /// Makes sure that there are segments for all bytes below `upto`.
+    pub(crate) fn reserve(&mut self, upto: Lsn, term: Term) -> Result<(), StoreError> {
+        if upto <= self.end {
+            return Ok(());
+        }
+        let last = self.segments.number_of(Lsn(upto.0 - 1));
+        for number in self.segments.number_of(self.end)..=last {
+            self.provide(number, term)?;
+        }
+        Ok(())
+    }
+
+    /// Preallocates the next segment when the one that is written is half full, so that the change costs an append
+    /// nothing. For a log that is being written; an idle one needs none.
+    pub(crate) fn prepare_spare(&mut self, term: Term) -> Result<(), StoreError> {
+        if self.segments.offset_of(self.end) <= self.segments.wal_bytes() / 2 {
+            return Ok(());
+        }
+        self.provide(self.segments.number_of(self.end) + 1, term)
+    }
+
+    fn provide(&mut self, number: SegmentNumber, term: Term) -> Result<(), StoreError> {
+        if !self.present.contains(&number) {
+            // Nothing is acknowledged in it, and what is below has footers of its own.
+            let footer = Footer::first(&self.segments.lineage, number, term, Lsn::INVALID);
+            self.segments.create(number, &footer)?;
+            self.present.insert(number);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that there is room for the segment that a cut at `at` writes. A spare segment, which the cut would
+    /// remove, serves: a full disk must not keep a node from following its proposer.
+    pub(crate) fn reserve_cut(&mut self, at: Lsn, term: Term) -> Result<(), StoreError> {
+        if self.cut_reserved || self.segments.offset_of(at) == 0 {
+            return Ok(());
+        }
+        match self.spare() {
+            Some(spare) => {
+                let disk = &self.segments.disk;
+                disk.rename(&self.segments.name(spare), CUT).map_err(StoreError::io("rename a segment"))?;
+                disk.sync_dir().map_err(StoreError::io("sync the directory"))?;
+                self.present.remove(&spare);
+            }
+            None => {
+                let number = self.segments.number_of(at);
+                let footer = Footer::first(&self.segments.lineage, number, term, Lsn::INVALID);
+                self.segments.prepare(CUT, &footer)?;
+            }
+        }
+        self.cut_reserved = true;
+        Ok(())
+    }
+
+    /// The highest segment, if nothing was ever written to it.
+    fn spare(&self) -> Option<SegmentNumber> {
+        self.present.last().copied().filter(|&last| self.segments.start_of(last) >= self.end)
+    }
+
+    /// Writes at the end. Durable with the next flush.
+    pub(crate) fn write(&mut self, at: Lsn, wal: &[u8]) -> Result<(), StoreError> {
+        if at != self.end {
+            return Err(StoreError::Invalid("bytes that do not begin at the end of the log"));
+        }
+        let mut left = wal;
+        while !left.is_empty() {
+            let offset = self.segments.offset_of(self.end);
+            let (now, later) = left.split_at(left.len().min((self.segments.wal_bytes() - offset) as usize));
+            let segment = self.opened(self.segments.number_of(self.end))?;
+            segment.dirty = true;
+            segment.file.write_at(offset, now).map_err(StoreError::io("write WAL"))?;
+            self.end = self.end.advance(now.len() as u64);
+            left = later;
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, number: SegmentNumber) -> Result<&mut OpenSegment<D::File>, StoreError> {
+        if self.open.last().is_none_or(|last| last.number != number) {
+            if !self.present.contains(&number) {
+                return Err(StoreError::Invalid("bytes for a segment that was not reserved"));
+            }
+            let file = self.segments.open(number)?;
+            let footer = self.segments.footer(number, &file)?;
+            self.open.push(OpenSegment { number, file, footer, dirty: false });
+        }
+        Ok(self.open.last_mut().expect("pushed above, or there before"))
+    }
+
+    /// Makes everything that was written durable, and with it that `acked_upto` was acknowledged before. No byte of
+    /// a batch can take part in what its own footer promises.
+    pub(crate) fn flush(&mut self, acked_upto: Lsn, term: Term) -> Result<(), StoreError> {
+        for segment in self.open.iter_mut().filter(|segment| segment.dirty) {
+            segment.footer.sequence += 1;
+            segment.footer.term = term;
+            segment.footer.acked_upto = acked_upto;
+            self.segments.write_footer(&segment.file, &segment.footer)?;
+        }
+        for segment in self.open.iter_mut().filter(|segment| segment.dirty) {
+            segment.file.sync_data().map_err(StoreError::io("sync a segment"))?;
+            segment.dirty = false;
+        }
+        self.open.drain(..self.open.len().saturating_sub(1));
+        Ok(())
+    }
+
+    /// Tells the footers of an idle log that its last batch was acknowledged, too. Everything must be flushed.
+    pub(crate) fn flush_footer(&mut self, acked_upto: Lsn, term: Term) -> Result<(), StoreError> {
+        debug_assert!(!self.is_dirty());
+        if acked_upto <= self.segments.lineage.start_lsn {
+            return Ok(());
+        }
+        let number = self.segments.number_of(Lsn(acked_upto.0 - 1));
+        if self.open.last().is_none_or(|last| last.number != number) {
+            self.open.clear();
+        }
+        let segment = self.opened(number)?;
+        if segment.footer.acked_upto < acked_upto {
+            segment.dirty = true;
+            self.flush(acked_upto, term)?;
+        }
+        Ok(())
+    }
+
+    /// Durably removes every byte at and above `at`; [`Writer::reserve_cut`] was called. Each state on the way is the
+    /// old log, perhaps shorter, or the cut one: the new file is whole before the first segment goes, segments go from
+    /// the highest down, and the one that is cut is replaced at once. Nothing is overwritten in place: what is left of
+    /// a dead tail in a file could be found again behind new records of the same layout.
+    pub(crate) fn cut(&mut self, at: Lsn, term: Term) -> Result<(), StoreError> {
+        self.open.clear();
+        let cut = self.segments.number_of(at);
+        let within = self.segments.offset_of(at) != 0;
+        if within {
+            self.reserve_cut(at, term)?;
+            let blank = self.segments.disk.open(CUT).map_err(StoreError::io("open a blank segment"))?;
+            self.segments.fill(&blank, at, &Footer::first(&self.segments.lineage, cut, term, at))?;
+        }
+        while let Some(&last) = self.present.last()
+            && self.segments.start_of(last) >= at
+        {
+            self.segments.remove(last)?;
+            self.present.remove(&last);
+        }
+        if within {
+            self.segments.rename_durably(CUT, cut)?;
+        } else {
+            unlink_if_there(&self.segments.disk, CUT).map_err(StoreError::io("remove a blank segment"))?;
+        }
+        self.cut_reserved = false;
+        self.end = at;
+        Ok(())
+    }
+}
