@@ -1,1 +1,33 @@
-//! safekeeper
+//! The safekeeper: keeps PostgreSQL's write-ahead log, and votes about who may write it.
+//!
+//! ```text
+//!   server ── accept ──> session ─┬─ START_WAL_PUSH ────> receive_wal ── lane ──> timeline (disk thread, Replica)
+//!                                 │                            ^──── mailbox ──────┘      │ snapshot
+//!                                 ├─ START_REPLICATION ─> send_wal <──────────────────────┤
+//!                                 └─ everything else ───> replies  <──────────────────────┤
+//!   http  ── create, status, metrics <────────────────────────────────────────────────────┘
+//! ```
+//!
+//! What is decided about the log is decided in `consensus`, and done on disk by `wal_store`; this crate gives them
+//! connections, threads and a face.
+
+mod auth;
+mod command;
+mod config;
+mod data_dir;
+mod feedback;
+mod http;
+mod metrics;
+mod receive_wal;
+mod replies;
+mod send_wal;
+mod server;
+mod session;
+mod timeline;
+mod timeline_metrics;
+mod tli_lines;
+
+pub use auth::Token;
+pub use config::{Config, ConfigError, Flags, TlsFiles};
+pub use data_dir::{DataDir, DataDirError, Identity};
+pub use server::{Listeners, serve};

@@ -1,0 +1,228 @@
+//! [`Command`]: what a client may ask on the PostgreSQL port, parsed from the text of a query.
+//!
+//! The grammar is that of PostgreSQL's replication commands (PostgreSQL documentation, "Streaming Replication
+//! Protocol") as stock clients send them, with START_WAL_PUSH, TIMELINE_STATUS and `(term='N')` of the public proposer
+//! protocol. Key words in any case, names bare or quoted, a semicolon at the end or not. What is not understood whole
+//! is refused: half of a command is never carried out.
+//!
+//! Pure; who may ask what, and the answers, are in `session` and `replies`.
+
+mod tokens;
+
+use consensus::{ProtocolVersion, codec};
+use thiserror::Error;
+use wal_types::{Lsn, Term, Tli};
+
+use tokens::{Token, Tokens};
+
+/// A command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// `IDENTIFY_SYSTEM`
+    IdentifySystem,
+    /// `SHOW name`; the name in lower case.
+    Show(String),
+    /// `SET DateStyle TO …`: old client libraries set it at start, and nothing here depends on it.
+    SetDateStyle,
+    /// `READ_REPLICATION_SLOT slot`
+    ReadReplicationSlot(String),
+    /// `CREATE_REPLICATION_SLOT slot [TEMPORARY] PHYSICAL …`
+    CreateReplicationSlot(String),
+    /// `DROP_REPLICATION_SLOT slot [WAIT]`
+    DropReplicationSlot(String),
+    /// `TIMELINE_HISTORY tli`
+    TimelineHistory(Tli),
+    /// `TIMELINE_STATUS`
+    TimelineStatus,
+    /// `START_REPLICATION …`
+    StartReplication(StartReplication),
+    /// `START_WAL_PUSH …`
+    StartWalPush(StartWalPush),
+}
+
+/// `START_REPLICATION [SLOT slot] [PHYSICAL] X/X [TIMELINE tli] [(term='N')]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StartReplication {
+    /// First byte that is asked for.
+    pub start: Lsn,
+    /// PostgreSQL timeline that is asked for.
+    pub tli: Option<Tli>,
+    /// Asks for WAL that may not be committed, as long as this is the term.
+    pub term: Option<Term>,
+}
+
+/// `START_WAL_PUSH [(proto_version 'N', allow_timeline_creation 'bool')]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StartWalPush {
+    /// What the proposer speaks.
+    pub version: ProtocolVersion,
+    /// The proposer wants the timeline to be made if it is not there.
+    pub allow_creation: bool,
+}
+
+/// Why a text is no command.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum CommandError {
+    /// Not of the grammar.
+    #[error("{0}")]
+    Syntax(String),
+    /// Understood, and not for a safekeeper.
+    #[error("{what}")]
+    Unsupported {
+        /// What is not done here.
+        what: &'static str,
+        /// Who does it.
+        hint: &'static str,
+    },
+}
+
+impl Command {
+    /// Parses the text of a query.
+    pub(crate) fn parse(text: &str) -> Result<Self, CommandError> {
+        let mut tokens = Tokens::new(text)?;
+        let verb = tokens.keyword()?;
+        let command = match verb.as_str() {
+            "identify_system" => Self::IdentifySystem,
+            "show" => Self::Show(tokens.identifier("a setting")?.to_ascii_lowercase()),
+            "set" => return set(&mut tokens),
+            "read_replication_slot" => Self::ReadReplicationSlot(tokens.identifier("a slot name")?),
+            "create_replication_slot" => create_replication_slot(&mut tokens)?,
+            "drop_replication_slot" => {
+                let slot = tokens.identifier("a slot name")?;
+                tokens.take_keyword("wait");
+                Self::DropReplicationSlot(slot)
+            }
+            "timeline_history" => Self::TimelineHistory(tli(&mut tokens)?),
+            "timeline_status" => Self::TimelineStatus,
+            "start_replication" => Self::StartReplication(start_replication(&mut tokens)?),
+            "start_wal_push" => Self::StartWalPush(start_wal_push(&mut tokens)?),
+            "base_backup" | "upload_manifest" => {
+                return Err(CommandError::Unsupported {
+                    what: "a safekeeper keeps WAL and has no data files",
+                    hint: "Take the base backup from the primary or a standby.",
+                });
+            }
+            "alter_replication_slot" => {
+                return Err(CommandError::Unsupported {
+                    what: "slots cannot be altered here",
+                    hint: "Any slot name is accepted and nothing is kept for it.",
+                });
+            }
+            _ => {
+                let message = format!("a safekeeper does not know the command \"{verb}\"");
+                return Err(CommandError::Syntax(message));
+            }
+        };
+        tokens.end()?;
+        Ok(command)
+    }
+}
+
+fn set(tokens: &mut Tokens) -> Result<Command, CommandError> {
+    let name = tokens.identifier("a setting")?;
+    if name.eq_ignore_ascii_case("datestyle") {
+        return Ok(Command::SetDateStyle);
+    }
+    Err(CommandError::Unsupported {
+        what: "settings cannot be changed here",
+        hint: "A safekeeper knows replication commands only.",
+    })
+}
+
+fn create_replication_slot(tokens: &mut Tokens) -> Result<Command, CommandError> {
+    let slot = tokens.identifier("a slot name")?;
+    tokens.take_keyword("temporary");
+    if tokens.take_keyword("logical") {
+        return Err(LOGICAL);
+    }
+    tokens.expect_keyword("physical")?;
+    if !tokens.take_keyword("reserve_wal") && tokens.take(&Token::Open) {
+        // Options of PostgreSQL 15 and later: a name, or a name and a value. None means anything without slots.
+        while !tokens.take(&Token::Close) {
+            tokens.identifier("an option")?;
+            tokens.take_value();
+            if !tokens.take(&Token::Comma) {
+                tokens.expect(&Token::Close)?;
+                break;
+            }
+        }
+    }
+    Ok(Command::CreateReplicationSlot(slot))
+}
+
+const LOGICAL: CommandError = CommandError::Unsupported {
+    what: "logical replication is not done by a safekeeper",
+    hint: "Subscribe to the primary or a standby.",
+};
+
+fn start_replication(tokens: &mut Tokens) -> Result<StartReplication, CommandError> {
+    if tokens.take_keyword("slot") {
+        tokens.identifier("a slot name")?;
+    }
+    if tokens.take_keyword("logical") {
+        return Err(LOGICAL);
+    }
+    tokens.take_keyword("physical");
+    let word = tokens.word("a WAL position")?;
+    let start = word.parse().map_err(|error| CommandError::Syntax(format!("\"{word}\": {error}")))?;
+    let tli = tokens.take_keyword("timeline").then(|| tli(tokens)).transpose()?;
+    let term = tokens.take(&Token::Open).then(|| term_option(tokens)).transpose()?;
+    Ok(StartReplication { start, tli, term })
+}
+
+fn term_option(tokens: &mut Tokens) -> Result<Term, CommandError> {
+    tokens.expect_keyword("term")?;
+    tokens.expect(&Token::Equals)?;
+    let text = tokens.value("a term")?;
+    tokens.expect(&Token::Close)?;
+    number(&text, "a term").map(Term)
+}
+
+fn start_wal_push(tokens: &mut Tokens) -> Result<StartWalPush, CommandError> {
+    let mut push = StartWalPush { version: ProtocolVersion::V2, allow_creation: true };
+    if !tokens.take(&Token::Open) {
+        return Ok(push);
+    }
+    loop {
+        let key = tokens.identifier("an option")?.to_ascii_lowercase();
+        let value = tokens.value("the value of an option")?;
+        match key.as_str() {
+            "proto_version" => {
+                push.version = codec::parse_version(&value).ok_or_else(|| {
+                    CommandError::Syntax(format!(
+                        "proto_version '{value}' is not spoken here; 2, 3 and holdfast-1 are"
+                    ))
+                })?;
+            }
+            "allow_timeline_creation" => {
+                push.allow_creation = value.parse().map_err(|_| {
+                    CommandError::Syntax(format!("allow_timeline_creation '{value}': expected true or false"))
+                })?;
+            }
+            // The public protocol grows by such keys, and its acceptor skips those that it does not know.
+            _ => {}
+        }
+        if !tokens.take(&Token::Comma) {
+            tokens.expect(&Token::Close)?;
+            return Ok(push);
+        }
+    }
+}
+
+fn tli(tokens: &mut Tokens) -> Result<Tli, CommandError> {
+    let word = tokens.word("a timeline number")?;
+    let tli = number(&word, "a timeline number")?;
+    match u32::try_from(tli) {
+        Ok(tli @ 1..) => Ok(Tli(tli)),
+        _ => Err(CommandError::Syntax(format!("\"{word}\": expected a timeline number"))),
+    }
+}
+
+fn number(text: &str, what: &str) -> Result<u64, CommandError> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = if digits { text.parse().ok() } else { None };
+    number.ok_or_else(|| CommandError::Syntax(format!("\"{text}\": expected {what}")))
+}
+
+#[cfg(test)]
+mod tests;

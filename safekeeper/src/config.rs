@@ -1,0 +1,239 @@
+//! The command line: raw flags as people write them, and the validated [`Config`] that the rest of the program uses.
+//!
+//! Reads the files that flags name, but opens no socket and touches no data. Called by `main`, and by tests that build
+//! a [`Config`] by hand.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Parser;
+use thiserror::Error;
+use wal_types::NodeId;
+
+use crate::auth::Token;
+
+/// Longest file with a token, in bytes: a larger one is a mistake.
+const TOKEN_FILE_BYTES_MAX: u64 = 16 * 1024;
+
+/// Stores PostgreSQL's write-ahead log. A quorum of safekeepers, usually 2 of 3, decides what is committed.
+///
+/// Each safekeeper has a number of its own and a data directory that belongs to this number for good. Timelines are
+/// created over HTTP (POST /v1/timelines); a walproposer, or a compute that speaks the public proposer protocol, then
+/// pushes WAL over the PostgreSQL port, and standbys and pg_receivewal read it there.
+#[derive(Debug, Parser)]
+#[command(version, after_long_help = EXAMPLES)]
+pub struct Flags {
+    /// Number of this safekeeper, from 1 on, unlike every other of the cluster; a data directory keeps it for good
+    #[arg(long, value_name = "NUMBER")]
+    id: u64,
+
+    /// Directory of the WAL; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+
+    /// Where proposers and standbys connect; port 0 takes a free one, see --address-file
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    listen_pg: String,
+
+    /// Where the HTTP port for operators listens: /v1/status, /v1/timelines, /metrics, /healthz, /readyz
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    listen_http: String,
+
+    /// Written once both ports are open: {"pid":…,"id":…,"pg":"host:port","http":"host:port"}
+    #[arg(long, value_name = "PATH")]
+    address_file: Option<PathBuf>,
+
+    /// Address of the PostgreSQL port as others reach it, when it is not --listen-pg
+    #[arg(long, value_name = "HOST:PORT")]
+    pg_advertise: Option<String>,
+
+    /// Certificate chain (PEM); connections to the PostgreSQL port must then use TLS
+    #[arg(long, value_name = "PATH", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key (PEM) of --tls-cert
+    #[arg(long, value_name = "PATH", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// File with the token that clients send as password, and HTTP clients as bearer; without it everybody is trusted
+    #[arg(long, value_name = "PATH")]
+    auth_token_file: Option<PathBuf>,
+
+    /// Look of a log line on stderr
+    #[arg(long, value_name = "text|json", default_value = "text")]
+    log_format: telemetry::LogFormat,
+
+    /// What is logged, for example info or info,safekeeper=debug; RUST_LOG counts when it is not given
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  A safekeeper on fixed ports:
+    safekeeper --id 1 --data-dir /var/lib/safekeeper --listen-pg 10.0.0.1:5454 --listen-http 127.0.0.1:7676
+
+  Create a timeline on it (the same on each safekeeper), then look:
+    curl -X POST http://127.0.0.1:7676/v1/timelines -H 'content-type: application/json' -d '{
+      \"tenant_id\": \"cf0480929707ee75372337efaa5ecf96\", \"timeline_id\": \"112ded66422aa5e953e5440fa5427ac4\",
+      \"start_lsn\": \"0/1000000\", \"system_id\": \"7710999284697415315\", \"pg_version\": 150018,
+      \"wal_segment_size\": 16777216, \"dialect\": \"holdfast\", \"members\": [
+        {\"id\": 1, \"host\": \"10.0.0.1\", \"port\": 5454}, {\"id\": 2, \"host\": \"10.0.0.2\", \"port\": 5454},
+        {\"id\": 3, \"host\": \"10.0.0.3\", \"port\": 5454}]}'
+    curl http://127.0.0.1:7676/v1/timelines
+
+  Read the WAL with PostgreSQL's own tool:
+    pg_receivewal -D wal -d \"host=10.0.0.1 port=5454 user=any options='-c tenant_id=cf04… -c timeline_id=112d…'\"
+
+Signals: SIGTERM ends when everything received is on disk, SIGINT at once. Nothing acknowledged is lost either way.";
+
+/// What the program runs with. Every field is valid in itself; addresses are resolved when they are bound.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Number of this safekeeper.
+    pub id: NodeId,
+    /// Directory of the WAL.
+    pub data_dir: PathBuf,
+    /// Where the PostgreSQL port listens.
+    pub listen_pg: String,
+    /// Where the HTTP port listens.
+    pub listen_http: String,
+    /// Where to tell the addresses.
+    pub address_file: Option<PathBuf>,
+    /// The PostgreSQL port as others reach it.
+    pub pg_advertise: Option<String>,
+    /// Certificate and key files.
+    pub tls: Option<TlsFiles>,
+    /// What a client has to know; none trusts everybody.
+    pub token: Option<Arc<Token>>,
+    /// Look of the log.
+    pub log_format: telemetry::LogFormat,
+    /// What is logged.
+    pub log_level: Option<String>,
+}
+
+/// Where certificate and key are.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// Certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+}
+
+/// A flag whose value cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// Zero means "none" in the protocol.
+    #[error("--id 0 is not possible: safekeepers are numbered from 1 on")]
+    IdZero,
+    /// Not `host:port`.
+    #[error("{flag} {value}: expected HOST:PORT, for example 127.0.0.1:5454")]
+    Address {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The token file cannot be read.
+    #[error("--auth-token-file {path}: {error}", path = path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The token file holds no token.
+    #[error("--auth-token-file {path}: expected one line with a token of 1 to 1024 printable characters", path = path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Flags {
+    /// Checks the flags, and reads the token.
+    pub fn validate(self) -> Result<Config, ConfigError> {
+        if self.id == 0 {
+            return Err(ConfigError::IdZero);
+        }
+        check_address("--listen-pg", &self.listen_pg)?;
+        check_address("--listen-http", &self.listen_http)?;
+        if let Some(address) = &self.pg_advertise {
+            check_address("--pg-advertise", address)?;
+        }
+        Ok(Config {
+            id: NodeId(self.id),
+            data_dir: self.data_dir,
+            listen_pg: self.listen_pg,
+            listen_http: self.listen_http,
+            address_file: self.address_file,
+            pg_advertise: self.pg_advertise,
+            tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
+            token: self.auth_token_file.as_deref().map(read_token).transpose()?.map(Arc::new),
+            log_format: self.log_format,
+            log_level: self.log_level,
+        })
+    }
+}
+
+fn check_address(flag: &'static str, value: &str) -> Result<(), ConfigError> {
+    let well_formed =
+        value.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if well_formed { Ok(()) } else { Err(ConfigError::Address { flag, value: value.to_owned() }) }
+}
+
+fn read_token(path: &Path) -> Result<Token, ConfigError> {
+    let unreadable = |error| ConfigError::TokenFile { path: path.to_owned(), error };
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(unreadable)?;
+    file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
+    Token::new(text.trim_end()).ok_or_else(|| ConfigError::Token { path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(extra: &[&str]) -> Result<Config, String> {
+        let words = ["safekeeper", "--data-dir", "/d"].iter().chain(extra);
+        let flags = Flags::try_parse_from(words).map_err(|error| error.to_string())?;
+        flags.validate().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn id_and_directory_are_enough() {
+        let config = config(&["--id", "7"]).unwrap();
+        assert_eq!(config.id, NodeId(7));
+        assert_eq!(config.data_dir, Path::new("/d"));
+        assert_eq!((config.listen_pg.as_str(), config.listen_http.as_str()), ("127.0.0.1:0", "127.0.0.1:0"));
+        assert!(config.tls.is_none() && config.token.is_none());
+    }
+
+    #[test]
+    fn a_bad_flag_is_refused_with_a_sentence_that_names_it() {
+        for (flags, part) in [
+            (&["--id", "0"][..], "--id 0 is not possible"),
+            (&["--id", "one"], "--id <NUMBER>"),
+            (&[], "--id <NUMBER>"),
+            (&["--id", "1", "--listen-pg", "5454"], "--listen-pg 5454: expected HOST:PORT"),
+            (&["--id", "1", "--listen-http", ":80"], "--listen-http :80: expected HOST:PORT"),
+            (&["--id", "1", "--pg-advertise", "h:99999"], "--pg-advertise h:99999"),
+            (&["--id", "1", "--tls-cert", "c"], "--tls-key"),
+            (&["--id", "1", "--log-format", "xml"], "log format"),
+            (&["--id", "1", "--auth-token-file", "/nonexistent/token"], "/nonexistent/token: No such file"),
+            (&["--id", "1", "--auth-token-file", "/dev/null"], "expected one line with a token"),
+        ] {
+            let error = config(flags).unwrap_err();
+            assert!(error.contains(part), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_help_is_consistent() {
+        use clap::CommandFactory;
+        Flags::command().debug_assert();
+    }
+}

@@ -1,0 +1,182 @@
+//! The life of the server: opens what is stored, accepts connections until it is told to end, and ends.
+//!
+//! Listeners and the shutdown are arguments, so that tests take free ports and no signals.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use postgres_backend::{HandshakeConfig, ServerTls, TlsPolicy};
+use telemetry::{Admin, LogLevel};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use utils::Shutdown;
+use utils::shutdown::Drained;
+
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::http::{self, Shown};
+use crate::metrics::Metrics;
+use crate::session::{self, Context};
+use crate::timeline::{DiskPool, Timelines};
+use crate::timeline_metrics::TimelineCollector;
+
+/// Connections to the PostgreSQL port at once, handshakes included. One more is closed at once: each may take a lane of
+/// memory.
+pub(crate) const CONNECTIONS_MAX: usize = 4096;
+
+/// Pause after a failed accept: with no file descriptor left it fails at once, again and again.
+pub(crate) const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// The longest that connections may take to end.
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The two ports, bound.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For proposers and readers.
+    pub pg: TcpListener,
+    /// For operators.
+    pub http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds what the configuration says.
+    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let bind = async |flag: &str, address: &str| {
+            let listener = TcpListener::bind(address).await;
+            listener.with_context(|| format!("{flag} {address}: cannot listen there"))
+        };
+        Ok(Self {
+            pg: bind("--listen-pg", &config.listen_pg).await?,
+            http: bind("--listen-http", &config.listen_http).await?,
+        })
+    }
+}
+
+/// Serves until `shutdown` says to end, and returns when everything that was received is on disk, or at once when it
+/// says so.
+pub async fn serve(
+    config: &Config,
+    data_dir: DataDir,
+    listeners: Listeners,
+    log_level: LogLevel,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let mut registry = telemetry::Metrics::new("safekeeper", env!("CARGO_PKG_VERSION"));
+    let metrics = Metrics::register(registry.registry());
+    let handshake = HandshakeConfig::new(tls_policy(config)?);
+    let pool = DiskPool::start(&metrics).context("cannot start the disk threads")?;
+    let path = data_dir.path().display().to_string();
+    let opening = spawn_blocking(move || Timelines::open(data_dir, pool));
+    let timelines = tokio::select! {
+        opened = opening => opened?.with_context(|| format!("data directory {path}: cannot read it"))?,
+        // A recovery that is cut short is begun anew at the next start.
+        () = shutdown.immediate() => return Ok(()),
+    };
+    let timelines = Arc::new(timelines);
+    registry.registry().register_collector(Box::new(TimelineCollector(Arc::clone(&timelines))));
+
+    let (end_http, http_ended) = oneshot::channel::<()>();
+    let shown = Shown {
+        node: config.id,
+        pg_advertise: config.pg_advertise.clone(),
+        timelines: Arc::clone(&timelines),
+    };
+    let admin = Admin { metrics: Arc::new(registry), log_level, ready: ready(&timelines, &shutdown) };
+    let router = http::guarded(admin.router().merge(http::router(shown)), config.token.clone());
+    let http = tokio::spawn(telemetry::serve(listeners.http, router, async {
+        let _ = http_ended.await;
+    }));
+
+    let context = Arc::new(Context {
+        handshake,
+        token: config.token.clone(),
+        timelines: Arc::clone(&timelines),
+        metrics,
+        shutdown: shutdown.clone(),
+    });
+    tracing::info!(id = config.id.0, timelines = timelines.all().len(), "serving");
+    accept(listeners.pg, &context).await;
+
+    match shutdown.drained(DRAIN_TIMEOUT).await {
+        Drained::Complete => {}
+        Drained::Interrupted { .. } => return Ok(()),
+        Drained::TimedOut { tasks_left } => tracing::warn!(tasks_left, "connections did not end in time"),
+    }
+    let stopping = spawn_blocking(move || timelines.stop());
+    tokio::select! {
+        stopped = stopping => stopped?,
+        () = shutdown.immediate() => return Ok(()),
+    }
+    // Last, so that an operator can watch the end.
+    drop(end_http);
+    http.await?;
+    tracing::info!("everything received is on disk");
+    Ok(())
+}
+
+fn tls_policy(config: &Config) -> anyhow::Result<TlsPolicy> {
+    let Some(files) = &config.tls else { return Ok(TlsPolicy::Disabled) };
+    Ok(TlsPolicy::Required(ServerTls::from_pem_files(&files.certificate, &files.key)?))
+}
+
+fn ready(timelines: &Arc<Timelines>, shutdown: &Shutdown) -> telemetry::admin::ReadyCheck {
+    let (timelines, shutdown) = (Arc::clone(timelines), shutdown.clone());
+    Arc::new(move || {
+        if shutdown.is_draining() {
+            return Err("the server is ending".to_owned());
+        }
+        if !timelines.is_alive() {
+            return Err("a disk thread has ended".to_owned());
+        }
+        Ok(())
+    })
+}
+
+/// Accepts connections until the drain begins.
+async fn accept(listener: TcpListener, context: &Arc<Context>) {
+    loop {
+        tokio::select! {
+            () = context.shutdown.draining() => return,
+            // Cancel-safe: an accept that did not return has taken no connection.
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => admit(stream, context),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                }
+            },
+        }
+    }
+}
+
+fn admit(stream: TcpStream, context: &Arc<Context>) {
+    if context.shutdown.tasks() >= CONNECTIONS_MAX {
+        context.metrics.count_accepted("too_many");
+        return;
+    }
+    if let Err(error) = prepare(&stream) {
+        tracing::debug!(%error, "connection ended before it began");
+        return;
+    }
+    let context = Arc::clone(context);
+    let shutdown = context.shutdown.clone();
+    shutdown.spawn(async move {
+        let connections = context.metrics.connections.clone();
+        connections.inc();
+        tokio::select! {
+            () = session::run(stream, Arc::clone(&context)) => {}
+            // At once means that nothing is waited for; what is acknowledged is on disk.
+            () = context.shutdown.immediate() => {}
+        }
+        connections.dec();
+    });
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // Small messages wait for an answer: Nagle's algorithm would hold them back.
+    stream.set_nodelay(true)
+}

@@ -1,0 +1,265 @@
+//! The disk threads: a small pool, each the owner of the [`Replica`]s of some timelines.
+//!
+//! A timeline stays on one thread, so there is no lock around its consensus and none over its IO; one thread serves
+//! many timelines. A thread works in rounds: it drains what came in, gives each replica its share in one batch, posts
+//! the answers, and publishes the snapshot. It never waits for a connection: what comes in is bounded by the room of
+//! each connection's lane, what goes out by its mailbox.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use consensus::{ConnectionId, Refusal};
+use pq_proto::{ErrorResponse, SqlState};
+use tokio::sync::{oneshot, watch};
+use wal_store::{Input, Output, RESERVE_RETRY, ReadMode, RealDisk, Rejection, Replica, Snapshot, WalReader};
+use wal_types::TenantTimelineId;
+
+use super::lanes::{Lanes, Queued, wal_bytes};
+use super::mailbox::Mailbox;
+use crate::metrics::Metrics;
+
+/// Disk threads. More would let more timelines flush at once; disks have few queues, and each thread is cheap.
+pub(super) const DISK_THREADS: usize = 4;
+
+/// Between two looks at what is to be done without a message: persisting the commit position, preparing segments.
+pub(super) const TICK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a thread is told.
+pub(super) enum Order {
+    /// Own this timeline from now on.
+    Own { key: TimelineKey, timeline: Box<Owned> },
+    /// A connection of a proposer.
+    Attach { key: TimelineKey, connection: ConnectionId, mailbox: Mailbox },
+    /// Something for a lane.
+    Queue { key: TimelineKey, connection: ConnectionId, queued: Queued },
+    /// Make a reader of the log.
+    Reader { key: TimelineKey, mode: ReadMode, made: oneshot::Sender<WalReader<RealDisk>> },
+    /// Finish what came before, then end.
+    Stop,
+}
+
+/// A timeline within this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TimelineKey(pub(super) u64);
+
+/// What a thread owns of a timeline.
+pub(super) struct Owned {
+    pub(super) id: TenantTimelineId,
+    pub(super) replica: Replica<RealDisk>,
+    pub(super) changed: watch::Sender<()>,
+}
+
+/// The threads.
+#[derive(Debug)]
+pub(crate) struct DiskPool {
+    orders: Vec<Sender<Order>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl DiskPool {
+    pub(crate) fn start(metrics: &Metrics) -> io::Result<Self> {
+        let mut pool = Self { orders: Vec::new(), threads: Mutex::default() };
+        let threads = pool.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for number in 0..DISK_THREADS {
+            let (orders, inbox) = channel();
+            let thread = DiskThread { inbox, timelines: BTreeMap::new(), metrics: metrics.clone() };
+            threads.push(Builder::new().name(format!("disk-{number}")).spawn(move || thread.run())?);
+            pool.orders.push(orders);
+        }
+        Ok(pool)
+    }
+
+    /// The way to the thread that a timeline belongs to.
+    pub(super) fn thread_of(&self, key: TimelineKey) -> Sender<Order> {
+        let index = key.0 as usize % self.orders.len();
+        self.orders[index].clone()
+    }
+
+    /// False when a thread has ended: its timelines are served no more.
+    pub(crate) fn is_alive(&self) -> bool {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        !threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Lets every thread finish what it was given, and waits for it.
+    pub(crate) fn stop(&self) {
+        for orders in &self.orders {
+            // A thread that is gone has nothing left to finish.
+            let _ = orders.send(Order::Stop);
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a disk thread had panicked");
+            }
+        }
+    }
+}
+
+struct DiskThread {
+    inbox: Receiver<Order>,
+    timelines: BTreeMap<TimelineKey, Served>,
+    metrics: Metrics,
+}
+
+struct Served {
+    owned: Owned,
+    /// The snapshot that waiters were told of last.
+    seen: Arc<Snapshot>,
+    lanes: Lanes,
+    mailboxes: BTreeMap<ConnectionId, Mailbox>,
+}
+
+impl DiskThread {
+    fn run(mut self) {
+        let origin = Instant::now();
+        let mut next_tick = origin + TICK_INTERVAL;
+        let mut stopping = false;
+        while !stopping {
+            let now = Instant::now();
+            let due = self.timelines.values().filter_map(|served| served.lanes.next_due(now)).min();
+            let wait = due.map_or(next_tick, |due| due.min(next_tick)).saturating_duration_since(now);
+            match self.inbox.recv_timeout(wait) {
+                Ok(order) => stopping |= self.follow(order),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => stopping = true,
+            }
+            while let Ok(order) = self.inbox.try_recv() {
+                stopping |= self.follow(order);
+            }
+            for served in self.timelines.values_mut() {
+                served.round(&self.metrics);
+            }
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK_INTERVAL;
+                for served in self.timelines.values_mut() {
+                    let output = served.owned.replica.tick(origin.elapsed());
+                    served.hand_out(output, &self.metrics);
+                }
+            }
+        }
+        // What rests for want of disk space stays undone: it was never acknowledged.
+        for served in self.timelines.values_mut() {
+            while served.lanes.next_due(Instant::now()).is_some_and(|due| due <= Instant::now()) {
+                served.round(&self.metrics);
+            }
+        }
+    }
+
+    /// True when this was the last order.
+    fn follow(&mut self, order: Order) -> bool {
+        match order {
+            Order::Own { key, timeline } => {
+                self.timelines.insert(key, Served::new(*timeline));
+            }
+            Order::Attach { key, connection, mailbox } => match self.timelines.get_mut(&key) {
+                Some(served) => {
+                    served.lanes.open(connection);
+                    served.mailboxes.insert(connection, mailbox);
+                }
+                None => mailbox.end(ErrorResponse::fatal(SqlState::INTERNAL_ERROR, "unknown timeline")),
+            },
+            Order::Queue { key, connection, queued } => {
+                if let Some(served) = self.timelines.get_mut(&key) {
+                    match queued.input {
+                        Input::Disconnected => served.lanes.leave(connection),
+                        Input::Message(_) => served.lanes.push(connection, queued),
+                    }
+                }
+            }
+            Order::Reader { key, mode, made } => {
+                if let Some(served) = self.timelines.get(&key) {
+                    // Who asked may be gone.
+                    let _ = made.send(served.owned.replica.reader(mode));
+                }
+            }
+            Order::Stop => return true,
+        }
+        false
+    }
+}
+
+impl Served {
+    fn new(owned: Owned) -> Self {
+        let seen = owned.replica.snapshot();
+        Self { owned, seen, lanes: Lanes::default(), mailboxes: BTreeMap::new() }
+    }
+
+    fn round(&mut self, metrics: &Metrics) {
+        let started = Instant::now();
+        let mut batch = self.lanes.batch(started);
+        let inputs = batch.take_inputs();
+        if inputs.is_empty() {
+            return;
+        }
+        let bytes: usize = inputs.iter().map(|(_, input)| wal_bytes(input)).sum();
+        let gone = disconnected(&inputs);
+        let mut output = self.owned.replica.run(inputs);
+        let undecided = std::mem::take(&mut output.undecided);
+        let not_yet_gone = disconnected(&undecided);
+        self.lanes.put_back(batch, undecided, started + RESERVE_RETRY);
+        if bytes > 0 {
+            metrics.wal_received_bytes.inc_by(bytes as u64);
+            metrics.batch_bytes.observe(bytes as f64);
+            metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
+        }
+        self.hand_out(output, metrics);
+        for connection in gone.into_iter().filter(|connection| !not_yet_gone.contains(connection)) {
+            self.mailboxes.remove(&connection);
+            self.lanes.close(connection);
+        }
+    }
+
+    /// Wakes those who watch, and posts what is for connections.
+    fn hand_out(&mut self, output: Output, metrics: &Metrics) {
+        // The replica has published its snapshot itself, where readers look after each read.
+        let snapshot = self.owned.replica.snapshot();
+        if !Arc::ptr_eq(&self.seen, &snapshot) {
+            self.seen = snapshot;
+            self.owned.changed.send_replace(());
+        }
+        for (connection, message) in output.replies {
+            let Some(mailbox) = self.mailboxes.get(&connection) else { continue };
+            if !mailbox.post(message) {
+                let reason = "more questions than answers were read";
+                self.end(connection, ErrorResponse::fatal(SqlState::PROTOCOL_VIOLATION, reason));
+            }
+        }
+        for (connection, rejection) in output.refused {
+            metrics.refused.inc();
+            tracing::warn!(timeline = %self.owned.id, connection = connection.0, %rejection, "proposer refused");
+            self.end(connection, rejection_response(&rejection));
+        }
+    }
+
+    /// Tells a connection to close. What it still has queued is dropped; that it left reaches the replica as usual.
+    fn end(&mut self, connection: ConnectionId, reason: ErrorResponse) {
+        if let Some(mailbox) = self.mailboxes.remove(&connection) {
+            mailbox.end(reason);
+        }
+        self.lanes.clear(connection);
+        self.lanes.leave(connection);
+    }
+}
+
+fn disconnected(inputs: &[(ConnectionId, Input)]) -> Vec<ConnectionId> {
+    let gone = inputs.iter().filter(|(_, input)| matches!(input, Input::Disconnected));
+    gone.map(|(connection, _)| *connection).collect()
+}
+
+/// What a proposer is told before it is closed.
+fn rejection_response(rejection: &Rejection) -> ErrorResponse {
+    let sqlstate = match rejection {
+        Rejection::Protocol(Refusal::Malformed(_) | Refusal::NotGreeted | Refusal::NotWal(_)) => {
+            SqlState::PROTOCOL_VIOLATION
+        }
+        Rejection::Protocol(_) => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Rejection::Disk(_) => SqlState::IO_ERROR,
+        Rejection::Corrupt(_) => SqlState::DATA_CORRUPTED,
+    };
+    ErrorResponse::fatal(sqlstate, rejection.to_string())
+}

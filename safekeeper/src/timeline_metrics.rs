@@ -1,0 +1,64 @@
+//! The numbers of single timelines in `/metrics`, read from their snapshots at each scrape.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use wal_store::{Health, Snapshot};
+
+use crate::timeline::Timelines;
+
+/// Timelines that are shown one by one: a scrape must stay small, whatever is stored here.
+pub(crate) const TIMELINES_SHOWN_MAX: usize = 1000;
+
+/// Reads all timelines.
+#[derive(Debug)]
+pub(crate) struct TimelineCollector(pub(crate) Arc<Timelines>);
+
+type Value = fn(&Snapshot) -> u64;
+
+const GAUGES: [(&str, &str, Value); 6] = [
+    ("safekeeper_timeline_term", "Highest term promised", |snapshot| snapshot.term.0),
+    ("safekeeper_timeline_flush_lsn", "End of the last durable record", |snapshot| snapshot.flush_lsn.0),
+    ("safekeeper_timeline_commit_lsn", "Commit position", |snapshot| snapshot.commit_lsn.0),
+    ("safekeeper_timeline_write_lsn", "End of what was written", |snapshot| snapshot.write_lsn.0),
+    ("safekeeper_timeline_truncations", "Rises when the log is cut", |snapshot| snapshot.truncations),
+    ("safekeeper_timeline_healthy", "1 when it can be written and read", |snapshot| {
+        u64::from(snapshot.health == Health::Healthy)
+    }),
+];
+
+impl Collector for TimelineCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let all = self.0.all();
+        put(&mut encoder, "safekeeper_timelines", "Timelines", all.len() as u64)?;
+        let quarantined = all.iter().filter(|(_, timeline)| timeline.is_err()).count();
+        put(
+            &mut encoder,
+            "safekeeper_timelines_quarantined",
+            "Timelines that cannot be opened",
+            quarantined as u64,
+        )?;
+        let snapshots: Vec<_> = all
+            .iter()
+            .filter_map(|(id, timeline)| Some((id, timeline.as_ref().ok()?.snapshot())))
+            .take(TIMELINES_SHOWN_MAX)
+            .collect();
+        for (name, help, value) in GAUGES {
+            let mut gauge = encoder.encode_descriptor(name, &format!("{help}."), None, MetricType::Gauge)?;
+            for (id, snapshot) in &snapshots {
+                let labels = [("tenant_id", id.tenant.to_string()), ("timeline_id", id.timeline.to_string())];
+                ConstGauge::new(value(snapshot)).encode(gauge.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn put(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {
+    let gauge = ConstGauge::new(value);
+    gauge.encode(encoder.encode_descriptor(name, &format!("{help}."), None, gauge.metric_type())?)
+}

@@ -1,0 +1,109 @@
+//! The log as stock tools see it: as PostgreSQL timelines 1, 2, 3, each up to a switch point.
+//!
+//! One log holds them all, one behind the other. A switch counts as soon as a byte of the new timeline may be read:
+//! before that another proposer may still put its own in its place. Pure; called by `replies` and `send_wal`.
+
+use consensus::TliSwitch;
+use wal_types::{Lsn, Tli};
+
+/// The timelines of a log up to a position.
+#[derive(Clone, Debug)]
+pub(crate) struct TliLines {
+    start_tli: Tli,
+    /// Those that count, oldest first.
+    switches: Vec<TliSwitch>,
+}
+
+/// What a request for WAL of some timeline comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TliRequest {
+    /// The timeline is the newest one: it goes on.
+    Current,
+    /// The timeline ended, and was followed by another.
+    Ended(TliSwitch),
+    /// The log never was on that timeline.
+    Unknown,
+}
+
+impl TliLines {
+    /// Of a log that begins on `start_tli` and may be read up to `end`.
+    pub(crate) fn new(start_tli: Tli, switches: &[TliSwitch], end: Lsn) -> Self {
+        let switches = switches.iter().copied().filter(|switch| switch.at < end).collect();
+        Self { start_tli, switches }
+    }
+
+    /// The newest timeline.
+    pub(crate) fn current(&self) -> Tli {
+        self.switches.last().map_or(self.start_tli, |switch| switch.tli)
+    }
+
+    /// Looks up a timeline that a reader asks for.
+    pub(crate) fn request(&self, tli: Tli) -> TliRequest {
+        if tli == self.current() {
+            return TliRequest::Current;
+        }
+        match self.switches.iter().find(|switch| switch.parent == tli) {
+            Some(switch) => TliRequest::Ended(*switch),
+            None => TliRequest::Unknown,
+        }
+    }
+
+    /// Name and content of the history file of a timeline, one line for each timeline before it (PostgreSQL
+    /// documentation, "Timelines"). `None` when the log was never on it, or begins on it: what came before is unknown.
+    pub(crate) fn history_file(&self, tli: Tli) -> Option<(String, String)> {
+        let last = self.switches.iter().position(|switch| switch.tli == tli)?;
+        let line =
+            |switch: &TliSwitch| format!("{}\t{}\tno recovery target specified\n", switch.parent, switch.at);
+        let content = self.switches[..=last].iter().map(line).collect();
+        Some((format!("{:08X}.history", tli.0), content))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn switch(parent: u32, tli: u32, at: u64) -> TliSwitch {
+        TliSwitch { parent: Tli(parent), tli: Tli(tli), at: Lsn(at) }
+    }
+
+    fn lines(end: u64) -> TliLines {
+        TliLines::new(Tli(1), &[switch(1, 2, 0x500), switch(2, 4, 0x700)], Lsn(end))
+    }
+
+    #[test]
+    fn a_switch_counts_once_a_byte_behind_it_may_be_read() {
+        for (end, current) in [(0x400, 1), (0x500, 1), (0x501, 2), (0x700, 2), (0x701, 4)] {
+            assert_eq!(lines(end).current(), Tli(current), "{end:x}");
+        }
+    }
+
+    #[test]
+    fn a_timeline_is_current_or_ended_or_unknown() {
+        let table = [
+            (0x600, 1, TliRequest::Ended(switch(1, 2, 0x500))),
+            (0x600, 2, TliRequest::Current),
+            (0x600, 3, TliRequest::Unknown),
+            (0x600, 4, TliRequest::Unknown),
+            (0x800, 1, TliRequest::Ended(switch(1, 2, 0x500))),
+            (0x800, 2, TliRequest::Ended(switch(2, 4, 0x700))),
+            (0x800, 4, TliRequest::Current),
+        ];
+        for (end, tli, expected) in table {
+            assert_eq!(lines(end).request(Tli(tli)), expected, "{end:x} {tli}");
+        }
+    }
+
+    #[test]
+    fn a_history_file_names_every_timeline_before() {
+        let (name, content) = lines(0x800).history_file(Tli(4)).unwrap();
+        assert_eq!(name, "00000004.history");
+        assert_eq!(
+            content,
+            "1\t0/500\tno recovery target specified\n2\t0/700\tno recovery target specified\n"
+        );
+        assert_eq!(lines(0x800).history_file(Tli(2)).unwrap().1, "1\t0/500\tno recovery target specified\n");
+        assert_eq!(lines(0x600).history_file(Tli(4)), None);
+        assert_eq!(lines(0x800).history_file(Tli(1)), None);
+    }
+}
