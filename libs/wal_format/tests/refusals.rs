@@ -152,6 +152,27 @@ fn a_known_record_end_on_a_page_boundary_is_not_inside_a_record() {
 }
 
 #[test]
+fn no_record_ends_inside_a_page_header_or_off_the_alignment() {
+    let log = three_pages();
+    for (offset, possible) in [
+        (0, true),
+        (8, false),
+        (40, false),
+        (44, false),
+        (48, true),
+        (8184, true),
+        (8192, true),
+        (8192 + 8, false),
+        (8192 + 24, false),
+        (8192 + 32, true),
+    ] {
+        let at = log.start.advance(offset);
+        let outcome = std::panic::catch_unwind(|| RecordScanner::at_record_end(log.ctx, at, None));
+        assert_eq!(outcome.is_ok(), possible, "{at}");
+    }
+}
+
+#[test]
 fn an_impossible_length_is_refused_as_soon_as_it_is_read() {
     for length in [1, 23, 0x3fc0_0001, u32::MAX] {
         let mut log = Log::new(16);

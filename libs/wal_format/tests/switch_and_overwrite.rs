@@ -114,6 +114,32 @@ fn what_only_looks_like_a_switch_is_told_by_the_record_behind_it() {
 }
 
 #[test]
+fn what_only_looks_like_a_switch_is_not_proven_when_other_bytes_than_zeros_follow() {
+    for at in [4, 7, 23, 24, 5000, (16 << 10) - 48 - 1] {
+        let log = switch_over_a_boundary(16);
+        let second = log.ctx.segment_size.start_of(2);
+        let mut bytes = log.from(second).to_vec();
+        bytes[48 + at] = 1;
+        let mut scanner = RecordScanner::at_segment_start(log.ctx, second);
+        assert_eq!(scanner.feed(&bytes), Err(ScanError::EndOfLog { at: second.advance(48) }), "at {at}");
+        assert_eq!(found(&scanner), (second, None));
+    }
+}
+
+#[test]
+fn the_end_of_a_record_that_cannot_be_a_switch_counts_at_once() {
+    for tail in [[0x40, 0, 0, 1, 1, 2, 3, 4], [0x50, 0, 0, 0, 1, 2, 3, 4], [0x40, 1, 0, 0, 1, 2, 3, 4]] {
+        let mut log = Log::new(16);
+        log.fill_segment_up_to(24 + 2 + 22);
+        let end = log.record(&[&[7; 22][..], &tail].concat());
+        let second = log.ctx.segment_size.start_of(2);
+        let mut scanner = RecordScanner::at_segment_start(log.ctx, second);
+        scanner.feed(log.from(second)).unwrap();
+        assert_eq!(found(&scanner), (end, None));
+    }
+}
+
+#[test]
 fn an_ambiguous_start_without_proof_is_reported_and_a_scan_from_before_knows() {
     let (mut log, end) = ordinary_record_that_looks_like_a_switch();
     let second = log.ctx.segment_size.start_of(2);
