@@ -1,0 +1,28 @@
+//! SCRAM-SHA-256 (RFC 5802, RFC 7677; PostgreSQL documentation, "SCRAM-SHA-256 Authentication"), both sides of it.
+//!
+//! ```text
+//!   client                      proxy                                          compute
+//!   proof of its password  ->   server: checks it against a stored Verifier,
+//!                               recovers the ClientKey on the way
+//!                               client: proves the same ClientKey again   ->   checks its own verifier
+//! ```
+//!
+//! No password and no PBKDF2 is in that path: whoever holds the ClientKey can log in wherever the verifier is the
+//! same. Values in, values out: no stream, no clock, no randomness. Called by `auth::sasl` and `compute::handshake`.
+
+pub(crate) mod client;
+mod keys;
+mod messages;
+pub(crate) mod secret;
+pub(crate) mod server;
+
+pub(crate) use keys::{Key, ScramKeys};
+pub(crate) use messages::ScramError;
+pub use secret::{Verifier, VerifierError};
+
+/// Name of the mechanism in SASL.
+pub(crate) const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
+/// The same, bound to the TLS channel.
+pub(crate) const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";
+/// Random bytes in a nonce: PostgreSQL's own number.
+pub(crate) const NONCE_BYTES: usize = 18;

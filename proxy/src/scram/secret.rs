@@ -1,0 +1,185 @@
+//! [`Verifier`]: what PostgreSQL keeps of a password (`rolpassword` in `pg_authid`), and the stand-in for a role that
+//! does not exist. Read by control planes; made from a password by whoever creates roles.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::keys::{KEY_BYTES, Key, hmac_sha256, salted_password};
+
+/// Rounds that PostgreSQL uses unless `scram_iterations` says otherwise.
+pub const SCRAM_ITERATIONS_DEFAULT: u32 = 4096;
+
+/// Bytes of a salt of PostgreSQL's own making.
+pub(crate) const SALT_BYTES: usize = 16;
+
+/// Longest text of a verifier in bytes: real ones have about 130.
+const VERIFIER_BYTES_MAX: usize = 4096;
+
+const PREFIX: &str = "SCRAM-SHA-256$";
+
+/// A stored password: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    pub(crate) iterations: u32,
+    pub(crate) salt: Vec<u8>,
+    pub(crate) stored_key: Key,
+    pub(crate) server_key: Key,
+}
+
+/// A text that is no verifier. The text itself is not repeated: it may be a password that somebody put there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum VerifierError {
+    /// Another kind of secret, or none.
+    #[error("it does not begin with {PREFIX}")]
+    OtherMethod,
+    /// Rounds, salt and keys are not where they should be.
+    #[error("it is not {PREFIX}<iterations>:<salt>$<StoredKey>:<ServerKey>")]
+    Shape,
+    /// No rounds, or no number.
+    #[error("its number of iterations is not between 1 and 2147483647")]
+    Iterations,
+    /// Salt or key are not base64, the salt is empty, or a key has not 32 bytes.
+    #[error("its salt or one of its keys is malformed")]
+    Encoding,
+}
+
+impl Verifier {
+    /// The verifier of a password. Hashes `iterations` times: not to be done where others wait.
+    pub fn from_password(password: &str, salt: &[u8], iterations: u32) -> Self {
+        // PostgreSQL takes a password that SASLprep forbids as it is.
+        let prepared = stringprep::saslprep(password).unwrap_or(password.into());
+        let salted = salted_password(prepared.as_bytes(), salt, iterations);
+        Self {
+            iterations,
+            salt: salt.to_vec(),
+            stored_key: salted.sign(b"Client Key").hash(),
+            server_key: salted.sign(b"Server Key"),
+        }
+    }
+
+    /// For a role that does not exist: salt and rounds look like a real one's and are the same at every attempt, so
+    /// that nobody learns which roles there are. No password fits; the keys are hashes whose origin nobody knows.
+    pub(crate) fn mock(secret: &[u8], endpoint: &str, role: &[u8]) -> Self {
+        // The lengths keep two pairs apart whose texts run into each other.
+        let length = (endpoint.len() as u64).to_be_bytes();
+        let derive =
+            |purpose: &str| hmac_sha256(secret, &[purpose.as_bytes(), &length, endpoint.as_bytes(), role]);
+        Self {
+            iterations: SCRAM_ITERATIONS_DEFAULT,
+            salt: derive("mock salt")[..SALT_BYTES].to_vec(),
+            stored_key: Key::new(derive("mock stored key")),
+            server_key: Key::new(derive("mock server key")),
+        }
+    }
+}
+
+impl FromStr for Verifier {
+    type Err = VerifierError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() > VERIFIER_BYTES_MAX {
+            return Err(VerifierError::Shape);
+        }
+        let rest = text.strip_prefix(PREFIX).ok_or(VerifierError::OtherMethod)?;
+        let (rounds, keys) = rest.split_once('$').ok_or(VerifierError::Shape)?;
+        let (iterations, salt) = rounds.split_once(':').ok_or(VerifierError::Shape)?;
+        let (stored_key, server_key) = keys.split_once(':').ok_or(VerifierError::Shape)?;
+        let iterations = match iterations.parse::<i32>().map(u32::try_from) {
+            Ok(Ok(iterations)) if iterations > 0 => iterations,
+            _ => return Err(VerifierError::Iterations),
+        };
+        let salt = BASE64.decode(salt).map_err(|_| VerifierError::Encoding)?;
+        if salt.is_empty() {
+            return Err(VerifierError::Encoding);
+        }
+        Ok(Self {
+            iterations,
+            salt,
+            stored_key: decode_key(stored_key)?,
+            server_key: decode_key(server_key)?,
+        })
+    }
+}
+
+fn decode_key(text: &str) -> Result<Key, VerifierError> {
+    let bytes = BASE64.decode(text).map_err(|_| VerifierError::Encoding)?;
+    let bytes: [u8; KEY_BYTES] = bytes.try_into().map_err(|_| VerifierError::Encoding)?;
+    Ok(Key::new(bytes))
+}
+
+impl fmt::Display for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [salt, stored_key, server_key] =
+            [&self.salt[..], self.stored_key.as_bytes(), self.server_key.as_bytes()]
+                .map(|bytes| BASE64.encode(bytes));
+        write!(f, "{PREFIX}{}:{salt}${stored_key}:{server_key}", self.iterations)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What PostgreSQL 15 stored for the password `foobar`, read from its `pg_authid`.
+    const FOOBAR: &str = "SCRAM-SHA-256$4096:2i0EAVfwP1kQr/0xvOuoZw==$36aGuKbCg1/9iLj8nJ9qJCGzLxPMsn7Ck0IamkMFNMk=:\
+         hGMITnlbDLBdMOth621nj+R5YTm5cWAF7tPCU4DMhhY=";
+
+    #[test]
+    fn the_verifier_of_a_password_is_the_one_that_postgres_stores() {
+        let stored: Verifier = FOOBAR.parse().unwrap();
+        assert_eq!(Verifier::from_password("foobar", &stored.salt, stored.iterations).to_string(), FOOBAR);
+    }
+
+    #[test]
+    fn a_password_is_prepared_as_postgres_prepares_it() {
+        let of = |password| Verifier::from_password(password, b"salt", 1).to_string();
+        // RFC 4013, section 3: a soft hyphen is dropped, a Roman numeral becomes letters.
+        assert_eq!(of("I\u{ad}X"), of("IX"));
+        assert_eq!(of("\u{2168}"), of("IX"));
+        // A control character is forbidden: the password counts as it is.
+        assert_ne!(of("I\u{7}X"), of("IX"));
+    }
+
+    #[test]
+    fn what_is_no_verifier_is_refused() {
+        let key = BASE64.encode([7; 32]);
+        for (text, expected) in [
+            (String::new(), VerifierError::OtherMethod),
+            ("md55f4dcc3b5aa765d61d8327deb882cf99".into(), VerifierError::OtherMethod),
+            ("hunter2".into(), VerifierError::OtherMethod),
+            (PREFIX.into(), VerifierError::Shape),
+            (format!("{PREFIX}4096:c2FsdA==${key}"), VerifierError::Shape),
+            (format!("{PREFIX}4096${key}:{key}"), VerifierError::Shape),
+            (format!("{PREFIX}0:c2FsdA==${key}:{key}"), VerifierError::Iterations),
+            (format!("{PREFIX}-1:c2FsdA==${key}:{key}"), VerifierError::Iterations),
+            (format!("{PREFIX}4294967295:c2FsdA==${key}:{key}"), VerifierError::Iterations),
+            (format!("{PREFIX}4096:${key}:{key}"), VerifierError::Encoding),
+            (format!("{PREFIX}4096:salt!${key}:{key}"), VerifierError::Encoding),
+            (format!("{PREFIX}4096:c2FsdA==$c2hvcnQ=:{key}"), VerifierError::Encoding),
+            (format!("{PREFIX}4096:c2FsdA==${key}:{key}:"), VerifierError::Encoding),
+            (format!("{PREFIX}4096:{}${key}:{key}", "A".repeat(5000)), VerifierError::Shape),
+        ] {
+            assert_eq!(text.parse::<Verifier>().unwrap_err(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stand_in_is_stable_and_looks_like_a_real_one() {
+        let mock = |endpoint, role: &str| Verifier::mock(b"secret", endpoint, role.as_bytes());
+        assert_eq!(mock("main", "app").to_string(), mock("main", "app").to_string());
+        assert_eq!((mock("main", "app").iterations, mock("main", "app").salt.len()), (4096, 16));
+        for (endpoint, role) in [("main", "app2"), ("mai", "napp"), ("other", "app")] {
+            assert_ne!(mock(endpoint, role).salt, mock("main", "app").salt);
+        }
+        assert_ne!(Verifier::mock(b"other", "main", b"app").salt, mock("main", "app").salt);
+    }
+
+    #[test]
+    fn a_verifier_does_not_show_its_keys() {
+        let shown = format!("{:?}", FOOBAR.parse::<Verifier>().unwrap());
+        assert!(shown.contains("stored_key: Key(..)"), "{shown}");
+    }
+}
