@@ -22,6 +22,16 @@ pub trait Encode {
     fn encode(&self, out: &mut BytesMut) -> Result<(), ProtocolError>;
 }
 
+impl Encode for Frame {
+    /// For whoever passes a message on as it came.
+    fn encode(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
+        write_frame(out, self.tag, |out| {
+            out.put_slice(&self.body);
+            Ok(())
+        })
+    }
+}
+
 /// Appends a message: `tag`, the length, and what `body` writes. On an error `out` is as it was.
 pub fn write_frame(
     out: &mut BytesMut,
@@ -192,6 +202,13 @@ mod tests {
     fn a_count_that_the_message_cannot_hold_is_refused() {
         let mut cursor = Cursor::new(Bytes::from_static(b"\xff\xff\0\0"));
         assert_eq!(cursor.counted(4, Cursor::i32), Err(ProtocolError::Truncated));
+    }
+
+    #[test]
+    fn a_frame_is_passed_on_as_it_came() {
+        let mut out = BytesMut::new();
+        Frame { tag: b'E', body: Bytes::from_static(b"SFATAL\0\0") }.encode(&mut out).unwrap();
+        assert_eq!(&out[..], b"E\0\0\0\x0cSFATAL\0\0");
     }
 
     #[test]

@@ -45,6 +45,33 @@ pub struct ClientTls {
     pub server_name: Option<String>,
 }
 
+impl ClientTls {
+    /// Asks the server for TLS and begins it. `host` is the name of the certificate unless another one is given.
+    pub async fn connect<S: Io>(&self, mut stream: S, host: &str) -> Result<Stream<S>, ClientError> {
+        let name = self.server_name.as_deref().unwrap_or(host);
+        let server_name =
+            ServerName::try_from(name.to_owned()).map_err(|_| ClientError::ServerName(name.to_owned()))?;
+        let mut request = bytes::BytesMut::new();
+        pq_proto::Encode::encode(&StartupPacket::Ssl, &mut request)?;
+        stream.write_all(&request).await?;
+        stream.flush().await?;
+        let mut reader = FramedReader::new(stream);
+        // An error text from before TLS may be anybody's: it is not shown (CVE-2024-10977).
+        if reader.byte().await?.ok_or(ClientError::Closed)? != b'S' {
+            return Err(ClientError::TlsRefused);
+        }
+        // The server waits for the client's first TLS record: whatever follows the answer is not from it (CVE-2021-23222).
+        if !reader.buffered().is_empty() {
+            return Err(ClientError::UnencryptedData);
+        }
+        let (stream, read_before) = reader.into_parts();
+        let connecting = TlsConnector::from(Arc::clone(&self.config))
+            .connect(server_name, Prefixed::new(read_before, stream));
+        let stream = connecting.await.map_err(ClientError::Tls)?;
+        Ok(Stream::Tls(Box::new(stream.into())))
+    }
+}
+
 impl Client {
     /// Connects over TCP and waits until the server is ready for a query, all within `within`.
     pub async fn connect(options: &ConnectOptions, within: Duration) -> Result<Self, ClientError> {
@@ -64,7 +91,7 @@ impl<S: Io> Client<S> {
     pub async fn open(stream: S, options: &ConnectOptions) -> Result<Self, ClientError> {
         let stream = match &options.tls {
             None => Stream::Plain(stream),
-            Some(tls) => start_tls(stream, tls, &options.host).await?,
+            Some(tls) => tls.connect(stream, &options.host).await?,
         };
         let connection = Connection::new(stream, bytes::BytesMut::new());
         let mut client = Self { connection, parameters: BTreeMap::new() };
@@ -119,28 +146,4 @@ impl<S: Io> Client<S> {
         };
         Err(ClientError::UnsupportedAuthentication(unsupported))
     }
-}
-
-async fn start_tls<S: Io>(mut stream: S, tls: &ClientTls, host: &str) -> Result<Stream<S>, ClientError> {
-    let name = tls.server_name.as_deref().unwrap_or(host);
-    let server_name =
-        ServerName::try_from(name.to_owned()).map_err(|_| ClientError::ServerName(name.to_owned()))?;
-    let mut request = bytes::BytesMut::new();
-    pq_proto::Encode::encode(&StartupPacket::Ssl, &mut request)?;
-    stream.write_all(&request).await?;
-    stream.flush().await?;
-    let mut reader = FramedReader::new(stream);
-    // An error text from before TLS may be anybody's: it is not shown (CVE-2024-10977).
-    if reader.byte().await?.ok_or(ClientError::Closed)? != b'S' {
-        return Err(ClientError::TlsRefused);
-    }
-    // The server waits for the client's first TLS record: whatever follows the answer is not from it (CVE-2021-23222).
-    if !reader.buffered().is_empty() {
-        return Err(ClientError::UnencryptedData);
-    }
-    let (stream, read_before) = reader.into_parts();
-    let connecting =
-        TlsConnector::from(Arc::clone(&tls.config)).connect(server_name, Prefixed::new(read_before, stream));
-    let stream = connecting.await.map_err(ClientError::Tls)?;
-    Ok(Stream::Tls(Box::new(stream.into())))
 }
