@@ -1,0 +1,121 @@
+//! The HTTP port.
+
+use consensus::Dialect;
+use postgres_backend::client::ClientError;
+use pq_proto::SqlState;
+use serde_json::{Value, json};
+
+use crate::support::{START, SYSTEM, Server, timeline, timeline_body};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeline_is_created_once_and_the_same_again_is_no_error() {
+    let server = Server::start().await;
+    let body = timeline_body(timeline(1), Dialect::Holdfast);
+    assert_eq!(server.at.post(&body).await.0, 201);
+    assert_eq!(server.at.post(&body).await.0, 200);
+    for (field, value) in [
+        ("start_lsn", json!("0/30000")),
+        ("system_id", json!("1")),
+        ("pg_version", json!(160_004)),
+        ("wal_segment_size", json!(0x2_0000)),
+        ("dialect", json!("neon")),
+        ("members", json!([{"id": 1, "host": "elsewhere", "port": 5454}])),
+    ] {
+        let mut different = body.clone();
+        different[field] = value;
+        let (status, text) = server.at.post(&different).await;
+        assert_eq!(status, 409, "{field}: {text}");
+    }
+    let status = server.at.status(timeline(1)).await;
+    for (field, value) in [
+        ("dialect", json!("holdfast")),
+        ("health", json!("healthy")),
+        ("term", json!(0)),
+        ("flush_lsn", json!(START.to_string())),
+        ("commit_lsn", json!(START.to_string())),
+        ("start_lsn", json!(START.to_string())),
+        ("system_id", json!(SYSTEM.to_string())),
+        ("history", json!([])),
+        ("truncations", json!(0)),
+        ("wal_receivers", json!(0)),
+        ("wal_senders", json!(0)),
+    ] {
+        assert_eq!(status[field], value, "{field}");
+    }
+    assert_eq!(server.at.get("/v1/status").await["timelines"], 1);
+    assert_eq!(server.at.get("/v1/timelines").await.as_array().unwrap().len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_timeline_is_refused_with_the_field_that_is_wrong() {
+    let server = Server::start().await;
+    let body = timeline_body(timeline(1), Dialect::Holdfast);
+    let table: &[(&str, Value)] = &[
+        ("tenant_id", json!("cf04")),
+        ("timeline_id", json!("../../../../etc/passwd")),
+        ("start_lsn", json!("0/20001")),
+        ("start_lsn", json!("0/0")),
+        ("start_lsn", json!("twenty")),
+        ("system_id", json!("0x17")),
+        ("wal_segment_size", json!(100_000)),
+        ("dialect", json!("klingon")),
+        ("members", json!([])),
+        ("members", json!([{"id": 2, "host": "h", "port": 1}])),
+        ("members", json!([{"id": 1, "host": "", "port": 1}])),
+        ("members", json!([{"id": 1, "host": "h", "port": 1}, {"id": 1, "host": "g", "port": 1}])),
+        ("surprise", json!(1)),
+    ];
+    for (field, value) in table {
+        let mut bad = body.clone();
+        bad[*field] = value.clone();
+        let (status, text) = server.at.post(&bad).await;
+        assert!(status == 400 && text.contains(field), "{field} {value}: {status} {text}");
+    }
+    let response = reqwest::get(server.at.url(&format!("/v1/timelines/{}", timeline(1)))).await.unwrap();
+    assert_eq!(response.status(), 404);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_show_each_timeline() {
+    let server = Server::start().await;
+    server.at.create(timeline(1), Dialect::Holdfast).await;
+    let text = reqwest::get(server.at.url("/metrics")).await.unwrap().text().await.unwrap();
+    let labels = format!("tenant_id=\"{}\",timeline_id=\"{}\"", timeline(1).tenant, timeline(1).timeline);
+    let line = format!("safekeeper_timeline_flush_lsn{{{labels}}} {}\n", START.0);
+    assert!(text.contains(&line), "{text}");
+    for name in
+        ["safekeeper_batch_seconds_bucket", "safekeeper_wal_received_bytes_total 0\n", "process_open_fds"]
+    {
+        assert!(text.contains(name), "{name}: {text}");
+    }
+    for path in ["/healthz", "/readyz", "/v1/log-level"] {
+        assert_eq!(reqwest::get(server.at.url(path)).await.unwrap().status(), 200, "{path}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_token_both_ports_ask_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start_with_token(directory.path(), "s3cret").await;
+    let http = reqwest::Client::new();
+    let list = || http.get(server.at.url("/v1/timelines"));
+    assert_eq!(list().send().await.unwrap().status(), 401);
+    assert_eq!(list().bearer_auth("wrong").send().await.unwrap().status(), 401);
+    assert_eq!(list().bearer_auth("s3cret").send().await.unwrap().status(), 200);
+    assert_eq!(http.get(server.at.url("/metrics")).send().await.unwrap().status(), 200);
+    let create = http.post(server.at.url("/v1/timelines")).json(&timeline_body(timeline(1), Dialect::Neon));
+    assert_eq!(create.try_clone().unwrap().send().await.unwrap().status(), 401);
+    assert_eq!(create.bearer_auth("s3cret").send().await.unwrap().status(), 201);
+
+    match server.at.try_connect(&[], Some("wrong")).await {
+        Err(ClientError::Server(error)) => assert_eq!(error.sqlstate, SqlState::INVALID_PASSWORD),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(server.at.try_connect(&[], None).await, Err(ClientError::NoPassword)));
+    let mut client = server.at.try_connect(&[], Some("s3cret")).await.unwrap();
+    assert_eq!(client.simple_query("TIMELINE_STATUS").await.unwrap().len(), 1);
+    server.stop().await;
+}

@@ -1,0 +1,206 @@
+//! The program itself: signals, kill -9, and directories that it must not touch.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output, Stdio};
+
+use consensus::{Dialect, ProtocolVersion};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pq_proto::SqlState;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::support::{Address, Proposer, START, Wal, eventually, timeline, within};
+
+/// A running program. Killed when it is dropped.
+struct Program {
+    at: Address,
+    child: Child,
+}
+
+fn command(directory: &Path, id: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_safekeeper"));
+    command.args(["--id", id, "--log-level", "warn"]).arg("--data-dir").arg(directory.join("data"));
+    command.arg("--address-file").arg(directory.join("address")).kill_on_drop(true);
+    command
+}
+
+impl Program {
+    async fn start(directory: &Path) -> Self {
+        let file = directory.join("address");
+        let _ = fs::remove_file(&file);
+        let mut child = command(directory, "1").spawn().unwrap();
+        let address: Value = eventually("the address file", async || {
+            assert!(child.try_wait().unwrap().is_none(), "it ended");
+            serde_json::from_slice(&fs::read(&file).ok()?).ok()
+        })
+        .await;
+        assert_eq!((address["id"].as_u64(), address["pid"].as_u64()), (Some(1), child.id().map(Into::into)));
+        let port = |name: &str| address[name].as_str().unwrap().parse().unwrap();
+        Self { at: Address { pg: port("pg"), http: port("http") }, child }
+    }
+
+    async fn end(mut self, signal: Signal) -> ExitStatus {
+        let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap());
+        kill(pid, signal).unwrap();
+        within("the end of the program", self.child.wait()).await.unwrap()
+    }
+}
+
+async fn refused(directory: &Path, id: &str) -> Output {
+    let child = command(directory, id).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let output = within("a refusal", child.wait_with_output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!directory.join("address").exists());
+    output
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    let mut wal = Wal::new();
+    let mut program = Program::start(directory.path()).await;
+    program.at.create(id, version.dialect()).await;
+    let mut history = Vec::new();
+    for term in 1..=4 {
+        history.push((term, wal.end()));
+        let mut proposer = Proposer::elected(program.at, id, version, &history).await;
+        let (begin, bytes) = (wal.end(), wal.grow(90_000));
+        proposer.push(term, begin, &bytes, wal.end()).await;
+        // More is on its way, and may be kept or lost, but not in part.
+        let mut more = wal.fork(b"unacknowledged");
+        let more = more.grow(60_000);
+        proposer.send(&proposer.append(term, wal.end(), &more[..50_000], wal.end())).await;
+        program.end(Signal::SIGKILL).await;
+        program = Program::start(directory.path()).await;
+
+        let mut next = Proposer::greeted(program.at, id, version).await;
+        let vote = next.vote(term).await;
+        assert!(vote.flush_lsn >= wal.end(), "{} < {}", vote.flush_lsn, wal.end());
+        assert_eq!(vote.history.last().unwrap().term.0, term);
+        if vote.flush_lsn > wal.end() {
+            // Follow what is there: it is a whole number of records.
+            return reads_back(&program, &wal).await;
+        }
+    }
+    reads_back(&program, &wal).await;
+}
+
+async fn reads_back(program: &Program, wal: &Wal) {
+    let term = program.at.status(timeline(1)).await["term"].as_u64().unwrap();
+    let mut reader = program.at.read(timeline(1), &format!("{START} (term='{term}')")).await;
+    let mut read = Vec::new();
+    while read.len() < wal.bytes.len() {
+        if let Some(pq_proto::replication::FromPrimary::XLogData(data)) = reader.next().await.unwrap() {
+            read.extend_from_slice(&data.data);
+        }
+    }
+    assert_eq!(read[..wal.bytes.len()], wal.bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_tells_everybody_and_ends_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = Program::start(directory.path()).await;
+    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    program.at.create(id, version.dialect()).await;
+    let mut proposer = Proposer::elected(program.at, id, version, &[(1, START)]).await;
+    let mut reader = program.at.read(id, &START.to_string()).await;
+    let ended = tokio::spawn(program.end(Signal::SIGTERM));
+    assert_eq!(proposer.refusal().await.sqlstate, SqlState::ADMIN_SHUTDOWN);
+    assert_eq!(reader.error().await.sqlstate, SqlState::ADMIN_SHUTDOWN);
+    assert!(ended.await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigint_waits_for_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = Program::start(directory.path()).await;
+    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    program.at.create(id, version.dialect()).await;
+    let _proposer = Proposer::elected(program.at, id, version, &[(1, START)]).await;
+    let _reader = program.at.read(id, &START.to_string()).await;
+    assert!(program.end(Signal::SIGINT).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_used_by_one_program_under_one_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = Program::start(directory.path()).await;
+    fs::remove_file(directory.path().join("address")).unwrap();
+    let output = refused(directory.path(), "1").await;
+    assert_one_sentence(&output, "is in use by another running safekeeper");
+    program.end(Signal::SIGTERM).await;
+    let output = refused(directory.path(), "2").await;
+    assert_one_sentence(&output, "belongs to safekeeper 1, not 2");
+    fs::write(directory.path().join("data/safekeeper.id"), "format 1\nnode 1\n").unwrap();
+    let output = refused(directory.path(), "1").await;
+    assert_one_sentence(&output, "safekeeper.id is damaged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_is_said_to_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command = command(directory.path(), "1");
+    let child = command.args(["--listen-pg", &address]).stderr(Stdio::piped()).spawn().unwrap();
+    let output = within("a refusal", child.wait_with_output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_one_sentence(&output, &format!("--listen-pg {address}: cannot listen there"));
+}
+
+fn assert_one_sentence(output: &Output, part: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.starts_with("safekeeper: ") && text.contains(part), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_timeline_is_quarantined_and_the_others_are_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = Program::start(directory.path()).await;
+    for number in [1, 2] {
+        program.at.create(timeline(number), Dialect::Holdfast).await;
+    }
+    program.end(Signal::SIGTERM).await;
+    let control = timeline_directory(&directory, 2).join("control");
+    fs::write(&control, vec![0x55; fs::metadata(&control).unwrap().len() as usize]).unwrap();
+
+    let program = Program::start(directory.path()).await;
+    assert_eq!(program.at.status(timeline(1)).await["health"], "healthy");
+    let damaged = program.at.status(timeline(2)).await;
+    assert_eq!(damaged["health"], "corrupt");
+    assert!(damaged["error"].as_str().unwrap().contains("control file"), "{damaged}");
+    let error =
+        program.at.connect(timeline(2)).await.copy_both("START_WAL_PUSH (proto_version 'holdfast-1')").await;
+    assert!(error.unwrap_err().to_string().contains("is quarantined"));
+    let (status, text) =
+        program.at.post(&crate::support::timeline_body(timeline(2), Dialect::Holdfast)).await;
+    assert_eq!(status, 409, "{text}");
+    Proposer::elected(program.at, timeline(1), ProtocolVersion::Own, &[(1, START)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeline_of_another_directory_is_quarantined() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for directory in [&here, &there] {
+        let program = Program::start(directory.path()).await;
+        program.at.create(timeline(1), Dialect::Holdfast).await;
+        program.end(Signal::SIGTERM).await;
+    }
+    let (from, to) = (timeline_directory(&there, 1), timeline_directory(&here, 1));
+    fs::remove_dir_all(&to).unwrap();
+    fs::rename(&from, &to).unwrap();
+    let program = Program::start(here.path()).await;
+    let status = program.at.status(timeline(1)).await;
+    assert!(status["error"].as_str().unwrap().contains("copied here from another"), "{status}");
+}
+
+fn timeline_directory(directory: &TempDir, number: u8) -> PathBuf {
+    let id = timeline(number);
+    directory.path().join("data").join(id.tenant.to_string()).join(id.timeline.to_string())
+}
