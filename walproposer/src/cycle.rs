@@ -1,7 +1,7 @@
 //! One turn of serving a primary: **one connection to it, one term**. Each stage is a type, made from the one before:
 //!
 //! ```text
-//! Connected --survey, check, votes--> Elected --check, compare bytes--> Streaming --> an End
+//! Connected --survey, check, votes--> Elected --check, compare bytes--> Streaming --> End
 //! ```
 //!
 //! Whatever ends a turn ends all of it: proposer, links and the connection to the primary are dropped, and the next turn
@@ -16,6 +16,7 @@ use consensus::{Action, Election, LostTerm, ProposerOptions, WalBuffer};
 use pq_proto::replication::{FromPrimary, XLogData};
 use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use utils::Shutdown;
 use wal_types::{Lsn, NodeId, ProposerId, Tli};
 
 use crate::campaign::{Campaign, SEND_BUFFER_BYTES_MAX};
@@ -46,6 +47,8 @@ pub(crate) enum End {
     NotCompared(&'static str),
     #[error("the primary's WAL goes on at {got} instead of {expected}")]
     Gap { expected: Lsn, got: Lsn },
+    #[error("the walproposer was told to end")]
+    Leaving,
     #[error(
         "no safekeeper that is connected has the WAL that a quorum lacks: it is read from the primary in a new term"
     )]
@@ -57,11 +60,24 @@ pub(crate) async fn run(
     config: &RunConfig,
     cluster: &Arc<Cluster>,
     board: &Board,
+    shutdown: &Shutdown,
 ) -> Result<Infallible, End> {
+    // Dropped in the middle of whatever it does, before anything was acknowledged: there is nothing to bring to an end.
+    let streaming = tokio::select! {
+        led = lead(config, cluster, board) => led?,
+        () = shutdown.draining() => return Err(End::Leaving),
+    };
+    streaming.run(shutdown).await
+}
+
+async fn lead<'a>(
+    config: &'a RunConfig,
+    cluster: &Arc<Cluster>,
+    board: &'a Board,
+) -> Result<Streaming<'a>, End> {
     let connected = Connected::new(config, cluster, board).await?;
     let elected = connected.elect().await?;
-    let streaming = elected.compare().await?;
-    streaming.run().await
+    elected.compare().await
 }
 
 /// The primary answers, the safekeepers are being asked.
@@ -221,7 +237,24 @@ struct Streaming<'a> {
 }
 
 impl Streaming<'_> {
-    async fn run(mut self) -> Result<Infallible, End> {
+    /// Streams until something ends it, then tells the followers the last commit position: nobody else will, until the
+    /// next election.
+    async fn run(mut self, shutdown: &Shutdown) -> Result<Infallible, End> {
+        let end = tokio::select! {
+            ended = self.stream() => match ended {
+                Ok(never) => match never {},
+                Err(end) => end,
+            },
+            () = shutdown.draining() => End::Leaving,
+        };
+        if let End::Primary(_) | End::Leaving = &end {
+            drop(self.stream);
+            self.campaign.farewell().await;
+        }
+        Err(end)
+    }
+
+    async fn stream(&mut self) -> Result<Infallible, End> {
         let mut check = interval(PRIMARY_PROBE_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

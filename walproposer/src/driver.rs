@@ -1,10 +1,9 @@
 //! Runs one turn ([`crate::cycle`]) after the other, and says why each ended. Called by `server`.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use utils::Backoff;
+use utils::{Backoff, Shutdown};
 use wal_types::Lsn;
 
 use crate::config::RunConfig;
@@ -18,17 +17,20 @@ const PRIMARY_RETRY: Duration = Duration::from_millis(100);
 const CAMPAIGN_RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
 const CAMPAIGN_RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 
-/// Serves the primary for ever. Dropping the future closes every connection.
-pub(crate) async fn run(config: &RunConfig, board: &Board) -> Infallible {
+/// Serves the primary until `shutdown` begins. Dropping the future closes every connection at once.
+pub(crate) async fn run(config: &RunConfig, board: &Board, shutdown: &Shutdown) {
     let cluster = Arc::new(config.cluster.clone());
     let mut backoff = Backoff::new(CAMPAIGN_RETRY_DELAY_MIN, CAMPAIGN_RETRY_DELAY_MAX);
     let mut told = String::new();
     loop {
         let started = Instant::now();
-        let end = match cycle::run(config, &cluster, board).await {
+        let end = match cycle::run(config, &cluster, board, shutdown).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
+        if let End::Leaving = end {
+            return;
+        }
         let reason = end.to_string();
         // A primary that is down for an hour is one line of log, not thirty thousand.
         if reason != told {
@@ -39,9 +41,16 @@ pub(crate) async fn run(config: &RunConfig, board: &Board) -> Infallible {
         if started.elapsed() > CAMPAIGN_RETRY_DELAY_MAX {
             backoff.reset();
         }
-        match end {
-            End::Primary(PrimaryError::Down(_)) => tokio::time::sleep(PRIMARY_RETRY).await,
-            _ => backoff.wait().await,
+        let pause = async {
+            match end {
+                End::Primary(PrimaryError::Down(_)) => tokio::time::sleep(PRIMARY_RETRY).await,
+                _ => backoff.wait().await,
+            }
+        };
+        // A pause may end at any moment.
+        tokio::select! {
+            () = pause => {}
+            () = shutdown.draining() => {}
         }
     }
 }

@@ -9,16 +9,16 @@ use crate::config::RunConfig;
 use crate::status::Board;
 use crate::{driver, http};
 
-/// Serves until `shutdown` begins. There is nothing to drain: the primary keeps what was not acknowledged, and without a
-/// walproposer it can finish its own stop.
+/// Serves until `shutdown` begins. What was not acknowledged the primary keeps, and without a walproposer it can finish
+/// its own stop.
 pub async fn serve(config: RunConfig, listener: TcpListener, shutdown: Shutdown, log_level: LogLevel) {
     let board = Board::new(&config.cluster);
     let http = telemetry::serve(listener, http::router(&board, log_level), shutdown.draining());
     let driving = async {
         // Dropped in the middle of whatever it does: every connection is closed with it.
         tokio::select! {
-            never = driver::run(&config, &board) => match never {},
-            () = shutdown.draining() => {}
+            () = driver::run(&config, &board, &shutdown) => {}
+            () = shutdown.immediate() => {}
         }
     };
     tokio::join!(http, driving);

@@ -60,6 +60,17 @@ impl Follower {
         }
     }
 
+    /// Since when the oldest message that may be unanswered is.
+    pub(super) fn unanswered_since(&self) -> Option<Instant> {
+        self.connection.as_ref()?.unanswered_since
+    }
+
+    /// True while messages wait for the link.
+    pub(super) fn has_unsent(&self) -> bool {
+        let queue = self.connection.as_ref().map(|connection| &connection.queue);
+        queue.is_some_and(|queue| !queue.is_closed() && queue.capacity() < queue.max_capacity())
+    }
+
     pub(super) fn answered(&mut self, follows: bool) {
         self.trouble = self.trouble.take().filter(|trouble| trouble.until_it_follows && !follows);
         if let Some(connection) = &mut self.connection {

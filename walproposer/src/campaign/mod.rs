@@ -15,7 +15,7 @@ use bytes::Bytes;
 use consensus::{AcceptorMessage, Action, LostTerm, Phase, Proposer, ProposerOptions, WalBuffer};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 use wal_types::{Lsn, NodeId, ProposerId};
 
 use self::follower::{Connection, Donors, Follower, Trouble};
@@ -35,6 +35,9 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 const COMMIT_TELL_DELAY: Duration = Duration::from_millis(5);
 /// A safekeeper that leaves a message unanswered for this long is dropped.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest that a campaign's end is held up by followers that still have to hear of the last commit.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A proposer and its safekeepers.
 #[derive(Debug)]
@@ -139,6 +142,29 @@ impl Campaign {
         self.proposer.ask_checksum(node, from, to);
     }
 
+    /// Tells the followers the last commit position, and returns when each has taken it or the time is up.
+    pub(crate) async fn farewell(mut self) {
+        self.proposer.tell_commit();
+        let told = async {
+            self.send_what_is_due();
+            while self.followers.values().any(Follower::has_unsent) {
+                if self.changed().await.is_err() {
+                    return;
+                }
+            }
+            // What a link has taken out of its queue is on the wire only when an answer has come.
+            let mut waiting: Vec<NodeId> = self.unanswered().collect();
+            while !waiting.is_empty() {
+                match self.events.recv().await {
+                    Some(Envelope { node, .. }) => waiting.retain(|&waits| waits != node),
+                    None => return,
+                }
+            }
+        };
+        // Best effort: the next election settles what was not told.
+        let _ = timeout(FAREWELL_TIMEOUT, told).await;
+    }
+
     /// What can be read of the proposer.
     pub(crate) const fn proposer(&self) -> &Proposer {
         &self.proposer
@@ -147,6 +173,11 @@ impl Campaign {
     /// Names the connection to `node`, if there is one: another value later means that it was another connection.
     pub(crate) fn incarnation(&self, node: NodeId) -> Option<u64> {
         Some(self.followers.get(&node)?.connection.as_ref()?.incarnation)
+    }
+
+    fn unanswered(&self) -> impl Iterator<Item = NodeId> {
+        let waits = |follower: &&Follower| follower.unanswered_since().is_some();
+        self.followers.values().filter(waits).map(|follower| follower.address.id)
     }
 
     fn take(&mut self, envelope: Envelope) -> Result<(), LostTerm> {
@@ -242,12 +273,11 @@ impl Campaign {
             self.heartbeat_at = now + HEARTBEAT_INTERVAL;
             self.proposer.heartbeat();
         }
-        let silent = |follower: &&Follower| {
-            let since = follower.connection.as_ref().and_then(|connection| connection.unanswered_since);
-            since.is_some_and(|since| now.duration_since(since) > ANSWER_TIMEOUT)
-        };
-        let silent: Vec<NodeId> =
-            self.followers.values().filter(silent).map(|follower| follower.address.id).collect();
+        let since = |node: &NodeId| self.followers.get(node).and_then(Follower::unanswered_since);
+        let silent: Vec<NodeId> = self
+            .unanswered()
+            .filter(|node| since(node).is_some_and(|since| now.duration_since(since) > ANSWER_TIMEOUT))
+            .collect();
         for node in silent {
             self.give_up(node, "no answer for 10 s");
         }

@@ -1,0 +1,186 @@
+//! Real safekeepers on real disks, each with a port that it keeps over a restart.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use postgres_backend::client::{Client, ClientCopyMessage, ConnectOptions};
+use pq_proto::replication::FromPrimary;
+use safekeeper::{Config, DataDir, Listeners};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use utils::Shutdown;
+use utils::shutdown::Signal;
+use wal_types::{Lsn, NodeId, TenantTimelineId};
+use walproposer::config::{Cluster, SafekeeperAddress};
+
+use crate::primary::{PG_VERSION, SEGMENT_BYTES, SYSTEM_ID};
+use crate::support::{DEADLINE, eventually, log_level, lsn};
+
+/// First byte of the log.
+pub(crate) const LINEAGE_START: Lsn = Lsn(3 * SEGMENT_BYTES as u64);
+
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Safekeepers 1 to n of one log.
+pub(crate) struct Safekeepers {
+    directory: TempDir,
+    cluster: Cluster,
+    http: BTreeMap<u64, SocketAddr>,
+    running: BTreeMap<u64, (Shutdown, JoinHandle<anyhow::Result<()>>)>,
+}
+
+impl Safekeepers {
+    /// Starts `count` of them and creates the log on each.
+    pub(crate) async fn create(count: u64) -> Self {
+        let id: TenantTimelineId = TenantTimelineId {
+            tenant: "9ef87a5bf0d92544f6fafeeb3239695c".parse().unwrap(),
+            timeline: "de200bd42b49cc1814412c7e592dd6e9".parse().unwrap(),
+        };
+        let address = |id| SafekeeperAddress { id: NodeId(id), host: "127.0.0.1".into(), port: 0 };
+        let mut safekeepers = Self {
+            directory: tempfile::tempdir().unwrap(),
+            cluster: Cluster { safekeepers: (1..=count).map(address).collect(), id, token: None },
+            http: BTreeMap::new(),
+            running: BTreeMap::new(),
+        };
+        for node in 1..=count {
+            safekeepers.start(node).await;
+        }
+        for node in 1..=count {
+            safekeepers.create_log(node).await;
+        }
+        safekeepers
+    }
+
+    /// For the walproposer.
+    pub(crate) const fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    fn address(&mut self, node: u64) -> &mut SafekeeperAddress {
+        self.cluster.safekeepers.iter_mut().find(|address| address.id.0 == node).unwrap()
+    }
+
+    fn data_dir(&self, node: u64) -> PathBuf {
+        self.directory.path().join(format!("sk{node}"))
+    }
+
+    /// Starts one, on the port that it had.
+    pub(crate) async fn start(&mut self, node: u64) {
+        let data_dir = self.data_dir(node);
+        let config = Config {
+            id: NodeId(node),
+            data_dir: data_dir.clone(),
+            listen_pg: format!("127.0.0.1:{}", self.address(node).port),
+            listen_http: "127.0.0.1:0".into(),
+            address_file: None,
+            pg_advertise: None,
+            tls: None,
+            token: None,
+            log_format: telemetry::LogFormat::Text,
+            log_level: None,
+        };
+        let opened = DataDir::open(&data_dir, NodeId(node)).unwrap();
+        let listeners = Listeners::bind(&config).await.unwrap();
+        self.address(node).port = listeners.pg.local_addr().unwrap().port();
+        self.http.insert(node, listeners.http.local_addr().unwrap());
+        let shutdown = Shutdown::new();
+        let handle = shutdown.clone();
+        let task =
+            tokio::spawn(
+                async move { safekeeper::serve(&config, opened, listeners, log_level(), handle).await },
+            );
+        self.running.insert(node, (shutdown, task));
+    }
+
+    /// Ends one at once.
+    pub(crate) async fn stop(&mut self, node: u64) {
+        let (shutdown, task) = self.running.remove(&node).unwrap();
+        shutdown.signal(Signal::Terminate);
+        tokio::time::timeout(DEADLINE, task).await.expect("it does not stop").unwrap().unwrap();
+    }
+
+    async fn create_log(&self, node: u64) {
+        let member = |address: &SafekeeperAddress| json!({"id": address.id.0, "host": address.host, "port": address.port});
+        let members: Vec<Value> = self.cluster.safekeepers.iter().map(member).collect();
+        let body = json!({
+            "tenant_id": self.cluster.id.tenant.to_string(),
+            "timeline_id": self.cluster.id.timeline.to_string(),
+            "start_lsn": LINEAGE_START.to_string(),
+            "system_id": SYSTEM_ID.to_string(),
+            "pg_version": PG_VERSION,
+            "wal_segment_size": SEGMENT_BYTES,
+            "dialect": "holdfast",
+            "members": members,
+        });
+        let url = format!("http://{}/v1/timelines", self.http[&node]);
+        let response = reqwest::Client::new().post(url).json(&body).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), 201, "{}", response.text().await.unwrap());
+    }
+
+    /// What one says of the log.
+    pub(crate) async fn status(&self, node: u64) -> Value {
+        let TenantTimelineId { tenant, timeline } = self.cluster.id;
+        let url = format!("http://{}/v1/timelines/{tenant}/{timeline}", self.http[&node]);
+        reqwest::get(url).await.unwrap().json().await.unwrap()
+    }
+
+    /// The commit position on its disk.
+    pub(crate) async fn persisted_commit(&self, node: u64) -> Lsn {
+        lsn(&self.status(node).await["persisted_commit_lsn"])
+    }
+
+    /// The term histories of all that run.
+    pub(crate) async fn histories(&self) -> Vec<Value> {
+        let mut histories = Vec::new();
+        for &node in self.running.keys() {
+            histories.push(self.status(node).await["history"].clone());
+        }
+        histories
+    }
+
+    /// Waits until everybody that runs has flushed up to `end` exactly.
+    pub(crate) async fn until_all_flushed(&self, end: Lsn) {
+        for &node in self.running.keys() {
+            eventually(&format!("safekeeper {node} to have {end}"), async || {
+                let status = self.status(node).await;
+                if lsn(&status["flush_lsn"]) == end { Ok(()) } else { Err(status.to_string()) }
+            })
+            .await;
+        }
+    }
+
+    /// The bytes of one from the beginning up to `end`, which must be committed there.
+    pub(crate) async fn wal(&self, node: u64, end: Lsn) -> Vec<u8> {
+        let address = &self.cluster.safekeepers[usize::try_from(node).unwrap() - 1];
+        let TenantTimelineId { tenant, timeline } = self.cluster.id;
+        let options = format!("-c tenant_id={tenant} timeline_id={timeline}");
+        let options = ConnectOptions {
+            host: address.host.clone(),
+            port: address.port,
+            user: "reader".into(),
+            params: vec![("replication".into(), "true".into()), ("options".into(), options)],
+            password: None,
+            tls: None,
+        };
+        let client = Client::connect(&options, DEADLINE).await.unwrap();
+        let mut copy =
+            client.copy_both(&format!("START_REPLICATION PHYSICAL {LINEAGE_START}")).await.unwrap();
+        let mut wal = Vec::new();
+        let reading = async {
+            while LINEAGE_START.advance(wal.len() as u64) < end {
+                let ClientCopyMessage::Data(payload) = copy.reader.next(MESSAGE_BYTES_MAX).await.unwrap()
+                else {
+                    panic!("safekeeper {node} ended the stream")
+                };
+                if let FromPrimary::XLogData(piece) = FromPrimary::decode(payload).unwrap() {
+                    wal.extend_from_slice(&piece.data);
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, reading).await.expect("the log is not committed that far");
+        wal
+    }
+}
