@@ -1,1 +1,25 @@
-//! simulation
+//! A cluster in one thread: real `Replica`s on model disks, real `Proposer`s, a network that is only queues, and an
+//! oracle that remembers every byte that was ever called committed.
+//!
+//! ```text
+//!   schedule --picks an event--> cluster --+--> primary   writes WAL that differs from every other primary's
+//!      (seed)                              +--> writer    a Proposer and what walproposer does around it
+//!                                          +--> node      a Replica<ModelDisk>, which crashes inside any operation
+//!                                          +--> oracle    invariants, each a named function
+//! ```
+//!
+//! One seed is one schedule: everything random comes from it, so the same seed on the same tree gives the same trace,
+//! and two runs must agree on its hash. This crate is for development and tests; no program links it.
+
+mod cluster;
+mod node;
+mod oracle;
+mod primary;
+mod schedule;
+mod stats;
+mod trace;
+mod writer;
+
+pub use oracle::Violation;
+pub use schedule::{Outcome, run};
+pub use stats::{RICHNESS_SCHEDULES_MIN, Stats};

@@ -1,0 +1,99 @@
+//! [`Primary`]: a PostgreSQL that writes WAL. What it flushed it never loses; other primaries never write the same.
+
+use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::{Rng, RngExt};
+use wal_format::{PageMagic, RecordScanner, ScanContext, WalBuilder};
+use wal_types::{Lsn, SegmentSize, SystemId, Tli};
+
+/// Segment size of simulated logs: the smallest possible, so that segments change often.
+pub(crate) const SEGMENT_SIZE: SegmentSize = match SegmentSize::new(SegmentSize::BYTES_MIN) {
+    Ok(size) => size,
+    Err(_) => panic!("the smallest size is a size"),
+};
+
+/// First byte of simulated logs.
+pub(crate) const START: Lsn = Lsn(SegmentSize::BYTES_MIN as u64 * 4);
+
+/// The cluster whose WAL is simulated.
+pub(crate) const CONTEXT: ScanContext =
+    ScanContext { segment_size: SEGMENT_SIZE, system_id: SystemId(0x5eed) };
+
+/// Largest ordinary record, in bytes; now and then one is much larger.
+const RECORD_BYTES_MAX: usize = 400;
+/// Largest record of all: longer than a segment.
+const LARGE_RECORD_BYTES_MAX: usize = 20_000;
+
+/// One primary and all WAL that it has ever flushed.
+pub(crate) struct Primary {
+    wal: Vec<u8>,
+    /// Every record end, ascending; the start counts as one.
+    ends: Vec<Lsn>,
+    builder: WalBuilder,
+}
+
+impl Primary {
+    /// A cluster that has not written anything yet.
+    pub(crate) fn new() -> Self {
+        Self::from_log(Vec::new())
+    }
+
+    /// A standby that replayed `wal`, which must end with a record, and was promoted without a new timeline.
+    pub(crate) fn from_log(wal: Vec<u8>) -> Self {
+        let mut scanner = RecordScanner::at_segment_start(CONTEXT, START);
+        let mut ends = vec![START];
+        for piece in wal.chunks(8) {
+            scanner.feed(piece).expect("only whole logs are promoted");
+            if scanner.record_end() != *ends.last().expect("the start is there") {
+                ends.push(scanner.record_end());
+            }
+        }
+        let end = START.advance(wal.len() as u64);
+        let prev = scanner.last_record_start().unwrap_or(Lsn(START.0 - 8));
+        Self { wal, ends, builder: WalBuilder::new(CONTEXT, PageMagic::POSTGRES_15, Tli::FIRST, end, prev) }
+    }
+
+    /// Writes and flushes one record with random content.
+    pub(crate) fn write(&mut self, rng: &mut SmallRng) {
+        let appended = match rng.random_range(0..100) {
+            0 => self.builder.switch(),
+            2 => self.record(rng, LARGE_RECORD_BYTES_MAX),
+            _ => self.record(rng, RECORD_BYTES_MAX),
+        };
+        self.wal.extend_from_slice(&appended.bytes);
+        self.ends.push(appended.range.end);
+    }
+
+    fn record(&mut self, rng: &mut SmallRng, bytes_max: usize) -> wal_format::Appended {
+        // Few different lengths, so that rival logs often have records at the same positions.
+        let length = (rng.random_range(8..bytes_max) / 64 + 1) * 64;
+        let mut payload = vec![0; length];
+        rng.fill_bytes(&mut payload[..8]);
+        self.builder.record(1, 0, &payload)
+    }
+
+    /// End of what is flushed.
+    pub(crate) fn flush_lsn(&self) -> Lsn {
+        START.advance(self.wal.len() as u64)
+    }
+
+    /// The bytes `[from, to)`.
+    pub(crate) fn read(&self, from: Lsn, to: Lsn) -> Bytes {
+        Bytes::copy_from_slice(self.slice(from, to))
+    }
+
+    /// The bytes `[from, to)`, which must be flushed.
+    pub(crate) fn slice(&self, from: Lsn, to: Lsn) -> &[u8] {
+        &self.wal[from.bytes_since(START) as usize..to.bytes_since(START) as usize]
+    }
+
+    /// True when a record ends at `lsn`.
+    pub(crate) fn is_record_end(&self, lsn: Lsn) -> bool {
+        self.ends.binary_search(&lsn).is_ok()
+    }
+
+    /// Records that end at or below `lsn`.
+    pub(crate) fn records_up_to(&self, lsn: Lsn) -> u64 {
+        self.ends.partition_point(|end| *end <= lsn).saturating_sub(1) as u64
+    }
+}
