@@ -1,0 +1,108 @@
+//! A command that starts a compute. It returns when the compute takes connections, or fails. Run by the file provider.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::timeout;
+use utils::Backoff;
+
+/// The longest that one run may take before it is killed.
+const START_COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+/// Runs before it counts as failed: just after a crash the remains of the old server can be in the way of the new one.
+const START_ATTEMPTS_MAX: u32 = 3;
+/// Pauses between the runs.
+const START_RETRY_DELAY_MIN: Duration = Duration::from_millis(300);
+const START_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
+
+/// Program and arguments; no shell takes part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StartCommand {
+    program: String,
+    arguments: Vec<String>,
+}
+
+impl StartCommand {
+    /// `None` when there is no program.
+    pub(super) fn new(words: Vec<String>) -> Option<Self> {
+        let mut words = words.into_iter();
+        let program = words.next().filter(|program| !program.is_empty())?;
+        Some(Self { program, arguments: words.collect() })
+    }
+
+    /// Runs it, more than once if need be. The error is a sentence without the command: clients will read it.
+    pub(super) async fn run(&self, endpoint: &str) -> Result<(), String> {
+        let mut backoff = Backoff::new(START_RETRY_DELAY_MIN, START_RETRY_DELAY_MAX);
+        loop {
+            let failure = match self.run_once().await {
+                Ok(status) if status.success() => return Ok(()),
+                Ok(status) => format!("its start command failed ({status})"),
+                Err(error) => format!("its start command did not run ({error})"),
+            };
+            tracing::warn!(endpoint, command = self.program, failure, "a compute was not started");
+            if backoff.attempts() + 1 >= START_ATTEMPTS_MAX {
+                return Err(failure);
+            }
+            backoff.wait().await;
+        }
+    }
+
+    async fn run_once(&self) -> io::Result<ExitStatus> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null());
+        // What it prints goes to our log. Not through a pipe: the server that it starts inherits the other end, which
+        // would neither end nor may be closed.
+        command.stdout(io::stderr().as_fd().try_clone_to_owned()?);
+        // Ctrl-C at our terminal shall not stop a database.
+        command.process_group(0);
+        let mut child = command.spawn()?;
+        match timeout(START_COMMAND_TIMEOUT, child.wait()).await {
+            Ok(status) => status,
+            Err(_) => {
+                child.kill().await?;
+                Err(io::ErrorKind::TimedOut.into())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> StartCommand {
+        StartCommand::new(["/bin/sh", "-c", script].map(str::to_owned).to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_start_that_succeeds_at_last_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let count = directory.path().join("count");
+        let script = format!("echo x >>{0}; test $(wc -l <{0}) -ge 3", count.display());
+        assert_eq!(shell(&script).run("main").await, Ok(()));
+        assert_eq!(std::fs::read_to_string(count).unwrap(), "x\nx\nx\n");
+    }
+
+    #[tokio::test]
+    async fn a_start_that_fails_says_so_without_the_command() {
+        let failure = shell("exit 7").run("main").await.unwrap_err();
+        assert_eq!(failure, "its start command failed (exit status: 7)");
+        let missing = StartCommand::new(vec!["/nonexistent/start".into()]).unwrap();
+        assert!(missing.run("main").await.unwrap_err().starts_with("its start command did not run"));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_it_leaves_behind_does_not_hold_it_up() {
+        let started = std::time::Instant::now();
+        assert_eq!(shell("sleep 20 & exit 0").run("main").await, Ok(()));
+        assert!(started.elapsed() < Duration::from_secs(15));
+    }
+
+    #[test]
+    fn no_program_is_no_command() {
+        assert_eq!(StartCommand::new(Vec::new()), None);
+        assert_eq!(StartCommand::new(vec![String::new()]), None);
+    }
+}

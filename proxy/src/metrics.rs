@@ -1,0 +1,88 @@
+//! What an operator can count and time. Imports nothing of this crate; everybody else imports this.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Counters and timers of a proxy; clones count together.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    /// Connections that were accepted.
+    pub(crate) connections: Counter,
+    /// Accepts that failed.
+    pub(crate) accept_errors: Counter,
+    /// Connections that are open.
+    pub(crate) open_connections: Gauge,
+    /// Sessions that bytes are passed for.
+    pub(crate) sessions: Gauge,
+    /// Connections by how they ended.
+    pub(crate) ended: Family<How, Counter>,
+    /// From the first byte of a client to its first ReadyForQuery.
+    pub(crate) login_seconds: Histogram,
+    /// From authenticated to the compute's first ReadyForQuery, a wake included.
+    pub(crate) connect_seconds: Histogram,
+    /// Wakes by how they ended.
+    pub(crate) wakes: Family<How, Counter>,
+    /// Time that a wake took.
+    pub(crate) wake_seconds: Histogram,
+    /// Lookups of a compute's address.
+    pub(crate) cache_lookups: Family<How, Counter>,
+    /// Bytes of clients.
+    pub(crate) bytes_from_clients: Counter,
+    /// Bytes to clients.
+    pub(crate) bytes_to_clients: Counter,
+    /// Cancel requests by what became of them.
+    pub(crate) cancels: Family<How, Counter>,
+}
+
+/// How something ended: a word of a small, fixed set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct How {
+    pub(crate) how: &'static str,
+}
+
+impl Metrics {
+    /// Registers everything, under `holdfast_proxy_…`.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        // From a millisecond to the half minute that a cold start may take.
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
+        let metrics = Self {
+            connections: Counter::default(),
+            accept_errors: Counter::default(),
+            open_connections: Gauge::default(),
+            sessions: Gauge::default(),
+            ended: Family::default(),
+            login_seconds: seconds(),
+            connect_seconds: seconds(),
+            wakes: Family::default(),
+            wake_seconds: seconds(),
+            cache_lookups: Family::default(),
+            bytes_from_clients: Counter::default(),
+            bytes_to_clients: Counter::default(),
+            cancels: Family::default(),
+        };
+        let own = metrics.clone();
+        let registry = registry.sub_registry_with_prefix("proxy");
+        registry.register("connections", "Connections accepted", own.connections);
+        registry.register("accept_errors", "Accepts that failed", own.accept_errors);
+        registry.register("open_connections", "Connections that are open", own.open_connections);
+        registry.register("sessions", "Sessions that are connected to a compute", own.sessions);
+        registry.register("connections_ended", "Connections by how they ended", own.ended);
+        registry.register("login_seconds", "From accept to the first ReadyForQuery", own.login_seconds);
+        registry.register(
+            "compute_connect_seconds",
+            "Connecting to a compute, wake included",
+            own.connect_seconds,
+        );
+        registry.register("wakes", "Computes that were started, by result", own.wakes);
+        registry.register("wake_seconds", "Time that starting a compute took", own.wake_seconds);
+        registry.register("cache_lookups", "Lookups of a compute's address", own.cache_lookups);
+        registry.register("from_clients_bytes", "Bytes that clients sent", own.bytes_from_clients);
+        registry.register("to_clients_bytes", "Bytes that clients got", own.bytes_to_clients);
+        registry.register("cancel_requests", "Cancel requests by what became of them", own.cancels);
+        metrics
+    }
+}
