@@ -21,6 +21,11 @@ use crate::conninfo::ConnInfo;
 /// Longest token file that is read.
 const TOKEN_BYTES_MAX: u64 = 8 * 1024;
 
+/// WAL kept in memory for safekeepers that lag, unless told otherwise.
+pub const SEND_BUFFER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// An append must fit, and some more, or the primary would be read one message at a time.
+const SEND_BUFFER_BYTES_MIN: u64 = 1024 * 1024;
+
 const RUN_EXAMPLES: &str = "\
 Before the first start, on the primary:
   CREATE ROLE wp REPLICATION LOGIN;
@@ -111,6 +116,9 @@ pub struct RunFlags {
     /// The name that stands in synchronous_standby_names [default: that of CONNINFO, else wp].
     #[arg(long, value_name = "NAME")]
     application_name: Option<String>,
+    /// WAL kept in memory for safekeepers that lag, in bytes; who needs older WAL reads it from another safekeeper.
+    #[arg(long, value_name = "BYTES", default_value_t = SEND_BUFFER_BYTES_MAX)]
+    send_buffer_bytes: u64,
     /// Where to answer HTTP: /v1/status /metrics /healthz /readyz.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen_http: SocketAddr,
@@ -199,6 +207,8 @@ pub struct RunConfig {
     pub slot: String,
     /// Name of the standby.
     pub application_name: String,
+    /// WAL kept in memory for safekeepers that lag, in bytes.
+    pub send_buffer_bytes_max: u64,
     /// Where HTTP is answered.
     pub listen_http: SocketAddr,
     /// Where the bound address is written.
@@ -224,6 +234,11 @@ impl RunFlags {
             "--slot {:?}: a slot name has 1 to 63 characters out of a-z, 0-9 and _",
             self.slot
         );
+        ensure!(
+            self.send_buffer_bytes >= SEND_BUFFER_BYTES_MIN,
+            "--send-buffer-bytes {}: at least {SEND_BUFFER_BYTES_MIN} are needed",
+            self.send_buffer_bytes
+        );
         let application_name = self
             .application_name
             .or_else(|| self.primary.application_name.clone())
@@ -234,6 +249,7 @@ impl RunFlags {
             cluster: self.cluster.validate()?,
             slot: self.slot,
             application_name,
+            send_buffer_bytes_max: self.send_buffer_bytes,
             listen_http: self.listen_http,
             address_file: self.address_file,
         })
@@ -331,6 +347,7 @@ mod tests {
             (format!("run {CLUSTER}"), "--primary"),
             (format!("run --primary host=h {CLUSTER}"), "user is missing"),
             (format!("run --primary postgresql://wp@h {CLUSTER} --slot W"), "slot name"),
+            (format!("run --primary postgresql://wp@h {CLUSTER} --send-buffer-bytes 9"), "at least 1048576"),
             (format!("run --primary postgresql://wp@h --safekeepers 1@h:1,1@h:2 {ids}"), "id 1 twice"),
             (format!("run --primary postgresql://wp@h --safekeepers h:1 {ids}"), "ID@HOST:PORT"),
             (format!("run --primary postgresql://wp@h --safekeepers 1@h:0 {ids}"), "ID@HOST:PORT"),

@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use utils::Shutdown;
 use wal_types::{Lsn, NodeId, ProposerId, Tli};
 
-use crate::campaign::{Campaign, SEND_BUFFER_BYTES_MAX};
+use crate::campaign::Campaign;
 use crate::check::{self, NotAContinuation};
 use crate::config::{Cluster, RunConfig};
 use crate::primary::{Facts, Primary, PrimaryError, PrimaryPosition, WalStream};
@@ -106,7 +106,7 @@ impl<'a> Connected<'a> {
             pg_version: version,
             tli: Some(position.tli),
             safekeepers: cluster.nodes(),
-            send_buffer_bytes_max: SEND_BUFFER_BYTES_MAX,
+            send_buffer_bytes_max: config.send_buffer_bytes_max,
         };
         Ok(Self { config, board, primary, campaign: Campaign::start(cluster, options, board) })
     }

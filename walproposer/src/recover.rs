@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use utils::Backoff;
 use wal_types::{ProposerId, SegmentSize, SystemId};
 
-use crate::campaign::{Campaign, SEND_BUFFER_BYTES_MAX};
-use crate::config::{Cluster, RecoverConfig, SafekeeperAddress};
+use crate::campaign::Campaign;
+use crate::config::{Cluster, RecoverConfig, SEND_BUFFER_BYTES_MAX, SafekeeperAddress};
 use crate::status::{Board, LinkState, Snapshot};
 use crate::{primary, safekeeper_client};
 

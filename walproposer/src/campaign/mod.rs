@@ -23,8 +23,6 @@ use crate::config::Cluster;
 use crate::safekeeper_link::{self, DriverHandle, Envelope, LinkEvent};
 use crate::status::Board;
 
-/// WAL kept in memory for safekeepers that lag; who needs older WAL reads it from a donor.
-pub(crate) const SEND_BUFFER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Events of all links that may wait for the driver.
 const LINK_EVENTS_MAX: usize = 256;
 /// How often due times are looked at and the status is written.

@@ -77,8 +77,8 @@ async fn a_proposer_that_was_deposed_comes_back_under_a_higher_term() {
     primary.acknowledged(end).await;
     let status = walproposer.leads().await;
     assert!(status["term"].as_u64().unwrap() > recovered.term, "{status}");
-    walproposer.stop().await;
     assert_eq!(safekeepers.wal(1, end).await, *primary.read().wal);
+    walproposer.stop().await;
 }
 
 #[tokio::test]

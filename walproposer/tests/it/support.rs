@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use utils::Shutdown;
 use utils::shutdown::Signal;
 use wal_types::Lsn;
-use walproposer::config::{Cluster, RecoverConfig, RunConfig};
+use walproposer::config::{Cluster, RecoverConfig, RunConfig, SEND_BUFFER_BYTES_MAX};
 use walproposer::recover::Recovered;
 
 use crate::primary::ScriptedPrimary;
@@ -37,6 +37,15 @@ pub(crate) struct Walproposer {
 impl Walproposer {
     /// Starts to serve `primary`.
     pub(crate) async fn start(primary: &ScriptedPrimary, cluster: &Cluster) -> Self {
+        Self::start_with_buffer(primary, cluster, SEND_BUFFER_BYTES_MAX).await
+    }
+
+    /// The same, keeping less WAL in memory.
+    pub(crate) async fn start_with_buffer(
+        primary: &ScriptedPrimary,
+        cluster: &Cluster,
+        send_buffer_bytes_max: u64,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = listener.local_addr().unwrap();
         let config = RunConfig {
@@ -44,6 +53,7 @@ impl Walproposer {
             cluster: cluster.clone(),
             slot: "wp".into(),
             application_name: "wp".into(),
+            send_buffer_bytes_max,
             listen_http: http,
             address_file: None,
         };
