@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use wal_types::Lsn;
 
@@ -43,23 +43,24 @@ pub struct Evidence {
     wal: PathBuf,
 }
 
-/// Examines a cluster of which nothing runs any more, and says what is wrong with its disks. Every acknowledged row
-/// must be found with each pair, every pair's log must reach what any safekeeper knew as committed, and up to there
-/// all pairs must have the same bytes.
-pub async fn verdict(cluster: &Cluster, acknowledged: &Rows) -> Result<()> {
+/// Examines a cluster of which nothing runs any more. `None` when every acknowledged row is found with each pair,
+/// every pair's log reaches what any safekeeper knew as committed, and up to there all pairs have the same bytes;
+/// else what was lost. An error means that the disks could not be examined.
+pub async fn loss(cluster: &Cluster, acknowledged: &Rows) -> Result<Option<String>> {
     let evidence = examine(cluster).await?;
     for found in &evidence {
         let missing: Vec<_> = acknowledged.difference(&found.rows).collect();
-        ensure!(
-            missing.is_empty(),
-            "safekeepers {:?} lost {} of {} acknowledged rows, such as {:?}",
-            found.pair,
-            missing.len(),
-            acknowledged.len(),
-            &missing[..missing.len().min(NAMED_ROWS_MAX)]
-        );
+        if !missing.is_empty() {
+            return Ok(Some(format!(
+                "safekeepers {:?} lost {} of {} acknowledged rows, such as {:?}",
+                found.pair,
+                missing.len(),
+                acknowledged.len(),
+                &missing[..missing.len().min(NAMED_ROWS_MAX)]
+            )));
+        }
     }
-    compare_wal(&evidence)
+    lost_wal(&evidence)
 }
 
 /// Asks each pair.
@@ -82,31 +83,30 @@ pub async fn examine(cluster: &Cluster) -> Result<Vec<Evidence>> {
     Ok(evidence)
 }
 
-fn compare_wal(evidence: &[Evidence]) -> Result<()> {
+fn lost_wal(evidence: &[Evidence]) -> Result<Option<String>> {
     let commit = evidence.iter().map(|found| found.commit).max().unwrap_or(Lsn::INVALID);
-    let Some((reference, others)) = evidence.split_first() else { return Ok(()) };
-    for found in evidence {
-        ensure!(
-            found.end >= commit,
-            "{commit} was committed, but the log of safekeepers {:?} ends at {}",
-            found.pair,
-            found.end
-        );
+    let Some((reference, others)) = evidence.split_first() else { return Ok(None) };
+    if let Some(short) = evidence.iter().find(|found| found.end < commit) {
+        let (pair, end) = (short.pair, short.end);
+        return Ok(Some(format!(
+            "{commit} was committed, but the log of safekeepers {pair:?} ends at {end}"
+        )));
     }
     let expected = read_wal(&reference.wal, commit)?;
     for found in others {
         let bytes = read_wal(&found.wal, commit)?;
-        if let Some(at) = expected.iter().zip(&bytes).position(|(one, other)| one != other) {
-            bail!("pairs {:?} and {:?} differ {at} bytes into the log", reference.pair, found.pair);
-        }
         ensure!(
             bytes.len() == expected.len(),
             "pairs {:?} and {:?} differ in length",
             reference.pair,
             found.pair
         );
+        if let Some(at) = expected.iter().zip(&bytes).position(|(one, other)| one != other) {
+            let pairs = (reference.pair, found.pair);
+            return Ok(Some(format!("pairs {pairs:?} differ {at} bytes into the log")));
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// All WAL in a directory of `pg_receivewal`, up to a position.
@@ -270,10 +270,11 @@ mod tests {
         let start = Lsn(16);
         let one = evidence((1, 2), b"committedx......", start.advance(10), start.advance(9));
         let two = evidence((1, 3), b"committedy......", start.advance(10), start.advance(5));
-        compare_wal(&[one.clone(), two.clone()]).unwrap();
+        let said = |evidence: &[Evidence]| lost_wal(evidence).unwrap();
+        assert_eq!(said(&[one.clone(), two.clone()]), None);
         let knows_more = Evidence { commit: start.advance(10), ..two.clone() };
-        assert!(compare_wal(&[one.clone(), knows_more]).unwrap_err().to_string().contains("differ 9 bytes"));
+        assert!(said(&[one.clone(), knows_more]).unwrap().contains("differ 9 bytes"));
         let ends_early = Evidence { end: start.advance(8), ..two };
-        assert!(compare_wal(&[one, ends_early]).unwrap_err().to_string().contains("was committed"));
+        assert!(said(&[one, ends_early]).unwrap().contains("was committed"));
     }
 }

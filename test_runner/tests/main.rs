@@ -1,3 +1,10 @@
 //! The cluster from outside: one file a story.
 
+mod bad_input;
+mod crash;
+mod network;
+mod outside;
 mod primary;
+mod quorum;
+mod replicas;
+mod up;

@@ -47,7 +47,8 @@ impl Cluster {
         fs::File::create(&before)?.set_len(origin.wal_segment_size)?;
         let conninfo = self.reader_conninfo(port);
         let target = directory.to_str().context("a path is not UTF-8")?;
-        let end = format!("--endpos={end}");
+        // It ends when it has received a byte behind this position.
+        let end = format!("--endpos={}", Lsn(end.0 - 1));
         let arguments = ["-d", &conninfo, "-D", target, &end, "--no-loop", "--no-sync"];
         let program = self.tools.postgres("pg_receivewal");
         let run = clients::run(&program, &arguments, &[]);

@@ -1,0 +1,100 @@
+//! What cannot work is refused: one sentence that says what to do, a failure status, nothing left running, nothing
+//! lost.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::outside::Outside;
+
+#[tokio::test]
+async fn wrong_words_on_the_command_line_are_refused() -> Result<()> {
+    let outside = Outside::new("words")?;
+    for arguments in
+        [&["up", "--detatch"][..], &["stop", "sk9"], &["start"], &["status", "--yaml"], &["restart"]]
+    {
+        let output = outside.run(arguments).await?;
+        ensure!(output.status.code() == Some(2), "{arguments:?}: {:?}", output.status);
+    }
+    ensure!(outside.fail(&["start", "sk1"]).await?.contains("./dev up"));
+    ensure!(outside.fail(&["status"]).await?.contains("./dev up"));
+    outside.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_and_nothing_is_left() -> Result<()> {
+    let outside = Outside::new("taken")?;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port().to_string();
+    let said = outside.fail(&["up", "--detach", "--port", &port]).await?;
+    ensure!(said.contains(&port) && said.contains("taken"), "{said}");
+    ensure!(outside.processes().is_empty() && !outside.directory.join("postgres").exists());
+    outside.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn damaged_and_foreign_directories_are_refused_and_left_as_they_are() -> Result<()> {
+    let outside = Outside::new("damaged")?;
+    outside.succeed(&["up", "--detach"]).await?;
+    outside.succeed(&["down"]).await?;
+
+    let control = find(&outside.directory.join("sk2"), "control").context("sk2 has no control file")?;
+    let whole = fs::read(&control)?;
+    fs::write(&control, &whole[..100])?;
+    refuses(&outside, "sk2").await?;
+    ensure!(fs::read(&control)? == whole[..100], "a damaged control file was touched");
+    fs::write(&control, &whole)?;
+
+    let (one, other, aside) = ("sk1", "sk3", "aside");
+    let path = |name: &str| outside.directory.join(name);
+    let swap = || -> Result<()> {
+        fs::rename(path(one), path(aside))?;
+        fs::rename(path(other), path(one))?;
+        Ok(fs::rename(path(aside), path(other))?)
+    };
+    swap()?;
+    refuses(&outside, "sk1").await?;
+    swap()?;
+
+    let version = outside.directory.join("postgres/PG_VERSION");
+    let right = fs::read(&version)?;
+    fs::write(&version, "9\n")?;
+    refuses(&outside, "PostgreSQL 9").await?;
+    fs::write(&version, right)?;
+
+    let state = outside.directory.join("state.json");
+    let right = fs::read(&state)?;
+    fs::write(&state, &right[..right.len() / 2])?;
+    refuses(&outside, "state.json").await?;
+    fs::write(&state, right)?;
+
+    outside.succeed(&["up", "--detach"]).await?;
+    outside.succeed(&["down"]).await?;
+    outside.passed();
+    Ok(())
+}
+
+/// The start fails, names the culprit, and leaves nothing running.
+async fn refuses(outside: &Outside, culprit: &str) -> Result<()> {
+    let said = outside.fail(&["up", "--detach"]).await?;
+    ensure!(said.starts_with("dev: ") && said.contains(culprit), "it said: {said}");
+    ensure!(outside.processes().is_empty(), "something still runs after: {said}");
+    Ok(())
+}
+
+fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    for entry in fs::read_dir(directory).ok()?.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            if let Some(found) = find(&path, name) {
+                return Some(found);
+            }
+        } else if entry.file_name() == name {
+            return Some(path);
+        }
+    }
+    None
+}

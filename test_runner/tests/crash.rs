@@ -1,0 +1,129 @@
+//! kill -9 under load, with disks that forget what was not synced. What is left is judged from the safekeepers'
+//! disks alone; and with syncs that do nothing the same judge must find loss.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use test_runner::cluster::{Cluster, ClusterUnderTest, Options, PartName};
+use test_runner::workload::{Rows, Workload};
+use test_runner::{oracle, unsynced};
+
+const CLIENTS: i32 = 8;
+const PAYLOAD_BYTES: usize = 500;
+/// Rows that are acknowledged between two crashes.
+const ROWS: u64 = 500;
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
+const SAFEKEEPERS: [u64; 3] = [1, 2, 3];
+
+async fn cluster_on_forgetting_disks(name: &str) -> Result<ClusterUnderTest> {
+    let library = unsynced::library().await?;
+    let options = Options { base_backup: true, forgetting_disks: Some(library), ..Options::default() };
+    ClusterUnderTest::start_with(name, options).await
+}
+
+/// kill -9 of one part; a safekeeper loses what it did not sync. Returns how many changes were lost.
+async fn crash(cluster: &mut Cluster, part: PartName) -> Result<usize> {
+    cluster.kill_part(part).await?;
+    match part {
+        PartName::Safekeeper(id) => cluster.forgetting_disk(id).map_or(Ok(0), |disk| disk.forget()),
+        _ => Ok(0),
+    }
+}
+
+/// kill -9 of all, as nearly at once as can be, before anything is forgotten.
+async fn crash_all(cluster: &mut Cluster, parts: &[PartName]) -> Result<usize> {
+    for part in parts {
+        if let Some(process) = cluster.part(*part)?.process {
+            process.signal(nix::sys::signal::Signal::SIGKILL)?;
+        }
+    }
+    let mut lost = 0;
+    for part in parts {
+        lost += crash(cluster, *part).await?;
+    }
+    Ok(lost)
+}
+
+fn everything_but_postgres() -> Vec<PartName> {
+    SAFEKEEPERS.map(PartName::Safekeeper).into_iter().chain([PartName::Walproposer]).collect()
+}
+
+#[tokio::test]
+async fn no_acknowledged_row_is_lost_when_everything_but_postgres_is_killed_again_and_again() -> Result<()> {
+    let mut test = cluster_on_forgetting_disks("crash-but-postgres").await?;
+    let cluster = &mut test.cluster;
+    let workload = Workload::start(&cluster.application_uri(), CLIENTS, PAYLOAD_BYTES).await?;
+    for _ in 0..3 {
+        workload.wait_for_more(ROWS, PROGRESS_TIMEOUT).await?;
+        let parts = everything_but_postgres();
+        crash_all(cluster, &parts).await?;
+        for part in parts {
+            cluster.start_part(part).await?;
+        }
+    }
+    workload.wait_for_more(ROWS, PROGRESS_TIMEOUT).await?;
+    crash_all(cluster, &everything_but_postgres()).await?;
+    let acknowledged = workload.stop().await?;
+    cluster.kill_part(PartName::Postgres).await?;
+    ensure!(acknowledged.len() as u64 >= 4 * ROWS, "too few rows were written");
+    nothing_is_lost(cluster, &acknowledged).await?;
+    test.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_acknowledged_row_is_lost_when_everything_is_killed() -> Result<()> {
+    let mut test = cluster_on_forgetting_disks("crash-everything").await?;
+    let acknowledged = write_and_crash(&mut test.cluster).await?;
+    nothing_is_lost(&test.cluster, &acknowledged).await?;
+    test.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_oracle_reports_loss_when_syncs_do_nothing() -> Result<()> {
+    let mut test = cluster_on_forgetting_disks("crash-lying").await?;
+    fs::write(test.cluster.lie(), "")?;
+    let acknowledged = write_and_crash(&mut test.cluster).await?;
+    let loss = oracle::loss(&test.cluster, &acknowledged).await?;
+    ensure!(
+        loss.as_ref().is_some_and(|loss| loss.contains("acknowledged rows")),
+        "nothing was synced, and the oracle says {loss:?}"
+    );
+    test.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn safekeepers_that_crash_one_after_the_other_lose_nothing_together() -> Result<()> {
+    let mut test = cluster_on_forgetting_disks("crash-in-turn").await?;
+    let cluster = &mut test.cluster;
+    let workload = Workload::start(&cluster.application_uri(), CLIENTS, PAYLOAD_BYTES).await?;
+    for id in SAFEKEEPERS.into_iter().cycle().take(6) {
+        workload.wait_for_more(ROWS / 2, PROGRESS_TIMEOUT).await?;
+        crash(cluster, PartName::Safekeeper(id)).await?;
+        cluster.start_part(PartName::Safekeeper(id)).await?;
+    }
+    workload.wait_for_more(ROWS / 2, PROGRESS_TIMEOUT).await?;
+    let parts = cluster.parts();
+    crash_all(cluster, &parts).await?;
+    let acknowledged = workload.stop().await?;
+    nothing_is_lost(cluster, &acknowledged).await?;
+    test.passed();
+    Ok(())
+}
+
+async fn nothing_is_lost(cluster: &Cluster, acknowledged: &Rows) -> Result<()> {
+    let loss = oracle::loss(cluster, acknowledged).await?;
+    ensure!(loss.is_none(), "lost: {}", loss.unwrap_or_default());
+    Ok(())
+}
+
+async fn write_and_crash(cluster: &mut Cluster) -> Result<Rows> {
+    let workload = Workload::start(&cluster.application_uri(), CLIENTS, PAYLOAD_BYTES).await?;
+    workload.wait_for_more(2 * ROWS, PROGRESS_TIMEOUT).await?;
+    let parts = cluster.parts();
+    crash_all(cluster, &parts).await?;
+    workload.stop().await
+}

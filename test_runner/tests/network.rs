@@ -1,0 +1,32 @@
+//! Networks that stop without saying so.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use test_runner::cluster::{ClusterUnderTest, Options, PartName};
+use test_runner::faulty_network::{Fault, Relay};
+use test_runner::workload::Workload;
+
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_stalled_or_cut_network_to_one_safekeeper_holds_up_nobody() -> Result<()> {
+    let mut test = ClusterUnderTest::prepare("network", Options::default()).await?;
+    let cluster = &mut test.cluster;
+    let target = SocketAddr::from(([127, 0, 0, 1], cluster.safekeeper(1)?.pg_port));
+    let relay = Relay::start(target).await?;
+    cluster.options.relayed = Some((1, relay.address.port()));
+    cluster.start(&|_| {}).await?;
+    let workload = Workload::start(&cluster.application_uri(), 4, 100).await?;
+    for fault in [Fault::Stall, Fault::None, Fault::Cut, Fault::None, Fault::DropAnswers, Fault::None] {
+        relay.set(fault);
+        workload.wait_for_more(200, PROGRESS_TIMEOUT).await?;
+    }
+    // With one of the other two gone as well, the one behind the relay has to have come back.
+    cluster.stop_part(PartName::Safekeeper(2), &|_| {}).await?;
+    workload.wait_for_more(200, PROGRESS_TIMEOUT).await?;
+    workload.stop().await?;
+    test.passed();
+    Ok(())
+}

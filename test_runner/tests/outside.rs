@@ -1,0 +1,103 @@
+//! The program behind `./dev up` as a person runs it: typed in, read from its output.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use test_runner::clients;
+use test_runner::cluster::state::State;
+use test_runner::env::TestEnvironment;
+use test_runner::process::{ProcessId, Program};
+
+/// One command may take this long.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// A directory in which commands are run; what they started ends with it.
+pub(crate) struct Outside {
+    pub(crate) directory: PathBuf,
+    environment: Option<TestEnvironment>,
+}
+
+impl Outside {
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let environment = TestEnvironment::new(name)?;
+        Ok(Self { directory: environment.directory.clone(), environment: Some(environment) })
+    }
+
+    fn program(&self) -> PathBuf {
+        env!("CARGO_BIN_EXE_local_cluster").into()
+    }
+
+    /// Runs a command to its end.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Result<Output> {
+        let directory = self.directory.to_str().context("not UTF-8")?;
+        let all: Vec<&str> = arguments.iter().copied().chain(["--directory", directory]).collect();
+        tokio::time::timeout(COMMAND_TIMEOUT, clients::output(&self.program(), &all, &[])).await?
+    }
+
+    /// Runs a command that must succeed; what it printed.
+    pub(crate) async fn succeed(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.run(arguments).await?;
+        let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "{arguments:?} failed: {error}{out}");
+        Ok(out.into_owned())
+    }
+
+    /// Runs a command that must fail with one sentence; the sentence.
+    pub(crate) async fn fail(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.run(arguments).await?;
+        ensure!(!output.status.success(), "{arguments:?} succeeded");
+        let error = String::from_utf8(output.stderr)?;
+        error.lines().rfind(|line| !line.trim().is_empty()).map(ToOwned::to_owned).context("it said nothing")
+    }
+
+    /// Starts a command and leaves it running.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Result<ProcessId> {
+        let directory = self.directory.to_str().context("not UTF-8")?;
+        Program {
+            name: "dev".into(),
+            executable: self.program(),
+            arguments: arguments.iter().copied().chain(["--directory", directory]).map(Into::into).collect(),
+            environment: Vec::new(),
+            account: None,
+            log: self.directory.join("dev.log"),
+            dies_with_parent: true,
+        }
+        .spawn()
+    }
+
+    /// What is written in cluster.json.
+    pub(crate) fn cluster_json(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&fs::read_to_string(self.directory.join("cluster.json"))?)?)
+    }
+
+    /// Every process that the commands started and that still runs.
+    pub(crate) fn processes(&self) -> Vec<ProcessId> {
+        let Ok(Some(state)) = State::load(&self.directory.join("state.json")) else { return Vec::new() };
+        let safekeepers = state.safekeepers.iter().map(|safekeeper| safekeeper.part.process);
+        let all = safekeepers.chain([state.walproposer.process, state.postgres.process]).flatten();
+        all.filter(|process| process.is_alive()).collect()
+    }
+
+    pub(crate) fn passed(mut self) {
+        self.end();
+        if let Some(environment) = self.environment.take() {
+            environment.passed();
+        }
+    }
+
+    fn end(&self) {
+        for process in self.processes() {
+            let _ = process.signal(Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

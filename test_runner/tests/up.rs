@@ -1,0 +1,137 @@
+//! The main job: `up`, a psql line that works as pasted, `status`, `stop`, `start`, `down`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use test_runner::clients;
+use test_runner::wait::until;
+
+use crate::outside::Outside;
+
+const STEP_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Runs SQL through the printed line, in a shell, as a person would.
+async fn paste(psql_line: &str, sql: &str) -> Result<String> {
+    let command = format!("{psql_line} -XAtc \"{sql}\"");
+    Ok(clients::run(Path::new("sh"), &["-c", &command], &[]).await?.trim().to_owned())
+}
+
+#[tokio::test]
+async fn a_cluster_is_started_used_stopped_in_parts_and_comes_back_with_its_data() -> Result<()> {
+    let outside = Outside::new("up")?;
+    let printed = outside.succeed(&["up", "--detach"]).await?;
+    let psql = printed.lines().last().context("nothing printed")?.to_owned();
+    for program in ["sk1", "sk2", "sk3", "postgres", "walproposer"] {
+        ensure!(
+            printed.lines().any(|line| line.starts_with(program)),
+            "no {program} in the table: {printed}"
+        );
+    }
+    paste(&psql, "CREATE TABLE t AS SELECT 42 AS x").await?;
+    check_cluster_json(&outside, &psql)?;
+
+    let again = outside.succeed(&["up", "--detach"]).await?;
+    ensure!(again.contains("running already"), "a second up said {again}");
+    check_status(&outside).await?;
+    stop_and_start_safekeepers(&outside, &psql).await?;
+
+    outside.succeed(&["down"]).await?;
+    ensure!(outside.processes().is_empty() && !outside.directory.join("cluster.json").exists());
+    ensure!(outside.fail(&["status"]).await?.contains("./dev up"));
+    let printed = outside.succeed(&["up", "--detach"]).await?;
+    ensure!(printed.lines().last() == Some(psql.as_str()), "the line changed: {printed}");
+    ensure!(paste(&psql, "SELECT count(*) FROM t").await? == "2");
+    outside.succeed(&["down"]).await?;
+    outside.passed();
+    Ok(())
+}
+
+fn check_cluster_json(outside: &Outside, psql: &str) -> Result<()> {
+    let mode = fs::metadata(outside.directory.join("cluster.json"))?.permissions().mode() & 0o777;
+    ensure!(mode == 0o600, "mode {mode:o}");
+    let cluster = outside.cluster_json()?;
+    ensure!(cluster["psql"] == psql && cluster["safekeepers"].as_array().is_some_and(|all| all.len() == 3));
+    for pid in
+        [&cluster["postgres"]["pid"], &cluster["walproposer"]["pid"], &cluster["safekeepers"][0]["pid"]]
+    {
+        let pid = pid.as_i64().context("no pid")?;
+        ensure!(
+            outside.processes().iter().any(|process| i64::from(process.pid) == pid),
+            "{pid} does not run"
+        );
+    }
+    ensure!(cluster["walproposer"]["http"].as_str().is_some_and(|url| url.starts_with("http://127.0.0.1:")));
+    Ok(())
+}
+
+async fn check_status(outside: &Outside) -> Result<()> {
+    let status: serde_json::Value = serde_json::from_str(&outside.succeed(&["status", "--json"]).await?)?;
+    ensure!(status["blocked"].is_null(), "{status}");
+    for safekeeper in status["safekeepers"].as_array().context("no safekeepers")? {
+        ensure!(safekeeper["term"].as_u64().is_some_and(|term| term > 0), "{safekeeper}");
+        ensure!(safekeeper["flush_lsn"].is_string() && safekeeper["lag_bytes"].is_u64(), "{safekeeper}");
+    }
+    ensure!(outside.succeed(&["status"]).await?.contains("commits go through"));
+    Ok(())
+}
+
+async fn stop_and_start_safekeepers(outside: &Outside, psql: &str) -> Result<()> {
+    outside.succeed(&["stop", "sk1"]).await?;
+    ensure!(paste(psql, "INSERT INTO t VALUES (1)").await? == "INSERT 0 1");
+    outside.succeed(&["stop", "sk3"]).await?;
+    let status = outside.succeed(&["status"]).await?;
+    ensure!(status.contains("commits wait") && status.contains("sk1, sk3"), "{status}");
+    outside.succeed(&["start", "sk3"]).await?;
+    until("commits to go through again", STEP_TIMEOUT, async || {
+        Ok(outside.succeed(&["status"]).await?.contains("commits go through").then_some(()))
+    })
+    .await?;
+    outside.succeed(&["start", "sk1"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn in_front_it_shows_its_status_until_ctrl_c_and_then_stops_everything() -> Result<()> {
+    let outside = Outside::new("front")?;
+    let front = outside.spawn(&["up"])?;
+    let log = outside.directory.join("dev.log");
+    let said = |what: &'static str| {
+        let log = log.clone();
+        async move {
+            until(what, STEP_TIMEOUT, async || Ok(fs::read_to_string(&log)?.contains(what).then_some(())))
+                .await
+        }
+    };
+    said("commits go through").await?;
+    ensure!(outside.processes().len() == 5);
+    outside.succeed(&["stop", "sk2"]).await?;
+    outside.succeed(&["stop", "sk3"]).await?;
+    said("commits wait: no quorum").await?;
+    outside.succeed(&["start", "sk2"]).await?;
+    front.end(Signal::SIGINT, STEP_TIMEOUT).await?;
+    said("the data stays in").await?;
+    ensure!(outside.processes().is_empty(), "something still runs");
+    outside.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_died_is_said_to_have_died_and_is_started_again_by_name() -> Result<()> {
+    let outside = Outside::new("died")?;
+    outside.succeed(&["up", "--detach"]).await?;
+    let pid = outside.cluster_json()?["safekeepers"][1]["pid"].as_i64();
+    let victim = outside.processes().into_iter().find(|process| Some(i64::from(process.pid)) == pid);
+    victim.context("sk2 does not run")?.kill().await?;
+    let status = outside.succeed(&["status"]).await?;
+    ensure!(status.lines().any(|line| line.starts_with("sk2") && line.contains("died")), "{status}");
+    ensure!(outside.fail(&["up", "--detach"]).await?.contains("./dev start sk2"));
+    outside.succeed(&["start", "sk2"]).await?;
+    ensure!(outside.processes().len() == 5);
+    outside.succeed(&["down"]).await?;
+    outside.passed();
+    Ok(())
+}
