@@ -221,10 +221,7 @@ impl<'a> Elected<'a> {
         }
         campaign.approve(wal);
         board.enter(State::Streaming);
-        board.update(|snapshot| {
-            snapshot.refusal = None;
-            snapshot.commit_moved = Instant::now();
-        });
+        board.update(|snapshot| snapshot.refusal = None);
         Ok(Streaming { board, campaign, stream })
     }
 }
@@ -280,7 +277,6 @@ impl Streaming<'_> {
             self.stream.report(lsn);
             self.board.update(|snapshot| {
                 snapshot.commit_lsn = lsn;
-                snapshot.commit_moved = Instant::now();
                 snapshot.reported_lsn = lsn;
             });
         }

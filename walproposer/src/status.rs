@@ -15,7 +15,7 @@ use wal_types::{Lsn, NodeId, ProposerId, Term};
 
 use crate::config::{Cluster, SafekeeperAddress};
 
-/// A majority that follows but acknowledges nothing for this long is called stalled.
+/// A safekeeper that follows but answers nothing for this long is called stalled.
 const STALL_AFTER: Duration = Duration::from_secs(3);
 
 /// Where the run cycle stands.
@@ -63,6 +63,8 @@ pub(crate) struct SafekeeperView {
     pub(crate) flush_lsn: Lsn,
     /// Persisted commit position, zero when unknown.
     pub(crate) commit_lsn: Lsn,
+    /// Since when it leaves a message unanswered.
+    pub(crate) unanswered_since: Option<Instant>,
     /// Why it is not connected, or what keeps it from following.
     pub(crate) last_error: Option<String>,
 }
@@ -82,8 +84,6 @@ pub(crate) struct Snapshot {
     pub(crate) term_start_lsn: Lsn,
     /// Durable on a quorum; zero until that includes everything below the term's start.
     pub(crate) commit_lsn: Lsn,
-    /// When `commit_lsn` last moved, or leading began.
-    pub(crate) commit_moved: Instant,
     /// End of the primary's WAL as far as known.
     pub(crate) primary_flush_lsn: Lsn,
     /// What the primary was last told.
@@ -110,6 +110,7 @@ impl Board {
             state: LinkState::Offline,
             flush_lsn: Lsn::INVALID,
             commit_lsn: Lsn::INVALID,
+            unanswered_since: None,
             last_error: None,
         };
         let mut safekeepers: Vec<_> = cluster.safekeepers.iter().map(view).collect();
@@ -121,7 +122,6 @@ impl Board {
             proposer_id: None,
             term_start_lsn: Lsn::INVALID,
             commit_lsn: Lsn::INVALID,
-            commit_moved: Instant::now(),
             primary_flush_lsn: Lsn::INVALID,
             reported_lsn: Lsn::INVALID,
             primary_error: None,
@@ -186,14 +186,19 @@ impl Snapshot {
     }
 
     fn stream_blocked(&self) -> Option<String> {
-        let following = |view: &&SafekeeperView| view.state == LinkState::Streaming;
+        let following = |view: &&SafekeeperView| view.state == LinkState::Streaming && !view.is_stalled();
         let settled = self.commit_lsn.is_valid();
         if settled && self.safekeepers.iter().filter(following).count() >= majority(self.safekeepers.len()) {
-            return self.stall();
+            return None;
         }
-        Some(self.quorum_missing().or_else(|| self.catch_up()).unwrap_or_else(|| {
-            format!("a majority of the safekeepers has yet to write the log up to {}", self.term_start_lsn)
-        }))
+        Some(self.quorum_missing().or_else(|| self.stall()).or_else(|| self.catch_up()).unwrap_or_else(
+            || {
+                format!(
+                    "a majority of the safekeepers has yet to write the log up to {}",
+                    self.term_start_lsn
+                )
+            },
+        ))
     }
 
     fn quorum_missing(&self) -> Option<String> {
@@ -216,14 +221,12 @@ impl Snapshot {
         Some(sentence)
     }
 
-    /// Slow disks, or a network that takes bytes and returns none.
     fn stall(&self) -> Option<String> {
-        let waiting = self.commit_lsn < self.primary_flush_lsn && self.commit_moved.elapsed() > STALL_AFTER;
-        waiting.then(|| {
+        let which = ids(self.safekeepers.iter().filter(|view| view.is_stalled()).map(|view| view.address.id));
+        (!which.is_empty()).then(|| {
             format!(
-                "no majority of the safekeepers has acknowledged anything for {} s: commits above {} wait",
-                self.commit_moved.elapsed().as_secs(),
-                self.commit_lsn
+                "safekeepers {which} have answered nothing for {} s: commits wait until a majority does",
+                STALL_AFTER.as_secs()
             )
         })
     }
@@ -233,6 +236,13 @@ impl Snapshot {
         let which = ids(behind.map(|view| view.address.id));
         (!which.is_empty())
             .then(|| format!("safekeepers {which} are catching up: commits wait until a majority follows"))
+    }
+}
+
+impl SafekeeperView {
+    /// A slow disk, or a network that takes bytes and returns none.
+    fn is_stalled(&self) -> bool {
+        self.unanswered_since.is_some_and(|since| since.elapsed() > STALL_AFTER)
     }
 }
 
@@ -368,14 +378,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_majority_that_acknowledges_nothing_blocks() {
-        let mut stalled = snapshot(State::Streaming, &[Streaming], 0x200);
-        stalled.primary_flush_lsn = Lsn(0x300);
+    async fn a_majority_that_answers_nothing_blocks() {
+        let mut stalled = snapshot(State::Streaming, &[Streaming, Streaming, Streaming], 0x200);
+        stalled.safekeepers[0].unanswered_since = Some(Instant::now());
+        stalled.safekeepers[2].unanswered_since = Some(Instant::now());
         tokio::time::advance(STALL_AFTER).await;
         assert_eq!(stalled.blocked(), None);
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(stalled.blocked().unwrap().contains("acknowledged anything for 5 s: commits above 0/200"));
-        stalled.primary_flush_lsn = Lsn(0x200);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(stalled.blocked().unwrap().starts_with("safekeepers 1, 3 have answered nothing for 3 s"));
+        stalled.safekeepers[2].unanswered_since = None;
         assert_eq!(stalled.blocked(), None);
     }
 

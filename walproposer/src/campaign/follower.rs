@@ -132,6 +132,7 @@ impl Follower {
             },
             flush_lsn: peer.flush_lsn,
             commit_lsn: peer.commit_lsn,
+            unanswered_since: self.unanswered_since(),
             last_error: match peer.state {
                 PeerState::Unseeded => Some(unseeded.to_owned()),
                 _ => self.trouble.as_ref().map(|trouble| trouble.reason.clone()),

@@ -153,14 +153,16 @@ impl Campaign {
             // What a link has taken out of its queue is on the wire only when an answer has come.
             let mut waiting: Vec<NodeId> = self.unanswered().collect();
             while !waiting.is_empty() {
-                match self.events.recv().await {
-                    Some(Envelope { node, .. }) => waiting.retain(|&waits| waits != node),
-                    None => return,
+                let Some(envelope) = self.events.recv().await else { return };
+                waiting.retain(|&waits| waits != envelope.node);
+                if self.take(envelope).is_err() {
+                    return;
                 }
             }
         };
         // Best effort: the next election settles what was not told.
         let _ = timeout(FAREWELL_TIMEOUT, told).await;
+        self.publish();
     }
 
     /// What can be read of the proposer.

@@ -24,7 +24,7 @@ const PRIMARY_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Error)]
 pub(crate) enum PrimaryError {
     /// It is not there, or went away, or is about to: normal, and tried again soon.
-    #[error("{0}")]
+    #[error("the primary is down: {0}")]
     Down(String),
     /// It is there, and does not do what it is asked.
     #[error("the primary refuses: {0}")]
