@@ -109,7 +109,10 @@ impl ProcessId {
     pub fn is_alive(self) -> bool {
         // Collects it if it is a child of ours; an error means that it is not.
         let _ = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
-        stat(self.pid).is_some_and(|stat| stat.started == self.started && stat.state != 'Z')
+        match stat(self.pid) {
+            Some(stat) if stat.started == self.started => stat.state != 'Z' || has_threads(self.pid),
+            _ => false,
+        }
     }
 
     /// Sends a signal, unless it is gone.
@@ -169,6 +172,11 @@ impl Drop for Starting {
 struct Stat {
     state: char,
     started: u64,
+}
+
+/// A killed process shows as a zombie while its other threads still hold its sockets and files.
+fn has_threads(pid: i32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
 fn stat(pid: i32) -> Option<Stat> {
