@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Parser;
+use postgres_backend::{ServerTls, TlsError};
 use thiserror::Error;
 use wal_types::NodeId;
 
@@ -104,23 +105,14 @@ pub struct Config {
     pub address_file: Option<PathBuf>,
     /// The PostgreSQL port as others reach it.
     pub pg_advertise: Option<String>,
-    /// Certificate and key files.
-    pub tls: Option<TlsFiles>,
+    /// With it, connections to the PostgreSQL port must use TLS.
+    pub tls: Option<ServerTls>,
     /// What a client has to know; none trusts everybody.
     pub token: Option<Arc<Token>>,
     /// Look of the log.
     pub log_format: telemetry::LogFormat,
     /// What is logged.
     pub log_level: Option<String>,
-}
-
-/// Where certificate and key are.
-#[derive(Clone, Debug)]
-pub struct TlsFiles {
-    /// Certificate chain, PEM.
-    pub certificate: PathBuf,
-    /// Private key, PEM.
-    pub key: PathBuf,
 }
 
 /// A flag whose value cannot be used.
@@ -137,6 +129,9 @@ pub enum ConfigError {
         /// Its value.
         value: String,
     },
+    /// Certificate or key cannot be used.
+    #[error("--tls-cert, --tls-key: {0}")]
+    Tls(#[from] TlsError),
     /// The token file cannot be read.
     #[error("--auth-token-file {path}: {error}", path = path.display())]
     TokenFile {
@@ -164,6 +159,9 @@ impl Flags {
         if let Some(address) = &self.pg_advertise {
             check_address("--pg-advertise", address)?;
         }
+        let tls_files = self.tls_cert.as_deref().zip(self.tls_key.as_deref());
+        let tls =
+            tls_files.map(|(certificate, key)| ServerTls::from_pem_files(certificate, key)).transpose()?;
         Ok(Config {
             id: NodeId(self.id),
             data_dir: self.data_dir,
@@ -171,7 +169,7 @@ impl Flags {
             listen_http: self.listen_http,
             address_file: self.address_file,
             pg_advertise: self.pg_advertise,
-            tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
+            tls,
             token: self.auth_token_file.as_deref().map(read_token).transpose()?.map(Arc::new),
             log_format: self.log_format,
             log_level: self.log_level,
@@ -222,6 +220,7 @@ mod tests {
             (&["--id", "1", "--listen-http", ":80"], "--listen-http :80: expected HOST:PORT"),
             (&["--id", "1", "--pg-advertise", "h:99999"], "--pg-advertise h:99999"),
             (&["--id", "1", "--tls-cert", "c"], "--tls-key"),
+            (&["--id", "1", "--tls-cert", "/nonexistent/c", "--tls-key", "k"], "/nonexistent/c: I/O error"),
             (&["--id", "1", "--log-format", "xml"], "log format"),
             (&["--id", "1", "--auth-token-file", "/nonexistent/token"], "/nonexistent/token: No such file"),
             (&["--id", "1", "--auth-token-file", "/dev/null"], "expected one line with a token"),

@@ -14,6 +14,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thiserror::Error;
 use wal_types::NodeId;
@@ -32,13 +33,19 @@ const FILE_MODE: u32 = 0o600;
 /// Longest id file in bytes: more is not ours.
 const ID_FILE_BYTES_MAX: u64 = 4096;
 
-/// The directory of a running safekeeper. The lock is held until this is dropped.
+/// The directory of a running safekeeper. Locked until this and every [`DataDirLock`] of it are dropped.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     identity: Identity,
-    _lock: File,
+    lock: DataDirLock,
 }
+
+/// For who works in the directory: as long as it lives, nobody else can open it.
+#[derive(Clone, Debug)]
+pub(crate) struct DataDirLock(
+    #[expect(dead_code, reason = "the lock goes when the file is closed")] Arc<File>,
+);
 
 /// What the id file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,12 +156,16 @@ impl DataDir {
                 found: identity.node,
             });
         }
-        Ok(Self { path: path.to_owned(), identity, _lock: lock })
+        Ok(Self { path: path.to_owned(), identity, lock: DataDirLock(Arc::new(lock)) })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(crate) fn lock(&self) -> DataDirLock {
+        self.lock.clone()
     }
 
     /// What the id file says.

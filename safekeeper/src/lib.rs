@@ -28,6 +28,6 @@ mod timeline_metrics;
 mod tli_lines;
 
 pub use auth::Token;
-pub use config::{Config, ConfigError, Flags, TlsFiles};
+pub use config::{Config, ConfigError, Flags};
 pub use data_dir::{DataDir, DataDirError, Identity};
 pub use server::{Listeners, serve};

@@ -57,5 +57,10 @@ async fn live(config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         address_file::write(path, format!("{addresses}\n").as_bytes())
             .with_context(|| format!("--address-file {}: cannot write it", path.display()))?;
     }
-    serve(config, data_dir, listeners, telemetry.log_level().clone(), shutdown).await
+    let served = serve(config, data_dir, listeners, telemetry.log_level().clone(), shutdown).await;
+    if let (Err(_), Some(path)) = (&served, &config.address_file) {
+        // Nobody shall look for a server that could not start. The first error is the one worth reporting.
+        let _ = std::fs::remove_file(path);
+    }
+    served
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use postgres_backend::{HandshakeConfig, ServerTls, TlsPolicy};
+use postgres_backend::{HandshakeConfig, TlsPolicy};
+use socket2::{SockRef, TcpKeepalive};
 use telemetry::{Admin, LogLevel};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -29,6 +30,10 @@ pub(crate) const CONNECTIONS_MAX: usize = 4096;
 
 /// Pause after a failed accept: with no file descriptor left it fails at once, again and again.
 pub(crate) const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// A peer that takes nothing of what it is sent, or that answers no probe of its network, for this long is gone: no
+/// connection waits for ever to say its last words.
+pub(crate) const PEER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The longest that connections may take to end.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,8 +72,8 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let mut registry = telemetry::Metrics::new("safekeeper", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(registry.registry());
-    let handshake = HandshakeConfig::new(tls_policy(config)?);
-    let pool = DiskPool::start(&metrics).context("cannot start the disk threads")?;
+    let handshake = HandshakeConfig::new(config.tls.clone().map_or(TlsPolicy::Disabled, TlsPolicy::Required));
+    let pool = DiskPool::start(&metrics, &data_dir.lock()).context("cannot start the disk threads")?;
     let path = data_dir.path().display().to_string();
     let opening = spawn_blocking(move || Timelines::open(data_dir, pool));
     let timelines = tokio::select! {
@@ -116,11 +121,6 @@ pub async fn serve(
     http.await?;
     tracing::info!("everything received is on disk");
     Ok(())
-}
-
-fn tls_policy(config: &Config) -> anyhow::Result<TlsPolicy> {
-    let Some(files) = &config.tls else { return Ok(TlsPolicy::Disabled) };
-    Ok(TlsPolicy::Required(ServerTls::from_pem_files(&files.certificate, &files.key)?))
 }
 
 fn ready(timelines: &Arc<Timelines>, shutdown: &Shutdown) -> telemetry::admin::ReadyCheck {
@@ -178,5 +178,9 @@ fn admit(stream: TcpStream, context: &Arc<Context>) {
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     // Small messages wait for an answer: Nagle's algorithm would hold them back.
-    stream.set_nodelay(true)
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(PEER_TIMEOUT))?;
+    let probes = TcpKeepalive::new().with_time(PEER_TIMEOUT / 2).with_interval(PEER_TIMEOUT / 6);
+    socket.set_tcp_keepalive(&probes)
 }

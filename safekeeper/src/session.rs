@@ -8,7 +8,7 @@ use std::sync::Arc;
 use postgres_backend::authentication::Greeting;
 use postgres_backend::{
     Accepted, Answer, Connection, CopyBoth, CopyEnd, Handler, HandshakeConfig, HandshakeError, Io,
-    QueryError, ResultSet, Session, handshake, serve,
+    QueryError, ResultSet, handshake, serve,
 };
 use pq_proto::startup::option_words;
 use pq_proto::{ErrorResponse, FieldDescription, SqlState, StartupParams};
@@ -34,15 +34,19 @@ pub(crate) struct Context {
 
 /// Serves a connection until it ends.
 pub(crate) async fn run<S: Io>(stream: S, context: Arc<Context>) {
-    let session = match handshake::accept(stream, &context.handshake).await {
-        Ok(Accepted::Session(session)) => *session,
-        // Nothing here takes so long that it would have to be cancelled.
-        Ok(Accepted::Cancel { .. } | Accepted::Closed) => return,
-        Err(error) => return failed(&context, &error),
+    let opened = tokio::select! {
+        opened = Box::pin(open(stream, &context)) => opened,
+        // Whoever is not greeted yet has nothing to lose, and may take its time.
+        () = context.shutdown.draining() => return,
     };
-    let (connection, mut commands) = match Box::pin(open(session, &context)).await {
-        Ok(opened) => opened,
-        Err(error) => return failed(&context, &error),
+    let (connection, mut commands) = match opened {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return,
+        Err(error) => {
+            context.metrics.count_accepted("handshake_failed");
+            tracing::info!(%error, "connection did not get as far as a command");
+            return;
+        }
     };
     context.metrics.count_accepted("served");
     if let Err(error) = serve(connection, &mut commands, context.shutdown.draining()).await {
@@ -50,16 +54,16 @@ pub(crate) async fn run<S: Io>(stream: S, context: Arc<Context>) {
     }
 }
 
-fn failed(context: &Context, error: &HandshakeError) {
-    context.metrics.count_accepted("handshake_failed");
-    tracing::info!(%error, "connection did not get as far as a command");
-}
-
-/// Authenticates, finds out what the connection is for, and greets.
+/// Opens, authenticates, finds out what the connection is for, and greets. `None` when there is nothing to serve.
 async fn open<S: Io>(
-    mut session: Session<S>,
+    stream: S,
     context: &Arc<Context>,
-) -> Result<(Connection<S>, Commands), HandshakeError> {
+) -> Result<Option<(Connection<S>, Commands)>, HandshakeError> {
+    let mut session = match handshake::accept(stream, &context.handshake).await? {
+        Accepted::Session(session) => *session,
+        // Nothing here takes so long that it would have to be cancelled.
+        Accepted::Cancel { .. } | Accepted::Closed => return Ok(None),
+    };
     if let Some(token) = &context.token {
         session
             .authenticate_cleartext(|password| {
@@ -90,7 +94,7 @@ async fn open<S: Io>(
         ("TimeZone", "UTC"),
     ];
     session.greet(&Greeting { parameters: &parameters, key: None }).await?;
-    Ok((session.connection, Commands { id, context: Arc::clone(context) }))
+    Ok(Some((session.connection, Commands { id, context: Arc::clone(context) })))
 }
 
 /// The timeline that a connection names, which need not exist, or the only one that is here.

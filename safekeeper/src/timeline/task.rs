@@ -20,6 +20,7 @@ use wal_types::TenantTimelineId;
 
 use super::lanes::{Lanes, Queued, wal_bytes};
 use super::mailbox::Mailbox;
+use crate::data_dir::DataDirLock;
 use crate::metrics::Metrics;
 
 /// Disk threads. More would let more timelines flush at once; disks have few queues, and each thread is cheap.
@@ -61,12 +62,17 @@ pub(crate) struct DiskPool {
 }
 
 impl DiskPool {
-    pub(crate) fn start(metrics: &Metrics) -> io::Result<Self> {
+    pub(crate) fn start(metrics: &Metrics, lock: &DataDirLock) -> io::Result<Self> {
         let mut pool = Self { orders: Vec::new(), threads: Mutex::default() };
         let threads = pool.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
         for number in 0..DISK_THREADS {
             let (orders, inbox) = channel();
-            let thread = DiskThread { inbox, timelines: BTreeMap::new(), metrics: metrics.clone() };
+            let thread = DiskThread {
+                inbox,
+                timelines: BTreeMap::new(),
+                metrics: metrics.clone(),
+                _lock: lock.clone(),
+            };
             threads.push(Builder::new().name(format!("disk-{number}")).spawn(move || thread.run())?);
             pool.orders.push(orders);
         }
@@ -104,6 +110,8 @@ struct DiskThread {
     inbox: Receiver<Order>,
     timelines: BTreeMap<TimelineKey, Served>,
     metrics: Metrics,
+    /// Nobody else may open the directory while this thread may write.
+    _lock: DataDirLock,
 }
 
 struct Served {
@@ -219,6 +227,10 @@ impl Served {
         // The replica has published its snapshot itself, where readers look after each read.
         let snapshot = self.owned.replica.snapshot();
         if !Arc::ptr_eq(&self.seen, &snapshot) {
+            if self.seen.health != snapshot.health {
+                let (from, to) = (self.seen.health, snapshot.health);
+                tracing::warn!(timeline = %self.owned.id, ?from, ?to, "health changed");
+            }
             self.seen = snapshot;
             self.owned.changed.send_replace(());
         }

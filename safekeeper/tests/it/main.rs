@@ -1,5 +1,7 @@
 //! The safekeeper from outside: over its two ports, on a real disk, with a scripted proposer.
 
+#![expect(clippy::unwrap_used, reason = "a panic of a test is its report")]
+
 mod http;
 mod process;
 mod push;
@@ -7,3 +9,4 @@ mod read;
 mod stalled;
 mod support;
 mod switch;
+mod tls;

@@ -160,7 +160,7 @@ async fn messages_of_wal_end_at_pages() {
         let Some(FromPrimary::XLogData(data)) = reader.next().await.unwrap() else { continue };
         assert_eq!((data.start, data.server_end), (at, wal.end()));
         at = at.advance(data.data.len() as u64);
-        assert!(at.0 % 8192 == 0 || at == wal.end(), "{at}");
+        assert!(at.0.is_multiple_of(8192) || at == wal.end(), "{at}");
     }
     server.stop().await;
 }

@@ -117,7 +117,7 @@ impl Server {
         Self::start_with(Config { token, ..config(data_dir) }).await
     }
 
-    async fn start_with(config: Config) -> Self {
+    pub(crate) async fn start_with(config: Config) -> Self {
         let data_dir = DataDir::open(&config.data_dir, config.id).unwrap();
         let listeners = Listeners::bind(&config).await.unwrap();
         let at =

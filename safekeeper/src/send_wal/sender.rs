@@ -1,31 +1,27 @@
-//! START_REPLICATION: one reader, from CopyBothResponse to the end of the copy.
-//!
-//! A reader gets what is committed, and waits for more. With `(term='N')` it gets everything that is durable, as long
-//! as N is the term: a proposer fetches so what another safekeeper lacks. One task both reads and writes. Called by
-//! `session`, after [`prepare`] has checked the request.
+//! [`Sender`]: streams WAL to one reader, and takes what it reports. One task both reads and writes.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
 use consensus::{Dialect, TliSwitch, codec};
 use postgres_backend::error::is_disconnect;
-use postgres_backend::{AfterCopy, CopyBoth, CopyEnd, CopyMessage, CopyReader, CopyWriter, Io, QueryError};
+use postgres_backend::{AfterCopy, CopyMessage, CopyReader, CopyWriter, Io, QueryError};
 use pq_proto::replication::{FromStandby, PrimaryKeepalive, postgres_micros, put_xlog_data_header};
 use pq_proto::{ErrorResponse, ProtocolError, SqlState};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use utils::Shutdown;
-use wal_store::{Read, ReadError, ReadMode, RealDisk, Snapshot, WalReader};
-use wal_types::{Lsn, Term};
+use wal_store::{Read, ReadError, RealDisk, Snapshot, WalReader};
+use wal_types::Lsn;
 
+use super::{check_term, lines, removed};
 use crate::command::StartReplication;
 use crate::feedback::{self, Reader};
 use crate::metrics::Metrics;
 use crate::receive_wal::{shutting_down, thread_ended};
 use crate::replies;
 use crate::timeline::{Timeline, Watch};
-use crate::tli_lines::{TliLines, TliRequest};
+use crate::tli_lines::TliRequest;
 
 /// Most WAL in one message, as real servers send it: 16 pages.
 pub(crate) const SEND_WAL_BYTES_MAX: u64 = 128 * 1024;
@@ -49,82 +45,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 const PAGESERVER_FEEDBACK_TAG: u8 = b'z';
 const PAGESERVER_FEEDBACK_HEADER_BYTES: usize = 9;
 
-/// A request that was checked.
-#[derive(Debug)]
-pub(crate) struct Sending {
-    timeline: Arc<Timeline>,
-    request: StartReplication,
-}
-
-/// What a request comes to.
-pub(crate) enum Prepared {
-    /// WAL is to be streamed.
-    Stream(Sending),
-    /// The reader has all of that PostgreSQL timeline, and is told which one is next.
-    Ended(TliSwitch),
-}
-
-/// Checks a request against what is here.
-pub(crate) fn prepare(
-    timeline: &Arc<Timeline>,
-    request: StartReplication,
-) -> Result<Prepared, ErrorResponse> {
-    let snapshot = timeline.snapshot();
-    check_term(&snapshot, request.term)?;
-    let start = request.start;
-    // A reader that begins at the start of a segment may ask for bytes from before the log began: there are none.
-    if start < snapshot.oldest_lsn {
-        return Err(removed(&snapshot, start));
-    }
-    if let Some(tli) = request.tli {
-        match lines(&snapshot, request.term).request(tli) {
-            TliRequest::Current => {}
-            TliRequest::Ended(switch) if start < switch.at => {}
-            TliRequest::Ended(switch) if start == switch.at => return Ok(Prepared::Ended(switch)),
-            TliRequest::Ended(switch) => {
-                let message = format!(
-                    "requested starting point {start} on timeline {tli} is not in this server's history"
-                );
-                let detail = format!("This server's history forked from timeline {tli} at {}.", switch.at);
-                return Err(ErrorResponse::error(SqlState::INTERNAL_ERROR, message).with_detail(detail));
-            }
-            TliRequest::Unknown => {
-                let message = format!("requested timeline {tli} is not in this server's history");
-                return Err(ErrorResponse::error(SqlState::UNDEFINED_FILE, message));
-            }
-        }
-    }
-    Ok(Prepared::Stream(Sending { timeline: Arc::clone(timeline), request }))
-}
-
-impl Sending {
-    /// Runs the copy.
-    pub(crate) async fn run<S: Io>(
-        self,
-        stream: CopyBoth<S>,
-        metrics: &Metrics,
-        shutdown: &Shutdown,
-    ) -> CopyEnd<S> {
-        let mode = self.request.term.map_or(ReadMode::Committed, ReadMode::Flushed);
-        let wal = match self.timeline.reader(mode).await {
-            Ok(wal) => wal,
-            Err(error) => return CopyEnd::new(stream, Err(thread_ended(error))),
-        };
-        let CopyBoth { mut reader, mut writer } = stream;
-        let mut sender = Sender {
-            watch: self.timeline.watch(),
-            wal: Some((wal, Vec::new())),
-            report: self.timeline.readers.join(),
-            position: self.request.start,
-            request: self.request,
-            metrics,
-        };
-        let (received, sent) = Box::pin(sender.run(&mut reader, &mut writer, shutdown)).await;
-        CopyEnd { stream: CopyBoth { reader, writer }, received, sent }
-    }
-}
-
-struct Sender<'m> {
+pub(super) struct Sender<'m> {
     watch: Watch,
     /// With the buffer that it reads into; away while a blocking thread reads.
     wal: Option<(WalReader<RealDisk>, Vec<u8>)>,
@@ -149,9 +70,25 @@ enum End {
 
 type Outcome = (Result<(), QueryError>, Result<AfterCopy, QueryError>);
 
-impl Sender<'_> {
+impl<'m> Sender<'m> {
+    pub(super) fn new(
+        timeline: &Timeline,
+        request: StartReplication,
+        wal: WalReader<RealDisk>,
+        metrics: &'m Metrics,
+    ) -> Self {
+        Self {
+            watch: timeline.watch(),
+            wal: Some((wal, Vec::new())),
+            report: timeline.readers.join(),
+            position: request.start,
+            request,
+            metrics,
+        }
+    }
+
     /// What became of each direction.
-    async fn run<S: Io>(
+    pub(super) async fn run<S: Io>(
         &mut self,
         reader: &mut CopyReader<S>,
         writer: &mut CopyWriter<S>,
@@ -383,32 +320,6 @@ fn piece_end(from: Lsn, available: Lsn, segment_bytes: u64) -> Lsn {
     }
     // A piece is longer than a page, so this is above `from`; the end of a segment is the end of a page.
     most.align_down(PAGE_BYTES)
-}
-
-fn lines(snapshot: &Snapshot, term: Option<Term>) -> TliLines {
-    let end = if term.is_some() { snapshot.flush_lsn } else { snapshot.commit_lsn };
-    TliLines::new(snapshot.lineage.start_tli, &snapshot.tli_switches, end)
-}
-
-fn check_term(snapshot: &Snapshot, asked: Option<Term>) -> Result<(), ErrorResponse> {
-    match asked {
-        Some(asked) if asked != snapshot.term => {
-            let message = format!(
-                "WAL of term {asked} was asked for, but this safekeeper is at term {}",
-                snapshot.term
-            );
-            Err(ErrorResponse::fatal(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn removed(snapshot: &Snapshot, lsn: Lsn) -> ErrorResponse {
-    let size = snapshot.lineage.segment_size;
-    let tli = snapshot.history.tli_at(lsn).unwrap_or(snapshot.lineage.start_tli);
-    let segment = wal_format::SegmentName { tli, segment: size.segment_of(lsn), size };
-    let message = format!("requested WAL segment {segment} has already been removed");
-    ErrorResponse::error(SqlState::UNDEFINED_FILE, message)
 }
 
 fn malformed(error: &ProtocolError) -> ErrorResponse {
