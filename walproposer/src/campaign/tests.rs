@@ -1,0 +1,110 @@
+//! What the campaign does with events, told by hand: the links dial a port where nobody listens.
+
+use consensus::{AcceptorGreeting, Configuration, PeerState, ProposerMessage};
+use tokio::sync::mpsc::error::TryRecvError;
+use wal_types::{SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+
+use super::*;
+use crate::config::SafekeeperAddress;
+
+const NODE: NodeId = NodeId(1);
+
+fn campaign() -> Campaign {
+    let safekeepers = vec![SafekeeperAddress { id: NODE, host: "127.0.0.1".into(), port: 1 }];
+    let cluster = Arc::new(Cluster { safekeepers, id: TenantTimelineId::default(), token: None });
+    let options = ProposerOptions {
+        id: cluster.id,
+        proposer_id: ProposerId([7; 16]),
+        segment_size: SegmentSize::POSTGRES_DEFAULT,
+        system_id: SystemId(0),
+        pg_version: 0,
+        tli: Some(Tli::FIRST),
+        safekeepers: cluster.nodes(),
+        send_buffer_bytes_max: 1 << 20,
+    };
+    Campaign::start(&cluster, options, &Board::new(&cluster))
+}
+
+impl Campaign {
+    fn connect(&mut self, incarnation: u64) -> mpsc::Receiver<ProposerMessage> {
+        let (sender, queue) = mpsc::channel(2);
+        self.tell(incarnation, LinkEvent::Connected(sender));
+        self.send_what_is_due();
+        queue
+    }
+
+    fn tell(&mut self, incarnation: u64, event: LinkEvent) {
+        self.take(Envelope { node: NODE, incarnation, event }).unwrap();
+    }
+
+    fn state(&self) -> PeerState {
+        self.proposer.status()[0].state.clone()
+    }
+}
+
+fn greeting() -> LinkEvent {
+    let greeting = AcceptorGreeting { node_id: NODE, term: Term(3), configuration: Configuration::default() };
+    LinkEvent::Message(AcceptorMessage::Greeting(greeting))
+}
+
+#[tokio::test]
+async fn a_late_answer_of_an_earlier_connection_is_not_heard() {
+    let mut campaign = campaign();
+    let mut old = campaign.connect(1);
+    assert!(matches!(old.try_recv(), Ok(ProposerMessage::Greeting(_))));
+    let mut new = campaign.connect(2);
+    assert_eq!(old.try_recv(), Err(TryRecvError::Disconnected));
+    assert!(matches!(new.try_recv(), Ok(ProposerMessage::Greeting(_))));
+
+    campaign.tell(1, greeting());
+    assert_eq!(campaign.state(), PeerState::Greeting);
+    campaign.tell(1, LinkEvent::Disconnected(Some("late".into())));
+    assert_eq!((campaign.state(), campaign.incarnation(NODE)), (PeerState::Greeting, Some(2)));
+    campaign.tell(2, greeting());
+    assert_eq!(campaign.state(), PeerState::Greeted);
+}
+
+#[tokio::test]
+async fn an_answer_to_nothing_closes_the_connection() {
+    let mut campaign = campaign();
+    let mut queue = campaign.connect(1);
+    campaign.tell(1, greeting());
+    campaign.tell(1, greeting());
+    assert_eq!((campaign.state(), campaign.incarnation(NODE)), (PeerState::Offline, None));
+    queue.try_recv().unwrap();
+    assert_eq!(queue.try_recv(), Err(TryRecvError::Disconnected));
+    // The reason stays when the link tells that it closed what it was told to close.
+    campaign.tell(1, LinkEvent::Disconnected(None));
+    campaign.publish();
+    let shown = campaign.board.read().safekeepers[0].last_error.clone();
+    assert!(shown.unwrap().contains("does not fit"));
+}
+
+#[tokio::test]
+async fn a_full_queue_is_left_alone_until_there_is_room() {
+    let mut campaign = campaign();
+    let (sender, mut queue) = mpsc::channel(1);
+    sender
+        .try_send(ProposerMessage::PreVote(consensus::PreVoteRequest {
+            generation: wal_types::Generation(0),
+        }))
+        .unwrap();
+    campaign.tell(1, LinkEvent::Connected(sender));
+    campaign.send_what_is_due();
+    assert!(matches!(queue.try_recv(), Ok(ProposerMessage::PreVote(_))));
+    assert!(queue.try_recv().is_err());
+    campaign.send_what_is_due();
+    assert!(matches!(queue.try_recv(), Ok(ProposerMessage::Greeting(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_answers_nothing_for_too_long_is_dropped() {
+    let mut campaign = campaign();
+    let _queue = campaign.connect(1);
+    tokio::time::advance(ANSWER_TIMEOUT).await;
+    campaign.ticked();
+    assert_eq!(campaign.state(), PeerState::Greeting);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    campaign.ticked();
+    assert_eq!(campaign.state(), PeerState::Offline);
+}
