@@ -59,7 +59,9 @@ impl Program {
             .append(true)
             .open(&self.log)
             .with_context(|| format!("cannot write the log {}", self.log.display()))?;
-        writeln!(log, "--- {} {}", self.executable.display(), self.arguments.join(" "))?;
+        let arguments: Vec<String> =
+            self.arguments.iter().map(|argument| without_password(argument)).collect();
+        writeln!(log, "--- {} {}", self.executable.display(), arguments.join(" "))?;
         let mut command = Command::new(&self.executable);
         command.args(&self.arguments).envs(self.environment.iter().cloned()).current_dir("/");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -174,6 +176,17 @@ struct Stat {
     started: u64,
 }
 
+/// A connection URI with its password left out: the log is read by more people than the password is meant for.
+fn without_password(argument: &str) -> String {
+    let masked = || {
+        let (scheme, rest) = argument.split_once("://")?;
+        let (credentials, address) = rest.rsplit_once('@')?;
+        let (user, _) = credentials.split_once(':')?;
+        Some(format!("{scheme}://{user}:***@{address}"))
+    };
+    masked().unwrap_or_else(|| argument.to_owned())
+}
+
 /// A killed process shows as a zombie while its other threads still hold its sockets and files.
 fn has_threads(pid: i32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
@@ -230,6 +243,14 @@ mod tests {
         earlier.signal(Signal::SIGKILL).unwrap();
         assert!(process.is_alive());
         process.kill().await.unwrap();
+    }
+
+    #[test]
+    fn no_password_gets_into_a_log() {
+        assert_eq!(without_password("postgresql://wp:secret@host:1/db"), "postgresql://wp:***@host:1/db");
+        for plain in ["postgresql://wp@host:1/db", "--slot", "1@127.0.0.1:5454"] {
+            assert_eq!(without_password(plain), plain);
+        }
     }
 
     #[test]

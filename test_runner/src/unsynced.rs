@@ -22,7 +22,10 @@ pub struct ForgettingDisk {
     library: PathBuf,
     root: PathBuf,
     journal: PathBuf,
-    lie: PathBuf,
+    /// While this file exists, syncs do nothing and report success.
+    pub lie: PathBuf,
+    /// While this file exists, syncs fail.
+    pub fail: PathBuf,
 }
 
 /// Builds the library, once per run of the tests.
@@ -39,10 +42,16 @@ pub async fn library() -> Result<PathBuf> {
 }
 
 impl ForgettingDisk {
-    /// For the program whose files lie below `root`. While the file `lie` exists, its syncs do nothing.
-    pub fn new(library: &Path, root: &Path, lie: &Path) -> Self {
-        let journal = root.with_extension("journal");
-        Self { library: library.into(), root: root.into(), journal, lie: lie.into() }
+    /// For the program whose files lie below `root`.
+    pub fn new(library: &Path, root: &Path) -> Self {
+        let beside = |extension| root.with_extension(extension);
+        Self {
+            library: library.into(),
+            root: root.into(),
+            journal: beside("journal"),
+            lie: beside("lie"),
+            fail: beside("fail"),
+        }
     }
 
     /// What the program needs in its environment.
@@ -54,6 +63,7 @@ impl ForgettingDisk {
             ("UNSYNCED_ROOT", &self.root),
             ("UNSYNCED_JOURNAL", &self.journal),
             ("UNSYNCED_LIE", &self.lie),
+            ("UNSYNCED_FAIL", &self.fail),
         ];
         let text = |path: &Path| path.to_str().map(ToOwned::to_owned).context("a path is not UTF-8");
         pairs.into_iter().map(|(name, path)| Ok((name.to_owned(), text(path)?))).collect()
@@ -99,7 +109,7 @@ impl ForgettingDisk {
                 put_back(&change.target)?;
             }
             Kind::Unlink => put_back(&change.path)?,
-            Kind::Sync => {}
+            Kind::Sync | Kind::FailedSync => {}
         }
         Ok(())
     }
@@ -140,6 +150,7 @@ enum Kind {
     Unlink,
     MakeDirectory,
     Sync,
+    FailedSync,
 }
 
 #[derive(Clone, Debug)]
@@ -155,16 +166,19 @@ struct Change {
     old: Vec<u8>,
 }
 
-/// The changes after which their file or directory was not synced.
+/// The changes for which the first sync of their file or directory that followed failed, or never came.
 fn unsynced(records: Vec<Change>) -> Vec<Change> {
-    let mut last_sync = HashMap::new();
-    for (index, record) in records.iter().enumerate().filter(|(_, record)| record.kind == Kind::Sync) {
-        last_sync.insert(record.inode, index);
+    let mut next_sync = HashMap::new();
+    let mut lost = Vec::new();
+    for record in records.into_iter().rev() {
+        if matches!(record.kind, Kind::Sync | Kind::FailedSync) {
+            next_sync.insert(record.inode, record.kind);
+        } else if next_sync.get(&record.inode) != Some(&Kind::Sync) {
+            lost.push(record);
+        }
     }
-    let is_lost = |(index, change): &(usize, Change)| {
-        change.kind != Kind::Sync && last_sync.get(&change.inode).is_none_or(|sync| sync < index)
-    };
-    records.into_iter().enumerate().filter(is_lost).map(|(_, change)| change).collect()
+    lost.reverse();
+    lost
 }
 
 fn parse(mut bytes: &[u8]) -> Result<Vec<Change>> {
@@ -201,6 +215,7 @@ fn kind(number: u32) -> Result<Kind> {
         4 => Kind::Unlink,
         5 => Kind::MakeDirectory,
         6 => Kind::Sync,
+        7 => Kind::FailedSync,
         _ => bail!("the journal has a record of kind {number}"),
     })
 }
@@ -210,20 +225,18 @@ mod tests {
     use super::*;
 
     /// Runs a script on a disk that forgets, then forgets; what is left is `name=contents` of each file.
-    async fn left_by(script: &str, lie: bool) -> Vec<String> {
+    async fn left_by(script: &str, switch: fn(&ForgettingDisk)) -> Vec<String> {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("root");
         fs::create_dir(&root).unwrap();
         fs::write(root.join("old"), "old").unwrap();
-        let liar = directory.path().join("lie");
-        if lie {
-            fs::write(&liar, "").unwrap();
-        }
-        let disk = ForgettingDisk::new(&library().await.unwrap(), &root, &liar);
+        let disk = ForgettingDisk::new(&library().await.unwrap(), &root);
+        switch(&disk);
         let environment = disk.environment().unwrap();
         let pairs: Vec<(&str, &str)> =
             environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let script = format!("import os\nroot = {:?}\n{script}", root.to_str().unwrap());
+        let script =
+            format!("import os\nroot = {:?}\nfail = root + '.fail'\n{script}", root.to_str().unwrap());
         clients::run(Path::new("python3"), &["-c", &script], &pairs).await.unwrap();
         disk.forget().unwrap();
         let mut left: Vec<String> = fs::read_dir(&root)
@@ -275,7 +288,7 @@ mod tests {
             ("os.mkdir(root + '/directory')".into(), vec!["old=old"]),
         ];
         for (script, expected) in cases {
-            assert_eq!(left_by(&script, false).await, expected, "{script}");
+            assert_eq!(left_by(&script, |_| {}).await, expected, "{script}");
         }
     }
 
@@ -285,6 +298,20 @@ mod tests {
             return;
         }
         let script = "f = os.open(root + '/old', os.O_RDWR); os.pwrite(f, b'NEW', 0); os.fsync(f)";
-        assert_eq!(left_by(script, true).await, ["old=old"]);
+        let lie = |disk: &ForgettingDisk| fs::write(&disk.lie, "").unwrap();
+        assert_eq!(left_by(script, lie).await, ["old=old"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_sync_should_have_written_is_lost_even_if_the_next_one_succeeds() {
+        if python_is_missing() {
+            return;
+        }
+        let script = "f = os.open(root + '/old', os.O_RDWR); os.pwrite(f, b'1', 0)\n\
+                      try: os.fdatasync(f)\n\
+                      except OSError: os.unlink(fail)\n\
+                      os.pwrite(f, b'2', 1); os.fdatasync(f)";
+        let fail = |disk: &ForgettingDisk| fs::write(&disk.fail, "").unwrap();
+        assert_eq!(left_by(script, fail).await, ["old=o2d"]);
     }
 }

@@ -4,10 +4,11 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use test_runner::cluster::{Cluster, ClusterUnderTest, Options, PartName};
+use test_runner::oracle;
+use test_runner::unsynced::{self, ForgettingDisk};
 use test_runner::workload::{Rows, Workload};
-use test_runner::{oracle, unsynced};
 
 const CLIENTS: i32 = 8;
 const PAYLOAD_BYTES: usize = 500;
@@ -84,7 +85,9 @@ async fn no_acknowledged_row_is_lost_when_everything_is_killed() -> Result<()> {
 #[tokio::test]
 async fn the_oracle_reports_loss_when_syncs_do_nothing() -> Result<()> {
     let mut test = cluster_on_forgetting_disks("crash-lying").await?;
-    fs::write(test.cluster.lie(), "")?;
+    for id in SAFEKEEPERS {
+        fs::write(disk(&test.cluster, id)?.lie, "")?;
+    }
     let acknowledged = write_and_crash(&mut test.cluster).await?;
     let loss = oracle::loss(&test.cluster, &acknowledged).await?;
     ensure!(
@@ -112,6 +115,33 @@ async fn safekeepers_that_crash_one_after_the_other_lose_nothing_together() -> R
     nothing_is_lost(cluster, &acknowledged).await?;
     test.passed();
     Ok(())
+}
+
+#[tokio::test]
+async fn a_safekeeper_whose_sync_failed_acknowledges_only_what_it_wrote_anew() -> Result<()> {
+    let mut test = cluster_on_forgetting_disks("crash-failed-sync").await?;
+    let cluster = &mut test.cluster;
+    let failing = disk(cluster, 1)?;
+    let workload = Workload::start(&cluster.application_uri(), CLIENTS, PAYLOAD_BYTES).await?;
+    for _ in 0..3 {
+        workload.wait_for_more(ROWS / 2, PROGRESS_TIMEOUT).await?;
+        fs::write(&failing.fail, "")?;
+        workload.wait_for_more(ROWS / 2, PROGRESS_TIMEOUT).await?;
+        fs::remove_file(&failing.fail)?;
+    }
+    // Now each commit needs the one whose disk failed.
+    cluster.stop_part(PartName::Safekeeper(2), &|_| {}).await?;
+    workload.wait_for_more(ROWS, PROGRESS_TIMEOUT).await?;
+    let parts = cluster.parts();
+    crash_all(cluster, &parts).await?;
+    let acknowledged = workload.stop().await?;
+    nothing_is_lost(cluster, &acknowledged).await?;
+    test.passed();
+    Ok(())
+}
+
+fn disk(cluster: &Cluster, id: u64) -> Result<ForgettingDisk> {
+    cluster.forgetting_disk(id).context("an ordinary disk")
 }
 
 async fn nothing_is_lost(cluster: &Cluster, acknowledged: &Rows) -> Result<()> {

@@ -9,6 +9,8 @@
  * UNSYNCED_ROOT     only files below this directory are watched
  * UNSYNCED_JOURNAL  a directory on the same file system, for the journal and for files that would be gone
  * UNSYNCED_LIE      while this file exists, a sync does nothing and reports success
+ * UNSYNCED_FAIL     while this file exists, a sync fails, and what it should have synced is lost for good: as on
+ *                   Linux, a later sync of the same file succeeds without writing it
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -27,7 +29,7 @@
 #include <unistd.h>
 
 /* Kinds of records; src/unsynced.rs has the same numbers. */
-enum { WRITE = 1, CREATE = 2, RENAME = 3, UNLINK = 4, MKDIR = 5, SYNC = 6 };
+enum { WRITE = 1, CREATE = 2, RENAME = 3, UNLINK = 4, MKDIR = 5, SYNC = 6, FAILED_SYNC = 7 };
 
 /* What stands before the two paths and the replaced bytes of a record. */
 struct record {
@@ -35,7 +37,7 @@ struct record {
     uint64_t inode, offset, old_length, old_bytes;
 };
 
-static const char *root, *journal_directory, *lie;
+static const char *root, *journal_directory, *lie, *fail;
 static int journal = -1;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t saved_count;
@@ -47,6 +49,7 @@ __attribute__((constructor)) static void start(void) {
     root = getenv("UNSYNCED_ROOT");
     journal_directory = getenv("UNSYNCED_JOURNAL");
     lie = getenv("UNSYNCED_LIE");
+    fail = getenv("UNSYNCED_FAIL");
     if (!root || !journal_directory) return;
     snprintf(path, sizeof path, "%s/journal", journal_directory);
     journal = REAL(open)(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -180,8 +183,10 @@ ssize_t sendfile64(int out, int in, off64_t *at, size_t count) {
         if (!is_watched(fd, &stat, path)) return REAL(name)(fd);                                             \
         if (lie && access(lie, F_OK) == 0) return 0;                                                         \
         pthread_mutex_lock(&lock);                                                                           \
-        int done = REAL(name)(fd), error = errno;                                                            \
-        if (done == 0) put((struct record){.kind = SYNC, .inode = stat.st_ino}, NULL, NULL, NULL);           \
+        int fails = fail && access(fail, F_OK) == 0;                                                         \
+        int done = fails ? -1 : REAL(name)(fd), error = fails ? EIO : errno;                                 \
+        uint32_t kind = done == 0 ? SYNC : FAILED_SYNC;                                                      \
+        put((struct record){.kind = kind, .inode = stat.st_ino}, NULL, NULL, NULL);                          \
         pthread_mutex_unlock(&lock);                                                                         \
         errno = error;                                                                                       \
         return done;                                                                                         \

@@ -145,12 +145,7 @@ impl Cluster {
     pub fn forgetting_disk(&self, id: u64) -> Option<ForgettingDisk> {
         let library = self.options.forgetting_disks.as_ref()?;
         let root = self.directory.join(format!("sk{id}"));
-        Some(ForgettingDisk::new(library, &root, &self.lie()))
-    }
-
-    /// While this file exists, the syncs of forgetting disks do nothing.
-    pub fn lie(&self) -> PathBuf {
-        self.directory.join("sync-lies")
+        Some(ForgettingDisk::new(library, &root))
     }
 
     fn safekeeper_state(&self, id: u64) -> Result<&SafekeeperState> {
