@@ -1,7 +1,33 @@
-//! proxy
+//! One address for many PostgreSQL databases: finds the one that a client wants, authenticates the client, wakes the
+//! database if it is stopped, and passes bytes.
+//!
+//! ```text
+//!   server ── accepts ── session: the story on one page
+//!                          postgres_backend::handshake   TLS (certificates: tls), cancel, startup packet
+//!                          route                         endpoint, role, what is passed on
+//!                          auth ─ scram                  against a verifier of control_plane
+//!                          compute ─ control_plane       where it is, wake, connect, log in with the client's key
+//!                          cancel                        a key of our own for each client
+//!                          passthrough                   bytes, until one side ends
+//! ```
+//!
+//! A library with `Server` and a thin `main.rs`; `scram` is public for whoever makes verifiers.
 
+mod activity;
+mod auth;
+mod cancel;
+mod compute;
+pub mod config;
 mod control_plane;
+mod error;
+mod http;
 mod metrics;
+mod mock_secret;
+mod passthrough;
 mod route;
 pub mod scram;
+mod server;
+mod session;
 mod tls;
+
+pub use server::{Listeners, Server};

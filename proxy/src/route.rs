@@ -7,7 +7,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pq_proto::{StartupParams, Text};
+use pq_proto::{ErrorResponse, SqlState, StartupParams, Text};
+
+use crate::error::violation;
 
 /// Longest name of an endpoint: what fits one label of a host name (RFC 1035, section 2.3.4).
 const ENDPOINT_NAME_BYTES_MAX: usize = 63;
@@ -41,6 +43,24 @@ pub(crate) enum RouteError {
     NoUser,
     #[error("startup parameter \"{0}\" is given twice")]
     Duplicate(String),
+}
+
+impl RouteError {
+    /// What the client is told.
+    pub(crate) fn response(&self) -> ErrorResponse {
+        let refused =
+            |hint| ErrorResponse::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string()).with_hint(hint);
+        match self {
+            Self::None => refused(
+                "Connect to a host name that begins with the endpoint, add \"options=endpoint=NAME\" to the \
+                 connection parameters, or write the user as USER@NAME.",
+            ),
+            Self::Disagreement(..) => refused("Host name and options must name the same endpoint."),
+            Self::InvalidName(_) => refused("A name has 1 to 63 of the characters a-z, 0-9 and -."),
+            Self::NoUser => ErrorResponse::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string()),
+            Self::Duplicate(_) => violation(self.to_string()),
+        }
+    }
 }
 
 impl Route {

@@ -22,7 +22,7 @@ pub struct TlsFiles {
 
 /// No certificate can be used.
 #[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
+pub(crate) enum CertificateError {
     /// A file cannot be read, or key and certificate do not fit.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -83,7 +83,9 @@ impl Cached {
             cached.waking.run(endpoint.clone(), || cached.wake_unless_done(&endpoint, stale)).await.0
         });
         // Only a panic, or the end of the runtime, leaves it without an answer.
-        wake.await.unwrap_or_else(|_| Err(ControlPlaneError::StartFailed { endpoint: name, reason: "aborted".into() }))
+        wake.await.unwrap_or_else(|_| {
+            Err(ControlPlaneError::StartFailed { endpoint: name, reason: "aborted".into() })
+        })
     }
 
     async fn wake_unless_done(

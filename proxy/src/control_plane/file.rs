@@ -36,7 +36,7 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// The file cannot be used. Secrets in it are not repeated.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub(crate) enum FileError {
     /// It cannot be read.
     #[error("{}: {error}", path.display())]
     Io {

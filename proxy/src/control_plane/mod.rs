@@ -12,11 +12,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use postgres_backend::client::ClientTls;
-use pq_proto::Text;
+use pq_proto::{ErrorResponse, SqlState, Text};
 
-pub(crate) use cached::{Cached, Located};
+pub(crate) use cached::Cached;
 pub(crate) use file::FileControlPlane;
-pub use file::FileError;
 
 use crate::route::EndpointName;
 use crate::scram::Verifier;
@@ -45,6 +44,20 @@ pub(crate) enum ControlPlaneError {
     NotStartable(EndpointName),
     #[error("endpoint \"{endpoint}\" could not be started: {reason}")]
     StartFailed { endpoint: EndpointName, reason: String },
+}
+
+impl ControlPlaneError {
+    /// What a client is told.
+    pub(crate) fn response(&self) -> ErrorResponse {
+        let response = |sqlstate| ErrorResponse::fatal(sqlstate, self.to_string());
+        match self {
+            Self::UnknownEndpoint(_) => response(SqlState::INVALID_AUTHORIZATION).with_hint(
+                "Look at the host name, or at the name after \"endpoint=\" or behind the last \"@\".",
+            ),
+            Self::NotStartable(_) | Self::StartFailed { .. } => response(SqlState::CONNECTION_FAILURE)
+                .with_hint("Its operator finds the reason in the proxy's log."),
+        }
+    }
 }
 
 /// A PostgreSQL server that an endpoint stands for.

@@ -11,7 +11,7 @@ pub(crate) const KEY_BYTES: usize = 32;
 
 /// A key, or a hash that is as secret as one. Neither shown nor compared in a time that depends on it.
 #[derive(Clone, Copy)]
-pub struct Key([u8; KEY_BYTES]);
+pub(crate) struct Key([u8; KEY_BYTES]);
 
 impl Key {
     pub(crate) const fn new(bytes: [u8; KEY_BYTES]) -> Self {

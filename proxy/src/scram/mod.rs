@@ -13,12 +13,12 @@
 pub(crate) mod client;
 mod keys;
 mod messages;
-pub(crate) mod secret;
+mod secret;
 pub(crate) mod server;
 
-pub(crate) use keys::{Key, ScramKeys};
+pub(crate) use keys::ScramKeys;
 pub(crate) use messages::ScramError;
-pub use secret::{Verifier, VerifierError};
+pub use secret::{SCRAM_ITERATIONS_DEFAULT, Verifier, VerifierError};
 
 /// Name of the mechanism in SASL.
 pub(crate) const SCRAM_SHA_256: &str = "SCRAM-SHA-256";

@@ -1,0 +1,176 @@
+//! [`Activity`]: what is going on on one connection, for the log, the metrics and `GET /v1/sessions`. Sessions write it,
+//! `http` reads it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::metrics::Metrics;
+
+/// Number of a session, in the log and in `/v1/sessions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SessionId(pub(crate) u64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Stage {
+    /// TLS and startup packet.
+    Handshake,
+    /// Route and password.
+    Authenticating,
+    /// Looking for the compute, or waking it.
+    Connecting,
+    /// Passing bytes.
+    Passing,
+}
+
+const STAGES: [Stage; 4] = [Stage::Handshake, Stage::Authenticating, Stage::Connecting, Stage::Passing];
+
+/// One connection. Written by its session alone.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    pub(crate) id: SessionId,
+    peer: Option<SocketAddr>,
+    started: Instant,
+    stage: AtomicU8,
+    destination: OnceLock<Destination>,
+    bytes_from_client: AtomicU64,
+    bytes_to_client: AtomicU64,
+    transaction: AtomicU8,
+    metrics: Metrics,
+}
+
+/// Where a client wants to go.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Destination {
+    pub(crate) endpoint: String,
+    pub(crate) role: String,
+}
+
+impl Activity {
+    pub(crate) fn new(id: SessionId, peer: Option<SocketAddr>, metrics: Metrics) -> Self {
+        Self {
+            id,
+            peer,
+            started: Instant::now(),
+            stage: AtomicU8::new(Stage::Handshake as u8),
+            destination: OnceLock::new(),
+            bytes_from_client: AtomicU64::new(0),
+            bytes_to_client: AtomicU64::new(0),
+            transaction: AtomicU8::new(0),
+            metrics,
+        }
+    }
+
+    pub(crate) fn reached(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// To be told once.
+    pub(crate) fn goes_to(&self, destination: Destination) {
+        let _ = self.destination.set(destination);
+    }
+
+    pub(crate) fn destination(&self) -> Option<&Destination> {
+        self.destination.get()
+    }
+
+    pub(crate) fn client_sent(&self, bytes: usize) {
+        self.bytes_from_client.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.metrics.bytes_from_clients.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn compute_sent(&self, bytes: usize) {
+        self.bytes_to_client.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.metrics.bytes_to_clients.inc_by(bytes as u64);
+    }
+
+    /// The byte of the last ReadyForQuery.
+    pub(crate) fn transaction(&self, status: u8) {
+        self.transaction.store(status, Ordering::Relaxed);
+    }
+
+    pub(crate) fn view(&self) -> View {
+        View {
+            id: self.id.to_string(),
+            peer: self.peer.map(|peer| peer.to_string()),
+            state: STAGES.get(usize::from(self.stage.load(Ordering::Relaxed))).copied(),
+            destination: self.destination.get().cloned(),
+            transaction: match self.transaction.load(Ordering::Relaxed) {
+                b'I' => Some("none"),
+                b'T' => Some("open"),
+                b'E' => Some("failed"),
+                _ => None,
+            },
+            age_ms: self.started.elapsed().as_millis() as u64,
+            bytes_from_client: self.bytes_from_client.load(Ordering::Relaxed),
+            bytes_to_client: self.bytes_to_client.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// One connection, for people.
+#[derive(Debug, Serialize)]
+pub(crate) struct View {
+    id: String,
+    peer: Option<String>,
+    state: Option<Stage>,
+    #[serde(flatten)]
+    destination: Option<Destination>,
+    /// The compute's last word on it; a query may be running.
+    transaction: Option<&'static str>,
+    age_ms: u64,
+    pub(crate) bytes_from_client: u64,
+    pub(crate) bytes_to_client: u64,
+}
+
+/// All connections.
+#[derive(Debug, Default)]
+pub(crate) struct Activities {
+    open: Mutex<HashMap<SessionId, Arc<Activity>>>,
+}
+
+impl Activities {
+    /// Lists a connection for as long as the value that is returned lives.
+    pub(crate) fn list(self: &Arc<Self>, activity: Arc<Activity>) -> Listed {
+        self.lock().insert(activity.id, Arc::clone(&activity));
+        Listed { activity, activities: Arc::clone(self) }
+    }
+
+    /// All of them, the oldest first.
+    pub(crate) fn views(&self) -> Vec<View> {
+        let mut views: Vec<View> = self.lock().values().map(|activity| activity.view()).collect();
+        views.sort_by_key(|view| std::cmp::Reverse(view.age_ms));
+        views
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Activity>>> {
+        // Nothing panics under this lock.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that is listed.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) activity: Arc<Activity>,
+    activities: Arc<Activities>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.activities.lock().remove(&self.activity.id);
+    }
+}

@@ -1,0 +1,63 @@
+//! The messages that carry SCRAM between a client and us (PostgreSQL documentation, "SASL Authentication"). The last one
+//! of the server's is not sent here: the client hears it when its compute has let it in too.
+
+use bytes::Bytes;
+use postgres_backend::authentication::PASSWORD_MESSAGE_BYTES_MAX;
+use postgres_backend::{Connection, Io};
+use pq_proto::authentication::SaslInitialResponse;
+use pq_proto::{Authentication, BackendMessage};
+
+use super::AuthError;
+use crate::scram::server::{Challenge, ChannelBinding, Proven};
+use crate::scram::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS, Verifier};
+
+/// Runs the exchange up to the client's proof.
+pub(super) async fn exchange<S: Io>(
+    client: &mut Connection<S>,
+    verifier: Verifier,
+    nonce: &[u8],
+    end_point_hash: Option<&[u8]>,
+) -> Result<Proven, AuthError> {
+    let plus = end_point_hash.map(|_| SCRAM_SHA_256_PLUS.into());
+    let mechanisms = plus.into_iter().chain([SCRAM_SHA_256.into()]).collect();
+    send(client, Authentication::Sasl { mechanisms }).await?;
+
+    let first = SaslInitialResponse::decode(password_message(client).await?)
+        .map_err(|error| AuthError::Protocol(format!("malformed SASLInitialResponse: {error}")))?;
+    let binding = match (first.mechanism.as_bytes(), end_point_hash) {
+        (mechanism, None) if mechanism == SCRAM_SHA_256.as_bytes() => ChannelBinding::NotOffered,
+        (mechanism, Some(_)) if mechanism == SCRAM_SHA_256.as_bytes() => ChannelBinding::Declined,
+        (mechanism, Some(hash)) if mechanism == SCRAM_SHA_256_PLUS.as_bytes() => ChannelBinding::Chosen(hash),
+        _ => {
+            return Err(AuthError::Protocol(
+                "client selected an invalid SASL authentication mechanism".into(),
+            ));
+        }
+    };
+    let first = first.data.ok_or_else(|| AuthError::Protocol("SASLInitialResponse without data".into()))?;
+    let challenge = Challenge::new(verifier, text(&first)?, nonce, binding).map_err(AuthError::Scram)?;
+    let message = Bytes::copy_from_slice(challenge.message().as_bytes());
+    send(client, Authentication::SaslContinue(message)).await?;
+
+    let last = password_message(client).await?;
+    challenge.check(text(&last)?).map_err(AuthError::Scram)
+}
+
+async fn send<S: Io>(client: &mut Connection<S>, request: Authentication) -> Result<(), AuthError> {
+    Ok(client.writer.send(&BackendMessage::Authentication(request)).await?)
+}
+
+async fn password_message<S: Io>(client: &mut Connection<S>) -> Result<Bytes, AuthError> {
+    match client.reader.frame(PASSWORD_MESSAGE_BYTES_MAX).await? {
+        Some(frame) if frame.tag == b'p' => Ok(frame.body),
+        Some(frame) if frame.tag != b'X' => Err(AuthError::Protocol(format!(
+            "expected a SASL response, got message {:?}",
+            char::from(frame.tag)
+        ))),
+        _ => Err(AuthError::Closed),
+    }
+}
+
+fn text(message: &[u8]) -> Result<&str, AuthError> {
+    str::from_utf8(message).map_err(|_| AuthError::Protocol("SASL message is not UTF-8".into()))
+}

@@ -1,0 +1,168 @@
+//! Logging into a compute: startup packet, SCRAM with the client's recovered key, and everything that the compute says
+//! up to its first ReadyForQuery, kept as it came for the client.
+
+use bytes::{Bytes, BytesMut};
+use postgres_backend::{Connection, Io, Stream};
+use pq_proto::authentication::SaslInitialResponse;
+use pq_proto::{
+    Authentication, BackendMessage, Encode, ErrorResponse, Frame, FrontendMessage, ProtocolVersion,
+    StartupPacket, StartupParams, Text,
+};
+use rand::Rng;
+
+use super::{ComputeError, Refusal};
+use crate::scram::{NONCE_BYTES, SCRAM_SHA_256, ScramKeys, client};
+
+/// Longest message of a compute before its first ReadyForQuery, in bytes.
+const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// All that it may say before: settings, and notices of login triggers.
+const GREETING_BYTES_MAX: usize = 1024 * 1024;
+
+/// As whom to log in.
+#[derive(Debug)]
+pub(crate) struct Login {
+    /// What the client sent, without what routing consumed.
+    pub(crate) params: StartupParams,
+    pub(crate) keys: ScramKeys,
+}
+
+/// A session at a compute that waits for its first query.
+#[derive(Debug)]
+pub(crate) struct LoggedIn<S> {
+    pub(crate) connection: Connection<S>,
+    /// AuthenticationOk, settings and notices, byte for byte.
+    pub(crate) greeting: BytesMut,
+    /// What a cancel request to the compute must show.
+    pub(crate) key: Option<(i32, Bytes)>,
+    /// ReadyForQuery.
+    pub(crate) ready: Frame,
+}
+
+/// Logs in. `database` is for clients that named none.
+pub(crate) async fn log_in<S: Io>(
+    stream: Stream<S>,
+    login: &Login,
+    database: Option<&Text>,
+    random: &mut (impl Rng + Send),
+) -> Result<LoggedIn<S>, ComputeError> {
+    let mut talk = Talk { connection: Connection::new(stream, BytesMut::new()), greeting: BytesMut::new() };
+    let params = with_database(&login.params, database);
+    talk.send(&StartupPacket::Startup { version: ProtocolVersion::V3_0, params }).await?;
+    match talk.authentication().await? {
+        Authentication::Ok => {}
+        Authentication::Sasl { mechanisms } if mechanisms.iter().any(|name| *name == SCRAM_SHA_256) => {
+            talk.prove(login.keys, random).await?;
+        }
+        _ => return Err(ComputeError::Authentication),
+    }
+    talk.put_greeting(&BackendMessage::Authentication(Authentication::Ok))?;
+    let mut key = None;
+    loop {
+        let frame = talk.next().await?;
+        match frame.tag {
+            b'Z' => {
+                let Talk { connection, greeting } = talk;
+                return Ok(LoggedIn { connection, greeting, key, ready: frame });
+            }
+            b'K' => match BackendMessage::decode(frame) {
+                Ok(BackendMessage::BackendKeyData { pid, key: secret }) => key = Some((pid, secret)),
+                _ => return Err(ComputeError::Protocol("malformed BackendKeyData".into())),
+            },
+            b'S' => talk.put_greeting(&frame)?,
+            tag => return Err(unexpected(tag)),
+        }
+    }
+}
+
+fn with_database(params: &StartupParams, database: Option<&Text>) -> StartupParams {
+    let default = database.filter(|_| params.get("database").is_none());
+    let pairs = params.iter().map(|(name, value)| (name.clone(), value.clone()));
+    pairs.chain(default.map(|name| (Text::from("database"), name.clone()))).collect()
+}
+
+/// A conversation before the session.
+struct Talk<S> {
+    connection: Connection<S>,
+    greeting: BytesMut,
+}
+
+impl<S: Io> Talk<S> {
+    /// Shows that we hold the key of the password, and has the compute show that it holds the verifier.
+    async fn prove(&mut self, keys: ScramKeys, random: &mut (impl Rng + Send)) -> Result<(), ComputeError> {
+        let mut nonce = [0; NONCE_BYTES];
+        random.fill_bytes(&mut nonce);
+        let waiting = client::Waiting::new(&nonce);
+        let first = SaslInitialResponse {
+            mechanism: SCRAM_SHA_256.into(),
+            data: Some(Bytes::copy_from_slice(waiting.client_first().as_bytes())),
+        };
+        let first = first.encode().map_err(|error| ComputeError::Protocol(error.to_string()))?;
+        self.send(&FrontendMessage::PasswordMessage(first)).await?;
+
+        let Authentication::SaslContinue(challenge) = self.authentication().await? else {
+            return Err(ComputeError::Authentication);
+        };
+        let answered = waiting.answer(text(&challenge)?, keys)?;
+        let proof = Bytes::copy_from_slice(answered.client_final().as_bytes());
+        self.send(&FrontendMessage::PasswordMessage(proof)).await?;
+
+        let Authentication::SaslFinal(signature) = self.authentication().await? else {
+            return Err(ComputeError::Authentication);
+        };
+        answered.check(text(&signature)?)?;
+        match self.authentication().await? {
+            Authentication::Ok => Ok(()),
+            _ => Err(ComputeError::Authentication),
+        }
+    }
+
+    async fn authentication(&mut self) -> Result<Authentication, ComputeError> {
+        let frame = self.next().await?;
+        let tag = frame.tag;
+        match BackendMessage::decode(frame) {
+            Ok(BackendMessage::Authentication(request)) => Ok(request),
+            Ok(_) => Err(unexpected(tag)),
+            Err(error) => Err(ComputeError::Protocol(error.to_string())),
+        }
+    }
+
+    /// The next message that is neither a notice, which is kept for the client, nor a refusal.
+    async fn next(&mut self) -> Result<Frame, ComputeError> {
+        loop {
+            let frame = self.connection.reader.frame(LOGIN_MESSAGE_BYTES_MAX).await;
+            let frame = frame.map_err(ComputeError::from_stream)?;
+            let frame = frame.ok_or_else(|| ComputeError::Lost(std::io::ErrorKind::UnexpectedEof.into()))?;
+            match frame.tag {
+                b'N' => self.put_greeting(&frame)?,
+                b'E' => {
+                    let error = ErrorResponse::decode(frame.body.clone())
+                        .map_err(|error| ComputeError::Protocol(error.to_string()))?;
+                    return Err(ComputeError::Refused(Box::new(Refusal { error, frame })));
+                }
+                _ => return Ok(frame),
+            }
+        }
+    }
+
+    async fn send(&mut self, message: &impl Encode) -> Result<(), ComputeError> {
+        self.connection.writer.send(message).await.map_err(ComputeError::from_stream)
+    }
+
+    fn put_greeting(&mut self, message: &impl Encode) -> Result<(), ComputeError> {
+        message.encode(&mut self.greeting).map_err(|error| ComputeError::Protocol(error.to_string()))?;
+        if self.greeting.len() > GREETING_BYTES_MAX {
+            return Err(ComputeError::Protocol(format!(
+                "more than {GREETING_BYTES_MAX} bytes before ReadyForQuery"
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn unexpected(tag: u8) -> ComputeError {
+    ComputeError::Protocol(format!("message {:?} during the login", char::from(tag)))
+}
+
+fn text(bytes: &[u8]) -> Result<&str, ComputeError> {
+    str::from_utf8(bytes).map_err(|_| ComputeError::Protocol("SCRAM message is not UTF-8".into()))
+}

@@ -1,0 +1,73 @@
+//! The life of the process: flags, log, signals, ports, and the way out.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use proxy::config::{Config, Flags};
+use proxy::{Listeners, Server};
+use serde_json::json;
+use tokio::net::TcpListener;
+use utils::shutdown::Drained;
+use utils::{Shutdown, address_file};
+
+fn main() -> ExitCode {
+    let config = match Flags::parse().validate() {
+        Ok(config) => config,
+        Err(error) => return complain(&anyhow::Error::from(error)),
+    };
+    let options = telemetry::Options {
+        service: "proxy",
+        version: env!("CARGO_PKG_VERSION"),
+        level: config.log_level.clone(),
+        format: config.log_format,
+        collector: None,
+    };
+    let telemetry = match telemetry::init(&options) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return complain(&error.into()),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error.into()),
+    };
+    let result = runtime.block_on(run(&config, telemetry.log_level().clone()));
+    // Sessions that are left are cut here.
+    runtime.shutdown_background();
+    telemetry.flush();
+    match result {
+        Ok(drained) => {
+            tracing::info!(?drained, "ended");
+            ExitCode::SUCCESS
+        }
+        Err(error) => complain(&error),
+    }
+}
+
+async fn run(config: &Config, log_level: telemetry::LogLevel) -> anyhow::Result<Drained> {
+    // Before anything tells the outside that we are up.
+    let shutdown = Shutdown::on_process_signals()?;
+    let server = Server::new(config, &shutdown)?;
+    let listeners = Listeners {
+        pg: bind("--listen", &config.listen).await?,
+        http: bind("--listen-http", &config.listen_http).await?,
+    };
+    let (pg, http) = (listeners.pg.local_addr()?, listeners.http.local_addr()?);
+    if let Some(path) = &config.address_file {
+        let content = json!({"pid": std::process::id(), "pg": pg.to_string(), "http": http.to_string()});
+        address_file::write(path, content.to_string().as_bytes())
+            .with_context(|| format!("--address-file {}", path.display()))?;
+    }
+    tracing::info!(%pg, %http, "listening");
+    Ok(server.serve(listeners, log_level).await)
+}
+
+async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}"))
+}
+
+#[expect(clippy::print_stderr, reason = "the last thing that a program says when it cannot start")]
+fn complain(error: &anyhow::Error) -> ExitCode {
+    eprintln!("proxy: {error:#}");
+    ExitCode::FAILURE
+}

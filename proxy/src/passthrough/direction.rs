@@ -1,0 +1,170 @@
+//! [`Direction`]: passes bytes one way. Nothing is held while nobody sends: the bytes go through a buffer that all
+//! connections of a thread share, and only what the other side does not take at once is kept.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes that are read at once, and so the most that is kept for one direction.
+const READ_BYTES_MAX: usize = 32 * 1024;
+
+thread_local! {
+    /// Taken during one poll, never across two.
+    static BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// How a direction came to its end.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The source ended, in order or with an error, and everything that it sent was passed on.
+    Source(Option<io::Error>),
+    /// The sink takes nothing any more.
+    Sink(io::Error),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(None) => f.write_str("it closed the connection"),
+            Self::Source(Some(error)) => write!(f, "its connection broke: {error}"),
+            Self::Sink(error) => write!(f, "the other side takes nothing: {error}"),
+        }
+    }
+}
+
+/// Bytes on their way.
+#[derive(Debug)]
+pub(super) struct Direction {
+    kept: BytesMut,
+    source_end: Option<Option<io::Error>>,
+    is_flushed: bool,
+}
+
+impl Direction {
+    /// Begins with bytes that were read before.
+    pub(super) fn new(read_before: BytesMut) -> Self {
+        Self { kept: read_before, source_end: None, is_flushed: true }
+    }
+
+    /// Nothing is kept back.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Passes on what there is. `see` gets every byte that is read, in order.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut (impl AsyncRead + Unpin),
+        sink: &mut (impl AsyncWrite + Unpin),
+        mut see: impl FnMut(&[u8]),
+    ) -> Poll<End> {
+        let mut buffer = BUFFER.take().unwrap_or_else(|| vec![0; READ_BYTES_MAX].into_boxed_slice());
+        let end = self.poll_with(cx, source, sink, &mut see, &mut buffer);
+        BUFFER.set(Some(buffer));
+        end
+    }
+
+    fn poll_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut (impl AsyncRead + Unpin),
+        sink: &mut (impl AsyncWrite + Unpin),
+        see: &mut impl FnMut(&[u8]),
+        buffer: &mut [u8],
+    ) -> Poll<End> {
+        loop {
+            if let Err(error) = ready!(self.poll_write_kept(cx, sink)) {
+                return Poll::Ready(End::Sink(error));
+            }
+            if let Some(error) = &mut self.source_end {
+                let error = error.take();
+                return match self.poll_flush(cx, sink) {
+                    Poll::Ready(Ok(())) => Poll::Ready(End::Source(error)),
+                    Poll::Ready(Err(error)) => Poll::Ready(End::Sink(error)),
+                    Poll::Pending => {
+                        self.source_end = Some(error);
+                        Poll::Pending
+                    }
+                };
+            }
+            let mut read = ReadBuf::new(buffer);
+            match Pin::new(&mut *source).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if read.filled().is_empty() => self.source_end = Some(None),
+                Poll::Ready(Ok(())) => {
+                    see(read.filled());
+                    if let Err(error) = self.write_through(cx, sink, read.filled()) {
+                        return Poll::Ready(End::Sink(error));
+                    }
+                }
+                Poll::Ready(Err(error)) => self.source_end = Some(Some(error)),
+                // Nothing more for now: what a sink collects must go out.
+                Poll::Pending => {
+                    return match self.poll_flush(cx, sink) {
+                        Poll::Ready(Err(error)) => Poll::Ready(End::Sink(error)),
+                        _ => Poll::Pending,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Writes what the sink takes now and keeps the rest.
+    fn write_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut (impl AsyncWrite + Unpin),
+        mut bytes: &[u8],
+    ) -> io::Result<()> {
+        self.is_flushed = false;
+        while !bytes.is_empty() {
+            match Pin::new(&mut *sink).poll_write(cx, bytes) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => bytes = &bytes[written..],
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    self.kept.extend_from_slice(bytes);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_write_kept(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        if self.kept.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.is_flushed = false;
+        while self.kept.has_remaining() {
+            match ready!(Pin::new(&mut *sink).poll_write(cx, &self.kept)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(written) => self.kept.advance(written),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        self.kept = BytesMut::new();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        if !self.is_flushed {
+            ready!(Pin::new(sink).poll_flush(cx))?;
+            self.is_flushed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,265 @@
+//! Passes bytes between a client and its compute until one of them ends. It reads no message, but it follows where those
+//! of the compute begin and end: so it knows when a session is idle, and an error of our own comes only between two
+//! messages. Called by the session, last.
+
+mod direction;
+mod follower;
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use postgres_backend::{Connection, Io, Stream};
+use pq_proto::{Encode, ErrorResponse, SqlState};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Sleep, timeout};
+
+use self::direction::{Direction, End};
+use self::follower::Follower;
+use crate::activity::Activity;
+use crate::error::Response;
+
+/// How long a compute may go on that has nothing to do and whose client has said goodbye.
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the last message to a client, and for the client to go when it has read it.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What ends a session in order: Terminate, whole.
+const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The client left, and the compute has heard of it.
+    ClientClosed,
+    /// The client is gone without a word. What it asked for is of no use to anybody.
+    ClientVanished {
+        /// It had asked for something that is not answered yet.
+        busy: bool,
+    },
+    /// The compute went away.
+    ComputeClosed {
+        /// Between two messages: the client has an error to read, the compute's or ours.
+        between_messages: bool,
+    },
+    /// The proxy is shutting down, and the session had nothing to do.
+    Drained,
+}
+
+impl Ended {
+    /// A word for the metrics and the log.
+    pub(crate) const fn how(self) -> &'static str {
+        match self {
+            Self::ClientClosed => "client_closed",
+            Self::ClientVanished { busy: false } => "client_vanished",
+            Self::ClientVanished { busy: true } => "client_vanished_busy",
+            Self::ComputeClosed { .. } => "compute_closed",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+/// Passes bytes until the session ends. When `drain` completes, it ends as soon as it is idle.
+pub(crate) async fn run<C: Io, S: Io>(
+    client: Connection<C>,
+    compute: Connection<S>,
+    activity: &Activity,
+    drain: impl Future<Output = ()>,
+) -> Ended {
+    let (client, from_client, _) = into_stream(client);
+    let (compute, from_compute, _) = into_stream(compute);
+    let mut knowledge = Knowledge::default();
+    knowledge.client_sent(&from_client, activity);
+    knowledge.compute_sent(&from_compute, activity);
+    let (up, down) = (Some(Direction::new(from_client)), Direction::new(from_compute));
+    let mut relay = Relay { client, compute, knowledge, up, down, farewell: None, draining: false };
+
+    let mut drain = std::pin::pin!(drain);
+    let ended = poll_fn(|cx| {
+        if !relay.draining {
+            relay.draining = drain.as_mut().poll(cx).is_ready();
+        }
+        relay.poll(cx, activity)
+    });
+    let ended = ended.await;
+    relay.say_goodbye(ended).await;
+    ended
+}
+
+/// What is known of a session from the bytes that went by.
+#[derive(Debug, Default)]
+struct Knowledge {
+    follower: Follower,
+    /// Bytes of the client since the last ReadyForQuery.
+    unanswered: u64,
+    /// The client's last bytes.
+    tail: [u8; TERMINATE.len()],
+}
+
+impl Knowledge {
+    fn client_sent(&mut self, bytes: &[u8], activity: &Activity) {
+        self.unanswered += bytes.len() as u64;
+        let new = &bytes[bytes.len().saturating_sub(self.tail.len())..];
+        self.tail.rotate_left(new.len());
+        let old = self.tail.len() - new.len();
+        self.tail[old..].copy_from_slice(new);
+        activity.client_sent(bytes.len());
+    }
+
+    fn compute_sent(&mut self, bytes: &[u8], activity: &Activity) {
+        if self.follower.feed(bytes) {
+            self.unanswered = 0;
+            activity.transaction(self.follower.status());
+        }
+        activity.compute_sent(bytes.len());
+    }
+
+    /// The client's last word. Data may end like this too; then only an error message is missing in the end.
+    fn has_terminated(&self) -> bool {
+        self.tail == TERMINATE
+    }
+
+    /// Something was asked for and is not answered.
+    fn is_busy(&self) -> bool {
+        !self.has_terminated() && (self.unanswered > 0 || self.follower.in_copy_both())
+    }
+
+    /// Nothing is lost when the session ends here.
+    fn is_idle(&self) -> bool {
+        self.follower.at_boundary() && !self.is_busy() && matches!(self.follower.status(), 0 | b'I')
+    }
+}
+
+struct Relay<C, S> {
+    client: Stream<C>,
+    compute: Stream<S>,
+    knowledge: Knowledge,
+    /// From the client to the compute; `None` when it is over.
+    up: Option<Direction>,
+    /// From the compute to the client; the session ends with it.
+    down: Direction,
+    /// The client has closed its side.
+    farewell: Option<Farewell>,
+    draining: bool,
+}
+
+struct Farewell {
+    /// The compute has been told.
+    is_told: bool,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl<C: Io, S: Io> Relay<C, S> {
+    fn poll(&mut self, cx: &mut Context<'_>, activity: &Activity) -> Poll<Ended> {
+        let Self { client, compute, knowledge, up, down, farewell, draining } = self;
+        if let Some(passing) = up
+            && let Poll::Ready(end) =
+                passing.poll(cx, client, compute, |bytes| knowledge.client_sent(bytes, activity))
+        {
+            *up = None;
+            tracing::debug!(%end, "nothing more from the client");
+            match end {
+                End::Source(Some(_)) if !knowledge.has_terminated() => {
+                    return Poll::Ready(Ended::ClientVanished { busy: knowledge.is_busy() });
+                }
+                End::Source(_) => *farewell = Some(Farewell::new()),
+                // The compute takes no more questions, but its last words may be on their way.
+                End::Sink(_) => {}
+            }
+        }
+        if let Some(farewell) = farewell
+            && farewell.poll(cx, compute, knowledge.is_busy()).is_ready()
+        {
+            return Poll::Ready(Ended::ClientClosed);
+        }
+        let Poll::Ready(end) =
+            down.poll(cx, compute, client, |bytes| knowledge.compute_sent(bytes, activity))
+        else {
+            let may_end = *draining && down.is_empty() && knowledge.is_idle();
+            return if may_end { Poll::Ready(Ended::Drained) } else { Poll::Pending };
+        };
+        tracing::debug!(%end, "nothing more from the compute");
+        Poll::Ready(match end {
+            _ if farewell.is_some() || knowledge.has_terminated() => Ended::ClientClosed,
+            End::Source(_) => Ended::ComputeClosed { between_messages: knowledge.follower.at_boundary() },
+            End::Sink(_) => Ended::ClientVanished { busy: knowledge.is_busy() },
+        })
+    }
+
+    /// Tells the client why, where it does not know yet and can be told, and closes.
+    async fn say_goodbye(mut self, ended: Ended) {
+        let response = match ended {
+            Ended::ComputeClosed { between_messages: true } if !self.knowledge.follower.last_was_error() => {
+                Some(ErrorResponse::fatal(
+                    SqlState::CONNECTION_FAILURE,
+                    "the connection to the database server was lost",
+                ))
+            }
+            Ended::Drained => {
+                let _ = timeout(LAST_WORD_TIMEOUT, self.compute.write_all(&TERMINATE)).await;
+                let message = "terminating connection due to administrator command";
+                Some(ErrorResponse::fatal(SqlState::ADMIN_SHUTDOWN, message))
+            }
+            _ => None,
+        };
+        if !matches!(ended, Ended::ClientVanished { .. }) {
+            last_word(&mut self.client, BytesMut::new(), response.map(Response::Own).as_ref()).await;
+        }
+    }
+}
+
+impl Farewell {
+    fn new() -> Self {
+        Self { is_told: false, patience: Box::pin(tokio::time::sleep(HALF_CLOSED_TIMEOUT)) }
+    }
+
+    /// Tells the compute that the client has nothing more to say. Ready when the compute does not go, though it has
+    /// nothing to do.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        compute: &mut (impl AsyncWrite + Unpin),
+        is_busy: bool,
+    ) -> Poll<()> {
+        if !self.is_told {
+            self.is_told = Pin::new(compute).poll_shutdown(cx).is_ready();
+        }
+        while self.patience.as_mut().poll(cx).is_ready() {
+            if !is_busy {
+                return Poll::Ready(());
+            }
+            self.patience.as_mut().reset(Instant::now() + HALF_CLOSED_TIMEOUT);
+        }
+        Poll::Pending
+    }
+}
+
+/// Sends what is `unsent` and the last message, and closes. What the client still sends is read and dropped: closing
+/// with bytes unread would take the message away from it (RFC 1122, section 4.2.2.13).
+pub(crate) async fn last_word<C: Io>(
+    client: &mut Stream<C>,
+    mut unsent: BytesMut,
+    response: Option<&Response>,
+) {
+    if let Some(Err(error)) = response.map(|response| response.encode(&mut unsent)) {
+        tracing::warn!(%error, "an error message cannot be sent");
+    }
+    let closing = async {
+        client.write_all(&unsent).await?;
+        client.shutdown().await?;
+        let mut dropped = [0; 1024];
+        while client.read(&mut dropped).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // Whether the client listens is its own affair.
+    let _ = timeout(LAST_WORD_TIMEOUT, closing).await;
+}
+
+/// Puts the halves together again. Besides the stream: what was read from it and not used, and what is yet to be sent.
+pub(crate) fn into_stream<S: Io>(connection: Connection<S>) -> (Stream<S>, BytesMut, BytesMut) {
+    let (reader, read_before) = connection.reader.into_parts();
+    let (writer, unsent) = connection.writer.into_parts();
+    (reader.unsplit(writer), read_before, unsent)
+}

@@ -1,0 +1,319 @@
+//! The life of one connection, on one page. Each stage is a value made from the one before, so that nothing is woken for
+//! a client that has not proven who it is. Generic over streams; randomness comes in, time is tokio's: conversations are
+//! replayed byte for byte in `transcripts`. Called by `server` for every connection.
+
+#[cfg(test)]
+mod transcripts;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres_backend::handshake::{self, HandshakeConfig};
+use postgres_backend::tls::TlsInfo;
+use postgres_backend::{Connection, HandshakeError, Io};
+use pq_proto::{Authentication, BackendMessage, ErrorResponse, FramedError, SqlState, StartupParams};
+use rand::Rng;
+use tokio::time::{Instant, timeout, timeout_at};
+use utils::Shutdown;
+
+use crate::activity::{Activity, Destination, Stage};
+use crate::auth::{self, AuthError, MockSecret};
+use crate::cancel::{Cancels, Registered, Target};
+use crate::compute::handshake::{LoggedIn, Login};
+use crate::compute::{self, ConnectError, Dial};
+use crate::control_plane::{Cached, Compute};
+use crate::error::Response;
+use crate::metrics::Metrics;
+use crate::passthrough::{self, into_stream, last_word};
+use crate::route::{Route, RouteError};
+use crate::scram::server::Proven;
+use crate::tls::{Certificate, Certificates};
+
+/// For the client to take the greeting.
+const GREET_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What all sessions share.
+#[derive(Debug)]
+pub(crate) struct Services<D> {
+    pub(crate) handshake: HandshakeConfig,
+    pub(crate) certificates: Option<Arc<Certificates>>,
+    pub(crate) control_plane: Arc<Cached>,
+    pub(crate) dial: D,
+    pub(crate) cancels: Arc<Cancels>,
+    pub(crate) mock_secret: MockSecret,
+    /// From authenticated to connected, a wake included.
+    pub(crate) connect_timeout: Duration,
+    /// How long after the begin of a drain idle sessions may stay.
+    pub(crate) drain_idle: Duration,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) metrics: Metrics,
+}
+
+/// How a connection ended in which nothing went wrong on the way to its compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The client closed the connection before it said what it wants: a port check.
+    NothingAsked,
+    /// It was a cancel request.
+    CancelRequest,
+    /// It was a session.
+    Session(passthrough::Ended),
+}
+
+/// Runs a connection from its first byte to its last.
+pub(crate) async fn run<S: Io, D: Dial>(
+    stream: S,
+    services: &Services<D>,
+    activity: &Activity,
+    random: &mut (impl Rng + Send),
+) -> Result<Ended, SessionError> {
+    let begin = Instant::now();
+    let session = match Box::pin(handshake::accept(stream, &services.handshake)).await? {
+        handshake::Accepted::Session(session) => *session,
+        handshake::Accepted::Closed => return Ok(Ended::NothingAsked),
+        handshake::Accepted::Cancel { pid, key } => {
+            services.cancels.pass_on(&services.dial, pid, &key).await;
+            return Ok(Ended::CancelRequest);
+        }
+    };
+    let mut client = session.connection;
+    let accepted = Accepted { params: session.params, tls: session.tls, deadline: session.deadline };
+    let connected = match Box::pin(log_in(accepted, &mut client, services, activity, random)).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            let (mut client, _, unsent) = into_stream(client);
+            last_word(&mut client, unsent, error.response().as_ref()).await;
+            return Err(error);
+        }
+    };
+    let (compute, registered) = connected.greet(&mut client, services, random).await?;
+    services.metrics.login_seconds.observe(begin.elapsed().as_secs_f64());
+    Ok(Ended::Session(pass_bytes(client, compute, registered, services, activity).await))
+}
+
+async fn log_in<S: Io, D: Dial>(
+    accepted: Accepted,
+    client: &mut Connection<S>,
+    services: &Services<D>,
+    activity: &Activity,
+    random: &mut (impl Rng + Send),
+) -> Result<Connected<D::Stream>, SessionError> {
+    if services.shutdown.is_draining() {
+        return Err(SessionError::Draining);
+    }
+    let routed = accepted.route(services.certificates.as_deref())?;
+    activity.goes_to(Destination {
+        endpoint: routed.route.endpoint.to_string(),
+        role: routed.route.role.to_str_lossy().into_owned(),
+    });
+    activity.reached(Stage::Authenticating);
+    let authenticated = routed.authenticate(client, services, random).await?;
+    activity.reached(Stage::Connecting);
+    authenticated.connect(services, random).await
+}
+
+/// A client with a startup packet.
+struct Accepted {
+    params: StartupParams,
+    tls: Option<TlsInfo>,
+    /// Until then the client must be authenticated.
+    deadline: Instant,
+}
+
+impl Accepted {
+    fn route(self, certificates: Option<&Certificates>) -> Result<Routed<'_>, SessionError> {
+        let server_name = self.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+        let certificate = certificates.filter(|_| self.tls.is_some()).map(|all| all.choose(server_name));
+        let domains = certificate.map(Certificate::domains).unwrap_or_default();
+        let route = Route::find(server_name, domains, self.params)?;
+        let end_point_hash = certificate.and_then(Certificate::end_point_hash);
+        Ok(Routed { route, end_point_hash, deadline: self.deadline })
+    }
+}
+
+/// A client of an endpoint.
+struct Routed<'c> {
+    route: Route,
+    /// What SCRAM may bind to.
+    end_point_hash: Option<&'c [u8]>,
+    deadline: Instant,
+}
+
+impl Routed<'_> {
+    async fn authenticate<S: Io, D: Dial>(
+        self,
+        client: &mut Connection<S>,
+        services: &Services<D>,
+        random: &mut (impl Rng + Send),
+    ) -> Result<Authenticated, SessionError> {
+        let authentication = auth::authenticate(
+            client,
+            &self.route,
+            &services.control_plane,
+            &services.mock_secret,
+            self.end_point_hash,
+            random,
+        );
+        let proven = timeout_at(self.deadline, authentication).await.map_err(|_| SessionError::Timeout)??;
+        Ok(Authenticated { route: self.route, proven })
+    }
+}
+
+/// A client that knows its password.
+struct Authenticated {
+    route: Route,
+    proven: Proven,
+}
+
+impl Authenticated {
+    async fn connect<D: Dial>(
+        self,
+        services: &Services<D>,
+        random: &mut (impl Rng + Send),
+    ) -> Result<Connected<D::Stream>, SessionError> {
+        let begin = Instant::now();
+        let login = Login { params: self.route.params, keys: self.proven.keys };
+        let connecting = compute::connect(
+            &services.dial,
+            &services.control_plane,
+            &self.route.endpoint,
+            &login,
+            services.connect_timeout,
+            random,
+        );
+        let (logged_in, compute) = connecting.await?;
+        services.metrics.connect_seconds.observe(begin.elapsed().as_secs_f64());
+        Ok(Connected { logged_in, compute, server_final: self.proven.server_final })
+    }
+}
+
+/// A client whose compute has let it in.
+struct Connected<C> {
+    logged_in: LoggedIn<C>,
+    compute: Arc<Compute>,
+    server_final: String,
+}
+
+impl<C: Io> Connected<C> {
+    /// Tells the client everything up to ReadyForQuery in one write.
+    async fn greet<S: Io, D: Dial>(
+        self,
+        client: &mut Connection<S>,
+        services: &Services<D>,
+        random: &mut (impl Rng + Send),
+    ) -> Result<(Connection<C>, Option<Cancellable>), SessionError> {
+        let LoggedIn { connection, greeting, key, ready } = self.logged_in;
+        let cancellable = key.map(|(pid, key)| {
+            let target = Arc::new(Target { compute: self.compute, pid, key });
+            let registered = services.cancels.register(Arc::clone(&target), random);
+            Cancellable { target, registered }
+        });
+        let writer = &mut client.writer;
+        let server_final = Authentication::SaslFinal(self.server_final.into());
+        writer.put(&BackendMessage::Authentication(server_final)).map_err(FramedError::from)?;
+        writer.put_raw(&greeting);
+        if let Some(Cancellable { registered, .. }) = &cancellable {
+            let own = BackendMessage::BackendKeyData { pid: registered.pid, key: registered.key.clone() };
+            writer.put(&own).map_err(FramedError::from)?;
+        }
+        writer.put(&ready).map_err(FramedError::from)?;
+        timeout(GREET_TIMEOUT, writer.flush())
+            .await
+            .map_err(|_| SessionError::Timeout)?
+            .map_err(FramedError::from)?;
+        Ok((connection, cancellable))
+    }
+}
+
+/// A backend that can be asked to stop, and the key that lets its client ask.
+struct Cancellable {
+    target: Arc<Target>,
+    registered: Registered,
+}
+
+async fn pass_bytes<S: Io, D: Dial>(
+    client: Connection<S>,
+    compute: Connection<D::Stream>,
+    cancellable: Option<Cancellable>,
+    services: &Services<D>,
+    activity: &Activity,
+) -> passthrough::Ended {
+    activity.reached(Stage::Passing);
+    services.metrics.sessions.inc();
+    let (draining, drain_idle) = (services.shutdown.draining(), services.drain_idle);
+    let drain = async move {
+        draining.await;
+        tokio::time::sleep(drain_idle).await;
+    };
+    let ended = Box::pin(passthrough::run(client, compute, activity, drain)).await;
+    services.metrics.sessions.dec();
+    if let Some(Cancellable { target, registered }) = cancellable {
+        drop(registered);
+        // Nobody waits for the answer any more, but the database would still work on it.
+        if ended == (passthrough::Ended::ClientVanished { busy: true })
+            && let Err(error) = target.cancel(&services.dial).await
+        {
+            tracing::warn!(%error, "the query of a client that vanished was not cancelled");
+        }
+    }
+    ended
+}
+
+/// Why a connection did not become a session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// The client has heard of it already.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error("the proxy is shutting down")]
+    Draining,
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the client took too long")]
+    Timeout,
+    /// The client's connection broke.
+    #[error(transparent)]
+    Client(#[from] FramedError),
+}
+
+impl SessionError {
+    /// A word for the metrics and the log.
+    pub(crate) fn how(&self) -> &'static str {
+        match self {
+            Self::Handshake(HandshakeError::TlsRequired) => "plaintext",
+            Self::Handshake(HandshakeError::Tls(_)) => "tls_failed",
+            Self::Handshake(HandshakeError::Timeout) | Self::Timeout => "client_timeout",
+            Self::Handshake(error) if error.reply().is_some() => "bad_startup",
+            Self::Handshake(_) | Self::Client(_) => "client_left",
+            Self::Draining => "draining",
+            Self::Route(_) => "no_route",
+            Self::Auth(error) => error.how(),
+            Self::Connect(error) => error.how(),
+        }
+    }
+
+    /// Somebody has to look at it, and it is not the client.
+    pub(crate) const fn is_ours(&self) -> bool {
+        match self {
+            Self::Connect(error) => !error.is_the_computes(),
+            _ => false,
+        }
+    }
+
+    fn response(&self) -> Option<Response> {
+        match self {
+            Self::Draining => Some(Response::Own(
+                ErrorResponse::fatal(SqlState::CANNOT_CONNECT_NOW, self.to_string())
+                    .with_hint("Connect again: another one takes over."),
+            )),
+            Self::Route(error) => Some(Response::Own(error.response())),
+            Self::Auth(error) => error.response().map(Response::Own),
+            Self::Connect(error) => Some(error.response()),
+            Self::Handshake(_) | Self::Timeout | Self::Client(_) => None,
+        }
+    }
+}
