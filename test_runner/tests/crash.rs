@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use test_runner::cluster::{Cluster, ClusterUnderTest, Options, PartName};
 use test_runner::oracle;
 use test_runner::unsynced::{self, ForgettingDisk};
+use test_runner::wait::until;
 use test_runner::workload::{Rows, Workload};
 
 const CLIENTS: i32 = 8;
@@ -127,6 +128,12 @@ async fn a_safekeeper_whose_sync_failed_acknowledges_only_what_it_wrote_anew() -
         workload.wait_for_more(ROWS / 2, PROGRESS_TIMEOUT).await?;
         fs::write(&failing.fail, "")?;
         workload.wait_for_more(ROWS / 2, PROGRESS_TIMEOUT).await?;
+        let (safekeeper, state) = (cluster.safekeeper(1)?, &cluster.state);
+        until("the safekeeper to see that its disk fails", PROGRESS_TIMEOUT, async || {
+            let timeline = safekeeper.timeline(&state.tenant_id, &state.timeline_id).await?;
+            Ok((timeline.health == "poisoned").then_some(()))
+        })
+        .await?;
         fs::remove_file(&failing.fail)?;
     }
     // Now each commit needs the one whose disk failed.
