@@ -132,7 +132,13 @@ mod tests {
 
     #[test]
     fn what_is_not_32_digits_is_refused() {
-        for text in ["", "cf", "cf0480929707ee75372337efaa5ecf9g", "cf0480929707ee75372337efaa5ecf9600", "ä23456789012345678901234567890"] {
+        for text in [
+            "",
+            "cf",
+            "cf0480929707ee75372337efaa5ecf9g",
+            "cf0480929707ee75372337efaa5ecf9600",
+            "ä23456789012345678901234567890",
+        ] {
             assert_eq!(text.parse::<TenantId>(), Err(ParseIdError), "{text:?}");
         }
     }

@@ -8,7 +8,9 @@ mod lsn;
 mod segment_size;
 mod term;
 
-pub use id::{Generation, NodeId, ParseIdError, ProposerId, SystemId, TenantId, TenantTimelineId, TimelineId};
+pub use id::{
+    Generation, NodeId, ParseIdError, ProposerId, SystemId, TenantId, TenantTimelineId, TimelineId,
+};
 pub use lsn::{Lsn, ParseLsnError};
 pub use segment_size::{InvalidSegmentSize, SegmentNumber, SegmentSize};
 pub use term::{Term, Tli};
