@@ -135,3 +135,17 @@ async fn what_died_is_said_to_have_died_and_is_started_again_by_name() -> Result
     outside.passed();
     Ok(())
 }
+
+#[tokio::test]
+async fn a_start_that_is_interrupted_leaves_nothing_and_can_be_repeated() -> Result<()> {
+    let outside = Outside::new("interrupted")?;
+    let start = outside.spawn(&["up", "--detach"])?;
+    until("the first process", STEP_TIMEOUT, async || Ok(outside.processes().first().copied())).await?;
+    start.end(Signal::SIGINT, STEP_TIMEOUT).await?;
+    ensure!(outside.processes().is_empty(), "something still runs");
+    ensure!(!outside.directory.join("postgres").exists(), "half a PostgreSQL is left");
+    outside.succeed(&["up", "--detach"]).await?;
+    outside.succeed(&["down"]).await?;
+    outside.passed();
+    Ok(())
+}

@@ -236,7 +236,11 @@ impl Cluster {
 
     /// A line for a shell that opens psql as the application.
     pub fn psql_line(&self) -> String {
-        format!("{} '{}'", self.tools.postgres("psql").display(), self.application_uri())
+        let psql = self.tools.postgres("psql").display().to_string();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+        let psql =
+            if psql.chars().all(is_plain) { psql } else { format!("'{}'", psql.replace('\'', r"'\''")) };
+        format!("{psql} '{}'", self.application_uri())
     }
 
     /// Writes `cluster.json`: where everything is, for programs.

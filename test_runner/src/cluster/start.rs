@@ -21,6 +21,8 @@ const STREAMING_TIMEOUT: Duration = Duration::from_secs(60);
 const FIRST_COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a server without a standby may take to stop.
 const PRIVATE_STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the removal of a data directory is tried.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The only name: whoever acknowledges under another one is no quorum.
 const SYNCHRONOUS: [(&str, &str); 1] = [("synchronous_standby_names", "FIRST 1 (wp)")];
 
@@ -38,7 +40,7 @@ impl Cluster {
     /// Ends whatever a start that failed has started, and removes what it made if it was the first one.
     pub async fn give_up_start(&mut self) -> Result<()> {
         self.end_at_once().await?;
-        if self.state.origin.is_some() { Ok(()) } else { self.remove_unfinished() }
+        if self.state.origin.is_some() { Ok(()) } else { self.remove_unfinished().await }
     }
 
     async fn start_all(&mut self, say: Progress<'_>) -> Result<()> {
@@ -121,7 +123,7 @@ impl Cluster {
     }
 
     async fn initialise(&mut self, say: Progress<'_>) -> Result<()> {
-        self.remove_unfinished()?;
+        self.remove_unfinished().await?;
         fs::create_dir_all(&self.directory)?;
         // Where the processes of a start that is interrupted can be found again.
         self.save()?;
@@ -147,13 +149,19 @@ impl Cluster {
     }
 
     /// What a first start that did not come to its end left behind; no commit was ever acknowledged from it.
-    fn remove_unfinished(&self) -> Result<()> {
+    async fn remove_unfinished(&self) -> Result<()> {
         let mut left = vec![self.postgres().data_dir];
         for safekeeper in self.safekeepers()? {
             left.push(safekeeper.data_dir);
         }
-        for directory in left.iter().filter(|directory| directory.exists()) {
-            fs::remove_dir_all(directory)?;
+        for directory in left {
+            // The last processes of a killed PostgreSQL may still write for a moment.
+            let what = format!("the removal of {}", directory.display());
+            wait::until(&what, REMOVE_TIMEOUT, async || {
+                let gone = !directory.exists() || fs::remove_dir_all(&directory).is_ok();
+                Ok(gone.then_some(()))
+            })
+            .await?;
         }
         Ok(())
     }
