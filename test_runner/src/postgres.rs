@@ -153,7 +153,10 @@ impl Postgres {
 
     /// Starts it and waits until it answers. `settings` are given on the command line.
     pub async fn start(&self, settings: &[(&str, &str)]) -> Result<ProcessId> {
-        self.check_before_start().await?;
+        self.check_version().await?;
+        if !ports::is_free(self.port) {
+            bail!("port {} is taken: stop what listens there (ss -ltnp), or choose another one", self.port);
+        }
         let program = self.program(settings)?;
         let process = program.spawn()?;
         let starting = Starting::new(process);
@@ -162,8 +165,8 @@ impl Postgres {
         Ok(process)
     }
 
-    /// Refuses what PostgreSQL itself would refuse, in one sentence that says what to do.
-    async fn check_before_start(&self) -> Result<()> {
+    /// Refuses a directory that PostgreSQL itself would refuse, in one sentence that says what to do.
+    pub async fn check_version(&self) -> Result<()> {
         let file = self.data_dir.join("PG_VERSION");
         let data_version = fs::read_to_string(&file).with_context(|| {
             format!("{} is not a PostgreSQL data directory: it has no PG_VERSION", self.data_dir.display())
@@ -179,9 +182,6 @@ impl Postgres {
                 program.display(),
                 version.trim()
             );
-        }
-        if !ports::is_free(self.port) {
-            bail!("port {} is taken: stop what listens there (ss -ltnp), or choose another one", self.port);
         }
         Ok(())
     }
@@ -237,9 +237,18 @@ impl Postgres {
 
     /// Where the last checkpoint record begins, of a server that is stopped.
     pub async fn last_checkpoint(&self) -> Result<Lsn> {
-        let text = self.run_tool("pg_controldata", &[&text(&self.data_dir)?]).await?;
-        let found = text.lines().find_map(|line| line.strip_prefix("Latest checkpoint location:"));
-        found.context("pg_controldata printed no checkpoint")?.trim().parse().context("not an LSN")
+        self.control_data("Latest checkpoint location:").await?.parse().context("not an LSN")
+    }
+
+    /// Which cluster the directory belongs to.
+    pub async fn system_id(&self) -> Result<String> {
+        self.control_data("Database system identifier:").await
+    }
+
+    async fn control_data(&self, label: &str) -> Result<String> {
+        let printed = self.run_tool("pg_controldata", &[&text(&self.data_dir)?]).await?;
+        let found = printed.lines().find_map(|line| line.strip_prefix(label));
+        Ok(found.with_context(|| format!("pg_controldata printed no {label}"))?.trim().to_owned())
     }
 }
 

@@ -67,6 +67,9 @@ async fn damaged_and_foreign_directories_are_refused_and_left_as_they_are() -> R
 
     let state = outside.directory.join("state.json");
     let right = fs::read(&state)?;
+    let system_id = "\"system_id\": \"";
+    fs::write(&state, String::from_utf8(right.clone())?.replace(system_id, &format!("{system_id}9")))?;
+    refuses(&outside, "another cluster").await?;
     fs::write(&state, &right[..right.len() / 2])?;
     refuses(&outside, "state.json").await?;
     fs::write(&state, right)?;

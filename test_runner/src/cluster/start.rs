@@ -47,6 +47,7 @@ impl Cluster {
         if self.state.origin.is_none() {
             self.initialise(say).await?;
         }
+        self.check_data_directory().await?;
         for id in self.safekeeper_ids() {
             say(&format!("starting sk{id}"));
             self.start_part(PartName::Safekeeper(id)).await?;
@@ -59,6 +60,22 @@ impl Cluster {
         self.wait_streaming().await?;
         say("waiting for a commit to go the whole way");
         self.commit_once().await
+    }
+
+    /// A server of another cluster would never be let through by the walproposer; better say so before it starts.
+    async fn check_data_directory(&self) -> Result<()> {
+        let postgres = self.postgres();
+        postgres.check_version().await?;
+        let (found, expected) =
+            (postgres.system_id().await?, self.state.origin.as_ref().map(|origin| &origin.system_id));
+        if Some(&found) == expected {
+            return Ok(());
+        }
+        anyhow::bail!(
+            "{} belongs to another cluster (system identifier {found}, this one is {}): put the right one back",
+            postgres.data_dir.display(),
+            expected.map_or("unknown", String::as_str)
+        )
     }
 
     /// A safekeeper that runs may still lack the timeline, or refuse to serve what is left of it.
@@ -143,8 +160,11 @@ impl Cluster {
             self.safekeeper(id)?.create_timeline(&new).await?;
             self.end_part_gently(PartName::Safekeeper(id)).await?;
         }
-        self.state.origin =
-            Some(Origin { start_lsn: new.start_lsn, wal_segment_size: u64::from(new.wal_segment_size) });
+        self.state.origin = Some(Origin {
+            start_lsn: new.start_lsn,
+            wal_segment_size: u64::from(new.wal_segment_size),
+            system_id: new.system_id,
+        });
         self.save()
     }
 

@@ -43,6 +43,8 @@ pub struct Origin {
     pub start_lsn: String,
     /// The cluster's segment size.
     pub wal_segment_size: u64,
+    /// The cluster's system identifier: a data directory with another one is not this cluster's.
+    pub system_id: String,
 }
 
 impl Origin {
@@ -173,7 +175,11 @@ mod tests {
 
     #[test]
     fn the_segment_before_the_first_is_named_over_the_edge_of_an_id() {
-        let origin = |start_lsn: &str| Origin { start_lsn: start_lsn.into(), wal_segment_size: 16 << 20 };
+        let origin = |start_lsn: &str| Origin {
+            start_lsn: start_lsn.into(),
+            wal_segment_size: 16 << 20,
+            system_id: String::new(),
+        };
         assert_eq!(origin("0/1000000").segment_before().unwrap(), "000000010000000000000000");
         assert_eq!(origin("2/0").segment_before().unwrap(), "0000000100000001000000FF");
     }
