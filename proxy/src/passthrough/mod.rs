@@ -182,9 +182,10 @@ impl<C: Io, S: Io> Relay<C, S> {
         };
         tracing::debug!(%end, "nothing more from the compute");
         Poll::Ready(match end {
-            _ if farewell.is_some() || knowledge.has_terminated() => Ended::ClientClosed,
-            End::Source(_) => Ended::ComputeClosed { between_messages: knowledge.follower.at_boundary() },
+            _ if knowledge.has_terminated() => Ended::ClientClosed,
             End::Sink(_) => Ended::ClientVanished { busy: knowledge.is_busy() },
+            End::Source(_) if farewell.is_some() => Ended::ClientClosed,
+            End::Source(_) => Ended::ComputeClosed { between_messages: knowledge.follower.at_boundary() },
         })
     }
 
@@ -262,4 +263,63 @@ pub(crate) fn into_stream<S: Io>(connection: Connection<S>) -> (Stream<S>, Bytes
     let (reader, read_before) = connection.reader.into_parts();
     let (writer, unsent) = connection.writer.into_parts();
     (reader.unsplit(writer), read_before, unsent)
+}
+
+#[cfg(test)]
+mod tests {
+    use pq_proto::Frame;
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+    use crate::activity::SessionId;
+    use crate::metrics::Metrics;
+
+    const MESSAGES: u32 = 3_000;
+
+    fn connection(pipe_bytes: usize, read_before: &[u8]) -> (Connection<DuplexStream>, DuplexStream) {
+        let (ours, theirs) = duplex(pipe_bytes);
+        (Connection::new(Stream::Plain(ours), BytesMut::from(read_before)), theirs)
+    }
+
+    /// Messages of many sizes, one of them larger than any buffer.
+    fn messages(tag: u8) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        for number in 0..MESSAGES {
+            let bytes = if number == 7 { 200_000 } else { number as usize % 97 };
+            Frame { tag, body: vec![number as u8; bytes].into() }.encode(&mut out).unwrap();
+        }
+        out.to_vec()
+    }
+
+    async fn send_and_receive(stream: DuplexStream, send: Vec<u8>) -> Vec<u8> {
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let sending = async {
+            writer.write_all(&send).await.unwrap();
+            writer.shutdown().await.unwrap();
+        };
+        let mut received = Vec::new();
+        let (_, read) = tokio::join!(sending, reader.read_to_end(&mut received));
+        read.unwrap();
+        received
+    }
+
+    #[tokio::test]
+    async fn everything_arrives_in_both_directions_however_narrow_the_pipes_are() {
+        let (up, down) = (messages(b'd'), messages(b'D'));
+        for (client_pipe, compute_pipe) in [(7, 1_000_000), (1_000_000, 7), (64, 64)] {
+            let (client, client_end) = connection(client_pipe, &up[..100]);
+            let (compute, compute_end) = connection(compute_pipe, &down[..3]);
+            let metrics = Metrics::new(&mut Default::default());
+            let activity = Activity::new(SessionId(1), None, metrics.clone());
+            let (ended, at_client, at_compute) = tokio::join!(
+                run(client, compute, &activity, std::future::pending()),
+                send_and_receive(client_end, up[100..].to_vec()),
+                send_and_receive(compute_end, down[3..].to_vec()),
+            );
+            assert!(at_client == down && at_compute == up, "pipes of {client_pipe} and {compute_pipe} bytes");
+            assert!(matches!(ended, Ended::ClientClosed | Ended::ComputeClosed { .. }), "{ended:?}");
+            assert_eq!(metrics.bytes_from_clients.get(), up.len() as u64);
+            assert_eq!(metrics.bytes_to_clients.get(), down.len() as u64);
+        }
+    }
 }

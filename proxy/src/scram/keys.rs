@@ -60,6 +60,15 @@ pub(crate) struct ScramKeys {
     pub(crate) server_key: Key,
 }
 
+#[cfg(test)]
+impl ScramKeys {
+    /// As a client that knows the password has them.
+    pub(crate) fn of_password(password: &str, salt: &[u8], iterations: u32) -> Self {
+        let salted = salted_password(password.as_bytes(), salt, iterations);
+        Self { client_key: salted.sign(b"Client Key"), server_key: salted.sign(b"Server Key") }
+    }
+}
+
 /// HMAC over the parts, one after the other.
 pub(crate) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; KEY_BYTES] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");

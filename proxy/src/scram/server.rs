@@ -206,9 +206,7 @@ mod tests {
     }
 
     fn keys_of(password: &str, verifier: &Verifier) -> ScramKeys {
-        let salted =
-            super::super::keys::salted_password(password.as_bytes(), &verifier.salt, verifier.iterations);
-        ScramKeys { client_key: salted.sign(b"Client Key"), server_key: salted.sign(b"Server Key") }
+        ScramKeys::of_password(password, &verifier.salt, verifier.iterations)
     }
 
     /// As a client that knows the password.

@@ -1,1 +1,356 @@
-//! Conversations, byte for byte.
+//! Conversations, byte for byte, on streams in memory. Each file in `transcripts/` is one or more connections; `---`
+//! begins the next one. A line is a step, `#` begins a comment:
+//!
+//! ```text
+//! config WORD             plain | tls; the first line if at all
+//! client  BYTES           the client sends
+//! proxy   BYTES           the client gets exactly this
+//! compute accepts         the proxy connects, and somebody is there
+//! compute refuses         the proxy connects, and nobody is there
+//! compute < BYTES         the compute gets exactly this
+//! compute > BYTES         the compute sends
+//! client|compute closes   its connection
+//! client  leaves          it does not even read any more
+//! proxy|compute ends      the client's, or the compute's, stream is at its end
+//! second  BYTES           another client connects and sends
+//! second  gets BYTES      it gets exactly this
+//! second  ends            its stream is at its end
+//! drain                   SIGTERM
+//! include NAME            the steps of another file
+//! ```
+//!
+//! `\0`, `\n`, `\\` and `\xNN` stand for bytes, and a line that begins with white space continues the one before.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres_backend::TlsPolicy;
+use rand::rand_core::TryRng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use utils::shutdown::Signal;
+
+use super::*;
+use crate::activity::SessionId;
+use crate::compute::Dial;
+use crate::control_plane::{Address, FileControlPlane};
+use crate::scram::Verifier;
+use crate::tls::tests::write as write_certificate;
+
+/// For everything that one step waits for.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+const PIPE_BYTES: usize = 64 * 1024;
+
+macro_rules! transcripts {
+    ($($name:ident)* ; parts $($part:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            play(stringify!($name)).await;
+        })*
+
+        fn text_of(name: &str) -> &'static str {
+            match name {
+                $(stringify!($name) => include_str!(concat!("transcripts/", stringify!($name), ".txt")),)*
+                $(stringify!($part) => include_str!(concat!("transcripts/", stringify!($part), ".txt")),)*
+                other => panic!("no transcript {other}"),
+            }
+        }
+    };
+}
+
+transcripts! {
+    a_cancel_request
+    a_client_that_does_not_wait
+    a_client_that_vanishes
+    a_compute_that_cannot_be_started
+    a_compute_that_dies_between_two_messages
+    a_compute_that_dies_inside_a_message
+    a_compute_that_is_starting
+    a_compute_that_refuses
+    a_compute_that_says_goodbye
+    a_compute_that_trusts_us
+    a_compute_that_wants_a_password
+    a_drain
+    a_half_closed_client
+    a_malformed_answer_to_the_password_request
+    a_malformed_startup
+    a_newer_protocol
+    a_session_from_the_first_byte_to_the_last
+    a_sleeping_compute_wakes_up
+    a_start_that_fails
+    a_wrong_password
+    an_impostor_of_a_compute
+    an_unknown_endpoint
+    an_unknown_role
+    no_route
+    parameters_and_notices_pass
+    plaintext_is_refused
+    requests_for_encryption
+    ; parts client_proves compute_lets_in login
+}
+
+async fn play(name: &str) {
+    let steps = steps(name);
+    for connection in steps.split(|step| step == "---") {
+        let (config, steps) = match connection.first().and_then(|step| step.strip_prefix("config ")) {
+            Some(config) => (config, &connection[1..]),
+            None => ("plain", connection),
+        };
+        let mut scene = Scene::new(config);
+        for step in steps {
+            match timeout(STEP_TIMEOUT, scene.step(step)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(problem)) => panic!("{name}: {step}\n  {problem}"),
+                Err(_) => panic!("{name}: {step}\n  nothing happened"),
+            }
+        }
+        scene.finish().await;
+    }
+}
+
+/// Lines with continuations joined and inclusions expanded.
+fn steps(name: &str) -> Vec<String> {
+    let mut steps: Vec<String> = Vec::new();
+    for line in text_of(name).lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(more) = line.strip_prefix(char::is_whitespace) {
+            steps.last_mut().expect("a line before").push_str(more.trim_start());
+        } else if let Some(included) = line.strip_prefix("include ") {
+            steps.extend(self::steps(included));
+        } else {
+            steps.push(line.to_owned());
+        }
+    }
+    steps
+}
+
+/// A connection, with both of its ends in our hands.
+struct Scene {
+    client: DuplexStream,
+    /// Another client of the same proxy.
+    second: Option<DuplexStream>,
+    compute: Option<DuplexStream>,
+    dials: mpsc::UnboundedReceiver<Dialed>,
+    services: Arc<Services<ScriptedDial>>,
+    sessions: Vec<JoinHandle<()>>,
+    _files: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(config: &str) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let (dial, dials) = mpsc::unbounded_channel();
+        let services = Arc::new(services(config, files.path(), ScriptedDial(dial)));
+        let mut scene = Self {
+            client: duplex(1).0,
+            second: None,
+            compute: None,
+            dials,
+            services,
+            sessions: Vec::new(),
+            _files: files,
+        };
+        scene.client = scene.connect();
+        scene
+    }
+
+    fn connect(&mut self) -> DuplexStream {
+        let (client, ours) = duplex(PIPE_BYTES);
+        let services = Arc::clone(&self.services);
+        self.sessions.push(tokio::spawn(async move {
+            let activity = Activity::new(SessionId(1), None, services.metrics.clone());
+            let _ = Box::pin(run(ours, &services, &activity, &mut Counting(0))).await;
+        }));
+        client
+    }
+
+    async fn step(&mut self, step: &str) -> Result<(), String> {
+        let (who, what) = step.split_once(' ').unwrap_or((step, ""));
+        match (who, what) {
+            ("client", "leaves") => {
+                self.client = duplex(1).0;
+                Ok(())
+            }
+            ("client", "closes") => self.client.shutdown().await.map_err(|error| error.to_string()),
+            ("client", bytes) => send(&mut self.client, bytes).await,
+            ("proxy", "ends") => expect_end(&mut self.client).await,
+            ("proxy", bytes) => expect(&mut self.client, bytes).await,
+            ("second", "ends") => expect_end(self.second.as_mut().ok_or("nobody connected")?).await,
+            ("second", what) if let Some(bytes) = what.strip_prefix("gets ") => {
+                expect(self.second.as_mut().ok_or("nobody connected")?, bytes).await
+            }
+            ("second", bytes) => {
+                let mut second = self.connect();
+                send(&mut second, bytes).await?;
+                self.second = Some(second);
+                Ok(())
+            }
+            ("compute", "accepts") => {
+                let (compute, theirs) = duplex(PIPE_BYTES);
+                self.compute = Some(compute);
+                self.answer_dial(Ok(theirs)).await
+            }
+            ("compute", "refuses") => {
+                self.answer_dial(Err(std::io::ErrorKind::ConnectionRefused.into())).await
+            }
+            ("compute", what) => {
+                let compute = self.compute.as_mut().ok_or("nobody connected")?;
+                match what.split_once(' ') {
+                    Some(("<", bytes)) => expect(compute, bytes).await,
+                    Some((">", bytes)) => send(compute, bytes).await,
+                    _ if what == "ends" => expect_end(compute).await,
+                    _ if what == "closes" => {
+                        self.compute = None;
+                        Ok(())
+                    }
+                    _ => Err("no such step".into()),
+                }
+            }
+            ("drain", "") => {
+                self.services.shutdown.signal(Signal::Terminate);
+                Ok(())
+            }
+            _ => Err("no such step".into()),
+        }
+    }
+
+    async fn answer_dial(&mut self, answer: std::io::Result<DuplexStream>) -> Result<(), String> {
+        let dialed = self.dials.recv().await.ok_or("the session is over")?;
+        dialed.send(answer).map_err(|_| "the proxy does not wait for it".to_owned())
+    }
+
+    /// Nothing is left over, and nobody panicked.
+    async fn finish(mut self) {
+        drop((self.client, self.second, self.compute));
+        self.dials.close();
+        for session in self.sessions {
+            timeout(STEP_TIMEOUT, session).await.expect("the session ends").expect("no panic");
+        }
+        assert!(self.dials.try_recv().is_err(), "a connection that the transcript does not know of");
+    }
+}
+
+fn services(config: &str, directory: &Path, dial: ScriptedDial) -> Services<ScriptedDial> {
+    let verifier = Verifier::from_password("pencil", b"0123456789abcdef", 4096);
+    let endpoints = format!(
+        "[endpoints.main]\naddress = \"h:1\"\nstart = [\"true\"]\nroles = {{ app = \"{verifier}\" }}\n\
+         [endpoints.bare]\naddress = \"h:1\"\ndbname = \"standard\"\nroles = {{ app = \"{verifier}\" }}\n\
+         [endpoints.broken]\naddress = \"h:1\"\nstart = [\"false\"]\nroles = {{ app = \"{verifier}\" }}\n"
+    );
+    let path = directory.join("endpoints.toml");
+    std::fs::write(&path, endpoints).unwrap();
+    let provider = FileControlPlane::load(&path).unwrap();
+    let metrics = Metrics::new(&mut Default::default());
+    let tls = match config {
+        "plain" => TlsPolicy::Disabled,
+        "tls" => {
+            let files = write_certificate(directory, &["localhost"], &rcgen::PKCS_ECDSA_P256_SHA256);
+            TlsPolicy::Required(
+                Arc::new(Certificates::load(&[files]).unwrap().unwrap()).server_tls().unwrap(),
+            )
+        }
+        other => panic!("no config {other}"),
+    };
+    Services {
+        handshake: HandshakeConfig::new(tls),
+        certificates: None,
+        control_plane: Arc::new(Cached::new(Box::new(provider), metrics.clone())),
+        dial,
+        cancels: Arc::new(Cancels::new(metrics.clone())),
+        mock_secret: MockSecret([0; 32]),
+        connect_timeout: STEP_TIMEOUT,
+        drain_idle: Duration::ZERO,
+        shutdown: Shutdown::new(),
+        metrics,
+    }
+}
+
+async fn send(stream: &mut DuplexStream, bytes: &str) -> Result<(), String> {
+    stream.write_all(&parse(bytes)).await.map_err(|error| error.to_string())
+}
+
+async fn expect(stream: &mut DuplexStream, bytes: &str) -> Result<(), String> {
+    let (expected, mut got) = (parse(bytes), Vec::new());
+    while got.len() < expected.len() && expected.starts_with(&got) {
+        let mut next = vec![0; expected.len() - got.len()];
+        match stream.read(&mut next).await {
+            Ok(0) => return Err(format!("it ended after {}", show(&got))),
+            Ok(count) => got.extend_from_slice(&next[..count]),
+            Err(error) => return Err(format!("{error} after {}", show(&got))),
+        }
+    }
+    if got == expected { Ok(()) } else { Err(format!("it came  {}", show(&got))) }
+}
+
+async fn expect_end(stream: &mut DuplexStream) -> Result<(), String> {
+    let mut more = [0; 1024];
+    match stream.read(&mut more).await {
+        Ok(0) => Ok(()),
+        Ok(count) => Err(format!("it came  {}", show(&more[..count]))),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn show(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string().replace("\\x00", "\\0")
+}
+
+fn parse(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, more @ ..] = rest {
+        (bytes, rest) = match (first, more) {
+            (b'\\', [b'0', more @ ..]) => ([bytes, vec![0]].concat(), more),
+            (b'\\', [b'n', more @ ..]) => ([bytes, vec![b'\n']].concat(), more),
+            (b'\\', [b't', more @ ..]) => ([bytes, vec![b'\t']].concat(), more),
+            (b'\\', [b'r', more @ ..]) => ([bytes, vec![b'\r']].concat(), more),
+            (b'\\', [b'x', high, low, more @ ..]) => {
+                let hex = [*high, *low];
+                let byte = u8::from_str_radix(str::from_utf8(&hex).unwrap(), 16).unwrap();
+                ([bytes, vec![byte]].concat(), more)
+            }
+            (b'\\', [literal, more @ ..]) => ([bytes, vec![*literal]].concat(), more),
+            (literal, more) => ([bytes, vec![*literal]].concat(), more),
+        };
+    }
+    bytes
+}
+
+type Dialed = oneshot::Sender<std::io::Result<DuplexStream>>;
+
+#[derive(Debug)]
+struct ScriptedDial(mpsc::UnboundedSender<Dialed>);
+
+impl Dial for ScriptedDial {
+    type Stream = DuplexStream;
+
+    async fn dial(&self, _: &Address) -> std::io::Result<DuplexStream> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.0.send(answer);
+        answered.await.unwrap_or_else(|_| Err(std::io::ErrorKind::ConnectionRefused.into()))
+    }
+}
+
+/// The first random bytes are all 1, the next all 2, and so on.
+struct Counting(u8);
+
+impl TryRng for Counting {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        self.0 += 1;
+        Ok(u32::from_be_bytes([self.0; 4]))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        self.0 += 1;
+        Ok(u64::from_be_bytes([self.0; 8]))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
+        self.0 += 1;
+        bytes.fill(self.0);
+        Ok(())
+    }
+}
