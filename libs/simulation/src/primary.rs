@@ -57,6 +57,7 @@ impl Primary {
     pub(crate) fn write(&mut self, rng: &mut SmallRng) {
         let appended = match rng.random_range(0..100) {
             0 => self.builder.switch(),
+            1 => self.builder.overwrite_contrecord(20_000, 1),
             2 => self.record(rng, LARGE_RECORD_BYTES_MAX),
             _ => self.record(rng, RECORD_BYTES_MAX),
         };

@@ -8,7 +8,7 @@ use consensus::{
 };
 use wal_types::{Lsn, NodeId, ProposerId, TenantTimelineId, Tli};
 
-use crate::primary::{CONTEXT, Primary, SEGMENT_SIZE, START};
+use crate::primary::{CONTEXT, Primary, SEGMENT_SIZE};
 
 /// WAL that a simulated proposer keeps in memory: little, so that laggards are fed by donors.
 const SEND_BUFFER_BYTES_MAX: u64 = 8 * 1024;
@@ -148,7 +148,7 @@ impl Writer {
         if primary.flush_lsn() < election.start {
             return vec![Event::Ended];
         }
-        let from = overlap_start(&election);
+        let from = election.compare_from(SEGMENT_SIZE);
         let sum = crc32c::crc32c(primary.slice(from, election.start));
         self.proposer.ask_checksum(election.donor, from, election.start);
         self.expected_checksum = Some((election, sum));
@@ -156,7 +156,7 @@ impl Writer {
     }
 
     fn lead(&mut self, election: Election, primary: Option<&Primary>) -> Vec<Event> {
-        let mut wal = WalBuffer::new(primary.map_or(election.start, |_| overlap_start(&election)));
+        let mut wal = WalBuffer::new(primary.map_or(election.start, |_| election.compare_from(SEGMENT_SIZE)));
         if let Some(primary) = primary {
             assert!(
                 wal.push(wal.end(), primary.read(wal.end(), election.start)),
@@ -166,8 +166,4 @@ impl Writer {
         self.proposer.approve(wal);
         vec![Event::Leads(election)]
     }
-}
-
-fn overlap_start(election: &Election) -> Lsn {
-    election.start.align_down(SEGMENT_SIZE.bytes().into()).max(START)
 }

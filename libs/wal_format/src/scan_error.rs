@@ -37,6 +37,12 @@ pub enum ScanError {
         /// What is wrong with it.
         problem: RecordError,
     },
+    /// Bytes are under no checksum, and the scan was told not to trust such.
+    #[error("WAL below {upto} is under no checksum, and nothing else says that it is complete")]
+    Unchecked {
+        /// Behind the last of them.
+        upto: Lsn,
+    },
 }
 
 impl ScanError {
@@ -46,7 +52,8 @@ impl ScanError {
             Self::EndOfLog { at }
             | Self::OutOfRange { at }
             | Self::Page { at, .. }
-            | Self::Record { at, .. } => *at,
+            | Self::Record { at, .. }
+            | Self::Unchecked { upto: at } => *at,
         }
     }
 

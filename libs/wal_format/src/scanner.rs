@@ -39,6 +39,10 @@ pub struct RecordScanner {
     /// The record end that counts once later bytes prove it; see [`may_be_switch`].
     unproven_end: Option<Lsn>,
     good: RecordEnd,
+    /// Behind the highest byte that was taken though no checksum covers it.
+    unchecked_end: Lsn,
+    /// Up to where bytes under no checksum are taken at all.
+    trusted_upto: Lsn,
     failed: Option<ScanError>,
 }
 
@@ -104,8 +108,18 @@ impl RecordScanner {
             chain: good.chain,
             unproven_end: None,
             good,
+            unchecked_end: Lsn::INVALID,
+            trusted_upto: Lsn::MAX,
             failed: None,
         }
+    }
+
+    /// Takes bytes that no checksum covers only below `lsn`. What a record left that was aborted in its middle, and what
+    /// follows a segment switch, look the same whether or not they are what was written: a scan of stored WAL must know
+    /// from elsewhere that they are, or stop before them.
+    #[must_use]
+    pub fn trusting_up_to(self, lsn: Lsn) -> Self {
+        Self { trusted_upto: lsn, ..self }
     }
 
     /// A scanner that has seen what this one has, up to [`record_end`](Self::record_end) and not further: to write
@@ -143,6 +157,12 @@ impl RecordScanner {
         self.good.chain.tli()
     }
 
+    /// Behind the highest byte that was taken though no checksum covers it, but for alignment; zero if there is none.
+    /// Who makes WAL durable has to remember, before anybody relies on it, that bytes below this position were complete.
+    pub fn unchecked_end(&self) -> Lsn {
+        self.unchecked_end
+    }
+
     /// True while the scan has met what may be the rest of a segment switch that began before the scan, and nothing
     /// that tells. Until it has, that end does not count; a scan that begins one segment earlier knows.
     pub fn is_start_ambiguous(&self) -> bool {
@@ -170,7 +190,7 @@ impl RecordScanner {
     /// Takes the bytes up to the next change of what they are.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, ScanError> {
         match self.stage {
-            Stage::SwitchPadding { start } => return Ok(self.take_switch_padding(bytes, start)),
+            Stage::SwitchPadding { start } => return self.take_switch_padding(bytes, start),
             Stage::UnprovenPadding { from } => return self.take_unproven_padding(bytes, from),
             _ => {}
         }
@@ -202,7 +222,7 @@ impl RecordScanner {
             if self.page_header[..end].iter().all(|byte| *byte == 0) {
                 return Err(ScanError::EndOfLog { at });
             }
-            self.enter_page(at).map_err(|problem| ScanError::Page { at, problem })?;
+            self.enter_page(at)?;
         }
         Ok(taken)
     }
@@ -217,17 +237,19 @@ impl RecordScanner {
         }
     }
 
-    fn enter_page(&mut self, at: Lsn) -> Result<(), PageError> {
+    fn enter_page(&mut self, at: Lsn) -> Result<(), ScanError> {
+        let on_page = |problem: PageError| ScanError::Page { at, problem };
         let header_bytes = page_header_bytes(self.ctx.segment_size, at);
-        let page = PageHeader::parse(&self.page_header[..header_bytes])?;
+        let page = PageHeader::parse(&self.page_header[..header_bytes]).map_err(on_page)?;
         let mut chain = self.chain;
-        chain.extend(&self.ctx, at, &page, self.remaining_expected())?;
+        chain.extend(&self.ctx, at, &page, self.remaining_expected()).map_err(on_page)?;
         if self.unproven_end == Some(at) {
             self.reach_record_end(at, None);
         }
         self.chain = chain;
         let left = page.remaining_bytes;
         if page.flags.contains(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD) {
+            self.take_unchecked(at)?;
             self.stage = between_records(self.position);
         } else if matches!(self.stage, Stage::Unknown) {
             self.stage = match left {
@@ -235,6 +257,15 @@ impl RecordScanner {
                 _ => Stage::Continuation { left, short: left <= SWITCH_CONTINUATION_BYTES_MAX, tail: [0; 8] },
             };
         }
+        Ok(())
+    }
+
+    /// Bytes below `end` count, and no checksum covers them.
+    fn take_unchecked(&mut self, end: Lsn) -> Result<(), ScanError> {
+        if end > self.trusted_upto {
+            return Err(ScanError::Unchecked { upto: end });
+        }
+        self.unchecked_end = end;
         Ok(())
     }
 
@@ -368,14 +399,15 @@ impl RecordScanner {
         taken
     }
 
-    fn take_switch_padding(&mut self, bytes: &[u8], start: Option<Lsn>) -> usize {
+    fn take_switch_padding(&mut self, bytes: &[u8], start: Option<Lsn>) -> Result<usize, ScanError> {
         let taken = bytes.len().min(self.segment_bytes_left());
         self.position = self.position.advance(taken as u64);
         if self.ctx.segment_size.offset_of(self.position) == 0 {
+            self.take_unchecked(self.position)?;
             self.reach_record_end(self.position, start);
             self.stage = between_records(self.position);
         }
-        taken
+        Ok(taken)
     }
 
     fn take_unproven_padding(&mut self, bytes: &[u8], from: Lsn) -> Result<usize, ScanError> {

@@ -8,9 +8,11 @@
 //! most, and the other is whole. The room is there from the beginning, so a vote needs none on a full disk. A content
 //! that has outgrown its slots gets a new file with larger ones.
 //!
-//! When the file is opened it is **written anew beside and renamed over**. After a failed sync the page cache may show
-//! a content that the disk lacks, in either slot and nobody knows in which; to repair one in place could tear the only
-//! copy that the disk has, and with it a vote.
+//! When the file is opened both slots are **written again**. After a failed sync the page cache may show a content that
+//! the disk lacks; syncing it once more proves nothing, but bytes that are written again are dirty again. Slot A comes
+//! first here, too. If A is not on the disk as it was read, B was not begun, and still has what was durable before; if
+//! B was begun, A is on the disk exactly as it was read, and writing the same sectors again changes nothing. It needs
+//! no room, so a node on a full disk starts, and votes.
 
 use std::io;
 
@@ -65,10 +67,13 @@ impl<D: Disk> ControlFile<D> {
         if content.node != node {
             return Err(StoreError::OtherNode { expected: node, found: content.node });
         }
-        let encoded = content.encode();
-        let slot_bytes = slot_bytes_for(encoded.len());
-        let file = write_new(&disk, slot_bytes, sequence, &encoded)?;
-        Ok(Self { disk, file, slot_bytes, sequence, content })
+        let file = disk.open(NAME).map_err(StoreError::io("open the control file"))?;
+        let slot_bytes = (file.len().map_err(StoreError::io("look at the control file"))? / 2) as usize;
+        let loaded = Self { disk, file, slot_bytes, sequence, content };
+        // What was read may be in the page cache only, if a sync of it failed. Written again it is dirty again, and
+        // this sync counts. It needs no room: a node on a full disk must be able to vote.
+        loaded.write_slots(&loaded.content.encode())?;
+        Ok(loaded)
     }
 
     /// What is durable.
@@ -84,15 +89,23 @@ impl<D: Disk> ControlFile<D> {
             self.slot_bytes = slot_bytes_for(encoded.len());
             self.file = write_new(&self.disk, self.slot_bytes, self.sequence, &encoded)?;
         } else {
-            let slot = slot(self.sequence, &encoded);
-            for copy in 0..2 {
-                self.file
-                    .write_at((copy * self.slot_bytes) as u64, &slot)
-                    .and_then(|()| self.file.sync_data())
-                    .map_err(StoreError::io("write the control file"))?;
-            }
+            self.write_slots(&encoded)?;
         }
         self.content = content;
+        Ok(())
+    }
+
+    /// The first slot, then the second, each durable before the next is touched. So at any time one of them is whole on
+    /// the disk: while the first is written the second still has what was durable before; and a second one is only ever
+    /// begun when the first is durable with the same content, so that writing the first again changes nothing.
+    fn write_slots(&self, encoded: &[u8]) -> Result<(), StoreError> {
+        let slot = slot(self.sequence, encoded);
+        for copy in 0..2 {
+            self.file
+                .write_at((copy * self.slot_bytes) as u64, &slot)
+                .and_then(|()| self.file.sync_data())
+                .map_err(StoreError::io("write the control file"))?;
+        }
         Ok(())
     }
 }

@@ -307,8 +307,19 @@ impl<D: Disk> Live<D> {
         if self.writer.is_dirty() {
             self.writer.flush(self.acceptor.flush_lsn(), self.acceptor.state().term)?;
         }
+        self.vouch_for_unchecked()?;
         let effects = self.acceptor.flushed(self.writer.end(), self.scanner.record_end());
         self.execute(effects, post)
+    }
+
+    /// A recovery finds acknowledged records by their checksums. What an aborted record left and the rest of a switched
+    /// segment have none: before they count as acknowledged a footer must say that they are complete.
+    fn vouch_for_unchecked(&mut self) -> Result<(), StoreError> {
+        let (unchecked, record_end) = (self.scanner.unchecked_end(), self.scanner.record_end());
+        if unchecked <= self.writer.vouched_upto() || record_end < unchecked {
+            return Ok(());
+        }
+        self.writer.flush_footer(record_end, self.acceptor.state().term)
     }
 
     /// What has to happen now and then, but not while somebody waits.

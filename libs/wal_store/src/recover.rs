@@ -39,12 +39,12 @@ pub(crate) fn recover<D: Disk>(disk: &D, node: NodeId) -> Result<Recovered<D>, S
     remove_unfinished(disk)?;
     let control = ControlFile::load(disk.clone(), node)?;
     let segments = Segments { disk: disk.clone(), lineage: control.content().lineage.clone() };
-    let mut present = segments.list().map_err(StoreError::io("list the segments"))?;
+    let present = segments.list().map_err(StoreError::io("list the segments"))?;
     let state = &control.content().state;
     let commit_lsn = state.commit_lsn.max(segments.lineage.start_lsn);
 
     let acked_upto = highest_acknowledged(&segments, &present, state, commit_lsn)?;
-    let ScanEnd { record_end: end, stopped, mut scanner, .. } = find_end(&segments, commit_lsn)?;
+    let ScanEnd { record_end: end, stopped, mut scanner, .. } = find_end(&segments, commit_lsn, acked_upto)?;
     if end < commit_lsn {
         return Err(Corruption::BelowCommit { end, commit_lsn, reason: reason(stopped) }.into());
     }
@@ -53,22 +53,20 @@ pub(crate) fn recover<D: Disk>(disk: &D, node: NodeId) -> Result<Recovered<D>, S
     }
     check_complete(&segments, &present, end)?;
 
-    while let Some(&last) = present.last()
-        && segments.start_of(last) >= end
-    {
-        segments.remove(last)?;
-        present.remove(&last);
-    }
-    let term = state.term;
-    if make_durable(&segments, term, acked_upto.max(commit_lsn), end)? {
+    let (term, known) = (state.term, acked_upto.max(commit_lsn));
+    // The footer that says so may be in a segment that goes now.
+    let mut writer = Writer::new(segments, present, end);
+    writer.flush_footer(known, term)?;
+    writer.drop_segments_behind_end()?;
+    if make_durable(writer.segments(), term, known, end)? {
         // Between the scan and the copy the cache may have dropped pages, and shown what the disk has instead.
-        let again = find_end(&segments, commit_lsn)?;
+        let again = find_end(writer.segments(), commit_lsn, acked_upto)?;
         if again.record_end != end {
             return Err(StoreError::Invalid("the log changed while it was recovered"));
         }
         scanner = again.scanner;
+        writer.reopen();
     }
-    let mut writer = Writer::new(segments, present, end);
     writer.flush_footer(end, term)?;
     Ok(Recovered { control, writer, scanner })
 }
@@ -101,9 +99,14 @@ fn highest_acknowledged<D: Disk>(
     Ok(highest)
 }
 
-fn find_end<D: Disk>(segments: &Segments<D>, commit_lsn: Lsn) -> Result<ScanEnd, StoreError> {
+/// Above what was acknowledged only bytes under a checksum count: of the others a crash may have left any part.
+fn find_end<D: Disk>(
+    segments: &Segments<D>,
+    commit_lsn: Lsn,
+    acked_upto: Lsn,
+) -> Result<ScanEnd, StoreError> {
     match scanner_at(segments, segments.lineage.system_id, commit_lsn) {
-        Ok(scanner) => scan_to_end(segments, scanner),
+        Ok(scanner) => scan_to_end(segments, scanner.trusting_up_to(acked_upto.max(commit_lsn))),
         Err(ScanFailure::Store(error)) => Err(error),
         Err(ScanFailure::NotWal(error)) => {
             let end = error.position();

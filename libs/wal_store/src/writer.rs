@@ -26,6 +26,8 @@ pub(crate) struct Writer<D: Disk> {
     /// Files that are written, ascending. What is not the last one is closed at the next flush.
     open: Vec<OpenSegment<D::File>>,
     end: Lsn,
+    /// Highest position that a durable footer says was acknowledged.
+    vouched_upto: Lsn,
     cut_reserved: bool,
 }
 
@@ -39,7 +41,7 @@ struct OpenSegment<F> {
 impl<D: Disk> Writer<D> {
     /// At the end of a recovered log: nothing but zeros is behind `end`.
     pub(crate) fn new(segments: Segments<D>, present: BTreeSet<SegmentNumber>, end: Lsn) -> Self {
-        Self { segments, present, open: Vec::new(), end, cut_reserved: false }
+        Self { segments, present, open: Vec::new(), end, vouched_upto: Lsn::INVALID, cut_reserved: false }
     }
 
     pub(crate) fn segments(&self) -> &Segments<D> {
@@ -54,6 +56,11 @@ impl<D: Disk> Writer<D> {
     /// Behind the last byte that was written.
     pub(crate) fn end(&self) -> Lsn {
         self.end
+    }
+
+    /// Highest position of which a durable footer says that all below was complete; zero when none was written yet.
+    pub(crate) fn vouched_upto(&self) -> Lsn {
+        self.vouched_upto
     }
 
     /// True when something was written that is not synced.
@@ -163,6 +170,7 @@ impl<D: Disk> Writer<D> {
             segment.file.sync_data().map_err(StoreError::io("sync a segment"))?;
             segment.dirty = false;
         }
+        self.vouched_upto = self.vouched_upto.max(acked_upto);
         self.open.drain(..self.open.len().saturating_sub(1));
         Ok(())
     }
@@ -177,8 +185,10 @@ impl<D: Disk> Writer<D> {
         if self.open.last().is_none_or(|last| last.number != number) {
             self.open.clear();
         }
+        // What a footer was read to say may be in the page cache only: this writer believes its own syncs.
+        let unsynced = self.vouched_upto < acked_upto;
         let segment = self.opened(number)?;
-        if segment.footer.acked_upto < acked_upto {
+        if unsynced || segment.footer.acked_upto < acked_upto {
             segment.dirty = true;
             self.flush(acked_upto, term)?;
         }
@@ -190,6 +200,8 @@ impl<D: Disk> Writer<D> {
     /// the highest down, and the one that is cut is replaced at once. Nothing is overwritten in place: what is left of
     /// a dead tail in a file could be found again behind new records of the same layout.
     pub(crate) fn cut(&mut self, at: Lsn, term: Term) -> Result<(), StoreError> {
+        // The footers that say how far the log was acknowledged may go with the segments.
+        self.flush_footer(at, term)?;
         self.open.clear();
         let cut = self.segments.number_of(at);
         let within = self.segments.offset_of(at) != 0;
@@ -198,19 +210,35 @@ impl<D: Disk> Writer<D> {
             let blank = self.segments.disk.open(CUT).map_err(StoreError::io("open a blank segment"))?;
             self.segments.fill(&blank, at, &Footer::first(&self.segments.lineage, cut, term, at))?;
         }
-        while let Some(&last) = self.present.last()
-            && self.segments.start_of(last) >= at
-        {
-            self.segments.remove(last)?;
-            self.present.remove(&last);
-        }
+        self.drop_segments_from(at)?;
         if within {
             self.segments.rename_durably(CUT, cut)?;
         } else {
             unlink_if_there(&self.segments.disk, CUT).map_err(StoreError::io("remove a blank segment"))?;
         }
         self.cut_reserved = false;
+        self.vouched_upto = self.vouched_upto.min(at);
         self.end = at;
+        Ok(())
+    }
+
+    /// Removes what was preallocated, or lost its last records in a crash.
+    pub(crate) fn drop_segments_behind_end(&mut self) -> Result<(), StoreError> {
+        self.drop_segments_from(self.end)
+    }
+
+    /// Files were replaced under their names.
+    pub(crate) fn reopen(&mut self) {
+        self.open.clear();
+    }
+
+    fn drop_segments_from(&mut self, at: Lsn) -> Result<(), StoreError> {
+        while let Some(&last) = self.present.last()
+            && self.segments.start_of(last) >= at
+        {
+            self.segments.remove(last)?;
+            self.present.remove(&last);
+        }
         Ok(())
     }
 }

@@ -172,12 +172,12 @@ impl<'a> Elected<'a> {
     /// Shows that the primary has the very bytes that the log ends with. What a server that was rolled back or cloned
     /// has in their place would overwrite WAL that may be committed.
     async fn compare(mut self) -> Result<Streaming<'a>, End> {
-        let Election { start: end, lineage_start, donor, tli, .. } = self.election;
+        let Election { start: end, donor, tli, .. } = self.election;
         self.connected.board.enter(State::Checking);
         let position = self.connected.check(end, tli).await?;
         let Connected { config, board, primary, mut campaign } = self.connected;
         let segment_size = primary.facts.segment_size;
-        let from = segment_size.start_of(segment_size.segment_of(end)).max(lineage_start);
+        let from = self.election.compare_from(segment_size);
         let mut stream = primary.stream(&config.slot, from, position.tli).await?;
 
         let asked = campaign.incarnation(donor);

@@ -69,6 +69,16 @@ pub struct Election {
     pub tli: Option<Tli>,
 }
 
+impl Election {
+    /// From where on the primary's WAL has to be compared with the donor's, up to `start`: the segment with the last
+    /// byte of the log. Not the segment of `start` itself: a log that ends with a segment would be compared nowhere, and
+    /// a primary with other bytes below would be told that they are committed.
+    pub fn compare_from(&self, segment_size: SegmentSize) -> Lsn {
+        let last_byte = Lsn(self.start.0.saturating_sub(1));
+        segment_size.start_of(segment_size.segment_of(last_byte)).max(self.lineage_start)
+    }
+}
+
 /// Another proposer holds, or may hold, a higher term: this campaign is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LostTerm {

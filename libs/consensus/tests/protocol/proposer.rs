@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use consensus::{
-    AcceptorGreeting, AcceptorMessage, Action, AppendRequest, AppendResponse, Configuration,
+    AcceptorGreeting, AcceptorMessage, Action, AppendRequest, AppendResponse, Configuration, Election,
     HotStandbyFeedback, LostTerm, PreVoteResponse, Proposer, ProposerElected, ProposerMessage,
     ProposerOptions, TermHistory, TermStart, VoteResponse, WalBuffer,
 };
@@ -317,4 +317,26 @@ fn followers_are_told_a_commit_once() {
     acknowledge(&mut proposer, 1, 9, 40, 40).unwrap();
     acknowledge(&mut proposer, 2, 9, 40, 40).unwrap();
     assert!(proposer.start_is_settled());
+}
+
+#[test]
+fn a_log_that_ends_with_a_segment_is_compared_over_its_last_segment() {
+    let size = SegmentSize::new(16 * 1024).unwrap();
+    // end of the log, start of the log, compared from
+    for (end, lineage_start, from) in [
+        (0x8000, 0x4000, 0x4000),
+        (0x8001, 0x4000, 0x8000),
+        (0x7ff8, 0x4000, 0x4000),
+        (0x4000, 0x4000, 0x4000),
+        (0xc000, 0x4000, 0x8000),
+    ] {
+        let election = Election {
+            term: Term(1),
+            start: Lsn(end),
+            lineage_start: Lsn(lineage_start),
+            donor: NodeId(1),
+            tli: None,
+        };
+        assert_eq!(election.compare_from(size), Lsn(from), "{end:x}");
+    }
 }
