@@ -196,3 +196,29 @@ fn a_scan_may_begin_inside_a_record_that_a_crash_cut_off() {
         assert_eq!(found(&scanner), (end, Some(log.ends[1].1)));
     }
 }
+
+#[test]
+fn bytes_under_no_checksum_count_only_where_they_are_trusted() {
+    for kind in ["switch", "overwrite"] {
+        let mut log = Log::new(64);
+        let before = log.noop(100);
+        let (after, unchecked) = match kind {
+            "switch" => (log.switch(), log.start.advance(64 << 10)),
+            _ => (log.overwrite_contrecord(20_000, 1), log.start.advance(8192)),
+        };
+        // trusted up to, record end that is found
+        for (trusted, expected) in
+            [(Lsn::MAX, after), (unchecked, after), (Lsn(unchecked.0 - 1), before), (before, before)]
+        {
+            let mut scanner = RecordScanner::at_segment_start(log.ctx, log.start).trusting_up_to(trusted);
+            let result = scanner.feed(&log.bytes);
+            assert_eq!(scanner.record_end(), expected, "{kind} trusted up to {trusted}");
+            assert_eq!(
+                result.err(),
+                (expected == before).then_some(ScanError::Unchecked { upto: unchecked }),
+                "{kind} {trusted}"
+            );
+            assert_eq!(scanner.unchecked_end(), if expected == after { unchecked } else { Lsn::INVALID });
+        }
+    }
+}
