@@ -125,6 +125,11 @@ impl Lanes {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// When the next lane has something to take: `now` or earlier when one has it already, `None` when all are empty.
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
         let waiting = self.0.values().filter(|lane| !lane.queue.is_empty());

@@ -275,3 +275,84 @@ fn rejection_response(rejection: &Rejection) -> ErrorResponse {
     };
     ErrorResponse::fatal(sqlstate, rejection.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consensus::{Configuration, Dialect, Lineage, ProposerMessage, VoteRequest};
+    use prometheus_client::registry::Registry;
+    use tempfile::TempDir;
+    use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, Term, Tli};
+
+    use super::super::mailbox::Mail;
+    use crate::data_dir::DataDir;
+
+    const KEY: TimelineKey = TimelineKey(0);
+    const CONNECTION: ConnectionId = ConnectionId(7);
+
+    /// A thread's content with one timeline and one connection, run by hand.
+    fn thread(directory: &TempDir) -> (DiskThread, Mailbox) {
+        let data_dir = DataDir::open(directory.path(), NodeId(1)).unwrap();
+        let lineage = Lineage {
+            id: TenantTimelineId::default(),
+            dialect: Dialect::Holdfast,
+            system_id: SystemId(7),
+            pg_version: 150_018,
+            segment_size: SegmentSize::new(16 * 1024).unwrap(),
+            start_lsn: Lsn(16 * 1024),
+            start_tli: Tli::FIRST,
+        };
+        let path = directory.path().join("timeline");
+        let create = |disk: &_| Replica::create(disk, NodeId(1), [0; 16], lineage, Configuration::default());
+        RealDisk::create(&path, create).unwrap();
+        let replica = Replica::open(RealDisk::open(&path).unwrap(), NodeId(1)).unwrap();
+        let mut thread = DiskThread {
+            inbox: channel().1,
+            timelines: BTreeMap::new(),
+            metrics: Metrics::register(&mut Registry::default()),
+            _lock: data_dir.lock(),
+        };
+        let owned = Owned { id: TenantTimelineId::default(), replica, changed: watch::channel(()).0 };
+        let mailbox = Mailbox::default();
+        thread.follow(Order::Own { key: KEY, timeline: Box::new(owned) });
+        thread.follow(Order::Attach { key: KEY, connection: CONNECTION, mailbox: mailbox.clone() });
+        (thread, mailbox)
+    }
+
+    fn say(thread: &mut DiskThread, input: Input) {
+        let queued = Queued { input, permit: None };
+        thread.follow(Order::Queue { key: KEY, connection: CONNECTION, queued });
+    }
+
+    fn round(thread: &mut DiskThread) -> &Served {
+        let served = thread.timelines.get_mut(&KEY).unwrap();
+        served.round(&thread.metrics);
+        served
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_connection_that_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut thread, _mailbox) = thread(&directory);
+        say(&mut thread, Input::Disconnected);
+        let served = round(&mut thread);
+        assert!(served.mailboxes.is_empty() && served.lanes.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_connection_that_was_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut thread, mailbox) = thread(&directory);
+        let request =
+            VoteRequest { generation: Generation(0), term: Term(1), proposer_id: ProposerId::default() };
+        say(&mut thread, Input::Message(ProposerMessage::Vote(request)));
+        round(&mut thread);
+        let Some(Mail::End(reason)) = mailbox.try_take() else { panic!("not refused") };
+        assert_eq!(reason.sqlstate, SqlState::PROTOCOL_VIOLATION);
+        // What comes behind is dropped, and so is all that was kept.
+        say(&mut thread, Input::Message(ProposerMessage::Vote(request)));
+        let served = round(&mut thread);
+        assert!(served.mailboxes.is_empty() && served.lanes.is_empty());
+        assert_eq!(served.owned.replica.snapshot().term, Term::ZERO);
+    }
+}
