@@ -191,6 +191,11 @@ impl Proposer {
         self.append_range(self.sent, self.sent)
     }
 
+    /// Leads from `start` on.
+    pub(crate) fn start_from(&mut self, start: Lsn) {
+        self.sent = start;
+    }
+
     /// Any part of what was written.
     pub(crate) fn append_range(&self, begin: Lsn, end: Lsn) -> (ConnectionId, Input) {
         let wal = &self.log[begin.bytes_since(START) as usize..end.bytes_since(START) as usize];

@@ -1,0 +1,83 @@
+//! Power fails at every step of a story, and whatever the disk kept of it, nothing that was promised is lost.
+
+use wal_store::{Fault, ModelDisk};
+
+use crate::common::random;
+use crate::world::{World, story};
+
+/// Ways for the disk to keep a part of what was not synced, for each step.
+const OUTCOMES: u64 = if cfg!(debug_assertions) { 1 } else { 20 };
+
+fn operations_of_the_story() -> u64 {
+    let mut world = World::new(ModelDisk::new());
+    story(&mut world).unwrap();
+    world.disk.operations()
+}
+
+#[test]
+fn a_crash_at_any_step_loses_nothing_that_was_promised() {
+    let operations = operations_of_the_story();
+    assert!(operations > 150, "{operations}");
+    for step in 0..=operations {
+        for outcome in 0..OUTCOMES {
+            let mut world = World::new(ModelDisk::new());
+            world.disk.crash_after(step);
+            let end = story(&mut world);
+            assert_eq!(end.is_err(), step < operations || world.disk.has_crashed());
+            world.check_after_crash(step * 1000 + outcome);
+        }
+    }
+}
+
+/// A fault at each operation of its kind, then a loss of power at the end.
+fn check_every_fault(fault: Fault) {
+    let mut fired = 0;
+    for after in 0.. {
+        let mut world = World::new(ModelDisk::new());
+        world.disk.fail(fault, after);
+        story(&mut world).unwrap();
+        let recoveries = world.recoveries;
+        world.check_after_crash(after);
+        fired += u64::from(recoveries > 0);
+        if recoveries == 0 && after > fired + 20 {
+            break;
+        }
+    }
+    assert!(fired > 10, "{fault:?} was noticed {fired} times");
+}
+
+#[test]
+fn a_failed_sync_at_any_time_loses_nothing_that_was_promised() {
+    check_every_fault(Fault::Sync);
+}
+
+#[test]
+fn a_failed_write_at_any_time_loses_nothing_that_was_promised() {
+    check_every_fault(Fault::Write);
+}
+
+#[test]
+fn a_failed_sync_of_the_directory_at_any_time_loses_nothing_that_was_promised() {
+    check_every_fault(Fault::SyncDir);
+}
+
+#[test]
+fn a_failed_read_at_any_time_is_never_taken_for_the_end_of_the_log() {
+    check_every_fault(Fault::Read);
+}
+
+#[test]
+fn a_failed_sync_and_then_a_crash_at_any_step_lose_nothing_that_was_promised() {
+    let mut random = random(7);
+    let operations = operations_of_the_story();
+    for seed in 0..operations * OUTCOMES {
+        let mut world = World::new(ModelDisk::new());
+        for _ in 0..=random() % 3 {
+            world.disk.fail(Fault::Sync, random() % operations / 3);
+        }
+        world.disk.crash_after(random() % operations);
+        // A fault may as well lengthen the story as the crash ends it.
+        let _ = story(&mut world);
+        world.check_after_crash(seed);
+    }
+}
