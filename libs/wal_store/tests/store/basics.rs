@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use wal_store::{Disk, Health, ModelDisk, Read, ReadMode, RealDisk};
-use wal_types::{Lsn, Term};
+use consensus::{AcceptorMessage, ChecksumRequest, ConnectionId, ProposerMessage, Refusal};
+use wal_store::{Disk, Health, Input, ModelDisk, RealDisk, Rejection, Replica, StoreError};
+use wal_types::{Generation, Lsn, NodeId, Term};
 
-use crate::common::{Proposer, START, append_response_of, create, open, run};
+use crate::common::{
+    NODE, Proposer, SEGMENT_BYTES, START, append_response_of, configuration, create, lineage, open, run,
+    send, vote_of,
+};
+use crate::world::{check_dead_tail, read_log};
 
 macro_rules! on_both_disks {
     ($($name:ident => $check:ident;)*) => {$(
@@ -17,9 +22,20 @@ macro_rules! on_both_disks {
         }
     )*};
 }
+pub(crate) use on_both_disks;
 
 on_both_disks! {
     appended_records_are_there_after_a_restart => check_restart;
+    a_vote_tells_what_was_appended_before_it => check_barrier;
+    bytes_that_are_no_wal_are_refused_and_not_written => check_no_wal;
+    the_same_proposer_may_come_back_and_send_again => check_same_term;
+    a_part_of_a_record_is_neither_told_nor_kept_over_a_restart => check_partial_record;
+    a_checksum_is_that_of_the_bytes => check_checksum;
+    a_commit_position_is_on_disk_after_a_while => check_lazy_commit;
+    a_log_can_be_cut_where_a_segment_begins => check_cut_at_boundary;
+    a_cut_inside_a_record_is_refused => check_cut_inside_record;
+    a_log_without_a_record_can_be_opened => check_empty;
+    a_directory_belongs_to_one_node_and_is_created_once => check_create;
 }
 
 fn check_restart<D: Disk>(disk: D) {
@@ -37,7 +53,319 @@ fn check_restart<D: Disk>(disk: D) {
     let replica = open(&disk);
     let snapshot = replica.snapshot();
     assert_eq!((snapshot.flush_lsn, snapshot.write_lsn), (proposer.end(), proposer.end()));
-    assert_eq!(snapshot.term, Term(1));
-    assert_eq!(snapshot.health, Health::Healthy);
-    let _ = (Duration::ZERO, Lsn(0), Read::Nothing, ReadMode::Committed);
+    assert_eq!((snapshot.term, snapshot.last_log_term), (Term(1), Term(1)));
+    assert_eq!((snapshot.health, replica.disk_id()), (Health::Healthy, [5; 16]));
+    assert_eq!(read_log(&replica), proposer.log);
+    check_dead_tail(&disk, proposer.end());
+}
+
+fn check_barrier<D: Disk>(disk: D) {
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(b"before the vote");
+    let next = Proposer::first(2);
+    let mut batch = proposer.appends();
+    batch.extend([next.greet(), next.vote(), proposer.heartbeat()]);
+    let output = run(&mut replica, batch);
+    let vote = vote_of(&output).unwrap();
+    assert_eq!((vote.vote_given, vote.flush_lsn), (true, proposer.end()));
+    // The one of term 1 hears of its append, and then that it was deposed.
+    let appends: Vec<_> = output
+        .replies
+        .iter()
+        .filter_map(|(_, reply)| match reply {
+            AcceptorMessage::Append(response) => Some((response.term, response.flush_lsn)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(appends, [(Term(1), proposer.end()), (Term(2), Lsn::INVALID)]);
+}
+
+fn check_no_wal<D: Disk>(disk: D) {
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(b"good");
+    send(&mut replica, proposer.appends());
+    let good = proposer.clone();
+    proposer.write(&[7; 300]);
+    *proposer.log.last_mut().unwrap() ^= 1;
+    *proposer.log.get_mut(good.log.len() + 100).unwrap() ^= 1;
+
+    // A stranger's garbage is a stranger's first of all.
+    let stranger = ConnectionId(99);
+    let garbage = proposer.appends().remove(0).1;
+    let output = replica.run(vec![(stranger, crate::common::hello()), (stranger, garbage.clone())]);
+    assert!(matches!(output.refused[..], [(_, Rejection::Protocol(Refusal::NotElected { .. }))]));
+
+    let output = replica.run(vec![(proposer.connection, garbage), proposer.heartbeat()]);
+    assert!(matches!(output.refused[..], [(_, Rejection::Protocol(Refusal::NotWal(_)))]), "{output:?}");
+    assert_eq!(replica.snapshot().write_lsn, good.end());
+    check_dead_tail(&disk, good.end());
+
+    // The log can be gone on with.
+    let mut next = Proposer::after(&good, 2, 1);
+    next.lead(&mut replica, good.end());
+    next.write(b"better");
+    send(&mut replica, next.appends());
+    assert_eq!(read_log(&replica), next.log);
+}
+
+fn check_same_term<D: Disk>(disk: D) {
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    for _ in 0..10 {
+        proposer.write(&[3; 3000]);
+    }
+    send(&mut replica, proposer.appends_of(7000));
+    let truncations = replica.snapshot().truncations;
+
+    let back = ConnectionId(50);
+    let start = proposer.ends[4];
+    proposer.write(&[4; 3000]);
+    let resent = proposer.append_range(start, proposer.end()).1;
+    let output = run(
+        &mut replica,
+        vec![(back, crate::common::hello()), (back, proposer.elected(start).1), (back, resent)],
+    );
+    assert_eq!(append_response_of(&output).unwrap().flush_lsn, proposer.end());
+    assert_eq!(replica.snapshot().truncations, truncations, "nothing was cut");
+    drop(replica);
+    assert_eq!(read_log(&open(&disk)), proposer.log);
+}
+
+fn check_partial_record<D: Disk>(disk: D) {
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(b"whole");
+    proposer.write(&[9; 30_000]);
+    let whole = proposer.ends[1];
+    // Half of the second record, over a segment boundary.
+    let part = proposer.append_range(START, Lsn(proposer.end().0 - 8000));
+    let output = run(&mut replica, vec![part]);
+    assert_eq!(append_response_of(&output).unwrap().flush_lsn, whole);
+    assert!(replica.snapshot().write_lsn > whole);
+    drop(replica);
+    let replica = open(&disk);
+    assert_eq!((replica.snapshot().flush_lsn, replica.snapshot().write_lsn), (whole, whole));
+    check_dead_tail(&disk, whole);
+}
+
+fn check_checksum<D: Disk>(disk: D) {
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    for _ in 0..20 {
+        proposer.write(&[1; 2000]);
+    }
+    send(&mut replica, proposer.appends());
+    let (from, to) = (Lsn(START.0 + 9000), Lsn(START.0 + 9000 + SEGMENT_BYTES));
+    let request = ChecksumRequest { generation: Generation(1), term: Term(1), from, to };
+    let output = run(&mut replica, vec![proposer.message(ProposerMessage::Checksum(request))]);
+    let expected = crc32c::crc32c(&proposer.log[9000..9000 + SEGMENT_BYTES as usize]);
+    assert!(
+        matches!(&output.replies[..], [(_, AcceptorMessage::Checksum(answer))] if answer.crc32c == Some(expected))
+    );
+}
+
+fn check_lazy_commit<D: Disk>(disk: D) {
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(b"one");
+    send(&mut replica, proposer.appends());
+    let _ = replica.tick(Duration::from_secs(10));
+    proposer.commit_lsn = proposer.end();
+    send(&mut replica, vec![proposer.heartbeat()]);
+    let snapshot = replica.snapshot();
+    assert_eq!((snapshot.commit_lsn, snapshot.persisted_commit_lsn), (proposer.end(), START));
+    let _ = replica.tick(Duration::from_millis(10_500));
+    assert_eq!(replica.snapshot().persisted_commit_lsn, START, "not yet");
+    let _ = replica.tick(Duration::from_millis(11_000));
+    assert_eq!(replica.snapshot().persisted_commit_lsn, proposer.end());
+    drop(replica);
+    assert_eq!(open(&disk).snapshot().commit_lsn, proposer.end());
+}
+
+fn check_cut_at_boundary<D: Disk>(disk: D) {
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(b"one");
+    proposer.switch();
+    let boundary = proposer.end();
+    assert_eq!(boundary, Lsn(START.0 + SEGMENT_BYTES));
+    // A switch counts when its padding is there.
+    let output = run(&mut replica, vec![proposer.append_range(START, Lsn(boundary.0 - 100))]);
+    assert_eq!(append_response_of(&output).unwrap().flush_lsn, proposer.ends[1]);
+    proposer.start_from(Lsn(boundary.0 - 100));
+    for _ in 0..20 {
+        proposer.write(&[8; 2000]);
+    }
+    send(&mut replica, proposer.appends());
+
+    let mut next = Proposer::after(&proposer, 2, 2);
+    next.lead(&mut replica, boundary);
+    assert_eq!(replica.snapshot().flush_lsn, boundary);
+    next.write(b"two");
+    send(&mut replica, next.appends());
+    drop(replica);
+    let replica = open(&disk);
+    assert_eq!(read_log(&replica), next.log);
+    check_dead_tail(&disk, next.end());
+
+    let mut last = Proposer::after(&next, 3, 0);
+    drop(replica);
+    let mut replica = open(&disk);
+    last.lead(&mut replica, START);
+    assert_eq!(replica.snapshot().flush_lsn, START);
+    drop(replica);
+    assert_eq!(open(&disk).snapshot().flush_lsn, START);
+}
+
+fn check_cut_inside_record<D: Disk>(disk: D) {
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(&[1; 500]);
+    proposer.write(&[2; 500]);
+    send(&mut replica, proposer.appends());
+
+    let mut liar = Proposer::first(2);
+    let inside = Lsn(proposer.ends[1].0 + 64);
+    liar.history = crate::common::history(&[(1, START), (2, inside)]);
+    let output = replica.run(vec![liar.greet(), liar.vote(), liar.elected(inside)]);
+    assert!(matches!(&output.refused[..], [(_, Rejection::Protocol(Refusal::NotWal(_)))]), "{output:?}");
+    assert_eq!(read_log(&replica), proposer.log);
+}
+
+fn check_empty<D: Disk>(disk: D) {
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    drop(replica);
+    let snapshot = open(&disk).snapshot();
+    assert_eq!((snapshot.flush_lsn, snapshot.commit_lsn, snapshot.term), (START, START, Term(1)));
+}
+
+fn check_create<D: Disk>(disk: D) {
+    assert!(matches!(Replica::open(disk.clone(), NODE), Err(StoreError::Missing)));
+    create(&disk);
+    let again = Replica::create(&disk, NODE, [6; 16], lineage(), configuration());
+    assert!(matches!(again, Err(StoreError::Exists)));
+    let other = Replica::open(disk.clone(), NodeId(2));
+    assert!(matches!(other, Err(StoreError::OtherNode { expected: NodeId(2), found: NODE })));
+    let mut crooked = lineage();
+    crooked.start_lsn = Lsn(START.0 + 8);
+    let crooked = Replica::create(&disk, NODE, [6; 16], crooked, configuration());
+    assert!(matches!(crooked, Err(StoreError::Invalid(_))));
+}
+
+#[test]
+fn appends_of_a_batch_share_one_sync_and_get_one_answer() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(b"opens the segment");
+    send(&mut replica, proposer.appends());
+    for _ in 0..100 {
+        proposer.write(&[1; 60]);
+    }
+    let before = disk.operations();
+    let batch = proposer.appends_of(101);
+    let appends = batch.len() as u64;
+    let output = run(&mut replica, batch);
+    // Each append is a write; then the footer, and the sync.
+    assert_eq!(disk.operations() - before, appends + 2);
+    assert_eq!(output.replies.len(), 1);
+    let before = disk.operations();
+    let output = run(&mut replica, vec![proposer.heartbeat()]);
+    assert_eq!((output.replies.len(), disk.operations() - before), (1, 0), "nothing to sync, but an answer");
+}
+
+#[test]
+fn a_written_log_has_its_next_segment_before_it_needs_it() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    let segments = || disk.list().unwrap().len() - 1;
+    proposer.write(&[1; 6000]);
+    send(&mut replica, proposer.appends());
+    let _ = replica.tick(Duration::from_secs(1));
+    assert_eq!(segments(), 1, "less than half full");
+    proposer.write(&[1; 6000]);
+    send(&mut replica, proposer.appends());
+    assert!(!replica.snapshot().is_written || segments() == 1);
+    let _ = replica.tick(Duration::from_millis(1100));
+    assert_eq!(segments(), 2);
+    assert!(replica.snapshot().is_written);
+    let _ = replica.tick(Duration::from_secs(9));
+    assert!(!replica.snapshot().is_written);
+}
+
+#[test]
+fn an_unknown_cluster_is_learnt_but_not_another_one() {
+    let disk = ModelDisk::new();
+    let mut lineage = lineage();
+    lineage.system_id = wal_types::SystemId(0);
+    Replica::create(&disk, NODE, [5; 16], lineage, configuration()).unwrap();
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    let anonymous = |system_id| {
+        let Input::Message(ProposerMessage::Greeting(mut greeting)) = crate::common::hello() else {
+            panic!("a greeting")
+        };
+        greeting.system_id = wal_types::SystemId(system_id);
+        Input::Message(ProposerMessage::Greeting(greeting))
+    };
+    send(&mut replica, vec![(proposer.connection, anonymous(0)), proposer.vote(), proposer.elected(START)]);
+    proposer.write(b"tells the cluster in its page header");
+    send(&mut replica, proposer.appends());
+
+    let output = replica.run(vec![(ConnectionId(8), anonymous(78))]);
+    assert!(matches!(&output.refused[..], [(_, Rejection::Protocol(Refusal::NotWal(_)))]), "{output:?}");
+    send(&mut replica, vec![(ConnectionId(9), anonymous(77))]);
+    proposer.write(b"goes on");
+    send(&mut replica, proposer.appends());
+    drop(replica);
+    let replica = open(&disk);
+    assert_eq!(replica.snapshot().lineage.system_id, wal_types::SystemId(77));
+    assert_eq!(read_log(&replica), proposer.log);
+}
+
+#[test]
+fn small_appends_are_not_slow() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    let appends = if cfg!(debug_assertions) { 2_000 } else { 200_000 };
+    for _ in 0..appends {
+        proposer.write(&[1; 30]);
+    }
+    let batches: Vec<_> = proposer.ends.windows(2).map(|w| proposer.append_range(w[0], w[1])).collect();
+    let begun = std::time::Instant::now();
+    for batch in batches {
+        send(&mut replica, vec![batch]);
+    }
+    let rate = f64::from(appends) / begun.elapsed().as_secs_f64();
+    println!("{rate:.0} appends/s, each synced");
+    assert!(cfg!(debug_assertions) || rate > 100_000.0, "{rate:.0} appends/s");
 }

@@ -72,6 +72,10 @@ pub(crate) fn greeting() -> ProposerMessage {
     })
 }
 
+pub(crate) fn hello() -> Input {
+    Input::Message(greeting())
+}
+
 /// A random number generator that is the same everywhere (SplitMix64).
 pub(crate) fn random(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(seed);
@@ -95,7 +99,7 @@ pub(crate) struct Proposer {
     pub(crate) log: Vec<u8>,
     /// Ends of its records, ascending; the start of the log is the first.
     pub(crate) ends: Vec<Lsn>,
-    sent: Lsn,
+    pub(crate) sent: Lsn,
     pub(crate) commit_lsn: Lsn,
 }
 
@@ -138,6 +142,12 @@ impl Proposer {
 
     pub(crate) fn write(&mut self, payload: &[u8]) {
         let appended = self.builder.record(0, 0x20, payload);
+        self.log.extend_from_slice(&appended.bytes);
+        self.ends.push(appended.range.end);
+    }
+
+    pub(crate) fn switch(&mut self) {
+        let appended = self.builder.switch();
         self.log.extend_from_slice(&appended.bytes);
         self.ends.push(appended.range.end);
     }
@@ -252,4 +262,9 @@ pub(crate) fn run<D: Disk>(replica: &mut Replica<D>, batch: Vec<(ConnectionId, I
     let output = replica.run(batch);
     assert!(output.refused.is_empty() && output.undecided.is_empty(), "{output:?}");
     output
+}
+
+/// The same, when nobody cares for the replies.
+pub(crate) fn send<D: Disk>(replica: &mut Replica<D>, batch: Vec<(ConnectionId, Input)>) {
+    let _ = run(replica, batch);
 }

@@ -215,7 +215,7 @@ impl World {
         self.replica = None;
         self.disk = self.disk.crash(&mut random);
         // A machine that comes up may go down again.
-        if random() % 2 == 0 {
+        if random().is_multiple_of(2) {
             self.disk.crash_after(random() % 24);
             let _ = try_open(&self.disk);
             self.disk = self.disk.crash(&mut random);

@@ -1,0 +1,276 @@
+//! Senders read beside the owner, who may be cutting the very files that they read.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use wal_store::{Disk, DiskFile, ModelDisk, Read, ReadError, ReadMode, RealDisk, Replica};
+use wal_types::{Lsn, Term};
+
+use crate::basics::on_both_disks;
+use crate::common::{Proposer, SEGMENT_BYTES, START, create, open, send};
+
+on_both_disks! {
+    a_reader_gets_what_is_committed_segment_by_segment => check_committed;
+    a_reader_that_held_a_file_over_a_cut_reads_the_new_log => check_cut_between_reads;
+}
+
+fn check_committed<D: Disk>(disk: D) {
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    for _ in 0..30 {
+        proposer.write(&[1; 2000]);
+    }
+    send(&mut replica, proposer.appends());
+    let mut reader = replica.reader(ReadMode::Committed);
+    let mut buffer = vec![0; 3 * SEGMENT_BYTES as usize];
+    assert_eq!(reader.read(START, &mut buffer).unwrap(), Read::Nothing, "nothing is committed");
+
+    proposer.commit_lsn = proposer.ends[20];
+    send(&mut replica, vec![proposer.heartbeat()]);
+    let mut log = Vec::new();
+    loop {
+        let from = START.advance(log.len() as u64);
+        match reader.read(from, &mut buffer).unwrap() {
+            Read::Bytes(count) => {
+                assert!(from.0 % SEGMENT_BYTES + count as u64 <= SEGMENT_BYTES, "no footer is handed out");
+                log.extend_from_slice(&buffer[..count]);
+            }
+            Read::Nothing => break,
+            Read::Changed => panic!("nobody changes it"),
+        }
+    }
+    assert_eq!(log, proposer.log[..proposer.commit_lsn.bytes_since(START) as usize]);
+
+    let early = reader.read(Lsn(START.0 - 8), &mut buffer);
+    assert!(matches!(early, Err(ReadError::TooOld { oldest: START, .. })));
+    let mut other_term = replica.reader(ReadMode::Flushed(Term(2)));
+    assert!(matches!(other_term.read(START, &mut buffer), Err(ReadError::OtherTerm { .. })));
+}
+
+fn check_cut_between_reads<D: Disk>(disk: D) {
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut first = Proposer::first(1);
+    first.lead(&mut replica, START);
+    for _ in 0..6 {
+        first.write(&[1; 1000]);
+    }
+    first.commit_lsn = first.ends[2];
+    send(&mut replica, first.appends());
+    let mut reader = replica.reader(ReadMode::Committed);
+    let mut buffer = [0; 4000];
+    assert_eq!(reader.read(first.ends[1], &mut buffer[..16]).unwrap(), Read::Bytes(16));
+
+    let mut second = Proposer::after(&first, 2, 2);
+    second.lead(&mut replica, second.end());
+    for _ in 0..4 {
+        second.write(&[2; 1000]);
+    }
+    second.commit_lsn = second.end();
+    send(&mut replica, second.appends());
+    let from = second.ends[2];
+    let Read::Bytes(count) = reader.read(from, &mut buffer).unwrap() else { panic!("committed") };
+    let expected = &second.log[from.bytes_since(START) as usize..];
+    assert_eq!(buffer[..count], expected[..count]);
+}
+
+/// A disk that lets something happen in the middle of one operation of a reader.
+#[derive(Clone)]
+struct Interrupted {
+    disk: ModelDisk,
+    interruption: Arc<Mutex<Option<(Moment, Interruption)>>>,
+}
+
+type Interruption = Box<dyn FnOnce() + Send>;
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Moment {
+    BeforeOpen,
+    AfterOpen,
+    BeforeRead,
+    AfterRead,
+    /// Of a segment's file: in the midst of a cut.
+    BeforeRename,
+}
+
+struct InterruptedFile<F> {
+    file: F,
+    disk: Interrupted,
+}
+
+impl Interrupted {
+    fn new() -> Self {
+        Self { disk: ModelDisk::new(), interruption: Arc::default() }
+    }
+
+    fn interrupt(&self, moment: Moment, act: impl FnOnce() + Send + 'static) {
+        *self.interruption.lock().unwrap() = Some((moment, Box::new(act)));
+    }
+
+    fn at(&self, moment: Moment) {
+        let mut interruption = self.interruption.lock().unwrap();
+        let act = match interruption.take() {
+            Some((at, act)) if at == moment => act,
+            other => {
+                *interruption = other;
+                return;
+            }
+        };
+        drop(interruption);
+        act();
+    }
+}
+
+impl Disk for Interrupted {
+    type File = InterruptedFile<<ModelDisk as Disk>::File>;
+
+    fn create(&self, name: &str) -> io::Result<Self::File> {
+        Ok(InterruptedFile { file: self.disk.create(name)?, disk: self.clone() })
+    }
+
+    fn open(&self, name: &str) -> io::Result<Self::File> {
+        self.at(Moment::BeforeOpen);
+        let file = self.disk.open(name)?;
+        self.at(Moment::AfterOpen);
+        Ok(InterruptedFile { file, disk: self.clone() })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        if from.starts_with("cut") {
+            self.at(Moment::BeforeRename);
+        }
+        self.disk.rename(from, to)
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        self.disk.unlink(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+}
+
+impl<F: DiskFile> DiskFile for InterruptedFile<F> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.disk.at(Moment::BeforeRead);
+        let result = self.file.read_at(offset, buffer);
+        self.disk.at(Moment::AfterRead);
+        result
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+}
+
+type Owner = Arc<Mutex<Replica<Interrupted>>>;
+
+/// A log of term 1 with a dead tail to come, and the log of term 2 that replaces it.
+fn two_logs(disk: &Interrupted) -> (Owner, Proposer, Proposer) {
+    create(disk);
+    let mut replica = open(disk);
+    let mut first = Proposer::first(1);
+    first.lead(&mut replica, START);
+    for _ in 0..12 {
+        first.write(&[1; 1500]);
+    }
+    first.commit_lsn = first.ends[2];
+    send(&mut replica, first.appends());
+    let mut second = Proposer::after(&first, 2, 2);
+    for _ in 0..12 {
+        second.write(&[2; 1500]);
+    }
+    (Arc::new(Mutex::new(replica)), first, second)
+}
+
+fn cut_and_grow(owner: &Owner, second: &Proposer) {
+    let (mut replica, mut second) = (owner.lock().unwrap(), second.clone());
+    let start = second.ends[2];
+    second.lead(&mut replica, start);
+    second.commit_lsn = second.end();
+    send(&mut replica, second.appends());
+}
+
+#[test]
+fn a_cut_in_the_middle_of_a_read_never_lets_dead_bytes_out() {
+    for moment in [Moment::BeforeOpen, Moment::AfterOpen, Moment::BeforeRead, Moment::AfterRead] {
+        let disk = Interrupted::new();
+        let (owner, first, second) = two_logs(&disk);
+        let mut reader = owner.lock().unwrap().reader(ReadMode::Flushed(Term(1)));
+        let (cutter, after) = (owner.clone(), second.clone());
+        disk.interrupt(moment, move || cut_and_grow(&cutter, &after));
+        let mut buffer = [0; 4000];
+        let result = reader.read(first.ends[3], &mut buffer);
+        let dropped = matches!(result, Ok(Read::Changed) | Err(ReadError::OtherTerm { .. }));
+        assert!(dropped, "{moment:?}: {result:?}");
+    }
+}
+
+#[test]
+fn a_file_that_was_opened_while_a_cut_went_on_is_not_read_later() {
+    let disk = Interrupted::new();
+    let (owner, first, second) = two_logs(&disk);
+    let reader = Arc::new(Mutex::new(owner.lock().unwrap().reader(ReadMode::Committed)));
+    // The counter has risen, but the old file still has its name: the reader opens that one.
+    let (early, from) = (reader.clone(), first.ends[0]);
+    let read = Arc::new(Mutex::new(None));
+    let result = read.clone();
+    disk.interrupt(Moment::BeforeRename, move || {
+        let mut buffer = [0; 16];
+        *result.lock().unwrap() = early.lock().unwrap().read(from, &mut buffer).ok();
+    });
+    cut_and_grow(&owner, &second);
+    assert_eq!(*read.lock().unwrap(), Some(Read::Bytes(16)), "the reader was there in between");
+
+    let from = second.ends[3];
+    let mut buffer = [0; 2000];
+    let Read::Bytes(count) = reader.lock().unwrap().read(from, &mut buffer).unwrap() else {
+        panic!("it is committed")
+    };
+    assert_eq!(buffer[..count], second.log[from.bytes_since(START) as usize..][..count]);
+}
+
+#[test]
+fn a_damaged_log_is_not_served() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    for _ in 0..4 {
+        proposer.write(&[1; 1000]);
+        send(&mut replica, proposer.appends());
+    }
+    proposer.commit_lsn = proposer.end();
+    send(&mut replica, vec![proposer.heartbeat()]);
+    let mut reader = replica.reader(ReadMode::Committed);
+    let mut buffer = [0; 100];
+    assert_eq!(reader.read(START, &mut buffer).unwrap(), Read::Bytes(100));
+
+    disk.flip_bit("000000010000000000000001", 1300 * 8).unwrap();
+    disk.fail(wal_store::Fault::Sync, 0);
+    proposer.write(b"one more");
+    let _ = replica.run(proposer.appends());
+    let output = replica.run(vec![proposer.greet()]);
+    assert!(matches!(&output.refused[..], [(_, wal_store::Rejection::Corrupt(_))]), "{output:?}");
+    assert_eq!(replica.snapshot().health, wal_store::Health::Corrupt);
+    assert!(matches!(reader.read(START, &mut buffer), Err(ReadError::Corrupt)));
+    // It stays so.
+    let _ = replica.tick(std::time::Duration::from_secs(100));
+    assert_eq!(replica.snapshot().health, wal_store::Health::Corrupt);
+}
