@@ -236,7 +236,7 @@ fn services(config: &str, directory: &Path, dial: ScriptedDial) -> Services<Scri
     let endpoints = format!(
         "[endpoints.main]\naddress = \"h:1\"\nstart = [\"true\"]\nroles = {{ app = \"{verifier}\" }}\n\
          [endpoints.bare]\naddress = \"h:1\"\ndbname = \"standard\"\nroles = {{ app = \"{verifier}\" }}\n\
-         [endpoints.broken]\naddress = \"h:1\"\nstart = [\"false\"]\nroles = {{ app = \"{verifier}\" }}\n"
+         [endpoints.broken]\naddress = \"h:1\"\nstart = [\"/nonexistent\"]\nroles = {{ app = \"{verifier}\" }}\n"
     );
     let path = directory.join("endpoints.toml");
     std::fs::write(&path, endpoints).unwrap();

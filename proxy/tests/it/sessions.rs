@@ -1,0 +1,116 @@
+//! What ordinary clients do, and what they see when they are turned away.
+
+use std::process::Command;
+
+use test_runner::{clients, wait};
+use tokio_postgres::error::SqlState;
+
+use crate::support::{Installation, PATIENCE};
+
+#[tokio::test]
+async fn clients_get_in_by_every_way_and_are_turned_away_with_the_right_words() {
+    let installation = Installation::new("logins").await;
+    let uri = installation.uri();
+    let settings =
+        format!("{uri}&application_name=it&options=-c%20work_mem%3D7MB%20-c%20my.words%3Da%5C%20b");
+    let shown = [
+        "SHOW application_name",
+        "SHOW work_mem",
+        "SHOW my.words",
+        "SELECT current_user || current_database()",
+    ];
+    assert_eq!(installation.ask(&settings, &shown).await, "it\n7MB\na b\nappapp");
+    let latin1 = format!("{uri}&client_encoding=LATIN1");
+    assert_eq!(installation.ask(&latin1, &["SHOW client_encoding"]).await, "LATIN1");
+    assert_eq!(installation.ask(&format!("{uri}&channel_binding=require"), &["SELECT 1"]).await, "1");
+    for other_way in [
+        uri.replace("main.db.test", "localhost").replace("/app?", "/app?options=project%3Dmain&"),
+        uri.replace("main.db.test", "localhost").replace("app:", "app%40main:"),
+    ] {
+        assert_eq!(installation.ask(&other_way, &["SELECT current_user"]).await, "app", "{other_way}");
+    }
+    for (wrong, words) in [
+        (uri.replace("p%C3%A4ss", "pass"), "FATAL:  password authentication failed for user \"app\""),
+        (uri.replace("app:", "nobody:"), "FATAL:  password authentication failed for user \"nobody\""),
+        (uri.replace("main.", "other."), "FATAL:  endpoint \"other\" is not known"),
+        (uri.replace("main.db.test", "localhost"), "FATAL:  no endpoint is named"),
+        (format!("{uri}&options=endpoint%3Dother"), "FATAL:  two different endpoints are named"),
+        (
+            uri.replace("verify-full", "disable"),
+            "FATAL:  connection is insecure (try using `sslmode=require`)",
+        ),
+        (uri.replace("/app?", "/none?"), "FATAL:  database \"none\" does not exist"),
+        (format!("{uri}&options=-c%20no_such_setting%3D1"), "FATAL:  unrecognized configuration parameter"),
+        (uri.replace("main.db.test", "main.else.test"), "server certificate for"),
+    ] {
+        let output = installation.psql(&wrong, &["SELECT 1"]).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(words), "{wrong}\n{said}");
+    }
+    installation.passed();
+}
+
+#[tokio::test]
+async fn pgbench_and_copy_go_through_whole() {
+    let installation = Installation::new("load").await;
+    let (uri, tools) = (installation.uri(), installation.postgres.tools.clone());
+    let pgbench = async |arguments: &[&str]| {
+        let arguments = [arguments, &[&uri]].concat();
+        clients::run(&tools.postgres("pgbench"), &arguments, &[]).await.unwrap()
+    };
+    pgbench(&["-i", "-q", "-s", "1"]).await;
+    for mode in ["simple", "extended", "prepared"] {
+        let report = pgbench(&["-M", mode, "-c", "4", "-t", "100"]).await;
+        assert!(report.contains("number of transactions actually processed: 400/400"), "{report}");
+    }
+    let directory = installation.environment.as_ref().unwrap().directory.clone();
+    let (first, second) = (directory.join("first.copy"), directory.join("second.copy"));
+    let rows = "SELECT g, repeat(md5(g::text), 20) FROM generate_series(1, 20000) g";
+    let out = format!("\\copy ({rows}) TO '{}'", first.display());
+    let back = format!("\\copy t FROM '{}'", first.display());
+    let again = format!("\\copy (TABLE t ORDER BY 1) TO '{}'", second.display());
+    installation.ask(&uri, &[&out, "CREATE UNLOGGED TABLE t (a int, b text)", &back, &again]).await;
+    let (first, second) = (std::fs::read(first).unwrap(), std::fs::read(second).unwrap());
+    assert!(first.len() > 10_000_000 && first == second, "{} and {} bytes", first.len(), second.len());
+    let metrics = installation.http("/metrics").await;
+    assert!(metrics.contains("holdfast_proxy_connections_ended_total{how=\"client_closed\"}"), "{metrics}");
+    installation.passed();
+}
+
+#[tokio::test]
+async fn a_cancel_reaches_the_right_backend_and_a_vanished_client_leaves_no_query() {
+    let installation = Installation::new("cancel").await;
+    let (slow, _connection) = installation.connect(&installation.config()).await.unwrap();
+    let (other, _connection) = installation.connect(&installation.config()).await.unwrap();
+    let token = slow.cancel_token();
+    let running = async |query: &'static str| {
+        let count =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{query}'");
+        let rows = other.query_one(&count, &[]).await.unwrap();
+        rows.get::<_, i64>(0)
+    };
+    let wait_running = async |query, count| {
+        let what = format!("{count} times {query}");
+        wait::until(&what, PATIENCE, async || Ok((running(query).await == count).then_some(())))
+            .await
+            .unwrap();
+    };
+
+    let sleep = "SELECT pg_sleep(1000)";
+    let sleeping = tokio::spawn(async move { slow.batch_execute(sleep).await.unwrap_err() });
+    wait_running(sleep, 1).await;
+    token.cancel_query(installation.tls()).await.unwrap();
+    assert_eq!(sleeping.await.unwrap().code(), Some(&SqlState::QUERY_CANCELED));
+    assert_eq!(other.query_one("SELECT 1", &[]).await.unwrap().get::<_, i32>(0), 1);
+
+    let long = "SELECT pg_sleep(2000)";
+    let mut psql = Command::new(installation.postgres.tools.postgres("psql"))
+        .args(["-X", "-c", long, "-d", &installation.uri()])
+        .spawn()
+        .unwrap();
+    wait_running(long, 1).await;
+    psql.kill().unwrap();
+    psql.wait().unwrap();
+    wait_running(long, 0).await;
+    installation.passed();
+}

@@ -1,0 +1,239 @@
+//! A proxy and a PostgreSQL behind it, which is stopped until somebody wakes it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proxy::scram::{SCRAM_ITERATIONS_DEFAULT, Verifier};
+use test_runner::env::TestEnvironment;
+use test_runner::postgres::Postgres;
+use test_runner::process::{ProcessId, Program, Starting};
+use test_runner::{clients, ports, wait};
+
+use crate::certificates::{self, Certificates};
+use crate::tls_client::VerifyFull;
+
+/// For whatever a test waits for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PASSWORD: &str = "p\u{e4}ssword";
+/// More than the crowd of the wake test, superusers and walsenders on top.
+const MAX_CONNECTIONS: u32 = 250;
+
+pub(crate) struct Installation {
+    pub(crate) environment: Option<TestEnvironment>,
+    pub(crate) postgres: Postgres,
+    pub(crate) certificates: Certificates,
+    pub(crate) proxy: ProcessId,
+    /// Where clients connect.
+    pub(crate) address: SocketAddr,
+    http: String,
+}
+
+impl Installation {
+    /// A PostgreSQL with role and database `app`, stopped, and a proxy before it.
+    pub(crate) async fn new(name: &str) -> Self {
+        let environment = TestEnvironment::new(&format!("proxy-{name}")).unwrap();
+        let directory = environment.directory.clone();
+        let postgres = Postgres {
+            tools: environment.tools.clone(),
+            name: "postgres".into(),
+            data_dir: directory.join("data"),
+            log: directory.join("postgres.log"),
+            port: ports::pick().unwrap(),
+            superuser_password: "super".into(),
+            dies_with_parent: true,
+        };
+        let verifier = Verifier::from_password(PASSWORD, b"sixteen bytes at", SCRAM_ITERATIONS_DEFAULT);
+        make_database(&postgres, &verifier).await;
+        let certificates = certificates::write(&directory, &["*.db.test", "localhost"]);
+        let (proxy, address, http) = start_proxy(&directory, &postgres, &certificates, &verifier).await;
+        Self { environment: Some(environment), postgres, certificates, proxy, address, http }
+    }
+
+    fn directory(&self) -> &Path {
+        self.postgres.data_dir.parent().unwrap()
+    }
+
+    /// How often the start command ran.
+    pub(crate) fn starts(&self) -> usize {
+        fs::read_to_string(self.directory().join("starts")).map_or(0, |text| text.lines().count())
+    }
+
+    /// The process of PostgreSQL, when it runs.
+    pub(crate) fn postmaster(&self) -> Option<Pid> {
+        let text = fs::read_to_string(self.postgres.data_dir.join("postmaster.pid")).ok()?;
+        Some(Pid::from_raw(text.lines().next()?.trim().parse().ok()?))
+    }
+
+    /// What psql needs to check the certificate; role, password and database of the application.
+    pub(crate) fn uri(&self) -> String {
+        let (port, authority) = (self.address.port(), self.certificates.authority.display());
+        let password = PASSWORD.replace('\u{e4}', "%C3%A4");
+        format!(
+            "postgresql://app:{password}@main.db.test:{port}/app?hostaddr=127.0.0.1&sslmode=verify-full&\
+             sslrootcert={authority}"
+        )
+    }
+
+    /// Runs psql. What it prints is without decoration.
+    pub(crate) async fn psql(&self, uri: &str, commands: &[&str]) -> Output {
+        let mut arguments = vec!["-X", "-A", "-t", "-q", "-v", "VERBOSITY=verbose", "-d", uri];
+        arguments.extend(commands.iter().flat_map(|command| ["-c", command]));
+        let psql = self.postgres.tools.postgres("psql");
+        clients::output(&psql, &arguments, &[("LC_ALL", "C.UTF-8")]).await.unwrap()
+    }
+
+    /// Runs psql, which must succeed, and returns what it printed.
+    pub(crate) async fn ask(&self, uri: &str, commands: &[&str]) -> String {
+        let output = self.psql(uri, commands).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    pub(crate) fn config(&self) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.host("main.db.test").hostaddr(self.address.ip()).port(self.address.port());
+        config.user("app").password(PASSWORD).dbname("app");
+        config.ssl_mode(tokio_postgres::config::SslMode::Require);
+        config
+    }
+
+    pub(crate) fn tls(&self) -> VerifyFull {
+        VerifyFull::new(&self.certificates.authority)
+    }
+
+    /// A session that checks the certificate. The task ends with the connection, and says how.
+    pub(crate) async fn connect(
+        &self,
+        config: &tokio_postgres::Config,
+    ) -> Result<(tokio_postgres::Client, Connection), tokio_postgres::Error> {
+        let (client, connection) = config.connect(self.tls()).await?;
+        Ok((client, tokio::spawn(connection)))
+    }
+
+    /// Asks the proxy's own port.
+    pub(crate) async fn http(&self, path: &str) -> String {
+        let response = reqwest::get(format!("http://{}{path}", self.http)).await.unwrap();
+        response.text().await.unwrap()
+    }
+
+    /// Waits until the operator's port shows no session any more.
+    pub(crate) async fn wait_no_sessions(&self) {
+        wait::until("sessions to end", PATIENCE, async || {
+            Ok((self.http("/v1/sessions").await == r#"{"sessions":[]}"#).then_some(()))
+        })
+        .await
+        .unwrap();
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory().join("proxy.log")).unwrap()
+    }
+
+    pub(crate) fn passed(mut self) {
+        self.stop_postgres();
+        self.environment.take().unwrap().passed();
+    }
+
+    fn stop_postgres(&self) {
+        if let Some(postmaster) = self.postmaster() {
+            let _ = kill(postmaster, Signal::SIGQUIT);
+        }
+    }
+}
+
+type Connection = tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>;
+
+/// Nothing watches over the PostgreSQL that a start command started.
+impl Drop for Installation {
+    fn drop(&mut self) {
+        self.stop_postgres();
+    }
+}
+
+async fn make_database(postgres: &Postgres, verifier: &Verifier) {
+    postgres.initdb().await.unwrap();
+    let settings = format!("port = {}\nmax_connections = {MAX_CONNECTIONS}\nfsync = off\n", postgres.port);
+    postgres.append("postgresql.conf", &settings).unwrap();
+    postgres.append("pg_hba.conf", "host all app 127.0.0.1/32 scram-sha-256\n").unwrap();
+    let process = postgres.start(&[]).await.unwrap();
+    let client = postgres.connect("postgres").await.unwrap();
+    for statement in
+        [&format!("CREATE ROLE app LOGIN PASSWORD '{verifier}'"), "CREATE DATABASE app OWNER app"]
+    {
+        client.batch_execute(statement).await.unwrap();
+    }
+    process.end(Signal::SIGINT, PATIENCE).await.unwrap();
+}
+
+async fn start_proxy(
+    directory: &Path,
+    postgres: &Postgres,
+    certificates: &Certificates,
+    verifier: &Verifier,
+) -> (ProcessId, SocketAddr, String) {
+    let script = write_start_script(directory, postgres);
+    let endpoints = format!(
+        "[endpoints.main]\naddress = \"127.0.0.1:{}\"\nstart = [\"{}\"]\nroles = {{ app = \"{verifier}\" }}\n",
+        postgres.port,
+        script.display()
+    );
+    let (file, address_file) = (directory.join("endpoints.toml"), directory.join("proxy.address"));
+    fs::write(&file, endpoints).unwrap();
+    let words = |words: [&str; 2]| words.map(str::to_owned);
+    let program = Program {
+        name: "proxy".into(),
+        executable: PathBuf::from(env!("CARGO_BIN_EXE_proxy")),
+        arguments: [
+            words(["--tls-cert", certificates.certificate.to_str().unwrap()]),
+            words(["--tls-key", certificates.key.to_str().unwrap()]),
+            words(["--control-plane", &format!("file:{}", file.display())]),
+            words(["--address-file", address_file.to_str().unwrap()]),
+            words(["--log-level", "info,proxy=debug"]),
+        ]
+        .concat(),
+        environment: Vec::new(),
+        account: None,
+        log: directory.join("proxy.log"),
+        dies_with_parent: true,
+    };
+    let process = program.spawn().unwrap();
+    let starting = Starting::new(process);
+    let text = wait::until("the proxy's address file", PATIENCE, async || {
+        if !process.is_alive() {
+            return Err(program.ended());
+        }
+        Ok(fs::read_to_string(&address_file).ok())
+    });
+    let text = text.await.unwrap();
+    starting.keep();
+    let value = |name: &str| {
+        let rest = text.split_once(&format!("\"{name}\":\"")).unwrap().1;
+        rest.split_once('"').unwrap().0.to_owned()
+    };
+    (process, value("pg").parse().unwrap(), value("http"))
+}
+
+/// Counts, and starts PostgreSQL as whoever may run it.
+fn write_start_script(directory: &Path, postgres: &Postgres) -> PathBuf {
+    let account =
+        postgres.tools.account.as_ref().map(|account| {
+            format!("setpriv --reuid={} --regid={} --clear-groups ", account.uid, account.gid)
+        });
+    let script = format!(
+        "#!/bin/sh\necho start >>'{0}/starts'\ncd /\nexec {1}'{2}' start -w -D '{3}' -l '{3}/server.log'\n",
+        directory.display(),
+        account.unwrap_or_default(),
+        postgres.tools.postgres("pg_ctl").display(),
+        postgres.data_dir.display()
+    );
+    let path = directory.join("start.sh");
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}

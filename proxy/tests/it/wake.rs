@@ -1,0 +1,58 @@
+//! A database that is stopped is started by whoever connects, once.
+
+use futures::future::join_all;
+use nix::sys::signal::Signal;
+use tokio_postgres::error::SqlState;
+
+use crate::support::{Installation, PATIENCE};
+
+/// Clients that come at the same time.
+const CROWD: usize = 200;
+
+#[tokio::test]
+async fn a_crowd_on_a_sleeping_database_starts_it_once_and_all_are_served() {
+    let installation = Installation::new("crowd").await;
+    assert_eq!((installation.starts(), installation.postmaster()), (0, None));
+    let config = installation.config();
+    let clients = join_all((0..CROWD).map(|_| installation.connect(&config))).await;
+    let clients: Vec<_> = clients.into_iter().map(|client| client.expect("served")).collect();
+    let answers = join_all(clients.iter().map(|(client, _)| client.query_one("SELECT 1", &[]))).await;
+    assert!(answers.into_iter().all(|answer| answer.unwrap().get::<_, i32>(0) == 1));
+    assert_eq!(installation.starts(), 1);
+    let metrics = installation.http("/metrics").await;
+    for line in ["holdfast_proxy_wakes_total{how=\"woken\"} 1", &format!("holdfast_proxy_sessions {CROWD}")] {
+        assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
+    }
+    drop(clients);
+    installation.wait_no_sessions().await;
+    installation.passed();
+}
+
+#[tokio::test]
+async fn nobody_wakes_a_database_without_its_password() {
+    let installation = Installation::new("uninvited").await;
+    let mut config = installation.config();
+    for (user, password) in [("app", "wrong"), ("nobody", "wrong"), ("postgres", "super")] {
+        let refused = installation.connect(config.user(user).password(password)).await.err().unwrap();
+        assert_eq!(refused.code(), Some(&SqlState::INVALID_PASSWORD), "{user}");
+    }
+    assert_eq!((installation.starts(), installation.postmaster()), (0, None));
+    installation.passed();
+}
+
+#[tokio::test]
+async fn the_first_commit_after_a_wake_needs_no_retry() {
+    let installation = Installation::new("commit").await;
+    let uri = installation.uri();
+    installation.ask(&uri, &["CREATE TABLE t AS SELECT 1 AS x"]).await;
+    let postmaster = installation.postmaster().unwrap();
+    nix::sys::signal::kill(postmaster, Signal::SIGINT).unwrap();
+    test_runner::wait::until("PostgreSQL to stop", PATIENCE, async || {
+        Ok(installation.postmaster().is_none().then_some(()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(installation.ask(&uri, &["UPDATE t SET x = 2", "TABLE t"]).await, "2");
+    assert_eq!(installation.starts(), 2);
+    installation.passed();
+}
