@@ -90,6 +90,7 @@ async fn attempt(cluster: &Arc<Cluster>, board: &Board) -> Result<Recovered, Fai
         pg_version: 0,
         tli: None,
         safekeepers: cluster.nodes(),
+        term_floor: wal_types::Term::ZERO,
         send_buffer_bytes_max: SEND_BUFFER_BYTES_MAX,
     };
     let mut campaign = Campaign::start(cluster, options, board);

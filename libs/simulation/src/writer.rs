@@ -6,7 +6,7 @@ use consensus::{
     AcceptorMessage, Action, ConnectionId, Election, LostTerm, Proposer, ProposerMessage, ProposerOptions,
     WalBuffer,
 };
-use wal_types::{Lsn, NodeId, ProposerId, TenantTimelineId, Tli};
+use wal_types::{Lsn, NodeId, ProposerId, TenantTimelineId, Term, Tli};
 
 use crate::primary::{CONTEXT, Primary, SEGMENT_SIZE};
 
@@ -59,6 +59,7 @@ impl Writer {
             system_id: if with_primary { CONTEXT.system_id } else { Default::default() },
             pg_version: if with_primary { 150_000 } else { 0 },
             tli: with_primary.then_some(Tli::FIRST),
+            term_floor: Term::ZERO,
             safekeepers,
             send_buffer_bytes_max: SEND_BUFFER_BYTES_MAX,
         });

@@ -108,6 +108,7 @@ impl<'a> Connected<'a> {
             pg_version: version,
             tli: Some(position.tli),
             safekeepers: cluster.nodes(),
+            term_floor: wal_types::Term::ZERO,
             send_buffer_bytes_max: config.send_buffer_bytes_max,
         };
         Ok(Self { config, board, primary, campaign: Campaign::start(cluster, options, board) })

@@ -104,7 +104,7 @@ impl Proposer {
         if self.phase != Phase::Surveyed {
             return Ok(());
         }
-        let highest = self.peers.values().map(|peer| peer.term).max().unwrap_or(Term::ZERO);
+        let highest = self.peers.values().map(|peer| peer.term).fold(self.options.term_floor, Term::max);
         self.term = highest.next().ok_or(LostTerm::Exhausted)?;
         self.phase = Phase::Campaigning;
         let greeted: Vec<NodeId> = self.in_state(&PeerState::Greeted);

@@ -21,6 +21,9 @@ pub struct ProposerOptions {
     pub pg_version: u32,
     /// The primary's timeline; `None` without a primary: the log's newest one is kept.
     pub tli: Option<Tli>,
+    /// The campaign is for a term above this one: the highest that earlier campaigns met. A safekeeper that is slow to
+    /// answer and had promised a high term would otherwise depose one leader after the other.
+    pub term_floor: Term,
     /// Safekeepers to talk to. They vote where no configuration says otherwise.
     pub safekeepers: Vec<NodeId>,
     /// WAL kept in memory for safekeepers that lag, in bytes.

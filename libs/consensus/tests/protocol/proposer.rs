@@ -19,6 +19,7 @@ fn proposer() -> Proposer {
         system_id: SystemId(7),
         pg_version: 150_018,
         tli: Some(Tli::FIRST),
+        term_floor: Term::ZERO,
         safekeepers: vec![NodeId(1), NodeId(2), NodeId(3)],
         send_buffer_bytes_max: 64,
     })
