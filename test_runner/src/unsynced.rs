@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -28,10 +29,12 @@ pub struct ForgettingDisk {
     pub fail: PathBuf,
 }
 
-/// Builds the library, once per run of the tests.
+/// Builds the library, once per version of its source.
 pub async fn library() -> Result<PathBuf> {
-    let directory = shared_directory("unsynced", async |directory| {
-        let source = checkout().join("test_runner/unsynced/unsynced.c");
+    let source = checkout().join("test_runner/unsynced/unsynced.c");
+    let mut hasher = DefaultHasher::new();
+    fs::read(&source)?.hash(&mut hasher);
+    let directory = shared_directory(&format!("unsynced-{:016x}", hasher.finish()), async |directory| {
         let library = directory.join("libunsynced.so");
         let paths = [library.to_str().context("not UTF-8")?, source.to_str().context("not UTF-8")?];
         let arguments = ["-O1", "-shared", "-fPIC", "-o", paths[0], paths[1], "-ldl"];

@@ -6,6 +6,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 
 use super::{Cluster, Options, PartName};
+use crate::clients;
 use crate::env::{TestEnvironment, shared_directory};
 use crate::postgres::Postgres;
 use crate::process::ProcessId;
@@ -84,7 +85,10 @@ impl Drop for ClusterUnderTest {
 /// The data directory that initdb made for this run of the tests.
 async fn template(environment: &TestEnvironment) -> Result<std::path::PathBuf> {
     let tools = environment.tools.clone();
-    let shared = shared_directory("template", async move |directory| {
+    // Another PostgreSQL cannot read what this one made.
+    let version = clients::run(&tools.postgres("postgres"), &["--version"], &[]).await?;
+    let version: String = version.chars().filter(char::is_ascii_digit).collect();
+    let shared = shared_directory(&format!("template-{version}"), async move |directory| {
         let postgres = Postgres {
             tools,
             name: "template".into(),
