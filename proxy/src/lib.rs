@@ -28,6 +28,7 @@ mod route;
 pub mod scram;
 mod server;
 mod session;
+mod socket;
 mod tls;
 
 pub use server::{Listeners, Server};

@@ -1,7 +1,6 @@
 //! The proxy as a whole: accepts connections, gives each to a session of its own, and sees to a clean end. Listeners and
 //! shutdown come in. Called by `main`.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,6 @@ use postgres_backend::TlsPolicy;
 use postgres_backend::handshake::HandshakeConfig;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use socket2::{SockRef, TcpKeepalive};
 use telemetry::{LogLevel, Metrics as Registry};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::Instrument;
@@ -26,17 +24,13 @@ use crate::control_plane::{Cached, FileControlPlane};
 use crate::metrics::{How, Metrics};
 use crate::session::{self, Ended, Services, SessionError};
 use crate::tls::Certificates;
-use crate::{http, mock_secret};
+use crate::{http, mock_secret, socket};
 
 /// For a client from its first byte until it is authenticated.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pauses after a failed accept: with no descriptor left it fails at once, again and again.
 const ACCEPT_RETRY_DELAY_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
-/// Silence after which a peer is asked whether it is still there, and how often then. A client that vanished without a
-/// word would otherwise hold its backend for ever.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Ports that are open.
 #[derive(Debug)]
@@ -61,7 +55,7 @@ impl Server {
     pub fn new(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Self> {
         let mut registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::new(registry.registry().sub_registry_with_prefix("holdfast"));
-        let certificates = Certificates::load(&config.tls)?.map(Arc::new);
+        let certificates = Certificates::load(&config.tls).context("--tls-cert")?.map(Arc::new);
         let policy = match &certificates {
             Some(certificates) => TlsPolicy::Required(certificates.server_tls()?),
             None => {
@@ -152,7 +146,7 @@ async fn serve_connection(
         let metrics = &services.metrics;
         metrics.connections.inc();
         let _open = Open::new(metrics);
-        let ended = match prepare_socket(&stream) {
+        let ended = match socket::prepare(&stream) {
             Ok(()) => Box::pin(session::run(stream, &services, &listed.activity, &mut random)).await,
             Err(error) => Err(SessionError::Client(error.into())),
         };
@@ -205,11 +199,4 @@ fn log_end(activity: &Activity, ended: Result<Ended, SessionError>) -> &'static 
             how
         }
     }
-}
-
-/// Small messages wait for an answer, so none may be held back for more; and a peer may vanish without a word.
-pub(crate) fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }

@@ -20,6 +20,7 @@ use self::handshake::{LoggedIn, Login};
 use crate::control_plane::{Address, Cached, Compute, ControlPlaneError};
 use crate::error::Response;
 use crate::route::EndpointName;
+use crate::socket;
 
 /// For a TCP connection to one address of a compute.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -52,7 +53,7 @@ impl Dial for TcpDial {
         for address in tokio::net::lookup_host((address.host.as_str(), address.port)).await? {
             match timeout(DIAL_TIMEOUT, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
-                    crate::server::prepare_socket(&stream)?;
+                    socket::prepare(&stream)?;
                     return Ok(stream);
                 }
                 Ok(Err(error)) => last = error,

@@ -13,6 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Bytes that are read at once, and so the most that is kept for one direction.
 const READ_BYTES_MAX: usize = 32 * 1024;
 
+/// Reads in a row before the other direction has its turn: an upload that never pauses must not hold back the error that
+/// would end it. Both directions together stay below what tokio lets a task do before it makes it pause.
+const READS_PER_TURN_MAX: usize = 16;
+
 thread_local! {
     /// Taken during one poll, never across two.
     static BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
@@ -48,7 +52,9 @@ pub(super) struct Direction {
 impl Direction {
     /// Begins with bytes that were read before.
     pub(super) fn new(read_before: BytesMut) -> Self {
-        Self { kept: read_before, source_end: None, is_flushed: true }
+        // Even an empty one may hold on to memory.
+        let kept = if read_before.is_empty() { BytesMut::new() } else { read_before };
+        Self { kept, source_end: None, is_flushed: true }
     }
 
     /// Nothing is kept back.
@@ -78,7 +84,7 @@ impl Direction {
         see: &mut impl FnMut(&[u8]),
         buffer: &mut [u8],
     ) -> Poll<End> {
-        loop {
+        for _ in 0..READS_PER_TURN_MAX {
             if let Err(error) = ready!(self.poll_write_kept(cx, sink)) {
                 return Poll::Ready(End::Sink(error));
             }
@@ -112,6 +118,8 @@ impl Direction {
                 }
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes what the sink takes now and keeps the rest.
@@ -166,5 +174,29 @@ impl Direction {
             self.is_flushed = true;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_source_that_never_pauses_gives_way() {
+        let mut direction = Direction::new(BytesMut::new());
+        let (mut source, mut sink) = (tokio::io::repeat(7), tokio::io::sink());
+        let mut seen = 0;
+        let mut cx = Context::from_waker(Waker::noop());
+        let turn = direction.poll(&mut cx, &mut source, &mut sink, |bytes| seen += bytes.len());
+        assert!(turn.is_pending());
+        assert_eq!(seen, READS_PER_TURN_MAX * READ_BYTES_MAX);
+    }
+
+    #[test]
+    fn nothing_is_held_for_a_side_that_is_silent() {
+        let direction = Direction::new(BytesMut::with_capacity(8192));
+        assert_eq!(direction.kept.capacity(), 0);
     }
 }

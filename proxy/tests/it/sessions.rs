@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use test_runner::{clients, wait};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::support::{Installation, PATIENCE};
@@ -83,22 +84,10 @@ async fn a_cancel_reaches_the_right_backend_and_a_vanished_client_leaves_no_quer
     let (slow, _connection) = installation.connect(&installation.config()).await.unwrap();
     let (other, _connection) = installation.connect(&installation.config()).await.unwrap();
     let token = slow.cancel_token();
-    let running = async |query: &'static str| {
-        let count =
-            format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{query}'");
-        let rows = other.query_one(&count, &[]).await.unwrap();
-        rows.get::<_, i64>(0)
-    };
-    let wait_running = async |query, count| {
-        let what = format!("{count} times {query}");
-        wait::until(&what, PATIENCE, async || Ok((running(query).await == count).then_some(())))
-            .await
-            .unwrap();
-    };
 
     let sleep = "SELECT pg_sleep(1000)";
     let sleeping = tokio::spawn(async move { slow.batch_execute(sleep).await.unwrap_err() });
-    wait_running(sleep, 1).await;
+    wait_running(&other, sleep, 1).await;
     token.cancel_query(installation.tls()).await.unwrap();
     assert_eq!(sleeping.await.unwrap().code(), Some(&SqlState::QUERY_CANCELED));
     assert_eq!(other.query_one("SELECT 1", &[]).await.unwrap().get::<_, i32>(0), 1);
@@ -108,9 +97,48 @@ async fn a_cancel_reaches_the_right_backend_and_a_vanished_client_leaves_no_quer
         .args(["-X", "-c", long, "-d", &installation.uri()])
         .spawn()
         .unwrap();
-    wait_running(long, 1).await;
+    wait_running(&other, long, 1).await;
     psql.kill().unwrap();
     psql.wait().unwrap();
-    wait_running(long, 0).await;
+    wait_running(&other, long, 0).await;
+    installation.passed();
+}
+
+/// Waits until so many sessions run this query.
+async fn wait_running(client: &Client, query: &str, count: i64) {
+    let ask = format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{query}'");
+    let what = format!("{count} times {query}");
+    wait::until(&what, PATIENCE, async || {
+        let running: i64 = client.query_one(&ask, &[]).await?.get(0);
+        Ok((running == count).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn sessions_and_cancels_reach_a_compute_over_tls_that_proves_its_name() {
+    let right = "tls = { ca = \"ca.pem\", server_name = \"localhost\" }\n";
+    let installation = Installation::with_endpoint("tls", right).await;
+    let (client, _connection) = installation.connect(&installation.config()).await.unwrap();
+    let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    assert!(client.query_one(encrypted, &[]).await.unwrap().get::<_, bool>(0));
+    let token = client.cancel_token();
+    let sleeping =
+        tokio::spawn(async move { client.batch_execute("SELECT pg_sleep(1000)").await.unwrap_err() });
+    let (other, _connection) = installation.connect(&installation.config()).await.unwrap();
+    wait_running(&other, "SELECT pg_sleep(1000)", 1).await;
+    token.cancel_query(installation.tls()).await.unwrap();
+    assert_eq!(sleeping.await.unwrap().code(), Some(&SqlState::QUERY_CANCELED));
+    installation.passed();
+}
+
+#[tokio::test]
+async fn a_compute_with_the_wrong_certificate_gets_no_session() {
+    let wrong = "tls = { ca = \"ca.pem\", server_name = \"elsewhere.test\" }\n";
+    let installation = Installation::with_endpoint("wrong-tls", wrong).await;
+    let refused = installation.connect(&installation.config()).await.err().unwrap();
+    assert_eq!(refused.code(), Some(&SqlState::CONNECTION_FAILURE), "{refused:?}");
+    assert!(installation.log().contains("certificate not valid for name"), "{}", installation.log());
     installation.passed();
 }

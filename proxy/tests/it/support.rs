@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proxy::scram::{SCRAM_ITERATIONS_DEFAULT, Verifier};
+use proxy::scram::Verifier;
 use test_runner::env::TestEnvironment;
 use test_runner::postgres::Postgres;
 use test_runner::process::{ProcessId, Program, Starting};
@@ -21,6 +21,8 @@ use crate::tls_client::VerifyFull;
 /// For whatever a test waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const PASSWORD: &str = "p\u{e4}ssword";
+/// Few: the rounds are the clients' work, and a crowd of clients in one test would be at it for many seconds.
+const SCRAM_ITERATIONS: u32 = 64;
 /// More than the crowd of the wake test, superusers and walsenders on top.
 const MAX_CONNECTIONS: u32 = 250;
 
@@ -37,6 +39,11 @@ pub(crate) struct Installation {
 impl Installation {
     /// A PostgreSQL with role and database `app`, stopped, and a proxy before it.
     pub(crate) async fn new(name: &str) -> Self {
+        Self::with_endpoint(name, "").await
+    }
+
+    /// The same; the compute does TLS, and `settings` are those of the endpoint besides the usual ones.
+    pub(crate) async fn with_endpoint(name: &str, settings: &str) -> Self {
         let environment = TestEnvironment::new(&format!("proxy-{name}")).unwrap();
         let directory = environment.directory.clone();
         let postgres = Postgres {
@@ -48,10 +55,11 @@ impl Installation {
             superuser_password: "super".into(),
             dies_with_parent: true,
         };
-        let verifier = Verifier::from_password(PASSWORD, b"sixteen bytes at", SCRAM_ITERATIONS_DEFAULT);
-        make_database(&postgres, &verifier).await;
+        let verifier = Verifier::from_password(PASSWORD, b"sixteen bytes at", SCRAM_ITERATIONS);
         let certificates = certificates::write(&directory, &["*.db.test", "localhost"]);
-        let (proxy, address, http) = start_proxy(&directory, &postgres, &certificates, &verifier).await;
+        make_database(&postgres, &certificates, &verifier).await;
+        write_endpoints(&directory, &postgres, &verifier, settings);
+        let (proxy, address, http) = start_proxy(&directory, &certificates).await;
         Self { environment: Some(environment), postgres, certificates, proxy, address, http }
     }
 
@@ -156,9 +164,16 @@ impl Drop for Installation {
     }
 }
 
-async fn make_database(postgres: &Postgres, verifier: &Verifier) {
+async fn make_database(postgres: &Postgres, certificates: &Certificates, verifier: &Verifier) {
     postgres.initdb().await.unwrap();
-    let settings = format!("port = {}\nmax_connections = {MAX_CONNECTIONS}\nfsync = off\n", postgres.port);
+    for (from, name) in [(&certificates.certificate, "server.crt"), (&certificates.key, "server.key")] {
+        let copy = postgres.data_dir.join(name);
+        fs::copy(from, &copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).unwrap();
+        postgres.tools.give_to_postgres(&copy).unwrap();
+    }
+    let settings =
+        format!("port = {}\nmax_connections = {MAX_CONNECTIONS}\nfsync = off\nssl = on\n", postgres.port);
     postgres.append("postgresql.conf", &settings).unwrap();
     postgres.append("pg_hba.conf", "host all app 127.0.0.1/32 scram-sha-256\n").unwrap();
     let process = postgres.start(&[]).await.unwrap();
@@ -171,20 +186,18 @@ async fn make_database(postgres: &Postgres, verifier: &Verifier) {
     process.end(Signal::SIGINT, PATIENCE).await.unwrap();
 }
 
-async fn start_proxy(
-    directory: &Path,
-    postgres: &Postgres,
-    certificates: &Certificates,
-    verifier: &Verifier,
-) -> (ProcessId, SocketAddr, String) {
+fn write_endpoints(directory: &Path, postgres: &Postgres, verifier: &Verifier, settings: &str) {
     let script = write_start_script(directory, postgres);
     let endpoints = format!(
-        "[endpoints.main]\naddress = \"127.0.0.1:{}\"\nstart = [\"{}\"]\nroles = {{ app = \"{verifier}\" }}\n",
+        "[endpoints.main]\naddress = \"127.0.0.1:{}\"\nstart = [\"{}\"]\nroles = {{ app = \"{verifier}\" }}\n{settings}",
         postgres.port,
         script.display()
     );
+    fs::write(directory.join("endpoints.toml"), endpoints).unwrap();
+}
+
+async fn start_proxy(directory: &Path, certificates: &Certificates) -> (ProcessId, SocketAddr, String) {
     let (file, address_file) = (directory.join("endpoints.toml"), directory.join("proxy.address"));
-    fs::write(&file, endpoints).unwrap();
     let words = |words: [&str; 2]| words.map(str::to_owned);
     let program = Program {
         name: "proxy".into(),
