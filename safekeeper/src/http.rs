@@ -25,7 +25,7 @@ use wal_store::Health;
 use wal_types::{Generation, Lsn, NodeId, SegmentSize, SystemId, TenantTimelineId, Tli};
 
 use crate::auth::Token;
-use crate::timeline::{CreateError, Created, NewTimeline, Timeline, Timelines};
+use crate::timeline::{CreateError, Created, NewTimeline, NotServed, Timeline, Timelines};
 
 /// Longest body in bytes: a list of members needs a tenth.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -101,12 +101,12 @@ async fn status(State(shown): State<Shown>) -> Json<Status> {
     })
 }
 
-/// A timeline. One that cannot be opened has only a name and the reason.
+/// A timeline. One that cannot be opened has only a name and the reason; its health says whether that may pass.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum TimelineStatus {
     Served(Box<Served>),
-    Quarantined { tenant_id: String, timeline_id: String, health: &'static str, error: String },
+    NotServed { tenant_id: String, timeline_id: String, health: &'static str, error: String },
 }
 
 #[derive(Serialize)]
@@ -149,14 +149,14 @@ struct MemberAddress {
 }
 
 impl TimelineStatus {
-    fn new(id: TenantTimelineId, timeline: &Result<Arc<Timeline>, Arc<str>>) -> Self {
+    fn new(id: TenantTimelineId, timeline: &Result<Arc<Timeline>, NotServed>) -> Self {
         match timeline {
             Ok(timeline) => Self::Served(Box::new(Served::new(timeline))),
-            Err(reason) => Self::Quarantined {
+            Err(why) => Self::NotServed {
                 tenant_id: id.tenant.to_string(),
                 timeline_id: id.timeline.to_string(),
-                health: health_name(Health::Corrupt),
-                error: reason.to_string(),
+                health: health_name(why.health),
+                error: why.reason.to_string(),
             },
         }
     }
@@ -211,12 +211,8 @@ async fn show(
         tenant: tenant.parse().map_err(|error| Problem::bad("tenant", error))?,
         timeline: timeline.parse().map_err(|error| Problem::bad("timeline", error))?,
     };
-    let timeline = match (shown.timelines.get(id), shown.timelines.quarantined(id)) {
-        (Some(timeline), _) => Ok(timeline),
-        (None, Some(reason)) => Err(reason),
-        (None, None) => {
-            return Err(Problem(StatusCode::NOT_FOUND, format!("there is no timeline {id} here")));
-        }
+    let Some(timeline) = shown.timelines.find(id) else {
+        return Err(Problem(StatusCode::NOT_FOUND, format!("there is no timeline {id} here")));
     };
     Ok(Json(TimelineStatus::new(id, &timeline)))
 }
@@ -245,14 +241,14 @@ async fn create(
     let new = body.validate(shown.node)?;
     let id = new.lineage.id;
     let created = shown.timelines.create(new).await?;
-    let Some(timeline) = shown.timelines.get(id) else {
+    let Some(timeline) = shown.timelines.find(id) else {
         return Err(Problem(StatusCode::INTERNAL_SERVER_ERROR, format!("timeline {id} is gone again")));
     };
     let status = match created {
         Created::Now => StatusCode::CREATED,
         Created::Before => StatusCode::OK,
     };
-    Ok((status, Json(TimelineStatus::new(id, &Ok(timeline)))))
+    Ok((status, Json(TimelineStatus::new(id, &timeline))))
 }
 
 impl NewTimelineBody {
@@ -327,7 +323,8 @@ impl Problem {
 impl From<CreateError> for Problem {
     fn from(error: CreateError) -> Self {
         let status = match &error {
-            CreateError::Different { .. } | CreateError::Quarantined { .. } => StatusCode::CONFLICT,
+            CreateError::NotServed { why, .. } if why.is_retried() => StatusCode::SERVICE_UNAVAILABLE,
+            CreateError::Different { .. } | CreateError::NotServed { .. } => StatusCode::CONFLICT,
             CreateError::Store { error: wal_store::StoreError::Full { .. }, .. } => {
                 StatusCode::INSUFFICIENT_STORAGE
             }

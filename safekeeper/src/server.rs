@@ -81,7 +81,6 @@ pub async fn serve(
         // A recovery that is cut short is begun anew at the next start.
         () = shutdown.immediate() => return Ok(()),
     };
-    let timelines = Arc::new(timelines);
     registry.registry().register_collector(Box::new(TimelineCollector(Arc::clone(&timelines))));
 
     let (end_http, http_ended) = oneshot::channel::<()>();

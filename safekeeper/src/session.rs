@@ -13,13 +13,14 @@ use postgres_backend::{
 use pq_proto::startup::option_words;
 use pq_proto::{ErrorResponse, FieldDescription, SqlState, StartupParams};
 use utils::Shutdown;
+use wal_store::Health;
 use wal_types::TenantTimelineId;
 
 use crate::auth::Token;
 use crate::command::{Command, CommandError, StartWalPush};
 use crate::metrics::Metrics;
 use crate::send_wal::{Prepared, Sending};
-use crate::timeline::{Timeline, Timelines};
+use crate::timeline::{NotServed, Timeline, Timelines};
 use crate::{receive_wal, replies, send_wal};
 
 /// What every connection shares.
@@ -189,9 +190,8 @@ impl<S: Io> Handler<S> for Commands {
 impl Commands {
     /// A command that only asks. Nothing changes by it, so it also tells the columns in advance.
     fn answer(&self, command: &Command) -> Result<ResultSet, ErrorResponse> {
-        if *command == Command::TimelineStatus {
-            let timeline = self.context.timelines.get(self.id);
-            return Ok(replies::timeline_status(timeline.map(|timeline| timeline.snapshot()).as_deref()));
+        if *command == Command::TimelineStatus && self.context.timelines.find(self.id).is_none() {
+            return Ok(replies::timeline_status(None));
         }
         let snapshot = self.timeline()?.snapshot();
         match command {
@@ -202,25 +202,37 @@ impl Commands {
             Command::CreateReplicationSlot(slot) => Ok(replies::create_replication_slot(slot)),
             Command::DropReplicationSlot(_) => Ok(ResultSet::tag("DROP_REPLICATION_SLOT")),
             Command::TimelineHistory(tli) => replies::timeline_history(*tli, &snapshot),
-            Command::TimelineStatus | Command::StartReplication(_) | Command::StartWalPush(_) => {
+            Command::TimelineStatus => Ok(replies::timeline_status(Some(&snapshot))),
+            Command::StartReplication(_) | Command::StartWalPush(_) => {
                 Err(ErrorResponse::error(SqlState::INTERNAL_ERROR, "not a command with a single answer"))
             }
         }
     }
 
     fn timeline(&self) -> Result<Arc<Timeline>, ErrorResponse> {
-        let timelines = &self.context.timelines;
-        timelines.get(self.id).ok_or_else(|| match timelines.quarantined(self.id) {
-            Some(reason) => {
-                let message = format!("timeline {} is quarantined: {reason}", self.id);
-                ErrorResponse::fatal(SqlState::DATA_CORRUPTED, message)
-            }
+        match self.context.timelines.find(self.id) {
+            Some(timeline) => timeline.map_err(|why| self.not_served(&why)),
             None => {
                 let message = format!("timeline {} does not exist on this safekeeper", self.id);
-                ErrorResponse::fatal(SqlState::INVALID_CATALOG_NAME, message)
-                    .with_hint("Create it with POST /v1/timelines on the HTTP port.")
+                Err(ErrorResponse::fatal(SqlState::INVALID_CATALOG_NAME, message)
+                    .with_hint("Create it with POST /v1/timelines on the HTTP port."))
             }
-        })
+        }
+    }
+
+    fn not_served(&self, why: &NotServed) -> ErrorResponse {
+        let NotServed { health, reason } = why;
+        let sqlstate = match health {
+            Health::Full => SqlState::DISK_FULL,
+            Health::Poisoned => SqlState::IO_ERROR,
+            Health::Healthy | Health::Corrupt => SqlState::DATA_CORRUPTED,
+        };
+        if why.is_retried() {
+            let message = format!("timeline {} cannot be opened: {reason}", self.id);
+            return ErrorResponse::fatal(sqlstate, message)
+                .with_hint("This is tried again until it succeeds. Come back later.");
+        }
+        ErrorResponse::fatal(sqlstate, format!("timeline {} is quarantined: {reason}", self.id))
     }
 
     /// The timeline, if this proposer may write it. That a proposer would like it to be made on first contact does not

@@ -35,13 +35,22 @@ impl Collector for TimelineCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let all = self.0.all();
         put(&mut encoder, "safekeeper_timelines", "Timelines", all.len() as u64)?;
-        let quarantined = all.iter().filter(|(_, timeline)| timeline.is_err()).count();
-        put(
-            &mut encoder,
-            "safekeeper_timelines_quarantined",
-            "Timelines that cannot be opened",
-            quarantined as u64,
-        )?;
+        let not_served = || all.iter().filter_map(|(_, timeline)| timeline.as_ref().err());
+        let (retried, quarantined): (Vec<_>, Vec<_>) = not_served().partition(|why| why.is_retried());
+        for (name, help, count) in [
+            (
+                "safekeeper_timelines_quarantined",
+                "Timelines that cannot be opened until somebody mends them",
+                quarantined.len(),
+            ),
+            (
+                "safekeeper_timelines_retried",
+                "Timelines whose disk is full or failed when they were opened, which is tried again",
+                retried.len(),
+            ),
+        ] {
+            put(&mut encoder, name, help, count as u64)?;
+        }
         let snapshots: Vec<_> = all
             .iter()
             .filter_map(|(id, timeline)| Some((id, timeline.as_ref().ok()?.snapshot())))

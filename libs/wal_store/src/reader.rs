@@ -78,7 +78,8 @@ struct Opened<F> {
 }
 
 impl<D: Disk> WalReader<D> {
-    pub(crate) fn new(disk: D, snapshots: Snapshots, mode: ReadMode) -> Self {
+    /// A reader of the log in `disk`, whose owner publishes `snapshots`.
+    pub fn new(disk: D, snapshots: Snapshots, mode: ReadMode) -> Self {
         Self { disk, snapshots, mode, open: None }
     }
 

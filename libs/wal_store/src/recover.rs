@@ -9,6 +9,7 @@
 //! written to a new file.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use consensus::AcceptorState;
 use wal_format::{RecordScanner, ScanEnd, Stop};
@@ -62,7 +63,9 @@ pub(crate) fn recover<D: Disk>(disk: &D, node: NodeId) -> Result<Recovered<D>, S
         // Between the scan and the copy the cache may have dropped pages, and shown what the disk has instead.
         let again = find_end(writer.segments(), commit_lsn, acked_upto)?;
         if again.record_end != end {
-            return Err(StoreError::Invalid("the log changed while it was recovered"));
+            // A fault of the disk, not of the log: what it really holds is found when it is asked again.
+            let source = io::Error::other("it changed meanwhile");
+            return Err(StoreError::Io { action: "recover the log", source });
         }
         scanner = again.scanner;
         writer.reopen();
@@ -90,7 +93,12 @@ fn highest_acknowledged<D: Disk>(
 ) -> Result<Lsn, StoreError> {
     let mut highest = Lsn::INVALID;
     for &segment in present.range(segments.number_of(commit_lsn)..) {
-        let footer = segments.footer(segment, &segments.open(segment)?)?;
+        let file = segments.open(segment)?;
+        let footer = segments.footer(segment, &file)?;
+        // It may be in the page cache only, and the next footer goes to the other slot: if that was torn, both would be
+        // bad. Written again it is dirty again, and this sync counts; if it was on the disk, nothing changes there.
+        segments.write_footer(&file, &footer)?;
+        file.sync_data().map_err(StoreError::io("sync a footer"))?;
         if footer.term > state.term {
             return Err(Corruption::TermAhead { segment, found: footer.term, known: state.term }.into());
         }

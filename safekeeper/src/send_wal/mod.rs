@@ -17,7 +17,6 @@ use wal_types::{Lsn, Term};
 
 use crate::command::StartReplication;
 use crate::metrics::Metrics;
-use crate::receive_wal::thread_ended;
 use crate::timeline::Timeline;
 use crate::tli_lines::{TliLines, TliRequest};
 use sender::Sender;
@@ -79,10 +78,7 @@ impl Sending {
         shutdown: &Shutdown,
     ) -> CopyEnd<S> {
         let mode = self.request.term.map_or(ReadMode::Committed, ReadMode::Flushed);
-        let wal = match self.timeline.reader(mode).await {
-            Ok(wal) => wal,
-            Err(error) => return CopyEnd::new(stream, Err(thread_ended(error))),
-        };
+        let wal = self.timeline.reader(mode);
         let CopyBoth { mut reader, mut writer } = stream;
         let mut sender = Sender::new(&self.timeline, self.request, wal, metrics);
         let (received, sent) = Box::pin(sender.run(&mut reader, &mut writer, shutdown)).await;

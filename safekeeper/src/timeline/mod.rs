@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 
 use consensus::{ConnectionId, ProposerMessage};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use wal_store::{Input, ReadMode, RealDisk, Snapshot, Snapshots, WalReader};
 use wal_types::TenantTimelineId;
 
 use lanes::Queued;
 pub(crate) use mailbox::{Mail, Mailbox};
-pub(crate) use registry::{CreateError, Created, NewTimeline, Timelines};
+pub(crate) use registry::{CreateError, Created, NewTimeline, NotServed, Timelines};
 pub(crate) use task::DiskPool;
 use task::{Order, TimelineKey};
 
@@ -39,6 +39,7 @@ pub(crate) const MESSAGE_BYTES_MIN: usize = 512;
 pub(crate) struct Timeline {
     id: TenantTimelineId,
     key: TimelineKey,
+    disk: RealDisk,
     thread: Sender<Order>,
     snapshots: Snapshots,
     changed: watch::Receiver<()>,
@@ -59,10 +60,8 @@ impl Timeline {
     }
 
     /// A reader of the log.
-    pub(crate) async fn reader(&self, mode: ReadMode) -> Result<WalReader<RealDisk>, ThreadEnded> {
-        let (made, reader) = oneshot::channel();
-        self.order(Order::Reader { key: self.key, mode, made })?;
-        reader.await.map_err(|_| ThreadEnded)
+    pub(crate) fn reader(&self, mode: ReadMode) -> WalReader<RealDisk> {
+        WalReader::new(self.disk.clone(), self.snapshots.clone(), mode)
     }
 
     /// Connections of proposers.

@@ -1,19 +1,21 @@
 //! [`Timelines`]: all timelines of this safekeeper: found at start, created over HTTP, looked up by connections.
 //!
-//! One that cannot be opened is quarantined: it is listed with the reason and neither votes nor serves; the others are
-//! served. Its directory is left as it is.
+//! One that cannot be opened neither votes nor serves; it is listed with the reason, and the others are served. What
+//! becomes of it depends on the reason. A disk that failed or is full may be well again in a moment, so its thread goes
+//! on trying, and with the first success it is served. A log that is damaged, or not ours, is quarantined: it is left
+//! as it is, for somebody to look at.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::{fs, io};
 
 use consensus::{Configuration, Lineage};
 use thiserror::Error;
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
-use wal_store::{RealDisk, Replica, StoreError};
+use wal_store::{Health, RealDisk, Replica, StoreError};
 use wal_types::{TenantId, TenantTimelineId, TimelineId};
 
 use super::Timeline;
@@ -35,7 +37,45 @@ pub(crate) struct Timelines {
 #[derive(Clone, Debug)]
 enum Known {
     Served(Arc<Timeline>),
-    Quarantined(Arc<str>),
+    NotServed(NotServed),
+}
+
+/// Why a timeline that is here is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotServed {
+    /// What is wrong: never `Healthy`. `Corrupt` also stands for a timeline that is not ours.
+    pub(crate) health: Health,
+    pub(crate) reason: Arc<str>,
+}
+
+impl NotServed {
+    /// True when it may go away by itself, and is tried again.
+    pub(crate) fn is_retried(&self) -> bool {
+        self.health != Health::Corrupt
+    }
+
+    fn new(error: &StoreError) -> Self {
+        let health = match error {
+            StoreError::Full { .. } => Health::Full,
+            StoreError::Io { .. } => Health::Poisoned,
+            StoreError::Corrupt(_)
+            | StoreError::Missing
+            | StoreError::Exists
+            | StoreError::OtherNode { .. }
+            | StoreError::Format { .. }
+            | StoreError::Invalid(_) => Health::Corrupt,
+        };
+        Self { health, reason: error.to_string().into() }
+    }
+}
+
+/// How the thread of a timeline tries to open it.
+struct Reopening {
+    timelines: Weak<Timelines>,
+    id: TenantTimelineId,
+    key: TimelineKey,
+    /// What the last attempt came to. A reason is logged once, not every second.
+    last: NotServed,
 }
 
 /// What is to be created.
@@ -59,8 +99,8 @@ pub(crate) enum Created {
 pub(crate) enum CreateError {
     #[error("timeline {id} exists with another {field}")]
     Different { id: TenantTimelineId, field: &'static str },
-    #[error("timeline {id} exists and cannot be opened: {reason}")]
-    Quarantined { id: TenantTimelineId, reason: Arc<str> },
+    #[error("timeline {id} exists and cannot be opened: {}", .why.reason)]
+    NotServed { id: TenantTimelineId, why: NotServed },
     #[error("cannot create timeline {id}: {error}")]
     Store { id: TenantTimelineId, error: StoreError },
     #[error("cannot create timeline {id}: the server is ending")]
@@ -69,15 +109,15 @@ pub(crate) enum CreateError {
 
 impl Timelines {
     /// Opens every timeline of the directory. Blocks while logs are recovered.
-    pub(crate) fn open(data_dir: DataDir, pool: DiskPool) -> io::Result<Self> {
+    pub(crate) fn open(data_dir: DataDir, pool: DiskPool) -> io::Result<Arc<Self>> {
         let found = scan(data_dir.path())?;
-        let timelines = Self {
+        let timelines = Arc::new(Self {
             data_dir,
             pool,
             known: RwLock::default(),
             next_key: AtomicU64::new(0),
             creating: Mutex::default(),
-        };
+        });
         let (next, timelines_ref) = (AtomicUsize::new(0), &timelines);
         // Recovery reads the end of each log: several at once keep the disk busy.
         std::thread::scope(|scope| {
@@ -96,28 +136,19 @@ impl Timelines {
     pub(crate) fn get(&self, id: TenantTimelineId) -> Option<Arc<Timeline>> {
         match self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id)? {
             Known::Served(timeline) => Some(Arc::clone(timeline)),
-            Known::Quarantined(_) => None,
+            Known::NotServed(_) => None,
         }
     }
 
-    /// Why the timeline of this name is not served, if it is here at all.
-    pub(crate) fn quarantined(&self, id: TenantTimelineId) -> Option<Arc<str>> {
-        match self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id)? {
-            Known::Served(_) => None,
-            Known::Quarantined(reason) => Some(Arc::clone(reason)),
-        }
+    /// The timeline of this name, or why it is not served; nothing when it is not here.
+    pub(crate) fn find(&self, id: TenantTimelineId) -> Option<Result<Arc<Timeline>, NotServed>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id).map(Known::served)
     }
 
     /// All that are served, and why the others are not.
-    pub(crate) fn all(&self) -> Vec<(TenantTimelineId, Result<Arc<Timeline>, Arc<str>>)> {
+    pub(crate) fn all(&self) -> Vec<(TenantTimelineId, Result<Arc<Timeline>, NotServed>)> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known
-            .iter()
-            .map(|(&id, known)| match known {
-                Known::Served(timeline) => (id, Ok(Arc::clone(timeline))),
-                Known::Quarantined(reason) => (id, Err(Arc::clone(reason))),
-            })
-            .collect()
+        known.iter().map(|(&id, known)| (id, known.served())).collect()
     }
 
     /// False when a disk thread has ended.
@@ -129,10 +160,9 @@ impl Timelines {
     pub(crate) async fn create(self: &Arc<Self>, new: NewTimeline) -> Result<Created, CreateError> {
         let _one_at_a_time = self.creating.lock().await;
         let id = new.lineage.id;
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        match known {
-            Some(Known::Served(timeline)) => return same(&timeline, &new).map(|()| Created::Before),
-            Some(Known::Quarantined(reason)) => return Err(CreateError::Quarantined { id, reason }),
+        match self.find(id) {
+            Some(Ok(timeline)) => return same(&timeline, &new).map(|()| Created::Before),
+            Some(Err(why)) => return Err(CreateError::NotServed { id, why }),
             None => {}
         }
         let timelines = Arc::clone(self);
@@ -149,10 +179,11 @@ impl Timelines {
         self.pool.stop();
     }
 
-    fn create_one(&self, new: &NewTimeline) -> Result<(), StoreError> {
+    fn create_one(self: &Arc<Self>, new: &NewTimeline) -> Result<(), StoreError> {
         let id = new.lineage.id;
         let identity = self.data_dir.identity();
-        RealDisk::create(&self.directory(id), |disk| {
+        let directory = self.directory(id);
+        let created = RealDisk::create(&directory, |disk| {
             Replica::create(
                 disk,
                 identity.node,
@@ -160,26 +191,53 @@ impl Timelines {
                 new.lineage.clone(),
                 new.configuration.clone(),
             )
-        })?;
-        tracing::info!(timeline = %id, start_lsn = %new.lineage.start_lsn, "timeline created");
-        let timeline = self.start(id)?;
-        self.know(id, Known::Served(timeline));
-        Ok(())
+        });
+        if created.is_ok() {
+            tracing::info!(timeline = %id, start_lsn = %new.lineage.start_lsn, "timeline created");
+        }
+        // One that got its name and was not durable yet when the disk failed is like one that is found at start.
+        if directory.is_dir() {
+            self.open_one(id);
+        }
+        created
     }
 
-    fn open_one(&self, id: TenantTimelineId) {
-        let known = match self.start(id) {
+    fn open_one(self: &Arc<Self>, id: TenantTimelineId) {
+        let key = TimelineKey(self.next_key.fetch_add(1, Ordering::Relaxed));
+        let Err(last) = self.try_open(id, key, None) else { return };
+        if last.is_retried() {
+            let mut reopening = Reopening { timelines: Arc::downgrade(self), id, key, last };
+            let retry = Order::Retry(Box::new(move || reopening.is_done()));
+            if self.pool.thread_of(key).send(retry).is_err() {
+                tracing::error!(timeline = %id, "timeline is not tried again: the disk thread has ended");
+            }
+        }
+    }
+
+    /// Opens a timeline, or finds out why not; either is known when this returns. `last` is what it was known as.
+    fn try_open(
+        &self,
+        id: TenantTimelineId,
+        key: TimelineKey,
+        last: Option<&NotServed>,
+    ) -> Result<(), NotServed> {
+        match self.start(id, key) {
             Ok(timeline) => {
                 let snapshot = timeline.snapshot();
                 tracing::info!(timeline = %id, flush_lsn = %snapshot.flush_lsn, term = %snapshot.term, "timeline opened");
-                Known::Served(timeline)
+                self.know(id, Known::Served(timeline));
+                Ok(())
             }
             Err(error) => {
-                tracing::error!(timeline = %id, %error, "timeline cannot be opened and is quarantined");
-                Known::Quarantined(error.to_string().into())
+                let why = NotServed::new(&error);
+                if last != Some(&why) {
+                    let tried_again = why.is_retried();
+                    tracing::error!(timeline = %id, %error, tried_again, "timeline cannot be opened and is not served");
+                    self.know(id, Known::NotServed(why.clone()));
+                }
+                Err(why)
             }
-        };
-        self.know(id, known);
+        }
     }
 
     fn know(&self, id: TenantTimelineId, known: Known) {
@@ -187,10 +245,10 @@ impl Timelines {
     }
 
     /// Opens the replica and gives it to its thread.
-    fn start(&self, id: TenantTimelineId) -> Result<Arc<Timeline>, StoreError> {
+    fn start(&self, id: TenantTimelineId, key: TimelineKey) -> Result<Arc<Timeline>, StoreError> {
         let disk = RealDisk::open(&self.directory(id))?;
         let identity = self.data_dir.identity();
-        let replica = Replica::open(disk, identity.node)?;
+        let replica = Replica::open(disk.clone(), identity.node)?;
         if replica.disk_id() != identity.disk {
             return Err(StoreError::Invalid(
                 "this timeline was copied here from another data directory; what that one promised since is unknown",
@@ -198,10 +256,10 @@ impl Timelines {
         }
         let snapshots = replica.snapshots();
         let (told, changed) = watch::channel(());
-        let key = TimelineKey(self.next_key.fetch_add(1, Ordering::Relaxed));
         let timeline = Timeline {
             id,
             key,
+            disk,
             thread: self.pool.thread_of(key),
             snapshots,
             changed,
@@ -217,6 +275,29 @@ impl Timelines {
 
     fn directory(&self, id: TenantTimelineId) -> PathBuf {
         self.data_dir.path().join(id.tenant.to_string()).join(id.timeline.to_string())
+    }
+}
+
+impl Known {
+    fn served(&self) -> Result<Arc<Timeline>, NotServed> {
+        match self {
+            Self::Served(timeline) => Ok(Arc::clone(timeline)),
+            Self::NotServed(why) => Err(why.clone()),
+        }
+    }
+}
+
+impl Reopening {
+    /// Tries once. True when there is nothing left to try.
+    fn is_done(&mut self) -> bool {
+        let Some(timelines) = self.timelines.upgrade() else { return true };
+        match timelines.try_open(self.id, self.key, Some(&self.last)) {
+            Ok(()) => true,
+            Err(why) => {
+                self.last = why;
+                !self.last.is_retried()
+            }
+        }
     }
 }
 

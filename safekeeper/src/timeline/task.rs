@@ -5,7 +5,7 @@
 //! the answers, and publishes the snapshot. It never waits for a connection: what comes in is bounded by the room of
 //! each connection's lane, what goes out by its mailbox.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use consensus::{ConnectionId, Refusal};
 use pq_proto::{ErrorResponse, SqlState};
-use tokio::sync::{oneshot, watch};
-use wal_store::{Input, Output, RESERVE_RETRY, ReadMode, RealDisk, Rejection, Replica, Snapshot, WalReader};
+use tokio::sync::watch;
+use wal_store::{Input, Output, RESERVE_RETRY, RealDisk, Rejection, Replica, Snapshot};
 use wal_types::TenantTimelineId;
 
 use super::lanes::{Lanes, Queued, wal_bytes};
@@ -29,6 +29,10 @@ pub(super) const DISK_THREADS: usize = 4;
 /// Between two looks at what is to be done without a message: persisting the commit position, preparing segments.
 pub(super) const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// After an attempt that failed its thread attempts nothing for so long: a recovery reads and writes a lot, and the
+/// timelines that are served have to wait for it.
+const ATTEMPT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What a thread is told.
 pub(super) enum Order {
     /// Own this timeline from now on.
@@ -37,11 +41,14 @@ pub(super) enum Order {
     Attach { key: TimelineKey, connection: ConnectionId, mailbox: Mailbox },
     /// Something for a lane.
     Queue { key: TimelineKey, connection: ConnectionId, queued: Queued },
-    /// Make a reader of the log.
-    Reader { key: TimelineKey, mode: ReadMode, made: oneshot::Sender<WalReader<RealDisk>> },
+    /// Try something that failed for want of a disk, until it says that it is done.
+    Retry(Attempt),
     /// Finish what came before, then end.
     Stop,
 }
+
+/// Says whether it is done.
+pub(super) type Attempt = Box<dyn FnMut() -> bool + Send>;
 
 /// A timeline within this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +77,8 @@ impl DiskPool {
             let thread = DiskThread {
                 inbox,
                 timelines: BTreeMap::new(),
+                attempts: VecDeque::new(),
+                attempt_at: Instant::now(),
                 metrics: metrics.clone(),
                 _lock: lock.clone(),
             };
@@ -109,6 +118,9 @@ impl DiskPool {
 struct DiskThread {
     inbox: Receiver<Order>,
     timelines: BTreeMap<TimelineKey, Served>,
+    /// The one whose turn is next is in front.
+    attempts: VecDeque<Attempt>,
+    attempt_at: Instant,
     metrics: Metrics,
     /// Nobody else may open the directory while this thread may write.
     _lock: DataDirLock,
@@ -129,8 +141,10 @@ impl DiskThread {
         let mut stopping = false;
         while !stopping {
             let now = Instant::now();
-            let due = self.timelines.values().filter_map(|served| served.lanes.next_due(now)).min();
-            let wait = due.map_or(next_tick, |due| due.min(next_tick)).saturating_duration_since(now);
+            let lanes_due = self.timelines.values().filter_map(|served| served.lanes.next_due(now));
+            let attempt_due = (!self.attempts.is_empty()).then_some(self.attempt_at);
+            let due = lanes_due.chain(attempt_due).fold(next_tick, Instant::min);
+            let wait = due.saturating_duration_since(now);
             match self.inbox.recv_timeout(wait) {
                 Ok(order) => stopping |= self.follow(order),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -149,12 +163,28 @@ impl DiskThread {
                     served.hand_out(output, &self.metrics);
                 }
             }
+            if !stopping {
+                self.attempt();
+            }
         }
         // What rests for want of disk space stays undone: it was never acknowledged.
         for served in self.timelines.values_mut() {
             while served.lanes.next_due(Instant::now()).is_some_and(|due| due <= Instant::now()) {
                 served.round(&self.metrics);
             }
+        }
+    }
+
+    /// One at a time, so that those who are served have their turns in between; after one that succeeded the disk is
+    /// well, and the next need not wait.
+    fn attempt(&mut self) {
+        if Instant::now() < self.attempt_at {
+            return;
+        }
+        let Some(mut attempt) = self.attempts.pop_front() else { return };
+        if !attempt() {
+            self.attempts.push_back(attempt);
+            self.attempt_at = Instant::now() + ATTEMPT_INTERVAL;
         }
     }
 
@@ -179,11 +209,11 @@ impl DiskThread {
                     }
                 }
             }
-            Order::Reader { key, mode, made } => {
-                if let Some(served) = self.timelines.get(&key) {
-                    // Who asked may be gone.
-                    let _ = made.send(served.owned.replica.reader(mode));
+            Order::Retry(attempt) => {
+                if self.attempts.is_empty() {
+                    self.attempt_at = Instant::now() + ATTEMPT_INTERVAL;
                 }
+                self.attempts.push_back(attempt);
             }
             Order::Stop => return true,
         }
@@ -281,6 +311,7 @@ mod tests {
     use super::*;
     use consensus::{Configuration, Dialect, Lineage, ProposerMessage, VoteRequest};
     use prometheus_client::registry::Registry;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use tempfile::TempDir;
     use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, Term, Tli};
 
@@ -309,6 +340,8 @@ mod tests {
         let mut thread = DiskThread {
             inbox: channel().1,
             timelines: BTreeMap::new(),
+            attempts: VecDeque::new(),
+            attempt_at: Instant::now(),
             metrics: Metrics::register(&mut Registry::default()),
             _lock: data_dir.lock(),
         };
@@ -328,6 +361,36 @@ mod tests {
         let served = thread.timelines.get_mut(&KEY).unwrap();
         served.round(&thread.metrics);
         served
+    }
+
+    /// Something to try, and how often it was tried.
+    fn attempt(succeeds_at: u32) -> (Attempt, Arc<AtomicU32>) {
+        let tried = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&tried);
+        (Box::new(move || counter.fetch_add(1, Ordering::Relaxed) + 1 == succeeds_at), tried)
+    }
+
+    #[test]
+    fn a_failed_attempt_keeps_the_thread_free_for_a_while_and_one_that_succeeds_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut thread, _mailbox) = thread(&directory);
+        let (attempts, tried): (Vec<_>, Vec<_>) = [attempt(3), attempt(1), attempt(1)].into_iter().unzip();
+        let before = Instant::now();
+        for attempt in attempts {
+            thread.follow(Order::Retry(attempt));
+        }
+        let tried = || tried.iter().map(|tried| tried.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        thread.attempt();
+        assert_eq!(tried(), [0, 0, 0], "it has just failed");
+        assert!(thread.attempt_at >= before + ATTEMPT_INTERVAL);
+        for expected in [[1, 0, 0], [2, 1, 1], [3, 1, 1]] {
+            thread.attempt_at = Instant::now();
+            for _ in 0..4 {
+                thread.attempt();
+            }
+            assert_eq!(tried(), expected);
+        }
+        assert!(thread.attempts.is_empty());
     }
 
     #[test]
