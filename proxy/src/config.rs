@@ -42,8 +42,8 @@ pub struct Flags {
     #[arg(long, value_name = "file:PATH")]
     control_plane: String,
 
-    /// Secret from which salts for unknown roles are made, so that nobody can tell them from known ones; made if it is not
-    /// there. Without it the TLS key serves, until it is exchanged. Share it between proxies with the same endpoints
+    /// Secret from which salts for unknown roles are made, so that nobody can tell them from known ones; made if it is
+    /// not there. Without it the TLS key serves, until it is exchanged. Share it between proxies of the same endpoints
     #[arg(long, value_name = "PATH")]
     mock_secret_file: Option<PathBuf>,
 

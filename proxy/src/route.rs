@@ -198,6 +198,8 @@ impl fmt::Debug for EndpointName {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     type Pairs<'a> = &'a [(&'a str, &'a str)];
@@ -273,6 +275,20 @@ mod tests {
         let disagreement = RouteError::Disagreement(main, other);
         assert_eq!(find(Some("main.other.test"), &params("endpoint=other")), Err(disagreement.clone()));
         assert_eq!(find(None, &params("endpoint=main project=other")), Err(disagreement));
+    }
+
+    proptest! {
+        /// Whatever a client puts into `options`, the compute reads the same words but those that name an endpoint.
+        #[test]
+        fn the_words_of_options_are_kept_in_order(options in r"([a ]|\\|endpoint=|project=|\t){0,30}") {
+            let text = |words: Vec<&[u8]>| words.into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>();
+            let split = |options: &str| text(words(options.as_bytes()).map(|word| &options.as_bytes()[word]).collect());
+            let is_route = |word: &Vec<u8>| OPTION_PREFIXES.iter().any(|prefix| word.starts_with(prefix));
+            let (routes, kept): (Vec<_>, Vec<_>) = split(&options).into_iter().partition(is_route);
+            let (taken, left) = take_from_options(&options.as_str().into());
+            prop_assert_eq!(taken.len(), routes.len());
+            prop_assert_eq!(split(left.unwrap_or_default().to_str().unwrap()), kept);
+        }
     }
 
     #[test]
