@@ -89,20 +89,29 @@ impl TermHistory {
     ///
     /// Two kinds of entries are left out so that a database which is started and stopped all day keeps a short list:
     /// those without a byte in the log, and those that end at or below `agreed`, the position up to which every member
-    /// is known to hold the same log.
+    /// is known to hold the same log. An entry with the highest timeline number stays all the same: it is what keeps
+    /// the number from being given out twice.
     #[must_use]
     pub fn elected(&self, term: Term, end: Lsn, tli: Tli, agreed: Lsn) -> Self {
         let mut entries = self.up_to(end).0;
         entries.push(TermStart { term, start: end, tli });
         let ends: Vec<Lsn> = entries.iter().skip(1).map(|next| next.start).chain([Lsn::MAX]).collect();
-        Self(
-            entries
-                .into_iter()
-                .zip(ends)
-                .filter(|(entry, end)| entry.start < *end && *end > agreed)
-                .map(|(entry, _)| entry)
-                .collect(),
-        )
+        let needed = |(entry, end): &(TermStart, Lsn)| entry.start < *end && *end > agreed;
+        let highest_needed = entries
+            .iter()
+            .copied()
+            .zip(ends.iter().copied())
+            .filter(needed)
+            .map(|(entry, _)| entry.tli)
+            .max();
+        let reserved = entries
+            .iter()
+            .copied()
+            .filter(|entry| Some(entry.tli) > highest_needed)
+            .max_by_key(|entry| entry.tli);
+        let kept = entries.iter().copied().zip(ends);
+        let kept = kept.filter(|pair| needed(pair) || reserved == Some(pair.0)).map(|(entry, _)| entry);
+        Self(kept.collect())
     }
 
     /// The history of a proposer in dialect `neon`, which appends and never leaves anything out.
@@ -111,6 +120,11 @@ impl TermHistory {
         let mut entries = self.up_to(end).0;
         entries.push(TermStart { term, start: end, tli: Tli::FIRST });
         Self(entries)
+    }
+
+    /// The highest PostgreSQL timeline that any proposer was elected with.
+    pub fn highest_tli(&self) -> Option<Tli> {
+        self.0.iter().map(|entry| entry.tli).max()
     }
 
     /// The term that wrote the byte at `lsn`.
@@ -218,6 +232,20 @@ mod tests {
             let got = history(before).elected(Term(9), Lsn(end), Tli::FIRST, Lsn(agreed));
             assert_eq!(got, history(expected), "{before:?} elected at {end}, agreed up to {agreed}");
         }
+    }
+
+    #[test]
+    fn a_timeline_number_that_was_given_out_is_not_forgotten() {
+        let entry = |term, start, tli| TermStart { term: Term(term), start: Lsn(start), tli: Tli(tli) };
+        // A server was promoted to timeline 2 at 100, wrote nothing, and the old one leads again.
+        let before = TermHistory::new(vec![entry(1, 8, 1), entry(5, 100, 2)]).unwrap();
+        let after = before.elected(Term(6), Lsn(100), Tli(1), Lsn(8));
+        assert_eq!(after.entries(), [entry(1, 8, 1), entry(5, 100, 2), entry(6, 100, 1)]);
+        assert_eq!((after.tli_at(Lsn(100)), after.tli_at(Lsn(101))), (Some(Tli(1)), Some(Tli(1))));
+        assert_eq!(after.highest_tli(), Some(Tli(2)));
+        // Once it holds WAL of its own the empty entry has nothing left to say.
+        let later = after.elected(Term(7), Lsn(200), Tli(3), Lsn(8));
+        assert_eq!(later.entries(), [entry(1, 8, 1), entry(6, 100, 1), entry(7, 200, 3)]);
     }
 
     #[test]

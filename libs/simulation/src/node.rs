@@ -4,13 +4,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::{Configuration, ConnectionId, Dialect, Lineage};
+use consensus::{Configuration, ConnectionId, Dialect, Lineage, Member, ProposerMessage};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt};
 use wal_store::{Fault, Input, ModelDisk, Output, Read, ReadMode, Replica, Snapshot, StoreError};
 use wal_types::{Lsn, NodeId, TenantTimelineId, Tli};
 
 use crate::primary::{CONTEXT, SEGMENT_SIZE, START};
+
+/// Three names of this length do not fit into a sector.
+const HOST_BYTES: usize = 250;
 
 /// How a node goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +35,7 @@ pub(crate) struct Node {
 
 impl Node {
     /// A node with a new, empty timeline.
-    pub(crate) fn create(id: NodeId, timeline: TenantTimelineId) -> Self {
+    pub(crate) fn create(id: NodeId, members: &[NodeId], timeline: TenantTimelineId) -> Self {
         let disk = ModelDisk::new();
         let lineage = Lineage {
             id: timeline,
@@ -43,7 +46,11 @@ impl Node {
             start_lsn: START,
             start_tli: Tli::FIRST,
         };
-        Replica::create(&disk, id, disk_id(id), lineage, Configuration::default())
+        // Host names so long that a control slot spans sectors, and a crash can tear it.
+        let member = |&id| Member { id, host: "h".repeat(HOST_BYTES), port: 1 };
+        let configuration =
+            Configuration { members: members.iter().map(member).collect(), ..Configuration::default() };
+        Replica::create(&disk, id, disk_id(id), lineage, configuration)
             .expect("an empty model disk has room");
         let mut node = Self { id, disk, replica: None, inbox: VecDeque::new(), now: Duration::ZERO };
         node.start().expect("what was just created can be opened");
@@ -117,6 +124,12 @@ impl Node {
         } else {
             Ok(read_log(&replica, START, to))
         }
+    }
+
+    /// True when the next `count` messages may cut the log.
+    pub(crate) fn may_cut(&self, count: usize) -> bool {
+        let elected = |input: &Input| matches!(input, Input::Message(ProposerMessage::Elected(_)));
+        self.is_up() && self.inbox.iter().take(count).any(|(_, input)| elected(input))
     }
 
     /// Makes the disk stop at some operation in the near future.

@@ -30,16 +30,30 @@ pub(crate) struct Primary {
     /// Every record end, ascending; the start counts as one.
     ends: Vec<Lsn>,
     builder: WalBuilder,
+    layout: Layout,
 }
+
+/// Of what lengths records are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Any.
+    Mixed,
+    /// One, which fills a segment exactly: rival logs have records at the same positions throughout, and often end with
+    /// a segment.
+    Equal,
+}
+
+/// Payload of a record of which 120 fill a segment of 16 KiB.
+const EQUAL_PAYLOAD_BYTES: usize = 110;
 
 impl Primary {
     /// A cluster that has not written anything yet.
-    pub(crate) fn new() -> Self {
-        Self::from_log(Vec::new())
+    pub(crate) fn new(layout: Layout) -> Self {
+        Self::from_log(Vec::new(), layout)
     }
 
     /// A standby that replayed `wal`, which must end with a record, and was promoted without a new timeline.
-    pub(crate) fn from_log(wal: Vec<u8>) -> Self {
+    pub(crate) fn from_log(wal: Vec<u8>, layout: Layout) -> Self {
         let mut scanner = RecordScanner::at_segment_start(CONTEXT, START);
         let mut ends = vec![START];
         for piece in wal.chunks(8) {
@@ -50,12 +64,14 @@ impl Primary {
         }
         let end = START.advance(wal.len() as u64);
         let prev = scanner.last_record_start().unwrap_or(Lsn(START.0 - 8));
-        Self { wal, ends, builder: WalBuilder::new(CONTEXT, PageMagic::POSTGRES_15, Tli::FIRST, end, prev) }
+        let builder = WalBuilder::new(CONTEXT, PageMagic::POSTGRES_15, Tli::FIRST, end, prev);
+        Self { wal, ends, builder, layout }
     }
 
     /// Writes and flushes one record with random content.
     pub(crate) fn write(&mut self, rng: &mut SmallRng) {
         let appended = match rng.random_range(0..100) {
+            _ if self.layout == Layout::Equal => self.record(rng, RECORD_BYTES_MAX),
             0 => self.builder.switch(),
             1 => self.builder.overwrite_contrecord(20_000, 1),
             2 => self.record(rng, LARGE_RECORD_BYTES_MAX),
@@ -67,7 +83,10 @@ impl Primary {
 
     fn record(&mut self, rng: &mut SmallRng, bytes_max: usize) -> wal_format::Appended {
         // Few different lengths, so that rival logs often have records at the same positions.
-        let length = (rng.random_range(8..bytes_max) / 64 + 1) * 64;
+        let length = match self.layout {
+            Layout::Mixed => (rng.random_range(8..bytes_max) / 64 + 1) * 64,
+            Layout::Equal => EQUAL_PAYLOAD_BYTES,
+        };
         let mut payload = vec![0; length];
         rng.fill_bytes(&mut payload[..8]);
         self.builder.record(1, 0, &payload)

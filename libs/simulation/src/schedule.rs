@@ -10,11 +10,14 @@ use wal_types::NodeId;
 use crate::cluster::{Cluster, WRITERS_MAX};
 use crate::node::Death;
 use crate::oracle::Violation;
+use crate::primary::Layout;
 use crate::stats::Stats;
 use crate::trace::Trace;
 
 /// Events before healing begins: from, to.
 const EVENTS: std::ops::Range<u64> = 500..1500;
+/// All logs are compared this often: healing mends what a schedule broke before the last comparison could see it.
+const COMPARE_EVERY_EVENTS: u64 = 10;
 /// Rounds in which a healed cluster must commit something new.
 const HEALING_ROUNDS_MAX: u64 = 400;
 /// Records written after healing; all of them must be committed.
@@ -36,7 +39,8 @@ pub struct Outcome {
 pub fn run(seed: u64, keep_lines: bool) -> Outcome {
     let mut rng = SmallRng::seed_from_u64(seed);
     let nodes = if rng.random_range(0..4) == 0 { 5 } else { 3 };
-    let mut schedule = Schedule { cluster: Cluster::new(nodes, Trace::new(keep_lines)), rng };
+    let layout = if rng.random_range(0..4) == 0 { Layout::Equal } else { Layout::Mixed };
+    let mut schedule = Schedule { cluster: Cluster::new(nodes, layout, Trace::new(keep_lines)), rng };
     let violation = schedule.play().err();
     let cluster = schedule.cluster;
     Outcome {
@@ -56,8 +60,11 @@ impl Schedule {
     fn play(&mut self) -> Result<(), Violation> {
         let events = self.rng.random_range(EVENTS);
         self.cluster.start_writer(0, Some(0));
-        for _ in 0..events {
+        for number in 0..events {
             self.event()?;
+            if number % COMPARE_EVERY_EVENTS == 0 {
+                self.cluster.compare_logs()?;
+            }
         }
         self.heal()?;
         self.cluster.compare_logs()
@@ -199,6 +206,7 @@ impl Schedule {
     /// Everything that is broken is mended; then a recovery, a promotion, and new WAL that must be committed.
     fn heal(&mut self) -> Result<(), Violation> {
         self.cluster.trace.line(format_args!("healing"));
+        self.cluster.is_calm = true;
         (0..WRITERS_MAX).for_each(|slot| self.cluster.end_writer(slot));
         for node in self.nodes() {
             let index = self.cluster.index(node);

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use consensus::{
-    AcceptorMessage, Action, ConnectionId, Election, LostTerm, Proposer, ProposerMessage, ProposerOptions,
-    WalBuffer,
+    AcceptorMessage, Action, ConnectionId, Election, Proposer, ProposerMessage, ProposerOptions, WalBuffer,
 };
 use wal_types::{Lsn, NodeId, ProposerId, TenantTimelineId, Term, Tli};
 
@@ -106,7 +105,7 @@ impl Writer {
         };
         match self.proposer.receive(node, message) {
             Ok(actions) => actions.into_iter().flat_map(|action| self.act(action, primary)).collect(),
-            Err(LostTerm::Deposed { .. } | LostTerm::Outvoted(_) | LostTerm::Exhausted) => vec![Event::Ended],
+            Err(_) => vec![Event::Ended],
         }
     }
 

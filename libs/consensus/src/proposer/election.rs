@@ -1,9 +1,12 @@
 //! From the first greeting to the decided election: positions, votes, and whose log is the newest.
 
+use std::cmp::Ordering;
+
 use wal_types::{Lsn, NodeId};
 
 use super::peer::{PeerState, Position};
 use super::{Action, Election, LostTerm, Phase, Proposer};
+use crate::configuration::Configuration;
 use crate::message::{
     AcceptorGreeting, PreVoteRequest, PreVoteResponse, ProposerMessage, VoteRequest, VoteResponse,
 };
@@ -21,9 +24,7 @@ impl Proposer {
             Phase::Campaigning | Phase::Elected | Phase::Leading => false,
         };
         self.check_term(from, greeting.term)?;
-        if greeting.configuration.generation >= self.configuration.generation {
-            self.configuration = greeting.configuration;
-        }
+        self.learn(from, greeting.configuration)?;
         let generation = self.configuration.generation;
         let Some(peer) = self.expect(from, &PeerState::Greeting) else { return Ok(self.reset(from)) };
         peer.state = PeerState::Greeted;
@@ -34,6 +35,27 @@ impl Proposer {
             self.request_vote(from);
         }
         Ok(Vec::new())
+    }
+
+    /// A newer configuration counts, as long as nobody voted under another one. Two of the same generation must be the
+    /// same: who decides would otherwise depend on who greeted last.
+    fn learn(&mut self, from: NodeId, told: Configuration) -> Result<(), LostTerm> {
+        let first = self
+            .peers
+            .values()
+            .all(|peer| peer.state == PeerState::Offline || peer.state == PeerState::Greeting);
+        let (known, generation) = (self.configuration.generation, told.generation);
+        let surveying = self.phase == Phase::Surveying;
+        match generation.cmp(&known) {
+            _ if first && surveying => self.configuration = told,
+            Ordering::Greater if surveying => self.configuration = told,
+            Ordering::Greater => return Err(LostTerm::Reconfigured { by: from, generation }),
+            Ordering::Equal if told != self.configuration => {
+                return Err(LostTerm::TwoConfigurations { by: from, generation });
+            }
+            Ordering::Equal | Ordering::Less => {}
+        }
+        Ok(())
     }
 
     pub(super) fn surveyed(
@@ -103,7 +125,8 @@ impl Proposer {
         let start = newest.flush_lsn;
         let log_tli = newest.history.tli_at(start);
         let tli = self.options.tli.or(newest.history.last().map(|last| last.tli)).unwrap_or_default();
-        self.tli_switches = newest.tli_switches.clone();
+        // A switch above the log, or at its very end, was announced by somebody who then wrote nothing that lasted.
+        self.tli_switches = newest.tli_switches.iter().copied().filter(|switch| switch.at < start).collect();
         if let Some(parent) = log_tli.filter(|&parent| parent != tli) {
             self.tli_switches.push(TliSwitch { parent, tli, at: start });
         }

@@ -1,7 +1,7 @@
 //! What a [`Proposer`](super::Proposer) is told, and what it tells.
 
 use thiserror::Error;
-use wal_types::{Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
 
 use super::peer::PeerState;
 use crate::message::ChecksumResponse;
@@ -98,6 +98,25 @@ pub enum LostTerm {
     /// Too many refused: another campaign of the same term was faster.
     #[error("another proposer took the votes of term {0}")]
     Outvoted(Term),
+    /// The members changed while this proposer acted under older ones.
+    #[error("safekeeper {by} knows a newer configuration, of generation {generation}")]
+    Reconfigured {
+        /// Who said so.
+        by: NodeId,
+        /// The newer generation.
+        generation: Generation,
+    },
+    /// Safekeepers were given different members under one generation.
+    #[error(
+        "safekeeper {by} lists other members than the others in generation {generation}: \
+         create its timeline anew with the same members"
+    )]
+    TwoConfigurations {
+        /// Who differs.
+        by: NodeId,
+        /// The generation.
+        generation: Generation,
+    },
     /// There is no higher number.
     #[error("terms are exhausted")]
     Exhausted,

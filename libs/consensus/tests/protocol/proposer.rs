@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use consensus::{
     AcceptorGreeting, AcceptorMessage, Action, AppendRequest, AppendResponse, Configuration, Election,
-    HotStandbyFeedback, LostTerm, PreVoteResponse, Proposer, ProposerElected, ProposerMessage,
+    HotStandbyFeedback, LostTerm, Member, PreVoteResponse, Proposer, ProposerElected, ProposerMessage,
     ProposerOptions, TermHistory, TermStart, VoteResponse, WalBuffer,
 };
 use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
@@ -340,4 +340,44 @@ fn a_log_that_ends_with_a_segment_is_compared_over_its_last_segment() {
         };
         assert_eq!(election.compare_from(size), Lsn(from), "{end:x}");
     }
+}
+
+fn greet_with(
+    proposer: &mut Proposer,
+    node: u64,
+    generation: u32,
+    members: &[u64],
+) -> Result<Vec<Action>, LostTerm> {
+    proposer.connected(NodeId(node));
+    drain(proposer, node);
+    let member = |&id: &u64| Member { id: NodeId(id), host: format!("sk{id}"), port: 1 };
+    let configuration = Configuration {
+        generation: Generation(generation),
+        members: members.iter().map(member).collect(),
+        new_members: Vec::new(),
+    };
+    let greeting = AcceptorGreeting { node_id: NodeId(node), term: Term(4), configuration };
+    proposer.receive(NodeId(node), AcceptorMessage::Greeting(greeting))
+}
+
+#[test]
+fn safekeepers_that_list_different_members_elect_nobody() {
+    let mut proposer = proposer();
+    greet_with(&mut proposer, 1, 0, &[1, 2, 3]).unwrap();
+    let refused = greet_with(&mut proposer, 3, 0, &[3]);
+    assert_eq!(refused, Err(LostTerm::TwoConfigurations { by: NodeId(3), generation: Generation(0) }));
+}
+
+#[test]
+fn a_newer_configuration_counts_before_the_votes_and_ends_the_campaign_after() {
+    let mut proposer = proposer();
+    greet_with(&mut proposer, 1, 1, &[1, 2, 3]).unwrap();
+    greet_with(&mut proposer, 2, 2, &[1, 2, 3]).unwrap();
+    greet_with(&mut proposer, 3, 1, &[1, 2]).unwrap();
+    survey(&mut proposer, 1, 4, (20, &[(1, 8)]));
+    survey(&mut proposer, 2, 4, (20, &[(1, 8)]));
+    proposer.campaign().unwrap();
+    proposer.disconnected(NodeId(3));
+    let refused = greet_with(&mut proposer, 3, 3, &[1, 2, 3]);
+    assert_eq!(refused, Err(LostTerm::Reconfigured { by: NodeId(3), generation: Generation(3) }));
 }
