@@ -15,8 +15,8 @@ use tokio::process::{Child, Command};
 use crate::support::{Address, Proposer, START, Wal, eventually, timeline, within};
 
 /// A running program. Killed when it is dropped.
-struct Program {
-    at: Address,
+pub(crate) struct Program {
+    pub(crate) at: Address,
     child: Child,
 }
 
@@ -28,7 +28,7 @@ fn command(directory: &Path, id: &str) -> Command {
 }
 
 impl Program {
-    async fn start(directory: &Path) -> Self {
+    pub(crate) async fn start(directory: &Path) -> Self {
         let file = directory.join("address");
         let _ = fs::remove_file(&file);
         let mut child = command(directory, "1").spawn().unwrap();
@@ -42,7 +42,7 @@ impl Program {
         Self { at: Address { pg: port("pg"), http: port("http") }, child }
     }
 
-    async fn end(mut self, signal: Signal) -> ExitStatus {
+    pub(crate) async fn end(mut self, signal: Signal) -> ExitStatus {
         let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap());
         kill(pid, signal).unwrap();
         within("the end of the program", self.child.wait()).await.unwrap()
@@ -89,7 +89,7 @@ async fn what_was_acknowledged_survives_a_kill() {
     reads_back(&program, &wal).await;
 }
 
-async fn reads_back(program: &Program, wal: &Wal) {
+pub(crate) async fn reads_back(program: &Program, wal: &Wal) {
     let term = program.at.status(timeline(1)).await["term"].as_u64().unwrap();
     let mut reader = program.at.read(timeline(1), &format!("{START} (term='{term}')")).await;
     let mut read = Vec::new();
@@ -200,7 +200,7 @@ async fn a_timeline_of_another_directory_is_quarantined() {
     assert!(status["error"].as_str().unwrap().contains("copied here from another"), "{status}");
 }
 
-fn timeline_directory(directory: &TempDir, number: u8) -> PathBuf {
+pub(crate) fn timeline_directory(directory: &TempDir, number: u8) -> PathBuf {
     let id = timeline(number);
     directory.path().join("data").join(id.tenant.to_string()).join(id.timeline.to_string())
 }
