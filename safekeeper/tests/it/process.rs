@@ -7,6 +7,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use consensus::{Dialect, ProtocolVersion};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use postgres_backend::client::ClientError;
 use pq_proto::SqlState;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -181,6 +182,36 @@ async fn a_damaged_timeline_is_quarantined_and_the_others_are_served() {
     let (status, text) =
         program.at.post(&crate::support::timeline_body(timeline(2), Dialect::Holdfast)).await;
     assert_eq!(status, 409, "{text}");
+    Proposer::elected(program.at, timeline(1), ProtocolVersion::Own, &[(1, START)]).await;
+}
+
+/// A link that leads to itself is in the place of a file: opening it fails, as it does when a disk fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeline_whose_disk_fails_at_the_start_is_served_when_the_disk_is_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = Program::start(directory.path()).await;
+    program.at.create(timeline(1), Dialect::Holdfast).await;
+    program.end(Signal::SIGTERM).await;
+    let control = timeline_directory(&directory, 1).join("control");
+    let aside = directory.path().join("aside");
+    fs::rename(&control, &aside).unwrap();
+    std::os::unix::fs::symlink(&control, &control).unwrap();
+
+    let program = Program::start(directory.path()).await;
+    let status = program.at.status(timeline(1)).await;
+    assert_eq!(status["health"], "poisoned", "{status}");
+    assert!(status["error"].as_str().unwrap().contains("cannot open the control file"), "{status}");
+    let push = "START_WAL_PUSH (proto_version 'holdfast-1')";
+    match program.at.connect(timeline(1)).await.copy_both(push).await.err() {
+        Some(ClientError::Server(error)) => assert_eq!(error.sqlstate, SqlState::IO_ERROR, "{error:?}"),
+        other => panic!("{other:?}"),
+    }
+    // At once: a timeline without the file would be another case.
+    fs::rename(&aside, &control).unwrap();
+    eventually("a timeline that is served", async || {
+        (program.at.status(timeline(1)).await["health"] == "healthy").then_some(())
+    })
+    .await;
     Proposer::elected(program.at, timeline(1), ProtocolVersion::Own, &[(1, START)]).await;
 }
 
