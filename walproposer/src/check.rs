@@ -5,7 +5,7 @@
 //! shown by a checksum of the last segment, which `cycle` compares afterwards.
 
 use thiserror::Error;
-use wal_types::{Lsn, Tli};
+use wal_types::{Lsn, SegmentSize, Tli};
 
 use crate::primary::PrimaryPosition;
 
@@ -34,8 +34,29 @@ pub(crate) struct Fork {
 }
 
 /// True when the timeline's history has to be asked for.
-pub(crate) fn needs_fork(position: PrimaryPosition, log_tli: Option<Tli>) -> bool {
-    log_tli.is_some_and(|log| position.tli > log)
+pub(crate) fn needs_fork(
+    position: PrimaryPosition,
+    end: Lsn,
+    log_tli: Option<Tli>,
+    segment_size: SegmentSize,
+) -> bool {
+    let may_fork_here = segment_size.offset_of(end) == 0 && position.tli > Tli::FIRST;
+    log_tli.is_some_and(|log| position.tli > log || may_fork_here)
+}
+
+/// The timeline under which the primary has the byte before `end`. A server that is promoted copies the segment that it
+/// is in the middle of, so that the new timeline has all of it; at the end of a segment there is nothing to copy, and
+/// the last segment is there under the old timeline only (PostgreSQL documentation, "Timelines").
+pub(crate) fn timeline_before(
+    position: PrimaryPosition,
+    fork: Option<Fork>,
+    end: Lsn,
+    segment_size: SegmentSize,
+) -> Tli {
+    match fork {
+        Some(Fork { parent, at }) if at == end && segment_size.offset_of(end) == 0 => parent,
+        _ => position.tli,
+    }
 }
 
 /// Compares the primary with a log that ends at `end` on timeline `log_tli` (`None` when it never began).
@@ -100,6 +121,30 @@ mod tests {
                 expected,
                 "{tli} {flush_lsn} {fork:?} {log_tli:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_last_segment_before_a_promotion_at_its_end_is_read_under_the_old_timeline() {
+        let segment_size = SegmentSize::new(1 << 20).unwrap();
+        let (boundary, middle) = (Lsn(5 << 20), Lsn((5 << 20) + 8));
+        // the primary's timeline, its last fork, the end, the log's timeline, is the fork asked for, where to read
+        let table = [
+            (1, None, boundary, Some(1), false, 1),
+            (2, Some((1, boundary)), boundary, Some(1), true, 1),
+            // The switch is in the log already, but no byte behind it.
+            (2, Some((1, boundary)), boundary, Some(2), true, 1),
+            (2, Some((1, Lsn(1 << 20))), boundary, Some(2), true, 2),
+            (2, Some((1, middle)), middle, Some(1), true, 2),
+            (2, Some((1, middle)), middle, Some(2), false, 2),
+            (2, Some((1, boundary)), boundary, None, false, 1),
+        ];
+        for (tli, fork, end, log_tli, needed, expected) in table {
+            let position = PrimaryPosition { tli: Tli(tli), flush_lsn: end };
+            let fork = fork.map(|(parent, at)| Fork { parent: Tli(parent), at });
+            let case = format!("{tli} {fork:?} {end} {log_tli:?}");
+            assert_eq!(needs_fork(position, end, log_tli.map(Tli), segment_size), needed, "{case}");
+            assert_eq!(timeline_before(position, fork, end, segment_size), Tli(expected), "{case}");
         }
     }
 

@@ -5,13 +5,16 @@
 //! ([`consensus::Proposer::poll_fetch`]); `campaign` drives this.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use postgres_backend::client::{ClientCopyMessage, ClientError};
+use postgres_backend::Io;
+use postgres_backend::client::{Client, ClientCopyMessage, ClientError};
 use pq_proto::replication::FromPrimary;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use wal_types::{Lsn, Term};
 
 use crate::config::{Cluster, SafekeeperAddress};
@@ -21,6 +24,8 @@ use crate::safekeeper_client;
 const DONATION_QUEUE_PIECES_MAX: usize = 16;
 /// Longest message of a donor.
 const DONOR_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// A donor that lives sends a keepalive each second. One that does not is left, so that another one can be asked.
+const DONOR_SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// A part of a log.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +57,11 @@ impl Donation {
         let (sender, pieces) = mpsc::channel(DONATION_QUEUE_PIECES_MAX);
         let mut reader = JoinSet::new();
         reader.spawn(async move {
-            if let Err(error) = read(&cluster, &donor, range, &sender, &wake).await {
+            let reading = async {
+                let client = safekeeper_client::connect(&cluster, &donor).await?;
+                read(client, range, &sender, &wake).await
+            };
+            if let Err(error) = reading.await {
                 let _ = sender.send(Err(format!("reading from safekeeper {}: {error}", donor.id))).await;
             }
             drop(sender);
@@ -70,21 +79,21 @@ enum DonorError {
     Gap { expected: Lsn, got: Lsn },
     #[error("it ended the stream at {0}")]
     Ended(Lsn),
+    #[error("it said nothing for {} s", DONOR_SILENCE_MAX.as_secs())]
+    Silent,
 }
 
-async fn read(
-    cluster: &Cluster,
-    donor: &SafekeeperAddress,
+async fn read<S: Io>(
+    client: Client<S>,
     range: Range,
     pieces: &mpsc::Sender<Piece>,
     wake: &Notify,
 ) -> Result<(), DonorError> {
-    let client = safekeeper_client::connect(cluster, donor).await?;
     let command = format!("START_REPLICATION PHYSICAL {} (term='{}')", range.from, range.term);
-    let mut copy = client.copy_both(&command).await?;
+    let mut copy = spoken(client.copy_both(&command)).await?;
     let mut at = range.from;
     while at < range.until {
-        let payload = match copy.reader.next(DONOR_MESSAGE_BYTES_MAX).await? {
+        let payload = match spoken(copy.reader.next(DONOR_MESSAGE_BYTES_MAX)).await? {
             ClientCopyMessage::Data(payload) => payload,
             ClientCopyMessage::Done => return Err(DonorError::Ended(at)),
         };
@@ -104,4 +113,98 @@ async fn read(
         at = next;
     }
     Ok(())
+}
+
+async fn spoken<T>(answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, DonorError> {
+    Ok(timeout(DONOR_SILENCE_MAX, answer).await.map_err(|_| DonorError::Silent)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted;
+    use bytes::BytesMut;
+    use pq_proto::BackendMessage;
+    use pq_proto::backend::CopyFormat;
+    use pq_proto::replication::{PrimaryKeepalive, XLogData};
+    use tokio::time::Instant;
+
+    const RANGE: Range = Range { from: Lsn(100), until: Lsn(200), term: Term(3) };
+    /// No read takes this long unless it hangs.
+    const DEADLINE: Duration = Duration::from_secs(600);
+
+    fn payload(item: &FromPrimary) -> BackendMessage {
+        let mut payload = BytesMut::new();
+        item.encode(&mut payload);
+        BackendMessage::CopyData(payload.freeze())
+    }
+
+    fn keepalive() -> BackendMessage {
+        payload(&FromPrimary::Keepalive(PrimaryKeepalive {
+            server_end: Lsn(200),
+            sent_at_micros: 0,
+            reply_requested: false,
+        }))
+    }
+
+    fn wal(start: u64, length: usize) -> BackendMessage {
+        payload(&FromPrimary::XLogData(XLogData {
+            start: Lsn(start),
+            server_end: Lsn(200),
+            sent_at_micros: 0,
+            data: vec![7; length].into(),
+        }))
+    }
+
+    /// A donor that says `messages`, one every four seconds, and then nothing; what became of the reading, when, and
+    /// up to where there was WAL.
+    async fn read_from(messages: &[BackendMessage]) -> (Result<(), DonorError>, Duration, Lsn) {
+        let (client, mut server) = scripted::client().await;
+        let (sender, mut pieces) = mpsc::channel(DONATION_QUEUE_PIECES_MAX);
+        let started = Instant::now();
+        let wake = Notify::new();
+        let talk = async {
+            for message in messages {
+                scripted::say(&mut server, std::slice::from_ref(message)).await;
+                tokio::time::sleep(Duration::from_secs(4)).await;
+            }
+            // The connection stays open.
+            std::future::pending::<()>().await;
+        };
+        let ended = tokio::select! {
+            ended = timeout(DEADLINE, read(client, RANGE, &sender, &wake)) => ended.expect("it hangs"),
+            () = talk => unreachable!(),
+        };
+        let mut end = RANGE.from;
+        while let Ok(Ok((at, wal))) = pieces.try_recv() {
+            assert_eq!(at, end);
+            end = at.advance(wal.len() as u64);
+        }
+        (ended, started.elapsed(), end)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_donor_that_falls_silent_is_left() {
+        let opened = BackendMessage::CopyBothResponse(CopyFormat::default());
+        let table: &[(&[BackendMessage], u64, u64)] = &[
+            (&[], 5, 100),
+            (std::slice::from_ref(&opened), 5, 100),
+            (&[opened.clone(), wal(100, 10)], 4 + 5, 110),
+            (&[opened.clone(), wal(100, 10), keepalive(), keepalive()], 12 + 5, 110),
+        ];
+        for (messages, seconds, end) in table {
+            let (ended, elapsed, read_up_to) = read_from(messages).await;
+            assert!(matches!(ended, Err(DonorError::Silent)), "{messages:?}: {ended:?}");
+            assert_eq!((elapsed.as_secs(), read_up_to), (*seconds, Lsn(*end)), "{messages:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_donor_that_lives_is_read_to_the_end() {
+        let opened = BackendMessage::CopyBothResponse(CopyFormat::default());
+        let messages = [opened, wal(100, 50), keepalive(), keepalive(), wal(150, 70)];
+        let (ended, _, end) = read_from(&messages).await;
+        assert!(ended.is_ok(), "{ended:?}");
+        assert_eq!(end, RANGE.until);
+    }
 }

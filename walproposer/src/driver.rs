@@ -7,7 +7,7 @@ use utils::{Backoff, Shutdown};
 use wal_types::Lsn;
 
 use crate::config::RunConfig;
-use crate::cycle::{self, End};
+use crate::cycle::{self, Carried, End};
 use crate::primary::PrimaryError;
 use crate::status::{Board, LinkState, State};
 
@@ -22,9 +22,10 @@ pub(crate) async fn run(config: &RunConfig, board: &Board, shutdown: &Shutdown) 
     let cluster = Arc::new(config.cluster.clone());
     let mut backoff = Backoff::new(CAMPAIGN_RETRY_DELAY_MIN, CAMPAIGN_RETRY_DELAY_MAX);
     let mut told = String::new();
+    let mut carried = Carried::default();
     loop {
         let started = Instant::now();
-        let end = match cycle::run(config, &cluster, board, shutdown).await {
+        let end = match cycle::run(config, &cluster, board, carried, shutdown).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
@@ -37,6 +38,7 @@ pub(crate) async fn run(config: &RunConfig, board: &Board, shutdown: &Shutdown) 
             tracing::warn!(reason, "not leading");
         }
         record(board, &end, &reason);
+        carried = carried.after(&end);
         told = reason;
         if started.elapsed() > CAMPAIGN_RETRY_DELAY_MAX {
             backoff.reset();

@@ -22,6 +22,8 @@ mod primary;
 pub mod recover;
 mod safekeeper_client;
 mod safekeeper_link;
+#[cfg(test)]
+mod scripted;
 mod server;
 mod status;
 

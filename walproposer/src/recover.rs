@@ -13,7 +13,7 @@ use serde::Serialize;
 use thiserror::Error;
 use tokio::time::timeout;
 use utils::Backoff;
-use wal_types::{ProposerId, SegmentSize, SystemId};
+use wal_types::{ProposerId, SegmentSize, SystemId, Term};
 
 use crate::campaign::Campaign;
 use crate::config::{Cluster, RecoverConfig, SEND_BUFFER_BYTES_MAX, SafekeeperAddress};
@@ -54,11 +54,16 @@ pub async fn run(config: &RecoverConfig) -> anyhow::Result<Recovered> {
 async fn attempts(cluster: &Arc<Cluster>, board: &Board) -> Recovered {
     let mut backoff = Backoff::new(RECOVER_RETRY_DELAY_MIN, RECOVER_RETRY_DELAY_MAX);
     let mut told = String::new();
+    let mut term_floor = Term::ZERO;
     loop {
-        let error = match attempt(cluster, board).await {
+        let failed = match attempt(cluster, board, term_floor).await {
             Ok(recovered) => return recovered,
-            Err(error) => error.to_string(),
+            Err(failed) => failed,
         };
+        if let Failed::Lost(LostTerm::Deposed { term, .. }) = failed {
+            term_floor = term_floor.max(term);
+        }
+        let error = failed.to_string();
         if error != told {
             tracing::warn!(error, "not settled yet");
         }
@@ -80,7 +85,7 @@ enum Failed {
 }
 
 /// One campaign. A safekeeper that is away is waited for.
-async fn attempt(cluster: &Arc<Cluster>, board: &Board) -> Result<Recovered, Failed> {
+async fn attempt(cluster: &Arc<Cluster>, board: &Board, term_floor: Term) -> Result<Recovered, Failed> {
     let segment_size = segment_size(cluster, board).await?;
     let options = ProposerOptions {
         id: cluster.id,
@@ -90,7 +95,7 @@ async fn attempt(cluster: &Arc<Cluster>, board: &Board) -> Result<Recovered, Fai
         pg_version: 0,
         tli: None,
         safekeepers: cluster.nodes(),
-        term_floor: wal_types::Term::ZERO,
+        term_floor,
         send_buffer_bytes_max: SEND_BUFFER_BYTES_MAX,
     };
     let mut campaign = Campaign::start(cluster, options, board);

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use consensus::codec::{self, CodecError};
 use consensus::{AcceptorMessage, ProposerMessage, ProtocolVersion};
+use postgres_backend::Io;
 use postgres_backend::client::{ClientCopyMessage, ClientCopyReader, ClientError};
 use postgres_backend::copy::CopyWriter;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
 use utils::Backoff;
 use wal_types::NodeId;
 
@@ -28,6 +30,9 @@ const LINK_WRITE_BYTES_HIGH: usize = 256 * 1024;
 const ANSWER_BYTES_MAX: usize = 128 * 1024;
 /// For the answer to START_WAL_PUSH.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// For writing what is encoded. A peer that vanished without a word takes nothing, and the closing of the queue is seen
+/// only between two writes.
+const LINK_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const LINK_RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 const LINK_RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 
@@ -70,6 +75,8 @@ enum LinkError {
     Ended,
     #[error("no answer to START_WAL_PUSH")]
     PushTimeout,
+    #[error("the safekeeper took no bytes for {} s", LINK_WRITE_TIMEOUT.as_secs())]
+    WriteTimeout,
     /// The driver dropped the queue.
     #[error("closed by the walproposer")]
     Closed,
@@ -120,7 +127,7 @@ impl Link {
             "START_WAL_PUSH (proto_version '{}', allow_timeline_creation 'false')",
             codec::version_name(ProtocolVersion::Own)
         );
-        let entering = tokio::time::timeout(PUSH_TIMEOUT, client.copy_both(&command));
+        let entering = timeout(PUSH_TIMEOUT, client.copy_both(&command));
         let copy = entering.await.map_err(|_| LinkError::PushTimeout)??;
         let (sender, queue) = mpsc::channel(LINK_QUEUE_MESSAGES_MAX);
         self.tell(LinkEvent::Connected(sender)).await;
@@ -146,9 +153,9 @@ impl Link {
         }
     }
 
-    async fn send(
+    async fn send<S: Io>(
         &self,
-        mut writer: CopyWriter<TcpStream>,
+        mut writer: CopyWriter<S>,
         mut queue: mpsc::Receiver<ProposerMessage>,
     ) -> Result<std::convert::Infallible, LinkError> {
         loop {
@@ -159,14 +166,45 @@ impl Link {
                 next = if full { None } else { queue.try_recv().ok() };
             }
             self.driver.wake.notify_one();
-            writer.flush().await.map_err(ClientError::from)?;
+            let written = timeout(LINK_WRITE_TIMEOUT, writer.flush()).await;
+            written.map_err(|_| LinkError::WriteTimeout)?.map_err(ClientError::from)?;
         }
     }
 }
 
-fn put(writer: &mut CopyWriter<TcpStream>, message: &ProposerMessage) -> Result<(), LinkError> {
+fn put<S: Io>(writer: &mut CopyWriter<S>, message: &ProposerMessage) -> Result<(), LinkError> {
     let mut encoded = Ok(());
     let framed = writer.put_with(|out| encoded = codec::encode_proposer(ProtocolVersion::Own, message, out));
     encoded?;
     Ok(framed.map_err(ClientError::from)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted;
+    use consensus::PreVoteRequest;
+    use tokio::time::Instant;
+    use wal_types::Generation;
+
+    /// Longer than the pipe, once encoded.
+    const MESSAGES: usize = 1000;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_no_bytes_does_not_hold_a_closed_link_up() {
+        let (copy, _server) = scripted::copy_both().await;
+        let (events, _driver) = mpsc::channel(1);
+        let driver = DriverHandle { events, wake: Arc::new(Notify::new()) };
+        let link = Link { node: NodeId(1), incarnation: 1, driver };
+        let (sender, queue) = mpsc::channel(MESSAGES);
+        for _ in 0..MESSAGES {
+            let message = ProposerMessage::PreVote(PreVoteRequest { generation: Generation(0) });
+            sender.try_send(message).unwrap();
+        }
+        let started = Instant::now();
+        let sending = timeout(2 * LINK_WRITE_TIMEOUT, link.send(copy.writer, queue));
+        let (ended, ()) = tokio::join!(sending, async { drop(sender) });
+        assert!(matches!(ended.expect("it hangs"), Err(LinkError::WriteTimeout)));
+        assert_eq!(started.elapsed(), LINK_WRITE_TIMEOUT);
+    }
 }

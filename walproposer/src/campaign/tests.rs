@@ -20,7 +20,7 @@ fn campaign() -> Campaign {
         pg_version: 0,
         tli: Some(Tli::FIRST),
         safekeepers: cluster.nodes(),
-        term_floor: wal_types::Term::ZERO,
+        term_floor: Term::ZERO,
         send_buffer_bytes_max: 1 << 20,
     };
     Campaign::start(&cluster, options, &Board::new(&cluster))

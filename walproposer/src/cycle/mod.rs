@@ -5,32 +5,34 @@
 //! ```
 //!
 //! Whatever ends a turn ends all of it: proposer, links and the connection to the primary are dropped, and the next turn
-//! begins with a new campaign. Nothing is carried over, so nothing has to be repaired. Called by `driver`.
+//! begins with a new campaign. Two facts are handed on ([`Carried`]), and no state, so nothing has to be repaired. Called
+//! by `driver`.
 
+mod carried;
+mod comparison;
 mod streaming;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::{Action, Election, LostTerm, ProposerOptions, WalBuffer};
-use pq_proto::replication::FromPrimary;
+use consensus::{Action, Election, LostTerm, ProposerOptions};
 use thiserror::Error;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval};
 use utils::Shutdown;
 use wal_types::{Lsn, NodeId, ProposerId, Tli};
 
+pub(crate) use self::carried::Carried;
+use self::comparison::Comparison;
 use self::streaming::Streaming;
 use crate::campaign::Campaign;
-use crate::check::{self, NotAContinuation};
+use crate::check::{self, Fork, NotAContinuation};
 use crate::config::{Cluster, RunConfig};
 use crate::primary::{Facts, Primary, PrimaryError, PrimaryPosition};
 use crate::status::{Board, State};
 
 /// While nothing is streamed, the primary is asked this often whether it is still there.
 const PRIMARY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// For reading one segment from the primary and the donor's answer about it.
-const COMPARE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why a turn ended.
 #[derive(Debug, Error)]
@@ -47,6 +49,14 @@ pub(crate) enum End {
     OtherBytes { donor: NodeId, from: Lsn, to: Lsn },
     #[error("the primary's WAL could not be compared: {0}")]
     NotCompared(&'static str),
+    #[error(
+        "the primary no longer has the last segment of the log, its WAL from {from} to {to}, so that cannot be compared with the safekeepers': set wal_keep_size on the primary so that it keeps such a segment, and seed the safekeepers anew from it"
+    )]
+    SegmentGone { from: Lsn, to: Lsn },
+    #[error(
+        "the primary no longer has the last segment of the log, but its slot stands at the end of it, {end}: the next term goes on there"
+    )]
+    SegmentAcknowledged { end: Lsn },
     #[error("the primary's WAL goes on at {got} instead of {expected}")]
     Gap { expected: Lsn, got: Lsn },
     #[error("the walproposer was told to end")]
@@ -62,11 +72,12 @@ pub(crate) async fn run(
     config: &RunConfig,
     cluster: &Arc<Cluster>,
     board: &Board,
+    carried: Carried,
     shutdown: &Shutdown,
 ) -> Result<Infallible, End> {
     // Dropped in the middle of whatever it does, before anything was acknowledged: there is nothing to bring to an end.
     let streaming = tokio::select! {
-        led = lead(config, cluster, board) => led?,
+        led = lead(config, cluster, board, carried) => led?,
         () = shutdown.draining() => return Err(End::Leaving),
     };
     streaming.run(shutdown).await
@@ -76,8 +87,9 @@ async fn lead<'a>(
     config: &'a RunConfig,
     cluster: &Arc<Cluster>,
     board: &'a Board,
+    carried: Carried,
 ) -> Result<Streaming<'a>, End> {
-    let connected = Connected::new(config, cluster, board).await?;
+    let connected = Connected::new(config, cluster, board, carried).await?;
     let elected = connected.elect().await?;
     elected.compare().await
 }
@@ -86,14 +98,20 @@ async fn lead<'a>(
 struct Connected<'a> {
     config: &'a RunConfig,
     board: &'a Board,
+    carried: Carried,
     primary: Primary,
     campaign: Campaign,
 }
 
 impl<'a> Connected<'a> {
-    async fn new(config: &'a RunConfig, cluster: &Arc<Cluster>, board: &'a Board) -> Result<Self, End> {
+    async fn new(
+        config: &'a RunConfig,
+        cluster: &Arc<Cluster>,
+        board: &'a Board,
+        carried: Carried,
+    ) -> Result<Self, End> {
         let (primary, position) = Primary::connect(config).await?;
-        let Facts { system_id, segment_size, version } = primary.facts;
+        let Facts { system_id, segment_size, version, .. } = primary.facts;
         tracing::info!(primary = %config.primary, %system_id, tli = %position.tli, flush_lsn = %position.flush_lsn, "connected to the primary");
         board.enter(State::Collecting);
         board.update(|snapshot| {
@@ -108,10 +126,10 @@ impl<'a> Connected<'a> {
             pg_version: version,
             tli: Some(position.tli),
             safekeepers: cluster.nodes(),
-            term_floor: wal_types::Term::ZERO,
+            term_floor: carried.term_floor,
             send_buffer_bytes_max: config.send_buffer_bytes_max,
         };
-        Ok(Self { config, board, primary, campaign: Campaign::start(cluster, options, board) })
+        Ok(Self { config, board, carried, primary, campaign: Campaign::start(cluster, options, board) })
     }
 
     /// Surveys, checks the primary, and asks for votes.
@@ -151,15 +169,19 @@ impl<'a> Connected<'a> {
     }
 
     /// Is the primary, as it is now, a continuation of the log?
-    async fn check(&mut self, end: Lsn, log_tli: Option<Tli>) -> Result<PrimaryPosition, End> {
+    async fn check(
+        &mut self,
+        end: Lsn,
+        log_tli: Option<Tli>,
+    ) -> Result<(PrimaryPosition, Option<Fork>), End> {
         let position = self.position().await?;
-        let fork = if check::needs_fork(position, log_tli) {
+        let fork = if check::needs_fork(position, end, log_tli, self.primary.facts.segment_size) {
             check::last_fork(&self.primary.timeline_history(position.tli).await?)
         } else {
             None
         };
         check::continues(position, fork, end, log_tli)?;
-        Ok(position)
+        Ok((position, fork))
     }
 }
 
@@ -175,52 +197,31 @@ impl<'a> Elected<'a> {
     async fn compare(mut self) -> Result<Streaming<'a>, End> {
         let Election { start: end, donor, tli, .. } = self.election;
         self.connected.board.enter(State::Checking);
-        let position = self.connected.check(end, tli).await?;
-        let Connected { config, board, primary, mut campaign } = self.connected;
-        let segment_size = primary.facts.segment_size;
-        let from = self.election.compare_from(segment_size);
-        let mut stream = primary.stream(&config.slot, from, position.tli).await?;
+        let (position, fork) = self.connected.check(end, tli).await?;
+        let Connected { config, board, carried, primary, mut campaign } = self.connected;
+        let Facts { segment_size, slot_restart_lsn, .. } = primary.facts;
+        // Only we move the slot, and only to where the quorum had all that this primary sent: up to there the log is
+        // this primary's own.
+        let acknowledged = slot_restart_lsn == end && tli == Some(position.tli);
+        let from = if acknowledged && carried.acknowledged_end == Some(end) {
+            tracing::warn!(%end, "WAL is not compared: the primary has removed what it was told is stored");
+            end
+        } else {
+            self.election.compare_from(segment_size)
+        };
+        let read_on =
+            if from < end { check::timeline_before(position, fork, end, segment_size) } else { position.tli };
+        let mut stream = primary.stream(&config.slot, from, read_on).await?;
 
-        let asked = campaign.incarnation(donor);
-        let mut wal = WalBuffer::new(from);
-        let mut ours = 0;
-        let mut theirs = (from == end).then_some(Some(0));
-        if theirs.is_none() {
-            campaign.ask_checksum(donor, from, end);
-        }
-        let deadline = Instant::now() + COMPARE_TIMEOUT;
-        while wal.end() < end || theirs.is_none() {
-            // All may be dropped: what was not returned stays queued.
-            tokio::select! {
-                action = campaign.next() => {
-                    if let Action::Checksum { from: node, response } = action?
-                        && (node, response.from, response.to) == (donor, from, end)
-                    {
-                        theirs = Some(response.crc32c);
-                    }
-                }
-                item = stream.next_or_end(wal.end() < end) => if let FromPrimary::XLogData(piece) = item? {
-                    let covered = end.bytes_since(piece.start).min(piece.data.len() as u64) as usize;
-                    ours = crc32c::crc32c_append(ours, &piece.data[..covered]);
-                    let expected = wal.end();
-                    if !wal.push(piece.start, piece.data) {
-                        return Err(End::Gap { expected, got: piece.start });
-                    }
-                },
-                () = sleep_until(deadline) => return Err(End::NotCompared("no answer in time")),
-            }
-            if theirs.is_none() && campaign.incarnation(donor) != asked {
-                return Err(End::NotCompared(
-                    "the connection to the safekeeper with the newest log was lost",
-                ));
-            }
-        }
-        match theirs.flatten() {
-            Some(theirs) if theirs == ours => {}
-            Some(_) => return Err(End::OtherBytes { donor, from, to: end }),
-            None => {
-                return Err(End::NotCompared("the safekeeper with the newest log no longer holds all of it"));
-            }
+        let stream_ends = read_on != position.tli;
+        let comparison = Comparison { donor, from, end, stream_ends };
+        let wal = comparison.run(&mut campaign, &mut stream).await.map_err(|error| match error {
+            End::Primary(PrimaryError::WalRemoved(_)) if acknowledged => End::SegmentAcknowledged { end },
+            End::Primary(PrimaryError::WalRemoved(_)) => End::SegmentGone { from, to: end },
+            other => other,
+        })?;
+        if stream_ends {
+            stream = stream.next_timeline(&config.slot, end, position.tli).await?;
         }
         campaign.approve(wal);
         board.enter(State::Streaming);

@@ -29,6 +29,9 @@ pub(crate) enum PrimaryError {
     /// It is there, and does not do what it is asked.
     #[error("the primary refuses: {0}")]
     Refused(String),
+    /// It is asked for WAL that it no longer has, or never had.
+    #[error("the primary lacks WAL that it was asked for: {0}")]
+    WalRemoved(String),
     /// It is not a primary whose commits may depend on us.
     #[error("{0}")]
     Unfit(String),
@@ -57,6 +60,8 @@ pub(crate) struct Facts {
     pub(crate) segment_size: SegmentSize,
     /// `PG_VERSION_NUM`.
     pub(crate) version: u32,
+    /// Where the slot stood when the connection was opened.
+    pub(crate) slot_restart_lsn: Lsn,
 }
 
 /// IDENTIFY_SYSTEM.
@@ -88,7 +93,7 @@ impl Primary {
         };
         let mut client = Client::connect(&options, PRIMARY_CONNECT_TIMEOUT).await?;
         check_settings(&mut client).await?;
-        check_slot(&mut client, &config.slot).await?;
+        let slot_restart_lsn = check_slot(&mut client, &config.slot).await?;
         warn_if_nobody_waits(&mut client, &config.application_name).await?;
         let (system_id, position) = identify(&mut client).await?;
         let facts = Facts {
@@ -99,6 +104,7 @@ impl Primary {
                 .await?
                 .parse()
                 .map_err(|_| unexpected("server_version_num"))?,
+            slot_restart_lsn,
         };
         Ok((Self { client, facts }, position))
     }
@@ -116,10 +122,7 @@ impl Primary {
 
     /// Begins to stream. Until told otherwise the primary hears 0/0: nothing is stored.
     pub(crate) async fn stream(self, slot: &str, from: Lsn, tli: Tli) -> Result<WalStream, PrimaryError> {
-        let command = format!("START_REPLICATION SLOT \"{slot}\" PHYSICAL {from} TIMELINE {tli}");
-        let entering = timeout(PRIMARY_ANSWER_TIMEOUT, self.client.copy_both(&command));
-        let copy = entering.await.map_err(|_| no_answer("START_REPLICATION"))??;
-        Ok(WalStream::start(copy))
+        WalStream::start(self.client, slot, from, tli).await
     }
 }
 
@@ -149,8 +152,9 @@ async fn check_settings(client: &mut Client) -> Result<(), PrimaryError> {
     Ok(())
 }
 
-/// Without a slot the primary may recycle WAL that the quorum lacks, and a second walproposer could follow it.
-async fn check_slot(client: &mut Client, slot: &str) -> Result<(), PrimaryError> {
+/// Without a slot the primary may recycle WAL that the quorum lacks, and a second walproposer could follow it. Returns
+/// where the slot stands.
+async fn check_slot(client: &mut Client, slot: &str) -> Result<Lsn, PrimaryError> {
     let create = format!("SELECT pg_create_physical_replication_slot('{slot}', true);");
     let row = one_row(client, &format!("READ_REPLICATION_SLOT \"{slot}\"")).await?;
     if row.get("slot_type").is_none() {
@@ -158,12 +162,12 @@ async fn check_slot(client: &mut Client, slot: &str) -> Result<(), PrimaryError>
             "replication slot \"{slot}\" does not exist: create it on the primary with {create}"
         )));
     }
-    if row.get("restart_lsn").is_none() {
+    let Some(restart_lsn) = row.get("restart_lsn") else {
         return Err(PrimaryError::Unfit(format!(
             "replication slot \"{slot}\" keeps no WAL (never reserved, or invalidated): drop it and create it with {create}"
         )));
-    }
-    Ok(())
+    };
+    restart_lsn.parse().map_err(|_| unexpected("READ_REPLICATION_SLOT"))
 }
 
 async fn warn_if_nobody_waits(client: &mut Client, application_name: &str) -> Result<(), PrimaryError> {
