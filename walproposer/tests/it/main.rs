@@ -8,4 +8,5 @@ mod primary_checks;
 mod quorum;
 mod recover;
 mod safekeepers;
+mod segment_end;
 mod support;

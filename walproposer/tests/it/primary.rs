@@ -8,15 +8,15 @@ use std::time::SystemTime;
 use bytes::BytesMut;
 use postgres_backend::authentication::Greeting;
 use postgres_backend::{
-    Accepted, AfterCopy, Answer, Connection, CopyBoth, CopyEnd, CopyMessage, Handler, HandshakeConfig,
-    QueryError, ResultSet, TlsPolicy, handshake, serve,
+    Accepted, AfterCopy, Answer, Connection, CopyBoth, CopyEnd, CopyMessage, CopyReader, CopyWriter, Handler,
+    HandshakeConfig, QueryError, ResultSet, TlsPolicy, handshake, serve,
 };
 use pq_proto::replication::{
     FromStandby, PrimaryKeepalive, StandbyStatusUpdate, postgres_micros, put_xlog_data_header,
 };
 use pq_proto::{ErrorResponse, FieldDescription, SqlState};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use wal_format::{PageMagic, ScanContext, WalBuilder};
 use wal_types::{Lsn, SegmentSize, SystemId, Tli};
@@ -47,6 +47,9 @@ pub(crate) struct Server {
     pub(crate) start: Lsn,
     pub(crate) wal: Arc<Vec<u8>>,
     pub(crate) slot: bool,
+    pub(crate) slot_restart_lsn: Lsn,
+    /// Segments that it has no file of: timeline and first byte.
+    pub(crate) missing: Vec<(Tli, Lsn)>,
     pub(crate) settings: Vec<(&'static str, &'static str)>,
     pub(crate) history: Option<String>,
     /// The last status update, and how many there were.
@@ -59,6 +62,26 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn flush_lsn(&self) -> Lsn {
         self.start.advance(self.wal.len() as u64)
+    }
+
+    /// Where `tli` was left, if this is no longer the server's timeline. Its history is one line.
+    fn fork(&self, tli: Tli) -> Option<Lsn> {
+        let history = self.history.as_ref().filter(|_| tli < self.tli)?;
+        Some(history.split_whitespace().nth(1).unwrap().parse().unwrap())
+    }
+
+    /// The WAL from `at` on, as long as a message may be, of one file, below `end`; or what is said when there is none.
+    fn piece(&self, tli: Tli, at: Lsn, end: Lsn) -> Result<Vec<u8>, ErrorResponse> {
+        let segment_bytes = u64::from(SEGMENT_BYTES);
+        let segment = at.0 / segment_bytes;
+        if self.missing.contains(&(tli, Lsn(segment * segment_bytes))) {
+            let message =
+                format!("requested WAL segment {segment} of timeline {tli} has already been removed");
+            return Err(ErrorResponse::error(SqlState::UNDEFINED_FILE, message));
+        }
+        let end = end.min(at.advance(CHUNK_BYTES_MAX as u64)).min(Lsn((segment + 1) * segment_bytes));
+        let index = |lsn: Lsn| usize::try_from(lsn.bytes_since(self.start)).unwrap();
+        Ok(self.wal[index(at)..index(end)].to_vec())
     }
 }
 
@@ -78,6 +101,8 @@ impl ScriptedPrimary {
             start,
             wal: Arc::default(),
             slot: true,
+            slot_restart_lsn: Lsn(1),
+            missing: Vec::new(),
             settings: Vec::new(),
             history: None,
             status: None,
@@ -178,7 +203,7 @@ struct PrimaryHandler {
 }
 
 impl PrimaryHandler {
-    fn answer(&self, query: &str) -> Result<Answer<Lsn>, ErrorResponse> {
+    fn answer(&self, query: &str) -> Result<Answer<(Lsn, Tli)>, ErrorResponse> {
         let server = self.server.borrow().clone();
         if let Some(name) = query.strip_prefix("SHOW ") {
             let usual = [
@@ -205,7 +230,7 @@ impl PrimaryHandler {
             let text = |text: &str| server.slot.then(|| text.to_owned());
             return Ok(Answer::row(
                 columns,
-                [text("physical"), text("0/1"), text("1")],
+                [text("physical"), text(&server.slot_restart_lsn.to_string()), text("1")],
                 "READ_REPLICATION_SLOT",
             ));
         }
@@ -215,75 +240,126 @@ impl PrimaryHandler {
         }
         if let Some(rest) = query.strip_prefix("START_REPLICATION SLOT \"wp\" PHYSICAL ") {
             self.server.send_modify(|server| server.streams.push(rest.to_owned()));
-            let from = rest.split(' ').next().unwrap().parse().unwrap();
-            return Ok(Answer::CopyBoth(from));
+            let mut words = rest.split(' ');
+            let from = words.next().unwrap().parse().unwrap();
+            let tli = Tli(words.nth(1).unwrap().parse().unwrap());
+            return Ok(Answer::CopyBoth((from, tli)));
         }
         Err(ErrorResponse::error(SqlState::SYNTAX_ERROR, format!("what is {query}?")))
     }
 }
 
 impl Handler<TcpStream> for PrimaryHandler {
-    type Copy = Lsn;
+    type Copy = (Lsn, Tli);
 
-    async fn query(&mut self, _: &mut Connection<TcpStream>, query: &str) -> Result<Answer<Lsn>, QueryError> {
+    async fn query(
+        &mut self,
+        _: &mut Connection<TcpStream>,
+        query: &str,
+    ) -> Result<Answer<Self::Copy>, QueryError> {
         Ok(self.answer(query)?)
     }
 
-    async fn copy_both(&mut self, from: Lsn, stream: CopyBoth<TcpStream>) -> CopyEnd<TcpStream> {
+    async fn copy_both(
+        &mut self,
+        (from, tli): (Lsn, Tli),
+        stream: CopyBoth<TcpStream>,
+    ) -> CopyEnd<TcpStream> {
         let CopyBoth { mut reader, mut writer } = stream;
+        let asked = Notify::new();
+        asked.notify_one();
         let mut changes = self.server.subscribe();
-        let send = async {
-            let mut at = from;
-            loop {
-                let server = changes.borrow_and_update().clone();
-                let asked = PrimaryKeepalive {
-                    server_end: server.flush_lsn(),
-                    sent_at_micros: postgres_micros(SystemTime::now()),
-                    reply_requested: true,
-                };
-                if at == from {
-                    let mut payload = BytesMut::new();
-                    asked.encode(&mut payload);
-                    writer.send(&payload).await?;
-                }
-                while at < server.flush_lsn() {
-                    let begin = at.bytes_since(server.start) as usize;
-                    let end = server.wal.len().min(begin + CHUNK_BYTES_MAX);
-                    let mut payload = BytesMut::new();
-                    put_xlog_data_header(&mut payload, at, server.flush_lsn(), asked.sent_at_micros);
-                    payload.extend_from_slice(&server.wal[begin..end]);
-                    writer.send(&payload).await?;
-                    at = server.start.advance(end as u64);
-                }
-                if changes.changed().await.is_err() {
-                    return Ok::<_, QueryError>(());
-                }
-            }
+        let fork = changes.borrow().fork(tli);
+        let sent = tokio::select! {
+            sent = send(&mut writer, &mut changes, &asked, from, tli) => sent,
+            received = receive(&mut reader, &self.server, &asked) => received,
         };
-        let server = self.server.clone();
-        let receive = async {
-            loop {
-                match reader.next(MESSAGE_BYTES_MAX).await? {
-                    CopyMessage::Data(payload) => {
-                        let FromStandby::StatusUpdate(status) = FromStandby::decode(payload).unwrap() else {
-                            continue;
-                        };
-                        server.send_modify(|server| {
-                            server.status = Some(status);
-                            server.statuses.push(status);
-                        });
-                    }
-                    CopyMessage::Done | CopyMessage::Fail(_) | CopyMessage::Terminate => {
-                        return Ok::<_, QueryError>(());
-                    }
-                }
-            }
+        let after = match (sent, fork) {
+            (Ok(()), Some(fork)) => end_of_timeline(&mut reader, &mut writer, &self.server, fork).await,
+            (sent, _) => sent.map(|()| AfterCopy::Ready(vec![ResultSet::tag("COPY 0")])),
         };
-        let outcome = tokio::select! {
-            sent = send => sent,
-            received = receive => received,
-        };
-        let after = outcome.map(|()| AfterCopy::Ready(vec![ResultSet::tag("COPY 0")]));
         CopyEnd::new(CopyBoth { reader, writer }, after)
     }
+}
+
+/// Streams for ever, or up to the end of the timeline.
+async fn send(
+    writer: &mut CopyWriter<TcpStream>,
+    changes: &mut watch::Receiver<Server>,
+    asked: &Notify,
+    from: Lsn,
+    tli: Tli,
+) -> Result<(), QueryError> {
+    let mut at = from;
+    loop {
+        let server = changes.borrow_and_update().clone();
+        let now = postgres_micros(SystemTime::now());
+        let (server_end, fork) = (server.flush_lsn(), server.fork(tli));
+        let end = fork.unwrap_or(server_end);
+        while at < end {
+            let wal = server.piece(tli, at, end)?;
+            let mut payload = BytesMut::new();
+            put_xlog_data_header(&mut payload, at, server_end, now);
+            payload.extend_from_slice(&wal);
+            writer.send(&payload).await?;
+            at = at.advance(wal.len() as u64);
+        }
+        if fork.is_some() {
+            return Ok(());
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                return Ok(());
+            },
+            () = asked.notified() => {
+                let keepalive = PrimaryKeepalive { server_end, sent_at_micros: now, reply_requested: true };
+                let mut payload = BytesMut::new();
+                keepalive.encode(&mut payload);
+                writer.send(&payload).await?;
+            }
+        }
+    }
+}
+
+/// Remembers what it is told, until the walproposer ends the stream.
+async fn receive(
+    reader: &mut CopyReader<TcpStream>,
+    server: &watch::Sender<Server>,
+    asked: &Notify,
+) -> Result<(), QueryError> {
+    loop {
+        match reader.next(MESSAGE_BYTES_MAX).await? {
+            CopyMessage::Data(payload) => {
+                let FromStandby::StatusUpdate(status) = FromStandby::decode(payload).unwrap() else {
+                    continue;
+                };
+                if status.reply_requested {
+                    asked.notify_one();
+                }
+                server.send_modify(|server| {
+                    server.status = Some(status);
+                    server.statuses.push(status);
+                });
+            }
+            CopyMessage::Done | CopyMessage::Fail(_) | CopyMessage::Terminate => return Ok(()),
+        }
+    }
+}
+
+/// Both sides are done, and the walproposer hears which timeline follows.
+async fn end_of_timeline(
+    reader: &mut CopyReader<TcpStream>,
+    writer: &mut CopyWriter<TcpStream>,
+    server: &watch::Sender<Server>,
+    fork: Lsn,
+) -> Result<AfterCopy, QueryError> {
+    writer.put_done()?;
+    writer.flush().await?;
+    receive(reader, server, &Notify::new()).await?;
+    let next = ResultSet {
+        columns: ["next_tli", "next_tli_startpos"].map(FieldDescription::text).to_vec(),
+        rows: vec![vec![Some(server.borrow().tli.to_string().into()), Some(fork.to_string().into())]],
+        tag: "START_STREAMING".into(),
+    };
+    Ok(AfterCopy::Ready(vec![next, ResultSet::tag("START_REPLICATION")]))
 }
