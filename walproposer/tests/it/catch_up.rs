@@ -3,6 +3,7 @@
 use crate::primary::{ScriptedPrimary, builder};
 use crate::safekeepers::{LINEAGE_START, Safekeepers};
 use crate::support::Walproposer;
+use crate::wire::Wire;
 
 const RECORD_BYTES: usize = 50_000;
 /// A buffer that holds a quarter of what is written while a safekeeper is away.
@@ -95,6 +96,34 @@ async fn when_the_only_holder_is_gone_the_primary_delivers_the_wal_again_in_a_ne
     safekeepers.start(1).await;
     safekeepers.until_all_flushed(end).await;
     assert_same_wal(&primary, &safekeepers).await;
+    walproposer.stop().await;
+}
+
+#[tokio::test]
+async fn when_the_donor_vanishes_without_a_word_another_one_is_read() {
+    let primary = ScriptedPrimary::start(LINEAGE_START).await;
+    let mut safekeepers = Safekeepers::create(3).await;
+    // Of those with the same WAL the one with the highest number is the donor.
+    let wire = Wire::fast(safekeepers.port(2)).await;
+    let cluster = safekeepers.cluster_with(2, wire.port);
+    let walproposer = Walproposer::start_with_buffer(&primary, &cluster, SMALL_BUFFER_BYTES).await;
+    let mut wal = builder(LINEAGE_START);
+    let mut end = primary.write(&wal.noop(RECORD_BYTES).bytes);
+    safekeepers.until_all_flushed(end).await;
+    safekeepers.stop(3).await;
+    for _ in 0..RECORDS {
+        end = primary.write(&wal.noop(RECORD_BYTES).bytes);
+    }
+    primary.acknowledged(end).await;
+    safekeepers.until_all_flushed(end).await;
+
+    wire.slow_down();
+    safekeepers.start(3).await;
+    wire.until_read().await;
+    wire.die();
+    let end = primary.write(&wal.noop(RECORD_BYTES).bytes);
+    primary.acknowledged(end).await;
+    assert_eq!(walproposer.leads().await["term"], 1);
     walproposer.stop().await;
 }
 

@@ -10,3 +10,4 @@ mod recover;
 mod safekeepers;
 mod segment_end;
 mod support;
+mod wire;

@@ -1,10 +1,11 @@
 //! When commits are released, and what happens when leadership ends.
 
-use wal_types::Lsn;
+use wal_types::{Lsn, Term};
 
 use crate::primary::{ScriptedPrimary, builder};
 use crate::safekeepers::{LINEAGE_START, Safekeepers};
 use crate::support::{Walproposer, lsn, recover};
+use crate::wire::Wire;
 use std::time::Duration;
 
 #[tokio::test]
@@ -118,5 +119,28 @@ async fn safekeepers_that_come_back_are_followed_again_in_the_same_term() {
         safekeepers.until_all_flushed(end).await;
     }
     assert_eq!(walproposer.leads().await["term"], 1);
+    walproposer.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_safekeeper_with_a_higher_term_deposes_one_leader_and_not_the_next() {
+    let primary = ScriptedPrimary::start(LINEAGE_START).await;
+    let mut safekeepers = Safekeepers::create(3).await;
+    safekeepers.promise(3, Term(50)).await;
+    let wire = Wire::slow(safekeepers.port(3)).await;
+    let cluster = safekeepers.cluster_with(3, wire.port);
+    let walproposer = Walproposer::start(&primary, &cluster).await;
+    let mut wal = builder(LINEAGE_START);
+    let end = primary.write(&wal.noop(300).bytes);
+    primary.acknowledged(end).await;
+    assert_eq!(walproposer.leads().await["term"], 1);
+
+    wire.deliver();
+    walproposer.until("another term", |status| status["term"].as_u64().is_some_and(|term| term > 1)).await;
+    assert_eq!(walproposer.leads().await["term"], 51);
+    wire.deliver();
+    let end = primary.write(&wal.noop(300).bytes);
+    safekeepers.until_all_flushed(end).await;
+    assert_eq!(walproposer.leads().await["term"], 51);
     walproposer.stop().await;
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use bytes::BytesMut;
+use consensus::{Configuration, ProposerGreeting, ProposerMessage, ProtocolVersion, VoteRequest, codec};
 use postgres_backend::client::{Client, ClientCopyMessage, ConnectOptions};
 use pq_proto::replication::FromPrimary;
 use safekeeper::{Config, DataDir, Listeners};
@@ -12,7 +14,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use utils::Shutdown;
 use utils::shutdown::Signal;
-use wal_types::{Lsn, NodeId, TenantTimelineId};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, TenantTimelineId, Term, Tli};
 use walproposer::config::{Cluster, SafekeeperAddress};
 
 use crate::primary::{PG_VERSION, SEGMENT_BYTES, SYSTEM_ID};
@@ -57,6 +59,18 @@ impl Safekeepers {
     /// For the walproposer.
     pub(crate) const fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// The same for a walproposer that reaches `node` at another port.
+    pub(crate) fn cluster_with(&self, node: u64, port: u16) -> Cluster {
+        let mut cluster = self.cluster.clone();
+        cluster.safekeepers.iter_mut().find(|address| address.id.0 == node).unwrap().port = port;
+        cluster
+    }
+
+    /// The port where one speaks PostgreSQL's protocol.
+    pub(crate) fn port(&mut self, node: u64) -> u16 {
+        self.address(node).port
     }
 
     fn address(&mut self, node: u64) -> &mut SafekeeperAddress {
@@ -152,20 +166,52 @@ impl Safekeepers {
         }
     }
 
-    /// The bytes of one from the beginning up to `end`, which must be committed there.
-    pub(crate) async fn wal(&self, node: u64, end: Lsn) -> Vec<u8> {
+    /// Lets one promise a term that nobody else heard of.
+    pub(crate) async fn promise(&self, node: u64, term: Term) {
+        let version = codec::version_name(ProtocolVersion::Own);
+        let client = self.client(node, "proposer").await;
+        let mut copy =
+            client.copy_both(&format!("START_WAL_PUSH (proto_version '{version}')")).await.unwrap();
+        let proposer_id = ProposerId([9; 16]);
+        let greeting = ProposerMessage::Greeting(ProposerGreeting {
+            version: ProtocolVersion::Own,
+            id: self.cluster.id,
+            pg_version: PG_VERSION,
+            system_id: SYSTEM_ID,
+            segment_bytes: SEGMENT_BYTES,
+            tli: Tli::FIRST,
+            proposer_id,
+            configuration: Configuration::default(),
+        });
+        let vote = ProposerMessage::Vote(VoteRequest { generation: Generation(0), term, proposer_id });
+        for message in [greeting, vote] {
+            let mut payload = BytesMut::new();
+            codec::encode_proposer(ProtocolVersion::Own, &message, &mut payload).unwrap();
+            copy.writer.send(&payload).await.unwrap();
+            let answered = tokio::time::timeout(DEADLINE, copy.reader.next(MESSAGE_BYTES_MAX)).await;
+            answered.expect("no answer").unwrap();
+        }
+        assert_eq!(self.status(node).await["term"], term.0);
+    }
+
+    async fn client(&self, node: u64, user: &str) -> Client {
         let address = &self.cluster.safekeepers[usize::try_from(node).unwrap() - 1];
         let TenantTimelineId { tenant, timeline } = self.cluster.id;
         let options = format!("-c tenant_id={tenant} timeline_id={timeline}");
         let options = ConnectOptions {
             host: address.host.clone(),
             port: address.port,
-            user: "reader".into(),
+            user: user.into(),
             params: vec![("replication".into(), "true".into()), ("options".into(), options)],
             password: None,
             tls: None,
         };
-        let client = Client::connect(&options, DEADLINE).await.unwrap();
+        Client::connect(&options, DEADLINE).await.unwrap()
+    }
+
+    /// The bytes of one from the beginning up to `end`, which must be committed there.
+    pub(crate) async fn wal(&self, node: u64, end: Lsn) -> Vec<u8> {
+        let client = self.client(node, "reader").await;
         let mut copy =
             client.copy_both(&format!("START_REPLICATION PHYSICAL {LINEAGE_START}")).await.unwrap();
         let mut wal = Vec::new();
