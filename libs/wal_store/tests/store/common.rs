@@ -152,6 +152,13 @@ impl Proposer {
         self.ends.push(appended.range.end);
     }
 
+    /// A record that the server aborts at a page boundary, and what it writes after its restart.
+    pub(crate) fn abort(&mut self) {
+        let appended = self.builder.overwrite_contrecord(12_000, 1);
+        self.log.extend_from_slice(&appended.bytes);
+        self.ends.push(appended.range.end);
+    }
+
     pub(crate) fn message(&self, message: ProposerMessage) -> (ConnectionId, Input) {
         (self.connection, Input::Message(message))
     }

@@ -6,7 +6,7 @@ use crate::common::random;
 use crate::world::{World, story};
 
 /// Ways for the disk to keep a part of what was not synced, for each step.
-const OUTCOMES: u64 = if cfg!(debug_assertions) { 3 } else { 30 };
+const OUTCOMES: u64 = if cfg!(debug_assertions) { 1 } else { 20 };
 
 fn operations_of_the_story() -> u64 {
     let mut world = World::new(ModelDisk::new());

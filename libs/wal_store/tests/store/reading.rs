@@ -93,6 +93,7 @@ enum Moment {
     AfterRead,
     /// Of a segment's file: in the midst of a cut.
     BeforeRename,
+    AfterRename,
 }
 
 struct InterruptedFile<F> {
@@ -138,10 +139,15 @@ impl Disk for Interrupted {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        if from.starts_with("cut") {
+        let is_cut = from.starts_with("cut");
+        if is_cut {
             self.at(Moment::BeforeRename);
         }
-        self.disk.rename(from, to)
+        self.disk.rename(from, to)?;
+        if is_cut {
+            self.at(Moment::AfterRename);
+        }
+        Ok(())
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {
@@ -243,6 +249,27 @@ fn a_file_that_was_opened_while_a_cut_went_on_is_not_read_later() {
         panic!("it is committed")
     };
     assert_eq!(buffer[..count], second.log[from.bytes_since(START) as usize..][..count]);
+}
+
+#[test]
+fn a_file_that_a_cut_has_just_replaced_is_not_read_as_if_it_were_the_old_one() {
+    let disk = Interrupted::new();
+    let (owner, first, second) = two_logs(&disk);
+    // A proposer of the next term reads what is flushed, which will be cut.
+    let vote = vec![second.greet(), second.vote()];
+    send(&mut owner.lock().unwrap(), vote);
+    let mut early = owner.lock().unwrap().reader(ReadMode::Flushed(Term(2)));
+    let from = first.ends[3];
+    let result = Arc::new(Mutex::new(None));
+    let read = result.clone();
+    disk.interrupt(Moment::AfterRename, move || {
+        let mut buffer = [0; 16];
+        *read.lock().unwrap() = Some(early.read(from, &mut buffer).unwrap());
+    });
+    let elected = second.elected(second.ends[2]);
+    send(&mut owner.lock().unwrap(), vec![elected]);
+    let read = result.lock().unwrap().unwrap();
+    assert!(matches!(read, Read::Nothing | Read::Changed), "{read:?}, though the cut was under way");
 }
 
 #[test]

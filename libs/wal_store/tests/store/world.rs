@@ -302,6 +302,11 @@ pub(crate) fn story(world: &mut World) -> Result<(), Crashed> {
     world.send(9000)?;
     world.write(20, 1500);
     world.send(3333)?;
+    // Parts of the log that no checksum covers.
+    world.proposer.abort();
+    world.write(2, 200);
+    world.proposer.switch();
+    world.send(5000)?;
     world.commit_all()?;
     world.idle()?;
     world.write(9, 2500);
@@ -317,6 +322,8 @@ pub(crate) fn story(world: &mut World) -> Result<(), Crashed> {
     world.reopen()?;
     world.lead(0)?;
     world.write(2, 5000);
+    world.proposer.switch();
+    world.write(1, 300);
     world.send(2000)?;
     world.commit_all()?;
     world.idle()?;
