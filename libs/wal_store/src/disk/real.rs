@@ -140,3 +140,49 @@ impl DiskFile for RealFile {
         self.0.metadata().map(|metadata| metadata.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_file(disk: &RealDisk) -> io::Result<()> {
+        disk.create("file")?.write_at(0, b"content")
+    }
+
+    #[test]
+    fn a_directory_is_there_with_all_that_is_in_it_or_not_at_all() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("tenant").join("timeline");
+        let failed = RealDisk::create(&directory, |disk| {
+            write_file(disk)?;
+            Err(io::Error::other("no more"))
+        });
+        assert!(failed.is_err() && !directory.exists());
+        let left: Vec<_> = fs::read_dir(root.path().join("tenant")).unwrap().map(Result::unwrap).collect();
+        assert!(left.iter().all(|entry| RealDisk::is_unfinished(&entry.file_name().to_string_lossy())));
+
+        RealDisk::create(&directory, write_file).unwrap();
+        assert_eq!(RealDisk::open(&directory).unwrap().list().unwrap(), ["file"]);
+        assert_eq!(
+            fs::read_dir(root.path().join("tenant")).unwrap().count(),
+            1,
+            "nothing unfinished is left"
+        );
+        let again = RealDisk::create(&directory, write_file).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn a_file_is_never_created_over_another_and_never_read_beyond_its_end() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(root.path()).unwrap();
+        write_file(&disk).unwrap();
+        assert_eq!(disk.create("file").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let file = disk.open("file").unwrap();
+        assert_eq!(file.read_at(4, &mut [0; 4]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        disk.rename("file", "other").unwrap();
+        let mut bytes = [0; 7];
+        file.read_at(0, &mut bytes).unwrap();
+        assert_eq!((&bytes, disk.list().unwrap()), (b"content", vec!["other".to_string()]));
+    }
+}
