@@ -1,10 +1,13 @@
-//! Certificates for tests: an authority of its own, and a certificate for 127.0.0.1 and `localhost` from it.
+//! Certificates: an authority of its own, and a server certificate for 127.0.0.1, `localhost` and other names from
+//! it. Nobody keeps the authority's key, so nothing else can ever be signed with it.
 
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 /// The files that were written.
 #[derive(Clone, Debug)]
@@ -17,9 +20,44 @@ pub struct Certificates {
     pub key: PathBuf,
 }
 
-/// Writes a new authority and a server certificate for these names (besides `localhost` and 127.0.0.1).
+impl Certificates {
+    /// Where they are in a directory.
+    pub fn in_directory(directory: &Path) -> Self {
+        Self {
+            authority: directory.join("ca.pem"),
+            certificate: directory.join("server.pem"),
+            key: directory.join("server.key"),
+        }
+    }
+
+    fn all_exist(&self) -> bool {
+        [&self.authority, &self.certificate, &self.key].iter().all(|file| file.exists())
+    }
+}
+
+/// Those that are in the directory, or new ones when one is missing. A crash leaves all of them or none.
+pub fn keep(directory: &Path, names: &[&str]) -> Result<Certificates> {
+    let kept = Certificates::in_directory(directory);
+    if kept.all_exist() {
+        return Ok(kept);
+    }
+    let unfinished = directory.with_extension("unfinished");
+    for old in [directory, &unfinished] {
+        if old.exists() {
+            fs::remove_dir_all(old)?;
+        }
+    }
+    fs::create_dir(&unfinished)?;
+    write(&unfinished, names)?;
+    fs::rename(&unfinished, directory)?;
+    Ok(kept)
+}
+
+/// Writes a new authority and a server certificate for these names (besides `localhost` and 127.0.0.1). The two have
+/// different subjects: OpenSSL takes a certificate whose issuer has its own name for one that signed itself.
 pub fn write(directory: &Path, names: &[&str]) -> Result<Certificates> {
     let mut authority = CertificateParams::new(Vec::new())?;
+    authority.distinguished_name.push(DnType::CommonName, "Holdfast local authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let authority_key = KeyPair::generate()?;
@@ -29,27 +67,46 @@ pub fn write(directory: &Path, names: &[&str]) -> Result<Certificates> {
     all.extend(names.iter().map(|name| (*name).to_owned()));
     let key = KeyPair::generate()?;
     let issuer = Issuer::new(authority, authority_key);
-    let certificate = CertificateParams::new(all)?.signed_by(&key, &issuer)?;
+    let mut server = CertificateParams::new(all)?;
+    server.distinguished_name.push(DnType::CommonName, "Holdfast local server");
+    let certificate = server.signed_by(&key, &issuer)?;
 
-    let files = Certificates {
-        authority: directory.join("ca.pem"),
-        certificate: directory.join("server.pem"),
-        key: directory.join("server.key"),
-    };
+    let files = Certificates::in_directory(directory);
     fs::write(&files.authority, authority_certificate.pem())?;
     fs::write(&files.certificate, certificate.pem())?;
-    fs::write(&files.key, key.serialize_pem())?;
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&files.key)?;
+    file.write_all(key.serialize_pem().as_bytes())?;
     Ok(files)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
     #[test]
-    fn the_three_files_are_pem() {
+    fn the_three_files_are_pem_and_only_their_owner_reads_the_key() {
         let directory = tempfile::tempdir().unwrap();
-        let files = super::write(directory.path(), &["*.example.test"]).unwrap();
+        let files = write(directory.path(), &["*.example.test"]).unwrap();
+        assert_eq!(fs::metadata(&files.key).unwrap().permissions().mode() & 0o777, 0o600);
         for file in [files.authority, files.certificate, files.key] {
-            assert!(std::fs::read_to_string(file).unwrap().starts_with("-----BEGIN "));
+            assert!(fs::read_to_string(file).unwrap().starts_with("-----BEGIN "));
         }
+    }
+
+    #[test]
+    fn certificates_are_kept_until_one_of_them_is_missing() {
+        let directory = tempfile::tempdir().unwrap().path().join("tls");
+        fs::create_dir_all(directory.parent().unwrap()).unwrap();
+        let authority = || {
+            let files = keep(&directory, &["*.example.test"]).unwrap();
+            (fs::read(&files.authority).unwrap(), files)
+        };
+        let (first, files) = authority();
+        assert_eq!(authority().0, first);
+        fs::remove_file(files.key).unwrap();
+        assert_ne!(authority().0, first);
     }
 }

@@ -4,7 +4,7 @@
 //! ```text
 //!   env        where tools and state are; a directory per test
 //!   process    start, watch and end one program          wait    for a condition, with a deadline
-//!   postgres, safekeepers, walproposer                   each: one program's arguments, addresses and answers
+//!   postgres, safekeepers, walproposer, proxy            each: one program's arguments, addresses and answers
 //!   cluster    all of them, in the right order           clients psql and an SQL connection
 //!   workload   a writer that knows what was acknowledged oracle  what the safekeepers' disks hold
 //!   faulty_network, certs, unsynced                      relays that fail, certificates, disks that forget
@@ -21,6 +21,7 @@ pub mod oracle;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod safekeepers;
 pub mod unsynced;
 pub mod wait;

@@ -22,13 +22,16 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Settings that every server here has. Where it listens and what it waits for are on its command line: there
-/// `ALTER SYSTEM` does not reach.
-const SETTINGS: &str = "
+/// `ALTER SYSTEM` does not reach. The walproposer compares the segment that holds the log's last byte with the
+/// primary's, which therefore must not remove it.
+pub const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 wal_level = replica
+max_connections = 250
 max_wal_senders = 10
 max_replication_slots = 10
+wal_keep_size = 1GB
 wal_sender_timeout = 10s
 hot_standby = on
 password_encryption = 'scram-sha-256'

@@ -78,7 +78,8 @@ impl Outside {
     pub(crate) fn processes(&self) -> Vec<ProcessId> {
         let Ok(Some(state)) = State::load(&self.directory.join("state.json")) else { return Vec::new() };
         let safekeepers = state.safekeepers.iter().map(|safekeeper| safekeeper.part.process);
-        let all = safekeepers.chain([state.walproposer.process, state.postgres.process]).flatten();
+        let others = [state.proxy.part.process, state.walproposer.process, state.postgres.process];
+        let all = others.into_iter().chain(safekeepers).flatten();
         all.filter(|process| process.is_alive()).collect()
     }
 

@@ -25,7 +25,7 @@ async fn a_cluster_is_started_used_stopped_in_parts_and_comes_back_with_its_data
     let outside = Outside::new("up")?;
     let printed = outside.succeed(&["up", "--detach"]).await?;
     let psql = printed.lines().last().context("nothing printed")?.to_owned();
-    for program in ["sk1", "sk2", "sk3", "postgres", "walproposer"] {
+    for program in ["sk1", "sk2", "sk3", "postgres", "walproposer", "proxy"] {
         ensure!(
             printed.lines().any(|line| line.starts_with(program)),
             "no {program} in the table: {printed}"
@@ -107,7 +107,7 @@ async fn in_front_it_shows_its_status_until_ctrl_c_and_then_stops_everything() -
         }
     };
     said("commits go through").await?;
-    ensure!(outside.processes().len() == 5);
+    ensure!(outside.processes().len() == 6);
     outside.succeed(&["stop", "sk2"]).await?;
     outside.succeed(&["stop", "sk3"]).await?;
     said("commits wait: no quorum").await?;
@@ -130,7 +130,7 @@ async fn what_died_is_said_to_have_died_and_is_started_again_by_name() -> Result
     ensure!(status.lines().any(|line| line.starts_with("sk2") && line.contains("died")), "{status}");
     ensure!(outside.fail(&["up", "--detach"]).await?.contains("./dev start sk2"));
     outside.succeed(&["start", "sk2"]).await?;
-    ensure!(outside.processes().len() == 5);
+    ensure!(outside.processes().len() == 6);
     outside.succeed(&["down"]).await?;
     outside.passed();
     Ok(())

@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
-mod certificates;
 mod failures;
 mod sessions;
 mod support;

@@ -10,12 +10,12 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proxy::scram::Verifier;
+use test_runner::certs::{self, Certificates};
 use test_runner::env::TestEnvironment;
 use test_runner::postgres::Postgres;
 use test_runner::process::{ProcessId, Program, Starting};
 use test_runner::{clients, ports, wait};
 
-use crate::certificates::{self, Certificates};
 use crate::tls_client::VerifyFull;
 
 /// For whatever a test waits for.
@@ -56,7 +56,7 @@ impl Installation {
             dies_with_parent: true,
         };
         let verifier = Verifier::from_password(PASSWORD, b"sixteen bytes at", SCRAM_ITERATIONS);
-        let certificates = certificates::write(&directory, &["*.db.test", "localhost"]);
+        let certificates = certs::write(&directory, &["*.db.test"]).unwrap();
         make_database(&postgres, &certificates, &verifier).await;
         write_endpoints(&directory, &postgres, &verifier, settings);
         let (proxy, address, http) = start_proxy(&directory, &certificates).await;

@@ -1,5 +1,5 @@
-//! One cluster: three safekeepers, a PostgreSQL and a walproposer, in one directory. `start` and `stop` are the
-//! orders that keep every acknowledged commit; `status` is what people are told. Both `./dev up` and the tests
+//! One cluster: three safekeepers, a PostgreSQL, a walproposer and a proxy, in one directory. `start` and `stop` are
+//! the orders that keep every acknowledged commit; `status` is what people are told. Both `./dev up` and the tests
 //! are made of this.
 
 mod readers;
@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use self::state::{Part, SafekeeperState, State, write_private};
 use crate::env::Tools;
 use crate::postgres::Postgres;
+use crate::proxy::{self, Proxy};
 use crate::safekeepers::Safekeeper;
 use crate::unsynced::ForgettingDisk;
 use crate::walproposer::Walproposer;
@@ -65,6 +66,8 @@ pub enum PartName {
     Postgres,
     /// The walproposer.
     Walproposer,
+    /// The proxy.
+    Proxy,
     /// A safekeeper.
     Safekeeper(u64),
 }
@@ -74,6 +77,7 @@ impl fmt::Display for PartName {
         match self {
             Self::Postgres => f.write_str("postgres"),
             Self::Walproposer => f.write_str("walproposer"),
+            Self::Proxy => f.write_str("proxy"),
             Self::Safekeeper(id) => write!(f, "sk{id}"),
         }
     }
@@ -86,9 +90,12 @@ impl FromStr for PartName {
         match text {
             "postgres" => Ok(Self::Postgres),
             "walproposer" => Ok(Self::Walproposer),
+            "proxy" => Ok(Self::Proxy),
             _ => match text.strip_prefix("sk").and_then(|id| id.parse().ok()) {
                 Some(id) if (1..=SAFEKEEPERS).contains(&id) => Ok(Self::Safekeeper(id)),
-                _ => bail!("there is no part {text:?}: it is one of sk1, sk2, sk3, postgres, walproposer"),
+                _ => bail!(
+                    "there is no part {text:?}: it is one of sk1, sk2, sk3, postgres, walproposer, proxy"
+                ),
             },
         }
     }
@@ -180,6 +187,21 @@ impl Cluster {
         }
     }
 
+    /// The proxy.
+    pub fn proxy(&self) -> Proxy {
+        Proxy {
+            tools: self.tools.clone(),
+            directory: self.directory.clone(),
+            log: self.log(PartName::Proxy),
+            port: self.state.proxy.part.port,
+            http_port: self.state.proxy.http_port,
+            postgres_port: self.state.postgres.port,
+            password: self.state.passwords.application.clone(),
+            verifier: self.state.passwords.application_verifier.clone(),
+            dies_with_parent: self.options.dies_with_parent,
+        }
+    }
+
     fn port_for_walproposer(&self, safekeeper: &SafekeeperState) -> u16 {
         match self.options.relayed {
             Some((id, port)) if id == safekeeper.id => port,
@@ -195,7 +217,7 @@ impl Cluster {
     /// Every part.
     pub fn parts(&self) -> Vec<PartName> {
         let safekeepers = self.state.safekeepers.iter().map(|state| PartName::Safekeeper(state.id));
-        safekeepers.chain([PartName::Postgres, PartName::Walproposer]).collect()
+        safekeepers.chain([PartName::Postgres, PartName::Walproposer, PartName::Proxy]).collect()
     }
 
     /// The port and process of a part.
@@ -203,6 +225,7 @@ impl Cluster {
         Ok(match name {
             PartName::Postgres => self.state.postgres,
             PartName::Walproposer => self.state.walproposer,
+            PartName::Proxy => self.state.proxy.part,
             PartName::Safekeeper(id) => self.safekeeper_state(id)?.part,
         })
     }
@@ -211,6 +234,7 @@ impl Cluster {
         Ok(match name {
             PartName::Postgres => &mut self.state.postgres,
             PartName::Walproposer => &mut self.state.walproposer,
+            PartName::Proxy => &mut self.state.proxy.part,
             PartName::Safekeeper(id) => {
                 let found = self.state.safekeepers.iter_mut().find(|safekeeper| safekeeper.id == id);
                 &mut found.with_context(|| format!("there is no safekeeper {id}"))?.part
@@ -228,19 +252,19 @@ impl Cluster {
         self.parts().into_iter().filter(|name| self.is_running(*name)).collect()
     }
 
-    /// Where an application connects.
+    /// Where an application connects that goes past the proxy.
     pub fn application_uri(&self) -> String {
         let (password, port) = (&self.state.passwords.application, self.state.postgres.port);
         format!("postgresql://app:{password}@127.0.0.1:{port}/app")
     }
 
-    /// A line for a shell that opens psql as the application.
+    /// A line for a shell that opens psql as the application, through the proxy.
     pub fn psql_line(&self) -> String {
         let psql = self.tools.postgres("psql").display().to_string();
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
         let psql =
             if psql.chars().all(is_plain) { psql } else { format!("'{}'", psql.replace('\'', r"'\''")) };
-        format!("{psql} '{}'", self.application_uri())
+        format!("{psql} \"{}\"", self.proxy().uri())
     }
 
     /// Writes `cluster.json`: where everything is, for programs.
@@ -257,7 +281,7 @@ impl Cluster {
                 }))
             })
             .collect();
-        let postgres = self.postgres();
+        let (postgres, proxy) = (self.postgres(), self.proxy());
         let document = serde_json::json!({
             "postgres": {
                 "host": "127.0.0.1", "port": postgres.port, "data_dir": postgres.data_dir,
@@ -268,6 +292,11 @@ impl Cluster {
             "tenant_id": self.state.tenant_id,
             "timeline_id": self.state.timeline_id,
             "psql": self.psql_line(),
+            "proxy": {
+                "host": "127.0.0.1", "port": proxy.port, "endpoint": proxy::ENDPOINT,
+                "server_name": proxy::SERVER_NAME, "user": "app", "password": proxy.password, "dbname": "app",
+                "ca_cert": proxy.authority(), "http": proxy.http(), "pid": pid(self.state.proxy.part),
+            },
         });
         write_private(&self.directory.join("cluster.json"), &serde_json::to_string_pretty(&document)?)
     }
@@ -279,10 +308,10 @@ mod tests {
 
     #[test]
     fn a_part_is_known_by_the_name_that_it_prints() {
-        for part in [PartName::Postgres, PartName::Walproposer, PartName::Safekeeper(3)] {
+        for part in [PartName::Postgres, PartName::Walproposer, PartName::Proxy, PartName::Safekeeper(3)] {
             assert_eq!(part.to_string().parse::<PartName>().unwrap(), part);
         }
-        for unknown in ["", "sk0", "sk4", "sk", "proxy", "Postgres"] {
+        for unknown in ["", "sk0", "sk4", "sk", "Proxy", "Postgres"] {
             assert!(unknown.parse::<PartName>().is_err(), "{unknown}");
         }
     }

@@ -59,7 +59,9 @@ impl Cluster {
         self.start_part(PartName::Walproposer).await?;
         self.wait_streaming().await?;
         say("waiting for a commit to go the whole way");
-        self.commit_once().await
+        self.commit_once().await?;
+        say("starting proxy");
+        self.start_part(PartName::Proxy).await
     }
 
     /// A server of another cluster would never be let through by the walproposer; better say so before it starts.
@@ -105,10 +107,21 @@ impl Cluster {
         let process = match name {
             PartName::Postgres => self.postgres().start(&SYNCHRONOUS).await?,
             PartName::Walproposer => self.walproposer().start().await?,
+            PartName::Proxy => self.proxy().start().await?,
             PartName::Safekeeper(id) => self.safekeeper(id)?.start().await?,
         };
         self.part_mut(name)?.process = Some(process);
         self.save()
+    }
+
+    /// To be called when the primary was started alone: waits until commits go through. When other parts are down
+    /// they will not, however long one waits, and the primary serves what does not write; says which.
+    pub async fn wait_usable(&self) -> Result<Option<String>> {
+        let missing = self.what_is_down();
+        if missing.is_none() {
+            self.wait_streaming().await?;
+        }
+        Ok(missing)
     }
 
     /// Waits until the walproposer streams and says that nothing blocks commits.
@@ -199,7 +212,7 @@ impl Cluster {
         let client = postgres.connect("postgres").await?;
         for statement in [
             format!("CREATE ROLE wp REPLICATION LOGIN PASSWORD '{}'", passwords.walproposer),
-            format!("CREATE ROLE app LOGIN PASSWORD '{}'", passwords.application),
+            format!("CREATE ROLE app LOGIN PASSWORD '{}'", passwords.application_verifier),
             "CREATE DATABASE app OWNER app".to_owned(),
             "SELECT pg_create_physical_replication_slot('wp', true)".to_owned(),
         ] {

@@ -7,13 +7,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use postgres_protocol::password::scram_sha_256;
 use serde::{Deserialize, Serialize};
 
 use crate::ports;
 use crate::process::ProcessId;
 
 /// Raised when a cluster made by an earlier program can no longer be run by a later one.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const PASSWORD_BYTES: usize = 16;
 
 /// Everything about one cluster that is not in its data directories.
@@ -34,6 +35,8 @@ pub struct State {
     pub safekeepers: Vec<SafekeeperState>,
     /// The walproposer; its port is the one of its HTTP interface.
     pub walproposer: Part,
+    /// The proxy.
+    pub proxy: ProxyState,
 }
 
 /// Where the safekeepers' log begins.
@@ -66,6 +69,8 @@ pub struct Passwords {
     pub walproposer: String,
     /// Of `app`.
     pub application: String,
+    /// What is made of the one of `app`: PostgreSQL and the proxy have to have the same, salt included.
+    pub application_verifier: String,
 }
 
 /// A program: where it listens, and its process unless it was stopped on purpose.
@@ -88,11 +93,27 @@ pub struct SafekeeperState {
     pub part: Part,
 }
 
+/// The proxy.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ProxyState {
+    /// Its port for HTTP.
+    pub http_port: u16,
+    /// Its port for clients, and its process.
+    pub part: Part,
+}
+
+/// As much of a state as every version has.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
 impl State {
     /// A new cluster, with new ids, ports and passwords.
     pub fn new(safekeepers: u64) -> Result<Self> {
         let part = || Ok::<_, anyhow::Error>(Part { port: ports::pick()?, process: None });
         let safekeeper = |id| Ok(SafekeeperState { id, http_port: ports::pick()?, part: part()? });
+        let application = random_hex(PASSWORD_BYTES)?;
         Ok(Self {
             format: FORMAT,
             origin: None,
@@ -101,11 +122,13 @@ impl State {
             passwords: Passwords {
                 superuser: random_hex(PASSWORD_BYTES)?,
                 walproposer: random_hex(PASSWORD_BYTES)?,
-                application: random_hex(PASSWORD_BYTES)?,
+                application_verifier: scram_sha_256(application.as_bytes()),
+                application,
             },
             postgres: part()?,
             safekeepers: (1..=safekeepers).map(safekeeper).collect::<Result<_>>()?,
             walproposer: part()?,
+            proxy: ProxyState { http_port: ports::pick()?, part: part()? },
         })
     }
 
@@ -118,16 +141,16 @@ impl State {
         };
         let advice =
             || format!("{} is damaged: restore it, or move {} away", file.display(), directory(file));
-        let state: Self = serde_json::from_str(&text).with_context(advice)?;
-        if state.format != FORMAT {
+        let Version { format } = serde_json::from_str(&text).with_context(advice)?;
+        if format != FORMAT {
             bail!(
-                "{} was written by another version of this program (format {}, this one knows {FORMAT}): use that \
+                "{} was written by another version of this program (format {format}, this one knows {FORMAT}): use that \
                  version, or move {} away",
                 file.display(),
-                state.format,
                 directory(file)
             );
         }
+        let state = serde_json::from_str(&text).with_context(advice)?;
         Ok(Some(state))
     }
 
@@ -190,8 +213,9 @@ mod tests {
         assert!(State::load(&file).unwrap().is_none());
         fs::write(&file, "{\"format\":").unwrap();
         assert!(State::load(&file).unwrap_err().to_string().contains("move"));
-        let foreign = State { format: FORMAT + 1, ..State::new(3).unwrap() };
-        foreign.save(&file).unwrap();
-        assert!(State::load(&file).unwrap_err().to_string().contains("another version"));
+        for foreign in ["{\"format\": 1}", "{\"format\": 9, \"more\": []}"] {
+            fs::write(&file, foreign).unwrap();
+            assert!(State::load(&file).unwrap_err().to_string().contains("another version"));
+        }
     }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use wal_types::Lsn;
 
 use super::{Cluster, PartName};
+use crate::proxy::ProxyStatus;
 use crate::walproposer::WalproposerStatus;
 
 /// The whole answer of `./dev status`.
@@ -15,6 +16,8 @@ pub struct Status {
     pub safekeepers: Vec<SafekeeperStatus>,
     /// What the walproposer says, when it answers.
     pub walproposer: Option<WalproposerStatus>,
+    /// What the proxy says, when it answers.
+    pub proxy: Option<ProxyStatus>,
     /// What blocks commits now, in one sentence; none when they go through.
     pub blocked: Option<String>,
 }
@@ -55,6 +58,7 @@ impl Cluster {
     /// Asks everybody.
     pub async fn status(&self) -> anyhow::Result<Status> {
         let walproposer = self.walproposer().status().await.ok();
+        let proxy = self.proxy().status().await.ok();
         let mut safekeepers = Vec::new();
         for safekeeper in self.safekeepers()? {
             let timeline = safekeeper.timeline(&self.state.tenant_id, &self.state.timeline_id).await.ok();
@@ -74,7 +78,7 @@ impl Cluster {
         let parts =
             self.parts().into_iter().map(|name| self.part_status(name)).collect::<anyhow::Result<_>>()?;
         let blocked = self.what_blocks(walproposer.as_ref());
-        Ok(Status { parts, safekeepers, walproposer, blocked })
+        Ok(Status { parts, safekeepers, walproposer, proxy, blocked })
     }
 
     fn part_status(&self, name: PartName) -> anyhow::Result<PartStatus> {
@@ -94,9 +98,25 @@ impl Cluster {
     }
 
     fn what_blocks(&self, walproposer: Option<&WalproposerStatus>) -> Option<String> {
+        if let Some(down) = self.what_is_down() {
+            return Some(down);
+        }
+        match walproposer {
+            None => Some("the walproposer does not answer".into()),
+            Some(status) if status.state != "streaming" => {
+                Some(status.blocked.clone().unwrap_or_else(|| format!("the walproposer is {}", status.state)))
+            }
+            Some(status) => status.blocked.clone(),
+        }
+    }
+
+    /// The parts without which no commit goes through, as far as they do not run.
+    pub(super) fn what_is_down(&self) -> Option<String> {
         let down = |name: PartName| !self.is_running(name);
         if down(PartName::Postgres) {
-            return Some("postgres does not run: ./dev start postgres".into());
+            let proxy =
+                if down(PartName::Proxy) { "" } else { ", or connect through the proxy, which wakes it" };
+            return Some(format!("postgres does not run: ./dev start postgres{proxy}"));
         }
         if down(PartName::Walproposer) {
             return Some("the walproposer does not run: ./dev start walproposer".into());
@@ -115,13 +135,7 @@ impl Cluster {
                 stopped.join(", ")
             ));
         }
-        match walproposer {
-            None => Some("the walproposer does not answer".into()),
-            Some(status) if status.state != "streaming" => {
-                Some(status.blocked.clone().unwrap_or_else(|| format!("the walproposer is {}", status.state)))
-            }
-            Some(status) => status.blocked.clone(),
-        }
+        None
     }
 }
 

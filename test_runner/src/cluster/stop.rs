@@ -1,5 +1,5 @@
-//! Stopping, in the order that lets the primary hand over everything: PostgreSQL first, while walproposer and
-//! quorum live, then the walproposer, then the safekeepers.
+//! Stopping, in the order that lets the primary hand over everything: the proxy first, whose clients would wake the
+//! primary again, then PostgreSQL while walproposer and quorum live, then the walproposer, then the safekeepers.
 //!
 //! A fast stop of PostgreSQL waits for its standby to acknowledge the shutdown checkpoint. When there is no quorum
 //! that acknowledgement never comes, and every heartbeat of the walproposer keeps PostgreSQL waiting; without the
@@ -17,12 +17,18 @@ use crate::wait;
 
 /// How long the commit LSN may stand still before the stop no longer waits for it.
 const STOP_WAIT: Duration = Duration::from_secs(10);
-/// How long a safekeeper or the walproposer may take to end.
+/// How long the proxy's sessions may take to finish before they are cut.
+const PROXY_DRAIN_WAIT: Duration = Duration::from_secs(5);
+/// How long a program other than PostgreSQL may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Cluster {
     /// Stops everything in order.
     pub async fn stop(&mut self, say: Progress<'_>) -> Result<()> {
+        if self.is_running(PartName::Proxy) {
+            say("stopping proxy");
+        }
+        self.end_part_gently(PartName::Proxy).await?;
         if self.is_running(PartName::Postgres) {
             say("stopping postgres");
             self.stop_postgres(say).await?;
@@ -133,6 +139,10 @@ impl Cluster {
 
     /// SIGTERM, and SIGKILL to what does not end in time: no program here needs a clean end.
     pub(super) async fn end_part_gently(&mut self, name: PartName) -> Result<()> {
+        if let (PartName::Proxy, Some(process)) = (name, self.part(name)?.process) {
+            // It lets its sessions finish; asked a second time it ends at once.
+            let _ = process.end(Signal::SIGTERM, PROXY_DRAIN_WAIT).await;
+        }
         if let Some(process) = self.part(name)?.process
             && process.end(Signal::SIGTERM, END_TIMEOUT).await.is_err()
         {
@@ -151,6 +161,7 @@ impl Cluster {
 
     /// Ends everything without waiting for anybody: after a failed start.
     pub async fn end_at_once(&mut self) -> Result<()> {
+        self.end_part_gently(PartName::Proxy).await?;
         if let Some(process) = self.state.postgres.process
             && process.end(Signal::SIGINT, Duration::from_secs(3)).await.is_err()
         {

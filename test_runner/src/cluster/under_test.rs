@@ -1,5 +1,6 @@
 //! A cluster in a test's own directory, which ends with the test.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -8,7 +9,7 @@ use nix::sys::signal::Signal;
 use super::{Cluster, Options, PartName};
 use crate::clients;
 use crate::env::{TestEnvironment, shared_directory};
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, SETTINGS};
 use crate::process::ProcessId;
 
 /// How long PostgreSQL may take for its immediate stop, when a test is over.
@@ -85,10 +86,11 @@ impl Drop for ClusterUnderTest {
 /// The data directory that initdb made for this run of the tests.
 async fn template(environment: &TestEnvironment) -> Result<std::path::PathBuf> {
     let tools = environment.tools.clone();
-    // Another PostgreSQL cannot read what this one made.
-    let version = clients::run(&tools.postgres("postgres"), &["--version"], &[]).await?;
-    let version: String = version.chars().filter(char::is_ascii_digit).collect();
-    let shared = shared_directory(&format!("template-{version}"), async move |directory| {
+    // Another PostgreSQL cannot read what this one made, and other settings make another directory.
+    let mut made_of = DefaultHasher::new();
+    clients::run(&tools.postgres("postgres"), &["--version"], &[]).await?.hash(&mut made_of);
+    SETTINGS.hash(&mut made_of);
+    let shared = shared_directory(&format!("template-{:016x}", made_of.finish()), async move |directory| {
         let postgres = Postgres {
             tools,
             name: "template".into(),

@@ -1,11 +1,11 @@
 //! What is shown while something takes time, and the status line of a cluster that runs in front.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use nix::fcntl::Flock;
 use test_runner::cluster::Cluster;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -31,10 +31,10 @@ impl Reporter {
         Self { spinner }
     }
 
-    #[expect(clippy::print_stderr, reason = "progress for a person, where there is no terminal")]
     pub(crate) fn step(&self, text: &str) {
         if self.spinner.is_hidden() {
-            eprintln!("  {text}");
+            // Nobody who stops reading shall stop the work.
+            let _ = writeln!(std::io::stderr(), "  {text}");
         } else {
             self.spinner.println(format!("  {text}"));
         }
@@ -78,10 +78,7 @@ impl Signals {
 
 /// Shows the status until a signal comes, then stops everything in order. The cluster is opened anew each time:
 /// other commands may stop and start its parts meanwhile.
-pub(crate) async fn run(
-    open: &dyn Fn() -> Result<Cluster>,
-    lock: &dyn Fn() -> Result<Flock<std::fs::File>>,
-) -> Result<()> {
+pub(crate) async fn run(open: &dyn Fn() -> Result<Cluster>, directory: &Path) -> Result<()> {
     let (reporter, mut signals) = (Reporter::new(), Signals::new()?);
     reporter.step("Ctrl-C stops everything; the data stays");
     let mut refresh = tokio::time::interval(REFRESH_INTERVAL);
@@ -106,7 +103,7 @@ pub(crate) async fn run(
         }
     }
     reporter.show("stopping".into());
-    let _lock = lock()?;
+    let _lock = crate::lock(directory).await?;
     let mut cluster = open()?;
     crate::stop_everything(&mut cluster, &reporter).await
 }

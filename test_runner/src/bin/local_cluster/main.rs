@@ -7,14 +7,20 @@ mod render;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use test_runner::cluster::{Cluster, Options, PartName};
 use test_runner::env::{Tools, state};
+use test_runner::wait;
 
 use self::foreground::{Reporter, Signals};
+
+/// How long a command waits for another one to come to its end.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts, shows and stops a cluster on this machine.
 #[derive(Debug, Parser)]
@@ -44,21 +50,25 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Stop one part: sk1, sk2, sk3, postgres, walproposer.
+    /// Stop one part: sk1, sk2, sk3, postgres, walproposer, proxy.
     Stop { name: PartName },
     /// Start one part that was stopped or died.
-    Start { name: PartName },
+    Start {
+        name: PartName,
+        /// A client of the proxy waits for it: nothing is started when the proxy does not run any more.
+        #[arg(long, hide = true)]
+        for_proxy: bool,
+    },
     /// Stop everything in order. The data stays.
     Down,
 }
 
 #[tokio::main]
-#[expect(clippy::print_stderr, reason = "the one sentence of a failure belongs on stderr")]
 async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("dev: {error:#}");
+            render::complain(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -72,7 +82,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
     if let Command::Status { json } = arguments.command {
         return status(&open()?, json).await;
     }
-    let lock = lock(&directory)?;
+    let lock = lock(&directory).await?;
     let mut cluster = open()?;
     match arguments.command {
         Command::Up { detach, port } => {
@@ -80,9 +90,16 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
                 return Ok(ExitCode::SUCCESS);
             }
             drop(lock);
-            foreground::run(&open, &|| self::lock(&directory)).await?;
+            foreground::run(&open, &directory).await?;
         }
-        Command::Start { name } => start(&mut cluster, name).await?,
+        Command::Start { name, for_proxy } => {
+            start(&mut cluster, name, for_proxy).await?;
+            // Whatever commits wait for may need another command.
+            drop(lock);
+            if name == PartName::Postgres {
+                wait_usable(&cluster).await?;
+            }
+        }
         Command::Stop { name } => stop(&mut cluster, name).await?,
         Command::Down => down(&mut cluster).await?,
         Command::Status { .. } => {}
@@ -91,11 +108,16 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// Held while something is started or stopped: two commands at once would undo each other.
-fn lock(directory: &Path) -> Result<Flock<fs::File>> {
-    let file = fs::File::create(directory.join("lock"))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-        anyhow::anyhow!("another ./dev command is starting or stopping this cluster: wait for it")
-    })
+async fn lock(directory: &Path) -> Result<Flock<fs::File>> {
+    let path = directory.join("lock");
+    let locked = wait::until("its end", LOCK_TIMEOUT, async || {
+        match Flock::lock(fs::File::create(&path)?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(error.into()),
+        }
+    });
+    locked.await.context("another ./dev command is starting or stopping this cluster")
 }
 
 /// False when it ran already.
@@ -152,9 +174,12 @@ async fn status(cluster: &Cluster, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn start(cluster: &mut Cluster, name: PartName) -> Result<()> {
+async fn start(cluster: &mut Cluster, name: PartName, for_proxy: bool) -> Result<()> {
     if cluster.state.origin.is_none() {
         bail!("there is no cluster here yet: ./dev up");
+    }
+    if for_proxy && !cluster.is_running(PartName::Proxy) {
+        bail!("the proxy that wanted {name} has ended: {name} is not started");
     }
     if cluster.is_running(name) {
         render::line(&format!("{name} is running already"));
@@ -163,6 +188,14 @@ async fn start(cluster: &mut Cluster, name: PartName) -> Result<()> {
     cluster.start_part(name).await?;
     cluster.write_cluster_json()?;
     render::line(&format!("{name} started"));
+    Ok(())
+}
+
+/// A started primary is of use when commits go through.
+async fn wait_usable(cluster: &Cluster) -> Result<()> {
+    if let Some(missing) = cluster.wait_usable().await.context("postgres runs, but is not followed")? {
+        render::line(&format!("commits wait: {missing}"));
+    }
     Ok(())
 }
 

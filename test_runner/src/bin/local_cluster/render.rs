@@ -1,13 +1,29 @@
 //! Tables and lines for a person.
 
+use std::io::{self, Write as _};
+use std::time::Duration;
+
 use anyhow::Result;
 use test_runner::cluster::Cluster;
 use test_runner::cluster::status::Status;
+use test_runner::proxy::ProxyStatus;
 
-/// Prints one line.
-#[expect(clippy::print_stdout, reason = "what the command was asked to print")]
+/// How many of the proxy's sessions are shown; `--json` has all.
+const SESSIONS_SHOWN_MAX: usize = 20;
+
+/// Prints one line. Whoever stops reading, as `head` does, stops nothing: the command comes to its end.
 pub(crate) fn line(text: &str) {
-    println!("{text}");
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&format!("cannot print: {error}"))
+        }
+        _ => {}
+    }
+}
+
+/// Says on standard error what went wrong.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "dev: {text}");
 }
 
 /// Where everything is, and how to connect.
@@ -41,7 +57,48 @@ pub(crate) fn status(status: &Status) {
     });
     table(["safekeeper", "health", "term", "flush LSN", "commit LSN", "lag"], safekeepers.collect());
     line("");
+    if let Some(proxy) = &status.proxy {
+        sessions(proxy);
+        line("");
+    }
     line(&commits(status));
+}
+
+/// Who is connected to the proxy, and what it remembers.
+fn sessions(proxy: &ProxyStatus) {
+    line(&summary(proxy));
+    let shown = proxy.sessions.iter().take(SESSIONS_SHOWN_MAX).map(|session| {
+        let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "-".to_owned());
+        [
+            word(&session.endpoint),
+            word(&session.role),
+            word(&session.peer),
+            word(&session.state),
+            word(&session.transaction),
+            format!("{} s", Duration::from_millis(session.age_ms).as_secs()),
+            bytes(session.bytes_from_client),
+            bytes(session.bytes_to_client),
+        ]
+    });
+    if !proxy.sessions.is_empty() {
+        let header = ["endpoint", "role", "client", "session", "transaction", "age", "sent", "received"];
+        table(header, shown.collect());
+    }
+    if let Some(more) = proxy.sessions.len().checked_sub(SESSIONS_SHOWN_MAX + 1) {
+        line(&format!("and {} more", more + 1));
+    }
+}
+
+fn summary(proxy: &ProxyStatus) -> String {
+    let addresses = proxy.cache.addresses.iter();
+    let known: Vec<String> =
+        addresses.map(|known| format!("{} at {}", known.endpoint, known.address)).collect();
+    format!(
+        "proxy: sessions: {}; cache: {}; being woken: {}",
+        proxy.sessions.len(),
+        if known.is_empty() { "empty".to_owned() } else { known.join(", ") },
+        proxy.cache.waking
+    )
 }
 
 /// What happens to commits now.
