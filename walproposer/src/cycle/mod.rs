@@ -50,7 +50,7 @@ pub(crate) enum End {
     #[error("the primary's WAL could not be compared: {0}")]
     NotCompared(&'static str),
     #[error(
-        "the primary no longer has the last segment of the log, its WAL from {from} to {to}, so that cannot be compared with the safekeepers': set wal_keep_size on the primary so that it keeps such a segment, and seed the safekeepers anew from it"
+        "the primary no longer has the last segment of the log, its WAL from {from} to {to}, so that it cannot be compared with the safekeepers': set wal_keep_size on the primary and its standbys so that they keep such a segment, and seed the safekeepers anew"
     )]
     SegmentGone { from: Lsn, to: Lsn },
     #[error(
