@@ -67,13 +67,14 @@ fn a_failed_read_at_any_time_is_never_taken_for_the_end_of_the_log() {
 }
 
 #[test]
-fn a_failed_sync_and_then_a_crash_at_any_step_lose_nothing_that_was_promised() {
+fn faults_and_then_a_crash_at_any_step_lose_nothing_that_was_promised() {
     let mut random = random(7);
     let operations = operations_of_the_story();
     for seed in 0..operations * OUTCOMES {
         let mut world = World::new(ModelDisk::new());
         for _ in 0..=random() % 3 {
-            world.disk.fail(Fault::Sync, random() % operations / 3);
+            let fault = [Fault::Sync, Fault::Write][random() as usize % 2];
+            world.disk.fail(fault, random() % operations / 3);
         }
         world.disk.crash_after(random() % operations);
         // A fault may as well lengthen the story as the crash ends it.

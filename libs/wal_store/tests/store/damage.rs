@@ -92,6 +92,19 @@ fn rot_in_what_was_not_acknowledged_is_a_torn_tail() {
 }
 
 #[test]
+fn what_a_start_found_counts_as_acknowledged_because_a_vote_tells_it() {
+    let (disk, proposer) = acknowledged_log(false);
+    assert_eq!(open(&disk).snapshot().flush_lsn, proposer.end());
+    let last = proposer.ends[proposer.ends.len() - 2];
+    rot(&disk, Lsn(last.0 + 200));
+    let expected = (last, proposer.end());
+    assert!(matches!(
+        corruption(&disk),
+        Corruption::BelowAcknowledged { end, acked_upto, .. } if (end, acked_upto) == expected
+    ));
+}
+
+#[test]
 fn one_bad_footer_is_a_torn_write_two_are_damage() {
     let (disk, proposer) = acknowledged_log(true);
     let last = proposer.end().0 / SEGMENT_BYTES;
