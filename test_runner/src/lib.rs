@@ -5,7 +5,7 @@
 //!   env        where tools and state are; a directory per test
 //!   process    start, watch and end one program          wait    for a condition, with a deadline
 //!   postgres, safekeepers, walproposer, proxy            each: one program's arguments, addresses and answers
-//!   cluster    all of them, in the right order           clients psql and an SQL connection
+//!   cluster    all of them, in the right order           clients psql and an SQL connection (over TLS: tls_client)
 //!   workload   a writer that knows what was acknowledged oracle  what the safekeepers' disks hold
 //!   faulty_network, certs, unsynced                      relays that fail, certificates, disks that forget
 //! ```
@@ -23,6 +23,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod safekeepers;
+pub mod tls_client;
 pub mod unsynced;
 pub mod wait;
 pub mod walproposer;

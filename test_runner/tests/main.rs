@@ -5,6 +5,7 @@ mod crash;
 mod network;
 mod outside;
 mod primary;
+mod proxy;
 mod quorum;
 mod replicas;
 mod up;

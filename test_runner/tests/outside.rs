@@ -1,19 +1,36 @@
 //! The program behind `./dev up` as a person runs it: typed in, read from its output.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use test_runner::clients;
 use test_runner::cluster::state::State;
+use test_runner::cluster::{Cluster, Options};
 use test_runner::env::TestEnvironment;
 use test_runner::process::{ProcessId, Program};
 
 /// One command may take this long.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Runs SQL through the printed line, in a shell, as a person would; what psql said.
+pub(crate) async fn try_paste(psql_line: &str, sql: &str) -> Result<Output> {
+    let command = format!("{psql_line} -XAtc \"$1\"");
+    clients::output(Path::new("sh"), &["-c", &command, "sh", sql], &[("LC_ALL", "C")]).await
+}
+
+/// Runs SQL that must succeed through the printed line.
+pub(crate) async fn paste(psql_line: &str, sql: &str) -> Result<String> {
+    let output = try_paste(psql_line, sql).await?;
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        bail!("{sql}: {error}");
+    }
+    Ok(out.trim().to_owned())
+}
 
 /// A directory in which commands are run; what they started ends with it.
 pub(crate) struct Outside {
@@ -29,6 +46,19 @@ impl Outside {
 
     fn program(&self) -> PathBuf {
         env!("CARGO_BIN_EXE_local_cluster").into()
+    }
+
+    /// Brings it up; the printed line.
+    pub(crate) async fn up(&self) -> Result<String> {
+        let printed = self.succeed(&["up", "--detach"]).await?;
+        printed.lines().last().map(ToOwned::to_owned).context("nothing printed")
+    }
+
+    /// The cluster as it is now, to ask it past the commands.
+    pub(crate) fn cluster(&self) -> Result<Cluster> {
+        let environment = self.environment.as_ref().context("the test is over")?;
+        let options = Options { dies_with_parent: true, ..Options::default() };
+        Cluster::open(&self.directory, environment.tools.clone(), options)
     }
 
     /// Runs a command to its end.

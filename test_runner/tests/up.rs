@@ -2,23 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use test_runner::clients;
 use test_runner::wait::until;
 
-use crate::outside::Outside;
+use crate::outside::{Outside, paste};
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// Runs SQL through the printed line, in a shell, as a person would.
-async fn paste(psql_line: &str, sql: &str) -> Result<String> {
-    let command = format!("{psql_line} -XAtc \"{sql}\"");
-    Ok(clients::run(Path::new("sh"), &["-c", &command], &[]).await?.trim().to_owned())
-}
 
 #[tokio::test]
 async fn a_cluster_is_started_used_stopped_in_parts_and_comes_back_with_its_data() -> Result<()> {

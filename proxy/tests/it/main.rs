@@ -5,5 +5,4 @@
 mod failures;
 mod sessions;
 mod support;
-mod tls_client;
 mod wake;

@@ -14,9 +14,8 @@ use test_runner::certs::{self, Certificates};
 use test_runner::env::TestEnvironment;
 use test_runner::postgres::Postgres;
 use test_runner::process::{ProcessId, Program, Starting};
+use test_runner::tls_client::VerifyFull;
 use test_runner::{clients, ports, wait};
-
-use crate::tls_client::VerifyFull;
 
 /// For whatever a test waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -112,7 +111,7 @@ impl Installation {
     }
 
     pub(crate) fn tls(&self) -> VerifyFull {
-        VerifyFull::new(&self.certificates.authority)
+        VerifyFull::new(&self.certificates.authority).unwrap()
     }
 
     /// A session that checks the certificate. The task ends with the connection, and says how.

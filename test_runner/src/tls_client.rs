@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use anyhow::Result;
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -17,19 +18,20 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-#[derive(Clone)]
-pub(crate) struct VerifyFull(Arc<ClientConfig>);
+/// Trusts one authority, and only for the name that it connects to.
+#[derive(Clone, Debug)]
+pub struct VerifyFull(Arc<ClientConfig>);
 
 impl VerifyFull {
-    pub(crate) fn new(authority: &Path) -> Self {
+    /// Trusts the authority in this file (PEM).
+    pub fn new(authority: &Path) -> Result<Self> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_file(authority)?)?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
+            .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Self(Arc::new(config))
+        Ok(Self(Arc::new(config)))
     }
 }
 
@@ -43,7 +45,9 @@ impl MakeTlsConnect<Socket> for VerifyFull {
     }
 }
 
-pub(crate) struct Connect {
+/// One handshake to come.
+#[derive(Debug)]
+pub struct Connect {
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
 }
@@ -59,7 +63,9 @@ impl TlsConnect<Socket> for Connect {
     }
 }
 
-pub(crate) struct Tls(TlsStream<Socket>);
+/// An encrypted connection.
+#[derive(Debug)]
+pub struct Tls(TlsStream<Socket>);
 
 impl tokio_postgres::tls::TlsStream for Tls {
     fn channel_binding(&self) -> ChannelBinding {

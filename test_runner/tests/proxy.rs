@@ -1,0 +1,284 @@
+//! Through the proxy: the printed line lets in who may come in, wakes PostgreSQL when it sleeps, and what is written
+//! through it is on the safekeepers. What the proxy does with single bytes is tested in its own package.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use test_runner::clients;
+use test_runner::cluster::PartName;
+use test_runner::oracle::wait_replayed;
+use test_runner::tls_client::VerifyFull;
+use test_runner::wait::until;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::outside::{Outside, paste, try_paste};
+
+/// For whatever a test waits for.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Clients that come at the same time.
+const CROWD: usize = 200;
+/// How long pgbench runs in each mode.
+const PGBENCH_SECONDS: &str = "3";
+
+#[tokio::test]
+async fn clients_are_let_in_or_turned_away_with_the_right_words() -> Result<()> {
+    let outside = Outside::new("proxy-logins")?;
+    let line = outside.up().await?;
+    ensure!(paste(&line, "SELECT current_user || ' ' || current_database()").await? == "app app");
+    let cluster_json = outside.cluster_json()?;
+    let proxy = &cluster_json["proxy"];
+    let text = |field: &str| proxy[field].as_str().map(ToOwned::to_owned).context(field.to_owned());
+    let (password, port) = (text("password")?, proxy["port"].to_string());
+    ensure!(
+        line.contains(&format!("app:{password}@{}:{port}/app?hostaddr=", text("server_name")?)),
+        "{line}"
+    );
+    for (wrong, words) in [
+        (line.replace(&password, "wrong"), "password authentication failed for user \"app\""),
+        (line.replace("//app:", "//nobody:"), "password authentication failed for user \"nobody\""),
+        (line.replace("@main.", "@other."), "endpoint \"other\" is not known"),
+        (line.replace("verify-full", "disable"), "connection is insecure"),
+        (line.replace("@main.holdfast.", "@main.elsewhere."), "server certificate for"),
+    ] {
+        let said = String::from_utf8(try_paste(&wrong, "SELECT 1").await?.stderr)?;
+        ensure!(said.contains(words), "{wrong}: {said}");
+    }
+    let conninfo = |endpoint: &str, last: &str| {
+        format!(
+            "host={endpoint}.holdfast.localhost hostaddr=127.0.0.1 port={port} user=app password={password} \
+             dbname=app sslmode=require {last}"
+        )
+    };
+    let tls = VerifyFull::new(&PathBuf::from(text("ca_cert")?))?;
+    let wrong_password = refusal(&conninfo("main", "password=wrong"), &tls).await?;
+    let unknown_role = refusal(&conninfo("main", "user=nobody"), &tls).await?;
+    ensure!(
+        wrong_password == ("28P01".into(), unknown_role.1.replace("nobody", "app")),
+        "{wrong_password:?}"
+    );
+    ensure!(unknown_role.0 == "28P01", "{unknown_role:?}");
+    let unknown_endpoint = refusal(&conninfo("other", ""), &tls).await?;
+    ensure!(unknown_endpoint == ("28000".into(), "endpoint \"other\" is not known".into()));
+    let plaintext = refusal(&conninfo("main", "sslmode=disable"), &tls).await?;
+    ensure!(plaintext.0 == "28000" && plaintext.1.contains("insecure"), "{plaintext:?}");
+    outside.succeed(&["down"]).await?;
+    outside.passed();
+    Ok(())
+}
+
+/// SQLSTATE and text with which a client is turned away; psql does not print the first while it connects.
+async fn refusal(conninfo: &str, tls: &VerifyFull) -> Result<(String, String)> {
+    let refused = match tokio_postgres::connect(conninfo, tls.clone()).await {
+        Ok(_) => bail!("{conninfo} was let in"),
+        Err(refused) => refused,
+    };
+    let error = refused.as_db_error().with_context(|| format!("refused without words: {refused:?}"))?;
+    Ok((error.code().code().to_owned(), error.message().to_owned()))
+}
+
+#[tokio::test]
+async fn a_sleeping_database_is_woken_once_and_everybody_is_served() -> Result<()> {
+    let outside = Outside::new("proxy-wake")?;
+    let line = outside.up().await?;
+    paste(&line, "CREATE TABLE t AS SELECT 1 AS x").await?;
+    outside.succeed(&["stop", "postgres"]).await?;
+    let starts_before = starts(&outside)?;
+    ensure!(outside.succeed(&["status"]).await?.contains("through the proxy, which wakes it"));
+    ensure!(paste(&line, "INSERT INTO t VALUES (2)").await? == "INSERT 0 1");
+    ensure!(outside.succeed(&["status"]).await?.contains("commits go through"));
+
+    outside.succeed(&["stop", "postgres"]).await?;
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
+        crowd.push(Held::start(&outside)?);
+    }
+    for client in &mut crowd {
+        ensure!(client.ask("SELECT count(*) FROM t").await? == "2");
+    }
+    let status: serde_json::Value = serde_json::from_str(&outside.succeed(&["status", "--json"]).await?)?;
+    let sessions = status["proxy"]["sessions"].as_array().context("the proxy does not answer")?;
+    let passing = sessions.iter().filter(|session| session["state"] == "passing").count();
+    ensure!(passing == CROWD, "{passing} of {CROWD} sessions");
+    ensure!(status["proxy"]["cache"]["addresses"][0]["endpoint"] == "main", "{}", status["proxy"]["cache"]);
+    ensure!(outside.succeed(&["status"]).await?.contains(&format!("and {} more", CROWD - 20)));
+    for client in crowd {
+        client.leave().await?;
+    }
+    ensure!(starts(&outside)? == starts_before + 2, "it was started {} times", starts(&outside)?);
+    outside.succeed(&["down"]).await?;
+    outside.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_wakes_a_database_for_a_proxy_that_is_gone() -> Result<()> {
+    let outside = Outside::new("proxy-gone")?;
+    outside.up().await?;
+    outside.succeed(&["stop", "proxy"]).await?;
+    outside.succeed(&["stop", "postgres"]).await?;
+    ensure!(outside.fail(&["start", "postgres", "--for-proxy"]).await?.contains("is not started"));
+    ensure!(!outside.cluster()?.is_running(PartName::Postgres));
+    outside.succeed(&["start", "proxy"]).await?;
+    outside.succeed(&["start", "postgres", "--for-proxy"]).await?;
+    ensure!(outside.cluster()?.is_running(PartName::Postgres));
+    outside.succeed(&["down"]).await?;
+    outside.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn down_waits_for_sessions_for_a_moment_and_then_cuts_them() -> Result<()> {
+    let outside = Outside::new("proxy-down")?;
+    outside.up().await?;
+    let mut idle = Held::start(&outside)?;
+    ensure!(idle.ask("SELECT 1").await? == "1");
+    let busy = Held::start(&outside)?.sleep("busy").await?;
+    wait_asleep(&outside, "busy").await?;
+    outside.succeed(&["down"]).await?;
+    ensure!(outside.processes().is_empty());
+    idle.send("SELECT 2;\n").await?;
+    for (client, words) in [(idle, "FATAL:  terminating connection"), (busy, "connection to server was lost")]
+    {
+        let said = client.last_words().await?;
+        ensure!(said.contains(words), "{said}");
+    }
+    outside.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cancel_reaches_the_right_backend_and_a_killed_database_is_woken() -> Result<()> {
+    let outside = Outside::new("proxy-cancel")?;
+    let line = outside.up().await?;
+    let (first, second) = (Held::start(&outside)?, Held::start(&outside)?);
+    let [first, second] = [first.sleep("first").await?, second.sleep("second").await?];
+    wait_asleep(&outside, "first, second").await?;
+    kill(first.pid()?, Signal::SIGINT)?;
+    wait_asleep(&outside, "second").await?;
+    let said = first.last_words().await?;
+    ensure!(said.contains("canceling statement due to user request"), "{said}");
+
+    let starts_before = starts(&outside)?;
+    let postmaster = outside.cluster()?.part(PartName::Postgres)?.process.context("no postgres")?;
+    postmaster.kill().await?;
+    let said = second.last_words().await?;
+    ensure!(said.contains("FATAL:  ") && said.contains("connection"), "{said}");
+    ensure!(paste(&line, "SELECT 42").await? == "42");
+    ensure!(starts(&outside)? > starts_before);
+    outside.succeed(&["down"]).await?;
+    outside.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_written_through_the_proxy_is_read_through_it_and_from_a_standby_of_a_safekeeper()
+-> Result<()> {
+    let outside = Outside::new("proxy-rows")?;
+    let line = outside.up().await?;
+    let cluster = outside.cluster()?;
+    let (uri, pgbench) = (cluster.proxy().uri(), cluster.tools.postgres("pgbench"));
+    clients::run(&pgbench, &["-i", "-q", "-s", "2", &uri], &[]).await?;
+    cluster.postgres().base_backup(&outside.directory.join("base_backup")).await?;
+    for mode in ["simple", "extended", "prepared"] {
+        let arguments = ["-n", "-M", mode, "-c", "8", "-j", "2", "-T", PGBENCH_SECONDS, &uri];
+        let report = clients::run(&pgbench, &arguments, &[]).await?;
+        ensure!(report.contains("number of failed transactions: 0 "), "{mode}: {report}");
+    }
+    paste(&line, "CREATE TABLE last AS SELECT g AS x FROM generate_series(1, 1000) g").await?;
+    let checksum =
+        |table| format!("(SELECT count(*) || ' ' || sum(hashtextextended(t::text, 0)) FROM {table} t)");
+    let tables = ["pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history", "last"];
+    let checksums = format!("SELECT concat_ws(', ', {})", tables.map(checksum).join(", "));
+    let written = paste(&line, &checksums).await?;
+    ensure!(written.starts_with("200000 ") && written.contains(", 1000 "), "{written}");
+
+    let end = cluster.postgres().ask("postgres", "SELECT pg_current_wal_flush_lsn()").await?.parse()?;
+    let standby = cluster.standby("standby", 3).await?;
+    let process = standby.start(&[]).await?;
+    wait_replayed(&standby, end).await?;
+    let replayed = standby.ask("app", &checksums).await?;
+    ensure!(replayed == written, "proxy {written}, standby {replayed}");
+    process.end(Signal::SIGQUIT, PATIENCE).await?;
+    outside.succeed(&["down"]).await?;
+    outside.passed();
+    Ok(())
+}
+
+/// How often PostgreSQL was started.
+fn starts(outside: &Outside) -> Result<usize> {
+    let log = fs::read_to_string(outside.directory.join("postgres.log"))?;
+    Ok(log.lines().filter(|line| line.starts_with("--- ")).count())
+}
+
+/// Waits until these sleepers, and no others, are in the database.
+async fn wait_asleep(outside: &Outside, names: &str) -> Result<()> {
+    let postgres = outside.cluster()?.postgres();
+    let query = "SELECT coalesce(string_agg(substring(query FROM 'AS (\\w+)'), ', ' ORDER BY query), '') \
+                 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep(1000) AS %'";
+    until(&format!("{names} to sleep"), PATIENCE, async || {
+        Ok((postgres.ask("postgres", query).await? == names).then_some(()))
+    })
+    .await
+}
+
+/// A psql that stays until it is told to leave.
+struct Held {
+    psql: Child,
+}
+
+impl Held {
+    fn start(outside: &Outside) -> Result<Self> {
+        let cluster = outside.cluster()?;
+        let mut command = Command::new(cluster.tools.postgres("psql"));
+        command.args(["-X", "-A", "-t", "-q", &cluster.proxy().uri()]).env("LC_ALL", "C");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        Ok(Self { psql: command.spawn()? })
+    }
+
+    async fn send(&mut self, text: &str) -> Result<()> {
+        let stdin = self.psql.stdin.as_mut().context("no stdin")?;
+        stdin.write_all(text.as_bytes()).await?;
+        Ok(())
+    }
+
+    /// Asks for one line.
+    async fn ask(&mut self, query: &str) -> Result<String> {
+        self.send(&format!("{query};\n")).await?;
+        let mut answer = String::new();
+        let mut stdout = BufReader::new(self.psql.stdout.as_mut().context("no stdout")?);
+        tokio::time::timeout(PATIENCE, stdout.read_line(&mut answer))
+            .await
+            .context("psql said nothing")??;
+        Ok(answer.trim().to_owned())
+    }
+
+    /// Is busy from then on.
+    async fn sleep(mut self, name: &str) -> Result<Self> {
+        self.send(&format!("SELECT pg_sleep(1000) AS {name};\n")).await?;
+        Ok(self)
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        Ok(Pid::from_raw(i32::try_from(self.psql.id().context("psql ended")?)?))
+    }
+
+    async fn leave(mut self) -> Result<()> {
+        drop(self.psql.stdin.take());
+        let status = tokio::time::timeout(PATIENCE, self.psql.wait()).await.context("psql stays")??;
+        ensure!(status.success(), "psql ended with {status}");
+        Ok(())
+    }
+
+    /// What it wrote on standard error until it ended.
+    async fn last_words(mut self) -> Result<String> {
+        drop(self.psql.stdin.take());
+        let output = tokio::time::timeout(PATIENCE, self.psql.wait_with_output()).await;
+        Ok(String::from_utf8(output.context("psql stays")??.stderr)?)
+    }
+}
