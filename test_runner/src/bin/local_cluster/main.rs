@@ -156,7 +156,7 @@ async fn up(cluster: &mut Cluster, port: Option<u16>) -> Result<bool> {
     }
     reporter.done();
     started?;
-    cluster.write_cluster_json()?;
+    tell_programs(cluster)?;
     render::addresses(cluster).await?;
     Ok(true)
 }
@@ -186,7 +186,7 @@ async fn start(cluster: &mut Cluster, name: PartName, for_proxy: bool) -> Result
         return Ok(());
     }
     cluster.start_part(name).await?;
-    cluster.write_cluster_json()?;
+    tell_programs(cluster)?;
     render::line(&format!("{name} started"));
     Ok(())
 }
@@ -200,14 +200,12 @@ async fn wait_usable(cluster: &Cluster) -> Result<()> {
 }
 
 async fn stop(cluster: &mut Cluster, name: PartName) -> Result<()> {
-    if !cluster.is_running(name) {
-        render::line(&format!("{name} does not run"));
-    }
+    let was_running = cluster.is_running(name);
     let reporter = Reporter::new();
     cluster.stop_part(name, &|text| reporter.step(text)).await?;
     reporter.done();
-    cluster.write_cluster_json()?;
-    render::line(&format!("{name} is stopped"));
+    tell_programs(cluster)?;
+    render::line(&format!("{name} {}", if was_running { "is stopped" } else { "did not run" }));
     Ok(())
 }
 
@@ -222,10 +220,16 @@ async fn stop_everything(cluster: &mut Cluster, reporter: &Reporter) -> Result<(
     let stopped = cluster.stop(&|text| reporter.step(text)).await;
     reporter.done();
     stopped?;
-    let file = cluster.directory.join("cluster.json");
-    if file.exists() {
-        fs::remove_file(file)?;
-    }
+    tell_programs(cluster)?;
     render::line(&format!("stopped; the data stays in {}", cluster.directory.display()));
     Ok(())
+}
+
+/// `cluster.json` is there while something runs.
+fn tell_programs(cluster: &Cluster) -> Result<()> {
+    if !cluster.running().is_empty() {
+        return cluster.write_cluster_json();
+    }
+    let file = cluster.directory.join("cluster.json");
+    if file.exists() { Ok(fs::remove_file(file)?) } else { Ok(()) }
 }
