@@ -152,6 +152,12 @@ impl Proposer {
         self.ends.push(appended.range.end);
     }
 
+    /// Goes on as if another record were the last one.
+    pub(crate) fn forget_last_record(&mut self) {
+        let prev = Lsn(self.builder.prev().0 - 8);
+        self.builder = WalBuilder::new(context(), PageMagic::POSTGRES_15, Tli::FIRST, self.end(), prev);
+    }
+
     /// A record that the server aborts at a page boundary, and what it writes after its restart.
     pub(crate) fn abort(&mut self) {
         let appended = self.builder.overwrite_contrecord(12_000, 1);

@@ -282,9 +282,10 @@ pub(crate) fn read_log<D: Disk>(replica: &Replica<D>) -> Vec<u8> {
     }
 }
 
-/// Behind the end there are only zeros, in the files themselves.
+/// Behind the end there are only zeros, in the files themselves, and a start has cleared away what was unfinished.
 pub(crate) fn check_dead_tail<D: Disk>(disk: &D, end: Lsn) {
     for name in disk.list().unwrap() {
+        assert!(!name.ends_with(".unfinished"), "{name} is left");
         let Ok(segment) = SegmentName::parse(&name, lineage().segment_size) else { continue };
         let start = lineage().segment_size.start_of(segment.segment);
         let mut wal = vec![0; SEGMENT_BYTES as usize];
