@@ -88,6 +88,16 @@ pub(crate) fn random(seed: u64) -> impl FnMut() -> u64 {
     }
 }
 
+/// For a power failure: nothing is kept that was not synced.
+pub(crate) fn nothing_survives() -> u64 {
+    0
+}
+
+/// For a power failure: all of it is kept.
+pub(crate) fn all_survives() -> u64 {
+    100
+}
+
 /// A proposer of one term, with the log that it writes.
 #[derive(Clone)]
 pub(crate) struct Proposer {

@@ -6,7 +6,8 @@ use wal_store::{Fault, Health, Input, ModelDisk, Rejection, StoreError};
 use wal_types::Term;
 
 use crate::common::{
-    Proposer, SEGMENT_BYTES, START, append_response_of, create, open, run, send, try_open, vote_of,
+    Proposer, SEGMENT_BYTES, START, all_survives, append_response_of, create, nothing_survives, open, run,
+    send, try_open, vote_of,
 };
 use crate::world::read_log;
 
@@ -42,7 +43,7 @@ fn a_failed_sync_poisons_and_what_it_lost_is_not_acknowledged_as_if_it_were_ther
     assert_eq!(replica.snapshot().health, Health::Healthy);
     let told = vote_of(&output).unwrap().flush_lsn;
     assert!(told >= acked);
-    let disk = disk.crash(&mut || 100);
+    let disk = disk.crash(&mut nothing_survives);
     let replica = open(&disk);
     assert_eq!(replica.snapshot().flush_lsn, told);
     assert!(proposer.log.starts_with(&read_log(&replica)));
@@ -87,9 +88,9 @@ fn a_vote_that_only_the_page_cache_knows_survives_the_next_one() {
             disk.crash_after(torn);
             let six = Proposer::first(6);
             let _ = replica.run(vec![six.greet(), six.vote()]);
-            for kept in [0, 100] {
-                let disk = disk.fork().crash(&mut || kept);
-                assert!(open(&disk).snapshot().term >= Term(5), "sync {sync}, step {torn}, kept {kept}");
+            for survives in [nothing_survives, all_survives] {
+                let disk = disk.fork().crash(&mut { survives });
+                assert!(open(&disk).snapshot().term >= Term(5), "sync {sync}, step {torn}");
             }
         }
     }
@@ -222,4 +223,27 @@ fn a_start_without_room_is_an_error_that_goes_away() {
     assert!(matches!(try_open(&disk), Err(StoreError::Full { .. })));
     disk.set_capacity_bytes(None);
     assert_eq!(read_log(&open(&disk)), proposer.log);
+}
+
+#[test]
+fn a_footer_that_only_the_page_cache_knows_and_a_torn_one_are_no_damage() {
+    for sync in 0..12 {
+        for write in 0..12 {
+            let disk = ModelDisk::new();
+            create(&disk);
+            let mut replica = open(&disk);
+            let mut proposer = Proposer::first(1);
+            proposer.lead(&mut replica, START);
+            proposer.write(&[1; 600]);
+            send(&mut replica, proposer.appends());
+            drop(replica);
+            // Two starts that fail, and then the power does.
+            disk.fail(Fault::Sync, sync);
+            let _ = try_open(&disk);
+            disk.fail(Fault::Write, write);
+            let _ = try_open(&disk);
+            let disk = disk.crash(&mut all_survives);
+            assert_eq!(open(&disk).snapshot().flush_lsn, proposer.end(), "sync {sync}, write {write}");
+        }
+    }
 }

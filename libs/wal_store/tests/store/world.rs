@@ -10,7 +10,7 @@ use wal_format::SegmentName;
 use wal_store::{Disk, DiskFile, Health, Input, ModelDisk, Output, Read, ReadMode, Replica, StoreError};
 use wal_types::{Lsn, Term};
 
-use crate::common::{Proposer, SEGMENT_BYTES, START, lineage, random, try_open};
+use crate::common::{Proposer, SEGMENT_BYTES, START, lineage, nothing_survives, random, try_open};
 
 /// Attempts before a step is given up: more than faults that are injected in one story.
 const ATTEMPTS: usize = 20;
@@ -229,8 +229,8 @@ impl World {
         check_dead_tail(&self.disk, have.end());
 
         // The same once more, with nothing kept that was not synced.
-        let (snapshot, mut nothing) = (replica.snapshot(), || 100);
-        self.disk = self.disk.crash(&mut nothing);
+        let snapshot = replica.snapshot();
+        self.disk = self.disk.crash(&mut nothing_survives);
         let replica = try_open(&self.disk).unwrap();
         let again = replica.snapshot();
         assert_eq!((again.flush_lsn, again.term), (snapshot.flush_lsn, snapshot.term));
@@ -245,7 +245,7 @@ impl World {
         self.send(1000).unwrap();
         let end = self.proposer.end();
         self.replica = None;
-        self.disk = self.disk.crash(&mut nothing);
+        self.disk = self.disk.crash(&mut nothing_survives);
         let replica = try_open(&self.disk).unwrap();
         assert_eq!(replica.snapshot().flush_lsn, end);
         self.check_replica(&replica);
