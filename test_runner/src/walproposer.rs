@@ -88,9 +88,7 @@ impl Walproposer {
 
     fn program(&self, address_file: &Path) -> Result<Program> {
         let mut arguments: Vec<String> =
-            ["run", "--primary", &self.primary, "--slot", "wp", "--application-name", "wp"]
-                .map(Into::into)
-                .into();
+            ["run", "--slot", "wp", "--application-name", "wp"].map(Into::into).into();
         arguments.extend(self.lineage());
         arguments.extend([
             "--listen-http".into(),
@@ -102,7 +100,8 @@ impl Walproposer {
             name: "walproposer".into(),
             executable: self.tools.programs.join("walproposer"),
             arguments,
-            environment: Vec::new(),
+            // With its password: not for the list of processes.
+            environment: vec![("HOLDFAST_PRIMARY".into(), self.primary.clone())],
             account: None,
             log: self.log.clone(),
             dies_with_parent: self.dies_with_parent,

@@ -106,7 +106,9 @@ pub struct LogFlags {
 #[derive(Debug, Args)]
 pub struct RunFlags {
     /// The primary: "host=… port=… user=…" or postgresql://user@host:port
-    #[arg(long, value_name = "CONNINFO")]
+    ///
+    /// With a password in it, give it in the environment: everybody on the machine can read a command line.
+    #[arg(long, value_name = "CONNINFO", env = "HOLDFAST_PRIMARY", hide_env_values = true)]
     primary: ConnInfo,
     #[command(flatten)]
     cluster: ClusterFlags,
