@@ -19,7 +19,7 @@
 //! acknowledged, goes by building a new file, because a dead tail may scan as a continuation of new records. **What was
 //! acknowledged is known** (footers, commit position): a log that ends below it is damaged and says so, instead of
 //! voting with less. **After a failure the disk is asked**: nothing is answered from memory, no sync is tried twice,
-//! and what only the page cache shows is written to a new file before it counts.
+//! and what only the page cache may show is written again before it counts: WAL to a new file, the control file in place.
 //!
 //! No tokio, no sockets, no threads. The lock on the data directory is the server's.
 
