@@ -385,25 +385,3 @@ fn an_unknown_cluster_is_learnt_but_not_another_one() {
     assert_eq!(replica.snapshot().lineage.system_id, wal_types::SystemId(77));
     assert_eq!(read_log(&replica), proposer.log);
 }
-
-#[test]
-fn small_appends_are_not_slow() {
-    let disk = ModelDisk::new();
-    create(&disk);
-    let mut replica = open(&disk);
-    let mut proposer = Proposer::first(1);
-    proposer.lead(&mut replica, START);
-    let appends = if cfg!(debug_assertions) { 2_000 } else { 200_000 };
-    for _ in 0..appends {
-        proposer.write(&[1; 30]);
-    }
-    let batches: Vec<_> = proposer.ends.windows(2).map(|w| proposer.append_range(w[0], w[1])).collect();
-    let begun = std::time::Instant::now();
-    for batch in batches {
-        send(&mut replica, vec![batch]);
-    }
-    // On an idle machine it is a million; the rest is for those that are not idle.
-    let rate = f64::from(appends) / begun.elapsed().as_secs_f64();
-    println!("{rate:.0} appends/s, each synced");
-    assert!(cfg!(debug_assertions) || rate > 20_000.0, "{rate:.0} appends/s");
-}
