@@ -48,7 +48,11 @@ async fn crash_all(cluster: &mut Cluster, parts: &[PartName]) -> Result<usize> {
 }
 
 fn everything_but_postgres() -> Vec<PartName> {
-    SAFEKEEPERS.map(PartName::Safekeeper).into_iter().chain([PartName::Walproposer]).collect()
+    SAFEKEEPERS
+        .map(PartName::Safekeeper)
+        .into_iter()
+        .chain([PartName::Walproposer, PartName::Proxy])
+        .collect()
 }
 
 #[tokio::test]
