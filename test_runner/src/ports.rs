@@ -2,8 +2,13 @@
 //!
 //! A server that is restarted has to come back where its peers look for it, so its port lies below the range
 //! from which the kernel serves outgoing connections: one of those could take it meanwhile.
+//!
+//! Between the choice of a port and the server's start others choose, too: this program for its other servers, and
+//! tests that run beside it. So a choice is held by a lock, until this process ends.
 
+use std::fs::{self, File};
 use std::net::TcpListener;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 
@@ -11,17 +16,34 @@ use anyhow::{Context, Result};
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 const ATTEMPTS_MAX: usize = 1_000;
 
-/// A port of 127.0.0.1 on which nothing listens now.
+/// Locks on the ports that this process chose.
+static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// A port of 127.0.0.1 on which nothing listens now, and that no other program of ours has chosen.
 pub fn pick() -> Result<u16> {
     let width = u64::from(PORTS.end - PORTS.start);
     for _ in 0..ATTEMPTS_MAX {
         let random = getrandom::u64().context("no randomness from the operating system")?;
         let port = PORTS.start + u16::try_from(random % width)?;
-        if is_free(port) {
+        if hold(port)? && is_free(port) {
             return Ok(port);
         }
     }
     anyhow::bail!("found no free TCP port between {} and {}", PORTS.start, PORTS.end)
+}
+
+/// Takes the lock of a port. False when somebody has it.
+fn hold(port: u16) -> Result<bool> {
+    // One directory for each account: nobody can open the files of another.
+    let directory = std::env::temp_dir().join(format!("holdfast-ports-{}", nix::unistd::Uid::current()));
+    fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let path = directory.join(port.to_string());
+    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let taken = file.try_lock().is_ok();
+    if taken {
+        HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(file);
+    }
+    Ok(taken)
 }
 
 /// True when a server could listen on this port of 127.0.0.1 now.
@@ -38,5 +60,12 @@ mod tests {
         let port = pick().unwrap();
         let _listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         assert!(!is_free(port));
+    }
+
+    #[test]
+    fn a_port_is_chosen_once() {
+        let port = pick().unwrap();
+        assert!(is_free(port), "nothing listens on it yet");
+        assert!(!hold(port).unwrap(), "and nobody else gets it");
     }
 }
