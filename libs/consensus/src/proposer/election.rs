@@ -25,7 +25,7 @@ impl Proposer {
         };
         self.check_term(from, greeting.term)?;
         self.learn(from, greeting.configuration)?;
-        let generation = self.configuration.generation;
+        let generation = self.generation();
         let Some(peer) = self.expect(from, &PeerState::Greeting) else { return Ok(self.reset(from)) };
         peer.state = PeerState::Greeted;
         peer.term = greeting.term;
@@ -40,20 +40,17 @@ impl Proposer {
     /// A newer configuration counts, as long as nobody voted under another one. Two of the same generation must be the
     /// same: who decides would otherwise depend on who greeted last.
     fn learn(&mut self, from: NodeId, told: Configuration) -> Result<(), LostTerm> {
-        let first = self
-            .peers
-            .values()
-            .all(|peer| peer.state == PeerState::Offline || peer.state == PeerState::Greeting);
-        let (known, generation) = (self.configuration.generation, told.generation);
-        let surveying = self.phase == Phase::Surveying;
-        match generation.cmp(&known) {
-            _ if first && surveying => self.configuration = told,
-            Ordering::Greater if surveying => self.configuration = told,
-            Ordering::Greater => return Err(LostTerm::Reconfigured { by: from, generation }),
-            Ordering::Equal if told != self.configuration => {
-                return Err(LostTerm::TwoConfigurations { by: from, generation });
-            }
-            Ordering::Equal | Ordering::Less => {}
+        let generation = told.generation;
+        match &self.configuration {
+            None => self.configuration = Some(told),
+            Some(known) => match generation.cmp(&known.generation) {
+                Ordering::Greater if self.phase == Phase::Surveying => self.configuration = Some(told),
+                Ordering::Greater => return Err(LostTerm::Reconfigured { by: from, generation }),
+                Ordering::Equal if told != *known => {
+                    return Err(LostTerm::TwoConfigurations { by: from, generation });
+                }
+                Ordering::Equal | Ordering::Less => {}
+            },
         }
         Ok(())
     }
@@ -144,8 +141,7 @@ impl Proposer {
     }
 
     pub(super) fn request_vote(&mut self, node: NodeId) {
-        let (generation, term, proposer_id) =
-            (self.configuration.generation, self.term, self.options.proposer_id);
+        let (generation, term, proposer_id) = (self.generation(), self.term, self.options.proposer_id);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.state = PeerState::Voting;
             peer.outbox.push_back(ProposerMessage::Vote(VoteRequest { generation, term, proposer_id }));

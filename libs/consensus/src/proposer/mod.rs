@@ -20,7 +20,7 @@ mod types;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use wal_types::{Lsn, NodeId, Term};
+use wal_types::{Generation, Lsn, NodeId, Term};
 
 use self::peer::Peer;
 pub use self::peer::PeerState;
@@ -43,8 +43,8 @@ pub struct Proposer {
     /// Zero until the campaign begins.
     term: Term,
     peers: BTreeMap<NodeId, Peer>,
-    /// The newest configuration that a safekeeper told.
-    configuration: Configuration,
+    /// The newest configuration that a safekeeper told; none before the first greeting.
+    configuration: Option<Configuration>,
     election: Option<Election>,
     history: TermHistory,
     tli_switches: Vec<TliSwitch>,
@@ -61,7 +61,7 @@ impl Proposer {
             phase: Phase::Surveying,
             term: Term::ZERO,
             peers,
-            configuration: Configuration::default(),
+            configuration: None,
             election: None,
             history: TermHistory::default(),
             tli_switches: Vec::new(),
@@ -126,8 +126,7 @@ impl Proposer {
 
     /// Asks `node`, which has voted, for a checksum of a part of its log. The answer comes as [`Action::Checksum`].
     pub fn ask_checksum(&mut self, node: NodeId, from: Lsn, to: Lsn) {
-        let request =
-            ChecksumRequest { generation: self.configuration.generation, term: self.term, from, to };
+        let request = ChecksumRequest { generation: self.generation(), term: self.term, from, to };
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.outbox.push_back(ProposerMessage::Checksum(request));
         }
@@ -298,7 +297,7 @@ impl Proposer {
 
     /// Tells a voter where the logs part, and streams to it from there.
     fn lead(&mut self, node: NodeId) {
-        let generation = self.configuration.generation;
+        let generation = self.generation();
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(vote) = peer.vote.as_ref() else { return };
         let Some(start) = term_history::common_point(&self.history, &vote.history, vote.flush_lsn) else {
@@ -342,7 +341,7 @@ impl Proposer {
     fn append_message(&mut self, node: NodeId, begin_lsn: Lsn, wal: Bytes) -> ProposerMessage {
         let truncate_lsn = self.agreed_lsn();
         let append = AppendRequest {
-            generation: self.configuration.generation,
+            generation: self.generation(),
             term: self.term,
             epoch_start_lsn: Lsn::INVALID,
             begin_lsn,
@@ -398,9 +397,14 @@ impl Proposer {
         self.peers.get(&node).and_then(|peer| peer.vote.as_ref())
     }
 
+    /// The generation that this proposer acts under.
+    fn generation(&self) -> Generation {
+        self.configuration.as_ref().map_or(Generation::default(), |configuration| configuration.generation)
+    }
+
     /// The voting sets: the configuration's, or simply everybody where nothing is managed.
     fn sets(&self) -> Vec<Vec<NodeId>> {
-        let sets = self.configuration.sets();
+        let sets = self.configuration.as_ref().map(Configuration::sets).unwrap_or_default();
         if sets.is_empty() { vec![self.options.safekeepers.clone()] } else { sets }
     }
 }

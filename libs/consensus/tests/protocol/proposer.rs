@@ -381,3 +381,16 @@ fn a_newer_configuration_counts_before_the_votes_and_ends_the_campaign_after() {
     let refused = greet_with(&mut proposer, 3, 3, &[1, 2, 3]);
     assert_eq!(refused, Err(LostTerm::Reconfigured { by: NodeId(3), generation: Generation(3) }));
 }
+
+#[test]
+fn an_older_configuration_never_replaces_a_newer_one() {
+    let mut proposer = proposer();
+    greet_with(&mut proposer, 1, 2, &[1, 2, 3]).unwrap();
+    proposer.disconnected(NodeId(1));
+    greet_with(&mut proposer, 2, 1, &[1, 2]).unwrap();
+    let asked = drain(&mut proposer, 2);
+    assert!(
+        matches!(asked.as_slice(), [ProposerMessage::PreVote(request)] if request.generation == Generation(2)),
+        "{asked:?}"
+    );
+}
