@@ -3,7 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use pq_proto::{ErrorResponse, FramedError, ProtocolError, SqlState};
+use pq_proto::{ErrorResponse, FramedError, ProtocolError, ProtocolVersion, SqlState};
+use rustls::server::VerifierBuilderError;
 
 /// A certificate or key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,9 @@ pub enum TlsError {
     /// The key does not fit the certificate, or is of a kind that is not supported.
     #[error("cannot use certificate and key: {0}")]
     Unusable(#[from] rustls::Error),
+    /// No certificate of a client can be checked with these authorities.
+    #[error("cannot check certificates of clients: {0}")]
+    ClientVerifier(#[from] VerifierBuilderError),
 }
 
 /// A connection did not get as far as its first query.
@@ -75,9 +79,13 @@ impl HandshakeError {
     pub fn reply(&self) -> Option<ErrorResponse> {
         let violation = |message: String| Some(ErrorResponse::fatal(SqlState::PROTOCOL_VIOLATION, message));
         match self {
-            Self::Timeout | Self::Closed | Self::Tls(_) | Self::TlsNotConfigured => None,
+            Self::Timeout => Some(ErrorResponse::fatal(
+                SqlState::QUERY_CANCELED,
+                "canceling authentication due to timeout",
+            )),
+            Self::Closed | Self::Tls(_) | Self::TlsNotConfigured => None,
             Self::Connection(FramedError::Protocol(error @ ProtocolError::UnsupportedVersion(_))) => {
-                let message = format!("{error}: server supports 3.0");
+                let message = format!("{error}: server supports 3.0 to {}", ProtocolVersion::NEWEST);
                 Some(ErrorResponse::fatal(SqlState::FEATURE_NOT_SUPPORTED, message))
             }
             Self::Connection(FramedError::Protocol(error)) => violation(format!("invalid message before the session: {error}")),

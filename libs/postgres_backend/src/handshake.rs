@@ -17,6 +17,9 @@ use crate::tls::{ServerTls, TlsInfo};
 /// For everything before the first query, TLS and authentication included: counted once, not for each read.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// For the last message to a client whose time is over.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// First byte of a TLS handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
 
@@ -77,7 +80,7 @@ pub enum Accepted<S> {
 pub struct Session<S> {
     /// The stream.
     pub connection: Connection<S>,
-    /// The version that the client asked for; it is served as 3.0.
+    /// The version that is spoken: the client's, or the newest one of ours when that is older.
     pub version: ProtocolVersion,
     /// The parameters, without protocol options.
     pub params: StartupParams,
@@ -91,7 +94,8 @@ pub struct Session<S> {
 pub async fn accept<S: Io>(stream: S, config: &HandshakeConfig) -> Result<Accepted<S>, HandshakeError> {
     let deadline = Instant::now() + config.timeout;
     let negotiation = Box::pin(negotiate(stream, &config.tls, deadline));
-    timeout_at(deadline, negotiation).await.map_err(|_| HandshakeError::Timeout)?
+    // A client that stops inside a packet is told at the deadline; nobody waits for it to listen.
+    timeout_at(deadline + LAST_WORD_TIMEOUT, negotiation).await.map_err(|_| HandshakeError::Timeout)?
 }
 
 async fn negotiate<S: Io>(
@@ -100,11 +104,12 @@ async fn negotiate<S: Io>(
     deadline: Instant,
 ) -> Result<Accepted<S>, HandshakeError> {
     let mut plain = FramedReader::new(stream);
-    let direct = plain.peek_byte().await? == Some(TLS_HANDSHAKE_RECORD);
+    let first = timeout_at(deadline, plain.peek_byte()).await.map_err(|_| HandshakeError::Timeout)?;
+    let direct = first? == Some(TLS_HANDSHAKE_RECORD);
     let request = if direct {
         Request::StartTls(policy.server_tls().ok_or(HandshakeError::TlsNotConfigured)?)
     } else {
-        let request = next_request(&mut plain, policy.server_tls(), RequestsLeft::at_first()).await;
+        let request = next_request(&mut plain, policy.server_tls(), RequestsLeft::at_first(), deadline).await;
         let request = request.and_then(|request| match (request, policy) {
             (Request::Startup { .. }, TlsPolicy::Required(_)) => Err(HandshakeError::TlsRequired),
             (request, _) => Ok(request),
@@ -120,7 +125,9 @@ async fn negotiate<S: Io>(
             session(connection, version, params, None, deadline)
         }
         Request::StartTls(tls) => {
-            let (stream, info) = tls.accept(Prefixed::new(read_before, io)).await?;
+            let accepting = Box::pin(tls.accept(Prefixed::new(read_before, io)));
+            let (stream, info) =
+                timeout_at(deadline, accepting).await.map_err(|_| HandshakeError::Timeout)??;
             negotiate_inside_tls(stream, info, direct, deadline).await
         }
     }
@@ -137,7 +144,7 @@ async fn negotiate_inside_tls<S: Io>(
     let request = if direct && !info.alpn_agreed {
         Err(HandshakeError::DirectTlsWithoutAlpn)
     } else {
-        next_request(&mut reader, None, RequestsLeft::none()).await
+        next_request(&mut reader, None, RequestsLeft::none(), deadline).await
     };
     match or_reply(request, reader.io_mut()).await? {
         Request::Closed => Ok(Accepted::Closed),
@@ -179,9 +186,11 @@ async fn next_request<'c, S: Io>(
     reader: &mut FramedReader<S>,
     tls: Option<&'c ServerTls>,
     mut left: RequestsLeft,
+    deadline: Instant,
 ) -> Result<Request<'c>, HandshakeError> {
     loop {
-        let (name, allowed, tls) = match reader.startup_packet().await? {
+        let packet = timeout_at(deadline, reader.startup_packet()).await;
+        let (name, allowed, tls) = match packet.map_err(|_| HandshakeError::Timeout)?? {
             None => return Ok(Request::Closed),
             Some(StartupPacket::Cancel { pid, key }) => return Ok(Request::Cancel { pid, key }),
             Some(StartupPacket::Startup { version, params }) => {
@@ -209,18 +218,18 @@ async fn next_request<'c, S: Io>(
 
 fn session<S: Io>(
     mut connection: Connection<S>,
-    version: ProtocolVersion,
+    asked: ProtocolVersion,
     mut params: StartupParams,
     tls: Option<TlsInfo>,
     deadline: Instant,
 ) -> Result<Accepted<S>, HandshakeError> {
     let unsupported = params.remove_names(|name| name.as_bytes().starts_with(b"_pq_."));
-    if version.minor() > 0 || !unsupported.is_empty() {
-        let newest = ProtocolVersion::V3_0;
+    let newest = asked.min(ProtocolVersion::NEWEST);
+    if asked > newest || !unsupported.is_empty() {
         // Goes out with the first message of the authentication.
         connection.writer.put(&BackendMessage::NegotiateProtocolVersion { newest, unsupported })?;
     }
-    Ok(Accepted::Session(Box::new(Session { connection, version, params, tls, deadline })))
+    Ok(Accepted::Session(Box::new(Session { connection, version: newest, params, tls, deadline })))
 }
 
 /// Tells the client about an error, as far as it still listens.

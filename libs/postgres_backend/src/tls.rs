@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::crypto::ring;
-use rustls::server::ResolvesServerCert;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
@@ -33,9 +34,26 @@ impl ServerTls {
 
     /// The certificate is chosen for each connection, from the server name that the client gives.
     pub fn from_resolver(resolver: Arc<dyn ResolvesServerCert>) -> Result<Self, TlsError> {
+        Self::build(resolver, WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// The same, and every client has to show a certificate that one of the authorities in this PEM file has signed.
+    pub fn with_client_authority(
+        resolver: Arc<dyn ResolvesServerCert>,
+        authorities: &Path,
+    ) -> Result<Self, TlsError> {
+        let roots = Arc::new(load_authorities(authorities)?);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::new(ring::default_provider()));
+        Self::build(resolver, verifier.build()?)
+    }
+
+    fn build(
+        resolver: Arc<dyn ResolvesServerCert>,
+        clients: Arc<dyn ClientCertVerifier>,
+    ) -> Result<Self, TlsError> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_cert_resolver(resolver);
         config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
         Ok(Self { config: Arc::new(config) })
@@ -67,18 +85,26 @@ pub struct TlsInfo {
 
 /// Reads a certificate chain and its private key, and checks that they belong together.
 pub fn load_certified_key(certificates: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
-    let chain = CertificateDer::pem_file_iter(certificates)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .and_then(
-            |chain| {
-                if chain.is_empty() { Err(rustls_pki_types::pem::Error::NoItemsFound) } else { Ok(chain) }
-            },
-        )
-        .map_err(|source| TlsError::Pem { what: "certificates", path: certificates.to_owned(), source })?;
+    let chain = load_certificates(certificates)?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Pem {
         what: "a private key",
         path: key.to_owned(),
         source,
     })?;
     Ok(CertifiedKey::from_der(chain, private, &ring::default_provider())?)
+}
+
+/// Reads the certificates of authorities, of whom at least one must be there.
+pub fn load_authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    load_certificates(path)?.into_iter().try_for_each(|certificate| roots.add(certificate))?;
+    Ok(roots)
+}
+
+fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = chain.and_then(|chain| {
+        if chain.is_empty() { Err(rustls_pki_types::pem::Error::NoItemsFound) } else { Ok(chain) }
+    });
+    chain.map_err(|source| TlsError::Pem { what: "certificates", path: path.to_owned(), source })
 }

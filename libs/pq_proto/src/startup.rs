@@ -31,6 +31,12 @@ impl ProtocolVersion {
     /// What every client since 2003 speaks.
     pub const V3_0: Self = Self(3 << 16);
 
+    /// PostgreSQL 18 and later, when the client asks for it: the keys of cancel requests may be longer. Otherwise 3.0.
+    pub const V3_2: Self = Self(3 << 16 | 2);
+
+    /// The newest one that is spoken here.
+    pub const NEWEST: Self = Self::V3_2;
+
     /// A new major version is another protocol.
     pub const fn major(self) -> u32 {
         self.0 >> 16

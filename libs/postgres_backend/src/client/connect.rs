@@ -1,23 +1,16 @@
-//! The client's opening: TCP, TLS, startup, authentication.
+//! The client's opening: TCP, startup, authentication. TLS is in `tls`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pq_proto::authentication::encode_password;
-use pq_proto::{
-    Authentication, BackendMessage, FramedReader, FrontendMessage, ProtocolVersion, StartupPacket, Text,
-};
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
-use tokio::io::AsyncWriteExt;
+use pq_proto::{Authentication, BackendMessage, FrontendMessage, ProtocolVersion, StartupPacket, Text};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, ClientTls};
 use crate::connection::Connection;
-use crate::stream::{Io, Prefixed, Stream};
+use crate::stream::{Io, Stream};
 
 /// Where to connect, and as whom.
 #[derive(Debug, Clone)]
@@ -34,42 +27,6 @@ pub struct ConnectOptions {
     pub password: Option<String>,
     /// When given, a session without TLS is refused.
     pub tls: Option<ClientTls>,
-}
-
-/// How the client does TLS.
-#[derive(Debug, Clone)]
-pub struct ClientTls {
-    /// Which certificates it trusts.
-    pub config: Arc<ClientConfig>,
-    /// The name that the certificate must be for; the host when `None`.
-    pub server_name: Option<String>,
-}
-
-impl ClientTls {
-    /// Asks the server for TLS and begins it. `host` is the name of the certificate unless another one is given.
-    pub async fn connect<S: Io>(&self, mut stream: S, host: &str) -> Result<Stream<S>, ClientError> {
-        let name = self.server_name.as_deref().unwrap_or(host);
-        let server_name =
-            ServerName::try_from(name.to_owned()).map_err(|_| ClientError::ServerName(name.to_owned()))?;
-        let mut request = bytes::BytesMut::new();
-        pq_proto::Encode::encode(&StartupPacket::Ssl, &mut request)?;
-        stream.write_all(&request).await?;
-        stream.flush().await?;
-        let mut reader = FramedReader::new(stream);
-        // An error text from before TLS may be anybody's: it is not shown (CVE-2024-10977).
-        if reader.byte().await?.ok_or(ClientError::Closed)? != b'S' {
-            return Err(ClientError::TlsRefused);
-        }
-        // The server waits for the client's first TLS record: whatever follows the answer is not from it (CVE-2021-23222).
-        if !reader.buffered().is_empty() {
-            return Err(ClientError::UnencryptedData);
-        }
-        let (stream, read_before) = reader.into_parts();
-        let connecting = TlsConnector::from(Arc::clone(&self.config))
-            .connect(server_name, Prefixed::new(read_before, stream));
-        let stream = connecting.await.map_err(ClientError::Tls)?;
-        Ok(Stream::Tls(Box::new(stream.into())))
-    }
 }
 
 impl Client {

@@ -3,6 +3,7 @@
 
 mod connect;
 mod copy;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,8 +13,9 @@ use bytes::Bytes;
 use pq_proto::{BackendMessage, ErrorResponse, FramedError, FrontendMessage, ProtocolError, Text};
 use tokio::net::TcpStream;
 
-pub use self::connect::{ClientTls, ConnectOptions};
+pub use self::connect::ConnectOptions;
 pub use self::copy::{ClientCopyBoth, ClientCopyMessage, ClientCopyReader};
+pub use self::tls::ClientTls;
 use crate::connection::Connection;
 use crate::stream::Io;
 

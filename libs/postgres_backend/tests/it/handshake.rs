@@ -70,13 +70,29 @@ async fn where_tls_is_required_no_plain_session_is_let_in_whatever_its_version()
 
 #[tokio::test]
 async fn a_newer_minor_version_is_negotiated_down_and_a_protocol_option_too() {
-    for (version, option) in [(V3, "_pq_.command_progress"), (ProtocolVersion(3 << 16 | 9999), "_pq_.x")] {
+    for (version, option, newest) in [
+        (V3, Some("_pq_.command_progress"), V3),
+        (ProtocolVersion::V3_2, Some("_pq_.x"), ProtocolVersion::V3_2),
+        (ProtocolVersion(3 << 16 | 3), None, ProtocolVersion::V3_2),
+        (ProtocolVersion(3 << 16 | 9999), Some("_pq_.x"), ProtocolVersion::V3_2),
+    ] {
         let mut client = RawClient::new(TlsPolicy::Disabled);
-        client.send(&startup(version, &[("user", "me"), (option, "on")])).await;
-        let expected =
-            BackendMessage::NegotiateProtocolVersion { newest: V3, unsupported: vec![option.into()] };
-        assert_eq!(client.receive().await, Some(expected));
+        let option = option.map(|name| (name, "on"));
+        let params: Vec<_> = [("user", "me")].into_iter().chain(option).collect();
+        client.send(&startup(version, &params)).await;
+        let unsupported = option.into_iter().map(|(name, _)| name.into()).collect();
+        let expected = BackendMessage::NegotiateProtocolVersion { newest, unsupported };
+        assert_eq!(client.receive().await, Some(expected), "{version}");
         assert_eq!(client.until_ready().await, "RSSKZ");
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_is_spoken_needs_no_negotiation() {
+    for version in [V3, ProtocolVersion(3 << 16 | 1), ProtocolVersion::V3_2] {
+        let mut client = RawClient::new(TlsPolicy::Disabled);
+        client.send(&startup(version, &[("user", "me")])).await;
+        assert_eq!(client.until_ready().await, "RSSKZ", "{version}");
     }
 }
 
@@ -124,7 +140,7 @@ async fn an_old_or_future_protocol_is_told_which_one_is_served() {
         client.send(&startup(version, &[])).await;
         let error = client.last_error().await;
         assert_eq!(error.sqlstate, SqlState::FEATURE_NOT_SUPPORTED);
-        assert!(error.message.contains("server supports 3.0"), "{error}");
+        assert!(error.message.contains("server supports 3.0 to 3.2"), "{error}");
     }
 }
 
@@ -173,7 +189,27 @@ async fn the_deadline_is_for_the_whole_handshake_and_not_for_each_byte() {
         }
     }
     assert!(matches!(accepting.await.unwrap(), Err(HandshakeError::Timeout)));
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"E") && answer.windows(5).any(|five| five == b"57014"), "{answer:?}");
     assert!(began.elapsed() < handshake::HANDSHAKE_TIMEOUT + Duration::from_secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_says_anything_is_told_nothing() {
+    let mut client = RawClient::new(TlsPolicy::Disabled);
+    assert_eq!(client.receive().await, None);
+    assert!(matches!(client.end().await, End::Refused(HandshakeError::Timeout)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_length_that_promises_more_than_comes_is_told_at_the_deadline() {
+    let began = tokio::time::Instant::now();
+    let mut client = RawClient::new(TlsPolicy::Disabled);
+    client.send_raw(b"\0\0\x27\x10\0\x03\0\0user\0me\0\0").await;
+    assert_eq!(client.last_error().await.sqlstate, SqlState::QUERY_CANCELED);
+    assert_eq!(began.elapsed(), handshake::HANDSHAKE_TIMEOUT);
+    assert!(matches!(client.end().await, End::Refused(HandshakeError::Timeout)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,7 +217,7 @@ async fn a_client_that_never_sends_its_password_runs_into_the_same_deadline() {
     let mut client = RawClient::with_config(HandshakeConfig::new(TlsPolicy::Disabled), Some("token"));
     client.send(&startup(V3, &[("user", "me")])).await;
     assert_eq!(client.receive().await.unwrap().tag(), b'R');
-    assert_eq!(client.receive().await, None);
+    assert_eq!(client.last_error().await.message, "canceling authentication due to timeout");
     assert!(matches!(client.end().await, End::Refused(HandshakeError::Timeout)));
 }
 

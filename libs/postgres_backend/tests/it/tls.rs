@@ -11,6 +11,7 @@ use pq_proto::{FramedReader, SqlState};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert, ResolvesServerCertUsingSni};
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
@@ -85,6 +86,59 @@ async fn a_session_inside_negotiated_tls_is_served() {
         in_time(async { tokio::join!(copy.writer.send(&payload), copy.reader.next(payload.len())) }).await;
     sent.unwrap();
     assert_eq!(received.unwrap(), postgres_backend::client::ClientCopyMessage::Data(payload.clone().into()));
+}
+
+#[tokio::test]
+async fn any_certificate_will_do_where_only_encryption_is_required() {
+    let (tls, _) = server_tls(&["localhost"]);
+    let (stream, _server) = serve(TlsPolicy::Required(tls));
+    let mut options = options(Some(ClientTls::require().unwrap()));
+    options.host = "127.0.0.1".to_owned();
+    // The certificate is chosen by name here, and an address is none.
+    options.tls.as_mut().unwrap().server_name = Some("localhost".to_owned());
+    let mut client = in_time(Client::open(stream, &options)).await.unwrap();
+    assert_eq!(client.simple_query("SHOW x").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn where_clients_must_show_a_certificate_only_one_of_the_authority_gets_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = directory.path().join("authority.pem");
+    let (server, known, stranger) = (self_signed("localhost"), self_signed("known"), self_signed("stranger"));
+    std::fs::write(&authority, known.cert.pem()).unwrap();
+    let resolver = Arc::new(SingleCertAndKey::from(usable(&server)));
+    let tls = ServerTls::with_client_authority(resolver, &authority).unwrap();
+    for (shown, is_let_in) in [(Some(&known), true), (Some(&stranger), false), (None, false)] {
+        let (stream, _server) = serve(TlsPolicy::Required(tls.clone()));
+        let mut config = client_config(&[server.cert.der().clone()], &[]);
+        if let Some(shown) = shown {
+            Arc::make_mut(&mut config).client_auth_cert_resolver =
+                Arc::new(SingleCertAndKey::from(usable(shown)));
+        }
+        let tls = ClientTls { config, server_name: None };
+        let opened = in_time(Client::open(stream, &options(Some(tls)))).await;
+        assert_eq!(opened.is_ok(), is_let_in, "{:?}", opened.err());
+    }
+    std::fs::write(&authority, "nothing").unwrap();
+    let resolver = Arc::new(SingleCertAndKey::from(usable(&server)));
+    assert!(matches!(ServerTls::with_client_authority(resolver, &authority), Err(TlsError::Pem { .. })));
+}
+
+#[tokio::test]
+async fn a_server_is_believed_only_with_a_certificate_of_the_authority_for_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = directory.path().join("authority.pem");
+    let (ours, other) = (self_signed("localhost"), self_signed("localhost"));
+    for (trusted, server_name, is_believed) in
+        [(&ours, None, true), (&ours, Some("elsewhere"), false), (&other, None, false)]
+    {
+        std::fs::write(&authority, trusted.cert.pem()).unwrap();
+        let resolver = Arc::new(SingleCertAndKey::from(usable(&ours)));
+        let (stream, _server) = serve(TlsPolicy::Required(ServerTls::from_resolver(resolver).unwrap()));
+        let tls = ClientTls::verify_full(&authority, server_name.map(str::to_owned)).unwrap();
+        let opened = in_time(Client::open(stream, &options(Some(tls)))).await;
+        assert_eq!(opened.is_ok(), is_believed, "{:?}", opened.err());
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,112 @@
+//! TLS of the client: which certificates it takes, and the negotiation. Used by `connect`, and by whoever opens the
+//! stream itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use pq_proto::{FramedReader, StartupPacket};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme, WantsVerifier};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::AsyncWriteExt;
+use tokio_rustls::TlsConnector;
+
+use super::ClientError;
+use crate::error::TlsError;
+use crate::stream::{Io, Prefixed, Stream};
+use crate::tls::load_authorities;
+
+/// How the client does TLS.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    /// Which certificates it trusts.
+    pub config: Arc<ClientConfig>,
+    /// The name that the certificate must be for; the host when `None`.
+    pub server_name: Option<String>,
+}
+
+impl ClientTls {
+    /// The server has to show a certificate for its name that one of the authorities in this PEM file has signed: what
+    /// libpq calls `verify-full`.
+    pub fn verify_full(authorities: &Path, server_name: Option<String>) -> Result<Self, TlsError> {
+        let config = builder()?.with_root_certificates(load_authorities(authorities)?).with_no_client_auth();
+        Ok(Self { config: Arc::new(config), server_name })
+    }
+
+    /// Any certificate will do: what libpq calls `require`. Nobody can listen; somebody in the middle can pretend.
+    pub fn require() -> Result<Self, TlsError> {
+        let verifier = Arc::new(AnyCertificate(ring::default_provider().signature_verification_algorithms));
+        let config = builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        Ok(Self { config: Arc::new(config), server_name: None })
+    }
+
+    /// Asks the server for TLS and begins it. `host` is the name of the certificate unless another one is given.
+    pub async fn connect<S: Io>(&self, mut stream: S, host: &str) -> Result<Stream<S>, ClientError> {
+        let name = self.server_name.as_deref().unwrap_or(host);
+        let server_name =
+            ServerName::try_from(name.to_owned()).map_err(|_| ClientError::ServerName(name.to_owned()))?;
+        let mut request = bytes::BytesMut::new();
+        pq_proto::Encode::encode(&StartupPacket::Ssl, &mut request)?;
+        stream.write_all(&request).await?;
+        stream.flush().await?;
+        let mut reader = FramedReader::new(stream);
+        // An error text from before TLS may be anybody's: it is not shown (CVE-2024-10977).
+        if reader.byte().await?.ok_or(ClientError::Closed)? != b'S' {
+            return Err(ClientError::TlsRefused);
+        }
+        // The server waits for the client's first TLS record: whatever follows the answer is not from it (CVE-2021-23222).
+        if !reader.buffered().is_empty() {
+            return Err(ClientError::UnencryptedData);
+        }
+        let (stream, read_before) = reader.into_parts();
+        let connecting = TlsConnector::from(Arc::clone(&self.config))
+            .connect(server_name, Prefixed::new(read_before, stream));
+        let stream = connecting.await.map_err(ClientError::Tls)?;
+        Ok(Stream::Tls(Box::new(stream.into())))
+    }
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    Ok(builder.with_safe_default_protocol_versions()?)
+}
+
+/// Takes every certificate; that its owner is at the other end is checked all the same.
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
