@@ -306,7 +306,7 @@ fn configuration(members: Vec<MemberAddress>, node: NodeId) -> Result<Configurat
     }) {
         return Err(Problem::bad("members", format!("number {} has no usable host and port", bad.id)));
     }
-    let configuration = Configuration { generation: Generation(0), members, new_members: Vec::new() };
+    let configuration = Configuration { generation: Generation(0), members, ..Configuration::default() };
     configuration.validate().map_err(|error| Problem::bad("members", error))?;
     Ok(configuration)
 }

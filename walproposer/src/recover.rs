@@ -96,6 +96,7 @@ async fn attempt(cluster: &Arc<Cluster>, board: &Board, term_floor: Term) -> Res
         tli: None,
         safekeepers: cluster.nodes(),
         term_floor,
+        primary: None,
         send_buffer_bytes_max: SEND_BUFFER_BYTES_MAX,
     };
     let mut campaign = Campaign::start(cluster, options, board);
@@ -107,7 +108,7 @@ async fn attempt(cluster: &Arc<Cluster>, board: &Board, term_floor: Term) -> Res
                 campaign.approve(WalBuffer::new(election.start));
                 return settle(campaign).await;
             }
-            Action::Committed(_) | Action::Checksum { .. } | Action::Reset(_) => {}
+            Action::Committed(_) | Action::Configured(_) | Action::Checksum { .. } | Action::Reset(_) => {}
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use thiserror::Error;
-use wal_types::{Generation, NodeId};
+use wal_types::{Generation, NodeId, PrimaryId};
 
 /// One voting safekeeper and where proposers reach it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     /// The node.
     pub id: NodeId,
@@ -17,7 +17,7 @@ pub struct Member {
 }
 
 /// The voting members, and the next ones while membership changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Configuration {
     /// Ordinal; zero means "not managed", with any members that the operator wrote down.
     pub generation: Generation,
@@ -25,6 +25,8 @@ pub struct Configuration {
     pub members: Vec<Member>,
     /// Non-empty while joint: a decision then needs a quorum of both lists.
     pub new_members: Vec<Member>,
+    /// The only primary whose WAL the log may take; none: anybody's. Dialect `neon` has none.
+    pub primary: Option<PrimaryId>,
 }
 
 /// Most members of one set: the public protocol's limit.
@@ -59,7 +61,7 @@ impl Configuration {
 }
 
 /// A configuration that no node may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum InvalidConfiguration {
     /// A managed configuration without members.
     #[error("configuration of generation {0} has no members")]

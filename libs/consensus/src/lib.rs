@@ -28,13 +28,14 @@ pub use configuration::{Configuration, InvalidConfiguration, MEMBERS_MAX, Member
 pub use lineage::{Dialect, Lineage, ProtocolVersion};
 pub use message::{
     AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ChecksumRequest, ChecksumResponse,
-    HotStandbyFeedback, PageserverFeedback, PreVoteRequest, PreVoteResponse, ProposerElected,
-    ProposerGreeting, ProposerMessage, VoteRequest, VoteResponse,
+    ConfigureRequest, ConfigureResponse, HotStandbyFeedback, PageserverFeedback, PreVoteRequest,
+    PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage, VoteRequest, VoteResponse,
 };
 pub use proposer::{
-    Action, Election, Fetch, LostTerm, PeerState, PeerStatus, Phase, Proposer, ProposerOptions,
+    Action, Change, ChangeRefused, Election, Fetch, LostTerm, PeerState, PeerStatus, Phase, Proposer,
+    ProposerOptions,
 };
-pub use state::AcceptorState;
+pub use state::{AcceptorState, Loss};
 pub use term_history::{TermHistory, TermStart, TliSwitch};
 pub use wal_buffer::WalBuffer;
 

@@ -34,7 +34,7 @@ impl ProtocolVersion {
 }
 
 /// Identity of one consensus log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lineage {
     /// Name of the log.
     pub id: TenantTimelineId,

@@ -11,7 +11,7 @@ use crate::lineage::ProtocolVersion;
 use crate::term_history::{TermHistory, TliSwitch};
 
 /// From a proposer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ProposerMessage {
     /// First message of a connection.
     Greeting(ProposerGreeting),
@@ -25,10 +25,12 @@ pub enum ProposerMessage {
     Append(AppendRequest),
     /// "What is the checksum of this part of your log?" Own version only.
     Checksum(ChecksumRequest),
+    /// "From now on these vote." Own version only.
+    Configure(ConfigureRequest),
 }
 
 /// From an acceptor. Each is an answer; an acceptor never speaks first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AcceptorMessage {
     /// To a greeting.
     Greeting(AcceptorGreeting),
@@ -40,10 +42,12 @@ pub enum AcceptorMessage {
     Append(AppendResponse),
     /// To a checksum request.
     Checksum(ChecksumResponse),
+    /// To a configuration.
+    Configure(ConfigureResponse),
 }
 
 /// Who wants to write, and which log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ProposerGreeting {
     /// What this connection speaks.
     pub version: ProtocolVersion,
@@ -64,7 +68,7 @@ pub struct ProposerGreeting {
 }
 
 /// Answer to a greeting.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AcceptorGreeting {
     /// Who answers.
     pub node_id: NodeId,
@@ -72,17 +76,19 @@ pub struct AcceptorGreeting {
     pub term: Term,
     /// What this node knows about membership (version 2 does not carry it).
     pub configuration: Configuration,
+    /// Term of the proposer that wrote `configuration`. Own version only.
+    pub configuration_term: Term,
 }
 
 /// Asks for the position of an acceptor without a promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PreVoteRequest {
     /// Generation under which the proposer acts.
     pub generation: Generation,
 }
 
 /// Where an acceptor stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PreVoteResponse {
     /// Generation of the acceptor's configuration.
     pub generation: Generation,
@@ -98,10 +104,16 @@ pub struct PreVoteResponse {
     pub history: TermHistory,
     /// PostgreSQL timelines of the log.
     pub tli_switches: Vec<TliSwitch>,
+    /// The newest configuration that it accepted.
+    pub configuration: Configuration,
+    /// Term of the proposer that wrote `configuration`.
+    pub configuration_term: Term,
+    /// It misses WAL that it had acknowledged: neither its position nor its vote counts.
+    pub lost: bool,
 }
 
 /// Asks for the promise of a term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VoteRequest {
     /// Generation under which the proposer acts (version 2: zero).
     pub generation: Generation,
@@ -112,7 +124,7 @@ pub struct VoteRequest {
 }
 
 /// Answer to a vote request, granted or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VoteResponse {
     /// Generation of the acceptor's configuration.
     pub generation: Generation,
@@ -130,10 +142,17 @@ pub struct VoteResponse {
     pub timeline_start_lsn: Lsn,
     /// PostgreSQL timelines of the log. Own version only.
     pub tli_switches: Vec<TliSwitch>,
+    /// The newest configuration that it accepted. Own version only.
+    pub configuration: Configuration,
+    /// Term of the proposer that wrote `configuration`. Own version only.
+    pub configuration_term: Term,
+    /// It misses WAL that it had acknowledged, so it grants nothing and its position is no bound. Own version only;
+    /// the public versions see a vote that is not given.
+    pub lost: bool,
 }
 
 /// The winner of a term tells an acceptor where to begin.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ProposerElected {
     /// Generation under which the proposer acts.
     pub generation: Generation,
@@ -147,10 +166,12 @@ pub struct ProposerElected {
     pub timeline_start_lsn: Lsn,
     /// PostgreSQL timelines of the log. Own version only.
     pub tli_switches: Vec<TliSwitch>,
+    /// Who votes, decided anew under this term: the acceptor takes it together with the history. Own version only.
+    pub configuration: Configuration,
 }
 
 /// WAL `[begin_lsn, begin_lsn + wal.len())`, at most [`crate::APPEND_WAL_BYTES_MAX`] bytes; empty as a heartbeat.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AppendRequest {
     /// Generation under which the proposer acts.
     pub generation: Generation,
@@ -178,7 +199,7 @@ impl AppendRequest {
 }
 
 /// What is durable on an acceptor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AppendResponse {
     /// Generation of the acceptor's configuration.
     pub generation: Generation,
@@ -195,7 +216,7 @@ pub struct AppendResponse {
 }
 
 /// Oldest transactions that standbys still need; zeros for "none".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HotStandbyFeedback {
     /// Microseconds since 2000-01-01 of the newest feedback.
     pub timestamp: i64,
@@ -206,7 +227,7 @@ pub struct HotStandbyFeedback {
 }
 
 /// Progress of a page server, sent along with append responses in dialect `neon`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PageserverFeedback {
     /// Logical size of the database in bytes.
     pub current_timeline_size: u64,
@@ -225,7 +246,7 @@ pub struct PageserverFeedback {
 }
 
 /// Asks for the CRC-32C of `[from, to)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChecksumRequest {
     /// Generation under which the proposer acts.
     pub generation: Generation,
@@ -238,7 +259,7 @@ pub struct ChecksumRequest {
 }
 
 /// The checksum, or `None` when the node does not hold all of the range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChecksumResponse {
     /// As asked.
     pub from: Lsn,
@@ -246,4 +267,22 @@ pub struct ChecksumResponse {
     pub to: Lsn,
     /// CRC-32C (Castagnoli) of the bytes.
     pub crc32c: Option<u32>,
+}
+
+/// The leader's next configuration. Accepted only from the connection that leads the term.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConfigureRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// Who votes from now on.
+    pub configuration: Configuration,
+}
+
+/// What is durable on an acceptor after a [`ConfigureRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConfigureResponse {
+    /// Highest term promised; above the request's it means that the proposer was deposed.
+    pub term: Term,
+    /// Generation of the configuration that it holds.
+    pub generation: Generation,
 }

@@ -6,7 +6,7 @@ use crate::configuration::Configuration;
 use crate::term_history::{TermHistory, TliSwitch};
 
 /// The part of an acceptor that goes to the control file, whole, each time it changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AcceptorState {
     /// Highest term promised or adopted.
     pub term: Term,
@@ -22,4 +22,18 @@ pub struct AcceptorState {
     pub horizon_lsn: Lsn,
     /// Who votes.
     pub configuration: Configuration,
+    /// Term of the proposer that wrote `configuration`; zero while it is the one that the log was created with. Orders
+    /// configurations before their generation does: two proposers may have given out the same generation.
+    pub configuration_term: Term,
+    /// Set while this node misses WAL that it had acknowledged: it follows, but must not vote.
+    pub lost: Option<Loss>,
+}
+
+/// What a node had promised before its disk lost a part of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Loss {
+    /// Its term when the loss was found: no proposer above it counted an acknowledgement of what is lost.
+    pub term: Term,
+    /// Nothing at or above this position was ever acknowledged.
+    pub acked_upto: Lsn,
 }

@@ -10,7 +10,7 @@
 use wal_types::{Lsn, Term, Tli};
 
 /// From `start` on the log was written by the proposer of `term`, on PostgreSQL timeline `tli`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TermStart {
     /// The proposer's term.
     pub term: Term,
@@ -21,7 +21,7 @@ pub struct TermStart {
 }
 
 /// PostgreSQL's timeline changed from `parent` to `tli` at `at`: one line of a `.history` file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TliSwitch {
     /// The timeline that ends.
     pub parent: Tli,
@@ -32,11 +32,11 @@ pub struct TliSwitch {
 }
 
 /// Terms and their start positions, both ascending.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TermHistory(Vec<TermStart>);
 
 /// The list is no history: terms must rise, and positions must not fall.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("term history is out of order at entry {0}")]
 pub struct OutOfOrder(pub usize);
 

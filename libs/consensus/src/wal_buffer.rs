@@ -9,7 +9,7 @@ use bytes::Bytes;
 use wal_types::Lsn;
 
 /// WAL `[start, end)` in memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WalBuffer {
     start: Lsn,
     end: Lsn,

@@ -44,7 +44,7 @@ const COST_MAX: usize = 512;
 #[test]
 fn hostile_counts_cost_no_memory() {
     // Every place in a message where a count can stand is overwritten with every count that is tempting.
-    let tags = b"gpveac";
+    let tags = b"gpveacm";
     let counts: [[u8; 4]; 7] = [
         [0xff; 4],
         [0x7f, 0xff, 0xff, 0xff],

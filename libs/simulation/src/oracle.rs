@@ -174,6 +174,7 @@ impl Oracle {
                 debt.acknowledged = debt.acknowledged.max(response.flush_lsn);
             }
             AcceptorMessage::Checksum(_) => {}
+            AcceptorMessage::Configure(response) => debt.term = debt.term.max(response.term),
         }
     }
 

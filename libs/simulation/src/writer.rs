@@ -59,6 +59,7 @@ impl Writer {
             pg_version: if with_primary { 150_000 } else { 0 },
             tli: with_primary.then_some(Tli::FIRST),
             term_floor: Term::ZERO,
+            primary: None,
             safekeepers,
             send_buffer_bytes_max: SEND_BUFFER_BYTES_MAX,
         });
@@ -138,6 +139,7 @@ impl Writer {
                 }
             }
             Action::Committed(lsn) => vec![Event::Committed(lsn)],
+            Action::Configured(_) => Vec::new(),
             Action::Reset(node) => vec![Event::Cut(node)],
         }
     }

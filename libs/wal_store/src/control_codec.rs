@@ -3,16 +3,16 @@
 //! Not here: copies, checksums and syncing, which are [`crate::control_file`]'s. The bytes have passed a checksum when
 //! they arrive, so whatever does not fit is damage or another release, and is told, never guessed.
 
-use consensus::{AcceptorState, Configuration, Dialect, Lineage, Member, TermHistory, TermStart, TliSwitch};
+use consensus::{AcceptorState, Configuration, Dialect, Lineage, Loss, Member, TermHistory, TermStart, TliSwitch};
 use wal_types::{
-    Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantId, TenantTimelineId, Term, TimelineId,
+    Generation, Lsn, NodeId, PrimaryId, ProposerId, SegmentSize, SystemId, TenantId, TenantTimelineId, Term, TimelineId,
     Tli,
 };
 
 use crate::error::{Corruption, StoreError};
 
 /// First number of the content.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 /// All that a node must never forget about one log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +126,13 @@ fn encode_state(state: &AcceptorState, out: &mut Vec<u8>) {
             out.extend_from_slice(member.host.as_bytes());
         }
     }
+    out.push(state.configuration.primary.is_some().into());
+    out.extend_from_slice(&state.configuration.primary.unwrap_or_default().0);
+    out.extend_from_slice(&state.configuration_term.0.to_le_bytes());
+    let loss = state.lost.unwrap_or(Loss { term: Term::ZERO, acked_upto: Lsn::INVALID });
+    out.push(state.lost.is_some().into());
+    out.extend_from_slice(&loss.term.0.to_le_bytes());
+    out.extend_from_slice(&loss.acked_upto.0.to_le_bytes());
 }
 
 fn decode_state(input: &mut Input<'_>) -> Result<AcceptorState, StoreError> {
@@ -140,9 +147,15 @@ fn decode_state(input: &mut Input<'_>) -> Result<AcceptorState, StoreError> {
         Ok(TliSwitch { parent: Tli(input.u32()?), tli: Tli(input.u32()?), at: Lsn(input.u64()?) })
     })?;
     let generation = Generation(input.u32()?);
-    let configuration =
-        Configuration { generation, members: decode_members(input)?, new_members: decode_members(input)? };
+    let (members, new_members) = (decode_members(input)?, decode_members(input)?);
+    let designated = input.u8()? != 0;
+    let primary = PrimaryId(input.array()?);
+    let primary = designated.then_some(primary);
+    let configuration = Configuration { generation, members, new_members, primary };
     configuration.validate().map_err(|_| bad("configuration"))?;
+    let configuration_term = Term(input.u64()?);
+    let lost = input.u8()? != 0;
+    let loss = Loss { term: Term(input.u64()?), acked_upto: Lsn(input.u64()?) };
     Ok(AcceptorState {
         term,
         voted_for: voted.then_some(voted_for),
@@ -151,6 +164,8 @@ fn decode_state(input: &mut Input<'_>) -> Result<AcceptorState, StoreError> {
         commit_lsn,
         horizon_lsn,
         configuration,
+        configuration_term,
+        lost: lost.then_some(loss),
     })
 }
 
@@ -252,7 +267,10 @@ mod tests {
                     generation: Generation(5),
                     members: vec![member(1), member(2), member(3)],
                     new_members: vec![member(3), member(4)],
+                    primary: Some(PrimaryId([6; 16])),
                 },
+                configuration_term: Term(7),
+                lost: Some(Loss { term: Term(6), acked_upto: Lsn(0x300_4fe8) }),
             },
         }
     }
@@ -291,8 +309,12 @@ mod tests {
 
     #[test]
     fn another_release_is_told_apart_from_damage() {
-        let mut newer = control().encode();
-        newer[0] = 2;
-        assert!(matches!(Control::decode(&newer), Err(StoreError::Format { found: 2, known: 1 })));
+        for other in [1, 3] {
+            let mut content = control().encode();
+            content[0] = other;
+            let refused = Control::decode(&content);
+            let found = other.into();
+            assert!(matches!(refused, Err(StoreError::Format { found: f, known: 2 }) if f == found));
+        }
     }
 }

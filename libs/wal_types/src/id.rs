@@ -55,6 +55,10 @@ id16! {
     /// One campaign of one proposer: random, new for each campaign, stored with the vote that it got.
     ProposerId
 }
+id16! {
+    /// A primary that a log may be reserved for: given out by whoever decides on failovers.
+    PrimaryId
+}
 
 fn parse_hex16(text: &str) -> Result<[u8; 16], ParseIdError> {
     let digits = text.as_bytes();

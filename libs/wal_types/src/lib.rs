@@ -9,7 +9,7 @@ mod segment_size;
 mod term;
 
 pub use id::{
-    Generation, NodeId, ParseIdError, ProposerId, SystemId, TenantId, TenantTimelineId, TimelineId,
+    Generation, NodeId, ParseIdError, PrimaryId, ProposerId, SystemId, TenantId, TenantTimelineId, TimelineId,
 };
 pub use lsn::{Lsn, ParseLsnError};
 pub use segment_size::{InvalidSegmentSize, SegmentNumber, SegmentSize};

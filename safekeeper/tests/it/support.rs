@@ -285,6 +285,7 @@ impl Proposer {
             history: TermHistory::new(entries.collect()).unwrap(),
             timeline_start_lsn: START,
             tli_switches: switches.to_vec(),
+            configuration: Configuration::default(),
         }))
         .await;
     }

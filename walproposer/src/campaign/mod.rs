@@ -222,7 +222,10 @@ impl Campaign {
                     self.tell_commit_at.get_or_insert(Instant::now() + COMMIT_TELL_DELAY);
                     self.ready.push_back(action);
                 }
-                Action::Surveyed { .. } | Action::Elected(_) | Action::Checksum { .. } => {
+                Action::Surveyed { .. }
+                | Action::Elected(_)
+                | Action::Configured(_)
+                | Action::Checksum { .. } => {
                     self.ready.push_back(action);
                 }
             }

@@ -21,6 +21,7 @@ fn campaign() -> Campaign {
         tli: Some(Tli::FIRST),
         safekeepers: cluster.nodes(),
         term_floor: Term::ZERO,
+        primary: None,
         send_buffer_bytes_max: 1 << 20,
     };
     Campaign::start(&cluster, options, &Board::new(&cluster))
@@ -44,7 +45,12 @@ impl Campaign {
 }
 
 fn greeting() -> LinkEvent {
-    let greeting = AcceptorGreeting { node_id: NODE, term: Term(3), configuration: Configuration::default() };
+    let greeting = AcceptorGreeting {
+        node_id: NODE,
+        term: Term(3),
+        configuration: Configuration::default(),
+        configuration_term: Term::ZERO,
+    };
     LinkEvent::Message(AcceptorMessage::Greeting(greeting))
 }
 

@@ -127,6 +127,7 @@ impl<'a> Connected<'a> {
             tli: Some(position.tli),
             safekeepers: cluster.nodes(),
             term_floor: carried.term_floor,
+            primary: None,
             send_buffer_bytes_max: config.send_buffer_bytes_max,
         };
         Ok(Self { config, board, carried, primary, campaign: Campaign::start(cluster, options, board) })
@@ -157,7 +158,8 @@ impl<'a> Connected<'a> {
                     self.board.update(|snapshot| snapshot.elections += 1);
                     return Ok(Elected { connected: self, election });
                 }
-                Action::Committed(_) | Action::Checksum { .. } | Action::Reset(_) => {}
+                Action::Committed(_) | Action::Configured(_) | Action::Checksum { .. } | Action::Reset(_) => {
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::message::AcceptorMessage;
 use crate::state::AcceptorState;
 
 /// One thing to do. A failure of any but `Reply` ends this acceptor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Make this state durable.
     Persist(AcceptorState),

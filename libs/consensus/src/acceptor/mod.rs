@@ -28,7 +28,7 @@ use crate::term_history::{self, TermHistory};
 use crate::{APPEND_WAL_BYTES_MAX, ConnectionId};
 
 /// The connection that leads the current term.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Owner {
     connection: ConnectionId,
     /// Where its next append must begin. Below `write_lsn` after a reconnect: those bytes are already here.
@@ -36,7 +36,7 @@ struct Owner {
 }
 
 /// A safekeeper's consensus state for one log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acceptor {
     node: NodeId,
     lineage: Lineage,
@@ -90,6 +90,7 @@ impl Acceptor {
             ProposerMessage::Elected(elected) => self.elected(from, elected),
             ProposerMessage::Append(append) => self.append(from, append),
             ProposerMessage::Checksum(request) => self.checksum(from, version, request),
+            ProposerMessage::Configure(_) => Err(Refusal::Malformed("not yet")),
         }
     }
 
@@ -215,6 +216,7 @@ impl Acceptor {
             node_id: self.node,
             term: self.state.term,
             configuration: self.state.configuration.clone(),
+            configuration_term: self.state.configuration_term,
         };
         effects.push(Effect::Reply { to: from, message: AcceptorMessage::Greeting(message) });
         Ok(effects)
@@ -236,6 +238,9 @@ impl Acceptor {
             start_lsn: self.lineage.start_lsn,
             history: self.local_history(),
             tli_switches: self.state.tli_switches.clone(),
+            configuration: self.state.configuration.clone(),
+            configuration_term: self.state.configuration_term,
+            lost: self.state.lost.is_some(),
         });
         Ok(vec![Effect::Reply { to: from, message }])
     }
@@ -271,6 +276,9 @@ impl Acceptor {
             history: self.local_history(),
             timeline_start_lsn: if own { self.lineage.start_lsn } else { Lsn::INVALID },
             tli_switches: self.state.tli_switches.clone(),
+            configuration: self.state.configuration.clone(),
+            configuration_term: self.state.configuration_term,
+            lost: self.state.lost.is_some(),
         });
         effects.push(Effect::Reply { to: from, message });
         Ok(effects)

@@ -6,7 +6,7 @@ use wal_types::{Generation, Lsn, SystemId, TenantTimelineId, Term};
 use crate::lineage::Dialect;
 
 /// Why a message was not accepted. Nothing changed; the connection that sent it must be closed.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Refusal {
     /// A message came before the greeting.
     #[error("the first message of a connection must be a greeting")]

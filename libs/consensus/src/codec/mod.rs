@@ -41,6 +41,7 @@ const VOTE: u8 = b'v';
 const ELECTED: u8 = b'e';
 const APPEND: u8 = b'a';
 const CHECKSUM: u8 = b'c';
+const CONFIGURE: u8 = b'm';
 
 /// What START_WAL_PUSH calls the version in `proto_version`.
 pub const fn version_name(version: ProtocolVersion) -> &'static str {
@@ -122,6 +123,7 @@ const fn proposer_kind(message: &ProposerMessage) -> &'static str {
         ProposerMessage::Elected(_) => "elected",
         ProposerMessage::Append(_) => "append request",
         ProposerMessage::Checksum(_) => "checksum request",
+        ProposerMessage::Configure(_) => "configuration",
     }
 }
 
@@ -132,5 +134,6 @@ const fn acceptor_kind(message: &AcceptorMessage) -> &'static str {
         AcceptorMessage::Vote(_) => "vote response",
         AcceptorMessage::Append(_) => "append response",
         AcceptorMessage::Checksum(_) => "checksum response",
+        AcceptorMessage::Configure(_) => "answer to a configuration",
     }
 }

@@ -5,34 +5,42 @@
 //!
 //! ```text
 //! proposer
-//!   g  v3, tli u32, proposer id 16                                                103 + configuration
+//!   g  v3, tli u32, proposer id 16, primary                                       120 + configuration
 //!   p  tag u8, generation u32                                                                       5
 //!   v  v3, proposer id 16                                                                          29
-//!   e  tag u8, generation u32, term u64, start streaming at u64, history, switches
+//!   e  tag u8, generation u32, term u64, start streaming at u64, history, switches, configuration, primary
 //!   a  v3                                                                                    45 + wal
 //!   c  tag u8, generation u32, term u64, from u64, to u64                                          29
+//!   m  tag u8, term u64, configuration, primary                                    26 + configuration
 //! acceptor
-//!   g  v3                                                                          17 + configuration
-//!   p  tag u8, generation u32, term u64, flush u64, commit u64, start u64, history, switches
+//!   g  v3, primary, configuration term u64                                         42 + configuration
+//!   p  tag u8, generation u32, term u64, flush u64, commit u64, start u64, history, switches,
+//!      configuration, primary, configuration term u64, lost u8
 //!   v  tag u8, generation u32, term u64, vote given u8, flush u64, truncate u64, history,
-//!      timeline start u64, switches
+//!      timeline start u64, switches, configuration, primary, configuration term u64, lost u8
 //!   a  v3 without a page server's feedback                                                         53
 //!   c  tag u8, from u64, to u64, present u8, crc u32 (zero when not present)                       22
+//!   m  tag u8, term u64, generation u32                                                            13
 //!
 //! history   n u32, n * {term u64, start u64, tli u32}
 //! switches  n u32, n * {parent u32, tli u32, at u64}
+//! primary   present u8, primary id 16 (zeros when not present)
 //! ```
 
 use bytes::{BufMut, BytesMut};
-use wal_types::{Generation, Lsn, ProposerId, Term, Tli};
+use wal_types::{Generation, Lsn, PrimaryId, ProposerId, Term, Tli};
 
-use super::parts::history_of;
+use super::parts::{get_configuration, history_of, put_configuration};
 use super::reader::{Reader, flag};
-use super::{APPEND, CHECKSUM, CodecError, ELECTED, GREETING, PRE_VOTE, TLI_SWITCHES_MAX, VOTE, v3};
+use super::{
+    APPEND, CHECKSUM, CONFIGURE, CodecError, ELECTED, GREETING, PRE_VOTE, TLI_SWITCHES_MAX, VOTE, v3,
+};
+use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
 use crate::message::{
-    AcceptorMessage, ChecksumRequest, ChecksumResponse, PreVoteRequest, PreVoteResponse, ProposerElected,
-    ProposerGreeting, ProposerMessage, VoteRequest, VoteResponse,
+    AcceptorGreeting, AcceptorMessage, ChecksumRequest, ChecksumResponse, ConfigureRequest,
+    ConfigureResponse, PreVoteRequest, PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage,
+    VoteRequest, VoteResponse,
 };
 use crate::term_history::{TERM_HISTORY_ENTRIES_MAX, TermHistory, TermStart, TliSwitch};
 
@@ -47,6 +55,7 @@ pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Res
             v3::put_greeting(greeting, out)?;
             out.put_u32(greeting.tli.0);
             out.put_slice(&greeting.proposer_id.0);
+            put_primary(greeting.configuration.primary, out);
         }
         ProposerMessage::PreVote(request) => {
             out.put_u8(PRE_VOTE);
@@ -60,9 +69,15 @@ pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Res
             v3::put_elected_head(elected, out);
             put_history(&elected.history, out);
             put_switches(&elected.tli_switches, out);
+            put_own_configuration(&elected.configuration, out)?;
         }
         ProposerMessage::Append(request) => v3::put_append(request, out),
         ProposerMessage::Checksum(request) => put_checksum(request, out),
+        ProposerMessage::Configure(request) => {
+            out.put_u8(CONFIGURE);
+            out.put_u64(request.term.0);
+            put_own_configuration(&request.configuration, out)?;
+        }
     }
     Ok(())
 }
@@ -70,9 +85,10 @@ pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Res
 pub(super) fn get_proposer(reader: &mut Reader) -> Result<ProposerMessage, CodecError> {
     Ok(match reader.u8()? {
         GREETING => {
-            let greeting = v3::get_greeting(reader)?;
+            let mut greeting = v3::get_greeting(reader)?;
             let tli = Tli(reader.u32()?);
             let proposer_id = ProposerId(reader.array()?);
+            greeting.configuration.primary = get_primary(reader)?;
             ProposerMessage::Greeting(ProposerGreeting { version: VERSION, tli, proposer_id, ..greeting })
         }
         PRE_VOTE => ProposerMessage::PreVote(PreVoteRequest { generation: Generation(reader.u32()?) }),
@@ -84,48 +100,82 @@ pub(super) fn get_proposer(reader: &mut Reader) -> Result<ProposerMessage, Codec
             let head = v3::get_elected_head(reader)?;
             let history = get_history(reader)?;
             let tli_switches = get_switches(reader)?;
-            ProposerMessage::Elected(ProposerElected { history, tli_switches, ..head })
+            let configuration = get_own_configuration(reader)?;
+            ProposerMessage::Elected(ProposerElected { history, tli_switches, configuration, ..head })
         }
         APPEND => ProposerMessage::Append(v3::get_append(reader)?),
         CHECKSUM => ProposerMessage::Checksum(get_checksum(reader)?),
+        CONFIGURE => ProposerMessage::Configure(ConfigureRequest {
+            term: Term(reader.u64()?),
+            configuration: get_own_configuration(reader)?,
+        }),
         tag => return Err(CodecError::UnknownTag { tag, version: VERSION }),
     })
 }
 
 pub(super) fn put_acceptor(message: &AcceptorMessage, out: &mut BytesMut) -> Result<(), CodecError> {
     match message {
-        AcceptorMessage::Greeting(greeting) => v3::put_acceptor_greeting(greeting, out)?,
-        AcceptorMessage::PreVote(response) => put_pre_vote_response(response, out),
+        AcceptorMessage::Greeting(greeting) => {
+            v3::put_acceptor_greeting(greeting, out)?;
+            put_primary(greeting.configuration.primary, out);
+            out.put_u64(greeting.configuration_term.0);
+        }
+        AcceptorMessage::PreVote(response) => put_pre_vote_response(response, out)?,
         AcceptorMessage::Vote(response) => {
             v3::put_vote_response_head(response, out);
             put_history(&response.history, out);
             out.put_u64(response.timeline_start_lsn.0);
             put_switches(&response.tli_switches, out);
+            put_own_configuration(&response.configuration, out)?;
+            out.put_u64(response.configuration_term.0);
+            out.put_u8(response.lost.into());
         }
         AcceptorMessage::Append(response) => v3::put_append_response(response, out),
         AcceptorMessage::Checksum(response) => put_checksum_response(response, out),
+        AcceptorMessage::Configure(response) => {
+            out.put_u8(CONFIGURE);
+            out.put_u64(response.term.0);
+            out.put_u32(response.generation.0);
+        }
     }
     Ok(())
 }
 
 pub(super) fn get_acceptor(reader: &mut Reader) -> Result<AcceptorMessage, CodecError> {
     Ok(match reader.u8()? {
-        GREETING => AcceptorMessage::Greeting(v3::get_acceptor_greeting(reader)?),
+        GREETING => {
+            let mut greeting = v3::get_acceptor_greeting(reader)?;
+            greeting.configuration.primary = get_primary(reader)?;
+            let configuration_term = Term(reader.u64()?);
+            AcceptorMessage::Greeting(AcceptorGreeting { configuration_term, ..greeting })
+        }
         PRE_VOTE => AcceptorMessage::PreVote(get_pre_vote_response(reader)?),
         VOTE => {
             let head = v3::get_vote_response_head(reader)?;
             let history = get_history(reader)?;
             let timeline_start_lsn = Lsn(reader.u64()?);
             let tli_switches = get_switches(reader)?;
-            AcceptorMessage::Vote(VoteResponse { history, timeline_start_lsn, tli_switches, ..head })
+            AcceptorMessage::Vote(VoteResponse {
+                history,
+                timeline_start_lsn,
+                tli_switches,
+                configuration: get_own_configuration(reader)?,
+                configuration_term: Term(reader.u64()?),
+                lost: get_lost(reader)?,
+                ..head
+            })
         }
         APPEND => AcceptorMessage::Append(v3::get_append_response(reader)?),
         CHECKSUM => AcceptorMessage::Checksum(get_checksum_response(reader)?),
+        CONFIGURE => AcceptorMessage::Configure(ConfigureResponse {
+            term: Term(reader.u64()?),
+            generation: Generation(reader.u32()?),
+        }),
         tag => return Err(CodecError::UnknownTag { tag, version: VERSION }),
     })
 }
 
-fn put_pre_vote_response(response: &PreVoteResponse, out: &mut BytesMut) {
+fn put_pre_vote_response(response: &PreVoteResponse, out: &mut BytesMut) -> Result<(), CodecError> {
     out.put_u8(PRE_VOTE);
     out.put_u32(response.generation.0);
     out.put_u64(response.term.0);
@@ -134,6 +184,10 @@ fn put_pre_vote_response(response: &PreVoteResponse, out: &mut BytesMut) {
     out.put_u64(response.start_lsn.0);
     put_history(&response.history, out);
     put_switches(&response.tli_switches, out);
+    put_own_configuration(&response.configuration, out)?;
+    out.put_u64(response.configuration_term.0);
+    out.put_u8(response.lost.into());
+    Ok(())
 }
 
 fn get_pre_vote_response(reader: &mut Reader) -> Result<PreVoteResponse, CodecError> {
@@ -145,6 +199,9 @@ fn get_pre_vote_response(reader: &mut Reader) -> Result<PreVoteResponse, CodecEr
         start_lsn: Lsn(reader.u64()?),
         history: get_history(reader)?,
         tli_switches: get_switches(reader)?,
+        configuration: get_own_configuration(reader)?,
+        configuration_term: Term(reader.u64()?),
+        lost: get_lost(reader)?,
     })
 }
 
@@ -217,4 +274,30 @@ fn get_switches(reader: &mut Reader) -> Result<Vec<TliSwitch>, CodecError> {
         switches.push(TliSwitch { parent, tli, at: Lsn(reader.u64()?) });
     }
     Ok(switches)
+}
+
+fn put_own_configuration(configuration: &Configuration, out: &mut BytesMut) -> Result<(), CodecError> {
+    put_configuration(configuration, out)?;
+    put_primary(configuration.primary, out);
+    Ok(())
+}
+
+fn get_own_configuration(reader: &mut Reader) -> Result<Configuration, CodecError> {
+    let configuration = get_configuration(reader)?;
+    Ok(Configuration { primary: get_primary(reader)?, ..configuration })
+}
+
+fn put_primary(primary: Option<PrimaryId>, out: &mut BytesMut) {
+    out.put_u8(primary.is_some().into());
+    out.put_slice(&primary.unwrap_or_default().0);
+}
+
+fn get_primary(reader: &mut Reader) -> Result<Option<PrimaryId>, CodecError> {
+    let present = flag("primary present", reader.u8()?.into())?;
+    let primary = PrimaryId(reader.array()?);
+    Ok(present.then_some(primary))
+}
+
+fn get_lost(reader: &mut Reader) -> Result<bool, CodecError> {
+    flag("lost", reader.u8()?.into())
 }

@@ -60,7 +60,7 @@ pub(super) fn get_configuration(reader: &mut Reader) -> Result<Configuration, Co
     let generation = Generation(reader.u32()?);
     let members = get_members(reader)?;
     let new_members = get_members(reader)?;
-    let configuration = Configuration { generation, members, new_members };
+    let configuration = Configuration { generation, members, new_members, primary: None };
     configuration.validate()?;
     Ok(configuration)
 }

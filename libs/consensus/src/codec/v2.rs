@@ -51,7 +51,7 @@ pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Res
         ProposerMessage::Vote(request) => put_vote(request, out),
         ProposerMessage::Elected(elected) => put_elected(elected, out),
         ProposerMessage::Append(request) => put_append(request, out),
-        ProposerMessage::PreVote(_) | ProposerMessage::Checksum(_) => {
+        ProposerMessage::PreVote(_) | ProposerMessage::Checksum(_) | ProposerMessage::Configure(_) => {
             return Err(CodecError::NotInVersion { kind: proposer_kind(message), version: VERSION });
         }
     }
@@ -77,7 +77,7 @@ pub(super) fn put_acceptor(message: &AcceptorMessage, out: &mut BytesMut) -> Res
         }
         AcceptorMessage::Vote(response) => put_vote_response(response, out),
         AcceptorMessage::Append(response) => put_append_response(response, out),
-        AcceptorMessage::PreVote(_) | AcceptorMessage::Checksum(_) => {
+        AcceptorMessage::PreVote(_) | AcceptorMessage::Checksum(_) | AcceptorMessage::Configure(_) => {
             return Err(CodecError::NotInVersion { kind: acceptor_kind(message), version: VERSION });
         }
     }
@@ -90,7 +90,13 @@ pub(super) fn get_acceptor(reader: &mut Reader) -> Result<AcceptorMessage, Codec
             let term = Term(reader.u64_le()?);
             let node_id = NodeId(reader.u64_le()?);
             let configuration = Configuration::default();
-            Ok(AcceptorMessage::Greeting(AcceptorGreeting { node_id, term, configuration }))
+            let configuration_term = Term::ZERO;
+            Ok(AcceptorMessage::Greeting(AcceptorGreeting {
+                node_id,
+                term,
+                configuration,
+                configuration_term,
+            }))
         }
         VOTE => get_vote_response(reader).map(AcceptorMessage::Vote),
         APPEND => get_append_response(reader).map(AcceptorMessage::Append),
@@ -162,6 +168,7 @@ fn get_elected(reader: &mut Reader) -> Result<ProposerElected, CodecError> {
         history: get_history(reader)?,
         timeline_start_lsn: Lsn(reader.u64_le()?),
         tli_switches: Vec::new(),
+        configuration: Configuration::default(),
     })
 }
 
@@ -217,6 +224,9 @@ fn get_vote_response(reader: &mut Reader) -> Result<VoteResponse, CodecError> {
         history: get_history(reader)?,
         timeline_start_lsn: Lsn(reader.u64_le()?),
         tli_switches: Vec::new(),
+        configuration: Configuration::default(),
+        configuration_term: Term::ZERO,
+        lost: false,
     })
 }
 

@@ -29,6 +29,7 @@ use super::feedback::{encode_feedback, get_feedback};
 use super::parts::{append_wal, get_configuration, history_of, put_configuration};
 use super::reader::{Reader, flag};
 use super::{APPEND, CodecError, ELECTED, GREETING, VOTE, acceptor_kind, proposer_kind};
+use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
 use crate::message::{
     AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, HotStandbyFeedback, ProposerElected,
@@ -50,7 +51,7 @@ pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Res
             put_history(&elected.history, out);
         }
         ProposerMessage::Append(request) => put_append(request, out),
-        ProposerMessage::PreVote(_) | ProposerMessage::Checksum(_) => {
+        ProposerMessage::PreVote(_) | ProposerMessage::Checksum(_) | ProposerMessage::Configure(_) => {
             return Err(CodecError::NotInVersion { kind: proposer_kind(message), version: VERSION });
         }
     }
@@ -83,7 +84,7 @@ pub(super) fn put_acceptor(message: &AcceptorMessage, out: &mut BytesMut) -> Res
                 encode_feedback(feedback, out);
             }
         }
-        AcceptorMessage::PreVote(_) | AcceptorMessage::Checksum(_) => {
+        AcceptorMessage::PreVote(_) | AcceptorMessage::Checksum(_) | AcceptorMessage::Configure(_) => {
             return Err(CodecError::NotInVersion { kind: acceptor_kind(message), version: VERSION });
         }
     }
@@ -168,6 +169,7 @@ pub(super) fn get_elected_head(reader: &mut Reader) -> Result<ProposerElected, C
         history: TermHistory::default(),
         timeline_start_lsn: Lsn::INVALID,
         tli_switches: Vec::new(),
+        configuration: Configuration::default(),
     })
 }
 
@@ -213,6 +215,7 @@ pub(super) fn get_acceptor_greeting(reader: &mut Reader) -> Result<AcceptorGreet
         node_id: NodeId(reader.u64()?),
         configuration: get_configuration(reader)?,
         term: Term(reader.u64()?),
+        configuration_term: Term::ZERO,
     })
 }
 
@@ -236,6 +239,9 @@ pub(super) fn get_vote_response_head(reader: &mut Reader) -> Result<VoteResponse
         history: TermHistory::default(),
         timeline_start_lsn: Lsn::INVALID,
         tli_switches: Vec::new(),
+        configuration: Configuration::default(),
+        configuration_term: Term::ZERO,
+        lost: false,
     })
 }
 

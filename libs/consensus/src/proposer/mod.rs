@@ -24,7 +24,9 @@ use wal_types::{Generation, Lsn, NodeId, Term};
 
 use self::peer::Peer;
 pub use self::peer::PeerState;
-pub use self::types::{Action, Election, Fetch, LostTerm, PeerStatus, Phase, ProposerOptions};
+pub use self::types::{
+    Action, Change, ChangeRefused, Election, Fetch, LostTerm, PeerStatus, Phase, ProposerOptions,
+};
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
 use crate::message::{
@@ -36,7 +38,7 @@ use crate::wal_buffer::WalBuffer;
 use crate::{APPEND_WAL_BYTES_MAX, quorum};
 
 /// One campaign.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposer {
     options: ProposerOptions,
     phase: Phase,
@@ -96,6 +98,7 @@ impl Proposer {
             AcceptorMessage::Vote(response) => self.voted(from, response),
             AcceptorMessage::Append(response) => self.acknowledged(from, &response),
             AcceptorMessage::Checksum(response) => Ok(vec![Action::Checksum { from, response }]),
+            AcceptorMessage::Configure(_) => Ok(Vec::new()),
         }
     }
 
@@ -311,6 +314,7 @@ impl Proposer {
             history: self.history.clone(),
             timeline_start_lsn: vote.timeline_start_lsn,
             tli_switches: self.tli_switches.clone(),
+            configuration: self.configuration.clone().unwrap_or_default(),
         }));
         peer.state = PeerState::Streaming { sent: start };
         // Its first answer tells what it holds under this term.

@@ -9,7 +9,7 @@ use crate::term_history::TermHistory;
 
 /// How far the conversation with a safekeeper has come. Each stage follows from the one before by an answer of the
 /// safekeeper, and every stage falls back to `Offline` when the connection ends.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PeerState {
     /// Not connected.
     #[default]
@@ -32,7 +32,7 @@ pub enum PeerState {
 }
 
 /// Position told by a vote or a pre-vote.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Position {
     pub(super) flush_lsn: Lsn,
     pub(super) history: TermHistory,
@@ -46,7 +46,7 @@ impl Position {
 }
 
 /// One safekeeper.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Peer {
     pub(super) state: PeerState,
     /// Messages to send before any append.

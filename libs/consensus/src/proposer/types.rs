@@ -1,13 +1,16 @@
 //! What a [`Proposer`](super::Proposer) is told, and what it tells.
 
 use thiserror::Error;
-use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+use wal_types::{
+    Generation, Lsn, NodeId, PrimaryId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli,
+};
 
 use super::peer::PeerState;
+use crate::configuration::{Configuration, InvalidConfiguration, Member};
 use crate::message::ChecksumResponse;
 
 /// What a campaign is for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ProposerOptions {
     /// The log.
     pub id: TenantTimelineId,
@@ -26,12 +29,15 @@ pub struct ProposerOptions {
     pub term_floor: Term,
     /// Safekeepers to talk to. They vote where no configuration says otherwise.
     pub safekeepers: Vec<NodeId>,
+    /// The primary whose WAL this is. A log with a designated primary takes no other one's; none: there is no primary
+    /// and no WAL will be added.
+    pub primary: Option<PrimaryId>,
     /// WAL kept in memory for safekeepers that lag, in bytes.
     pub send_buffer_bytes_max: u64,
 }
 
 /// What the driver must do or know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// A quorum told its position. Check the primary, then call [`Proposer::campaign`].
     Surveyed {
@@ -46,6 +52,8 @@ pub enum Action {
     Elected(Election),
     /// Everything below is durable on a quorum under this term.
     Committed(Lsn),
+    /// A quorum holds this configuration under this term: no later proposer can miss it.
+    Configured(Configuration),
     /// The answer to [`Proposer::ask_checksum`].
     Checksum {
         /// Who answered.
@@ -58,7 +66,7 @@ pub enum Action {
 }
 
 /// The result of the votes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Election {
     /// The term that was won.
     pub term: Term,
@@ -83,7 +91,7 @@ impl Election {
 }
 
 /// Another proposer holds, or may hold, a higher term: this campaign is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum LostTerm {
     /// A safekeeper promised a higher term.
     #[error("safekeeper {by} has promised term {term}, above ours ({own})")]
@@ -117,13 +125,19 @@ pub enum LostTerm {
         /// The generation.
         generation: Generation,
     },
+    /// The log has a designated primary, and it is another one.
+    #[error("the log takes WAL of primary {designated} only")]
+    NotDesignated {
+        /// Who may write.
+        designated: PrimaryId,
+    },
     /// There is no higher number.
     #[error("terms are exhausted")]
     Exhausted,
 }
 
 /// Where the campaign stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// Asking for positions.
     Surveying,
@@ -138,7 +152,7 @@ pub enum Phase {
 }
 
 /// A part of the log that a lagging safekeeper needs and the buffer no longer has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fetch {
     /// Who holds it.
     pub donor: NodeId,
@@ -149,7 +163,7 @@ pub struct Fetch {
 }
 
 /// One safekeeper, for status pages.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerStatus {
     /// Which.
     pub id: NodeId,
@@ -161,4 +175,36 @@ pub struct PeerStatus {
     pub commit_lsn: Lsn,
     /// True while it needs WAL that is no longer buffered.
     pub catching_up: bool,
+}
+
+/// A step from one configuration to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// Other members vote, by way of a joint configuration.
+    Members(Vec<Member>),
+    /// Another primary writes; this one stops when it is decided.
+    Primary(PrimaryId),
+}
+
+/// Why a change did not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+pub enum ChangeRefused {
+    /// Only a leader changes anything.
+    #[error("this proposer does not lead")]
+    NotLeading,
+    /// One step at a time: a later proposer must find at most one that is not decided.
+    #[error("configuration of generation {0} is not decided yet")]
+    Undecided(Generation),
+    /// Nobody may hold such a configuration.
+    #[error(transparent)]
+    Invalid(#[from] InvalidConfiguration),
+    /// There is nobody to vote.
+    #[error("a log needs at least one member")]
+    NoMembers,
+    /// It is so already.
+    #[error("nothing would change")]
+    NoChange,
+    /// There is no higher number.
+    #[error("generations are exhausted")]
+    Exhausted,
 }

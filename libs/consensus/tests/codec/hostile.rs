@@ -79,7 +79,8 @@ fn refused_acceptor(version: ProtocolVersion, bytes: Wire, error: CodecError) {
 
 #[test]
 fn a_tag_of_another_version_or_direction_is_unknown() {
-    for (version, proposer, acceptor) in [(V2, "gvea", "gva"), (V3, "gvea", "gva"), (Own, "gpveac", "gpvac")]
+    for (version, proposer, acceptor) in
+        [(V2, "gvea", "gva"), (V3, "gvea", "gva"), (Own, "gpveacm", "gpvacm")]
     {
         for tag in 0..=u8::MAX {
             let bytes = Bytes::from(vec![tag; 100]);

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use consensus::{
     AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ChecksumRequest, ChecksumResponse,
-    Configuration, HotStandbyFeedback, Member, PageserverFeedback, PreVoteRequest, PreVoteResponse,
-    ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, TermHistory, TermStart, TliSwitch,
-    VoteRequest, VoteResponse,
+    Configuration, ConfigureRequest, ConfigureResponse, HotStandbyFeedback, Member, PageserverFeedback,
+    PreVoteRequest, PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion,
+    TermHistory, TermStart, TliSwitch, VoteRequest, VoteResponse,
 };
 use proptest::prelude::*;
 use wal_types::{
-    Generation, Lsn, NodeId, ProposerId, SystemId, TenantId, TenantTimelineId, Term, TimelineId, Tli,
+    Generation, Lsn, NodeId, PrimaryId, ProposerId, SystemId, TenantId, TenantTimelineId, Term, TimelineId,
+    Tli,
 };
 
 use crate::Message;
@@ -29,15 +30,24 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         elected().prop_map(ProposerMessage::Elected).prop_map(Message::Proposer),
         append().prop_map(ProposerMessage::Append).prop_map(Message::Proposer),
         checksum().prop_map(ProposerMessage::Checksum).prop_map(Message::Proposer),
-        (any::<u64>(), term(), configuration()).prop_map(|(node_id, term, configuration)| {
-            let greeting = AcceptorGreeting { node_id: NodeId(node_id), term, configuration };
-            Message::Acceptor(AcceptorMessage::Greeting(greeting))
-        }),
+        (any::<u64>(), term(), accepted()).prop_map(
+            |(node_id, term, (configuration, configuration_term))| {
+                let node_id = NodeId(node_id);
+                let greeting = AcceptorGreeting { node_id, term, configuration, configuration_term };
+                Message::Acceptor(AcceptorMessage::Greeting(greeting))
+            }
+        ),
         pre_vote_response().prop_map(AcceptorMessage::PreVote).prop_map(Message::Acceptor),
         vote_response().prop_map(AcceptorMessage::Vote).prop_map(Message::Acceptor),
         append_response().prop_map(AcceptorMessage::Append).prop_map(Message::Acceptor),
         (lsn(), lsn(), any::<Option<u32>>()).prop_map(|(from, to, crc32c)| {
             Message::Acceptor(AcceptorMessage::Checksum(ChecksumResponse { from, to, crc32c }))
+        }),
+        accepted().prop_map(|(configuration, term)| {
+            Message::Proposer(ProposerMessage::Configure(ConfigureRequest { term, configuration }))
+        }),
+        (term(), generation()).prop_map(|(term, generation)| {
+            Message::Acceptor(AcceptorMessage::Configure(ConfigureResponse { term, generation }))
         }),
     ]
 }
@@ -61,14 +71,24 @@ fn proposer_greeting() -> impl Strategy<Value = ProposerGreeting> {
 }
 
 fn elected() -> impl Strategy<Value = ProposerElected> {
-    (generation(), term(), lsn(), history(), lsn(), switches()).prop_map(
-        |(generation, term, start_streaming_at, history, timeline_start_lsn, tli_switches)| ProposerElected {
+    (generation(), term(), (lsn(), lsn()), history(), switches(), configuration()).prop_map(
+        |(
             generation,
             term,
-            start_streaming_at,
+            (start_streaming_at, timeline_start_lsn),
             history,
-            timeline_start_lsn,
             tli_switches,
+            configuration,
+        )| {
+            ProposerElected {
+                generation,
+                term,
+                start_streaming_at,
+                history,
+                timeline_start_lsn,
+                tli_switches,
+                configuration,
+            }
         },
     )
 }
@@ -102,22 +122,29 @@ fn checksum() -> impl Strategy<Value = ChecksumRequest> {
 }
 
 fn pre_vote_response() -> impl Strategy<Value = PreVoteResponse> {
-    (generation(), term(), (lsn(), lsn(), lsn()), history(), switches()).prop_map(
-        |(generation, term, (flush_lsn, commit_lsn, start_lsn), history, tli_switches)| PreVoteResponse {
-            generation,
-            term,
-            flush_lsn,
-            commit_lsn,
-            start_lsn,
-            history,
-            tli_switches,
+    (generation(), term(), (lsn(), lsn(), lsn()), history(), switches(), accepted(), any::<bool>()).prop_map(
+        |(generation, term, (flush_lsn, commit_lsn, start_lsn), history, tli_switches, accepted, lost)| {
+            PreVoteResponse {
+                generation,
+                term,
+                flush_lsn,
+                commit_lsn,
+                start_lsn,
+                history,
+                tli_switches,
+                configuration: accepted.0,
+                configuration_term: accepted.1,
+                lost,
+            }
         },
     )
 }
 
 fn vote_response() -> impl Strategy<Value = VoteResponse> {
-    (generation(), term(), any::<bool>(), (lsn(), lsn(), lsn()), history(), switches()).prop_map(
-        |(generation, term, vote_given, (flush_lsn, truncate_lsn, start), history, tli_switches)| {
+    let flags = (any::<bool>(), any::<bool>());
+    (generation(), term(), flags, (lsn(), lsn(), lsn()), history(), switches(), accepted()).prop_map(
+        |(generation, term, (vote_given, lost), positions, history, tli_switches, accepted)| {
+            let (flush_lsn, truncate_lsn, start) = positions;
             VoteResponse {
                 generation,
                 term,
@@ -127,6 +154,9 @@ fn vote_response() -> impl Strategy<Value = VoteResponse> {
                 history,
                 timeline_start_lsn: start,
                 tli_switches,
+                configuration: accepted.0,
+                configuration_term: accepted.1,
+                lost,
             }
         },
     )
@@ -162,11 +192,20 @@ fn feedback() -> impl Strategy<Value = PageserverFeedback> {
 }
 
 fn configuration() -> impl Strategy<Value = Configuration> {
-    (any::<u32>(), members(), members()).prop_map(|(generation, members, new_members)| Configuration {
-        generation: Generation(if members.is_empty() { 0 } else { generation }),
-        members,
-        new_members,
+    let primary = any::<Option<[u8; 16]>>();
+    (any::<u32>(), members(), members(), primary).prop_map(|(generation, members, new_members, primary)| {
+        Configuration {
+            generation: Generation(if members.is_empty() { 0 } else { generation }),
+            members,
+            new_members,
+            primary: primary.map(PrimaryId),
+        }
     })
+}
+
+/// A configuration and the term under which it was accepted.
+fn accepted() -> impl Strategy<Value = (Configuration, Term)> {
+    (configuration(), term())
 }
 
 fn members() -> impl Strategy<Value = Vec<Member>> {

@@ -81,7 +81,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_do_not_panic(
         version in select(&VERSIONS),
-        tag in select(b"gpveacz".as_slice()),
+        tag in select(b"gpveacmz".as_slice()),
         body in prop::collection::vec(prop_oneof![Just(0), any::<u8>()], 0..400),
     ) {
         let wide = version == ProtocolVersion::V2;
@@ -152,8 +152,12 @@ fn a_message_that_cannot_be_written_leaves_the_buffer_alone() {
         [(host(&"x".repeat(255)), true), (host(&"x".repeat(256)), false), (host("a\0b"), false)]
     {
         let configuration = Configuration { members: vec![host], ..Configuration::default() };
-        let message =
-            AcceptorMessage::Greeting(AcceptorGreeting { node_id: NodeId(1), term: Term(1), configuration });
+        let message = AcceptorMessage::Greeting(AcceptorGreeting {
+            node_id: NodeId(1),
+            term: Term(1),
+            configuration,
+            configuration_term: Term::ZERO,
+        });
         let mut out = BytesMut::from("before".as_bytes());
         let written = consensus::codec::encode_acceptor(ProtocolVersion::V3, &message, &mut out);
         match fits {
@@ -186,12 +190,16 @@ fn carried_proposer(version: ProtocolVersion, mut message: ProposerMessage) -> O
             if v2 {
                 greeting.configuration = Configuration::default();
             }
+            if !own {
+                greeting.configuration.primary = None;
+            }
             if v3 {
                 (greeting.tli, greeting.proposer_id) = (Tli::FIRST, ProposerId::default());
             }
         }
-        ProposerMessage::PreVote(_) | ProposerMessage::Checksum(_) if !own => return None,
-        ProposerMessage::PreVote(_) | ProposerMessage::Checksum(_) => {}
+        ProposerMessage::PreVote(_) | ProposerMessage::Checksum(_) | ProposerMessage::Configure(_) => {
+            return own.then_some(message);
+        }
         ProposerMessage::Vote(request) => {
             request.generation = carried_generation(version, request.generation);
             if v3 {
@@ -202,6 +210,9 @@ fn carried_proposer(version: ProtocolVersion, mut message: ProposerMessage) -> O
             elected.generation = carried_generation(version, elected.generation);
             if !v2 {
                 elected.timeline_start_lsn = Lsn::INVALID;
+            }
+            if !own {
+                elected.configuration = Configuration::default();
             }
             carried_log(version, &mut elected.history, &mut elected.tli_switches);
         }
@@ -218,14 +229,25 @@ fn carried_proposer(version: ProtocolVersion, mut message: ProposerMessage) -> O
 fn carried_acceptor(version: ProtocolVersion, mut message: AcceptorMessage) -> Option<AcceptorMessage> {
     let (v2, v3, own) = which(version);
     match &mut message {
-        AcceptorMessage::Greeting(greeting) if v2 => greeting.configuration = Configuration::default(),
-        AcceptorMessage::Greeting(_) => {}
-        AcceptorMessage::PreVote(_) | AcceptorMessage::Checksum(_) if !own => return None,
-        AcceptorMessage::PreVote(_) | AcceptorMessage::Checksum(_) => {}
+        AcceptorMessage::Greeting(greeting) => {
+            if v2 {
+                greeting.configuration = Configuration::default();
+            }
+            if !own {
+                (greeting.configuration.primary, greeting.configuration_term) = (None, Term::ZERO);
+            }
+        }
+        AcceptorMessage::PreVote(_) | AcceptorMessage::Checksum(_) | AcceptorMessage::Configure(_) => {
+            return own.then_some(message);
+        }
         AcceptorMessage::Vote(response) => {
             response.generation = carried_generation(version, response.generation);
             if v3 {
                 response.timeline_start_lsn = Lsn::INVALID;
+            }
+            if !own {
+                response.configuration = Configuration::default();
+                (response.configuration_term, response.lost) = (Term::ZERO, false);
             }
             carried_log(version, &mut response.history, &mut response.tli_switches);
         }

@@ -5,11 +5,11 @@ use consensus::ProtocolVersion::{Own, V2, V3};
 use consensus::codec::{decode_feedback, encode_feedback, parse_version, version_name};
 use consensus::{
     AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ChecksumRequest, ChecksumResponse,
-    Configuration, HotStandbyFeedback, Member, PageserverFeedback, PreVoteRequest, PreVoteResponse,
-    ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, TermHistory, TermStart, TliSwitch,
-    VoteRequest, VoteResponse,
+    Configuration, ConfigureRequest, ConfigureResponse, HotStandbyFeedback, Member, PageserverFeedback,
+    PreVoteRequest, PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion,
+    TermHistory, TermStart, TliSwitch, VoteRequest, VoteResponse,
 };
-use wal_types::{Generation, Lsn, NodeId, ProposerId, SystemId, TenantTimelineId, Term, Tli};
+use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId, SystemId, TenantTimelineId, Term, Tli};
 
 use crate::{Message, VERSIONS, check};
 
@@ -25,6 +25,9 @@ const CONFIGURATION: &str = concat!(
 const OWN_HISTORY: &str =
     "0000000200000000000000010000000001493ab8000000010000000000000003000000000169607000000002";
 const OWN_SWITCHES: &str = "0000000100000001000000020000000001696070";
+/// Reserved for the primary `b0b0...`, or for nobody.
+const PRIMARY: &str = "01b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0";
+const NO_PRIMARY: &str = "0000000000000000000000000000000000";
 const CAMPAIGN: &str = "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf";
 
 fn proposer(version: ProtocolVersion, message: ProposerMessage, hex: &str) {
@@ -57,7 +60,17 @@ fn configuration() -> Configuration {
         generation: Generation(7),
         members: vec![member(1, "sk1.example", 5454), member(2, "::1", 65535)],
         new_members: vec![member(3, "sk3", 1)],
+        primary: None,
     }
+}
+
+/// The same, reserved for one primary.
+fn designated() -> Configuration {
+    Configuration { primary: Some(PrimaryId([0xb0; 16])), ..configuration() }
+}
+
+fn acceptor_greeting(configuration: Configuration) -> AcceptorGreeting {
+    AcceptorGreeting { node_id: NodeId(1), term: Term(2), configuration, configuration_term: Term::ZERO }
 }
 
 fn campaign() -> ProposerId {
@@ -81,6 +94,7 @@ fn elected() -> ProposerElected {
         history: history(Tli::FIRST),
         timeline_start_lsn: Lsn::INVALID,
         tli_switches: Vec::new(),
+        configuration: Configuration::default(),
     }
 }
 
@@ -109,6 +123,9 @@ fn vote_response() -> VoteResponse {
         history: TermHistory::new(vec![entry]).expect("in order"),
         timeline_start_lsn: Lsn::INVALID,
         tli_switches: Vec::new(),
+        configuration: Configuration::default(),
+        configuration_term: Term::ZERO,
+        lost: false,
     }
 }
 
@@ -167,8 +184,7 @@ fn a_proposer_of_version_2_has_these_bytes() {
 
 #[test]
 fn an_acceptor_of_version_2_has_these_bytes() {
-    let greeting =
-        AcceptorGreeting { node_id: NodeId(1), term: Term(2), configuration: Configuration::default() };
+    let greeting = acceptor_greeting(Configuration::default());
     acceptor(V2, AcceptorMessage::Greeting(greeting), "670000000000000002000000000000000100000000000000");
     acceptor(
         V2,
@@ -210,8 +226,7 @@ fn a_proposer_of_version_3_has_these_bytes() {
 
 #[test]
 fn an_acceptor_of_version_3_has_these_bytes() {
-    let greeting =
-        AcceptorGreeting { node_id: NodeId(1), term: Term(2), configuration: Configuration::default() };
+    let greeting = acceptor_greeting(Configuration::default());
     acceptor(
         V3,
         AcceptorMessage::Greeting(greeting.clone()),
@@ -241,14 +256,14 @@ fn a_proposer_of_our_version_has_these_bytes() {
         pg_version: 150_018,
         tli: Tli(2),
         proposer_id: campaign(),
-        configuration: configuration(),
+        configuration: designated(),
         ..greeting(Own)
     };
     proposer(
         Own,
         ProposerMessage::Greeting(greeting),
         &format!(
-            "67636630343830393239373037656537353337323333376566616135656366393600313132646564363634323261613565393533653534343066613534323761633400{CONFIGURATION}00024a020123456789abcdef0100000000000002{CAMPAIGN}"
+            "67636630343830393239373037656537353337323333376566616135656366393600313132646564363634323261613565393533653534343066613534323761633400{CONFIGURATION}00024a020123456789abcdef0100000000000002{CAMPAIGN}{PRIMARY}"
         ),
     );
     proposer(Own, ProposerMessage::PreVote(PreVoteRequest { generation }), "7000000007");
@@ -260,9 +275,12 @@ fn a_proposer_of_our_version_has_these_bytes() {
             generation,
             history: history(Tli(2)),
             tli_switches: switches(),
+            configuration: designated(),
             ..elected()
         }),
-        &format!("650000000700000000000000030000000001696070{OWN_HISTORY}{OWN_SWITCHES}"),
+        &format!(
+            "650000000700000000000000030000000001696070{OWN_HISTORY}{OWN_SWITCHES}{CONFIGURATION}{PRIMARY}"
+        ),
     );
     proposer(
         Own,
@@ -275,16 +293,23 @@ fn a_proposer_of_our_version_has_these_bytes() {
         ProposerMessage::Checksum(checksum),
         "630000000700000000000000030000000001493ab80000000001696070",
     );
+    let configure =
+        ConfigureRequest { term: Term(3), configuration: Configuration { primary: None, ..designated() } };
+    proposer(
+        Own,
+        ProposerMessage::Configure(configure),
+        &format!("6d0000000000000003{CONFIGURATION}{NO_PRIMARY}"),
+    );
 }
 
 #[test]
 fn an_acceptor_of_our_version_has_these_bytes() {
     let generation = Generation(7);
-    let greeting = AcceptorGreeting { node_id: NodeId(1), term: Term(2), configuration: configuration() };
+    let greeting = AcceptorGreeting { configuration_term: Term(2), ..acceptor_greeting(designated()) };
     acceptor(
         Own,
         AcceptorMessage::Greeting(greeting),
-        &format!("670000000000000001{CONFIGURATION}0000000000000002"),
+        &format!("670000000000000001{CONFIGURATION}0000000000000002{PRIMARY}0000000000000002"),
     );
     let pre_vote = PreVoteResponse {
         generation,
@@ -294,12 +319,15 @@ fn an_acceptor_of_our_version_has_these_bytes() {
         start_lsn: LOG_START,
         history: history(Tli(2)),
         tli_switches: switches(),
+        configuration: designated(),
+        configuration_term: Term(2),
+        lost: true,
     };
     acceptor(
         Own,
         AcceptorMessage::PreVote(pre_vote),
         &format!(
-            "70000000070000000000000003000000000169607800000000016960700000000001493ab8{OWN_HISTORY}{OWN_SWITCHES}"
+            "70000000070000000000000003000000000169607800000000016960700000000001493ab8{OWN_HISTORY}{OWN_SWITCHES}{CONFIGURATION}{PRIMARY}000000000000000201"
         ),
     );
     let vote = VoteResponse {
@@ -307,13 +335,15 @@ fn an_acceptor_of_our_version_has_these_bytes() {
         history: history(Tli(2)),
         timeline_start_lsn: LOG_START,
         tli_switches: switches(),
+        configuration: designated(),
+        configuration_term: Term(2),
         ..vote_response()
     };
     acceptor(
         Own,
         AcceptorMessage::Vote(vote),
         &format!(
-            "760000000700000000000000030100000000016960700000000001493ab8{OWN_HISTORY}0000000001493ab8{OWN_SWITCHES}"
+            "760000000700000000000000030100000000016960700000000001493ab8{OWN_HISTORY}0000000001493ab8{OWN_SWITCHES}{CONFIGURATION}{PRIMARY}000000000000000200"
         ),
     );
     let hot_standby = HotStandbyFeedback { timestamp: -1, xmin: 5, catalog_xmin: 6 };
@@ -322,6 +352,8 @@ fn an_acceptor_of_our_version_has_these_bytes() {
         AcceptorMessage::Append(AppendResponse { generation, hot_standby, ..append_response() }),
         "6100000007000000000000000300000000016960780000000001696070ffffffffffffffff00000000000000050000000000000006",
     );
+    let configured = ConfigureResponse { term: Term(3), generation };
+    acceptor(Own, AcceptorMessage::Configure(configured), "6d000000000000000300000007");
     for (crc32c, tail) in [(Some(0xdead_beef), "01deadbeef"), (None, "0000000000")] {
         let response = ChecksumResponse { from: LOG_START, to: TERM_START, crc32c };
         acceptor(

@@ -67,6 +67,7 @@ fn elected(start: u64, entries: &[(u64, u64)]) -> ProposerMessage {
         history: TermHistory::new(entries.iter().map(entry).collect()).unwrap(),
         timeline_start_lsn: START,
         tli_switches: Vec::new(),
+        configuration: Configuration::default(),
     })
 }
 

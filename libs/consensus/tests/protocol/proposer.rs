@@ -20,6 +20,7 @@ fn proposer() -> Proposer {
         pg_version: 150_018,
         tli: Some(Tli::FIRST),
         term_floor: Term::ZERO,
+        primary: None,
         safekeepers: vec![NodeId(1), NodeId(2), NodeId(3)],
         send_buffer_bytes_max: 64,
     })
@@ -38,8 +39,12 @@ fn drain(proposer: &mut Proposer, node: u64) -> Vec<ProposerMessage> {
 fn greet(proposer: &mut Proposer, node: u64, term: u64) -> Result<Vec<Action>, LostTerm> {
     proposer.connected(NodeId(node));
     assert!(matches!(drain(proposer, node).as_slice(), [ProposerMessage::Greeting(_)]));
-    let greeting =
-        AcceptorGreeting { node_id: NodeId(node), term: Term(term), configuration: Configuration::default() };
+    let greeting = AcceptorGreeting {
+        node_id: NodeId(node),
+        term: Term(term),
+        configuration: Configuration::default(),
+        configuration_term: Term::ZERO,
+    };
     proposer.receive(NodeId(node), AcceptorMessage::Greeting(greeting))
 }
 
@@ -52,6 +57,9 @@ fn survey(proposer: &mut Proposer, node: u64, term: u64, (flush, entries): Log<'
         start_lsn: Lsn(8),
         history: history(entries),
         tli_switches: Vec::new(),
+        configuration: Configuration::default(),
+        configuration_term: Term::ZERO,
+        lost: false,
     };
     proposer.receive(NodeId(node), AcceptorMessage::PreVote(response)).unwrap()
 }
@@ -72,6 +80,9 @@ fn vote(
         history: history(entries),
         timeline_start_lsn: Lsn(8),
         tli_switches: Vec::new(),
+        configuration: Configuration::default(),
+        configuration_term: Term::ZERO,
+        lost: false,
     };
     proposer.receive(NodeId(node), AcceptorMessage::Vote(response))
 }
@@ -354,9 +365,11 @@ fn greet_with(
     let configuration = Configuration {
         generation: Generation(generation),
         members: members.iter().map(member).collect(),
-        new_members: Vec::new(),
+        ..Configuration::default()
     };
-    let greeting = AcceptorGreeting { node_id: NodeId(node), term: Term(4), configuration };
+    let configuration_term = Term::ZERO;
+    let greeting =
+        AcceptorGreeting { node_id: NodeId(node), term: Term(4), configuration, configuration_term };
     proposer.receive(NodeId(node), AcceptorMessage::Greeting(greeting))
 }
 

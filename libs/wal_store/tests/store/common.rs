@@ -35,6 +35,7 @@ pub(crate) fn configuration() -> Configuration {
         generation: Generation(1),
         members: vec![member(1), member(2), member(3)],
         new_members: vec![],
+        primary: None,
     }
 }
 
@@ -200,6 +201,7 @@ impl Proposer {
             history: self.history.clone(),
             timeline_start_lsn: START,
             tli_switches: vec![],
+            configuration: configuration(),
         }))
     }
 
