@@ -1,7 +1,8 @@
-//! WAL that a real server wrote, and the server's own reader of it.
+//! WAL that a real server writes now, and the server's own reader of it. What servers of all versions wrote once is read
+//! in `real/`.
 //!
-//! Needs PostgreSQL's programs, found by `pg_config` or in Debian's place; where there are none the tests say so and
-//! pass.
+//! Needs PostgreSQL's programs, in `HOLDFAST_PG_BIN` or found by `pg_config` or in Debian's place; where there are none
+//! the tests say so and pass.
 
 #![allow(clippy::unwrap_used, reason = "a panic here is the report of a test")]
 
@@ -154,23 +155,6 @@ fn without_page_header(record_start: Lsn) -> Lsn {
     let page = record_start.align_down(PAGE_BYTES as u64);
     let header = page_header_bytes(SegmentSize::new(SEGMENT_SIZE).unwrap(), record_start);
     if record_start == page.advance(header as u64) { page } else { record_start }
-}
-
-/// Three pages at the start of a segment of a PostgreSQL 15 with segments of 1 MiB, and the start and end of each
-/// record that its `pg_waldump` lists in them: for where there is no server.
-#[test]
-fn pages_that_a_server_wrote_once_are_read_without_one() {
-    let bytes = include_bytes!("fixtures/postgres15.wal");
-    let listed: Vec<(Lsn, Lsn)> = include_str!("fixtures/postgres15.records")
-        .lines()
-        .map(|line| line.split_once(' ').unwrap())
-        .map(|(start, end)| (start.parse().unwrap(), end.parse().unwrap()))
-        .collect();
-    let ctx = ScanContext {
-        segment_size: SegmentSize::new(SEGMENT_SIZE).unwrap(),
-        system_id: SystemId(7_711_045_340_420_535_361),
-    };
-    assert_eq!(whole_records(ctx, Lsn(0x70_0000), bytes), listed);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! A throw-away PostgreSQL server, and its programs.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
 use std::os::unix::fs::{FileExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +13,8 @@ use wal_types::{Lsn, SegmentSize, SystemId, Tli};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoggedRecord {
     pub(crate) start: Lsn,
+    /// Its length with its header, without alignment and page headers.
+    pub(crate) total_bytes: u64,
     /// Set if it stands for a record that was never finished: where that one begins.
     pub(crate) overwrites: Option<Lsn>,
 }
@@ -36,6 +40,9 @@ pub(crate) struct Programs(PathBuf);
 /// Finds the programs, or says on standard error that there are none.
 #[expect(clippy::print_stderr, reason = "a test that was skipped must say so")]
 pub(crate) fn find_programs() -> Option<Programs> {
+    if let Some(directory) = std::env::var_os("HOLDFAST_PG_BIN") {
+        return Some(Programs(directory.into()));
+    }
     let told = Command::new("pg_config").arg("--bindir").output().ok();
     let told = told.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
     let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
@@ -50,9 +57,16 @@ pub(crate) fn find_programs() -> Option<Programs> {
 
 impl Programs {
     pub(crate) fn major(&self) -> u32 {
-        let said = run(Command::new(self.0.join("pg_waldump")).arg("--version"));
-        let version = said.split_whitespace().nth(2).expect("pg_waldump (PostgreSQL) VERSION");
-        version.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+        self.version().split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn version(&self) -> String {
+        let said = run(Command::new(self.0.join("postgres")).arg("--version"));
+        said.split_whitespace().nth(2).expect("postgres (PostgreSQL) VERSION").to_owned()
+    }
+
+    pub(crate) fn have(&self, name: &str) -> bool {
+        self.0.join(name).exists()
     }
 
     /// All records of a timeline from a segment's start on, to where `pg_waldump` finds no more (which it calls an error).
@@ -67,20 +81,21 @@ impl Programs {
     }
 }
 
-/// `rmgr: X len (rec/tot): …, tx: …, lsn: 0/1000028, prev 0/0, desc: …`.
+/// `rmgr: X len (rec/tot): 3/ 114, tx: …, lsn: 0/1000028, prev 0/0, desc: …`.
 fn parse_waldump_line(line: &str) -> Option<LoggedRecord> {
-    let (_, rest) = line.split_once(" lsn: ")?;
+    let (lengths, rest) = line.split_once(" lsn: ")?;
+    let total_bytes = lengths.split('/').nth(2)?.split(',').next()?.trim().parse().unwrap();
     let start = rest.split(',').next()?.parse().unwrap();
     let overwrites = rest.split_once("OVERWRITE_CONTRECORD lsn ").map(|(_, rest)| {
         let end = rest.find([';', ',', ' ']).unwrap_or(rest.len());
         rest[..end].parse().unwrap()
     });
-    Some(LoggedRecord { start, overwrites })
+    Some(LoggedRecord { start, total_bytes, overwrites })
 }
 
 /// A cluster in a temporary directory. Runs as user postgres if the tests run as root, which the server refuses.
 pub(crate) struct Server {
-    programs: Programs,
+    pub(crate) programs: Programs,
     directory: tempfile::TempDir,
     as_root: bool,
     running: bool,
@@ -184,7 +199,7 @@ impl Server {
         SegmentSize::new(self.control_data("Bytes per WAL segment").parse().unwrap()).unwrap()
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
@@ -192,14 +207,15 @@ impl Server {
         self.data().join("pg_wal")
     }
 
-    fn configure(&self, lines: &str) {
+    pub(crate) fn configure(&self, lines: &str) {
         use std::io::Write;
         let path = self.data().join("postgresql.conf");
         let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
         file.write_all(lines.as_bytes()).unwrap();
     }
 
-    fn program(&self, name: &str) -> Command {
+    /// One of the server's programs, or another one with its path, as the server's user.
+    pub(crate) fn program(&self, name: &str) -> Command {
         let path = self.programs.0.join(name);
         let mut command = match self.as_root {
             false => Command::new(path),
@@ -223,7 +239,7 @@ impl Drop for Server {
     }
 }
 
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {out}{err}");

@@ -1,0 +1,136 @@
+//! WAL cut off at every byte of a page: the record end is that of the last whole record, and reading goes on from there.
+
+use std::collections::BTreeMap;
+
+use wal_format::{PAGE_BYTES, PageFlags, RecordScanner, find_end_of_log};
+use wal_types::{Lsn, Tli};
+
+use crate::fixture::{Fixture, SEGMENT_BYTES};
+use crate::record_ends::is_switch;
+
+/// How much is fed behind a cut.
+const BEHIND_BYTES: usize = PAGE_BYTES + PAGE_BYTES / 2;
+/// Of so many cuts one is tried with all the rest of the log, and from the last record end on.
+const THOROUGH_EVERY: usize = 61;
+
+#[test]
+fn postgres_14_is_cut_at_every_byte_of_a_page() {
+    check_cuts(14);
+}
+
+#[test]
+fn postgres_15_is_cut_at_every_byte_of_a_page() {
+    check_cuts(15);
+}
+
+#[test]
+fn postgres_16_is_cut_at_every_byte_of_a_page() {
+    check_cuts(16);
+}
+
+#[test]
+fn postgres_17_is_cut_at_every_byte_of_a_page() {
+    check_cuts(17);
+}
+
+#[test]
+fn postgres_18_is_cut_at_every_byte_of_a_page() {
+    check_cuts(18);
+}
+
+fn check_cuts(major: u32) {
+    let fixture = Fixture::load(major);
+    let pages = telling_pages(&fixture);
+    assert!(pages.len() >= 10, "{major}: {pages:?}");
+    for (page, what) in pages {
+        check_page(&fixture, page, &format!("PostgreSQL {}, {what} at {page}", fixture.version));
+    }
+}
+
+/// Pages on which something is special, and what.
+fn telling_pages(fixture: &Fixture) -> BTreeMap<Lsn, &'static str> {
+    let page_bytes = PAGE_BYTES as u64;
+    let pages = fixture.pages();
+    let first =
+        |is: &dyn Fn(&(Lsn, wal_format::PageHeader)) -> bool| pages.iter().find(|page| is(page)).unwrap().0;
+    let switch = fixture.records.iter().map(|(start, _)| *start);
+    let mut switches = switch.filter(|start| is_switch(&fixture.bytes[fixture.index_of(*start)..]));
+    let switch = switches.next().unwrap().align_down(page_bytes);
+    let overwriting = first(&|(_, page)| page.flags.contains(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD));
+    let torso = fixture.expected_at(overwriting).0;
+    let on_a_boundary = fixture.records.iter().map(|(_, end)| *end).find(|end| end.0 % page_bytes == 0);
+    let last = fixture.records.last().unwrap().1.align_down(page_bytes);
+    BTreeMap::from([
+        (fixture.start, "the first page"),
+        (fixture.start.advance(page_bytes), "the page after it"),
+        (first(&|(_, page)| page.remaining_bytes > SEGMENT_BYTES && page.long.is_none()), "a long record"),
+        (first(&|(_, page)| page.remaining_bytes > 0 && page.long.is_some()), "a segment in a record"),
+        (
+            first(&|(at, page)| *at > fixture.start && page.remaining_bytes == 0 && page.long.is_some()),
+            "a segment",
+        ),
+        (switch, "a segment switch"),
+        (switch.advance(page_bytes), "the unused rest of a segment"),
+        (on_a_boundary.unwrap().align_down(page_bytes), "a page behind a record end"),
+        (torso.align_down(page_bytes), "the beginning of a record that a crash cut off"),
+        (Lsn(overwriting.0 - page_bytes), "the end of a record that a crash cut off"),
+        (overwriting, "the record that says so"),
+        (first(&|(_, page)| page.tli == Tli(2)), "the second timeline"),
+        (last, "the last page"),
+    ])
+}
+
+fn check_page(fixture: &Fixture, page: Lsn, what: &str) {
+    let from = fixture.index_of(page);
+    let mut scanner = fixture.scanner();
+    scanner.feed(&fixture.bytes[..from]).unwrap();
+    let mut log_has_ended = false;
+    for cut in from..=from + PAGE_BYTES {
+        check_answer(fixture, &scanner, fixture.start.advance(cut as u64), what);
+        check_zeros_behind(fixture, &scanner, cut, what);
+        if !log_has_ended {
+            check_goes_on(fixture, &scanner, cut, what);
+        }
+        if let Some(byte) = fixture.bytes.get(cut) {
+            log_has_ended |= scanner.feed(&[*byte]).is_err();
+        }
+    }
+}
+
+fn check_answer(fixture: &Fixture, scanner: &RecordScanner, position: Lsn, what: &str) {
+    let answer = (scanner.record_end(), scanner.last_record_start());
+    assert_eq!(answer, fixture.expected_at(position), "{what}, at {position}");
+}
+
+/// The scanner at the cut goes on, and one that starts anew at the record end.
+fn check_goes_on(fixture: &Fixture, scanner: &RecordScanner, cut: usize, what: &str) {
+    let thorough = cut.is_multiple_of(THOROUGH_EVERY);
+    let upto = if thorough { fixture.bytes.len() } else { fixture.bytes.len().min(cut + BEHIND_BYTES) };
+    let check = |mut scanner: RecordScanner, from: usize| {
+        let went_on = scanner.feed(&fixture.bytes[from..upto]);
+        check_answer(fixture, &scanner, fixture.start.advance(upto as u64), what);
+        assert!(went_on.is_ok() || went_on.unwrap_err().is_end_of_log(), "{what}: {went_on:?}");
+    };
+    check(scanner.clone(), cut);
+    if thorough {
+        check(scanner.rewound_to_record_end(), fixture.index_of(scanner.record_end()));
+    }
+}
+
+/// As in a file whose last write did not arrive, zeros are behind the cut. They count as far as they are what was there.
+fn check_zeros_behind(fixture: &Fixture, scanner: &RecordScanner, cut: usize, what: &str) {
+    let zeros = [0; PAGE_BYTES];
+    let behind = &fixture.bytes[cut..fixture.bytes.len().min(cut + PAGE_BYTES)];
+    let same = behind.iter().take_while(|byte| **byte == 0).count();
+    let mut left = &zeros[..behind.len()];
+    let found = find_end_of_log(scanner.clone(), |_, buffer| {
+        let count = left.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&left[..count]);
+        left = &left[count..];
+        Ok(count)
+    })
+    .unwrap();
+    let position = fixture.start.advance((cut + same) as u64);
+    let answer = (found.record_end, found.last_record_start);
+    assert_eq!(answer, fixture.expected_at(position), "{what}, zeros from {cut:#x} on");
+}

@@ -1,0 +1,99 @@
+//! [`Fixture`]: some segments of a server's WAL and where their records are, and the files that hold them.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use wal_format::{PAGE_BYTES, PageHeader, RecordScanner, ScanContext};
+use wal_types::{Lsn, SegmentSize, SystemId};
+
+/// Highest of the compression levels that are not slow for nothing.
+const COMPRESSION_LEVEL: u8 = 9;
+/// What a file may hold at most when it is read.
+const FIXTURE_BYTES_MAX: usize = 64 << 20;
+
+pub(crate) const SEGMENT_BYTES: u32 = 1 << 20;
+pub(crate) const MAJORS: [u32; 5] = [14, 15, 16, 17, 18];
+
+/// Where a record begins, and its end as the server's reader has it.
+pub(crate) type RecordRange = (Lsn, Lsn);
+
+pub(crate) struct Fixture {
+    /// Exact version of the server.
+    pub(crate) version: String,
+    pub(crate) system_id: SystemId,
+    /// Start of the first segment.
+    pub(crate) start: Lsn,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) records: Vec<RecordRange>,
+}
+
+impl Fixture {
+    pub(crate) fn load(major: u32) -> Self {
+        let bytes = unpack(&path(major, "wal"));
+        let text = String::from_utf8(unpack(&path(major, "records"))).unwrap();
+        let mut lines = text.lines();
+        let words: Vec<&str> = lines.next().unwrap().split(' ').collect();
+        let range = |line: &str| {
+            let (start, end) = line.split_once(' ').unwrap();
+            (start.parse().unwrap(), end.parse().unwrap())
+        };
+        Self {
+            version: words[0].to_owned(),
+            system_id: SystemId(words[1].parse().unwrap()),
+            start: words[2].parse().unwrap(),
+            bytes,
+            records: lines.map(range).collect(),
+        }
+    }
+
+    pub(crate) fn save(&self, major: u32) {
+        let mut text = format!("{} {} {}\n", self.version, self.system_id, self.start);
+        for (start, end) in &self.records {
+            writeln!(text, "{start} {end}").unwrap();
+        }
+        pack(&path(major, "wal"), &self.bytes);
+        pack(&path(major, "records"), text.as_bytes());
+    }
+
+    pub(crate) fn scanner(&self) -> RecordScanner {
+        let segment_size = SegmentSize::new(SEGMENT_BYTES).unwrap();
+        let ctx = ScanContext { segment_size, system_id: self.system_id };
+        RecordScanner::at_segment_start(ctx, self.start)
+    }
+
+    pub(crate) fn index_of(&self, lsn: Lsn) -> usize {
+        lsn.bytes_since(self.start) as usize
+    }
+
+    /// What a scan must say that has got to `position` and seen nothing else: record end, last record's start.
+    pub(crate) fn expected_at(&self, position: Lsn) -> (Lsn, Option<Lsn>) {
+        match self.records.partition_point(|(_, end)| *end <= position) {
+            0 => (self.start, None),
+            n => (self.records[n - 1].1, Some(self.records[n - 1].0)),
+        }
+    }
+
+    /// Header of each page that has one and is not unwritten, with its position.
+    pub(crate) fn pages(&self) -> Vec<(Lsn, PageHeader)> {
+        let position = |at: usize| self.start.advance((at * PAGE_BYTES) as u64);
+        let pages = self.bytes.chunks(PAGE_BYTES).enumerate();
+        pages
+            .filter_map(|(at, page)| Some((position(at), PageHeader::parse(page).ok()?)))
+            .filter(|(at, header)| *at == header.address)
+            .collect()
+    }
+}
+
+fn path(major: u32, what: &str) -> PathBuf {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    directory.join(format!("postgres{major}.{what}.zlib"))
+}
+
+fn pack(path: &PathBuf, bytes: &[u8]) {
+    std::fs::write(path, miniz_oxide::deflate::compress_to_vec_zlib(bytes, COMPRESSION_LEVEL)).unwrap();
+}
+
+fn unpack(path: &PathBuf) -> Vec<u8> {
+    let packed = std::fs::read(path).unwrap();
+    miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(&packed, FIXTURE_BYTES_MAX).unwrap()
+}
