@@ -18,6 +18,7 @@ mod builder;
 mod end_of_log;
 mod page;
 mod page_chain;
+mod partial_record;
 mod record;
 mod scan_error;
 mod scanner;

@@ -11,14 +11,10 @@
 
 use wal_types::{Lsn, SegmentSize, Tli};
 
-use crate::page::{
-    PAGE_BYTES, PAGE_HEADER_LONG_BYTES, PageError, PageFlags, PageHeader, page_header_bytes, u32_at,
-};
+use crate::page::{PAGE_BYTES, PAGE_HEADER_LONG_BYTES, PageError, PageFlags, PageHeader, page_header_bytes};
 use crate::page_chain::{PageChain, ScanContext};
-use crate::record::{
-    RECORD_ALIGNMENT_BYTES, RECORD_HEADER_BYTES, RecordError, RecordHeader, check_total_bytes,
-    record_checksum,
-};
+use crate::partial_record::{Continuation, PartialRecord, Progress};
+use crate::record::RECORD_ALIGNMENT_BYTES;
 use crate::scan_error::ScanError;
 
 /// Finds record ends in WAL that is fed to it.
@@ -36,7 +32,7 @@ pub struct RecordScanner {
     /// Bytes of the header of the page at `position`, as far as they were fed.
     page_header: [u8; PAGE_HEADER_LONG_BYTES],
     chain: PageChain,
-    /// The record end that counts once later bytes prove it; see [`may_be_switch`].
+    /// The record end that counts once later bytes prove it; see [`Continuation::may_be_switch`].
     unproven_end: Option<Lsn>,
     good: RecordEnd,
     /// Behind the highest byte that was taken though no checksum covers it.
@@ -61,18 +57,16 @@ struct RecordEnd {
 enum Stage {
     /// The first page's header says: the rest of a record that began earlier, or a record.
     Unknown,
-    /// The rest of a record that began before the scan. `tail` are its last bytes, if it is as short as to need them.
-    Continuation { left: u32, short: bool, tail: [u8; 8] },
-    /// A header, `have` bytes of which were fed; none means that we are between records.
-    Header { start: Lsn, bytes: [u8; RECORD_HEADER_BYTES], have: usize },
-    /// The body.
-    Body { start: Lsn, header: [u8; RECORD_HEADER_BYTES], left: u32, checksum: u32 },
+    /// The rest of a record that began before the scan.
+    Continuation(Continuation),
+    /// A record that begins within the scan, or what would be its first byte.
+    Record(PartialRecord),
     /// Between the record's last byte and its aligned end.
     Alignment { start: Option<Lsn>, is_switch: bool },
     /// The unused rest of a segment, without page headers. Any bytes: a server that crashed before it wrote the
     /// zeros goes on with the next segment, and what was in the file before stays.
     SwitchPadding { start: Option<Lsn> },
-    /// What may be the same, see [`may_be_switch`]; `from` is where it begins.
+    /// What may be the same, see [`Continuation::may_be_switch`]; `from` is where it begins.
     UnprovenPadding { from: Lsn },
 }
 
@@ -201,11 +195,8 @@ impl RecordScanner {
         }
         let bytes = &bytes[..bytes.len().min(PAGE_BYTES - offset)];
         match self.stage {
-            Stage::Continuation { left, short, tail } => Ok(self.take_continuation(bytes, left, short, tail)),
-            Stage::Header { start, bytes: header, have } => self.take_header(bytes, start, header, have),
-            Stage::Body { start, header, left, checksum } => {
-                self.take_body(bytes, start, header, left, checksum)
-            }
+            Stage::Continuation(continuation) => Ok(self.take_continuation(bytes, continuation)),
+            Stage::Record(record) => self.take_record(bytes, record),
             Stage::Alignment { start, is_switch } => Ok(self.take_alignment(bytes, start, is_switch)),
             Stage::Unknown | Stage::SwitchPadding { .. } | Stage::UnprovenPadding { .. } => {
                 unreachable!("left by the page header, or handled above")
@@ -231,8 +222,8 @@ impl RecordScanner {
     fn remaining_expected(&self) -> Option<u32> {
         match self.stage {
             Stage::Unknown => None,
-            Stage::Continuation { left, .. } | Stage::Body { left, .. } => Some(left),
-            Stage::Header { bytes, have, .. } if have > 0 => Some(u32_at(&bytes, 0) - have as u32),
+            Stage::Continuation(continuation) => Some(continuation.remaining()),
+            Stage::Record(record) => Some(record.remaining()),
             _ => Some(0),
         }
     }
@@ -254,7 +245,7 @@ impl RecordScanner {
         } else if matches!(self.stage, Stage::Unknown) {
             self.stage = match left {
                 0 => between_records(self.position),
-                _ => Stage::Continuation { left, short: left <= SWITCH_CONTINUATION_BYTES_MAX, tail: [0; 8] },
+                _ => Stage::Continuation(Continuation::new(left)),
             };
         }
         Ok(())
@@ -269,19 +260,12 @@ impl RecordScanner {
         Ok(())
     }
 
-    fn take_continuation(&mut self, bytes: &[u8], left: u32, short: bool, mut tail: [u8; 8]) -> usize {
-        let taken = bytes.len().min(left as usize);
+    fn take_continuation(&mut self, bytes: &[u8], mut continuation: Continuation) -> usize {
+        let taken = continuation.take(bytes);
         self.position = self.position.advance(taken as u64);
-        if short {
-            for byte in &bytes[..taken] {
-                tail.rotate_left(1);
-                tail[7] = *byte;
-            }
-        }
-        let left = left - taken as u32;
-        if left > 0 {
-            self.stage = Stage::Continuation { left, short, tail };
-        } else if short && may_be_switch(&tail) && self.alignment_bytes_left() == 0 {
+        if continuation.remaining() > 0 {
+            self.stage = Stage::Continuation(continuation);
+        } else if continuation.may_be_switch() && self.alignment_bytes_left() == 0 {
             self.unproven_end = Some(self.position);
             self.stage = between_records(self.position);
         } else {
@@ -290,92 +274,27 @@ impl RecordScanner {
         taken
     }
 
-    fn take_header(
-        &mut self,
-        bytes: &[u8],
-        start: Lsn,
-        mut header: [u8; RECORD_HEADER_BYTES],
-        have: usize,
-    ) -> Result<usize, ScanError> {
-        let start = if have == 0 { self.position } else { start };
-        let taken = bytes.len().min(RECORD_HEADER_BYTES - have);
-        let (before, have) = (have, have + taken);
-        header[before..have].copy_from_slice(&bytes[..taken]);
+    fn take_record(&mut self, bytes: &[u8], mut record: PartialRecord) -> Result<usize, ScanError> {
+        let (taken, progress) = record.take(self.position, bytes, self.good.last_record_start);
         self.position = self.position.advance(taken as u64);
-        if before < 4 && have >= 4 {
-            // The length is never cut by a page boundary, and the next page's header is checked against it.
-            let total_bytes = u32_at(&header, 0);
-            if total_bytes == 0 {
-                return self.meet_zeros(start, &header[..have]).map(|()| taken);
-            }
-            check_total_bytes(total_bytes).map_err(|problem| ScanError::Record { at: start, problem })?;
-        }
-        self.stage = Stage::Header { start, bytes: header, have };
-        if have == RECORD_HEADER_BYTES {
-            let parsed = RecordHeader::parse(&header);
-            self.check_header(start, &parsed).map_err(|problem| ScanError::Record { at: start, problem })?;
-            let left = parsed.total_bytes - RECORD_HEADER_BYTES as u32;
-            self.stage = Stage::Body { start, header, left, checksum: 0 };
-            if left == 0 {
-                self.finish_body(start, &header, 0)?;
-            }
+        match progress {
+            Progress::Partial => self.stage = Stage::Record(record),
+            Progress::Whole { is_switch } => self.end_record(Some(record.start()), is_switch),
+            Progress::NoLength => self.meet_zeros(&record)?,
+            Progress::Wrong(problem) => return Err(ScanError::Record { at: record.start(), problem }),
         }
         Ok(taken)
     }
 
     /// No length where a record should begin: the log ends, unless this is the unused rest of a segment.
-    fn meet_zeros(&mut self, start: Lsn, fed: &[u8]) -> Result<(), ScanError> {
-        if self.unproven_end != Some(start) || fed.iter().any(|byte| *byte != 0) {
+    fn meet_zeros(&mut self, record: &PartialRecord) -> Result<(), ScanError> {
+        let start = record.start();
+        if self.unproven_end != Some(start) || record.header().iter().any(|byte| *byte != 0) {
             return Err(ScanError::EndOfLog { at: start });
         }
         let segment_size = self.ctx.segment_size;
         self.unproven_end = Some(segment_size.start_of(segment_size.segment_of(start) + 1));
         self.stage = Stage::UnprovenPadding { from: start };
-        Ok(())
-    }
-
-    fn check_header(&self, start: Lsn, header: &RecordHeader) -> Result<(), RecordError> {
-        header.check()?;
-        let found = header.prev;
-        match self.good.last_record_start {
-            Some(expected) if found != expected => Err(RecordError::Prev { expected, found }),
-            None if found >= start => Err(RecordError::PrevNotBefore(found)),
-            _ => Ok(()),
-        }
-    }
-
-    fn take_body(
-        &mut self,
-        bytes: &[u8],
-        start: Lsn,
-        header: [u8; RECORD_HEADER_BYTES],
-        left: u32,
-        checksum: u32,
-    ) -> Result<usize, ScanError> {
-        let taken = bytes.len().min(left as usize);
-        let checksum = crc32c::crc32c_append(checksum, &bytes[..taken]);
-        self.position = self.position.advance(taken as u64);
-        let left = left - taken as u32;
-        self.stage = Stage::Body { start, header, left, checksum };
-        if left == 0 {
-            self.finish_body(start, &header, checksum)?;
-        }
-        Ok(taken)
-    }
-
-    fn finish_body(
-        &mut self,
-        start: Lsn,
-        header: &[u8; RECORD_HEADER_BYTES],
-        body: u32,
-    ) -> Result<(), ScanError> {
-        let parsed = RecordHeader::parse(header);
-        let (computed, stored) = (record_checksum(header, body), parsed.checksum);
-        if computed != stored {
-            let problem = RecordError::Checksum { computed, stored };
-            return Err(ScanError::Record { at: start, problem });
-        }
-        self.end_record(Some(start), parsed.is_switch());
         Ok(())
     }
 
@@ -437,24 +356,11 @@ impl RecordScanner {
 }
 
 const fn between_records(start: Lsn) -> Stage {
-    Stage::Header { start, bytes: [0; RECORD_HEADER_BYTES], have: 0 }
+    Stage::Record(PartialRecord::at(start))
 }
 
 pub(crate) fn can_be_record_end(segment_size: SegmentSize, lsn: Lsn) -> bool {
     let offset = lsn.0 as usize % PAGE_BYTES;
     lsn.align_down(RECORD_ALIGNMENT_BYTES) == lsn
         && (offset == 0 || offset > page_header_bytes(segment_size, lsn))
-}
-
-/// A switch is as long as its header, of which at least 8 bytes are on the page where it begins.
-const SWITCH_CONTINUATION_BYTES_MAX: u32 = 16;
-
-/// A scan may begin in the header of a segment switch: the rest of it opens the segment, and zeros fill it. `tail` are
-/// the last 8 bytes: info, resource manager, two unused bytes, checksum. They may as well be the end of an ordinary
-/// record behind which the log ends. The zeros tell nothing, so neither end counts until more comes: a record right
-/// behind, or the next segment.
-fn may_be_switch(tail: &[u8; 8]) -> bool {
-    let mut header = [0; RECORD_HEADER_BYTES];
-    header[RECORD_HEADER_BYTES - 8..].copy_from_slice(tail);
-    RecordHeader::parse(&header).is_switch() && tail[2..4] == [0, 0]
 }
