@@ -6,6 +6,7 @@
 //! | [`shutdown`] | signals as two stages, drain and immediate, and the tasks that a drain waits for |
 //! | [`timed_lru`] | a bounded cache whose entries end by age and by idleness |
 //! | [`single_flight`] | concurrent callers of one key share one run |
+//! | [`leaky_bucket`] | how often each of many keys may do something |
 //! | [`address_file`] | tells another process, in one rename, where this one listens |
 //!
 //! Decisions are pure wherever possible: time and randomness come in as arguments. Nothing here speaks a protocol,
@@ -13,11 +14,13 @@
 
 pub mod address_file;
 pub mod backoff;
+pub mod leaky_bucket;
 pub mod shutdown;
 pub mod single_flight;
 pub mod timed_lru;
 
 pub use backoff::Backoff;
+pub use leaky_bucket::LeakyBuckets;
 pub use shutdown::Shutdown;
 pub use single_flight::SingleFlight;
 pub use timed_lru::TimedLru;

@@ -1,0 +1,206 @@
+//! [`LeakyBuckets`]: how often each of many keys may do something.
+//!
+//! Each key has a bucket that leaks at a steady [`Rate`]; what is allowed fills it, and what would make it overflow is
+//! refused with the time after which it fits. Kept as one instant for each key, the one at which its bucket would be
+//! empty (the "generic cell rate algorithm", ITU-T I.371), so nothing ticks.
+//!
+//! **Memory is bounded.** At most `keys_max` buckets are kept, and one that is empty says nothing and goes. When there
+//! are more, the one that was used longest ago is forgotten, with what was in it: somebody with more addresses than
+//! that is not held up by this, and needs a limit on all of them together.
+//!
+//! No clock and no lock: `now` is an argument, and the owner has a mutex. Called by the proxy, for endpoints, for
+//! networks that clients come from, and for wakes.
+
+use std::borrow::Borrow;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+use hashlink::LruCache;
+
+/// How fast a bucket leaks, and how much it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Time in which one unit leaks.
+    interval: Duration,
+    /// Units that may come at once when the bucket is empty.
+    burst: u32,
+}
+
+impl Rate {
+    /// `burst` at once, and then one every `interval`. A burst of zero allows nothing.
+    pub const fn new(interval: Duration, burst: u32) -> Self {
+        Self { interval, burst }
+    }
+
+    /// `burst` at once, and then `count` a second; nothing for a count that is not above zero.
+    pub fn per_second(count: f64, burst: u32) -> Self {
+        let interval = Duration::try_from_secs_f64(count.recip()).unwrap_or(Duration::MAX);
+        if count > 0.0 { Self::new(interval, burst) } else { Self::new(Duration::MAX, 0) }
+    }
+}
+
+/// It would overflow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// After this time one more fits, if nobody else comes; [`Duration::MAX`] when never.
+    pub retry_after: Duration,
+}
+
+/// One bucket for each key; see the module's text.
+#[derive(Debug)]
+pub struct LeakyBuckets<K> {
+    rate: Rate,
+    /// When each bucket will be empty. Unbounded: the bound is kept by `take`.
+    empty_at: LruCache<K, Instant>,
+    keys_max: usize,
+}
+
+impl<K: Eq + Hash> LeakyBuckets<K> {
+    /// No buckets yet.
+    pub fn new(rate: Rate, keys_max: usize) -> Self {
+        Self { rate, empty_at: LruCache::new_unbounded(), keys_max }
+    }
+
+    /// Another rate from now on. What is in the buckets stays.
+    pub fn set_rate(&mut self, rate: Rate) {
+        self.rate = rate;
+    }
+
+    /// Puts one unit into the bucket of `key`, if it fits.
+    pub fn take<Q>(&mut self, key: &Q, now: Instant) -> Result<(), Refused>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
+    {
+        if self.rate.burst == 0 {
+            return Err(Refused { retry_after: Duration::MAX });
+        }
+        let level = self.empty_at.get(key).map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        // With one more it must not hold more than `burst`, so what is in there now must leave room for one.
+        let room_at = self.rate.interval.saturating_mul(self.rate.burst - 1);
+        if level > room_at {
+            return Err(Refused { retry_after: level.saturating_sub(room_at) });
+        }
+        let filled = level.saturating_add(self.rate.interval);
+        // A clock has an end. Whoever comes so seldom may come once more.
+        if let Some(at) = now.checked_add(filled) {
+            self.empty_at.insert(key.to_owned(), at);
+        }
+        if self.empty_at.len() > self.keys_max {
+            self.empty_at.remove_lru();
+        }
+        Ok(())
+    }
+
+    /// Forgets the buckets that are empty and returns how many there were. Looks at all.
+    pub fn sweep(&mut self, now: Instant) -> usize {
+        let before = self.empty_at.len();
+        self.empty_at.retain(|_, at| *at > now);
+        before - self.empty_at.len()
+    }
+
+    /// Buckets that take up room.
+    pub fn len(&self) -> usize {
+        self.empty_at.len()
+    }
+
+    /// True when no bucket takes up room.
+    pub fn is_empty(&self) -> bool {
+        self.empty_at.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn buckets(burst: u32, keys_max: usize) -> (LeakyBuckets<String>, Instant) {
+        (LeakyBuckets::new(Rate::new(SECOND, burst), keys_max), Instant::now())
+    }
+
+    #[test]
+    fn a_burst_is_allowed_and_then_one_for_each_interval() {
+        let (mut buckets, start) = buckets(3, 10);
+        let table = [(0, true), (0, true), (0, true), (0, false), (900, false), (1000, true), (1100, false)];
+        for (at_ms, allowed) in table {
+            let now = start + Duration::from_millis(at_ms);
+            assert_eq!(buckets.take("a", now).is_ok(), allowed, "at {at_ms} ms");
+        }
+        assert!(buckets.take("b", start).is_ok(), "another key has another bucket");
+    }
+
+    #[test]
+    fn who_is_refused_is_allowed_after_exactly_the_time_that_was_told() {
+        let (mut buckets, start) = buckets(2, 10);
+        buckets.take("a", start).unwrap();
+        buckets.take("a", start).unwrap();
+        let now = start + Duration::from_millis(300);
+        let Refused { retry_after } = buckets.take("a", now).unwrap_err();
+        assert_eq!(retry_after, Duration::from_millis(700));
+        assert!(buckets.take("a", now + retry_after - Duration::from_nanos(1)).is_err());
+        assert!(buckets.take("a", now + retry_after).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_costs_nothing() {
+        let (mut buckets, start) = buckets(1, 10);
+        buckets.take("a", start).unwrap();
+        for _ in 0..1000 {
+            buckets.take("a", start).unwrap_err();
+        }
+        assert!(buckets.take("a", start + SECOND).is_ok());
+    }
+
+    #[test]
+    fn memory_is_bounded_and_empty_buckets_go() {
+        let (mut buckets, start) = buckets(1, 5);
+        for key in 0..100 {
+            buckets.take(&key.to_string(), start).unwrap();
+        }
+        assert_eq!(buckets.len(), 5);
+        assert!(buckets.take("99", start).is_err(), "the newest are kept");
+        assert_eq!(buckets.sweep(start + SECOND), 5);
+        assert!(buckets.is_empty());
+    }
+
+    #[test]
+    fn rates_that_mean_nothing_allow_nothing_and_extremes_do_not_panic() {
+        let now = Instant::now();
+        for rate in [Rate::per_second(0.0, 5), Rate::per_second(-1.0, 5), Rate::per_second(f64::NAN, 5)] {
+            let refused = LeakyBuckets::<String>::new(rate, 1).take("a", now);
+            assert_eq!(refused, Err(Refused { retry_after: Duration::MAX }), "{rate:?}");
+        }
+        let mut slow = LeakyBuckets::<String>::new(Rate::new(Duration::MAX, u32::MAX), 1);
+        slow.take("a", now).unwrap();
+        slow.take("a", now).unwrap();
+        let mut fast = LeakyBuckets::<String>::new(Rate::per_second(f64::INFINITY, 1), 1);
+        fast.take("a", now).unwrap();
+        fast.take("a", now).unwrap();
+    }
+
+    proptest! {
+        /// The promise itself: in no window of time more than a burst and what leaked meanwhile.
+        #[test]
+        fn in_any_window_at_most_a_burst_and_what_leaked(burst in 1_u32..6, steps in prop::collection::vec(0_u64..2500, 1..60)) {
+            let (mut buckets, start) = buckets(burst, 4);
+            let mut now = start;
+            let mut allowed = Vec::new();
+            for step in steps {
+                now += Duration::from_millis(step);
+                if buckets.take("a", now).is_ok() {
+                    allowed.push(now);
+                }
+            }
+            for (index, first) in allowed.iter().enumerate() {
+                for (count, last) in allowed[index..].iter().enumerate() {
+                    let leaked = last.duration_since(*first).as_secs();
+                    prop_assert!(count as u64 <= u64::from(burst) + leaked);
+                }
+            }
+        }
+    }
+}
