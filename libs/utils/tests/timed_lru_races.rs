@@ -13,7 +13,7 @@ const KEY: &str = "endpoint";
 type Shared = Arc<Mutex<TimedLru<&'static str, u32>>>;
 
 fn generation_of(cache: &Shared, now: Instant) -> Option<Generation> {
-    match cache.lock().unwrap().get(KEY, now) {
+    match cache.lock().expect("nothing panics under the lock").get(KEY, now) {
         Lookup::Hit { generation, .. } => Some(generation),
         Lookup::Expired | Lookup::Miss => None,
     }
@@ -21,11 +21,11 @@ fn generation_of(cache: &Shared, now: Instant) -> Option<Generation> {
 
 /// Uses what it finds, learns that it is wrong, and removes it: between any two of these others may do anything.
 fn finds_it_stale(cache: &Shared, wrong: u32, now: Instant) {
-    let seen = match cache.lock().unwrap().get(KEY, now) {
+    let seen = match cache.lock().expect("nothing panics under the lock").get(KEY, now) {
         Lookup::Hit { value: &value, generation, .. } if value == wrong => generation,
         Lookup::Hit { .. } | Lookup::Expired | Lookup::Miss => return,
     };
-    cache.lock().unwrap().invalidate(KEY, seen);
+    cache.lock().expect("nothing panics under the lock").invalidate(KEY, seen);
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn a_stale_handle_never_removes_a_newer_entry() {
     loom::model(|| {
         let now = Instant::now();
         let cache: Shared = Arc::new(Mutex::new(TimedLru::new(4)));
-        cache.lock().unwrap().insert(KEY, 1, TTL, now);
+        cache.lock().expect("nothing panics under the lock").insert(KEY, 1, TTL, now);
         let stale = {
             let cache = Arc::clone(&cache);
             thread::spawn(move || finds_it_stale(&cache, 1, now))
@@ -42,7 +42,7 @@ fn a_stale_handle_never_removes_a_newer_entry() {
             let cache = Arc::clone(&cache);
             thread::spawn(move || {
                 finds_it_stale(&cache, 1, now);
-                cache.lock().unwrap().insert(KEY, 2, TTL, now).generation
+                cache.lock().expect("nothing panics under the lock").insert(KEY, 2, TTL, now).generation
             })
         };
         stale.join().unwrap();
@@ -58,17 +58,18 @@ fn removing_by_key_alone_would_remove_it() {
     loom::model(|| {
         let now = Instant::now();
         let cache: Shared = Arc::new(Mutex::new(TimedLru::new(4)));
-        cache.lock().unwrap().insert(KEY, 1, TTL, now);
+        cache.lock().expect("nothing panics under the lock").insert(KEY, 1, TTL, now);
         let stale = {
             let cache = Arc::clone(&cache);
             thread::spawn(move || {
-                let is_wrong = cache.lock().unwrap().get(KEY, now).value() == Some(&1);
+                let is_wrong =
+                    cache.lock().expect("nothing panics under the lock").get(KEY, now).value() == Some(&1);
                 if is_wrong {
-                    cache.lock().unwrap().remove(KEY);
+                    cache.lock().expect("nothing panics under the lock").remove(KEY);
                 }
             })
         };
-        cache.lock().unwrap().insert(KEY, 2, TTL, now);
+        cache.lock().expect("nothing panics under the lock").insert(KEY, 2, TTL, now);
         stale.join().unwrap();
         assert!(generation_of(&cache, now).is_some(), "the refreshed entry is still there");
     });
