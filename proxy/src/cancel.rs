@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use pq_proto::{Encode, StartupPacket};
+use pq_proto::{Encode, ProtocolVersion, StartupPacket};
 use rand::{Rng, RngExt};
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,9 +17,15 @@ use tokio::time::timeout;
 use crate::compute::{self, ComputeError, Dial};
 use crate::control_plane::Compute;
 use crate::metrics::{How, Metrics};
+use crate::rate_limit::Rate;
 
-/// Bytes of the secret in protocol 3.0.
-const SECRET_BYTES: usize = 4;
+/// Bytes of the secret in protocol 3.0, which knows no other length.
+const SHORT_SECRET_BYTES: usize = 4;
+/// From protocol 3.2 on: nobody guesses it.
+const LONG_SECRET_BYTES: usize = 32;
+/// Requests of one network in a second, and at once after a pause.
+const REQUESTS_PER_SECOND: u32 = 100;
+const REQUESTS_BURST: u32 = 1000;
 /// From connecting to the compute until it has closed that connection, which it does when the signal is sent.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -26,12 +33,13 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Cancels {
     known: Mutex<HashMap<i32, Known>>,
+    rate: Rate,
     metrics: Metrics,
 }
 
 #[derive(Debug)]
 struct Known {
-    secret: [u8; SECRET_BYTES],
+    secret: Bytes,
     target: Arc<Target>,
 }
 
@@ -59,32 +67,36 @@ impl Drop for Registered {
 
 impl Cancels {
     pub(crate) fn new(metrics: Metrics) -> Self {
-        Self { known: Mutex::default(), metrics }
+        Self { known: Mutex::default(), rate: Rate::new(REQUESTS_PER_SECOND, REQUESTS_BURST), metrics }
     }
 
     /// Makes a key for a client of this backend.
     pub(crate) fn register(
         self: &Arc<Self>,
         target: Arc<Target>,
+        version: ProtocolVersion,
         random: &mut (impl Rng + Send),
     ) -> Registered {
-        let mut secret = [0; SECRET_BYTES];
-        random.fill_bytes(&mut secret);
+        let long = version >= ProtocolVersion::V3_2;
+        let mut key = vec![0; if long { LONG_SECRET_BYTES } else { SHORT_SECRET_BYTES }];
+        random.fill_bytes(&mut key);
+        let key = Bytes::from(key);
         let mut known = self.lock();
         loop {
             // Some clients keep it as an unsigned, others as a signed number: positive is both.
             let pid = random.random_range(1..=i32::MAX);
             if let Entry::Vacant(free) = known.entry(pid) {
-                free.insert(Known { secret, target });
-                let key = Bytes::copy_from_slice(&secret);
+                free.insert(Known { secret: key.clone(), target });
                 return Registered { pid, key, cancels: Arc::clone(self) };
             }
         }
     }
 
     /// Passes a cancel request on, when its key is one of ours. A wrong one is met with silence, like a right one.
-    pub(crate) async fn pass_on(&self, dial: &impl Dial, pid: i32, key: &[u8]) {
+    pub(crate) async fn pass_on(&self, dial: &impl Dial, peer: Option<SocketAddr>, pid: i32, key: &[u8]) {
+        let is_allowed = peer.is_none_or(|peer| self.rate.allows(peer.ip()));
         let how = match self.find(pid, key) {
+            _ if !is_allowed => "too_many",
             None => "wrong_key",
             Some(target) => match target.cancel(dial).await {
                 Ok(()) => "passed_on",
@@ -115,7 +127,7 @@ impl Target {
     pub(crate) async fn cancel(&self, dial: &impl Dial) -> Result<(), ComputeError> {
         let cancel = Box::pin(async {
             let stream = dial.dial(&self.compute.address).await.map_err(ComputeError::Unreachable)?;
-            let mut stream = compute::encrypt(stream, &self.compute).await?;
+            let mut stream = compute::encrypt(dial, stream, &self.compute).await?;
             let mut request = BytesMut::new();
             let packet = StartupPacket::Cancel { pid: self.pid, key: self.key.clone() };
             packet.encode(&mut request).map_err(|error| ComputeError::Protocol(error.to_string()))?;
@@ -132,26 +144,74 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
     use super::*;
 
+    fn target() -> Arc<Target> {
+        let compute = Compute { address: "h:1".parse().unwrap(), tls: None, database: None };
+        Arc::new(Target { compute: Arc::new(compute), pid: 7, key: Bytes::from_static(b"abcd") })
+    }
+
     #[test]
     fn only_the_whole_key_of_a_connected_client_is_good() {
         let cancels = Arc::new(Cancels::new(Metrics::new(&mut Default::default())));
-        let address = "h:1".parse().unwrap();
-        let compute = Arc::new(Compute { address, tls: None, database: None });
-        let target = Arc::new(Target { compute, pid: 7, key: Bytes::from_static(b"abcd") });
-        let registered = cancels.register(target, &mut StdRng::seed_from_u64(1));
-        let (pid, key) = (registered.pid, registered.key.to_vec());
-        assert_eq!(cancels.find(pid, &key).unwrap().pid, 7);
-        let mut wrong = key.clone();
-        wrong[3] ^= 1;
-        for (pid, key) in [(pid, &wrong[..]), (pid, &key[..3]), (pid, b""), (pid.wrapping_add(1), &key[..])] {
-            assert!(cancels.find(pid, key).is_none());
+        for (version, bytes) in
+            [(ProtocolVersion::V3_0, 4), (ProtocolVersion(3 << 16 | 1), 4), (ProtocolVersion::V3_2, 32)]
+        {
+            let registered = cancels.register(target(), version, &mut StdRng::seed_from_u64(1));
+            let (pid, key) = (registered.pid, registered.key.to_vec());
+            assert_eq!(key.len(), bytes);
+            assert_eq!(cancels.find(pid, &key).unwrap().pid, 7);
+            let mut wrong = key.clone();
+            wrong[3] ^= 1;
+            let longer = [&key[..], &[0]].concat();
+            for (pid, key) in [
+                (pid, &wrong[..]),
+                (pid, &key[..3]),
+                (pid, b""),
+                (pid, &longer),
+                (pid.wrapping_add(1), &key[..]),
+            ] {
+                assert!(cancels.find(pid, key).is_none());
+            }
+            drop(registered);
+            assert!(cancels.find(pid, &key).is_none());
         }
-        drop(registered);
-        assert!(cancels.find(pid, &key).is_none());
+        assert!(cancels.lock().is_empty());
+    }
+
+    /// Counts, and is never there.
+    struct Nobody(AtomicU32);
+
+    impl Dial for Nobody {
+        type Stream = tokio::net::TcpStream;
+
+        async fn dial(&self, _: &crate::control_plane::Address) -> std::io::Result<Self::Stream> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Err(std::io::ErrorKind::ConnectionRefused.into())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_network_that_asks_too_often_reaches_no_compute_and_others_do() {
+        let cancels = Arc::new(Cancels::new(Metrics::new(&mut Default::default())));
+        let registered = cancels.register(target(), ProtocolVersion::V3_2, &mut StdRng::seed_from_u64(1));
+        let dial = Nobody(AtomicU32::new(0));
+        let ask = async |peer: &str, count: u32| {
+            for _ in 0..count {
+                let peer = Some(peer.parse().unwrap());
+                cancels.pass_on(&dial, peer, registered.pid, &registered.key).await;
+            }
+            dial.0.swap(0, Ordering::Relaxed)
+        };
+        assert_eq!(ask("192.0.2.1:1", REQUESTS_BURST + 50).await, REQUESTS_BURST);
+        assert_eq!(ask("192.0.2.200:1", 1).await, 0);
+        assert_eq!(ask("198.51.100.1:1", 1).await, 1);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(ask("192.0.2.1:1", REQUESTS_BURST).await, REQUESTS_PER_SECOND);
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Parser;
 use thiserror::Error;
 
-pub use crate::tls::TlsFiles;
+pub use crate::auth::ClientAuth;
+pub use crate::proxy_protocol::ProxyProtocol;
+pub use crate::tls::files::{TlsFiles, TlsSources};
 
 /// One address for many PostgreSQL databases: finds the one that a client wants, authenticates the client, wakes the
 /// database if it is stopped, and passes bytes.
@@ -17,15 +19,15 @@ pub use crate::tls::TlsFiles;
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = EXAMPLES)]
 pub struct Flags {
-    /// Where clients connect; port 0 takes a free one, see --address-file
+    /// Where clients connect; port 0 takes a free one, see --address-file. May be repeated
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
-    listen: String,
+    listen: Vec<String>,
 
     /// Where the HTTP port for operators listens: /v1/sessions, /v1/cache, /metrics, /healthz, /readyz
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen_http: String,
 
-    /// Written once both ports are open: {"pid":…,"pg":"host:port","http":"host:port"}
+    /// Written once all ports are open: {"pid":…,"pg":"host:port","pg_all":["host:port",…],"http":"host:port"}
     #[arg(long, value_name = "PATH")]
     address_file: Option<PathBuf>,
 
@@ -38,9 +40,44 @@ pub struct Flags {
     #[arg(long, value_name = "PATH", requires = "tls_cert")]
     tls_key: Vec<PathBuf>,
 
+    /// More certificates: NAME/tls.crt with NAME/tls.key, or NAME.crt with NAME.key, in this directory. Names of the
+    /// server are found in the certificates themselves. All certificates are read again at SIGHUP and when a file changes
+    #[arg(long, value_name = "PATH")]
+    tls_certs_dir: Option<PathBuf>,
+
+    /// Clients must show a certificate that one of the authorities in this file (PEM) has signed; besides their password
+    #[arg(long, value_name = "PATH")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// Connections to databases that the control plane says nothing about: disable does not encrypt, require encrypts and
+    /// believes any certificate, verify-full wants one for the host that --compute-tls-ca vouches for
+    #[arg(long, value_name = "MODE", default_value = "disable", value_parser = ["disable", "require", "verify-full"])]
+    compute_tls: String,
+
+    /// Authorities for --compute-tls verify-full (PEM)
+    #[arg(long, value_name = "PATH")]
+    compute_tls_ca: Option<PathBuf>,
+
+    /// Whether connections begin with the PROXY protocol, version 2, which says where they really come from. Only for
+    /// ports that nobody but the load balancer reaches: required, optional or rejected
+    #[arg(long, value_name = "WHETHER", default_value = "rejected")]
+    proxy_protocol_v2: ProxyProtocol,
+
+    /// Connections at the same time; one more is refused with SQLSTATE 53300. 0 is without limit
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    max_connections: usize,
+
+    /// The same for connections from one IPv4 address or one /64 of IPv6
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    max_connections_per_ip: usize,
+
     /// Who knows the endpoints: file:PATH for a TOML file with addresses, roles and start commands
     #[arg(long, value_name = "file:PATH")]
     control_plane: String,
+
+    /// How clients prove that they know their password
+    #[arg(long, value_name = "METHOD", value_enum, default_value_t)]
+    client_auth: ClientAuth,
 
     /// Secret from which salts for unknown roles are made, so that nobody can tell them from known ones; made if it is
     /// not there. Without it the TLS key serves, until it is exchanged. Share it between proxies of the same endpoints
@@ -94,15 +131,25 @@ Signals: SIGTERM takes no new sessions and lets the others finish, SIGINT ends a
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where clients connect.
-    pub listen: String,
+    pub listen: Vec<String>,
     /// Where the HTTP port listens.
     pub listen_http: String,
     /// Where to tell the addresses.
     pub address_file: Option<PathBuf>,
-    /// Certificates, the one for unknown names first. Sessions are in plain when there is none.
-    pub tls: Vec<TlsFiles>,
+    /// Certificates. Sessions are in plain when there is none.
+    pub tls: TlsSources,
+    /// To computes that the control plane says nothing about.
+    pub compute_tls: ComputeTls,
+    /// Whether connections begin with the PROXY protocol.
+    pub proxy_protocol: ProxyProtocol,
+    /// Connections at the same time; 0 is without limit.
+    pub connections_max: usize,
+    /// Connections from one address at the same time; 0 is without limit.
+    pub connections_per_source_max: usize,
     /// Who knows the endpoints.
     pub control_plane: ControlPlaneSource,
+    /// How clients prove that they know their password.
+    pub client_auth: ClientAuth,
     /// The secret behind the salts of unknown roles.
     pub mock_secret_file: Option<PathBuf>,
     /// From authenticated to connected.
@@ -115,6 +162,20 @@ pub struct Config {
     pub log_format: telemetry::LogFormat,
     /// What is logged.
     pub log_level: Option<String>,
+}
+
+/// How connections to computes are encrypted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ComputeTls {
+    /// Not at all.
+    Disable,
+    /// Encrypted, with whomever.
+    Require,
+    /// Encrypted, and the certificate must be for the host.
+    VerifyFull {
+        /// Who may vouch for it, PEM.
+        authorities: PathBuf,
+    },
 }
 
 /// Who knows the endpoints.
@@ -143,6 +204,15 @@ pub enum ConfigError {
         /// Keys.
         keys: usize,
     },
+    /// Authorities for a check that does not take place, or a check without authorities.
+    #[error("--compute-tls {mode} and --compute-tls-ca: verify-full needs it, and nothing else does")]
+    ComputeAuthorities {
+        /// The mode.
+        mode: String,
+    },
+    /// Certificates of clients where there is no TLS.
+    #[error("--tls-client-ca needs --tls-cert or --tls-certs-dir")]
+    ClientAuthority,
     /// Not a known kind of control plane.
     #[error("--control-plane {0}: expected file:PATH, for example file:endpoints.toml")]
     ControlPlane(String),
@@ -151,12 +221,26 @@ pub enum ConfigError {
 impl Flags {
     /// Checks the flags.
     pub fn validate(self) -> Result<Config, ConfigError> {
-        check_address("--listen", &self.listen)?;
+        self.listen.iter().try_for_each(|address| check_address("--listen", address))?;
         check_address("--listen-http", &self.listen_http)?;
         if self.tls_cert.len() != self.tls_key.len() {
             return Err(ConfigError::Pairs { certificates: self.tls_cert.len(), keys: self.tls_key.len() });
         }
         let pairs = self.tls_cert.into_iter().zip(self.tls_key);
+        let tls = TlsSources {
+            pairs: pairs.map(|(certificate, key)| TlsFiles { certificate, key }).collect(),
+            directory: self.tls_certs_dir,
+            client_authority: self.tls_client_ca,
+        };
+        if tls.client_authority.is_some() && tls.pairs.is_empty() && tls.directory.is_none() {
+            return Err(ConfigError::ClientAuthority);
+        }
+        let compute_tls = match (self.compute_tls.as_str(), self.compute_tls_ca) {
+            ("disable", None) => ComputeTls::Disable,
+            ("require", None) => ComputeTls::Require,
+            ("verify-full", Some(authorities)) => ComputeTls::VerifyFull { authorities },
+            (mode, _) => return Err(ConfigError::ComputeAuthorities { mode: mode.to_owned() }),
+        };
         let control_plane = match self.control_plane.split_once(':') {
             Some(("file", path)) if !path.is_empty() => ControlPlaneSource::File(path.into()),
             _ => return Err(ConfigError::ControlPlane(self.control_plane)),
@@ -165,8 +249,13 @@ impl Flags {
             listen: self.listen,
             listen_http: self.listen_http,
             address_file: self.address_file,
-            tls: pairs.map(|(certificate, key)| TlsFiles { certificate, key }).collect(),
+            tls,
+            compute_tls,
+            proxy_protocol: self.proxy_protocol_v2,
+            connections_max: self.max_connections,
+            connections_per_source_max: self.max_connections_per_ip,
             control_plane,
+            client_auth: self.client_auth,
             mock_secret_file: self.mock_secret_file,
             connect_timeout: Duration::from_secs(self.connect_timeout),
             drain_idle: Duration::from_secs(self.drain_idle),
@@ -197,7 +286,15 @@ mod tests {
     fn a_control_plane_is_enough() {
         let config = config(&["--control-plane", "file:e.toml"]).unwrap();
         assert_eq!(config.control_plane, ControlPlaneSource::File("e.toml".into()));
-        assert_eq!((config.listen.as_str(), config.tls.len()), ("127.0.0.1:0", 0));
+        assert_eq!(
+            (config.listen.as_slice(), &config.tls),
+            (&["127.0.0.1:0".to_owned()][..], &TlsSources::default())
+        );
+        assert_eq!(
+            (config.compute_tls, config.proxy_protocol),
+            (ComputeTls::Disable, ProxyProtocol::Rejected)
+        );
+        assert_eq!((config.connections_max, config.connections_per_source_max), (0, 0));
         assert_eq!(config.connect_timeout, Duration::from_secs(60));
     }
 
@@ -216,7 +313,46 @@ mod tests {
             "file:e",
         ];
         let second = TlsFiles { certificate: "c2".into(), key: "k2".into() };
-        assert_eq!(config(&all).unwrap().tls[1], second);
+        assert_eq!(config(&all).unwrap().tls.pairs[1], second);
+    }
+
+    #[test]
+    fn databases_are_believed_as_the_flags_say() {
+        let tls = |flags: &[&str]| {
+            config(&[&["--control-plane", "file:e"], flags].concat()).map(|config| config.compute_tls)
+        };
+        assert_eq!(tls(&["--compute-tls", "require"]), Ok(ComputeTls::Require));
+        let verified = tls(&["--compute-tls", "verify-full", "--compute-tls-ca", "ca.pem"]);
+        assert_eq!(verified, Ok(ComputeTls::VerifyFull { authorities: "ca.pem".into() }));
+        for flags in [
+            &["--compute-tls", "verify-full"][..],
+            &["--compute-tls-ca", "ca.pem"],
+            &["--compute-tls", "require", "--compute-tls-ca", "ca.pem"],
+        ] {
+            assert!(tls(flags).unwrap_err().contains("verify-full needs it"), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn several_ports_and_limits_are_taken() {
+        let config = config(&[
+            "--control-plane",
+            "file:e",
+            "--listen",
+            "[::1]:1",
+            "--listen",
+            "127.0.0.1:2",
+            "--max-connections",
+            "7",
+            "--max-connections-per-ip",
+            "3",
+            "--proxy-protocol-v2",
+            "optional",
+        ]);
+        let config = config.unwrap();
+        assert_eq!(config.listen, ["[::1]:1", "127.0.0.1:2"]);
+        assert_eq!((config.connections_max, config.connections_per_source_max), (7, 3));
+        assert_eq!(config.proxy_protocol, ProxyProtocol::Optional);
     }
 
     #[test]
@@ -234,6 +370,10 @@ mod tests {
                 "they go in pairs",
             ),
             (&[plane[0], plane[1], "--connect-timeout", "0"], "--connect-timeout"),
+            (&[plane[0], plane[1], "--listen", "h:1", "--listen", "h"], "--listen h: expected HOST:PORT"),
+            (&[plane[0], plane[1], "--proxy-protocol-v2", "maybe"], "required, optional or rejected"),
+            (&[plane[0], plane[1], "--compute-tls", "prefer"], "disable, require, verify-full"),
+            (&[plane[0], plane[1], "--tls-client-ca", "ca"], "--tls-client-ca needs --tls-cert"),
         ] {
             let error = config(flags).unwrap_err();
             assert!(error.contains(part), "{flags:?}: {error}");

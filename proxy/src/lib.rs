@@ -2,7 +2,7 @@
 //! database if it is stopped, and passes bytes.
 //!
 //! ```text
-//!   server ── accepts ── session: the story on one page
+//!   server ── accept ─── session: the story on one page
 //!                          postgres_backend::handshake   TLS (certificates: tls), cancel, startup packet
 //!                          route                         endpoint, role, what is passed on
 //!                          auth ─ scram                  against a verifier of control_plane
@@ -13,7 +13,9 @@
 //!
 //! A library with `Server` and a thin `main.rs`; `scram` is public for whoever makes verifiers.
 
+mod accept;
 mod activity;
+mod allowlist;
 mod auth;
 mod cancel;
 mod compute;
@@ -24,6 +26,8 @@ mod http;
 mod metrics;
 mod mock_secret;
 mod passthrough;
+mod proxy_protocol;
+mod rate_limit;
 mod route;
 pub mod scram;
 mod server;

@@ -48,17 +48,19 @@ async fn run(config: &Config, log_level: telemetry::LogLevel) -> anyhow::Result<
     // Before anything tells the outside that we are up.
     let shutdown = Shutdown::on_process_signals()?;
     let server = Server::new(config, &shutdown)?;
-    let listeners = Listeners {
-        pg: bind("--listen", &config.listen).await?,
-        http: bind("--listen-http", &config.listen_http).await?,
-    };
-    let (pg, http) = (listeners.pg.local_addr()?, listeners.http.local_addr()?);
+    let mut listeners = Listeners { pg: Vec::new(), http: bind("--listen-http", &config.listen_http).await? };
+    for address in &config.listen {
+        listeners.pg.push(bind("--listen", address).await?);
+    }
+    let local = |listener: &TcpListener| Ok(listener.local_addr()?.to_string());
+    let pg = listeners.pg.iter().map(local).collect::<anyhow::Result<Vec<_>>>()?;
+    let http = local(&listeners.http)?;
     if let Some(path) = &config.address_file {
-        let content = json!({"pid": std::process::id(), "pg": pg.to_string(), "http": http.to_string()});
+        let content = json!({"pid": std::process::id(), "pg": pg.first(), "pg_all": pg, "http": http});
         address_file::write(path, content.to_string().as_bytes())
             .with_context(|| format!("--address-file {}", path.display()))?;
     }
-    tracing::info!(%pg, %http, "listening");
+    tracing::info!(pg = pg.join(", "), http, "listening");
     Ok(server.serve(listeners, log_level).await)
 }
 

@@ -12,6 +12,10 @@ use prometheus_client::registry::Registry;
 pub(crate) struct Metrics {
     /// Connections that were accepted.
     pub(crate) connections: Counter,
+    /// Connections that were turned away before their first byte, by the limit that they met.
+    pub(crate) refused: Family<How, Counter>,
+    /// Exchanges of certificates by result.
+    pub(crate) tls_reloads: Family<How, Counter>,
     /// Accepts that failed.
     pub(crate) accept_errors: Counter,
     /// Connections that are open.
@@ -30,6 +34,10 @@ pub(crate) struct Metrics {
     pub(crate) wake_seconds: Histogram,
     /// Lookups of a compute's address.
     pub(crate) cache_lookups: Family<How, Counter>,
+    /// Questions to a control plane that is not in this process.
+    pub(crate) control_plane_requests: Family<How, Counter>,
+    /// Logins that were made to wait because of failed ones before.
+    pub(crate) slowed_logins: Counter,
     /// Bytes of clients.
     pub(crate) bytes_from_clients: Counter,
     /// Bytes to clients.
@@ -51,6 +59,8 @@ impl Metrics {
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
         let metrics = Self {
             connections: Counter::default(),
+            refused: Family::default(),
+            tls_reloads: Family::default(),
             accept_errors: Counter::default(),
             open_connections: Gauge::default(),
             sessions: Gauge::default(),
@@ -60,6 +70,8 @@ impl Metrics {
             wakes: Family::default(),
             wake_seconds: seconds(),
             cache_lookups: Family::default(),
+            control_plane_requests: Family::default(),
+            slowed_logins: Counter::default(),
             bytes_from_clients: Counter::default(),
             bytes_to_clients: Counter::default(),
             cancels: Family::default(),
@@ -67,6 +79,8 @@ impl Metrics {
         let own = metrics.clone();
         let registry = registry.sub_registry_with_prefix("proxy");
         registry.register("connections", "Connections accepted", own.connections);
+        registry.register("connections_refused", "Connections that met a limit", own.refused);
+        registry.register("tls_reloads", "Times that certificates were read again", own.tls_reloads);
         registry.register("accept_errors", "Accepts that failed", own.accept_errors);
         registry.register("open_connections", "Connections that are open", own.open_connections);
         registry.register("sessions", "Sessions that are connected to a compute", own.sessions);
@@ -80,6 +94,16 @@ impl Metrics {
         registry.register("wakes", "Computes that were started, by result", own.wakes);
         registry.register("wake_seconds", "Time that starting a compute took", own.wake_seconds);
         registry.register("cache_lookups", "Lookups of a compute's address", own.cache_lookups);
+        registry.register(
+            "control_plane_requests",
+            "Questions to a control plane outside",
+            own.control_plane_requests,
+        );
+        registry.register(
+            "slowed_logins",
+            "Logins that waited because of failed ones before",
+            own.slowed_logins,
+        );
         registry.register("from_clients_bytes", "Bytes that clients sent", own.bytes_from_clients);
         registry.register("to_clients_bytes", "Bytes that clients got", own.bytes_to_clients);
         registry.register("cancel_requests", "Cancel requests by what became of them", own.cancels);

@@ -22,7 +22,8 @@ pub(crate) fn find(config: &Config) -> anyhow::Result<MockSecret> {
     if let Some(path) = &config.mock_secret_file {
         return read_or_make(path).with_context(|| format!("--mock-secret-file {}", path.display()));
     }
-    let Some(files) = config.tls.first() else { return Ok(random()) };
+    let pairs = config.tls.all_pairs().context("--tls-certs-dir")?;
+    let Some(files) = pairs.first() else { return Ok(random()) };
     let key = fs::read(&files.key).with_context(|| files.key.display().to_string())?;
     let mut hash = Sha256::new();
     // A purpose of its own: nobody gets from this to the key, nor to another value that is derived from it.

@@ -1,5 +1,6 @@
-//! Which endpoint a client wants, and as whom. From the name in TLS, from `options`, or from the user name; all that is
-//! consumed here is not passed on. Called by the session with what the handshake told.
+//! Which endpoint a client wants, and as whom. From the name in TLS, from `options`, from the user name, or from what
+//! stands before the password; all that is consumed here is not passed on. Called by the session with what the
+//! handshake told, and by `auth` with a password.
 
 use std::fmt;
 use std::ops::Range;
@@ -30,6 +31,22 @@ pub(crate) struct Route {
     pub(crate) params: StartupParams,
 }
 
+/// What a startup packet says about the way.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It names the endpoint.
+    Known(Route),
+    /// It does not; the password may, see [`Nameless::with_password`].
+    InPassword(Nameless),
+}
+
+/// A client that has named no endpoint so far.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Nameless {
+    pub(crate) role: Text,
+    params: StartupParams,
+}
+
 /// The client named no endpoint, or two, or something that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RouteError {
@@ -53,7 +70,7 @@ impl RouteError {
         match self {
             Self::None => refused(
                 "Connect to a host name that begins with the endpoint, add \"options=endpoint=NAME\" to the \
-                 connection parameters, or write the user as USER@NAME.",
+                 connection parameters, write the user as USER@NAME, or the password as \"endpoint=NAME;PASSWORD\".",
             ),
             Self::Disagreement(..) => refused("Host name and options must name the same endpoint."),
             Self::InvalidName(_) => refused("A name has 1 to 63 of the characters a-z, 0-9 and -."),
@@ -72,7 +89,7 @@ impl Route {
         server_name: Option<&str>,
         domains: &[String],
         params: StartupParams,
-    ) -> Result<Self, RouteError> {
+    ) -> Result<Way, RouteError> {
         refuse_duplicates(&params)?;
         let (in_options, options) = params.get("options").map(take_from_options).unwrap_or_default();
         let in_name = server_name.and_then(|name| label_inside(name, domains));
@@ -90,13 +107,28 @@ impl Route {
         if role.is_empty() {
             return Err(RouteError::NoUser);
         }
-        let endpoint = endpoint.ok_or(RouteError::None)?;
         let params = params.iter().filter_map(|(name, value)| match name.as_bytes() {
             b"user" => Some((name.clone(), role.clone())),
             b"options" => Some((name.clone(), options.clone()?)),
             _ => Some((name.clone(), value.clone())),
         });
-        Ok(Self { endpoint, params: params.collect(), role })
+        let params = params.collect();
+        Ok(match endpoint {
+            Some(endpoint) => Way::Known(Self { endpoint, role, params }),
+            None => Way::InPassword(Nameless { role, params }),
+        })
+    }
+}
+
+impl Nameless {
+    /// Takes `endpoint=NAME;` or `endpoint=NAME$` from the beginning of what the client sent as its password, and gives
+    /// the rest. An endpoint's name has neither of these characters, so the first one ends it, whatever the password is.
+    pub(crate) fn with_password(self, sent: &[u8]) -> Result<(Route, &[u8]), RouteError> {
+        let named =
+            OPTION_PREFIXES.iter().find_map(|prefix| sent.strip_prefix(*prefix)).ok_or(RouteError::None)?;
+        let end = named.iter().position(|byte| matches!(byte, b';' | b'$')).ok_or(RouteError::None)?;
+        let endpoint = EndpointName::from_bytes(&named[..end])?;
+        Ok((Route { endpoint, role: self.role, params: self.params }, &named[end + 1..]))
     }
 }
 
@@ -204,9 +236,17 @@ mod tests {
 
     type Pairs<'a> = &'a [(&'a str, &'a str)];
 
-    fn find(server_name: Option<&str>, params: Pairs<'_>) -> Result<Route, RouteError> {
+    fn way(server_name: Option<&str>, params: Pairs<'_>) -> Result<Way, RouteError> {
         let domains = ["db.example.test".to_owned(), "other.test".to_owned()];
         Route::find(server_name, &domains, params.iter().copied().collect())
+    }
+
+    /// Without a password.
+    fn find(server_name: Option<&str>, params: Pairs<'_>) -> Result<Route, RouteError> {
+        match way(server_name, params)? {
+            Way::Known(route) => Ok(route),
+            Way::InPassword(_) => Err(RouteError::None),
+        }
     }
 
     fn check(server_name: Option<&str>, params: Pairs<'_>, endpoint: &str, role: &str, passed_on: Pairs<'_>) {
@@ -265,6 +305,40 @@ mod tests {
         let params = &[("user", "a@b")];
         check(Some("main.other.test"), params, "main", "a@b", params);
         check(None, &[("user", "a@b"), ("options", "project=main")], "main", "a@b", params);
+    }
+
+    #[test]
+    fn a_client_without_a_way_names_the_endpoint_before_its_password() {
+        let params = &[("user", "app"), ("options", "-c a=b")];
+        let nameless = || match way(Some("localhost"), params).unwrap() {
+            Way::InPassword(nameless) => nameless,
+            Way::Known(route) => panic!("{route:?}"),
+        };
+        for (sent, password) in [
+            (&b"endpoint=main;secret"[..], &b"secret"[..]),
+            (b"project=main;secret", b"secret"),
+            (b"project=main$secret", b"secret"),
+            // The first separator counts: both characters may be part of the password.
+            (b"endpoint=main$a;b$c", b"a;b$c"),
+            (b"endpoint=main;a$b;c", b"a$b;c"),
+            (b"endpoint=main;", b""),
+            (b"endpoint=main;\xff;", b"\xff;"),
+        ] {
+            let (route, rest) = nameless().with_password(sent).unwrap();
+            assert_eq!((route.endpoint.as_str(), rest), ("main", password), "{sent:?}");
+            assert_eq!((&route.role, &route.params), (&"app".into(), &params.iter().copied().collect()));
+        }
+        for (sent, expected) in [
+            (&b""[..], RouteError::None),
+            (b"secret", RouteError::None),
+            (b"endpoint=main", RouteError::None),
+            (b"Endpoint=main;secret", RouteError::None),
+            (b"endpoint=;secret", RouteError::InvalidName(String::new())),
+            (b"endpoint=Main;secret", RouteError::InvalidName("Main".into())),
+            (b"endpoint=a b;secret", RouteError::InvalidName("a b".into())),
+        ] {
+            assert_eq!(nameless().with_password(sent).unwrap_err(), expected, "{sent:?}");
+        }
     }
 
     #[test]

@@ -1,42 +1,40 @@
-//! The proxy as a whole: accepts connections, gives each to a session of its own, and sees to a clean end. Listeners and
-//! shutdown come in. Called by `main`.
+//! The proxy as a whole: gives each connection that comes through the door to a session of its own, and sees to a clean
+//! end. Listeners and shutdown come in. Called by `main`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use postgres_backend::TlsPolicy;
-use postgres_backend::handshake::HandshakeConfig;
+use postgres_backend::client::ClientTls;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use telemetry::{LogLevel, Metrics as Registry};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tracing::Instrument;
+use utils::Shutdown;
 use utils::shutdown::Drained;
-use utils::{Backoff, Shutdown};
 
+use crate::accept::{Arrived, Door};
 use crate::activity::{Activities, Activity, SessionId};
+use crate::auth::Authenticator;
 use crate::cancel::Cancels;
 use crate::compute::TcpDial;
-use crate::config::{Config, ControlPlaneSource};
+use crate::config::{ComputeTls, Config, ControlPlaneSource};
 use crate::control_plane::{Cached, FileControlPlane};
 use crate::metrics::{How, Metrics};
+use crate::rate_limit::Connections;
 use crate::session::{self, Ended, Services, SessionError};
-use crate::tls::Certificates;
-use crate::{http, mock_secret, socket};
+use crate::tls::store::TlsStore;
+use crate::{http, mock_secret};
 
 /// For a client from its first byte until it is authenticated.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// Pauses after a failed accept: with no descriptor left it fails at once, again and again.
-const ACCEPT_RETRY_DELAY_MIN: Duration = Duration::from_millis(10);
-const ACCEPT_RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// Ports that are open.
 #[derive(Debug)]
 pub struct Listeners {
     /// For clients.
-    pub pg: TcpListener,
+    pub pg: Vec<TcpListener>,
     /// For operators.
     pub http: TcpListener,
 }
@@ -45,6 +43,7 @@ pub struct Listeners {
 #[derive(Debug)]
 pub struct Server {
     services: Arc<Services<TcpDial>>,
+    door: Arc<Door>,
     activities: Arc<Activities>,
     registry: Arc<Registry>,
     drain_timeout: Duration,
@@ -55,31 +54,43 @@ impl Server {
     pub fn new(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Self> {
         let mut registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::new(registry.registry().sub_registry_with_prefix("holdfast"));
-        let certificates = Certificates::load(&config.tls).context("--tls-cert")?.map(Arc::new);
-        let policy = match &certificates {
-            Some(certificates) => TlsPolicy::Required(certificates.server_tls()?),
-            None => {
-                tracing::warn!("no --tls-cert: sessions are not encrypted");
-                TlsPolicy::Disabled
+        let tls = TlsStore::load(config.tls.clone()).context("certificates")?;
+        if tls.current().certificates.is_none() {
+            tracing::warn!("no --tls-cert: sessions are not encrypted");
+        }
+        let compute_tls = match &config.compute_tls {
+            ComputeTls::Disable => None,
+            ComputeTls::Require => Some(ClientTls::require()?),
+            ComputeTls::VerifyFull { authorities } => {
+                Some(ClientTls::verify_full(authorities, None).context("--compute-tls-ca")?)
             }
         };
         let provider = match &config.control_plane {
             ControlPlaneSource::File(path) => FileControlPlane::load(path).context("--control-plane")?,
         };
+        let control_plane = Arc::new(Cached::new(Box::new(provider), metrics.clone()));
         let services = Services {
-            handshake: HandshakeConfig { tls: policy, timeout: LOGIN_TIMEOUT },
-            certificates,
-            control_plane: Arc::new(Cached::new(Box::new(provider), metrics.clone())),
-            dial: TcpDial,
+            tls: Arc::new(tls),
+            login_timeout: LOGIN_TIMEOUT,
+            auth: Authenticator::new(
+                Arc::clone(&control_plane),
+                mock_secret::find(config)?,
+                config.client_auth,
+                metrics.clone(),
+            ),
+            control_plane,
+            dial: TcpDial { tls: compute_tls },
             cancels: Arc::new(Cancels::new(metrics.clone())),
-            mock_secret: mock_secret::find(config)?,
             connect_timeout: config.connect_timeout,
             drain_idle: config.drain_idle,
             shutdown: shutdown.clone(),
             metrics,
         };
+        let connections = Connections::new(config.connections_max, config.connections_per_source_max);
+        let door = Door::new(connections, config.proxy_protocol, shutdown.clone(), services.metrics.clone());
         Ok(Self {
             services: Arc::new(services),
+            door: Arc::new(door),
             activities: Arc::default(),
             registry: Arc::new(registry),
             drain_timeout: config.drain_timeout,
@@ -94,7 +105,19 @@ impl Server {
         let http = tokio::spawn(telemetry::serve(listeners.http, router, async {
             let _ = wait_http_end.await;
         }));
-        accept(listeners.pg, &self.services, &self.activities).await;
+        let tls = Arc::clone(&self.services.tls);
+        let tls = tokio::spawn(tls.keep_current(shutdown.clone(), self.services.metrics.clone()));
+        let (services, activities) = (self.services, self.activities);
+        let serve = move |arrived| serve_connection(arrived, Arc::clone(&services), Arc::clone(&activities));
+        let doors = listeners.pg.into_iter().map(|listener| {
+            let watching = Arc::clone(&self.door).watch(listener, serve.clone());
+            tokio::spawn(watching)
+        });
+        for door in doors.collect::<Vec<_>>() {
+            // Only a panic ends one early, and the others go on.
+            let _ = door.await;
+        }
+        tls.abort();
         let drained = shutdown.drained(self.drain_timeout).await;
         drop(http_end);
         if drained == Drained::Complete {
@@ -104,39 +127,8 @@ impl Server {
     }
 }
 
-/// Until a drain begins. Whatever fails here fails for one connection.
-async fn accept(listener: TcpListener, services: &Arc<Services<TcpDial>>, activities: &Arc<Activities>) {
-    let mut backoff = Backoff::new(ACCEPT_RETRY_DELAY_MIN, ACCEPT_RETRY_DELAY_MAX);
-    let mut draining = std::pin::pin!(services.shutdown.draining());
-    loop {
-        let accepted = tokio::select! {
-            () = &mut draining => return,
-            // Cancel safe: an accept that did not return has taken no connection.
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                backoff.reset();
-                let session = serve_connection(stream, peer, Arc::clone(services), Arc::clone(activities));
-                services.shutdown.spawn(session);
-            }
-            Err(error) => {
-                services.metrics.accept_errors.inc();
-                tracing::warn!(%error, "cannot accept a connection");
-                backoff.wait().await;
-            }
-        }
-    }
-}
-
-async fn serve_connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    services: Arc<Services<TcpDial>>,
-    activities: Arc<Activities>,
-) {
-    // An IPv4 client of an IPv6 listener is shown as what it is.
-    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+async fn serve_connection(arrived: Arrived, services: Arc<Services<TcpDial>>, activities: Arc<Activities>) {
+    let peer = arrived.peer;
     let mut random = StdRng::from_rng(&mut rand::rng());
     let id = SessionId(random.random());
     let activity = Activity::new(id, Some(peer), services.metrics.clone());
@@ -144,12 +136,8 @@ async fn serve_connection(
     let span = tracing::info_span!("session", %id, %peer);
     let session = async {
         let metrics = &services.metrics;
-        metrics.connections.inc();
         let _open = Open::new(metrics);
-        let ended = match socket::prepare(&stream) {
-            Ok(()) => Box::pin(session::run(stream, &services, &listed.activity, &mut random)).await,
-            Err(error) => Err(SessionError::Client(error.into())),
-        };
+        let ended = Box::pin(session::run(arrived.stream, &services, &listed.activity, &mut random)).await;
         let how = log_end(&listed.activity, ended);
         metrics.ended.get_or_create(&How { how }).inc();
     };

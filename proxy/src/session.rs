@@ -11,13 +11,16 @@ use std::time::Duration;
 use postgres_backend::handshake::{self, HandshakeConfig};
 use postgres_backend::tls::TlsInfo;
 use postgres_backend::{Connection, HandshakeError, Io};
-use pq_proto::{Authentication, BackendMessage, ErrorResponse, FramedError, SqlState, StartupParams};
+use pq_proto::{
+    Authentication, BackendMessage, ErrorResponse, FramedError, ProtocolVersion, SqlState, StartupParams,
+};
+use prometheus_client::metrics::gauge::Gauge;
 use rand::Rng;
 use tokio::time::{Instant, timeout, timeout_at};
 use utils::Shutdown;
 
 use crate::activity::{Activity, Destination, Stage};
-use crate::auth::{self, AuthError, MockSecret};
+use crate::auth::{AuthError, Authenticated, Authenticator, Peer};
 use crate::cancel::{Cancels, Registered, Target};
 use crate::compute::handshake::{LoggedIn, Login};
 use crate::compute::{self, ConnectError, Dial};
@@ -25,8 +28,8 @@ use crate::control_plane::{Cached, Compute};
 use crate::error::Response;
 use crate::metrics::Metrics;
 use crate::passthrough::{self, into_stream, last_word};
-use crate::route::{Route, RouteError};
-use crate::scram::server::Proven;
+use crate::route::{Route, RouteError, Way};
+use crate::tls::store::TlsStore;
 use crate::tls::{Certificate, Certificates};
 
 /// For the client to take the greeting.
@@ -35,12 +38,13 @@ const GREET_TIMEOUT: Duration = Duration::from_secs(10);
 /// What all sessions share.
 #[derive(Debug)]
 pub(crate) struct Services<D> {
-    pub(crate) handshake: HandshakeConfig,
-    pub(crate) certificates: Option<Arc<Certificates>>,
+    pub(crate) tls: Arc<TlsStore>,
+    /// From the first byte to authenticated.
+    pub(crate) login_timeout: Duration,
     pub(crate) control_plane: Arc<Cached>,
     pub(crate) dial: D,
     pub(crate) cancels: Arc<Cancels>,
-    pub(crate) mock_secret: MockSecret,
+    pub(crate) auth: Authenticator,
     /// From authenticated to connected, a wake included.
     pub(crate) connect_timeout: Duration,
     /// How long after the begin of a drain idle sessions may stay.
@@ -68,16 +72,20 @@ pub(crate) async fn run<S: Io, D: Dial>(
     random: &mut (impl Rng + Send),
 ) -> Result<Ended, SessionError> {
     let begin = Instant::now();
-    let session = match Box::pin(handshake::accept(stream, &services.handshake)).await? {
+    let tls = services.tls.current();
+    let config = HandshakeConfig { tls: tls.policy.clone(), timeout: services.login_timeout };
+    let session = match Box::pin(handshake::accept(stream, &config)).await? {
         handshake::Accepted::Session(session) => *session,
         handshake::Accepted::Closed => return Ok(Ended::NothingAsked),
         handshake::Accepted::Cancel { pid, key } => {
-            services.cancels.pass_on(&services.dial, pid, &key).await;
+            services.cancels.pass_on(&services.dial, activity.peer(), pid, &key).await;
             return Ok(Ended::CancelRequest);
         }
     };
     let mut client = session.connection;
-    let accepted = Accepted { params: session.params, tls: session.tls, deadline: session.deadline };
+    let (version, certificates) = (session.version, tls.certificates.as_deref());
+    let accepted =
+        Accepted { params: session.params, tls: session.tls, certificates, deadline: session.deadline };
     let connected = match Box::pin(log_in(accepted, &mut client, services, activity, random)).await {
         Ok(connected) => connected,
         Err(error) => {
@@ -86,13 +94,13 @@ pub(crate) async fn run<S: Io, D: Dial>(
             return Err(error);
         }
     };
-    let (compute, registered) = connected.greet(&mut client, services, random).await?;
+    let (compute, registered) = connected.greet(&mut client, version, services, random).await?;
     services.metrics.login_seconds.observe(begin.elapsed().as_secs_f64());
     Ok(Ended::Session(pass_bytes(client, compute, registered, services, activity).await))
 }
 
 async fn log_in<S: Io, D: Dial>(
-    accepted: Accepted,
+    accepted: Accepted<'_>,
     client: &mut Connection<S>,
     services: &Services<D>,
     activity: &Activity,
@@ -101,39 +109,61 @@ async fn log_in<S: Io, D: Dial>(
     if services.shutdown.is_draining() {
         return Err(SessionError::Draining);
     }
-    let routed = accepted.route(services.certificates.as_deref())?;
-    activity.goes_to(Destination {
-        endpoint: routed.route.endpoint.to_string(),
-        role: routed.route.role.to_str_lossy().into_owned(),
-    });
+    let routed = accepted.route()?;
+    if let Way::Known(route) = &routed.way {
+        activity.goes_to(Destination::of(route));
+    }
     activity.reached(Stage::Authenticating);
-    let authenticated = routed.authenticate(client, services, random).await?;
+    let authenticated = routed.authenticate(client, services, activity, random).await?;
+    activity.goes_to(Destination::of(&authenticated.route));
     activity.reached(Stage::Connecting);
-    authenticated.connect(services, random).await
+    tokio::select! {
+        connected = authenticated.connect(services, random) => connected,
+        // Nobody starts anything for a client that has left. What others wait for too goes on.
+        error = gone(client) => Err(SessionError::Client(error)),
+    }
+}
+
+impl Destination {
+    fn of(route: &Route) -> Self {
+        Self { endpoint: route.endpoint.to_string(), role: route.role.to_str_lossy().into_owned() }
+    }
+}
+
+/// Returns when the client has left. One that sends ahead is not watched further: its bytes come before its end.
+async fn gone<S: Io>(client: &mut Connection<S>) -> FramedError {
+    match client.reader.peek_byte().await {
+        Ok(Some(_)) => std::future::pending().await,
+        Ok(None) => FramedError::Io(std::io::ErrorKind::UnexpectedEof.into()),
+        Err(error) => error,
+    }
 }
 
 /// A client with a startup packet.
-struct Accepted {
+struct Accepted<'c> {
     params: StartupParams,
     tls: Option<TlsInfo>,
+    /// Those of the handshake, whatever has become of them since.
+    certificates: Option<&'c Certificates>,
     /// Until then the client must be authenticated.
     deadline: Instant,
 }
 
-impl Accepted {
-    fn route(self, certificates: Option<&Certificates>) -> Result<Routed<'_>, SessionError> {
+impl<'c> Accepted<'c> {
+    fn route(self) -> Result<Routed<'c>, SessionError> {
         let server_name = self.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
-        let certificate = certificates.filter(|_| self.tls.is_some()).map(|all| all.choose(server_name));
+        let certificate = self.certificates.filter(|_| self.tls.is_some()).map(|all| all.choose(server_name));
         let domains = certificate.map(Certificate::domains).unwrap_or_default();
-        let route = Route::find(server_name, domains, self.params)?;
+        let way = Route::find(server_name, domains, self.params)?;
         let end_point_hash = certificate.and_then(Certificate::end_point_hash);
-        Ok(Routed { route, end_point_hash, deadline: self.deadline })
+        Ok(Routed { way, encrypted: self.tls.is_some(), end_point_hash, deadline: self.deadline })
     }
 }
 
-/// A client of an endpoint.
+/// A client of an endpoint, as far as its startup packet says.
 struct Routed<'c> {
-    route: Route,
+    way: Way,
+    encrypted: bool,
     /// What SCRAM may bind to.
     end_point_hash: Option<&'c [u8]>,
     deadline: Instant,
@@ -144,25 +174,18 @@ impl Routed<'_> {
         self,
         client: &mut Connection<S>,
         services: &Services<D>,
+        activity: &Activity,
         random: &mut (impl Rng + Send),
     ) -> Result<Authenticated, SessionError> {
-        let authentication = auth::authenticate(
-            client,
-            &self.route,
-            &services.control_plane,
-            &services.mock_secret,
-            self.end_point_hash,
-            random,
-        );
-        let proven = timeout_at(self.deadline, authentication).await.map_err(|_| SessionError::Timeout)??;
-        Ok(Authenticated { route: self.route, proven })
+        let peer = Peer {
+            session: activity.id,
+            address: activity.address(),
+            encrypted: self.encrypted,
+            end_point_hash: self.end_point_hash,
+        };
+        let authentication = Box::pin(services.auth.authenticate(client, self.way, &peer, random));
+        Ok(timeout_at(self.deadline, authentication).await.map_err(|_| SessionError::Timeout)??)
     }
-}
-
-/// A client that knows its password.
-struct Authenticated {
-    route: Route,
-    proven: Proven,
 }
 
 impl Authenticated {
@@ -176,7 +199,7 @@ impl Authenticated {
         let connecting = compute::connect(
             &services.dial,
             &services.control_plane,
-            &self.route.endpoint,
+            &self.wanted,
             &login,
             services.connect_timeout,
             random,
@@ -191,7 +214,7 @@ impl Authenticated {
 struct Connected<C> {
     logged_in: LoggedIn<C>,
     compute: Arc<Compute>,
-    server_final: String,
+    server_final: Option<String>,
 }
 
 impl<C: Io> Connected<C> {
@@ -199,18 +222,21 @@ impl<C: Io> Connected<C> {
     async fn greet<S: Io, D: Dial>(
         self,
         client: &mut Connection<S>,
+        version: ProtocolVersion,
         services: &Services<D>,
         random: &mut (impl Rng + Send),
     ) -> Result<(Connection<C>, Option<Cancellable>), SessionError> {
         let LoggedIn { connection, greeting, key, ready } = self.logged_in;
         let cancellable = key.map(|(pid, key)| {
             let target = Arc::new(Target { compute: self.compute, pid, key });
-            let registered = services.cancels.register(Arc::clone(&target), random);
+            let registered = services.cancels.register(Arc::clone(&target), version, random);
             Cancellable { target, registered }
         });
         let writer = &mut client.writer;
-        let server_final = Authentication::SaslFinal(self.server_final.into());
-        writer.put(&BackendMessage::Authentication(server_final)).map_err(FramedError::from)?;
+        if let Some(server_final) = self.server_final {
+            let server_final = Authentication::SaslFinal(server_final.into());
+            writer.put(&BackendMessage::Authentication(server_final)).map_err(FramedError::from)?;
+        }
         writer.put_raw(&greeting);
         if let Some(Cancellable { registered, .. }) = &cancellable {
             let own = BackendMessage::BackendKeyData { pid: registered.pid, key: registered.key.clone() };
@@ -239,14 +265,14 @@ async fn pass_bytes<S: Io, D: Dial>(
     activity: &Activity,
 ) -> passthrough::Ended {
     activity.reached(Stage::Passing);
-    services.metrics.sessions.inc();
+    let counted = Counted::new(&services.metrics.sessions);
     let (draining, drain_idle) = (services.shutdown.draining(), services.drain_idle);
     let drain = async move {
         draining.await;
         tokio::time::sleep(drain_idle).await;
     };
     let ended = Box::pin(passthrough::run(client, compute, activity, drain)).await;
-    services.metrics.sessions.dec();
+    drop(counted);
     if let Some(Cancellable { target, registered }) = cancellable {
         drop(registered);
         // Nobody waits for the answer any more, but the database would still work on it.
@@ -257,6 +283,22 @@ async fn pass_bytes<S: Io, D: Dial>(
         }
     }
     ended
+}
+
+/// Counts a session for as long as it lives, however it ends.
+struct Counted<'m>(&'m Gauge);
+
+impl<'m> Counted<'m> {
+    fn new(gauge: &'m Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Why a connection did not become a session.
@@ -273,7 +315,7 @@ pub(crate) enum SessionError {
     Auth(#[from] AuthError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("the client took too long")]
+    #[error("canceling authentication due to timeout")]
     Timeout,
     /// The client's connection broke.
     #[error(transparent)]
@@ -313,7 +355,10 @@ impl SessionError {
             Self::Route(error) => Some(Response::Own(error.response())),
             Self::Auth(error) => error.response().map(Response::Own),
             Self::Connect(error) => Some(error.response()),
-            Self::Handshake(_) | Self::Timeout | Self::Client(_) => None,
+            Self::Timeout => {
+                Some(Response::Own(ErrorResponse::fatal(SqlState::QUERY_CANCELED, self.to_string())))
+            }
+            Self::Handshake(_) | Self::Client(_) => None,
         }
     }
 }

@@ -1,15 +1,27 @@
 //! Whether a client is who it says, before anything is woken for it. A role that does not exist goes the same way as a
-//! wrong password, and nobody can tell them apart. Called by the session between route and compute.
+//! wrong password, with as many questions to the control plane, and nobody can tell them apart. Called by the session
+//! between startup packet and compute.
 
+mod cleartext;
+mod failed_logins;
 mod sasl;
 
-use postgres_backend::{Connection, Io};
-use pq_proto::{ErrorResponse, FramedError, SqlState};
-use rand::Rng;
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::control_plane::{Cached, ControlPlaneError};
+use bytes::Bytes;
+use postgres_backend::{Connection, Io};
+use pq_proto::{ErrorResponse, FramedError, SqlState, Text};
+use rand::Rng;
+use tokio::time::Instant;
+
+use self::cleartext::Hashing;
+use self::failed_logins::FailedLogins;
+use crate::activity::SessionId;
+use crate::control_plane::{Access, Accessed, Cached, ControlPlaneError, Wanted};
 use crate::error::violation;
-use crate::route::Route;
+use crate::metrics::Metrics;
+use crate::route::{Route, RouteError, Way};
 use crate::scram::server::Proven;
 use crate::scram::{NONCE_BYTES, ScramError, Verifier};
 
@@ -24,11 +36,30 @@ impl std::fmt::Debug for MockSecret {
     }
 }
 
+/// How clients prove that they know their password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum ClientAuth {
+    /// SCRAM-SHA-256, bound to the TLS channel where the client can
+    #[default]
+    #[value(name = "scram-sha-256")]
+    Scram,
+    /// The password as it is, inside TLS only: for clients that cannot do SCRAM. Sessions without TLS use SCRAM
+    Password,
+}
+
 /// The client is not let in.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthError {
     #[error("password authentication failed for user \"{0}\"")]
     WrongPassword(String),
+    #[error("address {0} is not allowed to connect to this endpoint")]
+    NotAllowed(IpAddr),
+    #[error("clients whose address is not known are not allowed to connect to this endpoint")]
+    NoAddress,
+    #[error("the password of this role cannot be checked: its verifier has too many iterations")]
+    TooManyIterations,
+    #[error(transparent)]
+    Route(#[from] RouteError),
     #[error(transparent)]
     Scram(ScramError),
     #[error("{0}")]
@@ -45,11 +76,21 @@ impl AuthError {
     pub(crate) const fn how(&self) -> &'static str {
         match self {
             Self::WrongPassword(_) => "wrong_password",
+            Self::NotAllowed(_) | Self::NoAddress => "address_not_allowed",
+            Self::TooManyIterations => "unusable_verifier",
+            Self::Route(_) => "no_route",
             Self::Scram(_) | Self::Protocol(_) => "bad_authentication",
             Self::Closed | Self::Connection(_) => "client_left",
             Self::ControlPlane(ControlPlaneError::UnknownEndpoint(_)) => "unknown_endpoint",
+            Self::ControlPlane(ControlPlaneError::Refused { .. }) => "endpoint_closed",
             Self::ControlPlane(_) => "control_plane_failed",
         }
+    }
+
+    /// Somebody tried something that might work the next time.
+    const fn is_a_guess(&self) -> bool {
+        let unknown = matches!(self, Self::ControlPlane(ControlPlaneError::UnknownEndpoint(_)));
+        unknown || matches!(self, Self::WrongPassword(_) | Self::NotAllowed(_))
     }
 
     /// What the client is told, when it is still there.
@@ -57,6 +98,11 @@ impl AuthError {
         let with = |sqlstate| Some(ErrorResponse::fatal(sqlstate, self.to_string()));
         match self {
             Self::WrongPassword(_) => with(SqlState::INVALID_PASSWORD),
+            Self::NotAllowed(_) | Self::NoAddress => with(SqlState::INVALID_AUTHORIZATION).map(|response| {
+                response.with_hint("The endpoint has a list of the addresses that it takes clients from.")
+            }),
+            Self::TooManyIterations => with(SqlState::CONFIGURATION_LIMIT_EXCEEDED),
+            Self::Route(error) => Some(error.response()),
             Self::Scram(ScramError::ChannelBinding) => with(SqlState::INVALID_AUTHORIZATION),
             Self::Scram(ScramError::Unsupported(_)) => with(SqlState::FEATURE_NOT_SUPPORTED),
             Self::Scram(_) | Self::Protocol(_) | Self::Connection(FramedError::Protocol(_)) => {
@@ -68,24 +114,147 @@ impl AuthError {
     }
 }
 
-/// Has the client prove that it knows its password. `end_point_hash` is what SCRAM may bind to.
-pub(crate) async fn authenticate<S: Io>(
-    client: &mut Connection<S>,
-    route: &Route,
-    control_plane: &Cached,
-    secret: &MockSecret,
-    end_point_hash: Option<&[u8]>,
-    random: &mut (impl Rng + Send),
-) -> Result<Proven, AuthError> {
-    let verifier = control_plane.verifier(&route.endpoint, &route.role).await?;
-    let stand_in = Verifier::mock(&secret.0, route.endpoint.as_str(), route.role.as_bytes());
-    let mut nonce = [0; NONCE_BYTES];
-    random.fill_bytes(&mut nonce);
-    let proven = sasl::exchange(client, verifier.unwrap_or(stand_in), &nonce, end_point_hash).await;
-    proven.map_err(|error| match error {
-        AuthError::Scram(ScramError::WrongProof) => {
-            AuthError::WrongPassword(route.role.to_str_lossy().into_owned())
+/// What is known of a client besides its startup packet.
+#[derive(Debug)]
+pub(crate) struct Peer<'a> {
+    pub(crate) session: SessionId,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) encrypted: bool,
+    /// What SCRAM may bind to.
+    pub(crate) end_point_hash: Option<&'a [u8]>,
+}
+
+/// A client that knows its password, and where it goes.
+#[derive(Debug)]
+pub(crate) struct Authenticated {
+    pub(crate) wanted: Wanted,
+    pub(crate) route: Route,
+    pub(crate) proven: Proven,
+}
+
+/// Lets clients in or not; one for all sessions.
+#[derive(Debug)]
+pub(crate) struct Authenticator {
+    control_plane: Arc<Cached>,
+    mock_secret: MockSecret,
+    method: ClientAuth,
+    failed_logins: FailedLogins,
+    hashing: Hashing,
+    metrics: Metrics,
+}
+
+impl Authenticator {
+    pub(crate) fn new(
+        control_plane: Arc<Cached>,
+        mock_secret: MockSecret,
+        method: ClientAuth,
+        metrics: Metrics,
+    ) -> Self {
+        let (failed_logins, hashing) = Default::default();
+        Self { control_plane, mock_secret, method, failed_logins, hashing, metrics }
+    }
+
+    /// Has the client prove that it knows its password.
+    pub(crate) async fn authenticate<S: Io>(
+        &self,
+        client: &mut Connection<S>,
+        way: Way,
+        peer: &Peer<'_>,
+        random: &mut (impl Rng + Send),
+    ) -> Result<Authenticated, AuthError> {
+        self.slow_down(peer.address).await;
+        let result = match way {
+            Way::Known(route) => self.on_known_way(client, route, peer, random).await,
+            Way::InPassword(_) if !peer.encrypted => Err(RouteError::None.into()),
+            Way::InPassword(nameless) => {
+                let sent = cleartext::ask(client).await?;
+                let (route, password) = nameless.with_password(&sent)?;
+                let password = sent.slice_ref(password);
+                let (wanted, accessed) = self.access(&route, peer).await?;
+                self.by_password(wanted, route, accessed, password).await
+            }
+        };
+        if let (Err(error), Some(address)) = (&result, peer.address)
+            && error.is_a_guess()
+        {
+            self.failed_logins.failed(address, Instant::now().into_std());
         }
-        error => error,
-    })
+        result
+    }
+
+    async fn slow_down(&self, address: Option<IpAddr>) {
+        let now = Instant::now().into_std();
+        let delay = address.map(|address| self.failed_logins.delay(address, now)).unwrap_or_default();
+        if !delay.is_zero() {
+            self.metrics.slowed_logins.inc();
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    async fn on_known_way<S: Io>(
+        &self,
+        client: &mut Connection<S>,
+        route: Route,
+        peer: &Peer<'_>,
+        random: &mut (impl Rng + Send),
+    ) -> Result<Authenticated, AuthError> {
+        let (wanted, accessed) = self.access(&route, peer).await?;
+        if self.method == ClientAuth::Password && peer.encrypted {
+            let password = cleartext::ask(client).await?;
+            return self.by_password(wanted, route, accessed, password).await;
+        }
+        let mut nonce = [0; NONCE_BYTES];
+        random.fill_bytes(&mut nonce);
+        let verifier = self.verifier(&accessed.access, &route);
+        match sasl::exchange(client, verifier, &nonce, peer.end_point_hash).await {
+            Ok(proven) => Ok(Authenticated { wanted, route, proven }),
+            Err(AuthError::Scram(ScramError::WrongProof)) => {
+                // This exchange cannot begin anew, but whoever tries the next time meets the password of today.
+                let _ = self.control_plane.access_again(&wanted, &route.role, &accessed).await;
+                Err(wrong_password(&route.role))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Before anything else is done for a client its address must be one of those that the endpoint allows.
+    async fn access(&self, route: &Route, peer: &Peer<'_>) -> Result<(Wanted, Accessed), AuthError> {
+        let application = route.params.get("application_name").cloned();
+        let wanted = Wanted { endpoint: route.endpoint.clone(), session: peer.session, application };
+        let accessed = self.control_plane.access(&wanted, &route.role).await?;
+        if accessed.access.allowlist.allows(peer.address) {
+            return Ok((wanted, accessed));
+        }
+        Err(peer
+            .address
+            .map_or(AuthError::NoAddress, |address| AuthError::NotAllowed(address.to_canonical())))
+    }
+
+    async fn by_password(
+        &self,
+        wanted: Wanted,
+        route: Route,
+        accessed: Accessed,
+        password: Bytes,
+    ) -> Result<Authenticated, AuthError> {
+        let verifier = self.verifier(&accessed.access, &route);
+        let mut keys = self.hashing.check(verifier, password.clone()).await?;
+        if keys.is_none()
+            && let Some(again) = self.control_plane.access_again(&wanted, &route.role, &accessed).await
+        {
+            keys = self.hashing.check(self.verifier(&again?.access, &route), password).await?;
+        }
+        let keys = keys.ok_or_else(|| wrong_password(&route.role))?;
+        Ok(Authenticated { wanted, route, proven: Proven { keys, server_final: None } })
+    }
+
+    /// The role's, or one that no password fits and that looks like a role's.
+    fn verifier(&self, access: &Access, route: &Route) -> Verifier {
+        let stand_in = || Verifier::mock(&self.mock_secret.0, route.endpoint.as_str(), route.role.as_bytes());
+        access.verifier.clone().unwrap_or_else(stand_in)
+    }
+}
+
+fn wrong_password(role: &Text) -> AuthError {
+    AuthError::WrongPassword(role.to_str_lossy().into_owned())
 }

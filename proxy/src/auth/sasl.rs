@@ -43,11 +43,14 @@ pub(super) async fn exchange<S: Io>(
     challenge.check(text(&last)?).map_err(AuthError::Scram)
 }
 
-async fn send<S: Io>(client: &mut Connection<S>, request: Authentication) -> Result<(), AuthError> {
+pub(super) async fn send<S: Io>(
+    client: &mut Connection<S>,
+    request: Authentication,
+) -> Result<(), AuthError> {
     Ok(client.writer.send(&BackendMessage::Authentication(request)).await?)
 }
 
-async fn password_message<S: Io>(client: &mut Connection<S>) -> Result<Bytes, AuthError> {
+pub(super) async fn password_message<S: Io>(client: &mut Connection<S>) -> Result<Bytes, AuthError> {
     match client.reader.frame(PASSWORD_MESSAGE_BYTES_MAX).await? {
         Some(frame) if frame.tag == b'p' => Ok(frame.body),
         Some(frame) if frame.tag != b'X' => Err(AuthError::Protocol(format!(

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postgres_backend::client::ClientError;
+use postgres_backend::client::{ClientError, ClientTls};
 use postgres_backend::{Io, Stream};
 use pq_proto::{ErrorResponse, FramedError, SqlState};
 use rand::Rng;
@@ -17,9 +17,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use utils::Backoff;
 
 use self::handshake::{LoggedIn, Login};
-use crate::control_plane::{Address, Cached, Compute, ControlPlaneError};
+use crate::control_plane::{Address, Cached, Compute, ControlPlaneError, Wanted};
 use crate::error::Response;
-use crate::route::EndpointName;
 use crate::socket;
 
 /// For a TCP connection to one address of a compute.
@@ -37,16 +36,27 @@ pub(crate) trait Dial: Send + Sync + 'static {
     /// What a connection is.
     type Stream: Io;
 
+    /// How to encrypt what goes to a compute that the control plane says nothing about.
+    fn default_tls(&self) -> Option<&ClientTls> {
+        None
+    }
+
     /// Connects to one of the addresses that this one stands for.
     fn dial(&self, address: &Address) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
 /// Over TCP.
 #[derive(Debug)]
-pub(crate) struct TcpDial;
+pub(crate) struct TcpDial {
+    pub(crate) tls: Option<ClientTls>,
+}
 
 impl Dial for TcpDial {
     type Stream = TcpStream;
+
+    fn default_tls(&self) -> Option<&ClientTls> {
+        self.tls.as_ref()
+    }
 
     async fn dial(&self, address: &Address) -> io::Result<TcpStream> {
         let mut last = io::ErrorKind::NotFound.into();
@@ -169,13 +179,13 @@ impl ConnectError {
 pub(crate) async fn connect<D: Dial>(
     dial: &D,
     control_plane: &Arc<Cached>,
-    endpoint: &EndpointName,
+    wanted: &Wanted,
     login: &Login,
     within: Duration,
     random: &mut (impl Rng + Send),
 ) -> Result<(LoggedIn<D::Stream>, Arc<Compute>), ConnectError> {
     let mut so_far = ConnectError::StillWaking;
-    let attempts = Box::pin(attempts(dial, control_plane, endpoint, login, random, &mut so_far));
+    let attempts = Box::pin(attempts(dial, control_plane, wanted, login, random, &mut so_far));
     match timeout_at(Instant::now() + within, attempts).await {
         Ok(result) => result,
         Err(_) => Err(so_far),
@@ -186,13 +196,13 @@ pub(crate) async fn connect<D: Dial>(
 async fn attempts<D: Dial>(
     dial: &D,
     control_plane: &Arc<Cached>,
-    endpoint: &EndpointName,
+    wanted: &Wanted,
     login: &Login,
     random: &mut (impl Rng + Send),
     so_far: &mut ConnectError,
 ) -> Result<(LoggedIn<D::Stream>, Arc<Compute>), ConnectError> {
     let mut backoff = Backoff::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
-    let mut located = control_plane.locate(endpoint).await?;
+    let mut located = control_plane.locate(wanted).await?;
     let (mut woken, mut lost_logins) = (false, 0);
     loop {
         let compute = Arc::clone(&located.compute);
@@ -200,7 +210,7 @@ async fn attempts<D: Dial>(
             Ok(logged_in) => return Ok((logged_in, compute)),
             Err(error) => error,
         };
-        tracing::debug!(%endpoint, address = %compute.address, %error, "no session at the compute");
+        tracing::debug!(endpoint = %wanted.endpoint, address = %compute.address, %error, "no session at the compute");
         lost_logins = if matches!(error, ComputeError::Lost(_)) { lost_logins + 1 } else { 0 };
         let passes_by_itself = error.is_starting() || (1..LOST_LOGINS_MAX).contains(&lost_logins);
         let is_unreachable = matches!(error, ComputeError::Unreachable(_));
@@ -210,7 +220,7 @@ async fn attempts<D: Dial>(
             if woken {
                 tokio::time::sleep(backoff.next_delay(random)).await;
             }
-            located = match control_plane.wake(endpoint, located.generation).await {
+            located = match control_plane.wake(wanted, located.generation).await {
                 Err(ControlPlaneError::NotStartable(_)) => return Err(failure),
                 located => located?,
             };
@@ -232,7 +242,7 @@ async fn attempt<D: Dial>(
 ) -> Result<LoggedIn<D::Stream>, ComputeError> {
     let stream = dial.dial(&compute.address).await.map_err(ComputeError::Unreachable)?;
     let login = Box::pin(async {
-        let stream = encrypt(stream, compute).await?;
+        let stream = encrypt(dial, stream, compute).await?;
         handshake::log_in(stream, login, compute.database.as_ref(), random).await
     });
     timeout(LOGIN_TIMEOUT, login)
@@ -241,8 +251,12 @@ async fn attempt<D: Dial>(
 }
 
 /// TLS, when the compute is to be reached by it.
-pub(crate) async fn encrypt<S: Io>(stream: S, compute: &Compute) -> Result<Stream<S>, ComputeError> {
-    let Some(tls) = &compute.tls else { return Ok(Stream::Plain(stream)) };
+pub(crate) async fn encrypt<D: Dial>(
+    dial: &D,
+    stream: D::Stream,
+    compute: &Compute,
+) -> Result<Stream<D::Stream>, ComputeError> {
+    let Some(tls) = compute.tls.as_ref().or(dial.default_tls()) else { return Ok(Stream::Plain(stream)) };
     Box::pin(tls.connect(stream, &compute.address.host)).await.map_err(|error| match error {
         ClientError::Connection(error) => ComputeError::from_stream(error),
         ClientError::Closed => ComputeError::Lost(io::ErrorKind::UnexpectedEof.into()),
@@ -260,25 +274,25 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::control_plane::{ControlPlane, Reply};
+    use crate::control_plane::{Access, ControlPlane, Reply};
     use crate::metrics::Metrics;
-    use crate::scram::{ScramKeys, Verifier};
+    use crate::scram::ScramKeys;
 
     /// Finds every compute, and wakes none.
     #[derive(Debug)]
     struct Sleepy;
 
     impl ControlPlane for Sleepy {
-        fn verifier<'a>(&'a self, _: &'a EndpointName, _: &'a Text) -> Reply<'a, Option<Verifier>> {
-            Box::pin(std::future::ready(Ok(None)))
+        fn access<'a>(&'a self, _: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
+            Box::pin(std::future::ready(Ok(Access::default())))
         }
 
-        fn locate<'a>(&'a self, _: &'a EndpointName) -> Reply<'a, Arc<Compute>> {
+        fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
             let compute = Compute { address: "h:1".parse().unwrap(), tls: None, database: None };
             Box::pin(std::future::ready(Ok(Arc::new(compute))))
         }
 
-        fn wake<'a>(&'a self, _: &'a EndpointName) -> Reply<'a, Arc<Compute>> {
+        fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
             Box::pin(std::future::pending())
         }
     }
@@ -314,9 +328,9 @@ mod tests {
             connections
         });
         let cached = Arc::new(Cached::new(Box::new(Sleepy), Metrics::new(&mut Default::default())));
-        let keys = ScramKeys::of_password("x", b"salt", 1);
+        let keys = ScramKeys::of_password(b"x", b"salt", 1);
         let login = Login { params: [("user", "app")].into_iter().collect(), keys };
-        let (main, within) = ("main".parse().unwrap(), Duration::from_secs(10));
+        let (main, within) = (Wanted::for_test("main"), Duration::from_secs(10));
         let mut random = StdRng::seed_from_u64(1);
         let connected = connect(&Pipes(sender), &cached, &main, &login, within, &mut random).await;
         (connected.map(|_| ()).unwrap_err(), compute.await.unwrap())

@@ -1,20 +1,20 @@
-//! [`Cached`]: a provider behind a cache of addresses, asked once for everybody who asks at the same time.
+//! [`Cached`]: a provider behind caches, asked once for everybody who asks at the same time.
 //!
-//! Verifiers pass through: the file provider has them in memory. An address stays until its time is over or somebody
-//! finds nobody there. Called by `auth` and `compute`.
+//! Here are the addresses: one stays until its time is over or somebody finds nobody there. Who may come in is in
+//! [`super::cached_access`]. A provider that has everything in memory is asked every time. Called by `auth` and `compute`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pq_proto::Text;
 use tokio::time::Instant;
+use tracing::Instrument;
 use utils::timed_lru::{Generation, Lookup, Ttl};
 use utils::{SingleFlight, TimedLru};
 
-use super::{Compute, ControlPlane, ControlPlaneError, Reply};
+use super::cached_access::AccessCache;
+use super::{Compute, ControlPlane, ControlPlaneError, Wanted};
 use crate::metrics::{How, Metrics};
 use crate::route::EndpointName;
-use crate::scram::Verifier;
 
 /// Addresses that are kept at most.
 pub(crate) const ADDRESSES_MAX: usize = 4_000;
@@ -31,16 +31,18 @@ pub(crate) struct Located {
 /// A provider behind a cache; see the module's text.
 #[derive(Debug)]
 pub(crate) struct Cached {
-    provider: Box<dyn ControlPlane>,
+    pub(super) provider: Box<dyn ControlPlane>,
+    pub(super) access: AccessCache,
     addresses: Mutex<TimedLru<EndpointName, Arc<Compute>>>,
     locating: SingleFlight<EndpointName, Result<Located, ControlPlaneError>>,
     waking: SingleFlight<EndpointName, Result<Located, ControlPlaneError>>,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
 }
 
 impl Cached {
     pub(crate) fn new(provider: Box<dyn ControlPlane>, metrics: Metrics) -> Self {
         Self {
+            access: AccessCache::new(provider.caching()),
             provider,
             addresses: Mutex::new(TimedLru::new(ADDRESSES_MAX)),
             locating: SingleFlight::new(),
@@ -49,57 +51,89 @@ impl Cached {
         }
     }
 
-    /// The verifier of a role; `None` when the endpoint has no such role.
-    pub(crate) fn verifier<'a>(
-        &'a self,
-        endpoint: &'a EndpointName,
-        role: &'a Text,
-    ) -> Reply<'a, Option<Verifier>> {
-        self.provider.verifier(endpoint, role)
-    }
-
     /// Where the compute is, or was when it was last asked for.
-    pub(crate) async fn locate(&self, endpoint: &EndpointName) -> Result<Located, ControlPlaneError> {
-        let known = self.known(endpoint);
+    pub(crate) async fn locate(self: &Arc<Self>, wanted: &Wanted) -> Result<Located, ControlPlaneError> {
+        if self.provider.caching().is_none() {
+            return self.locate_in_memory(wanted).await;
+        }
+        let known = self.known(&wanted.endpoint);
         let how = if known.is_some() { "hit" } else { "miss" };
         self.metrics.cache_lookups.get_or_create(&How { how }).inc();
         if let Some(known) = known {
             return Ok(known);
         }
-        let ask = || async { Ok(self.remember(endpoint, self.provider.locate(endpoint).await?)) };
-        self.locating.run(endpoint.clone(), ask).await.0
+        if let Some(error) = self.access.closed(&wanted.endpoint) {
+            return Err(error);
+        }
+        let (cached, wanted) = (Arc::clone(self), wanted.clone());
+        self.undisturbed(wanted.endpoint.clone(), async move {
+            cached.locating.run(wanted.endpoint.clone(), || cached.ask_where(&wanted)).await.0
+        })
+        .await
+    }
+
+    /// What the provider says now. An entry is kept all the same: its generation tells who saw the same address.
+    async fn locate_in_memory(&self, wanted: &Wanted) -> Result<Located, ControlPlaneError> {
+        let compute = self.provider.locate(wanted).await?;
+        match self.known(&wanted.endpoint) {
+            Some(known) if Arc::ptr_eq(&known.compute, &compute) => Ok(known),
+            _ => Ok(self.remember(&wanted.endpoint, compute)),
+        }
+    }
+
+    async fn ask_where(&self, wanted: &Wanted) -> Result<Located, ControlPlaneError> {
+        self.count_request("locate");
+        let compute = self.provider.locate(wanted).await;
+        if let Err(error) = &compute {
+            self.access.remember_closed(&wanted.endpoint, error);
+        }
+        Ok(self.remember(&wanted.endpoint, compute?))
     }
 
     /// Wakes the compute, because nobody was where `stale` says. Whoever comes late, when another one has woken it
     /// already, gets what that one got.
     pub(crate) async fn wake(
         self: &Arc<Self>,
-        endpoint: &EndpointName,
+        wanted: &Wanted,
         stale: Generation,
     ) -> Result<Located, ControlPlaneError> {
-        let (cached, endpoint, name) = (Arc::clone(self), endpoint.clone(), endpoint.clone());
-        // In a task of its own: a client that leaves must not stop what others wait for, nor let it begin anew.
-        let wake = tokio::spawn(async move {
-            cached.waking.run(endpoint.clone(), || cached.wake_unless_done(&endpoint, stale)).await.0
-        });
-        // Only a panic, or the end of the runtime, leaves it without an answer.
-        wake.await.unwrap_or_else(|_| {
-            Err(ControlPlaneError::StartFailed { endpoint: name, reason: "aborted".into() })
+        let (cached, wanted) = (Arc::clone(self), wanted.clone());
+        self.undisturbed(wanted.endpoint.clone(), async move {
+            cached.waking.run(wanted.endpoint.clone(), || cached.wake_unless_done(&wanted, stale)).await.0
         })
+        .await
+    }
+
+    /// Runs in a task of its own: a client that leaves must not stop what others wait for, nor let it begin anew.
+    pub(super) async fn undisturbed<T: Send + 'static>(
+        &self,
+        endpoint: EndpointName,
+        work: impl Future<Output = Result<T, ControlPlaneError>> + Send + 'static,
+    ) -> Result<T, ControlPlaneError> {
+        // Only a panic, or the end of the runtime, leaves it without an answer.
+        tokio::spawn(work.in_current_span()).await.unwrap_or(Err(ControlPlaneError::Unavailable(endpoint)))
+    }
+
+    pub(super) fn count_request(&self, how: &'static str) {
+        if self.provider.caching().is_some() {
+            self.metrics.control_plane_requests.get_or_create(&How { how }).inc();
+        }
     }
 
     async fn wake_unless_done(
         &self,
-        endpoint: &EndpointName,
+        wanted: &Wanted,
         stale: Generation,
     ) -> Result<Located, ControlPlaneError> {
+        let endpoint = &wanted.endpoint;
         self.lock().invalidate(endpoint, stale);
         if let Some(newer) = self.known(endpoint) {
             return Ok(newer);
         }
         tracing::info!(%endpoint, "waking");
         let started = Instant::now();
-        let woken = self.provider.wake(endpoint).await;
+        self.count_request("wake");
+        let woken = self.provider.wake(wanted).await;
         let (how, seconds) =
             (if woken.is_ok() { "woken" } else { "failed" }, started.elapsed().as_secs_f64());
         self.metrics.wakes.get_or_create(&How { how }).inc();
@@ -149,9 +183,11 @@ impl Cached {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use pq_proto::Text;
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::control_plane::{Access, Caching, Reply};
 
     /// Counts; each wake waits for a permit.
     #[derive(Debug)]
@@ -170,26 +206,30 @@ mod tests {
     }
 
     impl ControlPlane for Arc<Counting> {
-        fn verifier<'a>(&'a self, _: &'a EndpointName, _: &'a Text) -> Reply<'a, Option<Verifier>> {
-            Box::pin(async { Ok(None) })
+        fn access<'a>(&'a self, _: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
+            Box::pin(async { Ok(Access::default()) })
         }
 
-        fn locate<'a>(&'a self, _: &'a EndpointName) -> Reply<'a, Arc<Compute>> {
+        fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
             Box::pin(async {
                 tokio::task::yield_now().await;
                 Ok(self.compute(&self.locates))
             })
         }
 
-        fn wake<'a>(&'a self, _: &'a EndpointName) -> Reply<'a, Arc<Compute>> {
+        fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
             Box::pin(async {
                 self.go.acquire().await.unwrap().forget();
                 Ok(self.compute(&self.wakes))
             })
         }
+
+        fn caching(&self) -> Option<Caching> {
+            Some(Caching { access: Duration::from_secs(60), negative: Duration::from_secs(5) })
+        }
     }
 
-    fn cached() -> (Arc<Counting>, Arc<Cached>, EndpointName) {
+    fn cached() -> (Arc<Counting>, Arc<Cached>, Wanted) {
         let provider = Arc::new(Counting {
             locates: AtomicUsize::new(0),
             wakes: AtomicUsize::new(0),
@@ -197,7 +237,7 @@ mod tests {
         });
         let metrics = Metrics::new(&mut Default::default());
         let cached = Cached::new(Box::new(Arc::clone(&provider)), metrics);
-        (provider, Arc::new(cached), "main".parse().unwrap())
+        (provider, Arc::new(cached), Wanted::for_test("main"))
     }
 
     #[tokio::test]
@@ -255,7 +295,7 @@ mod tests {
         tokio::time::advance(ADDRESS_TTL).await;
         cached.locate(&main).await.unwrap();
         assert_eq!(provider.locates.load(Ordering::Relaxed), 2);
-        assert_eq!(cached.entries(), [(main, "h:2".to_owned())]);
+        assert_eq!(cached.entries(), [(main.endpoint, "h:2".to_owned())]);
     }
 
     #[tokio::test]

@@ -27,7 +27,8 @@ use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 
 use super::command::StartCommand;
-use super::{Compute, ControlPlane, ControlPlaneError, Reply};
+use super::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
+use crate::allowlist::Allowlist;
 use crate::route::EndpointName;
 use crate::scram::Verifier;
 
@@ -74,6 +75,7 @@ struct Endpoint {
     compute: Arc<Compute>,
     roles: HashMap<Text, Verifier>,
     start: Option<StartCommand>,
+    allowlist: Arc<Allowlist>,
 }
 
 impl FileControlPlane {
@@ -99,17 +101,21 @@ impl FileControlPlane {
 }
 
 impl ControlPlane for FileControlPlane {
-    fn verifier<'a>(&'a self, endpoint: &'a EndpointName, role: &'a Text) -> Reply<'a, Option<Verifier>> {
-        let verifier = self.endpoint(endpoint).map(|endpoint| endpoint.roles.get(role).cloned());
-        Box::pin(std::future::ready(verifier))
+    fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
+        let access = self.endpoint(&wanted.endpoint).map(|endpoint| Access {
+            verifier: endpoint.roles.get(role).cloned(),
+            allowlist: Arc::clone(&endpoint.allowlist),
+        });
+        Box::pin(std::future::ready(access))
     }
 
-    fn locate<'a>(&'a self, endpoint: &'a EndpointName) -> Reply<'a, Arc<Compute>> {
-        let compute = self.endpoint(endpoint).map(|endpoint| Arc::clone(&endpoint.compute));
+    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        let compute = self.endpoint(&wanted.endpoint).map(|endpoint| Arc::clone(&endpoint.compute));
         Box::pin(std::future::ready(compute))
     }
 
-    fn wake<'a>(&'a self, name: &'a EndpointName) -> Reply<'a, Arc<Compute>> {
+    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        let name = &wanted.endpoint;
         Box::pin(async move {
             let endpoint = self.endpoint(name)?;
             let start = endpoint.start.as_ref();
@@ -133,6 +139,8 @@ struct RawFile {
 struct RawEndpoint {
     address: String,
     dbname: Option<String>,
+    #[serde(default)]
+    allowed_ips: Vec<String>,
     #[serde(default)]
     roles: BTreeMap<String, String>,
     start: Option<Vec<String>>,
@@ -167,7 +175,14 @@ impl RawEndpoint {
         let roles = self.roles.into_iter().map(role).collect::<Result<_, _>>()?;
         let tls = self.tls.map(|tls| tls.check(beside)).transpose()?;
         let database = self.dbname.filter(|name| !name.is_empty()).map(Text::from);
-        Ok(Endpoint { compute: Arc::new(Compute { address, tls, database }), roles, start })
+        let allowlist = Allowlist::parse(self.allowed_ips.iter().map(String::as_str))
+            .map_err(|(entry, error)| format!("allowed_ips \"{entry}\": {error}"))?;
+        Ok(Endpoint {
+            compute: Arc::new(Compute { address, tls, database }),
+            roles,
+            start,
+            allowlist: Arc::new(allowlist),
+        })
     }
 }
 
@@ -221,17 +236,25 @@ mod tests {
              roles = {{ app = \"{verifier}\" }}\n[endpoints.bare]\naddress = \"h:1\"\n"
         ));
         let plane = plane.unwrap();
-        let [main, bare, none] = ["main", "bare", "none"].map(|name| name.parse().unwrap());
-        assert_eq!(plane.verifier(&main, &"app".into()).await.unwrap().unwrap().to_string(), verifier);
-        assert!(plane.verifier(&main, &"other".into()).await.unwrap().is_none());
-        assert!(plane.verifier(&bare, &"app".into()).await.unwrap().is_none());
+        let [main, bare, none] = ["main", "bare", "none"].map(Wanted::for_test);
+        let verifier_of =
+            async |wanted, role: &str| plane.access(wanted, &role.into()).await.unwrap().verifier;
+        assert_eq!(verifier_of(&main, "app").await.unwrap().to_string(), verifier);
+        assert!(verifier_of(&main, "other").await.is_none());
+        assert!(verifier_of(&bare, "app").await.is_none());
         let compute = plane.locate(&main).await.unwrap();
         assert_eq!(
             (compute.address.to_string().as_str(), compute.database.clone()),
             ("[::1]:5432", Some("app".into()))
         );
-        assert_eq!(plane.locate(&none).await.unwrap_err(), ControlPlaneError::UnknownEndpoint(none.clone()));
-        assert_eq!(plane.wake(&bare).await.unwrap_err(), ControlPlaneError::NotStartable(bare.clone()));
+        assert_eq!(
+            plane.locate(&none).await.unwrap_err(),
+            ControlPlaneError::UnknownEndpoint(none.endpoint.clone())
+        );
+        assert_eq!(
+            plane.wake(&bare).await.unwrap_err(),
+            ControlPlaneError::NotStartable(bare.endpoint.clone())
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! file, an HTTP service or the database itself can be asked; [`Cached`] stands before all of them.
 
 mod cached;
+mod cached_access;
 mod command;
 mod file;
 
@@ -10,13 +11,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postgres_backend::client::ClientTls;
 use pq_proto::{ErrorResponse, SqlState, Text};
 
 pub(crate) use cached::Cached;
+pub(crate) use cached_access::Accessed;
 pub(crate) use file::FileControlPlane;
 
+use crate::activity::SessionId;
+use crate::allowlist::Allowlist;
 use crate::route::EndpointName;
 use crate::scram::Verifier;
 
@@ -25,14 +30,53 @@ pub(crate) type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlPlan
 
 /// What a provider is asked.
 pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
-    /// The verifier of a role; `None` when the endpoint has no such role.
-    fn verifier<'a>(&'a self, endpoint: &'a EndpointName, role: &'a Text) -> Reply<'a, Option<Verifier>>;
+    /// Who may come in as this role.
+    fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access>;
 
     /// Where the compute is, as far as that can be said without starting it.
-    fn locate<'a>(&'a self, endpoint: &'a EndpointName) -> Reply<'a, Arc<Compute>>;
+    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>>;
 
     /// Starts the compute unless it runs, and returns when it takes connections.
-    fn wake<'a>(&'a self, endpoint: &'a EndpointName) -> Reply<'a, Arc<Compute>>;
+    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>>;
+
+    /// How long answers may be kept; `None` when it has all of them in memory and knows of every change.
+    fn caching(&self) -> Option<Caching> {
+        None
+    }
+}
+
+/// An endpoint, and for whom it is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) endpoint: EndpointName,
+    /// The session that asks. What is shared or kept carries the one that asked first.
+    pub(crate) session: SessionId,
+    /// What the client calls itself.
+    pub(crate) application: Option<Text>,
+}
+
+#[cfg(test)]
+impl Wanted {
+    pub(crate) fn for_test(endpoint: &str) -> Self {
+        Self { endpoint: endpoint.parse().unwrap(), session: SessionId(1), application: None }
+    }
+}
+
+/// Who may come in. A copy is cheap enough for every login.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Access {
+    /// `None` when the endpoint has no such role, or the role has no password.
+    pub(crate) verifier: Option<Verifier>,
+    pub(crate) allowlist: Arc<Allowlist>,
+}
+
+/// How long answers of a provider may be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caching {
+    /// Verifiers and allowlists.
+    pub(crate) access: Duration,
+    /// That there is no such endpoint, or that it is closed.
+    pub(crate) negative: Duration,
 }
 
 /// No answer. Clones go to everybody who waited for the same one.
@@ -40,6 +84,12 @@ pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
 pub(crate) enum ControlPlaneError {
     #[error("endpoint \"{0}\" is not known")]
     UnknownEndpoint(EndpointName),
+    /// It is known and closed. The words are the control plane's, and meant for people.
+    #[error("{message}")]
+    Refused { sqlstate: SqlState, message: String },
+    /// Nothing can be said about the endpoint; the log has the reason.
+    #[error("the control plane gave no answer for endpoint \"{0}\"")]
+    Unavailable(EndpointName),
     #[error("endpoint \"{0}\" does not take connections, and there is no command to start it")]
     NotStartable(EndpointName),
     #[error("endpoint \"{endpoint}\" could not be started: {reason}")]
@@ -47,6 +97,11 @@ pub(crate) enum ControlPlaneError {
 }
 
 impl ControlPlaneError {
+    /// It would be the same for whoever asks next.
+    const fn is_about_the_endpoint(&self) -> bool {
+        matches!(self, Self::UnknownEndpoint(_) | Self::Refused { .. })
+    }
+
     /// What a client is told.
     pub(crate) fn response(&self) -> ErrorResponse {
         let response = |sqlstate| ErrorResponse::fatal(sqlstate, self.to_string());
@@ -54,8 +109,11 @@ impl ControlPlaneError {
             Self::UnknownEndpoint(_) => response(SqlState::INVALID_AUTHORIZATION).with_hint(
                 "Look at the host name, or at the name after \"endpoint=\" or behind the last \"@\".",
             ),
-            Self::NotStartable(_) | Self::StartFailed { .. } => response(SqlState::CONNECTION_FAILURE)
-                .with_hint("Its operator finds the reason in the proxy's log."),
+            Self::Refused { sqlstate, .. } => response(*sqlstate),
+            Self::NotStartable(_) | Self::StartFailed { .. } | Self::Unavailable(_) => {
+                response(SqlState::CONNECTION_FAILURE)
+                    .with_hint("Its operator finds the reason in the proxy's log.")
+            }
         }
     }
 }

@@ -6,6 +6,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
+use super::password::prepare;
+
 /// Bytes of a SHA-256 hash, and so of every key here.
 pub(crate) const KEY_BYTES: usize = 32;
 
@@ -60,11 +62,11 @@ pub(crate) struct ScramKeys {
     pub(crate) server_key: Key,
 }
 
-#[cfg(test)]
 impl ScramKeys {
-    /// As a client that knows the password has them.
-    pub(crate) fn of_password(password: &str, salt: &[u8], iterations: u32) -> Self {
-        let salted = salted_password(password.as_bytes(), salt, iterations);
+    /// As somebody has them who knows the password, which is [prepared](super::password::prepare) here. Hashes
+    /// `iterations` times: not to be done where others wait.
+    pub(crate) fn of_password(password: &[u8], salt: &[u8], iterations: u32) -> Self {
+        let salted = salted_password(&prepare(password), salt, iterations);
         Self { client_key: salted.sign(b"Client Key"), server_key: salted.sign(b"Server Key") }
     }
 }
@@ -77,7 +79,7 @@ pub(crate) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; KEY_BYTES] {
 }
 
 /// `Hi` of RFC 5802, section 2.2, which is PBKDF2 with one block. Milliseconds of work at the usual 4096 rounds.
-pub(crate) fn salted_password(password: &[u8], salt: &[u8], iterations: u32) -> Key {
+fn salted_password(password: &[u8], salt: &[u8], iterations: u32) -> Key {
     let mut previous = hmac_sha256(password, &[salt, &1u32.to_be_bytes()]);
     let mut result = Key(previous);
     for _ in 1..iterations {

@@ -110,6 +110,8 @@ impl<'m> ClientFinal<'m> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ServerFirst<'m> {
     pub(crate) nonce: &'m str,
+    pub(crate) salt: Vec<u8>,
+    pub(crate) iterations: u32,
 }
 
 impl<'m> ServerFirst<'m> {
@@ -117,10 +119,10 @@ impl<'m> ServerFirst<'m> {
         let mut attributes = message.split(',');
         let mut next = |name: &str| attributes.next().and_then(|attribute| attribute.strip_prefix(name));
         let nonce = next("r=").filter(|nonce| is_nonce(nonce)).ok_or(Malformed("no nonce"))?;
-        next("s=").filter(|salt| BASE64.decode(salt).is_ok()).ok_or(Malformed("no salt"))?;
+        let salt = next("s=").and_then(|salt| BASE64.decode(salt).ok()).ok_or(Malformed("no salt"))?;
         let iterations = next("i=").and_then(|number| number.parse::<u32>().ok());
-        iterations.filter(|iterations| *iterations > 0).ok_or(Malformed("no number of iterations"))?;
-        Ok(Self { nonce })
+        let iterations = iterations.filter(|iterations| *iterations > 0);
+        Ok(Self { nonce, salt, iterations: iterations.ok_or(Malformed("no number of iterations"))? })
     }
 }
 
@@ -202,7 +204,8 @@ mod tests {
 
     #[test]
     fn a_malformed_challenge_is_refused() {
-        assert_eq!(ServerFirst::parse("r=abc,s=c2FsdA==,i=4096,x=1"), Ok(ServerFirst { nonce: "abc" }));
+        let expected = ServerFirst { nonce: "abc", salt: b"salt".to_vec(), iterations: 4096 };
+        assert_eq!(ServerFirst::parse("r=abc,s=c2FsdA==,i=4096,x=1"), Ok(expected));
         for message in
             ["", "e=other-error", "r=abc", "r=,s=c2FsdA==,i=1", "r=abc,s=!,i=1", "r=abc,s=c2FsdA==,i=0"]
         {

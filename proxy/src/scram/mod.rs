@@ -13,6 +13,7 @@
 pub(crate) mod client;
 mod keys;
 mod messages;
+mod password;
 mod secret;
 pub(crate) mod server;
 

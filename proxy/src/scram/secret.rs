@@ -6,8 +6,9 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use subtle::ConstantTimeEq;
 
-use super::keys::{KEY_BYTES, Key, hmac_sha256, salted_password};
+use super::keys::{KEY_BYTES, Key, ScramKeys, hmac_sha256};
 
 /// Rounds that PostgreSQL uses unless `scram_iterations` says otherwise.
 pub const SCRAM_ITERATIONS_DEFAULT: u32 = 4096;
@@ -49,15 +50,25 @@ pub enum VerifierError {
 impl Verifier {
     /// The verifier of a password. Hashes `iterations` times: not to be done where others wait.
     pub fn from_password(password: &str, salt: &[u8], iterations: u32) -> Self {
-        // PostgreSQL takes a password that SASLprep forbids as it is.
-        let prepared = stringprep::saslprep(password).unwrap_or(password.into());
-        let salted = salted_password(prepared.as_bytes(), salt, iterations);
+        let keys = ScramKeys::of_password(password.as_bytes(), salt, iterations);
         Self {
             iterations,
             salt: salt.to_vec(),
-            stored_key: salted.sign(b"Client Key").hash(),
-            server_key: salted.sign(b"Server Key"),
+            stored_key: keys.client_key.hash(),
+            server_key: keys.server_key,
         }
+    }
+
+    /// The keys of a password, when it is the right one. Hashes as often as the verifier says: not to be done where
+    /// others wait.
+    pub(crate) fn check_password(&self, password: &[u8]) -> Option<ScramKeys> {
+        let keys = ScramKeys::of_password(password, &self.salt, self.iterations);
+        bool::from(keys.client_key.hash().ct_eq(&self.stored_key)).then_some(keys)
+    }
+
+    /// How often it hashes.
+    pub(crate) const fn iterations(&self) -> u32 {
+        self.iterations
     }
 
     /// For a role that does not exist: salt and rounds look like a real one's and are the same at every attempt, so
@@ -134,13 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_prepared_as_postgres_prepares_it() {
-        let of = |password| Verifier::from_password(password, b"salt", 1).to_string();
-        // RFC 4013, section 3: a soft hyphen is dropped, a Roman numeral becomes letters.
-        assert_eq!(of("I\u{ad}X"), of("IX"));
-        assert_eq!(of("\u{2168}"), of("IX"));
-        // A control character is forbidden: the password counts as it is.
-        assert_ne!(of("I\u{7}X"), of("IX"));
+    fn only_the_right_password_has_the_keys() {
+        let stored: Verifier = FOOBAR.parse().unwrap();
+        let keys = stored.check_password(b"foobar").unwrap();
+        assert!(bool::from(keys.server_key.ct_eq(&stored.server_key)));
+        for wrong in [&b""[..], b"foobaz", b"foobar ", b"\xff"] {
+            assert!(stored.check_password(wrong).is_none(), "{wrong:?}");
+        }
+        assert!(Verifier::mock(b"secret", "main", b"app").check_password(b"foobar").is_none());
     }
 
     #[test]

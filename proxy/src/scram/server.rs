@@ -38,8 +38,8 @@ pub(crate) struct Challenge {
 #[derive(Debug)]
 pub(crate) struct Proven {
     pub(crate) keys: ScramKeys,
-    /// `server-final-message`: the client may see it once it is let in.
-    pub(crate) server_final: String,
+    /// `server-final-message`, which the client may see once it is let in. `None` when it sent its password.
+    pub(crate) server_final: Option<String>,
 }
 
 impl Challenge {
@@ -95,7 +95,8 @@ impl Challenge {
         }
         let server_key = self.verifier.server_key;
         let signature = BASE64.encode(server_key.sign(signed.as_bytes()).as_bytes());
-        Ok(Proven { keys: ScramKeys { client_key, server_key }, server_final: format!("v={signature}") })
+        let server_final = Some(format!("v={signature}"));
+        Ok(Proven { keys: ScramKeys { client_key, server_key }, server_final })
     }
 }
 
@@ -133,7 +134,7 @@ mod tests {
                  p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
             )
             .unwrap();
-        assert_eq!(proven.server_final, "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+        assert_eq!(proven.server_final.unwrap(), "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
     }
 
     #[test]
@@ -206,7 +207,7 @@ mod tests {
     }
 
     fn keys_of(password: &str, verifier: &Verifier) -> ScramKeys {
-        ScramKeys::of_password(password, &verifier.salt, verifier.iterations)
+        ScramKeys::of_password(password.as_bytes(), &verifier.salt, verifier.iterations)
     }
 
     /// As a client that knows the password.
@@ -224,6 +225,6 @@ mod tests {
         let challenge = Challenge::new(verifier, waiting.client_first(), &NONCE, ChannelBinding::NotOffered)?;
         let last = waiting.answer(challenge.message(), keys)?;
         let proven = challenge.check(last.client_final())?;
-        last.check(&proven.server_final)
+        last.check(&proven.server_final.unwrap())
     }
 }

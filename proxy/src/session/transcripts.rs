@@ -25,7 +25,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postgres_backend::TlsPolicy;
 use rand::rand_core::TryRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::{mpsc, oneshot};
@@ -34,13 +33,16 @@ use utils::shutdown::Signal;
 
 use super::*;
 use crate::activity::SessionId;
+use crate::auth::{ClientAuth, MockSecret};
 use crate::compute::Dial;
 use crate::control_plane::{Address, FileControlPlane};
 use crate::scram::Verifier;
+use crate::tls::files::TlsSources;
 use crate::tls::tests::write as write_certificate;
 
 /// For everything that one step waits for.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
 const PIPE_BYTES: usize = 64 * 1024;
 
 macro_rules! transcripts {
@@ -242,23 +244,26 @@ fn services(config: &str, directory: &Path, dial: ScriptedDial) -> Services<Scri
     std::fs::write(&path, endpoints).unwrap();
     let provider = FileControlPlane::load(&path).unwrap();
     let metrics = Metrics::new(&mut Default::default());
-    let tls = match config {
-        "plain" => TlsPolicy::Disabled,
+    let pairs = match config {
+        "plain" => Vec::new(),
         "tls" => {
-            let files = write_certificate(directory, &["localhost"], &rcgen::PKCS_ECDSA_P256_SHA256);
-            TlsPolicy::Required(
-                Arc::new(Certificates::load(&[files]).unwrap().unwrap()).server_tls().unwrap(),
-            )
+            vec![write_certificate(directory, &["localhost"], &rcgen::PKCS_ECDSA_P256_SHA256)]
         }
         other => panic!("no config {other}"),
     };
+    let control_plane = Arc::new(Cached::new(Box::new(provider), metrics.clone()));
     Services {
-        handshake: HandshakeConfig::new(tls),
-        certificates: None,
-        control_plane: Arc::new(Cached::new(Box::new(provider), metrics.clone())),
+        tls: Arc::new(TlsStore::load(TlsSources { pairs, ..TlsSources::default() }).unwrap()),
+        login_timeout: LOGIN_TIMEOUT,
+        auth: Authenticator::new(
+            Arc::clone(&control_plane),
+            MockSecret([0; 32]),
+            ClientAuth::default(),
+            metrics.clone(),
+        ),
+        control_plane,
         dial,
         cancels: Arc::new(Cancels::new(metrics.clone())),
-        mock_secret: MockSecret([0; 32]),
         connect_timeout: STEP_TIMEOUT,
         drain_idle: Duration::ZERO,
         shutdown: Shutdown::new(),

@@ -1,24 +1,21 @@
 //! The certificates that clients see: which one a name gets, which domains it opens for routing, and what SCRAM binds
-//! to. The handshake itself is `postgres_backend`'s. Called by `server` at the start and by every session.
+//! to. Where they lie is in [`files`], how they are exchanged in [`store`]; the handshake itself is
+//! `postgres_backend`'s. Called by every session.
+
+pub(crate) mod files;
+pub(crate) mod store;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use postgres_backend::TlsError;
 use postgres_backend::tls::load_certified_key;
-use postgres_backend::{ServerTls, TlsError};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// Where a certificate chain and its key are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Certificate chain, PEM; the server's own comes first.
-    pub certificate: PathBuf,
-    /// Private key, PEM.
-    pub key: PathBuf,
-}
+pub(crate) use self::files::TlsFiles;
 
 /// No certificate can be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +26,17 @@ pub(crate) enum CertificateError {
     /// The certificate is not one of X.509.
     #[error("cannot read the names in {}", .0.display())]
     Names(PathBuf),
+    /// The directory of certificates cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
+    Directory {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The directory has none.
+    #[error("no certificate with its key is in {}", .0.display())]
+    EmptyDirectory(PathBuf),
 }
 
 /// All certificates of this server. The first one is for whoever names nothing that is known.
@@ -58,11 +66,6 @@ impl Certificates {
         Ok(Some(Self { first, others: certificates.collect() }))
     }
 
-    /// TLS with these certificates.
-    pub(crate) fn server_tls(self: &Arc<Self>) -> Result<ServerTls, TlsError> {
-        ServerTls::from_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>)
-    }
-
     /// The certificate for this name: one that has it, then one that has a wildcard for it, then the first.
     pub(crate) fn choose(&self, server_name: Option<&str>) -> &Certificate {
         let name = server_name.unwrap_or_default().to_ascii_lowercase();
@@ -89,12 +92,17 @@ impl Certificate {
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| unreadable())?;
         let alternative = parsed.subject_alternative_name().map_err(|_| unreadable())?;
         let all = alternative.iter().flat_map(|extension| &extension.value.general_names);
-        let all: Vec<String> = all
+        let mut all: Vec<String> = all
             .filter_map(|name| match name {
                 GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
                 _ => None,
             })
             .collect();
+        // Only a certificate without alternative names is for its common name (RFC 6125, section 6.4.4).
+        if all.is_empty() {
+            let common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+            all = common.map(str::to_ascii_lowercase).collect();
+        }
         let domains = all.iter().filter_map(|name| name.strip_prefix("*.")).map(str::to_owned).collect();
         let names = all.iter().filter(|name| !name.starts_with("*.")).cloned().collect();
         let algorithm = parsed.signature_algorithm.algorithm.to_id_string();
@@ -178,6 +186,49 @@ pub(crate) mod tests {
         }
         assert_eq!(certificates.choose(Some("x.d.test")).domains(), ["d.test"]);
         assert!(certificates.choose(None).domains().is_empty());
+    }
+
+    #[test]
+    fn the_common_name_counts_where_there_is_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let with_common_name = |file: &str, names: &[&str]| {
+            let key = KeyPair::generate().unwrap();
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let mut params = CertificateParams::new(names).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, "*.Common.test");
+            let path = directory.path().join(file);
+            let files = TlsFiles { certificate: path.with_extension("pem"), key: path.with_extension("key") };
+            std::fs::write(&files.certificate, params.self_signed(&key).unwrap().pem()).unwrap();
+            std::fs::write(&files.key, key.serialize_pem()).unwrap();
+            Certificate::load(&files).unwrap()
+        };
+        assert_eq!(with_common_name("old", &[]).domains(), ["common.test"]);
+        assert_eq!(with_common_name("new", &["*.alternative.test"]).domains(), ["alternative.test"]);
+    }
+
+    #[test]
+    fn keys_of_every_usual_form_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, options) in [
+            ("ec-pkcs8", "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1"),
+            ("rsa-pkcs8", "-newkey rsa:2048"),
+        ] {
+            let file = |end: &str| directory.path().join(name).with_extension(end);
+            let files = TlsFiles { certificate: file("crt"), key: file("key") };
+            let openssl = |arguments: &str| {
+                let words = arguments.split(' ');
+                let output = std::process::Command::new("openssl").args(words).output().unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            };
+            let (certificate, key) = (files.certificate.display(), files.key.display());
+            openssl(&format!("req -x509 -nodes -subj /CN=a.test {options} -out {certificate} -keyout {key}"));
+            assert_eq!(Certificate::load(&files).unwrap().names, ["a.test"]);
+            // The older form has the name of the algorithm in its first line.
+            let older = TlsFiles { key: file("old"), ..files.clone() };
+            openssl(&format!("pkey -in {key} -traditional -out {}", older.key.display()));
+            assert!(!std::fs::read_to_string(&older.key).unwrap().contains("BEGIN PRIVATE KEY"));
+            assert_eq!(Certificate::load(&older).unwrap().end_point_hash().map(<[u8]>::len), Some(32));
+        }
     }
 
     #[test]

@@ -1,0 +1,92 @@
+//! A password in clear, for clients that cannot do SCRAM or can name their endpoint only before the password. Only inside
+//! TLS, and checked against the verifier before anything is woken. The hashing is milliseconds of work: it happens on
+//! threads where nobody else waits, few at a time. Called by `auth`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use postgres_backend::{Connection, Io};
+use pq_proto::Authentication;
+use pq_proto::authentication::decode_password;
+use tokio::sync::Semaphore;
+
+use super::AuthError;
+use super::sasl::{password_message, send};
+use crate::scram::{ScramKeys, Verifier};
+
+/// Passwords that are hashed at the same time: more would only take the processors from everybody else.
+const HASHINGS_MAX: usize = 4;
+/// A verifier with more rounds is not checked: seconds of work for one login. PostgreSQL's own number is 4096.
+const ITERATIONS_MAX: u32 = 1_000_000;
+
+/// Threads for hashing.
+#[derive(Debug)]
+pub(super) struct Hashing(Arc<Semaphore>);
+
+impl Default for Hashing {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(HASHINGS_MAX)))
+    }
+}
+
+impl Hashing {
+    /// The keys of the password, when it is the right one. `Err` when the verifier asks too much.
+    pub(super) async fn check(
+        &self,
+        verifier: Verifier,
+        password: Bytes,
+    ) -> Result<Option<ScramKeys>, AuthError> {
+        if verifier.iterations() > ITERATIONS_MAX {
+            return Err(AuthError::TooManyIterations);
+        }
+        // Both fail only when the program ends.
+        let Ok(permit) = Arc::clone(&self.0).acquire_owned().await else { return Ok(None) };
+        let hashing = tokio::task::spawn_blocking(move || {
+            let keys = verifier.check_password(&password);
+            drop(permit);
+            keys
+        });
+        Ok(hashing.await.unwrap_or_default())
+    }
+}
+
+/// Asks for the password, and gives what the client sent without the zero byte at its end.
+pub(super) async fn ask<S: Io>(client: &mut Connection<S>) -> Result<Bytes, AuthError> {
+    send(client, Authentication::CleartextPassword).await?;
+    let message = password_message(client).await?;
+    let malformed = |error| AuthError::Protocol(format!("malformed password message: {error}"));
+    Ok(Bytes::copy_from_slice(decode_password(message).map_err(malformed)?.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_verifier_that_would_take_forever_is_an_error_and_not_a_busy_thread() {
+        let text = Verifier::from_password("x", b"salt", 1).to_string();
+        let check = async |iterations: u32| {
+            let verifier = text.replace("$1:", &format!("${iterations}:")).parse().unwrap();
+            Hashing::default().check(verifier, Bytes::from_static(b"x")).await
+        };
+        assert!(check(1).await.unwrap().is_some());
+        assert!(check(2).await.unwrap().is_none());
+        assert!(matches!(check(i32::MAX as u32).await, Err(AuthError::TooManyIterations)));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn others_go_on_while_a_password_is_hashed() {
+        let slow = Verifier::from_password("x", b"salt", 1).to_string().replace("$1:", "$200000:");
+        let hashing = Hashing::default();
+        let mut check = Box::pin(hashing.check(slow.parse().unwrap(), Bytes::from_static(b"x")));
+        let mut turns = 0;
+        loop {
+            tokio::select! {
+                biased;
+                keys = &mut check => break assert!(keys.unwrap().is_none()),
+                () = tokio::task::yield_now() => turns += 1,
+            }
+        }
+        assert!(turns > 10, "{turns}");
+    }
+}

@@ -1,0 +1,152 @@
+//! Where certificates lie: pairs that are named one by one, and a directory. Read at the start and at every reload.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::CertificateError;
+
+/// Names in a sub-directory, as Kubernetes writes them.
+const CERTIFICATE_NAME: &str = "tls.crt";
+const KEY_NAME: &str = "tls.key";
+/// Endings of a pair that lies in the directory itself.
+const CERTIFICATE_ENDING: &str = "crt";
+const KEY_ENDING: &str = "key";
+/// The entry of the directory that is for unknown names; otherwise it is the first in alphabetical order.
+const DEFAULT_ENTRY: &str = "default";
+
+/// Where a certificate chain and its key are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate chain, PEM; the server's own comes first.
+    pub certificate: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+}
+
+/// Everything that TLS for clients is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsSources {
+    /// Pairs, the one for unknown names first.
+    pub pairs: Vec<TlsFiles>,
+    /// A directory with more: `NAME/tls.crt` and `NAME/tls.key`, or `NAME.crt` and `NAME.key`.
+    pub directory: Option<PathBuf>,
+    /// Who must have signed the certificates that clients then have to show.
+    pub client_authority: Option<PathBuf>,
+}
+
+impl TlsSources {
+    /// All pairs, the one for unknown names first.
+    pub(crate) fn all_pairs(&self) -> Result<Vec<TlsFiles>, CertificateError> {
+        let mut pairs = self.pairs.clone();
+        if let Some(path) = &self.directory {
+            let error = |error| CertificateError::Directory { path: path.clone(), error };
+            let found = pairs_in(path).map_err(error)?;
+            if found.is_empty() {
+                return Err(CertificateError::EmptyDirectory(path.clone()));
+            }
+            pairs.extend(found);
+        }
+        Ok(pairs)
+    }
+
+    /// What tells one state of the files from another, without reading them.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        let pairs = self.all_pairs().unwrap_or_default();
+        let files = pairs.into_iter().flat_map(|pair| [pair.certificate, pair.key]);
+        files.chain(self.client_authority.clone()).map(|path| (Stamp::of(&path), path)).collect()
+    }
+}
+
+/// See [`TlsSources::fingerprint`].
+pub(crate) type Fingerprint = Vec<(Option<Stamp>, PathBuf)>;
+
+/// A state of a file; of the file that is meant, where links lead to it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    modified: Option<SystemTime>,
+    bytes: u64,
+    file: u64,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self { modified: metadata.modified().ok(), bytes: metadata.len(), file: metadata.ino() })
+    }
+}
+
+fn pairs_in(directory: &Path) -> io::Result<Vec<TlsFiles>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        // Such names are for those who exchange whole directories at once.
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let pair = if path.is_dir() {
+            TlsFiles { certificate: path.join(CERTIFICATE_NAME), key: path.join(KEY_NAME) }
+        } else if path.extension().is_some_and(|ending| ending == CERTIFICATE_ENDING) {
+            TlsFiles { key: path.with_extension(KEY_ENDING), certificate: path.clone() }
+        } else {
+            continue;
+        };
+        if !is_hidden && pair.certificate.exists() && pair.key.exists() {
+            found.push((path.file_stem().is_none_or(|name| name != DEFAULT_ENTRY), pair));
+        }
+    }
+    found.sort_by(|one, other| (one.0, &one.1.certificate).cmp(&(other.0, &other.1.certificate)));
+    Ok(found.into_iter().map(|(_, pair)| pair).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_found_in_both_forms_and_the_default_comes_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str| {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        };
+        for name in [
+            "b/tls.crt",
+            "b/tls.key",
+            "a.crt",
+            "a.key",
+            "default/tls.crt",
+            "default/tls.key",
+            "no_key.crt",
+            "c/tls.crt",
+            "..data/tls.crt",
+            "..data/tls.key",
+            "readme.txt",
+        ] {
+            write(name);
+        }
+        let sources = TlsSources { directory: Some(directory.path().to_owned()), ..TlsSources::default() };
+        let found = sources.all_pairs().unwrap();
+        let found: Vec<_> =
+            found.iter().map(|pair| pair.certificate.strip_prefix(directory.path()).unwrap()).collect();
+        assert_eq!(found, [Path::new("default/tls.crt"), Path::new("a.crt"), Path::new("b/tls.crt")]);
+
+        let before = sources.fingerprint();
+        assert_eq!(before, sources.fingerprint());
+        fs::write(directory.path().join("b/tls.key"), "longer").unwrap();
+        let changed = sources.fingerprint();
+        assert_ne!(before, changed);
+        write("c/tls.key");
+        assert_ne!(changed, sources.fingerprint());
+    }
+
+    #[test]
+    fn a_directory_without_certificates_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |path: &Path| TlsSources { directory: Some(path.to_owned()), ..TlsSources::default() };
+        let error = |path: &Path| at(path).all_pairs().unwrap_err();
+        assert!(matches!(error(directory.path()), CertificateError::EmptyDirectory(_)));
+        assert!(matches!(error(Path::new("/nonexistent")), CertificateError::Directory { .. }));
+    }
+}
