@@ -27,6 +27,14 @@ impl Log {
         Self { ctx, start, bytes: Vec::new(), ends: Vec::new(), builder, switches: Vec::new() }
     }
 
+    /// An empty log that starts with a record end `left` bytes before the end of the second segment.
+    pub(crate) fn near_segment_end(segment_kib: u32, left: u64) -> Self {
+        let log = Self::new(segment_kib);
+        let start = Lsn(log.segment_end().0 - left);
+        let builder = WalBuilder::new(log.ctx, PageMagic::POSTGRES_18, Tli(1), start, log.start);
+        Self { start, builder, ..log }
+    }
+
     pub(crate) fn noop(&mut self, total_bytes: usize) -> Lsn {
         let appended = self.builder.noop(total_bytes);
         self.push(appended)
@@ -58,7 +66,7 @@ impl Log {
         assert_eq!(self.end().advance(left), segment_end);
     }
 
-    fn segment_end(&self) -> Lsn {
+    pub(crate) fn segment_end(&self) -> Lsn {
         self.ctx.segment_size.start_of(self.ctx.segment_size.segment_of(self.end()) + 1)
     }
 
@@ -86,7 +94,10 @@ impl Log {
     }
 
     pub(crate) fn scanner(&self) -> RecordScanner {
-        RecordScanner::at_segment_start(self.ctx, self.start)
+        match self.ctx.segment_size.offset_of(self.start) {
+            0 => RecordScanner::at_segment_start(self.ctx, self.start),
+            _ => RecordScanner::at_record_end(self.ctx, self.start, None),
+        }
     }
 
     /// What a scan from the log's start that has got to `position` must say: record end and last record's start.
