@@ -55,10 +55,13 @@ impl Fixture {
         pack(&path(major, "records"), text.as_bytes());
     }
 
-    pub(crate) fn scanner(&self) -> RecordScanner {
+    pub(crate) fn context(&self) -> ScanContext {
         let segment_size = SegmentSize::new(SEGMENT_BYTES).unwrap();
-        let ctx = ScanContext { segment_size, system_id: self.system_id };
-        RecordScanner::at_segment_start(ctx, self.start)
+        ScanContext { segment_size, system_id: self.system_id }
+    }
+
+    pub(crate) fn scanner(&self) -> RecordScanner {
+        RecordScanner::at_segment_start(self.context(), self.start)
     }
 
     pub(crate) fn index_of(&self, lsn: Lsn) -> usize {

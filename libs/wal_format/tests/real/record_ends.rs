@@ -1,6 +1,6 @@
 //! What is in the fixtures, and that the scanner sees each record where the server does.
 
-use wal_format::{PAGE_BYTES, PageFlags, Stop, find_end_of_log};
+use wal_format::{PAGE_BYTES, PageFlags, RecordScanner, Stop, find_end_of_log};
 use wal_types::{Lsn, Tli};
 
 use crate::fixture::{Fixture, MAJORS, RecordRange, SEGMENT_BYTES};
@@ -43,6 +43,32 @@ fn the_log_ends_where_the_server_stopped() {
         match end.stopped {
             Stop::NotWal(error) => assert!(error.is_end_of_log(), "{major}: {error}"),
             stopped => panic!("{major}: {stopped:?}"),
+        }
+    }
+}
+
+/// Be it in the middle of a record, or of one that a crash cut off.
+#[test]
+fn a_scan_may_begin_at_any_segment() {
+    for major in MAJORS {
+        let fixture = Fixture::load(major);
+        for segment in 0..fixture.bytes.len() / SEGMENT_BYTES as usize {
+            let from = segment * SEGMENT_BYTES as usize;
+            let start = fixture.start.advance(from as u64);
+            let mut scanner = RecordScanner::at_segment_start(fixture.context(), start);
+            for piece in fixture.bytes[from..].chunks(1000) {
+                let position = scanner.position().advance(piece.len() as u64);
+                let failed = scanner.feed(piece).is_err();
+                let expected = match fixture.expected_at(position) {
+                    (end, record) if end > start => (end, record.filter(|record| *record >= start)),
+                    _ => (start, None),
+                };
+                assert_eq!((scanner.record_end(), scanner.last_record_start()), expected, "{major}");
+                if failed {
+                    break;
+                }
+            }
+            assert_eq!(scanner.record_end(), fixture.records.last().unwrap().1);
         }
     }
 }
