@@ -8,9 +8,11 @@
 //!   cluster    all of them, in the right order           clients psql and an SQL connection (over TLS: tls_client)
 //!   workload   a writer that knows what was acknowledged oracle  what the safekeepers' disks hold
 //!   faulty_network, certs, unsynced                      relays that fail, certificates, disks that forget
+//!   wire                                                 what safekeepers told the walproposer, and so owe
 //! ```
 //!
-//! Nothing of the product is linked in except value types: what is tested is tested from outside.
+//! Nothing of the product is linked in except value types and the codecs of the wire: what is tested is tested from
+//! outside.
 
 pub mod certs;
 pub mod clients;
@@ -27,4 +29,5 @@ pub mod tls_client;
 pub mod unsynced;
 pub mod wait;
 pub mod walproposer;
+pub mod wire;
 pub mod workload;

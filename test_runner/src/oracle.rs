@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures::future::join_all;
 use nix::sys::signal::Signal;
 use wal_types::Lsn;
 
@@ -25,6 +26,8 @@ use crate::{clients, ports, wait};
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a program of the oracle may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// The standby is for one look: what it syncs does not matter.
+const THROWN_AWAY: [(&str, &str); 1] = [("fsync", "off")];
 /// How many missing rows are named.
 const NAMED_ROWS_MAX: usize = 5;
 
@@ -72,15 +75,30 @@ pub async fn examine(cluster: &Cluster) -> Result<Vec<Evidence>> {
         fs::rename(&primary, primary.with_extension("away"))?;
     }
     let ids: Vec<u64> = cluster.state.safekeepers.iter().map(|safekeeper| safekeeper.id).collect();
-    let mut evidence = Vec::new();
-    for (index, first) in ids.iter().enumerate() {
-        for second in &ids[index + 1..] {
-            let pair = Pair::copy(cluster, *first, *second).await?;
-            let found = pair.examine().await;
-            evidence.push(found.with_context(|| format!("the disks of safekeepers {first} and {second}"))?);
+    let pairs = ids.iter().enumerate().flat_map(|(index, first)| {
+        ids[index + 1..].iter().map(move |second| examine_pair(cluster, *first, *second))
+    });
+    // Not given up at the first error: each ends what it started.
+    join_all(pairs).await.into_iter().collect()
+}
+
+async fn examine_pair(cluster: &Cluster, first: u64, second: u64) -> Result<Evidence> {
+    let found = async { Pair::copy(cluster, first, second).await?.examine().await };
+    found.await.with_context(|| format!("the disks of safekeepers {first} and {second}"))
+}
+
+/// Undoes what [`examine`] did to the directory, so that the cluster can go on.
+pub fn put_back(cluster: &Cluster) -> Result<()> {
+    let primary = cluster.postgres().data_dir;
+    fs::rename(primary.with_extension("away"), &primary)?;
+    for entry in fs::read_dir(&cluster.directory)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("oracle-") {
+            let (path, is_directory) = (entry.path(), entry.file_type()?.is_dir());
+            if is_directory { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
         }
     }
-    Ok(evidence)
+    Ok(())
 }
 
 fn lost_wal(evidence: &[Evidence]) -> Result<Option<String>> {
@@ -184,7 +202,7 @@ impl<'a> Pair<'a> {
         }
         let end = self.walproposer().recover().await?;
         let standby = self.standby().await?;
-        processes.push(standby.start(&[]).await?);
+        processes.push(standby.start(&THROWN_AWAY).await?);
         let rows = self.rows_at(&standby, end).await?;
         let wal = self.receive_wal(end).await?;
         let pair = (self.safekeepers[0].id, self.safekeepers[1].id);

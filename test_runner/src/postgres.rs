@@ -67,8 +67,8 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Runs initdb and writes the settings.
-    pub async fn initdb(&self) -> Result<()> {
+    /// Runs initdb, with these arguments beside the usual, and writes the settings.
+    pub async fn initdb(&self, more: &[String]) -> Result<()> {
         fs::create_dir(&self.data_dir).with_context(|| format!("cannot make {}", self.data_dir.display()))?;
         self.tools.give_to_postgres(&self.data_dir)?;
         let password_file = self.data_dir.with_extension("password");
@@ -80,22 +80,11 @@ impl Postgres {
             .open(&password_file)?;
         writeln!(file, "{}", self.superuser_password)?;
         self.tools.give_to_postgres(&password_file)?;
-        let made = self
-            .run_tool(
-                "initdb",
-                &[
-                    "--pgdata",
-                    &text(&self.data_dir)?,
-                    "--username=postgres",
-                    "--auth=scram-sha-256",
-                    "--pwfile",
-                    &text(&password_file)?,
-                    "--encoding=UTF8",
-                    "--locale=C",
-                    "--data-checksums",
-                ],
-            )
-            .await;
+        let (data_dir, password_path) = (text(&self.data_dir)?, text(&password_file)?);
+        let usual = ["--pgdata", &data_dir, "--pwfile", &password_path, "--username=postgres"];
+        let always = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--data-checksums"];
+        let arguments = usual.into_iter().chain(always).chain(more.iter().map(String::as_str));
+        let made = self.run_tool("initdb", &arguments.collect::<Vec<_>>()).await;
         fs::remove_file(&password_file)?;
         made?;
         self.append("postgresql.conf", SETTINGS)?;

@@ -117,6 +117,15 @@ impl ProcessId {
         }
     }
 
+    /// The processes that it started and that are not gone.
+    pub fn children(self) -> Vec<Self> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let processes = pids.filter_map(|pid| Some((pid, stat(pid)?)));
+        let children = processes.filter(|(_, stat)| stat.parent == self.pid);
+        children.map(|(pid, stat)| Self { pid, started: stat.started }).collect()
+    }
+
     /// Sends a signal, unless it is gone.
     pub fn signal(self, signal: Signal) -> Result<()> {
         if !self.is_alive() {
@@ -173,6 +182,7 @@ impl Drop for Starting {
 
 struct Stat {
     state: char,
+    parent: i32,
     started: u64,
 }
 
@@ -197,7 +207,8 @@ fn stat(pid: i32) -> Option<Stat> {
     // The second field is the program's name in parentheses, which may hold anything.
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
-    Some(Stat { state, started: fields.nth(18)?.parse().ok()? })
+    let parent = fields.next()?.parse().ok()?;
+    Some(Stat { state, parent, started: fields.nth(17)?.parse().ok()? })
 }
 
 /// The last lines of a log; empty when there is none.

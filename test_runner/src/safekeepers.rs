@@ -86,7 +86,8 @@ impl Safekeeper {
         format!("http://127.0.0.1:{}", self.http_port)
     }
 
-    fn program(&self) -> Result<Program> {
+    /// How it is started.
+    pub fn program(&self) -> Result<Program> {
         let path = |path: &Path| path.to_str().map(ToOwned::to_owned).context("a path is not UTF-8");
         Ok(Program {
             name: self.name(),

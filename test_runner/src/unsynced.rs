@@ -89,6 +89,15 @@ impl ForgettingDisk {
         Ok(lost.len())
     }
 
+    /// To be called instead of [`ForgettingDisk::forget`]: what was not synced stays, as after a kill on a machine
+    /// that goes on. A later `forget` may still take it away.
+    pub fn keep(&self) -> Result<()> {
+        let file = fs::OpenOptions::new().write(true).open(self.journal.join("journal"))?;
+        let bytes = fs::read(self.journal.join("journal"))?;
+        // A record that the kill cut short would hide those that come behind it.
+        Ok(file.set_len(whole_bytes(&bytes)? as u64)?)
+    }
+
     fn saved(&self, number: u32) -> PathBuf {
         self.journal.join(format!("saved-{number}"))
     }
@@ -184,7 +193,17 @@ fn unsynced(records: Vec<Change>) -> Vec<Change> {
     lost
 }
 
-fn parse(mut bytes: &[u8]) -> Result<Vec<Change>> {
+fn parse(bytes: &[u8]) -> Result<Vec<Change>> {
+    parse_whole(bytes).map(|(records, _)| records)
+}
+
+/// How many bytes belong to records that are whole.
+fn whole_bytes(bytes: &[u8]) -> Result<usize> {
+    parse_whole(bytes).map(|(_, rest)| bytes.len() - rest)
+}
+
+/// The records, and how many bytes are left behind the last whole one.
+fn parse_whole(mut bytes: &[u8]) -> Result<(Vec<Change>, usize)> {
     let mut records = Vec::new();
     // A last record that was cut by the kill announces a change that did not happen.
     while let Some((header, rest)) = bytes.split_at_checked(RECORD_HEADER_BYTES) {
@@ -206,7 +225,7 @@ fn parse(mut bytes: &[u8]) -> Result<Vec<Change>> {
             old: old.to_vec(),
         });
     }
-    Ok(records)
+    Ok((records, bytes.len()))
 }
 
 /// The numbers of unsynced.c.

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -32,21 +32,34 @@ pub struct Workload {
 impl Workload {
     /// Makes the table, then starts so many clients, each row with so many bytes beside its number.
     pub async fn start(uri: &str, clients: i32, payload_bytes: usize) -> Result<Self> {
-        clients::connect(uri)
-            .await?
-            .batch_execute(
-                "CREATE TABLE acknowledged (client int, sequence bigint, payload text, PRIMARY KEY (client, sequence))",
-            )
-            .await?;
+        Self::make_table(uri).await?;
         Self::go_on(uri, clients, payload_bytes, 0)
+    }
+
+    /// Makes the table.
+    pub async fn make_table(uri: &str) -> Result<()> {
+        let table = "CREATE TABLE acknowledged (client int, sequence bigint, payload text, PRIMARY KEY (client, sequence))";
+        Ok(clients::connect(uri).await?.batch_execute(table).await?)
     }
 
     /// Starts clients on the table that is there; numbers begin above `first` so that none is used twice.
     pub fn go_on(uri: &str, clients: i32, payload_bytes: usize, first: i64) -> Result<Self> {
+        Self::go_on_and_tell(uri, clients, payload_bytes, first, None)
+    }
+
+    /// As `go_on`; each acknowledged row goes to `told` too.
+    pub fn go_on_and_tell(
+        uri: &str,
+        clients: i32,
+        payload_bytes: usize,
+        first: i64,
+        told: Option<mpsc::Sender<(i32, i64)>>,
+    ) -> Result<Self> {
         let count = Arc::new(AtomicU64::new(0));
         let (stop, stopped) = watch::channel(false);
         let start = |client| {
-            let writer = Writer { uri: uri.to_owned(), client, payload_bytes, count: count.clone() };
+            let (uri, told) = (uri.to_owned(), told.clone());
+            let writer = Writer { uri, client, payload_bytes, count: count.clone(), told };
             tokio::spawn(writer.write_until(stopped.clone(), first))
         };
         Ok(Self { clients: (1..=clients).map(start).collect(), count: count.clone(), stop })
@@ -80,6 +93,7 @@ struct Writer {
     client: i32,
     payload_bytes: usize,
     count: Arc<AtomicU64>,
+    told: Option<mpsc::Sender<(i32, i64)>>,
 }
 
 impl Writer {
@@ -98,6 +112,10 @@ impl Writer {
             if let Ok((client, warned)) = connect(&self.uri).await {
                 while self.insert(&client, &warned, sequence).await {
                     acknowledged.insert((self.client, *sequence));
+                    if let Some(told) = &self.told {
+                        // Whoever wanted to know may be gone.
+                        let _ = told.send((self.client, *sequence));
+                    }
                     self.count.fetch_add(1, Ordering::Relaxed);
                 }
             }

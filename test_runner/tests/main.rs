@@ -1,6 +1,7 @@
 //! The cluster from outside: one file a story.
 
 mod bad_input;
+mod chaos;
 mod crash;
 mod network;
 mod outside;

@@ -16,7 +16,7 @@ async fn a_stalled_or_cut_network_to_one_safekeeper_holds_up_nobody() -> Result<
     let cluster = &mut test.cluster;
     let target = SocketAddr::from(([127, 0, 0, 1], cluster.safekeeper(1)?.pg_port));
     let relay = Relay::start(target).await?;
-    cluster.options.relayed = Some((1, relay.address.port()));
+    cluster.options.relayed = vec![(1, relay.address.port())];
     cluster.start(&|_| {}).await?;
     let workload = Workload::start(&cluster.application_uri(), 4, 100).await?;
     for fault in [Fault::Stall, Fault::None, Fault::Cut, Fault::None, Fault::DropAnswers, Fault::None] {

@@ -40,10 +40,16 @@ pub struct Options {
     pub base_backup: bool,
     /// Whether the programs are killed with the thread that started them.
     pub dies_with_parent: bool,
-    /// A safekeeper that the walproposer reaches by way of a relay on this port.
-    pub relayed: Option<(u64, u16)>,
+    /// Safekeepers that the walproposer reaches by way of a relay on this port.
+    pub relayed: Vec<(u64, u16)>,
     /// The library that makes the safekeepers' disks forget what was not synced.
     pub forgetting_disks: Option<PathBuf>,
+    /// Arguments to initdb, beside the usual, where there is no template.
+    pub initdb_arguments: Vec<String>,
+    /// Lines for postgresql.conf, beside the usual.
+    pub settings: String,
+    /// Whether there is no proxy.
+    pub without_proxy: bool,
 }
 
 /// A cluster and its directory.
@@ -203,10 +209,8 @@ impl Cluster {
     }
 
     fn port_for_walproposer(&self, safekeeper: &SafekeeperState) -> u16 {
-        match self.options.relayed {
-            Some((id, port)) if id == safekeeper.id => port,
-            _ => safekeeper.part.port,
-        }
+        let relayed = self.options.relayed.iter().find(|(id, _)| *id == safekeeper.id);
+        relayed.map_or(safekeeper.part.port, |(_, port)| *port)
     }
 
     /// The log of a part.

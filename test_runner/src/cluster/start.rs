@@ -60,6 +60,9 @@ impl Cluster {
         self.wait_streaming().await?;
         say("waiting for a commit to go the whole way");
         self.commit_once().await?;
+        if self.options.without_proxy {
+            return Ok(());
+        }
         say("starting proxy");
         self.start_part(PartName::Proxy).await
     }
@@ -200,11 +203,14 @@ impl Cluster {
     }
 
     async fn make_data_directory(&mut self) -> Result<()> {
-        let Some((template, password)) = self.options.template.clone() else {
-            return self.postgres().initdb().await;
-        };
-        self.state.passwords.superuser = password;
-        self.postgres().copy_from(&template).await
+        match self.options.template.clone() {
+            None => self.postgres().initdb(&self.options.initdb_arguments).await?,
+            Some((template, password)) => {
+                self.state.passwords.superuser = password;
+                self.postgres().copy_from(&template).await?;
+            }
+        }
+        self.postgres().append("postgresql.conf", &self.options.settings)
     }
 
     async fn prepare_primary(&self, postgres: &Postgres) -> Result<NewTimeline> {

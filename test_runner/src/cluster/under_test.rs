@@ -100,7 +100,7 @@ async fn template(environment: &TestEnvironment) -> Result<std::path::PathBuf> {
             superuser_password: TEMPLATE_PASSWORD.into(),
             dies_with_parent: true,
         };
-        postgres.initdb().await
+        postgres.initdb(&[]).await
     })
     .await?;
     Ok(shared.join("data"))

@@ -1,0 +1,91 @@
+//! One safekeeper, started alone: nobody feeds it. What it shows is compared with what it told on the wire.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use postgres_backend::client::{Client, ClientCopyMessage, ConnectOptions};
+use pq_proto::replication::FromPrimary;
+use test_runner::cluster::Cluster;
+use test_runner::wire::{Shown, Tap};
+use wal_types::{Lsn, Term};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the whole of what is read back.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// So much of what was compared before is compared again: what lies right below the end is in danger most.
+const COMPARED_AGAIN_BYTES: u64 = 1 << 20;
+
+/// What was found, when nothing is wrong.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) id: u64,
+    pub(crate) owed: Lsn,
+    pub(crate) flush: Lsn,
+    pub(crate) compared_bytes: u64,
+}
+
+/// Holds a safekeeper to its word. `compared` is up to where its bytes were compared before.
+pub(crate) async fn inspect(cluster: &Cluster, id: u64, tap: &Tap, compared: Lsn) -> Result<Found> {
+    let (tenant, timeline) = (&cluster.state.tenant_id, &cluster.state.timeline_id);
+    let status = cluster.safekeeper(id)?.timeline(tenant, timeline).await?;
+    ensure!(status.health == "healthy", "sk{id} is {}", status.health);
+    let shown = Shown {
+        term: Term(status.term),
+        flush: status.flush_lsn.parse()?,
+        commit: status.commit_lsn.parse()?,
+    };
+    let ledger = tap.record().ledger().clone();
+    let missing = ledger.missing(shown);
+    if !missing.is_empty() {
+        bail!("sk{id} breaks its word: {} ({ledger:?}, {shown:?})", missing.join("; "));
+    }
+    let owed = ledger.owed();
+    let mut found = Found { id, owed, flush: shown.flush, compared_bytes: 0 };
+    if let Some(base) = ledger.base() {
+        let again = Lsn(ledger.changed_from(compared).0.saturating_sub(COMPARED_AGAIN_BYTES));
+        let from = again.max(base);
+        if from < owed {
+            let read = read_log(cluster, id, shown.term, from, owed);
+            let read = tokio::time::timeout(READ_TIMEOUT, read).await.context("its log cannot be read")?;
+            let bytes = read.with_context(|| format!("reading the log of sk{id}"))?;
+            if let Some(at) = tap.record().difference(from, &bytes)? {
+                bail!("sk{id} acknowledged other bytes than it has at {at} ({ledger:?}, {shown:?})");
+            }
+            found.compared_bytes = bytes.len() as u64;
+        }
+    }
+    tap.record().change(|ledger| ledger.compared())?;
+    Ok(found)
+}
+
+/// The bytes of `[from, to)`, committed or not, as a proposer of this term reads them.
+async fn read_log(cluster: &Cluster, id: u64, term: Term, from: Lsn, to: Lsn) -> Result<Vec<u8>> {
+    let (tenant, timeline) = (&cluster.state.tenant_id, &cluster.state.timeline_id);
+    let options = format!("-c tenant_id={tenant} -c timeline_id={timeline}");
+    let params = [("replication", "true"), ("options", options.as_str())];
+    let options = ConnectOptions {
+        host: "127.0.0.1".into(),
+        port: cluster.safekeeper(id)?.pg_port,
+        user: "chaos".into(),
+        params: params.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        password: None,
+        tls: None,
+    };
+    let client = Client::connect(&options, CONNECT_TIMEOUT).await?;
+    let command = format!("START_REPLICATION PHYSICAL {from} (term='{term}')");
+    let mut copy = client.copy_both(&command).await?;
+    let wanted = usize::try_from(to.bytes_since(from))?;
+    let mut bytes = Vec::with_capacity(wanted);
+    while bytes.len() < wanted {
+        let ClientCopyMessage::Data(payload) = copy.reader.next(MESSAGE_BYTES_MAX).await? else {
+            bail!("the log ended at {}", from.advance(bytes.len() as u64));
+        };
+        if let FromPrimary::XLogData(wal) = FromPrimary::decode(payload)? {
+            ensure!(wal.start == from.advance(bytes.len() as u64), "a hole before {}", wal.start);
+            bytes.extend_from_slice(&wal.data);
+        }
+    }
+    bytes.truncate(wanted);
+    Ok(bytes)
+}

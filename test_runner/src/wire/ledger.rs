@@ -1,0 +1,260 @@
+//! [`Ledger`]: what one safekeeper owes, by its own words on the wire.
+//!
+//! A position that it told as flushed is a debt. The debt shrinks only when a proposer that won a newer term told it to
+//! cut its log, for then it may do so, at a moment that nobody sees. So a cut counts from when it was sent, and an
+//! answer counts in full only when it must have been given after the cut:
+//! * an answer of a higher term was: after it the node ignores the cut;
+//! * an answer to an append of the cut's own term was: the node appends only after the cut;
+//! * of any other answer only what lies below the cut counts.
+//!
+//! Pure; `tap` calls it in the order in which it reads from both sides, before it passes anything on.
+
+use serde::{Deserialize, Serialize};
+use wal_types::{Lsn, ProposerId, Term};
+
+/// Answers from so many terms ago cannot still be under way.
+const CUTS_MAX: usize = 16;
+
+/// What a safekeeper owes. Plain numbers: it is written down as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Its log must reach here.
+    owed: u64,
+    /// It told that it has this commit position on disk.
+    commit: u64,
+    /// The highest term that it told.
+    term: u64,
+    /// The last term that it promised, and to which campaign.
+    vote: Option<(u64, [u8; 16])>,
+    /// Cuts that it was told, oldest first.
+    cuts: Vec<Cut>,
+    /// It certainly carried out the cut of this term: told again, it cuts nothing.
+    adopted: u64,
+    /// Bytes below here were not seen on the wire.
+    base: Option<u64>,
+    /// The end of what it was sent.
+    sent: u64,
+    /// The lowest cut since its log was last compared.
+    lowest_cut: Option<u64>,
+    /// What it said that cannot be true.
+    lies: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Cut {
+    term: u64,
+    start: u64,
+}
+
+/// A position in an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// The node's term.
+    pub term: Term,
+    /// What it says is on disk.
+    pub flush: Lsn,
+    /// The commit position that it says is on disk, when it says one.
+    pub commit: Lsn,
+    /// It answers an append of this very term on the same connection.
+    pub follows: bool,
+}
+
+/// What a safekeeper shows when it was started alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown {
+    /// Its term.
+    pub term: Term,
+    /// The end of its log.
+    pub flush: Lsn,
+    /// What it knows as committed.
+    pub commit: Lsn,
+}
+
+impl Ledger {
+    /// The position that its log must reach.
+    pub fn owed(&self) -> Lsn {
+        Lsn(self.owed)
+    }
+
+    /// Where the bytes begin that are known, `None` when none are.
+    pub fn base(&self) -> Option<Lsn> {
+        self.base.map(Lsn)
+    }
+
+    /// What it said that cannot be true.
+    pub fn lies(&self) -> &[String] {
+        &self.lies
+    }
+
+    /// A proposer that won `term` tells it to go on at `start`. True when that may change anything.
+    pub fn elected(&mut self, term: Term, start: Lsn) -> bool {
+        if term.0 < self.term || term.0 == self.adopted {
+            return false;
+        }
+        self.cuts.push(Cut { term: term.0, start: start.0 });
+        if self.cuts.len() > CUTS_MAX {
+            self.cuts.remove(0);
+        }
+        self.owed = self.owed.min(start.0);
+        self.sent = if self.base.is_some() { self.sent.min(start.0) } else { start.0 };
+        self.base = Some(self.base.map_or(start.0, |base| base.min(start.0)));
+        self.lowest_cut = Some(self.lowest_cut.map_or(start.0, |lowest| lowest.min(start.0)));
+        true
+    }
+
+    /// WAL is sent to it. True when the bytes count: those of a deposed proposer are not taken.
+    pub fn appended(&mut self, term: Term, end: Lsn) -> bool {
+        let counts = self.cuts.last().is_some_and(|cut| cut.term == term.0);
+        if counts {
+            self.sent = self.sent.max(end.0);
+        }
+        counts
+    }
+
+    /// It promised a term to a campaign.
+    pub fn voted(&mut self, term: Term, campaign: ProposerId) {
+        match self.vote {
+            Some((before, other)) if before == term.0 && other != campaign.0 => {
+                self.lies.push(format!("promised term {term} to two campaigns"));
+            }
+            Some((before, _)) if before > term.0 => {
+                self.lies.push(format!("promised term {term} after term {before}"));
+            }
+            _ => self.vote = Some((term.0, campaign.0)),
+        }
+    }
+
+    /// It tells where it stands.
+    pub fn answered(&mut self, answer: Answer) {
+        let Answer { term, flush, commit, follows } = answer;
+        self.term = self.term.max(term.0);
+        self.commit = self.commit.max(commit.0);
+        let is_newest = follows && self.cuts.last().is_some_and(|cut| cut.term == term.0);
+        if is_newest && flush.0 > self.sent {
+            self.lies
+                .push(format!("told {flush} as flushed, but was sent WAL up to {} only", Lsn(self.sent)));
+        }
+        let later = |cut: &&Cut| cut.term > term.0 || cut.term == term.0 && !follows;
+        let bound = self.cuts.iter().filter(later).map(|cut| cut.start).min().unwrap_or(u64::MAX);
+        self.owed = self.owed.max(flush.0.min(bound));
+        if is_newest {
+            self.adopted = term.0;
+        }
+    }
+
+    /// What it shows less than it owes.
+    pub fn missing(&self, shown: Shown) -> Vec<String> {
+        let mut missing = self.lies.clone();
+        if shown.flush.0 < self.owed {
+            let owed = self.owed();
+            missing.push(format!("its log ends at {}, but it acknowledged {owed}", shown.flush));
+        }
+        if shown.term.0 < self.term {
+            missing.push(format!("it is at term {}, but it promised term {}", shown.term, self.term));
+        }
+        if shown.commit.0 < self.commit {
+            let told = Lsn(self.commit);
+            missing.push(format!("it knows {} as committed, but told {told}", shown.commit));
+        }
+        missing
+    }
+
+    /// From where on its bytes may have changed since it was compared up to `compared`.
+    pub fn changed_from(&self, compared: Lsn) -> Lsn {
+        Lsn(self.lowest_cut.map_or(compared.0, |lowest| lowest.min(compared.0)))
+    }
+
+    /// Its bytes were compared.
+    pub fn compared(&mut self) {
+        self.lowest_cut = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(term: u64, flush: u64, follows: bool) -> Answer {
+        Answer { term: Term(term), flush: Lsn(flush), commit: Lsn(0), follows }
+    }
+
+    /// Elected in term 1 at 100, with 900 bytes sent and acknowledged.
+    fn at_1000() -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.elected(Term(1), Lsn(100));
+        assert!(ledger.appended(Term(1), Lsn(1000)));
+        ledger.answered(answer(1, 1000, true));
+        assert_eq!(ledger.owed(), Lsn(1000));
+        ledger
+    }
+
+    #[test]
+    fn what_was_acknowledged_stays_owed_when_the_same_proposer_comes_back() {
+        let mut ledger = at_1000();
+        assert!(!ledger.elected(Term(1), Lsn(500)));
+        assert_eq!((ledger.owed(), ledger.changed_from(Lsn(1000))), (Lsn(1000), Lsn(100)));
+    }
+
+    #[test]
+    fn a_cut_counts_from_when_it_was_sent_and_an_answer_from_before_it_does_not_undo_it() {
+        let cases = [
+            // An answer that was under way when the cut came.
+            (answer(1, 1000, true), 600),
+            // A vote of the cut's own term came before the cut.
+            (answer(2, 1000, false), 600),
+            (answer(2, 700, true), 700),
+            // Who is at a higher term ignores the cut.
+            (answer(3, 1000, false), 1000),
+        ];
+        for (late, owed) in cases {
+            let mut ledger = at_1000();
+            assert!(ledger.elected(Term(2), Lsn(600)));
+            assert!(ledger.appended(Term(2), Lsn(700)));
+            assert_eq!(ledger.owed(), Lsn(600));
+            ledger.answered(late);
+            assert_eq!(ledger.owed(), Lsn(owed), "{late:?}");
+            assert_eq!(ledger.changed_from(Lsn(1000)), Lsn(100), "not compared yet");
+            assert!(ledger.lies().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_deposed_proposer_cuts_and_adds_nothing() {
+        let mut ledger = at_1000();
+        ledger.answered(answer(3, 1000, false));
+        assert!(!ledger.elected(Term(2), Lsn(600)));
+        assert!(!ledger.appended(Term(2), Lsn(2000)));
+        assert_eq!(ledger.owed(), Lsn(1000));
+        ledger.elected(Term(3), Lsn(1000));
+        assert!(!ledger.appended(Term(1), Lsn(2000)));
+    }
+
+    #[test]
+    fn less_than_it_told_is_missing() {
+        let mut ledger = at_1000();
+        ledger.answered(Answer { commit: Lsn(900), ..answer(4, 1000, false) });
+        let shown = Shown { term: Term(4), flush: Lsn(1000), commit: Lsn(900) };
+        assert!(ledger.missing(shown).is_empty());
+        let cases = [
+            (Shown { flush: Lsn(999), ..shown }, "its log ends at 0/3E7"),
+            (Shown { term: Term(3), ..shown }, "promised term 4"),
+            (Shown { commit: Lsn(899), ..shown }, "told 0/384"),
+        ];
+        for (shown, said) in cases {
+            let missing = ledger.missing(shown);
+            assert!(missing.len() == 1 && missing[0].contains(said), "{missing:?}");
+        }
+    }
+
+    #[test]
+    fn two_promises_of_one_term_and_an_answer_about_bytes_that_were_never_sent_are_lies() {
+        let mut ledger = at_1000();
+        ledger.voted(Term(2), ProposerId([1; 16]));
+        ledger.voted(Term(2), ProposerId([1; 16]));
+        assert!(ledger.lies().is_empty());
+        ledger.voted(Term(2), ProposerId([2; 16]));
+        ledger.voted(Term(1), ProposerId([1; 16]));
+        ledger.answered(answer(1, 1001, true));
+        assert_eq!(ledger.lies().len(), 3, "{:?}", ledger.lies());
+    }
+}

@@ -1,0 +1,119 @@
+//! [`Record`]: a ledger and the bytes that go with it, in two files, so that a run can be taken up where it was left.
+//!
+//! The bytes lie in a sparse file at their WAL position: what the safekeeper was sent last for each. Both files are
+//! written before anything is passed on. A kill of this program leaves them whole; after a restart of the machine they
+//! are not to be trusted, and [`Record::start`] makes new ones.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use wal_types::{Lsn, Term};
+
+use super::Ledger;
+
+/// One page, so that no kill leaves half of a ledger.
+const LEDGER_BYTES: usize = 4096;
+
+/// A ledger and the bytes that go with it.
+#[derive(Debug)]
+pub struct Record {
+    ledger: Ledger,
+    ledger_file: File,
+    bytes_file: File,
+}
+
+impl Record {
+    /// A record in which nothing is owed.
+    pub fn start(directory: &Path, name: &str) -> Result<Self> {
+        let file = |extension| {
+            let path = directory.join(format!("{name}.{extension}"));
+            let mut options = OpenOptions::new();
+            let opened = options.read(true).write(true).create(true).truncate(true).open(&path);
+            opened.with_context(|| format!("cannot write {}", path.display()))
+        };
+        let mut this =
+            Self { ledger: Ledger::default(), ledger_file: file("ledger")?, bytes_file: file("bytes")? };
+        this.change(|_| {})?;
+        Ok(this)
+    }
+
+    /// The record that an earlier run left.
+    pub fn resume(directory: &Path, name: &str) -> Result<Self> {
+        let file = |extension| {
+            let path = directory.join(format!("{name}.{extension}"));
+            let opened = OpenOptions::new().read(true).write(true).open(&path);
+            opened.with_context(|| format!("cannot open {}", path.display()))
+        };
+        let (mut ledger_file, bytes_file) = (file("ledger")?, file("bytes")?);
+        let mut text = String::new();
+        ledger_file.read_to_string(&mut text)?;
+        let ledger = serde_json::from_str(&text).with_context(|| format!("{name}.ledger is damaged"))?;
+        Ok(Self { ledger, ledger_file, bytes_file })
+    }
+
+    /// What is owed.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Changes what is owed, and writes it down.
+    pub fn change<T>(&mut self, change: impl FnOnce(&mut Ledger) -> T) -> Result<T> {
+        let done = change(&mut self.ledger);
+        let mut page = serde_json::to_vec(&self.ledger)?;
+        ensure!(page.len() <= LEDGER_BYTES, "a ledger of {} bytes", page.len());
+        page.resize(LEDGER_BYTES, b' ');
+        self.ledger_file.write_all_at(&page, 0)?;
+        Ok(done)
+    }
+
+    /// WAL was sent.
+    pub fn append(&mut self, term: Term, begin: Lsn, wal: &[u8]) -> Result<()> {
+        if wal.is_empty() {
+            return Ok(());
+        }
+        let end = begin.advance(wal.len() as u64);
+        if self.change(|ledger| ledger.appended(term, end))? {
+            self.bytes_file.write_all_at(wal, begin.0)?;
+        }
+        Ok(())
+    }
+
+    /// Compares bytes that begin at `from` with those that were sent; the first position that differs.
+    pub fn difference(&self, from: Lsn, bytes: &[u8]) -> Result<Option<Lsn>> {
+        let mut sent = vec![0; bytes.len()];
+        self.bytes_file.read_exact_at(&mut sent, from.0)?;
+        let at = sent.iter().zip(bytes).position(|(one, other)| one != other);
+        Ok(at.map(|at| from.advance(at as u64)))
+    }
+
+    /// Makes both files durable.
+    pub fn sync(&self) -> Result<()> {
+        self.bytes_file.sync_data()?;
+        Ok(self.ledger_file.sync_data()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Answer;
+
+    #[test]
+    fn a_record_comes_back_with_its_bytes_and_finds_the_first_that_differs() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut record = Record::start(directory.path(), "sk1").unwrap();
+        record.change(|ledger| ledger.elected(Term(1), Lsn(100))).unwrap();
+        record.append(Term(1), Lsn(100), b"abcdef").unwrap();
+        record.append(Term(0), Lsn(100), b"ABCDEF").unwrap();
+        let told = Answer { term: Term(1), flush: Lsn(106), commit: Lsn(0), follows: true };
+        record.change(|ledger| ledger.answered(told)).unwrap();
+
+        let again = Record::resume(directory.path(), "sk1").unwrap();
+        assert_eq!(again.ledger(), record.ledger());
+        assert_eq!(again.difference(Lsn(100), b"abcdef").unwrap(), None);
+        assert_eq!(again.difference(Lsn(102), b"cdEF").unwrap(), Some(Lsn(104)));
+    }
+}
