@@ -8,7 +8,7 @@ use wal_types::{Generation, Lsn, NodeId, ProposerId, SystemId, TenantTimelineId,
 
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
-use crate::term_history::{TermHistory, TliSwitch};
+use crate::term_history::{LogExtent, TermHistory, TliSwitch};
 
 /// From a proposer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -149,6 +149,23 @@ pub struct VoteResponse {
     /// It misses WAL that it had acknowledged, so it grants nothing and its position is no bound. Own version only;
     /// the public versions see a vote that is not given.
     pub lost: bool,
+}
+
+impl VoteResponse {
+    /// True when the vote counts.
+    pub const fn is_granted(&self) -> bool {
+        self.vote_given && !self.lost
+    }
+
+    /// What the answer tells about where this log parts from the leader's.
+    pub fn extent(&self) -> LogExtent {
+        LogExtent {
+            history: self.history.clone(),
+            start: self.timeline_start_lsn,
+            end: self.flush_lsn,
+            agreed: self.truncate_lsn,
+        }
+    }
 }
 
 /// The winner of a term tells an acceptor where to begin.

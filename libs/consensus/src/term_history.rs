@@ -4,8 +4,9 @@
 //! Equal term and position mean equal bytes below, so two histories tell where two logs still agree without looking at
 //! a byte.
 //!
-//! Entries may be missing at the front (all members agree below the first one that is left) and empty ranges may be
-//! left out, therefore nothing here goes by index: two nodes may hold the same log under lists of different length.
+//! Entries may be missing at the front and empty ranges may be left out, therefore nothing here goes by index: two nodes
+//! may hold the same log under lists of different length. Below the first byte that two lists both know the logs are
+//! equal when this byte is of the same term; when it is not, the lists are too short to tell.
 
 use wal_types::{Lsn, Term, Tli};
 
@@ -40,8 +41,24 @@ pub struct TermHistory(Vec<TermStart>);
 #[error("term history is out of order at entry {0}")]
 pub struct OutOfOrder(pub usize);
 
-/// Most entries that a message or a control file may carry.
+/// Most entries that a list of our dialect has: a new one drops its oldest entries rather than grow beyond.
 pub const TERM_HISTORY_ENTRIES_MAX: usize = 1000;
+
+/// Most entries of a list of dialect `neon`, which never drops any: what one message has room for.
+pub const NEON_HISTORY_ENTRIES_MAX: usize = 9000;
+
+/// What one node tells about its log, so that another can tell where the two part.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LogExtent {
+    /// Who wrote what, up to `end`.
+    pub history: TermHistory,
+    /// First byte of the log that this node has or had: below it there is nothing that could differ.
+    pub start: Lsn,
+    /// End of the log.
+    pub end: Lsn,
+    /// Every member was known to hold the same log up to here. Above `end` only on a node that lost a part since.
+    pub agreed: Lsn,
+}
 
 impl TermHistory {
     /// Checks the order: terms strictly rising, starts not falling.
@@ -88,15 +105,17 @@ impl TermHistory {
     /// The history of a proposer that was elected in `term` on a log that ends at `end` with this history.
     ///
     /// Two kinds of entries are left out so that a database which is started and stopped all day keeps a short list:
-    /// those without a byte in the log, and those that end at or below `agreed`, the position up to which every member
-    /// is known to hold the same log. An entry with the highest timeline number stays all the same: it is what keeps
-    /// the number from being given out twice.
+    /// those without a byte in the log, and those that end below `agreed`, the position up to which every member is
+    /// known to hold the same log: what is left covers the last byte that all have, so that two lists can be held
+    /// against each other there. An entry with the highest timeline number stays all the same: it is what keeps the
+    /// number from being given out twice. While a member is away nothing is agreed, so a list that still gets too long
+    /// loses its oldest entries too; a node that ends below what is left must then be seeded anew.
     #[must_use]
     pub fn elected(&self, term: Term, end: Lsn, tli: Tli, agreed: Lsn) -> Self {
         let mut entries = self.up_to(end).0;
         entries.push(TermStart { term, start: end, tli });
         let ends: Vec<Lsn> = entries.iter().skip(1).map(|next| next.start).chain([Lsn::MAX]).collect();
-        let needed = |(entry, end): &(TermStart, Lsn)| entry.start < *end && *end > agreed;
+        let needed = |(entry, end): &(TermStart, Lsn)| entry.start < *end && *end >= agreed;
         let highest_needed = entries
             .iter()
             .copied()
@@ -111,7 +130,11 @@ impl TermHistory {
             .max_by_key(|entry| entry.tli);
         let kept = entries.iter().copied().zip(ends);
         let kept = kept.filter(|pair| needed(pair) || reserved == Some(pair.0)).map(|(entry, _)| entry);
-        Self(kept.collect())
+        let mut kept: Vec<TermStart> = kept.collect();
+        while kept.len() > TERM_HISTORY_ENTRIES_MAX {
+            kept.remove(usize::from(kept.first().copied() == reserved));
+        }
+        Self(kept)
     }
 
     /// The history of a proposer in dialect `neon`, which appends and never leaves anything out.
@@ -133,28 +156,32 @@ impl TermHistory {
     }
 }
 
-/// Up to where the log of a node (`local`, which ends at `local_flush`) agrees with the log of an elected proposer.
+/// Up to where the log of a node agrees with the log of an elected proposer.
 ///
-/// `None`: the proposer's list begins above the node's log, so nothing can be said about the bytes between; the node
-/// must be seeded anew.
-pub fn common_point(proposer: &TermHistory, local: &TermHistory, local_flush: Lsn) -> Option<Lsn> {
+/// `None`: the lists do not overlap, so nothing can be said; the node must be seeded anew.
+pub fn common_point(proposer: &TermHistory, local: &LogExtent) -> Option<Lsn> {
+    let &LogExtent { ref history, start, end, agreed } = local;
     let proposer_first = proposer.0.first()?.start;
-    if proposer_first > local_flush {
-        return None;
-    }
-    // Below the higher of the two first entries all members agree: that is why older entries could be dropped.
-    let base = local.0.first().map_or(proposer_first, |entry| entry.start.max(proposer_first));
-    if base >= local_flush {
-        return Some(local_flush);
+    if end <= start.max(agreed) {
+        return Some(end);
     }
     // The logs part at the first position where different terms wrote. Terms change only at entries, so these are the
     // only positions to look at; empty ranges drop out because they own no position.
-    let starts = proposer.0.iter().chain(&local.0).map(|entry| entry.start);
-    let mut candidates: Vec<Lsn> =
-        starts.filter(|start| (base..local_flush).contains(start)).chain([base]).collect();
+    let local_first = history.0.first().map_or(proposer_first, |entry| entry.start);
+    let base = proposer_first.max(local_first).max(start);
+    if base >= end {
+        return None;
+    }
+    let starts = proposer.0.iter().chain(&history.0).map(|entry| entry.start);
+    let mut candidates: Vec<Lsn> = starts.chain([base]).filter(|at| (base..end).contains(at)).collect();
     candidates.sort_unstable();
-    let parting = candidates.into_iter().find(|&lsn| proposer.term_of(lsn) != local.term_of(lsn));
-    Some(parting.unwrap_or(local_flush))
+    let parting = candidates.into_iter().find(|&at| proposer.term_of(at) != history.term_of(at));
+    match parting {
+        None => Some(end),
+        // They differ as soon as both lists begin: where they began to, nobody remembers.
+        Some(at) if at == base && base > start => None,
+        Some(at) => Some(at),
+    }
 }
 
 #[cfg(test)]
@@ -192,18 +219,58 @@ mod tests {
             // Dropped entries: below the higher first entry all agree.
             (&[(4, 100), (6, 300)], &[(1, 8), (4, 100)], 400, Some(300)),
             (&[(1, 8), (4, 100), (6, 300)], &[(4, 100)], 250, Some(250)),
-            (&[(4, 100), (6, 300)], &[(1, 8), (3, 100)], 400, Some(100)),
-            // The list begins above the local log.
+            (&[(1, 8), (4, 100), (6, 300)], &[(4, 100), (5, 200)], 250, Some(200)),
+            // They differ where both lists begin, and perhaps below.
+            (&[(4, 100), (6, 300)], &[(1, 8), (3, 100)], 400, None),
+            (&[(1, 8), (4, 100)], &[(3, 50)], 80, None),
+            // Not so at the start of the log: there is nothing below.
+            (&[(4, 8), (6, 300)], &[(3, 8)], 400, Some(8)),
+            // The list begins above the local log, or at its very end.
             (&[(4, 100), (6, 300)], &[(1, 8)], 90, None),
+            (&[(4, 100), (6, 300)], &[(1, 8)], 100, None),
             // An empty node.
             (&[(1, 8), (2, 50)], &[], 8, Some(8)),
-            (&[(2, 50)], &[], 8, None),
+            (&[(2, 50)], &[], 8, Some(8)),
             (&[], &[], 8, None),
         ];
         for &(proposer, local, flush, expected) in table {
-            let got = common_point(&history(proposer), &history(local), Lsn(flush));
+            let local_log =
+                LogExtent { history: history(local), start: Lsn(8), end: Lsn(flush), agreed: Lsn(8) };
+            let got = common_point(&history(proposer), &local_log);
             assert_eq!(got, expected.map(Lsn), "{proposer:?} against {local:?} flushed {flush}");
         }
+    }
+
+    #[test]
+    fn a_log_that_ends_below_what_all_agreed_on_parts_nowhere() {
+        let extent = |end, agreed| LogExtent { history: history(&[(1, 8)]), start: Lsn(8), end, agreed };
+        let proposer = history(&[(4, 100), (6, 300)]);
+        // It lost a part of what all members had: the list of the proposer begins above, and still nothing differs.
+        assert_eq!(common_point(&proposer, &extent(Lsn(60), Lsn(70))), Some(Lsn(60)));
+        assert_eq!(common_point(&proposer, &extent(Lsn(60), Lsn(50))), None);
+    }
+
+    /// The forgotten entries are the trap: compared from where both lists begin, two bytes of one term would hide that
+    /// the logs parted before.
+    #[test]
+    fn a_list_that_lost_its_oldest_entries_never_keeps_a_dead_tail() {
+        let long: Vec<(u64, u64)> = (1..=1200).map(|term| (term, term * 8)).collect();
+        let kept = history(&long[..999]).elected(Term(5000), Lsn(9000), Tli::FIRST, Lsn(8));
+        assert_eq!(kept.entries().len(), TERM_HISTORY_ENTRIES_MAX);
+        let longer = TermHistory(history(&long).0).elected(Term(5000), Lsn(9700), Tli::FIRST, Lsn(8));
+        assert_eq!(longer.entries().len(), TERM_HISTORY_ENTRIES_MAX);
+        let first = longer.entries()[0].start;
+        let local = |entries: &[(u64, u64)], end| LogExtent {
+            history: history(entries),
+            start: Lsn(8),
+            end,
+            agreed: Lsn(8),
+        };
+        let own_way = [(1, 8), (2000, 16)];
+        assert_eq!(common_point(&longer, &local(&own_way, first.advance(100))), None);
+        assert_eq!(common_point(&longer, &local(&long[..150], first)), None);
+        let followed = local(&long[..1000], Lsn(8500));
+        assert_eq!(common_point(&longer, &followed), Some(Lsn(8008)));
     }
 
     #[test]
@@ -222,10 +289,10 @@ mod tests {
             (&[(1, 8), (5, 100)], 100, 8, &[(1, 8), (9, 100)]),
             // An entry beyond the end of the log is not part of it.
             (&[(1, 8), (5, 200)], 100, 8, &[(1, 8), (9, 100)]),
-            // All members hold everything up to 60: the entry that ends there goes, the one that reaches further stays.
-            (&[(1, 8), (2, 60), (3, 80)], 100, 60, &[(2, 60), (3, 80), (9, 100)]),
-            (&[(1, 8), (2, 60), (3, 80)], 100, 59, &[(1, 8), (2, 60), (3, 80), (9, 100)]),
-            (&[(1, 8)], 100, 100, &[(9, 100)]),
+            // All members hold everything up to 61: the entry that ends below goes, the last byte stays covered.
+            (&[(1, 8), (2, 60), (3, 80)], 100, 61, &[(2, 60), (3, 80), (9, 100)]),
+            (&[(1, 8), (2, 60), (3, 80)], 100, 60, &[(1, 8), (2, 60), (3, 80), (9, 100)]),
+            (&[(1, 8)], 100, 100, &[(1, 8), (9, 100)]),
             (&[], 8, 8, &[(9, 8)]),
         ];
         for &(before, end, agreed, expected) in table {

@@ -1,5 +1,6 @@
 //! [`Refusal`]: what an acceptor does not accept, in words that an operator can act on.
 
+use crate::configuration::InvalidConfiguration;
 use thiserror::Error;
 use wal_types::{Generation, Lsn, SystemId, TenantTimelineId, Term};
 
@@ -65,6 +66,28 @@ pub enum Refusal {
         expected: Generation,
         /// Theirs.
         got: Generation,
+    },
+    /// No node may hold such a configuration.
+    #[error(transparent)]
+    Configuration(InvalidConfiguration),
+    /// The leader has a newer configuration itself.
+    #[error("configuration of generation {got} comes after that of generation {known} of the same term")]
+    OlderConfiguration {
+        /// What was accepted in this term.
+        known: Generation,
+        /// What came.
+        got: Generation,
+    },
+    /// One generation of one term would mean two things.
+    #[error("another configuration of generation {0} was already accepted in this term")]
+    TwoConfigurations(Generation),
+    /// A term that nobody can have come to.
+    #[error("term {got} is too far above this safekeeper's ({own})")]
+    TermLeap {
+        /// Ours.
+        own: Term,
+        /// Theirs.
+        got: Term,
     },
     /// A message that makes no sense whatever the state.
     #[error("malformed message: {0}")]

@@ -35,7 +35,7 @@ use crate::message::{
     AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, HotStandbyFeedback, ProposerElected,
     ProposerGreeting, ProposerMessage, VoteRequest, VoteResponse,
 };
-use crate::term_history::{TERM_HISTORY_ENTRIES_MAX, TermHistory, TermStart};
+use crate::term_history::{NEON_HISTORY_ENTRIES_MAX, TermHistory, TermStart};
 
 const VERSION: ProtocolVersion = ProtocolVersion::V3;
 
@@ -284,7 +284,7 @@ fn put_history(history: &TermHistory, out: &mut BytesMut) {
 fn get_history(reader: &mut Reader) -> Result<TermHistory, CodecError> {
     let count = reader.u32()?;
     let count =
-        reader.checked_count("history entries", count, TERM_HISTORY_ENTRIES_MAX, HISTORY_ENTRY_BYTES)?;
+        reader.checked_count("history entries", count, NEON_HISTORY_ENTRIES_MAX, HISTORY_ENTRY_BYTES)?;
     history_of(count, || {
         Ok(TermStart { term: Term(reader.u64()?), start: Lsn(reader.u64()?), tli: Tli::FIRST })
     })

@@ -1,8 +1,6 @@
 //! From the first greeting to the decided election: positions, votes, and whose log is the newest.
 
-use std::cmp::Ordering;
-
-use wal_types::{Lsn, NodeId};
+use wal_types::{Lsn, NodeId, Term};
 
 use super::peer::{PeerState, Position};
 use super::{Action, Election, LostTerm, Phase, Proposer};
@@ -24,8 +22,8 @@ impl Proposer {
             Phase::Campaigning | Phase::Elected | Phase::Leading => false,
         };
         self.check_term(from, greeting.term)?;
-        self.learn(from, greeting.configuration)?;
-        let generation = self.generation();
+        self.learn(from, (greeting.configuration_term, greeting.configuration))?;
+        let generation = self.membership.generation();
         let Some(peer) = self.expect(from, &PeerState::Greeting) else { return Ok(self.reset(from)) };
         peer.state = PeerState::Greeted;
         peer.term = greeting.term;
@@ -37,22 +35,14 @@ impl Proposer {
         Ok(Vec::new())
     }
 
-    /// A newer configuration counts, as long as nobody voted under another one. Two of the same generation must be the
-    /// same: who decides would otherwise depend on who greeted last.
-    fn learn(&mut self, from: NodeId, told: Configuration) -> Result<(), LostTerm> {
-        let generation = told.generation;
-        match &self.configuration {
-            None => self.configuration = Some(told),
-            Some(known) => match generation.cmp(&known.generation) {
-                Ordering::Greater if self.phase == Phase::Surveying => self.configuration = Some(told),
-                Ordering::Greater => return Err(LostTerm::Reconfigured { by: from, generation }),
-                Ordering::Equal if told != *known => {
-                    return Err(LostTerm::TwoConfigurations { by: from, generation });
-                }
-                Ordering::Equal | Ordering::Less => {}
-            },
+    /// What a node holds beside what the voters hold is not decided, and none of a leader's business: were it decided, a
+    /// voter would hold it.
+    fn learn(&mut self, from: NodeId, told: (Term, Configuration)) -> Result<(), LostTerm> {
+        match self.phase {
+            Phase::Surveying => self.membership.learn(from, told, true),
+            Phase::Surveyed | Phase::Campaigning => self.membership.learn(from, told, false),
+            Phase::Elected | Phase::Leading => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn surveyed(
@@ -60,14 +50,18 @@ impl Proposer {
         from: NodeId,
         response: PreVoteResponse,
     ) -> Result<Vec<Action>, LostTerm> {
+        self.learn(from, (response.configuration_term, response.configuration))?;
         let Some(peer) = self.peers.get_mut(&from) else { return Ok(Vec::new()) };
         peer.term = peer.term.max(response.term);
-        peer.surveyed = Some(Position { flush_lsn: response.flush_lsn, history: response.history });
+        // A node that misses what it had acknowledged tells nothing about where the log ends, and will not vote.
+        let position = Position { flush_lsn: response.flush_lsn, history: response.history };
+        peer.surveyed = Some(position).filter(|_| !response.lost);
         if self.phase != Phase::Surveying
             || !self.quorum(|node| self.peers.get(&node).is_some_and(|p| p.surveyed.is_some()))
         {
             return Ok(Vec::new());
         }
+        self.check_designated()?;
         self.phase = Phase::Surveyed;
         let newest = self
             .peers
@@ -87,7 +81,11 @@ impl Proposer {
         };
         peer.state = PeerState::Voted;
         peer.term = response.term;
+        // What it acknowledged in this term over an earlier connection counts only as far as it still has it.
+        peer.acked = if response.lost { Lsn::INVALID } else { peer.acked.min(response.flush_lsn) };
+        let told = (response.configuration_term, response.configuration.clone());
         peer.vote = Some(response);
+        self.learn(from, told)?;
         match self.phase {
             Phase::Campaigning => self.count_votes(),
             // Nobody was asked for a vote before the campaign.
@@ -100,19 +98,20 @@ impl Proposer {
     }
 
     fn count_votes(&mut self) -> Result<Vec<Action>, LostTerm> {
-        let granted = |node: NodeId| self.vote_of(node).is_some_and(|vote| vote.vote_given);
-        let refused = |node: NodeId| self.vote_of(node).is_some_and(|vote| !vote.vote_given);
+        let granted = |node: NodeId| self.vote_of(node).is_some_and(VoteResponse::is_granted);
+        let refused = |node: NodeId| self.vote_of(node).is_some_and(|vote| !vote.is_granted());
         let sets = self.sets();
         if !quorum::reached(&sets, granted) {
             let still_possible = quorum::reached(&sets, |node| !refused(node));
             return if still_possible { Ok(Vec::new()) } else { Err(LostTerm::Outvoted(self.term)) };
         }
+        self.check_designated()?;
         // Votes of nodes outside of the voting sets are worth nothing, but their logs are.
         let granting = self
             .peers
             .iter()
             .filter_map(|(&id, peer)| Some((id, peer.vote.as_ref()?)))
-            .filter(|(_, vote)| vote.vote_given);
+            .filter(|(_, vote)| vote.is_granted());
         let age = |vote: &VoteResponse| (vote.history.last_log_term(vote.flush_lsn), vote.flush_lsn);
         let Some((donor, newest)) = granting.clone().max_by_key(|(_, vote)| age(vote)) else {
             return Ok(Vec::new());
@@ -141,7 +140,8 @@ impl Proposer {
     }
 
     pub(super) fn request_vote(&mut self, node: NodeId) {
-        let (generation, term, proposer_id) = (self.generation(), self.term, self.options.proposer_id);
+        let (generation, term, proposer_id) =
+            (self.membership.generation(), self.term, self.options.proposer_id);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.state = PeerState::Voting;
             peer.outbox.push_back(ProposerMessage::Vote(VoteRequest { generation, term, proposer_id }));

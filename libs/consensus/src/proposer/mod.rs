@@ -13,15 +13,19 @@
 //! connection takes it. A safekeeper that misses WAL older than the buffer is fed from another one
 //! ([`Proposer::poll_fetch`], [`Proposer::fetched`]).
 
+mod change;
 mod election;
+mod membership;
 mod peer;
+mod status;
+mod stream;
 mod types;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use wal_types::{Generation, Lsn, NodeId, Term};
+use wal_types::{Lsn, NodeId, Term};
 
+use self::membership::Membership;
 use self::peer::Peer;
 pub use self::peer::PeerState;
 pub use self::types::{
@@ -30,12 +34,10 @@ pub use self::types::{
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
 use crate::message::{
-    AcceptorMessage, AppendRequest, AppendResponse, ChecksumRequest, ProposerElected, ProposerGreeting,
-    ProposerMessage, VoteResponse,
+    AcceptorMessage, AppendResponse, ChecksumRequest, ProposerGreeting, ProposerMessage, VoteResponse,
 };
-use crate::term_history::{self, TermHistory, TliSwitch};
+use crate::term_history::{TermHistory, TliSwitch};
 use crate::wal_buffer::WalBuffer;
-use crate::{APPEND_WAL_BYTES_MAX, quorum};
 
 /// One campaign.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,8 +47,7 @@ pub struct Proposer {
     /// Zero until the campaign begins.
     term: Term,
     peers: BTreeMap<NodeId, Peer>,
-    /// The newest configuration that a safekeeper told; none before the first greeting.
-    configuration: Option<Configuration>,
+    membership: Membership,
     election: Option<Election>,
     history: TermHistory,
     tli_switches: Vec<TliSwitch>,
@@ -63,7 +64,7 @@ impl Proposer {
             phase: Phase::Surveying,
             term: Term::ZERO,
             peers,
-            configuration: None,
+            membership: Membership::default(),
             election: None,
             history: TermHistory::default(),
             tli_switches: Vec::new(),
@@ -98,7 +99,7 @@ impl Proposer {
             AcceptorMessage::Vote(response) => self.voted(from, response),
             AcceptorMessage::Append(response) => self.acknowledged(from, &response),
             AcceptorMessage::Checksum(response) => Ok(vec![Action::Checksum { from, response }]),
-            AcceptorMessage::Configure(_) => Ok(Vec::new()),
+            AcceptorMessage::Configure(response) => self.configured(from, response),
         }
     }
 
@@ -129,89 +130,10 @@ impl Proposer {
 
     /// Asks `node`, which has voted, for a checksum of a part of its log. The answer comes as [`Action::Checksum`].
     pub fn ask_checksum(&mut self, node: NodeId, from: Lsn, to: Lsn) {
-        let request = ChecksumRequest { generation: self.generation(), term: self.term, from, to };
+        let request = ChecksumRequest { generation: self.membership.generation(), term: self.term, from, to };
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.outbox.push_back(ProposerMessage::Checksum(request));
         }
-    }
-
-    /// WAL from the primary. False when it does not continue the buffer.
-    #[must_use]
-    pub fn append(&mut self, at: Lsn, wal: Bytes) -> bool {
-        let taken = self.wal.push(at, wal);
-        self.trim();
-        taken
-    }
-
-    /// True while the primary may be read further. What no safekeeper has flushed is never dropped, so a full buffer
-    /// stops the reading; but one record may be larger than the buffer, and is acknowledged only as a whole.
-    pub fn wants_wal(&self) -> bool {
-        let end = self.wal.end();
-        self.phase == Phase::Leading
-            && (self.wal.len() < self.options.send_buffer_bytes_max
-                || self.peers.values().any(|peer| peer.sent() == Some(end)))
-    }
-
-    /// The next message for `node`. The driver asks as often as the connection takes one.
-    pub fn poll_send(&mut self, node: NodeId) -> Option<ProposerMessage> {
-        let peer = self.peers.get_mut(&node)?;
-        if let Some(message) = peer.outbox.pop_front() {
-            return Some(message);
-        }
-        let sent = peer.sent()?;
-        let wal = self.wal.read(sent, APPEND_WAL_BYTES_MAX);
-        if wal.is_empty() && !peer.heartbeat {
-            return None;
-        }
-        Some(self.append_message(node, sent, wal))
-    }
-
-    /// What `node` needs from another safekeeper before the buffer can serve it.
-    pub fn poll_fetch(&self, node: NodeId) -> Option<Fetch> {
-        let from = self.peers.get(&node)?.sent()?;
-        if from >= self.wal.start() {
-            return None;
-        }
-        let holds = |(id, peer): (&NodeId, &Peer)| {
-            let donated = self.election.as_ref().filter(|e| e.donor == *id).map_or(Lsn::INVALID, |e| e.start);
-            (peer.acked.max(donated), *id, matches!(peer.state, PeerState::Streaming { .. }))
-        };
-        let donors = self.peers.iter().map(holds);
-        let (until, donor, _) = donors.filter(|&(end, id, live)| live && id != node && end > from).max()?;
-        Some(Fetch { donor, from, until: until.min(self.wal.start()) })
-    }
-
-    /// Bytes that were fetched for `node`. False when they do not continue its stream.
-    #[must_use]
-    pub fn fetched(&mut self, node: NodeId, at: Lsn, wal: &Bytes) -> bool {
-        if self.peers.get(&node).and_then(Peer::sent) != Some(at) {
-            return false;
-        }
-        let mut sent = at;
-        let mut rest = wal.clone();
-        while !rest.is_empty() {
-            let piece = rest.split_to(rest.len().min(APPEND_WAL_BYTES_MAX));
-            let end = sent.advance(piece.len() as u64);
-            let message = self.append_message(node, sent, piece);
-            if let Some(peer) = self.peers.get_mut(&node) {
-                peer.outbox.push_back(message);
-            }
-            sent = end;
-        }
-        true
-    }
-
-    /// Makes an append, empty if need be, due for every follower: it proves that the proposer lives.
-    pub fn heartbeat(&mut self) {
-        self.peers.values_mut().filter(|peer| peer.sent().is_some()).for_each(|peer| peer.heartbeat = true);
-    }
-
-    /// Makes an append due for each follower that was not told the newest commit position.
-    pub fn tell_commit(&mut self) {
-        let commit = self.commit_lsn;
-        let behind =
-            self.peers.values_mut().filter(|peer| peer.sent().is_some() && peer.told_commit < commit);
-        behind.for_each(|peer| peer.heartbeat = true);
     }
 
     /// Where the campaign stands.
@@ -239,52 +161,6 @@ impl Proposer {
         self.wal.end()
     }
 
-    /// True when a quorum has *persisted* that everything below this term's start is committed: the log can be read as
-    /// committed even if this proposer vanishes now.
-    pub fn start_is_settled(&self) -> bool {
-        let start = self.election.as_ref().map_or(Lsn::MAX, |election| election.start);
-        quorum::reached(&self.sets(), |node| {
-            self.peers.get(&node).is_some_and(|peer| peer.persisted_commit >= start)
-        })
-    }
-
-    /// True when a quorum follows, yet so many of them lack WAL that nobody connected has that nothing can ever be
-    /// committed again. The primary still has it: the driver must begin a new term.
-    pub fn is_stuck(&self) -> bool {
-        let sets = self.sets();
-        let streaming = |node: NodeId| self.peers.get(&node).and_then(Peer::sent);
-        let served = |node: NodeId| {
-            streaming(node).is_some_and(|sent| sent >= self.wal.start() || self.poll_fetch(node).is_some())
-        };
-        self.phase == Phase::Leading
-            && quorum::reached(&sets, |node| streaming(node).is_some())
-            && !quorum::reached(&sets, served)
-    }
-
-    /// True when `has` holds for a quorum of the voting sets.
-    pub fn quorum(&self, has: impl Fn(NodeId) -> bool) -> bool {
-        quorum::reached(&self.sets(), has)
-    }
-
-    /// All safekeepers, by id.
-    pub fn status(&self) -> Vec<PeerStatus> {
-        let one = |(&id, peer): (&NodeId, &Peer)| {
-            let told = peer
-                .vote
-                .as_ref()
-                .map(|vote| vote.flush_lsn)
-                .or(peer.surveyed.as_ref().map(|at| at.flush_lsn));
-            PeerStatus {
-                id,
-                state: peer.state.clone(),
-                flush_lsn: if peer.acked.is_valid() { peer.acked } else { told.unwrap_or_default() },
-                commit_lsn: peer.persisted_commit,
-                catching_up: peer.sent().is_some_and(|sent| sent < self.wal.start()),
-            }
-        };
-        self.peers.iter().map(one).collect()
-    }
-
     fn greeting(&self) -> ProposerMessage {
         ProposerMessage::Greeting(ProposerGreeting {
             version: ProtocolVersion::Own,
@@ -298,84 +174,22 @@ impl Proposer {
         })
     }
 
-    /// Tells a voter where the logs part, and streams to it from there.
-    fn lead(&mut self, node: NodeId) {
-        let generation = self.generation();
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        let Some(vote) = peer.vote.as_ref() else { return };
-        let Some(start) = term_history::common_point(&self.history, &vote.history, vote.flush_lsn) else {
-            peer.state = PeerState::Unseeded;
-            return;
-        };
-        peer.outbox.push_back(ProposerMessage::Elected(ProposerElected {
-            generation,
-            term: self.term,
-            start_streaming_at: start,
-            history: self.history.clone(),
-            timeline_start_lsn: vote.timeline_start_lsn,
-            tli_switches: self.tli_switches.clone(),
-            configuration: self.configuration.clone().unwrap_or_default(),
-        }));
-        peer.state = PeerState::Streaming { sent: start };
-        // Its first answer tells what it holds under this term.
-        peer.heartbeat = true;
-    }
-
     fn acknowledged(&mut self, from: NodeId, response: &AppendResponse) -> Result<Vec<Action>, LostTerm> {
         self.check_term(from, response.term)?;
-        let start = self.election.as_ref().map_or(Lsn::MAX, |election| election.start);
         // Nobody can hold more of this term than exists of it.
-        let possible = response.term == self.term && response.flush_lsn <= self.wal.end().max(start);
+        let possible =
+            response.term == self.term && response.flush_lsn <= self.wal.end().max(self.term_start());
         let Some(peer) = self.peers.get_mut(&from).filter(|peer| possible && peer.sent().is_some()) else {
             return Ok(self.reset(from));
         };
         peer.acked = peer.acked.max(response.flush_lsn);
         peer.persisted_commit = peer.persisted_commit.max(response.commit_lsn);
+        // A position comes only from a node that adopted our history, and our configuration with it.
+        if response.flush_lsn.is_valid() {
+            peer.configured = peer.configured.max(Some(response.generation));
+        }
         self.trim();
-        let acked = |node: NodeId| self.peers.get(&node).map_or(Lsn::INVALID, |peer| peer.acked);
-        let commit = quorum::committed(&self.sets(), start, acked);
-        if commit <= self.commit_lsn {
-            return Ok(Vec::new());
-        }
-        self.commit_lsn = commit;
-        Ok(vec![Action::Committed(commit)])
-    }
-
-    /// An append for `node`, which counts as sent.
-    fn append_message(&mut self, node: NodeId, begin_lsn: Lsn, wal: Bytes) -> ProposerMessage {
-        let truncate_lsn = self.agreed_lsn();
-        let append = AppendRequest {
-            generation: self.generation(),
-            term: self.term,
-            epoch_start_lsn: Lsn::INVALID,
-            begin_lsn,
-            commit_lsn: self.commit_lsn,
-            truncate_lsn,
-            proposer_id: self.options.proposer_id,
-            wal,
-        };
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.state = PeerState::Streaming { sent: append.end_lsn() };
-            peer.told_commit = self.commit_lsn;
-            peer.heartbeat = false;
-        }
-        ProposerMessage::Append(append)
-    }
-
-    /// Everything below is on all members and committed.
-    fn agreed_lsn(&self) -> Lsn {
-        let acked = |node: NodeId| self.peers.get(&node).map_or(Lsn::INVALID, |peer| peer.acked);
-        let lowest = self.sets().into_iter().flatten().map(acked).min().unwrap_or_default();
-        lowest.min(self.commit_lsn)
-    }
-
-    /// Drops from the buffer what every member has, and beyond its size what at least one safekeeper has.
-    fn trim(&mut self) {
-        let acked = || self.peers.values().map(|peer| peer.acked);
-        let everyone = acked().min().unwrap_or_default();
-        let anyone = acked().max().unwrap_or_default();
-        let oldest_wanted = Lsn(self.wal.end().0.saturating_sub(self.options.send_buffer_bytes_max));
-        self.wal.drop_below(everyone.max(oldest_wanted.min(anyone)));
+        Ok(self.advance())
     }
 
     fn check_term(&self, by: NodeId, term: Term) -> Result<(), LostTerm> {
@@ -401,14 +215,7 @@ impl Proposer {
         self.peers.get(&node).and_then(|peer| peer.vote.as_ref())
     }
 
-    /// The generation that this proposer acts under.
-    fn generation(&self) -> Generation {
-        self.configuration.as_ref().map_or(Generation::default(), |configuration| configuration.generation)
-    }
-
-    /// The voting sets: the configuration's, or simply everybody where nothing is managed.
     fn sets(&self) -> Vec<Vec<NodeId>> {
-        let sets = self.configuration.as_ref().map(Configuration::sets).unwrap_or_default();
-        if sets.is_empty() { vec![self.options.safekeepers.clone()] } else { sets }
+        self.membership.sets(&self.options.safekeepers)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use wal_types::{Lsn, Term};
+use wal_types::{Generation, Lsn, Term};
 
 use crate::message::{ProposerMessage, VoteResponse};
 use crate::term_history::TermHistory;
@@ -61,6 +61,8 @@ pub(super) struct Peer {
     pub(super) acked: Lsn,
     /// Highest commit position that it reported as persisted in this term.
     pub(super) persisted_commit: Lsn,
+    /// Newest generation that it accepted in this term.
+    pub(super) configured: Option<Generation>,
     /// Commit position that it was last told.
     pub(super) told_commit: Lsn,
     /// An empty append is due.

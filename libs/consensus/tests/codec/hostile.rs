@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use consensus::ProtocolVersion::{Own, V2, V3};
 use consensus::codec::{CodecError, TLI_SWITCHES_MAX, decode_acceptor, decode_feedback, decode_proposer};
-use consensus::term_history::{OutOfOrder, TERM_HISTORY_ENTRIES_MAX};
+use consensus::term_history::{NEON_HISTORY_ENTRIES_MAX, OutOfOrder, TERM_HISTORY_ENTRIES_MAX};
 use consensus::{InvalidConfiguration, ProtocolVersion};
 use wal_types::{Generation, Lsn, NodeId};
 
@@ -128,18 +128,20 @@ fn identifiers_are_32_digits() {
 
 #[test]
 fn a_history_is_short_and_in_order() {
-    let max = TERM_HISTORY_ENTRIES_MAX;
-    let too_many = |count| CodecError::TooMany { what: "history entries", count, max };
+    let (max, neon_max) = (TERM_HISTORY_ENTRIES_MAX, NEON_HISTORY_ENTRIES_MAX);
+    let too_many = |count, max| CodecError::TooMany { what: "history entries", count, max };
     let elected = || wire(b'e').u32(0).u64s(&[3, 8]);
     let elected_v2 = || wire_v2(b'e').u64s_le(&[3, 8]);
     let short = |needed, left| CodecError::Short { needed, left };
-    for count in [max as u32 + 1, u32::MAX] {
-        refused_proposer(V2, elected_v2().u32_le(count).zeros(100), too_many(count));
-        refused_proposer(V3, elected().u32(count).zeros(100), too_many(count));
-        refused_proposer(Own, elected().u32(count).zeros(100), too_many(count));
+    for count in [neon_max as u32 + 1, u32::MAX] {
+        refused_proposer(V2, elected_v2().u32_le(count).zeros(100), too_many(count, neon_max));
+        refused_proposer(V3, elected().u32(count).zeros(100), too_many(count, neon_max));
     }
-    refused_proposer(V2, elected_v2().u32_le(max as u32).zeros(100), short(max * 16, 100));
-    refused_proposer(V3, elected().u32(max as u32).zeros(100), short(max * 16, 100));
+    for count in [max as u32 + 1, u32::MAX] {
+        refused_proposer(Own, elected().u32(count).zeros(100), too_many(count, max));
+    }
+    refused_proposer(V2, elected_v2().u32_le(neon_max as u32).zeros(100), short(neon_max * 16, 100));
+    refused_proposer(V3, elected().u32(neon_max as u32).zeros(100), short(neon_max * 16, 100));
     refused_proposer(Own, elected().u32(max as u32).zeros(100), short(max * 20, 100));
 
     let fallen = CodecError::History(OutOfOrder(1));

@@ -1,0 +1,48 @@
+//! WAL from the proposer that leads.
+
+use super::{Acceptor, Effect, Refusal};
+use crate::lineage::ProtocolVersion;
+use crate::message::AppendRequest;
+use crate::{APPEND_WAL_BYTES_MAX, ConnectionId};
+
+impl Acceptor {
+    pub(super) fn append(
+        &mut self,
+        from: ConnectionId,
+        version: ProtocolVersion,
+        append: AppendRequest,
+    ) -> Result<Vec<Effect>, Refusal> {
+        self.check_generation(version, append.generation)?;
+        if append.wal.len() > APPEND_WAL_BYTES_MAX {
+            return Err(Refusal::Malformed("an append of more than 128 KiB"));
+        }
+        let Some(end) = append.begin_lsn.checked_add(append.wal.len() as u64) else {
+            return Err(Refusal::Malformed("an append beyond the last position"));
+        };
+        if append.term < self.state.term {
+            return Ok(vec![self.deposed_response(from)]);
+        }
+        let Some(owner) =
+            self.owner.as_mut().filter(|owner| owner.connection == from && append.term == self.state.term)
+        else {
+            return Err(Refusal::NotElected { term: append.term, own: self.state.term });
+        };
+        if append.begin_lsn != owner.next_begin {
+            return Err(Refusal::OutOfSequence { expected: owner.next_begin, got: append.begin_lsn });
+        }
+        owner.next_begin = end;
+        owner.heard = true;
+        self.commit_candidate = self.commit_candidate.max(append.commit_lsn);
+        // All members hold what is below the horizon, so we do: a proposer that says more is not believed.
+        let horizon = append.truncate_lsn.min(append.commit_lsn).min(self.flush_lsn);
+        self.state.horizon_lsn = self.state.horizon_lsn.max(horizon);
+        self.owed.insert(from);
+        let known = self.write_lsn.bytes_since(append.begin_lsn).min(append.wal.len() as u64) as usize;
+        let wal = append.wal.slice(known..);
+        if wal.is_empty() {
+            return Ok(Vec::new());
+        }
+        let at = std::mem::replace(&mut self.write_lsn, end);
+        Ok(vec![Effect::Write { at, wal }])
+    }
+}

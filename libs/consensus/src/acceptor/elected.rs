@@ -1,0 +1,95 @@
+//! Following the winner of a term: where the logs part, what is cut, what is adopted.
+
+use super::{Acceptor, Effect, Owner, Refusal};
+use crate::ConnectionId;
+use crate::lineage::ProtocolVersion;
+use crate::message::ProposerElected;
+use crate::term_history;
+
+impl Acceptor {
+    pub(super) fn elected(
+        &mut self,
+        from: ConnectionId,
+        version: ProtocolVersion,
+        elected: ProposerElected,
+    ) -> Result<Vec<Effect>, Refusal> {
+        self.check_generation(version, elected.generation)?;
+        self.check_leap(elected.term)?;
+        if elected.term < self.state.term {
+            // Deposed. It learns so from the answer to its first append.
+            return Ok(Vec::new());
+        }
+        if elected.history.last().is_none_or(|last| last.term != elected.term) {
+            return Err(Refusal::Malformed("the history of an elected proposer must end with its own term"));
+        }
+        let configured = version == ProtocolVersion::Own;
+        if configured && elected.configuration.generation != elected.generation {
+            return Err(Refusal::Malformed("a configuration of another generation than the message's"));
+        }
+        if configured {
+            elected.configuration.validate().map_err(Refusal::Configuration)?;
+        }
+        if self.follows(elected.term) {
+            return self.elected_again(from, configured, elected);
+        }
+        let start = term_history::common_point(&elected.history, &self.extent())
+            .ok_or(Refusal::NoCommonPoint { flush_lsn: self.flush_lsn })?;
+        if start != elected.start_streaming_at {
+            return Err(Refusal::StartPoint { expected: start, got: elected.start_streaming_at });
+        }
+        if start < self.state.commit_lsn {
+            return Err(Refusal::BelowCommit { start, commit_lsn: self.state.commit_lsn });
+        }
+
+        let mut effects = Vec::new();
+        if elected.term > self.state.term {
+            self.enter_term(elected.term);
+            self.state.voted_for = None;
+            effects.push(self.persist());
+        }
+        // The tail goes before the history comes: the other way round a crash between the two would present a dead
+        // proposer's tail as this term's log.
+        if self.write_lsn > start {
+            effects.push(Effect::Truncate(start));
+            self.write_lsn = start;
+            self.flush_lsn = start;
+        }
+        self.state.history = elected.history;
+        self.state.tli_switches = elected.tli_switches;
+        if configured {
+            self.state.configuration = elected.configuration;
+            self.state.configuration_term = elected.term;
+        }
+        effects.push(self.persist());
+        self.owner = Some(Owner { connection: from, next_begin: start, heard: false });
+        Ok(effects)
+    }
+
+    /// The proposer of this term came back on another connection. The log is its log already, so nothing is cut and
+    /// nothing that was acknowledged is taken back; what it sends again is skipped.
+    pub(super) fn elected_again(
+        &mut self,
+        from: ConnectionId,
+        configured: bool,
+        elected: ProposerElected,
+    ) -> Result<Vec<Effect>, Refusal> {
+        if elected.history != self.state.history {
+            return Err(Refusal::TwoHistories(elected.term));
+        }
+        let start = elected.start_streaming_at;
+        if start < self.state.commit_lsn {
+            return Err(Refusal::BelowCommit { start, commit_lsn: self.state.commit_lsn });
+        }
+        if start > self.flush_lsn {
+            return Err(Refusal::StartPoint { expected: self.flush_lsn, got: start });
+        }
+        let newer = configured && self.is_next_configuration(elected.term, &elected.configuration)?;
+        self.owner = Some(Owner { connection: from, next_begin: start, heard: false });
+        if !newer {
+            return Ok(Vec::new());
+        }
+        self.state.configuration = elected.configuration;
+        self.state.configuration_term = elected.term;
+        Ok(vec![self.persist()])
+    }
+}

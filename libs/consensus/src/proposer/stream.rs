@@ -1,0 +1,161 @@
+//! What goes to the followers: the election, WAL from the buffer or from a donor, heartbeats.
+
+use bytes::Bytes;
+use wal_types::{Lsn, NodeId};
+
+use super::peer::{Peer, PeerState};
+use super::{Fetch, Phase, Proposer};
+use crate::APPEND_WAL_BYTES_MAX;
+use crate::message::{AppendRequest, ProposerElected, ProposerMessage};
+use crate::term_history;
+
+impl Proposer {
+    /// WAL from the primary. False when it does not continue the buffer.
+    #[must_use]
+    pub fn append(&mut self, at: Lsn, wal: Bytes) -> bool {
+        let taken = self.wal.push(at, wal);
+        self.trim();
+        taken
+    }
+
+    /// True while the primary may be read further. What no safekeeper has flushed is never dropped, so a full buffer
+    /// stops the reading; but one record may be larger than the buffer, and is acknowledged only as a whole.
+    pub fn wants_wal(&self) -> bool {
+        let end = self.wal.end();
+        self.phase == Phase::Leading
+            && (self.wal.len() < self.options.send_buffer_bytes_max
+                || self.peers.values().any(|peer| peer.sent() == Some(end)))
+    }
+
+    /// The next message for `node`. The driver asks as often as the connection takes one.
+    pub fn poll_send(&mut self, node: NodeId) -> Option<ProposerMessage> {
+        let peer = self.peers.get_mut(&node)?;
+        if let Some(message) = peer.outbox.pop_front() {
+            return Some(message);
+        }
+        let sent = peer.sent()?;
+        let wal = self.wal.read(sent, APPEND_WAL_BYTES_MAX);
+        if wal.is_empty() && !peer.heartbeat {
+            return None;
+        }
+        Some(self.append_message(node, sent, wal))
+    }
+
+    /// What `node` needs from another safekeeper before the buffer can serve it.
+    pub fn poll_fetch(&self, node: NodeId) -> Option<Fetch> {
+        let from = self.peers.get(&node)?.sent()?;
+        if from >= self.wal.start() {
+            return None;
+        }
+        let holds = |(&id, peer): (&NodeId, &Peer)| {
+            let vote = peer.vote.as_ref().filter(|vote| vote.timeline_start_lsn <= from)?;
+            peer.sent()?;
+            let donated = self.election.as_ref().filter(|election| election.donor == id && !vote.lost);
+            let donated = donated.map_or(Lsn::INVALID, |election| election.start.min(vote.flush_lsn));
+            Some((peer.acked.max(donated), id))
+        };
+        let donors = self.peers.iter().filter_map(holds);
+        let (until, donor) = donors.filter(|&(end, id)| id != node && end > from).max()?;
+        Some(Fetch { donor, from, until: until.min(self.wal.start()) })
+    }
+
+    /// Bytes that were fetched for `node`. False when they do not continue its stream.
+    #[must_use]
+    pub fn fetched(&mut self, node: NodeId, at: Lsn, wal: &Bytes) -> bool {
+        if self.peers.get(&node).and_then(Peer::sent) != Some(at) {
+            return false;
+        }
+        let mut sent = at;
+        let mut rest = wal.clone();
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(APPEND_WAL_BYTES_MAX));
+            let end = sent.advance(piece.len() as u64);
+            let message = self.append_message(node, sent, piece);
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.outbox.push_back(message);
+            }
+            sent = end;
+        }
+        true
+    }
+
+    /// Makes an append, empty if need be, due for every follower: it proves that the proposer lives.
+    pub fn heartbeat(&mut self) {
+        self.peers.values_mut().filter(|peer| peer.sent().is_some()).for_each(|peer| peer.heartbeat = true);
+    }
+
+    /// Makes an append due for each follower that was not told the newest commit position.
+    pub fn tell_commit(&mut self) {
+        let commit = self.commit_lsn;
+        let behind =
+            self.peers.values_mut().filter(|peer| peer.sent().is_some() && peer.told_commit < commit);
+        behind.for_each(|peer| peer.heartbeat = true);
+    }
+
+    /// Tells a voter where the logs part, and streams to it from there.
+    pub(super) fn lead(&mut self, node: NodeId) {
+        let generation = self.membership.generation();
+        let configuration = self.membership.configuration().cloned().unwrap_or_default();
+        // Somebody must still have what it lacks, and its log may not begin behind ours.
+        let others = self.peers.iter().filter(|&(&id, _)| id != node);
+        let oldest = others.filter_map(|(_, peer)| Some(peer.vote.as_ref()?.timeline_start_lsn)).min();
+        let served_from = oldest.unwrap_or(Lsn::MAX).min(self.wal.start());
+        let end = self.wal.end().max(self.term_start());
+        let servable = |start: &Lsn| (served_from..=end).contains(start);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(vote) = peer.vote.as_ref() else { return };
+        let Some(start) = term_history::common_point(&self.history, &vote.extent()).filter(servable) else {
+            peer.state = PeerState::Unseeded;
+            return;
+        };
+        peer.outbox.push_back(ProposerMessage::Elected(ProposerElected {
+            generation,
+            term: self.term,
+            start_streaming_at: start,
+            history: self.history.clone(),
+            timeline_start_lsn: vote.timeline_start_lsn,
+            tli_switches: self.tli_switches.clone(),
+            configuration,
+        }));
+        peer.state = PeerState::Streaming { sent: start };
+        // Its first answer tells what it holds under this term.
+        peer.heartbeat = true;
+    }
+
+    /// An append for `node`, which counts as sent.
+    pub(super) fn append_message(&mut self, node: NodeId, begin_lsn: Lsn, wal: Bytes) -> ProposerMessage {
+        let truncate_lsn = self.agreed_lsn();
+        let append = AppendRequest {
+            generation: self.membership.generation(),
+            term: self.term,
+            epoch_start_lsn: Lsn::INVALID,
+            begin_lsn,
+            commit_lsn: self.commit_lsn,
+            truncate_lsn,
+            proposer_id: self.options.proposer_id,
+            wal,
+        };
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.state = PeerState::Streaming { sent: append.end_lsn() };
+            peer.told_commit = self.commit_lsn;
+            peer.heartbeat = false;
+        }
+        ProposerMessage::Append(append)
+    }
+
+    /// Everything below is on all members and committed.
+    pub(super) fn agreed_lsn(&self) -> Lsn {
+        let acked = |node: NodeId| self.peers.get(&node).map_or(Lsn::INVALID, |peer| peer.acked);
+        let lowest = self.sets().into_iter().flatten().map(acked).min().unwrap_or_default();
+        lowest.min(self.commit_lsn)
+    }
+
+    /// Drops from the buffer what every member has, and beyond its size what at least one safekeeper has.
+    pub(super) fn trim(&mut self) {
+        let acked = || self.peers.values().map(|peer| peer.acked);
+        let everyone = acked().min().unwrap_or_default();
+        let anyone = acked().max().unwrap_or_default();
+        let oldest_wanted = Lsn(self.wal.end().0.saturating_sub(self.options.send_buffer_bytes_max));
+        self.wal.drop_below(everyone.max(oldest_wanted.min(anyone)));
+    }
+}
