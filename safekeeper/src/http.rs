@@ -79,6 +79,7 @@ const fn health_name(health: Health) -> &'static str {
         Health::Healthy => "healthy",
         Health::Full => "full",
         Health::Poisoned => "poisoned",
+        Health::Lost => "lost",
         Health::Corrupt => "corrupt",
     }
 }
@@ -128,9 +129,21 @@ struct Served {
     pg_version: u32,
     wal_segment_size: u32,
     members: Vec<MemberAddress>,
+    /// Set while acknowledged WAL is missing: up to where, and the term when that was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<Lost>,
+    /// Damaged files that were put aside, in the timeline's directory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    quarantined: Vec<String>,
     truncations: u64,
     wal_receivers: usize,
     wal_senders: usize,
+}
+
+#[derive(Serialize)]
+struct Lost {
+    term: u64,
+    acked_upto: String,
 }
 
 #[derive(Serialize)]
@@ -191,6 +204,10 @@ impl Served {
             pg_version: lineage.pg_version,
             wal_segment_size: lineage.segment_size.bytes(),
             members: snapshot.configuration.members.iter().map(member).collect(),
+            lost: snapshot
+                .lost
+                .map(|lost| Lost { term: lost.term.0, acked_upto: lost.acked_upto.to_string() }),
+            quarantined: snapshot.quarantined.to_vec(),
             truncations: snapshot.truncations,
             wal_receivers: timeline.proposers(),
             wal_senders: timeline.readers.count(),

@@ -225,7 +225,7 @@ impl Commands {
         let sqlstate = match health {
             Health::Full => SqlState::DISK_FULL,
             Health::Poisoned => SqlState::IO_ERROR,
-            Health::Healthy | Health::Corrupt => SqlState::DATA_CORRUPTED,
+            Health::Healthy | Health::Lost | Health::Corrupt => SqlState::DATA_CORRUPTED,
         };
         if why.is_retried() {
             let message = format!("timeline {} cannot be opened: {reason}", self.id);

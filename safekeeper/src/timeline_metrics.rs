@@ -20,11 +20,18 @@ pub(crate) struct TimelineCollector(pub(crate) Arc<Timelines>);
 
 type Value = fn(&Snapshot) -> u64;
 
-const GAUGES: [(&str, &str, Value); 6] = [
+const GAUGES: [(&str, &str, Value); 9] = [
     ("safekeeper_timeline_term", "Highest term promised", |snapshot| snapshot.term.0),
     ("safekeeper_timeline_flush_lsn", "End of the last durable record", |snapshot| snapshot.flush_lsn.0),
     ("safekeeper_timeline_commit_lsn", "Commit position", |snapshot| snapshot.commit_lsn.0),
     ("safekeeper_timeline_write_lsn", "End of what was written", |snapshot| snapshot.write_lsn.0),
+    ("safekeeper_timeline_oldest_lsn", "Begin of the WAL that is kept", |snapshot| snapshot.oldest_lsn.0),
+    ("safekeeper_timeline_lost", "1 while acknowledged WAL is missing and nothing is voted", |snapshot| {
+        u64::from(snapshot.lost.is_some())
+    }),
+    ("safekeeper_timeline_quarantined_files", "Damaged files that were put aside", |snapshot| {
+        snapshot.quarantined.len() as u64
+    }),
     ("safekeeper_timeline_truncations", "Rises when the log is cut", |snapshot| snapshot.truncations),
     ("safekeeper_timeline_healthy", "1 when it can be written and read", |snapshot| {
         u64::from(snapshot.health == Health::Healthy)

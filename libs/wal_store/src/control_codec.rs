@@ -3,10 +3,12 @@
 //! Not here: copies, checksums and syncing, which are [`crate::control_file`]'s. The bytes have passed a checksum when
 //! they arrive, so whatever does not fit is damage or another release, and is told, never guessed.
 
-use consensus::{AcceptorState, Configuration, Dialect, Lineage, Loss, Member, TermHistory, TermStart, TliSwitch};
+use consensus::{
+    AcceptorState, Configuration, Dialect, Lineage, Loss, Member, TermHistory, TermStart, TliSwitch,
+};
 use wal_types::{
-    Generation, Lsn, NodeId, PrimaryId, ProposerId, SegmentSize, SystemId, TenantId, TenantTimelineId, Term, TimelineId,
-    Tli,
+    Generation, Lsn, NodeId, PrimaryId, ProposerId, SegmentSize, SystemId, TenantId, TenantTimelineId, Term,
+    TimelineId, Tli,
 };
 
 use crate::error::{Corruption, StoreError};
@@ -22,16 +24,29 @@ pub(crate) struct Control {
     /// Random, one for each data directory: a directory that was copied or wiped cannot pass for another.
     pub(crate) disk_id: [u8; 16],
     pub(crate) lineage: Lineage,
+    /// Where the log begins now: what is below was removed, or may be. The start of a segment.
+    pub(crate) oldest_lsn: Lsn,
+    /// Every segment between `oldest_lsn` and here has a file, and none above was ever acknowledged to hold anything: a
+    /// file that vanished is missed, even the last one. The start of a segment.
+    pub(crate) files_upto: Lsn,
     pub(crate) state: AcceptorState,
 }
 
 impl Control {
+    /// Of a log without a byte.
+    pub(crate) fn new(node: NodeId, disk_id: [u8; 16], lineage: Lineage, state: AcceptorState) -> Self {
+        let start = lineage.start_lsn;
+        Self { node, disk_id, lineage, oldest_lsn: start, files_upto: start, state }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.extend_from_slice(&self.node.0.to_le_bytes());
         out.extend_from_slice(&self.disk_id);
         encode_lineage(&self.lineage, &mut out);
+        out.extend_from_slice(&self.oldest_lsn.0.to_le_bytes());
+        out.extend_from_slice(&self.files_upto.0.to_le_bytes());
         encode_state(&self.state, &mut out);
         out
     }
@@ -46,10 +61,16 @@ impl Control {
             node: NodeId(input.u64()?),
             disk_id: input.array()?,
             lineage: decode_lineage(&mut input)?,
+            oldest_lsn: Lsn(input.u64()?),
+            files_upto: Lsn(input.u64()?),
             state: decode_state(&mut input)?,
         };
         if !input.0.is_empty() {
             return Err(bad("bytes behind its end"));
+        }
+        let bounds = [control.lineage.start_lsn, control.oldest_lsn, control.files_upto];
+        if !bounds.is_sorted() || bounds.iter().any(|&at| control.lineage.segment_size.offset_of(at) != 0) {
+            return Err(bad("where its files are"));
         }
         Ok(control)
     }
@@ -252,6 +273,8 @@ mod tests {
                 start_lsn: Lsn(0x300_0000),
                 start_tli: Tli(2),
             },
+            oldest_lsn: Lsn(0x300_0000),
+            files_upto: Lsn(0x500_0000),
             state: AcceptorState {
                 term: Term(8),
                 voted_for: Some(ProposerId([4; 16])),

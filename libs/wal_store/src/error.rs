@@ -23,7 +23,15 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
-    /// What was durable is damaged. The timeline must neither vote nor serve; its data has to come from a peer.
+    /// WAL that may have been acknowledged cannot be read. It may be again, or its sector may be gone.
+    #[error("cannot {action}: {source}")]
+    Unreadable {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What this node promised is damaged. It must neither vote nor serve, and never again under its number.
     #[error("damaged: {0}")]
     Corrupt(#[from] Corruption),
     /// The directory holds no timeline.
@@ -110,6 +118,19 @@ pub enum Corruption {
     },
 }
 
+impl Corruption {
+    fn is_of_wal(&self) -> bool {
+        match self {
+            Self::ControlFile | Self::ControlContent(_) | Self::TermAhead { .. } => false,
+            Self::BelowCommit { .. }
+            | Self::BelowAcknowledged { .. }
+            | Self::Footer(_)
+            | Self::MissingSegment(_)
+            | Self::SegmentLength { .. } => true,
+        }
+    }
+}
+
 impl StoreError {
     /// Names what was tried when the disk failed, and sets apart a disk that is merely full.
     pub(crate) fn io(action: &'static str) -> impl FnOnce(io::Error) -> Self {
@@ -117,6 +138,16 @@ impl StoreError {
             true => Self::Full { action },
             false => Self::Io { action, source },
         }
+    }
+
+    /// The same for a read of what is in a segment's file.
+    pub(crate) fn unreadable(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Unreadable { action, source }
+    }
+
+    /// True for damage that costs a part of the log, and no promise: a recovery goes on without that part.
+    pub(crate) fn is_loss_of_wal(&self) -> bool {
+        matches!(self, Self::Corrupt(what) if what.is_of_wal())
     }
 }
 

@@ -18,8 +18,8 @@ use crate::control_file::ControlFile;
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::recover::Recovered;
+use crate::removal::Removal;
 use crate::scan::{ScanFailure, scanner_at, scanner_at_record_end};
-use crate::segment::Segments;
 use crate::snapshot::{Health, Snapshot};
 use crate::writer::Writer;
 
@@ -27,7 +27,6 @@ use crate::writer::Writer;
 const COMMIT_PERSIST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last batch may be without a footer that says that it was acknowledged.
 const FOOTER_IDLE: Duration = Duration::from_secs(1);
-const CHECKSUM_READ_BYTES: usize = 64 * 1024;
 
 /// What became of a message.
 pub(crate) enum Outcome {
@@ -50,6 +49,8 @@ pub(crate) struct Live<D: Disk> {
     /// checked, before the acceptor decides.
     prepared_scanner: Option<RecordScanner>,
     shared: Shared,
+    removal: Removal,
+    quarantined: Arc<[String]>,
     truncations: u64,
     /// There was no room for the last message that needed some.
     is_full: bool,
@@ -88,11 +89,13 @@ pub(crate) trait Post {
     fn reply(&mut self, to: ConnectionId, message: AcceptorMessage);
     /// Publishes a snapshot at once.
     fn publish(&mut self, snapshot: Snapshot);
+    /// WAL was made durable.
+    fn synced(&mut self);
 }
 
 impl<D: Disk> Live<D> {
     pub(crate) fn new(node: NodeId, recovered: Recovered<D>, truncations: u64) -> Self {
-        let Recovered { control, writer, scanner } = recovered;
+        let Recovered { control, writer, scanner, quarantined } = recovered;
         let Control { lineage, state, .. } = control.content().clone();
         let acceptor = Acceptor::new(node, lineage, state, writer.end());
         Self {
@@ -102,6 +105,8 @@ impl<D: Disk> Live<D> {
             writer,
             scanner,
             prepared_scanner: None,
+            removal: Removal::default(),
+            quarantined: quarantined.into(),
             is_full: false,
             truncations,
             unflushed: false,
@@ -119,19 +124,26 @@ impl<D: Disk> Live<D> {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let state = self.acceptor.state();
         Snapshot {
-            health: if self.is_full { Health::Full } else { Health::Healthy },
+            health: match state.lost {
+                Some(_) => Health::Lost,
+                None if self.is_full => Health::Full,
+                None => Health::Healthy,
+            },
             term: state.term,
             last_log_term: self.acceptor.last_log_term(),
             history: self.shared.history.clone(),
             tli_switches: self.shared.tli_switches.clone(),
             lineage: self.shared.lineage.clone(),
             configuration: self.shared.configuration.clone(),
+            configuration_term: state.configuration_term,
+            lost: state.lost,
+            quarantined: self.quarantined.clone(),
             write_lsn: self.acceptor.write_lsn(),
             flush_lsn: self.acceptor.flush_lsn(),
             commit_lsn: state.commit_lsn,
             persisted_commit_lsn: self.acceptor.persisted_commit_lsn(),
             horizon_lsn: state.horizon_lsn,
-            oldest_lsn: self.shared.lineage.start_lsn,
+            oldest_lsn: self.writer.segments().oldest_lsn,
             truncations: self.truncations,
             is_written: self.is_written,
         }
@@ -232,6 +244,7 @@ impl<D: Disk> Live<D> {
         }
         match self.writer.reserve(end, self.acceptor.state().term) {
             Ok(()) => {
+                self.promise_files(self.writer.files_upto())?;
                 self.is_full = false;
                 Ok(Ok(Some(ahead)))
             }
@@ -286,6 +299,9 @@ impl<D: Disk> Live<D> {
             Err(ScanFailure::Store(error)) => return Err(error),
             Err(_) => return Err(StoreError::Invalid("what was durable is no longer there")),
         }
+        if let Some(spare) = self.writer.spare_for_cut(at) {
+            self.promise_files(self.writer.segments().start_of(spare))?;
+        }
         match self.writer.reserve_cut(at, elected.term) {
             Ok(()) => {
                 self.is_full = false;
@@ -299,6 +315,15 @@ impl<D: Disk> Live<D> {
         }
     }
 
+    /// Writes down which segments have a file: before one is written to, so that it is missed when it vanishes, and
+    /// before one is taken away, so that it is not.
+    fn promise_files(&mut self, files_upto: Lsn) -> Result<(), StoreError> {
+        if self.control.content().files_upto == files_upto {
+            return Ok(());
+        }
+        self.control.store(Control { files_upto, ..self.control.content().clone() })
+    }
+
     /// Makes durable what was written, and answers the appends since the last flush.
     pub(crate) fn flush(&mut self, post: &mut impl Post) -> Result<(), StoreError> {
         if !std::mem::take(&mut self.unflushed) {
@@ -306,6 +331,7 @@ impl<D: Disk> Live<D> {
         }
         if self.writer.is_dirty() {
             self.writer.flush(self.acceptor.flush_lsn(), self.acceptor.state().term)?;
+            post.synced();
         }
         self.vouch_for_unchecked()?;
         let effects = self.acceptor.flushed(self.writer.end(), self.scanner.record_end());
@@ -323,7 +349,12 @@ impl<D: Disk> Live<D> {
     }
 
     /// What has to happen now and then, but not while somebody waits.
-    pub(crate) fn tick(&mut self, now: Duration, post: &mut impl Post) -> Result<(), StoreError> {
+    pub(crate) fn tick(
+        &mut self,
+        now: Duration,
+        keep_from: Lsn,
+        post: &mut impl Post,
+    ) -> Result<(), StoreError> {
         if std::mem::take(&mut self.appended) {
             self.appended_at = now;
             self.is_written = true;
@@ -336,6 +367,7 @@ impl<D: Disk> Live<D> {
             let effect = self.acceptor.checkpoint();
             self.execute(effect.into_iter().collect(), post)?;
         }
+        self.remove_old(keep_from, post)?;
         if self.is_written {
             let term = self.acceptor.state().term;
             match self.writer.prepare_spare(term) {
@@ -343,12 +375,24 @@ impl<D: Disk> Live<D> {
                 Ok(()) | Err(StoreError::Full { .. }) => {}
                 Err(error) => return Err(error),
             }
+            self.promise_files(self.writer.files_upto())?;
             if now.saturating_sub(self.appended_at) >= FOOTER_IDLE {
                 self.is_written = false;
                 self.writer.flush_footer(self.acceptor.flush_lsn(), term)?;
             }
         }
         Ok(())
+    }
+
+    /// What goes is written down and told to readers before the first file is touched.
+    fn remove_old(&mut self, keep_from: Lsn, post: &mut impl Post) -> Result<(), StoreError> {
+        let control = self.control.content();
+        let oldest = self.removal.new_oldest(self.writer.segments(), control, keep_from)?;
+        let Some(oldest_lsn) = oldest else { return Ok(()) };
+        self.control.store(Control { oldest_lsn, ..control.clone() })?;
+        self.writer.begin_at(oldest_lsn);
+        post.publish(self.snapshot());
+        self.writer.remove_front(self.is_written, self.acceptor.state().term)
     }
 
     fn execute(&mut self, effects: Vec<Effect>, post: &mut impl Post) -> Result<(), StoreError> {
@@ -368,7 +412,9 @@ impl<D: Disk> Live<D> {
                 Effect::Truncate(at) => self.truncate(at, post)?,
                 Effect::Write { .. } => return Err(StoreError::Invalid("WAL that is no append's")),
                 Effect::Checksum { reply_to, from, to } => {
-                    let crc32c = Some(checksum(self.writer.segments(), from, to)?);
+                    let segments = self.writer.segments();
+                    let is_here = from >= segments.oldest_lsn;
+                    let crc32c = is_here.then(|| segments.checksum(from, to)).transpose()?;
                     let message = AcceptorMessage::Checksum(ChecksumResponse { from, to, crc32c });
                     post.reply(reply_to, message);
                 }
@@ -382,6 +428,7 @@ impl<D: Disk> Live<D> {
         let scanner = scanner.ok_or(StoreError::Invalid("a cut that was not prepared"))?;
         self.truncations += 1;
         post.publish(self.snapshot());
+        self.promise_files(self.writer.segments().files_upto(at))?;
         self.writer.cut(at, self.acceptor.state().term)?;
         self.scanner = scanner;
         // Who opened a file in between may have the old one.
@@ -389,17 +436,4 @@ impl<D: Disk> Live<D> {
         post.publish(self.snapshot());
         Ok(())
     }
-}
-
-fn checksum<D: Disk>(segments: &Segments<D>, from: Lsn, to: Lsn) -> Result<u32, StoreError> {
-    let mut buffer = vec![0; CHECKSUM_READ_BYTES];
-    let (mut at, mut checksum) = (from, 0);
-    while at < to {
-        let left_in_segment = segments.wal_bytes() - segments.offset_of(at);
-        let count = left_in_segment.min(to.bytes_since(at)).min(CHECKSUM_READ_BYTES as u64) as usize;
-        segments.read(at, &mut buffer[..count])?;
-        checksum = crc32c::crc32c_append(checksum, &buffer[..count]);
-        at = at.advance(count as u64);
-    }
-    Ok(checksum)
 }

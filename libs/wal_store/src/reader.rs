@@ -11,7 +11,7 @@ use wal_types::{Lsn, SegmentNumber, Term};
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::StoreError;
-use crate::segment::Segments;
+use crate::segment::{Segments, Unreadable};
 use crate::snapshot::{Health, Snapshot, Snapshots};
 
 /// How far a reader may read.
@@ -90,7 +90,12 @@ impl<D: Disk> WalReader<D> {
         if limit <= from || buffer.is_empty() {
             return Ok(Read::Nothing);
         }
-        let segments = Segments { disk: self.disk.clone(), lineage: (*before.lineage).clone() };
+        let segments = Segments {
+            disk: self.disk.clone(),
+            lineage: (*before.lineage).clone(),
+            oldest_lsn: before.oldest_lsn,
+            unreadable: Unreadable::IsAnError,
+        };
         let offset = segments.offset_of(from);
         let left = limit.bytes_since(from).min(segments.wal_bytes() - offset);
         let buffer_bytes = buffer.len();
@@ -140,7 +145,7 @@ impl<D: Disk> WalReader<D> {
             return Err(ReadError::TooOld { from, oldest: snapshot.oldest_lsn });
         }
         match self.mode {
-            ReadMode::Committed => Ok(snapshot.commit_lsn),
+            ReadMode::Committed => Ok(snapshot.commit_lsn.min(snapshot.flush_lsn)),
             ReadMode::Flushed(term) if term == snapshot.term => Ok(snapshot.flush_lsn),
             ReadMode::Flushed(expected) => Err(ReadError::OtherTerm { expected, found: snapshot.term }),
         }

@@ -1,29 +1,35 @@
 //! [`recover`]: from what a directory shows to a log that can be trusted.
 //!
 //! Runs when a timeline is opened and after any failure of its disk, before the first message is answered. It ends
-//! with one of three: a log whose every byte is durable and behind which are only zeros, a verdict that something that
-//! was acknowledged is gone, or an error of the disk, and then nothing is known.
+//! with a log whose every byte is durable and behind which are only zeros, or with an error, and then nothing is known.
 //!
 //! What a scan shows comes from the page cache. After a failed sync the cache may show bytes that the disk lacks, and
 //! no later sync of that file would write them; so a segment that holds anything above what was acknowledged is
 //! written to a new file.
+//!
+//! A log that ends below what was acknowledged has lost something. That is written down before anything else is
+//! touched ([`crate::loss`]); then the rest is a log like any other, of a node that does not vote.
 
 use std::collections::BTreeSet;
 use std::io;
 
-use consensus::AcceptorState;
 use wal_format::{RecordScanner, ScanEnd, Stop};
 use wal_types::{Lsn, NodeId, SegmentNumber, Term};
 
+use crate::control_codec::Control;
 use crate::control_file::ControlFile;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Corruption, StoreError};
+use crate::evidence::{Evidence, committed};
 use crate::footer::Footer;
+use crate::loss::{begin_later, lose};
 use crate::scan::{ScanFailure, scan_to_end, scanner_at};
-use crate::segment::{Segments, UNFINISHED_SUFFIX};
+use crate::segment::{Segments, UNFINISHED_SUFFIX, Unreadable};
 use crate::writer::Writer;
 
 const READ_BYTES: usize = 64 * 1024;
+/// A log loses its oldest part, then its newest, and is whole.
+const JUDGEMENTS_MAX: usize = 4;
 
 /// A log that can be trusted.
 pub(crate) struct Recovered<D: Disk> {
@@ -31,47 +37,41 @@ pub(crate) struct Recovered<D: Disk> {
     pub(crate) writer: Writer<D>,
     /// Stands at the end of the log.
     pub(crate) scanner: RecordScanner,
+    /// Names of damaged files that were put aside.
+    pub(crate) quarantined: Vec<String>,
+}
+
+/// What the files come to.
+enum Verdict {
+    /// Nothing is lost. Here is the end.
+    Whole(Box<ScanEnd>),
+    /// Something is missing that every member has, and below which nobody needs anything: the log begins above it.
+    BeginsAt(Lsn, Corruption),
+    /// Something that may have been acknowledged is gone; what is left ends here.
+    EndsBelow { end: Lsn, why: Corruption },
 }
 
 /// See the module.
-pub(crate) fn recover<D: Disk>(disk: &D, node: NodeId) -> Result<Recovered<D>, StoreError> {
+pub(crate) fn recover<D: Disk>(
+    disk: &D,
+    node: NodeId,
+    unreadable: Unreadable,
+) -> Result<Recovered<D>, StoreError> {
     // A process that was killed may have left names that a power failure takes away.
     disk.sync_dir().map_err(StoreError::io("sync the directory"))?;
     remove_unfinished(disk)?;
-    let control = ControlFile::load(disk.clone(), node)?;
-    let segments = Segments { disk: disk.clone(), lineage: control.content().lineage.clone() };
-    let present = segments.list().map_err(StoreError::io("list the segments"))?;
-    let state = &control.content().state;
-    let commit_lsn = state.commit_lsn.max(segments.lineage.start_lsn);
-
-    let acked_upto = highest_acknowledged(&segments, &present, state, commit_lsn)?;
-    let ScanEnd { record_end: end, stopped, mut scanner, .. } = find_end(&segments, commit_lsn, acked_upto)?;
-    if end < commit_lsn {
-        return Err(Corruption::BelowCommit { end, commit_lsn, reason: reason(stopped) }.into());
-    }
-    if end < acked_upto {
-        return Err(Corruption::BelowAcknowledged { end, acked_upto, reason: reason(stopped) }.into());
-    }
-    check_complete(&segments, &present, end)?;
-
-    let (term, known) = (state.term, acked_upto.max(commit_lsn));
-    // The footer that says so may be in a segment that goes now.
-    let mut writer = Writer::new(segments, present, end);
-    writer.flush_footer(known, term)?;
-    writer.drop_segments_behind_end()?;
-    if make_durable(writer.segments(), term, known, end)? {
-        // Between the scan and the copy the cache may have dropped pages, and shown what the disk has instead.
-        let again = find_end(writer.segments(), commit_lsn, acked_upto)?;
-        if again.record_end != end {
-            // A fault of the disk, not of the log: what it really holds is found when it is asked again.
-            let source = io::Error::other("it changed meanwhile");
-            return Err(StoreError::Io { action: "recover the log", source });
+    let mut control = ControlFile::load(disk.clone(), node)?;
+    for _ in 0..JUDGEMENTS_MAX {
+        let Control { lineage, oldest_lsn, .. } = control.content().clone();
+        let segments = Segments { disk: disk.clone(), lineage, oldest_lsn, unreadable };
+        let evidence = Evidence::gather(&segments, control.content())?;
+        match judge(&segments, control.content(), &evidence)? {
+            Verdict::Whole(end) => return settle(control, segments, &evidence, *end),
+            Verdict::BeginsAt(lsn, why) => begin_later(&mut control, lsn, &why)?,
+            Verdict::EndsBelow { end, why } => lose(&mut control, &segments, &evidence, end, &why)?,
         }
-        scanner = again.scanner;
-        writer.reopen();
     }
-    writer.flush_footer(end, term)?;
-    Ok(Recovered { control, writer, scanner })
+    Err(changes())
 }
 
 fn remove_unfinished<D: Disk>(disk: &D) -> Result<(), StoreError> {
@@ -84,65 +84,123 @@ fn remove_unfinished<D: Disk>(disk: &D) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Below the segment of the commit position no footer can say more than the commit position does.
-fn highest_acknowledged<D: Disk>(
+fn judge<D: Disk>(
     segments: &Segments<D>,
-    present: &BTreeSet<SegmentNumber>,
-    state: &AcceptorState,
-    commit_lsn: Lsn,
-) -> Result<Lsn, StoreError> {
-    let mut highest = Lsn::INVALID;
-    for &segment in present.range(segments.number_of(commit_lsn)..) {
-        let file = segments.open(segment)?;
-        let footer = segments.footer(segment, &file)?;
-        // It may be in the page cache only, and the next footer goes to the other slot: if that was torn, both would be
-        // bad. Written again it is dirty again, and this sync counts; if it was on the disk, nothing changes there.
-        segments.write_footer(&file, &footer)?;
-        file.sync_data().map_err(StoreError::io("sync a footer"))?;
-        if footer.term > state.term {
-            return Err(Corruption::TermAhead { segment, found: footer.term, known: state.term }.into());
-        }
-        highest = highest.max(footer.acked_upto);
+    control: &Control,
+    evidence: &Evidence,
+) -> Result<Verdict, StoreError> {
+    let (oldest, commit_lsn) = (control.oldest_lsn, committed(control));
+    let agreed = control.state.horizon_lsn.min(commit_lsn).max(oldest);
+    let is_needed = |&number: &SegmentNumber| segments.start_of(number + 1) > agreed;
+    if let Some(&hole) = evidence.missing.iter().rev().find(|number| !is_needed(number)) {
+        return Ok(Verdict::BeginsAt(segments.start_of(hole + 1), Corruption::MissingSegment(hole)));
     }
-    Ok(highest)
+    let readable_upto = evidence.missing.first().map_or(Lsn::MAX, |&number| segments.start_of(number));
+    // As little as possible is read. From where nothing is wrong in front of a scan, what is further down does not
+    // count: all members have it.
+    for from in [commit_lsn, agreed, oldest] {
+        if from > readable_upto {
+            continue;
+        }
+        let Some(end) = find_end(segments, from, evidence.acked_upto)? else { continue };
+        if end.record_end >= evidence.claimed_upto {
+            return Ok(Verdict::Whole(Box::new(end)));
+        }
+        let why = why_too_short(&end, commit_lsn, evidence);
+        return Ok(Verdict::EndsBelow { end: end.record_end, why });
+    }
+    Err(changes())
 }
 
-/// Above what was acknowledged only bytes under a checksum count: of the others a crash may have left any part.
+/// The end of the log, read from the segment of `from` on; `None` when it is not even reached. Above what was
+/// acknowledged only bytes under a checksum count: of the others a crash may have left any part.
 fn find_end<D: Disk>(
     segments: &Segments<D>,
-    commit_lsn: Lsn,
+    from: Lsn,
     acked_upto: Lsn,
-) -> Result<ScanEnd, StoreError> {
-    match scanner_at(segments, segments.lineage.system_id, commit_lsn) {
-        Ok(scanner) => scan_to_end(segments, scanner.trusting_up_to(acked_upto.max(commit_lsn))),
+) -> Result<Option<ScanEnd>, StoreError> {
+    match scanner_at(segments, segments.lineage.system_id, from) {
+        Ok(scanner) => {
+            let end = scan_to_end(segments, scanner.trusting_up_to(acked_upto))?;
+            Ok((end.record_end >= from).then_some(end))
+        }
         Err(ScanFailure::Store(error)) => Err(error),
-        Err(ScanFailure::NotWal(error)) => {
-            let end = error.position();
-            Err(Corruption::BelowCommit { end, commit_lsn, reason: error.to_string() }.into())
-        }
-        Err(ScanFailure::NoSegment(end) | ScanFailure::NotARecordEnd { lsn: end, .. }) => {
-            Err(Corruption::BelowCommit { end, commit_lsn, reason: "there is no segment".into() }.into())
+        Err(ScanFailure::NotWal(_) | ScanFailure::NoSegment(_) | ScanFailure::NotARecordEnd { .. }) => {
+            Ok(None)
         }
     }
 }
 
-fn reason(stopped: Stop) -> String {
-    match stopped {
+fn why_too_short(found: &ScanEnd, commit_lsn: Lsn, evidence: &Evidence) -> Corruption {
+    let end = found.record_end;
+    let reason = match found.stopped {
         Stop::NotWal(error) => error.to_string(),
-        Stop::NoMoreBytes { at } => format!("there is no segment at {at}"),
+        Stop::NoMoreBytes { at } => format!("nothing can be read at {at}"),
         Stop::AmbiguousStart => "the log may begin inside a segment switch".into(),
+    };
+    match &evidence.fault {
+        Some(fault) if end >= evidence.acked_upto => fault.clone(),
+        _ if end < commit_lsn => Corruption::BelowCommit { end, commit_lsn, reason },
+        _ => Corruption::BelowAcknowledged { end, acked_upto: evidence.acked_upto, reason },
     }
 }
 
-fn check_complete<D: Disk>(
+/// Leaves nothing but the log, and that durable.
+fn settle<D: Disk>(
+    mut control: ControlFile<D>,
+    segments: Segments<D>,
+    evidence: &Evidence,
+    found: ScanEnd,
+) -> Result<Recovered<D>, StoreError> {
+    let (end, mut scanner) = (found.record_end, found.scanner);
+    let (term, known) = (control.content().state.term, evidence.acked_upto);
+    let files_upto = segments.files_upto(end);
+    if control.content().files_upto != files_upto {
+        control.store(Control { files_upto, ..control.content().clone() })?;
+    }
+    let first = segments.number_of(segments.oldest_lsn);
+    segments.remove_all(evidence.listed.range(..first).copied())?;
+
+    let present = evidence.listed.range(first..).copied().collect();
+    let mut writer = Writer::new(segments, present, end);
+    let rebuilt = mend_footers(writer.segments(), evidence, term, known, end)?;
+    // The footer that says what is known may be in a segment that goes now.
+    writer.flush_footer(known, term)?;
+    writer.drop_segments_behind_end()?;
+    if make_durable(writer.segments(), term, known, end)? || rebuilt {
+        // Between the scan and the copy the cache may have dropped pages, and shown what the disk has instead.
+        let again = find_end(writer.segments(), committed(control.content()), known)?;
+        let again = again.filter(|again| again.record_end == end).ok_or_else(changes)?;
+        scanner = again.scanner;
+        writer.reopen();
+    }
+    writer.flush_footer(end, term)?;
+    writer.all_must_be_readable();
+    let quarantined = writer.segments().quarantined()?;
+    Ok(Recovered { control, writer, scanner, quarantined })
+}
+
+/// A fault of the disk, not of the log: what it really holds is found when it is asked again.
+fn changes() -> StoreError {
+    let source = io::Error::other("what is read changes from one time to the next");
+    StoreError::Io { action: "recover the log", source }
+}
+
+/// Writes those segments anew that are whole but for their footers. True when there was one.
+fn mend_footers<D: Disk>(
     segments: &Segments<D>,
-    present: &BTreeSet<SegmentNumber>,
+    evidence: &Evidence,
+    term: Term,
+    known: Lsn,
     end: Lsn,
-) -> Result<(), StoreError> {
-    let first = segments.number_of(segments.lineage.start_lsn);
-    let missing =
-        (first..).take_while(|&number| segments.start_of(number) < end).find(|n| !present.contains(n));
-    missing.map_or(Ok(()), |number| Err(Corruption::MissingSegment(number).into()))
+) -> Result<bool, StoreError> {
+    let used: BTreeSet<_> =
+        evidence.without_footer.iter().filter(|&&number| segments.start_of(number) < end).collect();
+    for &&number in &used {
+        let upto = end.min(segments.start_of(number + 1));
+        segments.rebuild(upto, &Footer::first(&segments.lineage, number, term, known.min(upto)))?;
+    }
+    Ok(!used.is_empty())
 }
 
 /// Writes every segment anew that holds more than what is `known` to be on disk, or anything behind the end. True when
@@ -153,7 +211,7 @@ fn make_durable<D: Disk>(
     known: Lsn,
     end: Lsn,
 ) -> Result<bool, StoreError> {
-    if end <= segments.lineage.start_lsn {
+    if end <= segments.oldest_lsn {
         return Ok(false);
     }
     let last = segments.number_of(Lsn(end.0 - 1));
@@ -167,7 +225,8 @@ fn make_durable<D: Disk>(
     Ok(true)
 }
 
-fn is_zero_behind<D: Disk>(
+/// True when there are only zeros behind `end` in the segment's file.
+pub(crate) fn is_zero_behind<D: Disk>(
     segments: &Segments<D>,
     segment: SegmentNumber,
     end: Lsn,
@@ -177,7 +236,11 @@ fn is_zero_behind<D: Disk>(
     let mut at = end.bytes_since(segments.start_of(segment));
     while at < segments.wal_bytes() {
         let part = &mut buffer[..((segments.wal_bytes() - at) as usize).min(READ_BYTES)];
-        file.read_at(at, part).map_err(StoreError::io("read WAL"))?;
+        match file.read_at(at, part) {
+            Ok(()) => {}
+            Err(_) if segments.unreadable == Unreadable::IsLost => return Ok(false),
+            Err(error) => return Err(StoreError::unreadable("read WAL")(error)),
+        }
         if part.iter().any(|&byte| byte != 0) {
             return Ok(false);
         }
@@ -240,7 +303,7 @@ mod tests {
         let mut cuts_seen = 0;
         for killed_after in 0.. {
             let (disk, mut builder) = empty_log();
-            let mut writer = recover(&disk, NODE).unwrap().writer;
+            let mut writer = recover(&disk, NODE, Unreadable::IsAnError).unwrap().writer;
             let first = builder.record(0, 0x20, &[1; 500]).bytes;
             let mut fork = builder.clone();
             append(&mut writer, &first);
@@ -249,14 +312,14 @@ mod tests {
             let is_cut = writer.cut(START.advance(first.len() as u64), TERM).is_ok();
 
             let disk = disk.kill();
-            let mut writer = recover(&disk, NODE).unwrap().writer;
+            let mut writer = recover(&disk, NODE, Unreadable::IsAnError).unwrap().writer;
             if writer.end() == START.advance(first.len() as u64) {
                 cuts_seen += 1;
                 append(&mut writer, &fork.record(0, 0x20, &[3; 700]).bytes);
             }
             let acknowledged = read(&writer);
             let disk = disk.crash(&mut || NOTHING_SURVIVES);
-            let writer = recover(&disk, NODE).unwrap().writer;
+            let writer = recover(&disk, NODE, Unreadable::IsAnError).unwrap().writer;
             // Not compared by a macro that prints all of both.
             assert!(read(&writer) == acknowledged, "killed after {killed_after} operations of the cut");
             if is_cut {

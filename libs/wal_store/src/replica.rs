@@ -14,7 +14,7 @@ use consensus::{
     AcceptorMessage, AcceptorState, Configuration, ConnectionId, Effect, Lineage, ProposerMessage, Refusal,
 };
 use thiserror::Error;
-use wal_types::NodeId;
+use wal_types::{Lsn, NodeId};
 
 use crate::control_codec::{Control, check_lineage};
 use crate::control_file::ControlFile;
@@ -23,12 +23,20 @@ use crate::error::StoreError;
 use crate::live::{Live, Outcome, Post};
 use crate::reader::{ReadMode, WalReader};
 use crate::recover::recover;
+use crate::segment::Unreadable;
 use crate::snapshot::{Health, Snapshot, Snapshots};
 
 /// How long a caller waits before it offers an undecided message again.
 pub const RESERVE_RETRY: Duration = Duration::from_secs(1);
 /// How long a timeline waits after a recovery that failed.
 const RECOVERY_RETRY: Duration = Duration::from_secs(1);
+
+/// Recoveries in a row that fail because acknowledged WAL cannot be read; the next one counts it as lost. A bad sector
+/// stays bad, and a node that waits for it for ever cannot even be repaired from its peers; lost it can, without risk,
+/// because it does not vote until then. But if a cable or a controller fails under all nodes at once, they must not
+/// all be lost when it is mended: so it takes half a minute, during which the control file of the same disk can be
+/// read and written, each time.
+pub const UNREADABLE_TRIES_MAX: u32 = 30;
 
 /// What a connection brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +53,8 @@ pub enum Input {
 pub struct Output {
     /// To be posted, in this order. What they promise is durable.
     pub replies: Vec<(ConnectionId, AcceptorMessage)>,
+    /// How often WAL was made durable.
+    pub wal_syncs: u32,
     /// To be closed. A replica has forgotten them already.
     pub refused: Vec<(ConnectionId, Rejection)>,
     /// No room: to be offered again after [`RESERVE_RETRY`], before anything else of that connection. Each append
@@ -61,7 +71,7 @@ pub enum Rejection {
     /// The disk failed; the proposer should come back.
     #[error("this safekeeper's disk failed: {0}")]
     Disk(String),
-    /// Something that was acknowledged is gone.
+    /// What it promised is gone.
     #[error("this safekeeper's copy of the log is damaged: {0}")]
     Corrupt(String),
 }
@@ -75,17 +85,20 @@ pub struct Replica<D: Disk> {
     snapshots: Snapshots,
     /// Connections that may believe to be served.
     connections: BTreeSet<ConnectionId>,
+    /// Of batches that wait for the next sync.
+    pending: Output,
+    keep_from: Lsn,
     now: Duration,
 }
 
 enum State<D: Disk> {
     Live(Box<Live<D>>),
-    Down { rejection: Rejection, recover_at: Duration },
+    Down { rejection: Rejection, recover_at: Duration, unreadable_tries: u32 },
 }
 
 /// Collects what a batch posts.
 struct Outbox<'a> {
-    output: Output,
+    output: &'a mut Output,
     snapshots: &'a Snapshots,
 }
 
@@ -96,6 +109,10 @@ impl Post for Outbox<'_> {
 
     fn publish(&mut self, snapshot: Snapshot) {
         self.snapshots.publish(snapshot);
+    }
+
+    fn synced(&mut self) {
+        self.output.wal_syncs += 1;
     }
 }
 
@@ -110,14 +127,20 @@ impl<D: Disk> Replica<D> {
     ) -> Result<(), StoreError> {
         check_lineage(&lineage).map_err(StoreError::Invalid)?;
         configuration.validate().map_err(|_| StoreError::Invalid("the configuration is not valid"))?;
-        let state =
-            AcceptorState { commit_lsn: lineage.start_lsn, configuration, ..AcceptorState::default() };
-        ControlFile::create(disk, &Control { node, disk_id, lineage, state })
+        let commit_lsn = lineage.start_lsn;
+        let state = AcceptorState { commit_lsn, configuration, ..AcceptorState::default() };
+        ControlFile::create(disk, &Control::new(node, disk_id, lineage, state))
     }
 
-    /// Recovers the log of a directory. Nothing is served of one that is damaged.
+    /// Recovers the log of a directory. One that has lost acknowledged WAL is opened, and lost; one that has lost its
+    /// promises is not.
     pub fn open(disk: D, node: NodeId) -> Result<Self, StoreError> {
-        let live = Live::new(node, recover(&disk, node)?, 0);
+        Self::open_after(disk, node, 0)
+    }
+
+    /// The same, after so many attempts in a row that ended with [`StoreError::Unreadable`].
+    pub fn open_after(disk: D, node: NodeId, unreadable_tries: u32) -> Result<Self, StoreError> {
+        let live = Live::new(node, recover(&disk, node, after(unreadable_tries))?, 0);
         Ok(Self {
             disk,
             node,
@@ -125,6 +148,8 @@ impl<D: Disk> Replica<D> {
             snapshots: Snapshots::new(live.snapshot()),
             state: State::Live(Box::new(live)),
             connections: BTreeSet::new(),
+            pending: Output::default(),
+            keep_from: Lsn::INVALID,
             now: Duration::ZERO,
         })
     }
@@ -149,8 +174,21 @@ impl<D: Disk> Replica<D> {
         WalReader::new(self.disk.clone(), self.snapshots.clone(), mode)
     }
 
+    /// Tells from where on readers and retention need the log. Below it, and below what members need of each other, it
+    /// is removed by [`Replica::tick`]; until this is called nothing is.
+    pub fn keep_from(&mut self, lsn: Lsn) {
+        self.keep_from = lsn;
+    }
+
     /// Decides a batch. Each connection with an append in it gets a response.
     pub fn run(&mut self, batch: Vec<(ConnectionId, Input)>) -> Output {
+        self.write(batch);
+        self.sync()
+    }
+
+    /// The first half of [`Replica::run`]: decides a batch and writes what it appends. Who has several replicas on one
+    /// disk lets all of them write before the first one syncs.
+    pub fn write(&mut self, batch: Vec<(ConnectionId, Input)>) {
         self.recover_poisoned();
         for (connection, input) in &batch {
             match input {
@@ -158,7 +196,13 @@ impl<D: Disk> Replica<D> {
                 Input::Disconnected => self.connections.remove(connection),
             };
         }
-        self.guarded(|live, outbox| run_batch(live, batch, outbox))
+        self.guarded(|live, outbox| run_batch(live, batch, outbox));
+    }
+
+    /// The second half: makes it durable, and hands out the answers.
+    pub fn sync(&mut self) -> Output {
+        self.guarded(|live, outbox| live.flush(outbox));
+        self.hand_out()
     }
 
     /// Does what is due: `now` counts from any moment. To be called several times a second, after the replies of a
@@ -166,66 +210,82 @@ impl<D: Disk> Replica<D> {
     pub fn tick(&mut self, now: Duration) -> Output {
         self.now = self.now.max(now);
         self.recover_poisoned();
-        self.guarded(|live, outbox| live.tick(now, outbox))
+        let keep_from = self.keep_from;
+        self.guarded(|live, outbox| {
+            live.flush(outbox)?;
+            live.tick(now, keep_from, outbox)
+        });
+        self.hand_out()
     }
 
     /// Tries to recover after a failure of the disk. [`Replica::run`] and [`Replica::tick`] do it by themselves.
     pub fn recover_poisoned(&mut self) {
-        let State::Down { recover_at, rejection: Rejection::Disk(_) } = &self.state else { return };
-        if self.now < *recover_at {
+        let State::Down { recover_at, rejection: Rejection::Disk(_), unreadable_tries } = self.state else {
+            return;
+        };
+        if self.now < recover_at {
             return;
         }
         let truncations = self.snapshots.current().truncations + 1;
-        match recover(&self.disk, self.node) {
+        match recover(&self.disk, self.node, after(unreadable_tries)) {
             Ok(recovered) => {
                 let live = Live::new(self.node, recovered, truncations);
                 self.snapshots.publish(live.snapshot());
                 self.state = State::Live(Box::new(live));
             }
-            Err(error) => self.fail(&error, self.now + RECOVERY_RETRY),
+            Err(error) => {
+                let is_one = matches!(error, StoreError::Unreadable { .. });
+                let tries = if is_one { unreadable_tries.saturating_add(1) } else { 0 };
+                self.fail(&error, self.now + RECOVERY_RETRY, tries);
+            }
         }
     }
 
-    /// Runs something on the live state; a failure ends that state, and nothing of what was to be posted is.
-    fn guarded(
-        &mut self,
-        act: impl FnOnce(&mut Live<D>, &mut Outbox<'_>) -> Result<(), StoreError>,
-    ) -> Output {
-        let mut outbox = Outbox { output: Output::default(), snapshots: &self.snapshots };
-        let failed = match &mut self.state {
-            State::Down { .. } => None,
-            State::Live(live) => match act(live, &mut outbox) {
-                Ok(()) => {
-                    let output = outbox.output;
-                    self.snapshots.publish(live.snapshot());
-                    for (connection, _) in &output.refused {
-                        self.connections.remove(connection);
-                    }
-                    return output;
+    /// Runs something on the live state; a failure ends that state.
+    fn guarded(&mut self, act: impl FnOnce(&mut Live<D>, &mut Outbox<'_>) -> Result<(), StoreError>) {
+        let State::Live(live) = &mut self.state else { return };
+        let mut outbox = Outbox { output: &mut self.pending, snapshots: &self.snapshots };
+        if let Err(error) = act(live, &mut outbox) {
+            self.fail(&error, self.now, 0);
+        }
+    }
+
+    /// The answers of what was done; when the disk failed meanwhile none of them, and everybody has to come back.
+    fn hand_out(&mut self) -> Output {
+        let output = std::mem::take(&mut self.pending);
+        match &self.state {
+            State::Live(live) => {
+                self.snapshots.publish(live.snapshot());
+                for (connection, _) in &output.refused {
+                    self.connections.remove(connection);
                 }
-                Err(error) => Some(error),
-            },
-        };
-        if let Some(error) = failed {
-            self.fail(&error, self.now);
+                output
+            }
+            State::Down { rejection, .. } => {
+                let refused = std::mem::take(&mut self.connections).into_iter();
+                Output { refused: refused.map(|id| (id, rejection.clone())).collect(), ..Output::default() }
+            }
         }
-        let State::Down { rejection, .. } = &self.state else { return Output::default() };
-        let refused = std::mem::take(&mut self.connections).into_iter();
-        Output { refused: refused.map(|id| (id, rejection.clone())).collect(), ..Output::default() }
     }
 
-    fn fail(&mut self, error: &StoreError, recover_at: Duration) {
+    fn fail(&mut self, error: &StoreError, recover_at: Duration, unreadable_tries: u32) {
         tracing::error!(%error, "timeline stops answering until it is recovered from its disk");
         let (rejection, health) = match error {
-            StoreError::Corrupt(what) => (Rejection::Corrupt(what.to_string()), Health::Corrupt),
+            StoreError::Corrupt(what) if !error.is_loss_of_wal() => {
+                (Rejection::Corrupt(what.to_string()), Health::Corrupt)
+            }
             other => (Rejection::Disk(other.to_string()), Health::Poisoned),
         };
         // The recovery will replace files.
         let before = self.snapshots.current();
         let truncations = before.truncations + 1;
         self.snapshots.publish(Snapshot { health, truncations, ..(*before).clone() });
-        self.state = State::Down { rejection, recover_at };
+        self.state = State::Down { rejection, recover_at, unreadable_tries };
     }
+}
+
+fn after(unreadable_tries: u32) -> Unreadable {
+    if unreadable_tries < UNREADABLE_TRIES_MAX { Unreadable::IsAnError } else { Unreadable::IsLost }
 }
 
 fn run_batch<D: Disk>(
@@ -270,5 +330,5 @@ fn run_batch<D: Disk>(
             }
         }
     }
-    live.flush(outbox)
+    Ok(())
 }

@@ -10,9 +10,12 @@ use wal_types::{Lsn, SystemId};
 
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::segment::Segments;
+use crate::evidence::is_not_found;
+use crate::segment::{Segments, Unreadable};
 
 const READ_BYTES: usize = 64 * 1024;
+/// What a disk loses at once.
+const PAGE_BYTES: u64 = 4096;
 
 /// Why there is no scanner at a position.
 #[derive(Debug, Error)]
@@ -39,7 +42,7 @@ pub(crate) fn scanner_at<D: Disk>(
     lsn: Lsn,
 ) -> Result<RecordScanner, ScanFailure> {
     let ctx = ScanContext { segment_size: segments.lineage.segment_size, system_id };
-    let first = segments.lineage.start_lsn;
+    let first = segments.oldest_lsn;
     let mut from = segments.start_of(segments.number_of(lsn)).max(first);
     loop {
         let mut scanner = RecordScanner::at_segment_start(ctx, from);
@@ -105,7 +108,13 @@ fn read<D: Disk>(segments: &Segments<D>, position: Lsn, buffer: &mut [u8]) -> Re
     let count = buffer.len().min(left as usize);
     match segments.read(position, &mut buffer[..count]) {
         Ok(()) => Ok(count),
-        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) if is_not_found(&error) || error.is_loss_of_wal() => Ok(0),
+        Err(StoreError::Unreadable { .. }) if segments.unreadable == Unreadable::IsLost => {
+            // Up to the bad page, or nothing.
+            let in_page =
+                (position.advance(1).align_up(PAGE_BYTES).bytes_since(position) as usize).min(count);
+            Ok(segments.read(position, &mut buffer[..in_page]).map_or(0, |()| in_page))
+        }
         Err(error) => Err(error),
     }
 }

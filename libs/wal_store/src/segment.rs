@@ -24,11 +24,28 @@ const NEW_SEGMENT: &str = "segment.unfinished";
 const COPY_BYTES: usize = 64 * 1024;
 static ZEROS: [u8; COPY_BYTES] = [0; COPY_BYTES];
 
+/// What files are called whose content is damaged. They are kept, and nothing is read from them.
+const QUARANTINED: &str = ".quarantined.";
+/// Damaged files that are kept; of more than these nobody will look at each.
+const QUARANTINED_FILES_MAX: usize = 64;
+
+/// What a part of a segment's file is that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// An error: it may be readable the next time.
+    IsAnError,
+    /// It was tried often enough: as if it were not there.
+    IsLost,
+}
+
 /// The segment files of one log.
 #[derive(Clone, Debug)]
 pub(crate) struct Segments<D> {
     pub(crate) disk: D,
     pub(crate) lineage: Lineage,
+    /// Where the log begins.
+    pub(crate) oldest_lsn: Lsn,
+    pub(crate) unreadable: Unreadable,
 }
 
 impl<D: Disk> Segments<D> {
@@ -65,6 +82,11 @@ impl<D: Disk> Segments<D> {
         self.lineage.segment_size.offset_of(lsn).into()
     }
 
+    /// End of the segment that a log that ends at `end` ends in.
+    pub(crate) fn files_upto(&self, end: Lsn) -> Lsn {
+        end.align_up(self.wal_bytes()).max(self.oldest_lsn)
+    }
+
     /// Opens a segment's file, which must have the length that it was given.
     pub(crate) fn open(&self, segment: SegmentNumber) -> Result<D::File, StoreError> {
         let file = self.disk.open(&self.name(segment)).map_err(StoreError::io("open a segment"))?;
@@ -79,7 +101,7 @@ impl<D: Disk> Segments<D> {
     /// A segment's newest footer.
     pub(crate) fn footer(&self, segment: SegmentNumber, file: &D::File) -> Result<Footer, StoreError> {
         let mut page = [0; FOOTER_PAGE_BYTES as usize];
-        file.read_at(self.wal_bytes(), &mut page).map_err(StoreError::io("read a footer"))?;
+        file.read_at(self.wal_bytes(), &mut page).map_err(StoreError::unreadable("read a footer"))?;
         Ok(Footer::newest(&page, &self.lineage, segment).ok_or(Corruption::Footer(segment))?)
     }
 
@@ -93,7 +115,21 @@ impl<D: Disk> Segments<D> {
     pub(crate) fn read(&self, from: Lsn, buffer: &mut [u8]) -> Result<(), StoreError> {
         debug_assert!(self.offset_of(from) + buffer.len() as u64 <= self.wal_bytes());
         let file = self.open(self.number_of(from))?;
-        file.read_at(self.offset_of(from), buffer).map_err(StoreError::io("read WAL"))
+        file.read_at(self.offset_of(from), buffer).map_err(StoreError::unreadable("read WAL"))
+    }
+
+    /// CRC-32C of a part of the log.
+    pub(crate) fn checksum(&self, from: Lsn, to: Lsn) -> Result<u32, StoreError> {
+        let mut buffer = vec![0; COPY_BYTES];
+        let (mut at, mut checksum) = (from, 0);
+        while at < to {
+            let left_in_segment = self.wal_bytes() - self.offset_of(at);
+            let count = left_in_segment.min(to.bytes_since(at)).min(COPY_BYTES as u64) as usize;
+            self.read(at, &mut buffer[..count])?;
+            checksum = crc32c::crc32c_append(checksum, &buffer[..count]);
+            at = at.advance(count as u64);
+        }
+        Ok(checksum)
     }
 
     /// Writes and syncs a file of zeros that can become any segment. It has no segment's name yet. What a failure
@@ -109,6 +145,12 @@ impl<D: Disk> Segments<D> {
 
     fn write_zeros(&self, name: &str, footer: &Footer) -> io::Result<D::File> {
         let file = self.disk.create(name)?;
+        self.blank(&file, footer)?;
+        Ok(file)
+    }
+
+    /// Makes a file that of a segment with nothing in it.
+    fn blank(&self, file: &D::File, footer: &Footer) -> io::Result<()> {
         let end = self.wal_bytes() + FOOTER_PAGE_BYTES;
         let mut at = 0;
         while at < end {
@@ -118,8 +160,29 @@ impl<D: Disk> Segments<D> {
         }
         let (at, slot) = footer.encode();
         file.write_at(self.wal_bytes() + at, &slot)?;
-        file.sync_data()?;
-        Ok(file)
+        file.sync_data()
+    }
+
+    /// Makes another segment's file of that of `old`, of which nothing is needed any more. It loses its name before its
+    /// content, and gets the new one after it. False when there was no room, or no file of the right length; then it is
+    /// just gone.
+    pub(crate) fn recycle(&self, old: SegmentNumber, footer: &Footer) -> Result<bool, StoreError> {
+        debug_assert!(old < footer.segment);
+        let file = match self.open(old) {
+            Ok(file) => file,
+            Err(StoreError::Corrupt(_)) => return self.remove_all([old].into_iter()).map(|()| false),
+            Err(error) => return Err(error),
+        };
+        self.disk.rename(&self.name(old), NEW_SEGMENT).map_err(StoreError::io("rename a segment"))?;
+        match self.blank(&file, footer).map_err(StoreError::io("recycle a segment")) {
+            Ok(()) => self.rename_durably(NEW_SEGMENT, footer.segment).map(|()| true),
+            // Where nothing is overwritten in place even this needs room.
+            Err(StoreError::Full { .. }) => {
+                self.disk.unlink(NEW_SEGMENT).map_err(StoreError::io("remove an unfinished file"))?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Preallocates a segment: durably there, nothing in it, nothing acknowledged.
@@ -137,7 +200,7 @@ impl<D: Disk> Segments<D> {
         let mut at = 0;
         while at < bytes {
             let part = &mut buffer[..((bytes - at) as usize).min(COPY_BYTES)];
-            old.read_at(at, part).map_err(StoreError::io("read WAL"))?;
+            old.read_at(at, part).map_err(StoreError::unreadable("read WAL"))?;
             blank.write_at(at, part).map_err(StoreError::io("copy WAL"))?;
             at += part.len() as u64;
         }
@@ -159,6 +222,43 @@ impl<D: Disk> Segments<D> {
     pub(crate) fn rename_durably(&self, from: &str, segment: SegmentNumber) -> Result<(), StoreError> {
         self.disk.rename(from, &self.name(segment)).map_err(StoreError::io("name a segment"))?;
         self.disk.sync_dir().map_err(StoreError::io("sync the directory"))
+    }
+
+    /// The same, and the old file is put aside.
+    pub(crate) fn rebuild_aside(&self, upto: Lsn, footer: &Footer) -> Result<(), StoreError> {
+        let blank = self.prepare(NEW_SEGMENT, footer)?;
+        self.fill(&blank, upto, footer)?;
+        self.quarantine(footer.segment)?;
+        self.rename_durably(NEW_SEGMENT, footer.segment)
+    }
+
+    /// Gives a damaged file a name that no other has; durable with the next sync of the directory.
+    pub(crate) fn quarantine(&self, segment: SegmentNumber) -> Result<(), StoreError> {
+        let name = self.name(segment);
+        let taken = self.quarantined()?;
+        if taken.len() >= QUARANTINED_FILES_MAX {
+            return self.disk.unlink(&name).map_err(StoreError::io("remove a segment"));
+        }
+        let free =
+            (1..).map(|number| format!("{name}{QUARANTINED}{number}")).find(|name| !taken.contains(name));
+        let free = free.ok_or(StoreError::Invalid("more damaged files than numbers"))?;
+        self.disk.rename(&name, &free).map_err(StoreError::io("put a damaged segment aside"))
+    }
+
+    /// Names of damaged files.
+    pub(crate) fn quarantined(&self) -> Result<Vec<String>, StoreError> {
+        let names = self.disk.list().map_err(StoreError::io("list the directory"))?;
+        Ok(names.into_iter().filter(|name| name.contains(QUARANTINED)).collect())
+    }
+
+    /// Durably removes segments of which nothing is needed any more, in any order.
+    pub(crate) fn remove_all(&self, segments: impl Iterator<Item = SegmentNumber>) -> Result<(), StoreError> {
+        let mut removed = false;
+        for segment in segments {
+            self.disk.unlink(&self.name(segment)).map_err(StoreError::io("remove a segment"))?;
+            removed = true;
+        }
+        if removed { self.disk.sync_dir().map_err(StoreError::io("sync the directory")) } else { Ok(()) }
     }
 
     /// Durably removes a segment's file. One at a time: were two removals to reach the disk the other way round, the

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use consensus::{Configuration, Lineage, TermHistory, TliSwitch};
+use consensus::{Configuration, Lineage, Loss, TermHistory, TliSwitch};
 use wal_types::{Lsn, Term};
 
 /// Can the timeline be written and read?
@@ -20,7 +20,10 @@ pub enum Health {
     Full,
     /// The disk failed; nothing is answered until the state was recovered from what it holds. Tried by itself.
     Poisoned,
-    /// Something that was acknowledged is gone. Nothing is answered and nothing served; the data must come from a peer.
+    /// Some of what it had acknowledged is gone. It does not vote; it follows, and serves what it has, until a leader
+    /// has repaired it.
+    Lost,
+    /// What it promised is gone. Nothing is answered and nothing served, and nothing will be under this node's number.
     Corrupt,
 }
 
@@ -41,6 +44,12 @@ pub struct Snapshot {
     pub lineage: Arc<Lineage>,
     /// Who votes.
     pub configuration: Arc<Configuration>,
+    /// Term of the proposer that wrote the configuration.
+    pub configuration_term: Term,
+    /// What is missing of what was acknowledged.
+    pub lost: Option<Loss>,
+    /// Names of damaged files that were put aside.
+    pub quarantined: Arc<[String]>,
     /// Behind the last byte that was written.
     pub write_lsn: Lsn,
     /// End of the last durable record.

@@ -13,7 +13,7 @@ use wal_types::{Lsn, SegmentNumber, Term};
 use crate::disk::{Disk, DiskFile, unlink_if_there};
 use crate::error::StoreError;
 use crate::footer::Footer;
-use crate::segment::Segments;
+use crate::segment::{Segments, Unreadable};
 
 /// A blank file for the segment that a cut writes.
 const CUT: &str = "cut.unfinished";
@@ -46,6 +46,17 @@ impl<D: Disk> Writer<D> {
 
     pub(crate) fn segments(&self) -> &Segments<D> {
         &self.segments
+    }
+
+    /// The log was recovered: from now on a read that fails is an error.
+    pub(crate) fn all_must_be_readable(&mut self) {
+        self.segments.unreadable = Unreadable::IsAnError;
+    }
+
+    /// End of the last segment that has a file.
+    pub(crate) fn files_upto(&self) -> Lsn {
+        let last = self.present.last();
+        last.map_or(self.segments.oldest_lsn, |&last| self.segments.start_of(last + 1))
     }
 
     /// The cluster became known.
@@ -105,7 +116,7 @@ impl<D: Disk> Writer<D> {
         if self.cut_reserved || self.segments.offset_of(at) == 0 {
             return Ok(());
         }
-        match self.spare() {
+        match self.spare_for_cut(at) {
             Some(spare) => {
                 let disk = &self.segments.disk;
                 disk.rename(&self.segments.name(spare), CUT).map_err(StoreError::io("rename a segment"))?;
@@ -120,6 +131,12 @@ impl<D: Disk> Writer<D> {
         }
         self.cut_reserved = true;
         Ok(())
+    }
+
+    /// The spare segment that the next [`Writer::reserve_cut`] takes away, if it takes one.
+    pub(crate) fn spare_for_cut(&self, at: Lsn) -> Option<SegmentNumber> {
+        let wants_one = !self.cut_reserved && self.segments.offset_of(at) != 0;
+        self.spare().filter(|_| wants_one)
     }
 
     /// The highest segment, if nothing was ever written to it.
@@ -178,7 +195,7 @@ impl<D: Disk> Writer<D> {
     /// Tells the footers of an idle log that its last batch was acknowledged, too. Everything must be flushed.
     pub(crate) fn flush_footer(&mut self, acked_upto: Lsn, term: Term) -> Result<(), StoreError> {
         debug_assert!(!self.is_dirty());
-        if acked_upto <= self.segments.lineage.start_lsn {
+        if acked_upto <= self.segments.oldest_lsn {
             return Ok(());
         }
         let number = self.segments.number_of(Lsn(acked_upto.0 - 1));
@@ -220,6 +237,31 @@ impl<D: Disk> Writer<D> {
         self.vouched_upto = self.vouched_upto.min(at);
         self.end = at;
         Ok(())
+    }
+
+    /// The log begins at `oldest_lsn`, durably, and readers know it.
+    pub(crate) fn begin_at(&mut self, oldest_lsn: Lsn) {
+        self.segments.oldest_lsn = oldest_lsn;
+    }
+
+    /// Removes the segments below the beginning. For a log that is being written, and has no spare segment, one of them
+    /// becomes the spare.
+    pub(crate) fn remove_front(&mut self, is_written: bool, term: Term) -> Result<(), StoreError> {
+        let kept = self.present.split_off(&self.segments.number_of(self.segments.oldest_lsn));
+        let mut old = std::mem::replace(&mut self.present, kept);
+        if is_written
+            && self.spare().is_none()
+            && let Some(&next) = self.present.last()
+            && let Some(&last) = old.last()
+        {
+            let next = next + 1;
+            let footer = Footer::first(&self.segments.lineage, next, term, Lsn::INVALID);
+            old.remove(&last);
+            if self.segments.recycle(last, &footer)? {
+                self.present.insert(next);
+            }
+        }
+        self.segments.remove_all(old.into_iter())
     }
 
     /// Removes what was preallocated, or lost its last records in a crash.

@@ -57,7 +57,7 @@ impl NotServed {
     fn new(error: &StoreError) -> Self {
         let health = match error {
             StoreError::Full { .. } => Health::Full,
-            StoreError::Io { .. } => Health::Poisoned,
+            StoreError::Io { .. } | StoreError::Unreadable { .. } => Health::Poisoned,
             StoreError::Corrupt(_)
             | StoreError::Missing
             | StoreError::Exists
@@ -76,6 +76,14 @@ struct Reopening {
     key: TimelineKey,
     /// What the last attempt came to. A reason is logged once, not every second.
     last: NotServed,
+    /// Attempts in a row for which a part of the log could not be read.
+    unreadable_tries: u32,
+}
+
+/// Why an attempt to open a timeline failed.
+struct NotOpened {
+    why: NotServed,
+    is_unreadable: bool,
 }
 
 /// What is to be created.
@@ -204,9 +212,11 @@ impl Timelines {
 
     fn open_one(self: &Arc<Self>, id: TenantTimelineId) {
         let key = TimelineKey(self.next_key.fetch_add(1, Ordering::Relaxed));
-        let Err(last) = self.try_open(id, key, None) else { return };
+        let Err(NotOpened { why: last, is_unreadable }) = self.try_open(id, key, None, 0) else { return };
         if last.is_retried() {
-            let mut reopening = Reopening { timelines: Arc::downgrade(self), id, key, last };
+            let unreadable_tries = is_unreadable.into();
+            let timelines = Arc::downgrade(self);
+            let mut reopening = Reopening { timelines, id, key, last, unreadable_tries };
             let retry = Order::Retry(Box::new(move || reopening.is_done()));
             if self.pool.thread_of(key).send(retry).is_err() {
                 tracing::error!(timeline = %id, "timeline is not tried again: the disk thread has ended");
@@ -220,8 +230,9 @@ impl Timelines {
         id: TenantTimelineId,
         key: TimelineKey,
         last: Option<&NotServed>,
-    ) -> Result<(), NotServed> {
-        match self.start(id, key) {
+        unreadable_tries: u32,
+    ) -> Result<(), NotOpened> {
+        match self.start(id, key, unreadable_tries) {
             Ok(timeline) => {
                 let snapshot = timeline.snapshot();
                 tracing::info!(timeline = %id, flush_lsn = %snapshot.flush_lsn, term = %snapshot.term, "timeline opened");
@@ -235,7 +246,7 @@ impl Timelines {
                     tracing::error!(timeline = %id, %error, tried_again, "timeline cannot be opened and is not served");
                     self.know(id, Known::NotServed(why.clone()));
                 }
-                Err(why)
+                Err(NotOpened { why, is_unreadable: matches!(error, StoreError::Unreadable { .. }) })
             }
         }
     }
@@ -245,10 +256,15 @@ impl Timelines {
     }
 
     /// Opens the replica and gives it to its thread.
-    fn start(&self, id: TenantTimelineId, key: TimelineKey) -> Result<Arc<Timeline>, StoreError> {
+    fn start(
+        &self,
+        id: TenantTimelineId,
+        key: TimelineKey,
+        unreadable_tries: u32,
+    ) -> Result<Arc<Timeline>, StoreError> {
         let disk = RealDisk::open(&self.directory(id))?;
         let identity = self.data_dir.identity();
-        let replica = Replica::open(disk.clone(), identity.node)?;
+        let replica = Replica::open_after(disk.clone(), identity.node, unreadable_tries)?;
         if replica.disk_id() != identity.disk {
             return Err(StoreError::Invalid(
                 "this timeline was copied here from another data directory; what that one promised since is unknown",
@@ -291,9 +307,11 @@ impl Reopening {
     /// Tries once. True when there is nothing left to try.
     fn is_done(&mut self) -> bool {
         let Some(timelines) = self.timelines.upgrade() else { return true };
-        match timelines.try_open(self.id, self.key, Some(&self.last)) {
+        match timelines.try_open(self.id, self.key, Some(&self.last), self.unreadable_tries) {
             Ok(()) => true,
-            Err(why) => {
+            Err(NotOpened { why, is_unreadable }) => {
+                self.unreadable_tries =
+                    if is_unreadable { self.unreadable_tries.saturating_add(1) } else { 0 };
                 self.last = why;
                 !self.last.is_retried()
             }

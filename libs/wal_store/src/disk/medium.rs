@@ -31,6 +31,8 @@ pub(super) struct Inode {
     /// Sectors that a failed sync gave up: they read as written, they are not on the disk, and no sync brings them
     /// there unless they are written again.
     lost: BTreeSet<usize>,
+    /// Sectors that cannot be read until they are written.
+    unreadable: BTreeSet<usize>,
 }
 
 impl Inode {
@@ -40,6 +42,10 @@ impl Inode {
 
     pub(super) fn read(&self, offset: usize, buffer: &mut [u8]) -> io::Result<()> {
         let bytes = self.seen.get(offset..offset + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let sectors = offset / SECTOR_BYTES..(offset + buffer.len()).div_ceil(SECTOR_BYTES);
+        if self.unreadable.range(sectors).next().is_some() {
+            return Err(io::Error::other("a sector cannot be read"));
+        }
         buffer.copy_from_slice(bytes);
         Ok(())
     }
@@ -54,6 +60,7 @@ impl Inode {
                 self.between.push((sector, sector_of(&self.seen, sector)));
             }
             self.lost.remove(&sector);
+            self.unreadable.remove(&sector);
         }
         self.seen[offset..end].copy_from_slice(bytes);
     }
@@ -111,6 +118,10 @@ impl Inode {
                 *byte ^= 1 << (bit % 8);
             }
         }
+    }
+
+    pub(super) fn spoil(&mut self, sector: usize) {
+        self.unreadable.insert(sector);
     }
 
     pub(super) fn durable(&self) -> &[u8] {

@@ -130,6 +130,13 @@ impl ModelDisk {
         Ok(())
     }
 
+    /// Makes the sector of a file that holds the byte at `offset` unreadable until it is written.
+    pub fn spoil_sector(&self, name: &str, offset: usize) -> io::Result<()> {
+        let inode = lock(&self.medium).names.get(name)?;
+        lock(&inode).spoil(offset / super::SECTOR_BYTES);
+        Ok(())
+    }
+
     /// What a power failure would certainly leave of a file that keeps its name.
     pub fn durable_bytes(&self, name: &str) -> io::Result<Vec<u8>> {
         let inode = lock(&self.medium).names.get(name)?;

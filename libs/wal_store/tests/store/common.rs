@@ -112,6 +112,8 @@ pub(crate) struct Proposer {
     pub(crate) ends: Vec<Lsn>,
     pub(crate) sent: Lsn,
     pub(crate) commit_lsn: Lsn,
+    /// Told with each append: below it nobody needs anything.
+    pub(crate) horizon_lsn: Lsn,
 }
 
 impl Proposer {
@@ -126,6 +128,7 @@ impl Proposer {
             ends: vec![START],
             sent: START,
             commit_lsn: START,
+            horizon_lsn: START,
         }
     }
 
@@ -143,6 +146,7 @@ impl Proposer {
         next.builder = WalBuilder::new(context(), PageMagic::POSTGRES_15, Tli::FIRST, end, prev);
         next.sent = end;
         next.commit_lsn = other.commit_lsn.min(end);
+        next.horizon_lsn = other.horizon_lsn.min(end);
         (next.log, next.ends) = (log, ends);
         next
     }
@@ -240,7 +244,7 @@ impl Proposer {
             epoch_start_lsn: Lsn::INVALID,
             begin_lsn: begin,
             commit_lsn: self.commit_lsn,
-            truncate_lsn: START,
+            truncate_lsn: self.horizon_lsn,
             proposer_id: ProposerId([0; 16]),
             wal: Bytes::copy_from_slice(wal),
         }))

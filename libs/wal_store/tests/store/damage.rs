@@ -1,18 +1,20 @@
-//! Bits rot and files vanish. What nobody relied on may go; whatever was acknowledged and is gone must be told.
+//! Bits rot and files vanish. What nobody relied on may go; whatever was acknowledged and is gone must be told: the node
+//! keeps what is good, and is lost.
 
 use std::time::Duration;
 
-use wal_store::{Corruption, Disk, DiskFile, ModelDisk, StoreError};
+use consensus::Loss;
+use wal_store::{Corruption, Disk, DiskFile, Health, ModelDisk, Replica, StoreError, UNREADABLE_TRIES_MAX};
 use wal_types::{Lsn, Term};
 
-use crate::common::{Proposer, SEGMENT_BYTES, START, create, open, send, try_open};
+use crate::common::{NODE, Proposer, SEGMENT_BYTES, START, create, open, send, try_open};
 use crate::world::read_log;
 
 const CONTROL_SLOT_BYTES: usize = 32 * 1024;
 const FOOTER_SLOT_BYTES: usize = 2048;
 
 /// A log over three segments: the first half committed, all of it acknowledged, and idle when `idle` is set.
-fn acknowledged_log(idle: bool) -> (ModelDisk, Proposer) {
+pub(crate) fn acknowledged_log(idle: bool) -> (ModelDisk, Proposer) {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -33,17 +35,17 @@ fn acknowledged_log(idle: bool) -> (ModelDisk, Proposer) {
     (disk, proposer)
 }
 
-fn segment_name(segment: u64) -> String {
+pub(crate) fn segment_name(segment: u64) -> String {
     format!("0000000100000000{segment:08X}")
 }
 
 /// Turns a bit of the WAL at `lsn` over.
-fn rot(disk: &ModelDisk, lsn: Lsn) {
+pub(crate) fn rot(disk: &ModelDisk, lsn: Lsn) {
     let bit = (lsn.0 % SEGMENT_BYTES) as usize * 8 + 3;
     disk.flip_bit(&segment_name(lsn.0 / SEGMENT_BYTES), bit).unwrap();
 }
 
-fn rot_footer(disk: &ModelDisk, segment: u64, slot: usize) {
+pub(crate) fn rot_footer(disk: &ModelDisk, segment: u64, slot: usize) {
     let bit = (SEGMENT_BYTES as usize + slot * FOOTER_SLOT_BYTES + 60) * 8;
     disk.flip_bit(&segment_name(segment), bit).unwrap();
 }
@@ -56,22 +58,36 @@ fn corruption(disk: &ModelDisk) -> Corruption {
     }
 }
 
+/// The log of a node that lost something: it ends at `end`, begins as the proposer wrote it, and says how far it may
+/// have been acknowledged. Starting once more changes nothing.
+fn check_lost(disk: &ModelDisk, proposer: &Proposer, end: Lsn, acked_upto: Lsn) {
+    for start in 0..2 {
+        let replica = open(disk);
+        let snapshot = replica.snapshot();
+        assert_eq!(snapshot.health, Health::Lost, "start {start}");
+        assert_eq!(snapshot.lost, Some(Loss { term: Term(1), acked_upto }), "start {start}");
+        assert_eq!(snapshot.flush_lsn, end, "start {start}");
+        assert!(snapshot.commit_lsn <= end && snapshot.horizon_lsn <= end);
+        assert!(proposer.log[..end.bytes_since(START) as usize] == read_log(&replica));
+        crate::world::check_dead_tail(disk, end);
+    }
+}
+
+fn check_whole(disk: &ModelDisk, proposer: &Proposer) {
+    let replica = open(disk);
+    assert_eq!((replica.snapshot().health, replica.snapshot().lost), (Health::Healthy, None));
+    assert!(read_log(&replica) == proposer.log);
+}
+
 #[test]
-fn rot_in_any_record_that_was_acknowledged_is_told() {
+fn rot_in_any_record_that_was_acknowledged_loses_what_is_above_it() {
     let (disk, proposer) = acknowledged_log(true);
     for record in proposer.ends.windows(2) {
         let disk = disk.fork();
         rot(&disk, Lsn(record[0].0 + 200));
-        let (end, commit_lsn) = (record[0], proposer.commit_lsn);
-        match corruption(&disk) {
-            // What is below the segment of the commit position is read at a start only if a record reaches up from it.
-            Corruption::BelowCommit { commit_lsn: known, .. } if end < commit_lsn => {
-                assert_eq!(known, commit_lsn);
-            }
-            Corruption::BelowAcknowledged { end: found, acked_upto, .. } if end >= commit_lsn => {
-                assert_eq!((found, acked_upto), (end, proposer.end()));
-            }
-            other => panic!("{other}"),
+        if record[1] > proposer.commit_lsn.align_down(SEGMENT_BYTES) {
+            check_lost(&disk, &proposer, record[0], proposer.end());
+            assert_eq!(open(&disk).snapshot().commit_lsn, proposer.commit_lsn.min(record[0]));
         }
     }
 }
@@ -83,12 +99,14 @@ fn rot_in_what_was_not_acknowledged_is_a_torn_tail() {
     let last = proposer.ends[proposer.ends.len() - 2];
     rot(&disk, Lsn(last.0 + 200));
     let replica = open(&disk);
-    assert_eq!(replica.snapshot().flush_lsn, last);
+    assert_eq!((replica.snapshot().flush_lsn, replica.snapshot().lost), (last, None));
     crate::world::check_dead_tail(&disk, last);
     // The batch before it was acknowledged when the last one was written.
     let (disk, _) = acknowledged_log(false);
-    rot(&disk, Lsn(proposer.ends[proposer.ends.len() - 5].0 + 200));
-    assert!(matches!(corruption(&disk), Corruption::BelowAcknowledged { .. }));
+    let end = proposer.ends[proposer.ends.len() - 5];
+    rot(&disk, Lsn(end.0 + 200));
+    let snapshot = open(&disk).snapshot();
+    assert_eq!((snapshot.health, snapshot.flush_lsn), (Health::Lost, end));
 }
 
 #[test]
@@ -97,25 +115,155 @@ fn what_a_start_found_counts_as_acknowledged_because_a_vote_tells_it() {
     assert_eq!(open(&disk).snapshot().flush_lsn, proposer.end());
     let last = proposer.ends[proposer.ends.len() - 2];
     rot(&disk, Lsn(last.0 + 200));
-    let expected = (last, proposer.end());
-    assert!(matches!(
-        corruption(&disk),
-        Corruption::BelowAcknowledged { end, acked_upto, .. } if (end, acked_upto) == expected
-    ));
+    check_lost(&disk, &proposer, last, proposer.end());
 }
 
 #[test]
-fn one_bad_footer_is_a_torn_write_two_are_damage() {
+fn one_bad_footer_is_a_torn_write_two_may_hide_what_was_acknowledged() {
     let (disk, proposer) = acknowledged_log(true);
     let last = proposer.end().0 / SEGMENT_BYTES;
     for slot in 0..2 {
         let disk = disk.fork();
         rot_footer(&disk, last, slot);
-        assert_eq!(read_log(&open(&disk)), proposer.log);
+        check_whole(&disk, &proposer);
     }
     rot_footer(&disk, last, 0);
     rot_footer(&disk, last, 1);
-    assert_eq!(corruption(&disk), Corruption::Footer(last));
+    check_lost(&disk, &proposer, proposer.end(), Lsn((last + 1) * SEGMENT_BYTES));
+    // In a segment that is full, and behind which more was acknowledged, they can hide nothing.
+    let (disk, _) = acknowledged_log(true);
+    rot_footer(&disk, last - 1, 0);
+    rot_footer(&disk, last - 1, 1);
+    check_whole(&disk, &proposer);
+    check_whole(&disk, &proposer);
+}
+
+#[test]
+fn a_segment_that_vanished_is_missed_even_the_last_one() {
+    let (disk, proposer) = acknowledged_log(true);
+    let last = proposer.end().0 / SEGMENT_BYTES;
+    assert!(last >= 3);
+    for segment in 1..=last {
+        let disk = disk.fork();
+        disk.unlink(&segment_name(segment)).unwrap();
+        let snapshot = open(&disk).snapshot();
+        let acked_upto = if segment == last { Lsn((last + 1) * SEGMENT_BYTES) } else { proposer.end() };
+        let below = proposer.ends.iter().rfind(|end| end.0 <= segment * SEGMENT_BYTES).unwrap();
+        assert_eq!(snapshot.lost, Some(Loss { term: Term(1), acked_upto }), "segment {segment}");
+        check_lost(&disk, &proposer, *below, acked_upto);
+    }
+}
+
+#[test]
+fn old_wal_that_vanished_and_nobody_needs_costs_only_itself() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    for _ in 0..40 {
+        proposer.write(&[1; 2000]);
+    }
+    proposer.commit_lsn = proposer.end();
+    proposer.horizon_lsn = proposer.ends[30];
+    send(&mut replica, proposer.appends());
+    for now in 1..9 {
+        let _ = replica.tick(Duration::from_secs(now));
+    }
+    drop(replica);
+    let needed = proposer.horizon_lsn.0 / SEGMENT_BYTES;
+    for segment in 1..needed {
+        let disk = disk.fork();
+        disk.unlink(&segment_name(segment)).unwrap();
+        for _ in 0..2 {
+            let snapshot = open(&disk).snapshot();
+            assert_eq!((snapshot.health, snapshot.flush_lsn), (Health::Healthy, proposer.end()));
+            assert_eq!(snapshot.oldest_lsn, Lsn((segment + 1) * SEGMENT_BYTES));
+        }
+    }
+    disk.unlink(&segment_name(needed)).unwrap();
+    assert_eq!(open(&disk).snapshot().health, Health::Lost);
+}
+
+#[test]
+fn a_segment_of_another_length_counts_as_gone_and_is_kept() {
+    let (disk, proposer) = acknowledged_log(true);
+    let last = proposer.end().0 / SEGMENT_BYTES;
+    disk.open(&segment_name(last)).unwrap().write_at(SEGMENT_BYTES + 4096, &[0]).unwrap();
+    let below = proposer.ends.iter().rfind(|end| end.0 <= last * SEGMENT_BYTES).unwrap();
+    check_lost(&disk, &proposer, *below, Lsn((last + 1) * SEGMENT_BYTES));
+    let kept = format!("{}.quarantined.1", segment_name(last));
+    assert!(open(&disk).snapshot().quarantined.contains(&kept));
+}
+
+#[test]
+fn damaged_files_are_kept_byte_by_byte_under_names_of_their_own() {
+    let (disk, proposer) = acknowledged_log(true);
+    let read = |disk: &ModelDisk, name: &str| {
+        let file = disk.open(name).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_at(0, &mut bytes).unwrap();
+        bytes
+    };
+    let at = proposer.ends[proposer.ends.len() - 9];
+    rot(&disk, Lsn(at.0 + 200));
+    let last = proposer.end().0 / SEGMENT_BYTES;
+    let files: Vec<_> =
+        (at.0 / SEGMENT_BYTES..=last).map(|number| read(&disk, &segment_name(number))).collect();
+    assert!(files.len() > 1);
+    let snapshot = open(&disk).snapshot();
+    assert_eq!(snapshot.quarantined.len(), files.len());
+    for (name, file) in snapshot.quarantined.iter().zip(files) {
+        assert!(read(&disk, name) == file, "{name}");
+    }
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_is_waited_for_and_then_counts_as_lost() {
+    let (disk, proposer) = acknowledged_log(true);
+    let record = proposer.ends[12];
+    disk.spoil_sector(&segment_name(record.0 / SEGMENT_BYTES), (record.0 % SEGMENT_BYTES) as usize + 1024)
+        .unwrap();
+    for tries in 0..UNREADABLE_TRIES_MAX {
+        let opened = Replica::open_after(disk.clone(), NODE, tries);
+        assert!(matches!(opened, Err(StoreError::Unreadable { .. })), "try {tries}");
+    }
+    let unchanged = disk.fork();
+    let replica = Replica::open_after(disk.clone(), NODE, UNREADABLE_TRIES_MAX).unwrap();
+    drop(replica);
+    let end = open(&disk).snapshot().flush_lsn;
+    // All but what is in the bad page.
+    assert!(end <= record && record.0 - end.0 < 8192, "{end}, {record}");
+    check_lost(&disk, &proposer, end, proposer.end());
+    // Waiting is right when it can be read again.
+    let bytes = vec![0; 512];
+    let name = segment_name(record.0 / SEGMENT_BYTES);
+    let mut good = bytes.clone();
+    let sector = (record.0 % SEGMENT_BYTES + 1024) / 512 * 512;
+    let at = sector + (record.0 / SEGMENT_BYTES - 1) * SEGMENT_BYTES;
+    good.copy_from_slice(&proposer.log[at as usize..at as usize + 512]);
+    unchanged.open(&name).unwrap().write_at(sector, &good).unwrap();
+    check_whole(&unchanged, &proposer);
+}
+
+#[test]
+fn a_running_replica_waits_half_a_minute_for_a_bad_sector() {
+    let (disk, proposer) = acknowledged_log(true);
+    let mut replica = open(&disk);
+    let at = proposer.ends[12];
+    disk.spoil_sector(&segment_name(at.0 / SEGMENT_BYTES), (at.0 % SEGMENT_BYTES) as usize + 1024).unwrap();
+    // Anything that makes it recover.
+    let next = Proposer::first(2);
+    disk.fail(wal_store::Fault::Sync, 0);
+    let _ = replica.run(vec![next.greet(), next.vote()]);
+    let mut seconds = 0;
+    while replica.snapshot().health != Health::Lost {
+        assert!(seconds <= 2 * u64::from(UNREADABLE_TRIES_MAX), "it never gives up");
+        assert_eq!(replica.snapshot().health, Health::Poisoned);
+        let _ = replica.tick(Duration::from_secs(seconds));
+        seconds += 1;
+    }
+    assert!(seconds >= u64::from(UNREADABLE_TRIES_MAX), "{seconds}");
 }
 
 #[test]
@@ -155,33 +303,13 @@ fn an_older_control_file_is_told_by_the_terms_in_the_footers() {
 }
 
 #[test]
-fn a_segment_that_vanished_is_told() {
-    let (disk, proposer) = acknowledged_log(true);
-    let last = proposer.end().0 / SEGMENT_BYTES;
-    assert!(last >= 3);
-    for segment in 1..last {
-        let disk = disk.fork();
-        disk.unlink(&segment_name(segment)).unwrap();
-        corruption(&disk);
-    }
-}
-
-#[test]
-fn a_segment_of_another_length_is_told() {
-    let (disk, proposer) = acknowledged_log(true);
-    let last = proposer.end().0 / SEGMENT_BYTES;
-    disk.open(&segment_name(last)).unwrap().write_at(SEGMENT_BYTES + 4096, &[0]).unwrap();
-    assert!(matches!(corruption(&disk), Corruption::SegmentLength { .. }));
-}
-
-#[test]
 fn a_read_error_at_a_start_is_no_verdict_on_the_log() {
     for after in 0..20 {
         let (disk, proposer) = acknowledged_log(true);
         disk.fail(wal_store::Fault::Read, after);
         match try_open(&disk) {
             Ok(replica) => drop(replica),
-            Err(StoreError::Io { .. }) => {}
+            Err(StoreError::Io { .. } | StoreError::Unreadable { .. }) => {}
             Err(error) => panic!("{error}"),
         }
         let disk = disk.kill();

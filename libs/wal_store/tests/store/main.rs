@@ -8,5 +8,6 @@ mod crash;
 mod damage;
 mod dead_tail;
 mod faults;
+mod loss;
 mod reading;
 mod world;

@@ -273,7 +273,7 @@ fn a_file_that_a_cut_has_just_replaced_is_not_read_as_if_it_were_the_old_one() {
 }
 
 #[test]
-fn a_damaged_log_is_not_served() {
+fn of_a_damaged_log_only_what_is_left_is_served() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -285,18 +285,45 @@ fn a_damaged_log_is_not_served() {
     }
     proposer.commit_lsn = proposer.end();
     send(&mut replica, vec![proposer.heartbeat()]);
+    let _ = replica.tick(std::time::Duration::from_secs(1));
     let mut reader = replica.reader(ReadMode::Committed);
-    let mut buffer = [0; 100];
-    assert_eq!(reader.read(START, &mut buffer).unwrap(), Read::Bytes(100));
+    let mut buffer = [0; 5000];
+    assert_eq!(reader.read(START, &mut buffer).unwrap(), Read::Bytes(proposer.log.len()));
 
     disk.flip_bit("000000010000000000000001", 1300 * 8).unwrap();
     disk.fail(wal_store::Fault::Sync, 0);
     proposer.write(b"one more");
     let _ = replica.run(proposer.appends());
+    send(&mut replica, vec![proposer.greet()]);
+    let snapshot = replica.snapshot();
+    assert_eq!((snapshot.health, snapshot.flush_lsn), (wal_store::Health::Lost, proposer.ends[1]));
+    let left = proposer.ends[1].bytes_since(START) as usize;
+    assert_eq!(reader.read(START, &mut buffer).unwrap(), Read::Bytes(left));
+    assert!(buffer[..left] == proposer.log[..left]);
+    assert_eq!(reader.read(proposer.ends[1], &mut buffer).unwrap(), Read::Nothing);
+    assert_eq!(reader.read(proposer.ends[2], &mut buffer).unwrap(), Read::Nothing);
+}
+
+#[test]
+fn nothing_is_served_of_a_log_whose_promises_are_gone() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(&[1; 1000]);
+    proposer.commit_lsn = proposer.end();
+    send(&mut replica, proposer.appends());
+    let mut reader = replica.reader(ReadMode::Committed);
+    for slot in 0..2 {
+        disk.flip_bit("control", (slot * 32 * 1024 + 30) * 8).unwrap();
+    }
+    disk.fail(wal_store::Fault::Sync, 0);
+    proposer.write(b"one more");
+    let _ = replica.run(proposer.appends());
     let output = replica.run(vec![proposer.greet()]);
     assert!(matches!(&output.refused[..], [(_, wal_store::Rejection::Corrupt(_))]), "{output:?}");
-    assert_eq!(replica.snapshot().health, wal_store::Health::Corrupt);
-    assert!(matches!(reader.read(START, &mut buffer), Err(ReadError::Corrupt)));
+    assert!(matches!(reader.read(START, &mut [0; 100]), Err(ReadError::Corrupt)));
     // It stays so.
     let _ = replica.tick(std::time::Duration::from_secs(100));
     assert_eq!(replica.snapshot().health, wal_store::Health::Corrupt);

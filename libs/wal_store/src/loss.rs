@@ -1,0 +1,86 @@
+//! What is done about a log that has lost something.
+//!
+//! First of all it is written down, in one write of the control file: **this node is lost**, up to where it may have
+//! acknowledged, and where its log ends now. A crash before that leaves everything as it was, to be found again; a crash
+//! after it leaves a node that does not vote, whatever of the following it had done. Only then files move.
+//!
+//! Nothing is thrown away. A damaged file gets another name and stays, for somebody to look at: the log is repaired
+//! from the leader, but the last copy of a byte may be here.
+
+use consensus::Loss;
+use wal_types::Lsn;
+
+use crate::control_codec::Control;
+use crate::control_file::ControlFile;
+use crate::disk::Disk;
+use crate::error::{Corruption, StoreError};
+use crate::evidence::Evidence;
+use crate::footer::Footer;
+use crate::recover::is_zero_behind;
+use crate::segment::Segments;
+
+/// The log ends at `end` from now on, and its node is lost.
+pub(crate) fn lose<D: Disk>(
+    control: &mut ControlFile<D>,
+    segments: &Segments<D>,
+    evidence: &Evidence,
+    end: Lsn,
+    why: &Corruption,
+) -> Result<(), StoreError> {
+    let mut state = control.content().state.clone();
+    let found = Loss { term: state.term, acked_upto: evidence.claimed_upto };
+    let lost = state.lost.map_or(found, |before| Loss {
+        term: before.term.max(found.term),
+        acked_upto: before.acked_upto.max(found.acked_upto),
+    });
+    tracing::error!(
+        timeline = %segments.lineage.id, %end, acked_upto = %lost.acked_upto, %why,
+        "acknowledged WAL is lost: this copy of the log does not vote until a leader has repaired it"
+    );
+    state.lost = Some(lost);
+    state.commit_lsn = state.commit_lsn.min(end);
+    state.horizon_lsn = state.horizon_lsn.min(end);
+    let files_upto = segments.files_upto(end);
+    control.store(Control { state, files_upto, ..control.content().clone() })?;
+    put_aside(control.content(), segments, evidence, end)
+}
+
+/// Gives every file another name that holds anything above `end`. The segment that `end` is in keeps what is good.
+fn put_aside<D: Disk>(
+    control: &Control,
+    segments: &Segments<D>,
+    evidence: &Evidence,
+    end: Lsn,
+) -> Result<(), StoreError> {
+    let above = segments.number_of(control.files_upto);
+    for &number in evidence.listed.range(above..).rev() {
+        segments.quarantine(number)?;
+    }
+    if end > segments.oldest_lsn {
+        let last = above - 1;
+        let upto = end.min(segments.start_of(last + 1));
+        // A footer that cannot be read is as bad as one that claims more.
+        let footer = segments.footer(last, &segments.open(last)?);
+        let is_good = footer.is_ok_and(|footer| footer.acked_upto <= upto);
+        if !is_good || !is_zero_behind(segments, last, upto)? {
+            let footer = Footer::first(&segments.lineage, last, control.state.term, upto);
+            segments.rebuild_aside(upto, &footer)?;
+        }
+    }
+    segments.disk.sync_dir().map_err(StoreError::io("sync the directory"))
+}
+
+/// The log begins at `lsn` from now on: a file below is gone that no member needs from another.
+pub(crate) fn begin_later<D: Disk>(
+    control: &mut ControlFile<D>,
+    lsn: Lsn,
+    why: &Corruption,
+) -> Result<(), StoreError> {
+    let content = control.content();
+    tracing::error!(
+        timeline = %content.lineage.id, oldest_lsn = %lsn, %why,
+        "old WAL is gone that no member needs any more: the log begins later"
+    );
+    let files_upto = content.files_upto.max(lsn);
+    control.store(Control { oldest_lsn: lsn, files_upto, ..content.clone() })
+}
