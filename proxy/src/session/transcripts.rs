@@ -65,29 +65,50 @@ macro_rules! transcripts {
 transcripts! {
     a_cancel_request
     a_client_that_does_not_wait
+    a_client_that_ends_at_once
+    a_client_that_leaves_before_its_compute_is_ready
+    a_client_that_never_proves_anything
+    a_client_that_says_nothing
+    a_client_that_stops_inside_its_startup_packet
     a_client_that_vanishes
     a_compute_that_cannot_be_started
+    a_compute_that_cannot_cancel
     a_compute_that_dies_between_two_messages
     a_compute_that_dies_inside_a_message
+    a_compute_that_is_full
+    a_compute_that_is_something_else
     a_compute_that_is_starting
     a_compute_that_refuses
     a_compute_that_says_goodbye
     a_compute_that_trusts_us
     a_compute_that_wants_a_password
+    a_compute_whose_connections_break
+    a_copy_that_the_client_gives_up
     a_drain
+    a_drain_in_a_transaction
     a_half_closed_client
+    a_long_cancel_key
     a_malformed_answer_to_the_password_request
+    a_malformed_cancel_request
     a_malformed_startup
     a_newer_protocol
+    a_notification_for_an_idle_session
+    a_pipeline
+    a_replication_session
     a_session_from_the_first_byte_to_the_last
     a_sleeping_compute_wakes_up
     a_start_that_fails
+    a_version_between
     a_wrong_password
     an_impostor_of_a_compute
     an_unknown_endpoint
     an_unknown_role
+    bytes_in_clear_after_a_request_for_tls
+    direct_tls_where_there_is_none
+    gssapi_is_refused_once
     no_route
     parameters_and_notices_pass
+    physical_replication
     plaintext_is_refused
     requests_for_encryption
     ; parts client_proves compute_lets_in login
