@@ -1,4 +1,5 @@
 //! WAL cut off at every byte of a page: the record end is that of the last whole record, and reading goes on from there.
+//! And WAL in which that byte is another one: no record ends behind it.
 
 use std::collections::BTreeMap;
 
@@ -90,6 +91,7 @@ fn check_page(fixture: &Fixture, page: Lsn, what: &str) {
         check_zeros_behind(fixture, &scanner, cut, what);
         if !log_has_ended {
             check_goes_on(fixture, &scanner, cut, what);
+            check_changed_byte(fixture, scanner.clone(), cut, what);
         }
         if let Some(byte) = fixture.bytes.get(cut) {
             log_has_ended |= scanner.feed(&[*byte]).is_err();
@@ -114,6 +116,20 @@ fn check_goes_on(fixture: &Fixture, scanner: &RecordScanner, cut: usize, what: &
     check(scanner.clone(), cut);
     if thorough {
         check(scanner.rewound_to_record_end(), fixture.index_of(scanner.record_end()));
+    }
+}
+
+/// The byte at the cut is another one, and the log goes on.
+fn check_changed_byte(fixture: &Fixture, mut scanner: RecordScanner, cut: usize, what: &str) {
+    let upto = fixture.bytes.len().min(cut + BEHIND_BYTES);
+    let Some((byte, behind)) = fixture.bytes[cut..upto].split_first() else { return };
+    let _ = scanner.feed(&[!byte]).and_then(|()| scanner.feed(behind));
+    let position = fixture.start.advance(cut as u64);
+    let found = scanner.record_end();
+    if fixture.is_under_checksum(position) {
+        assert_eq!(found, fixture.expected_at(position).0, "{what}, byte {position} changed");
+    } else {
+        assert_eq!(found, fixture.expected_at(found).0, "{what}, byte {position} changed: no record end");
     }
 }
 

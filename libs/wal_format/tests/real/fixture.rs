@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use wal_format::{PAGE_BYTES, PageHeader, RecordScanner, ScanContext};
+use wal_format::{PAGE_BYTES, PageHeader, RecordScanner, ScanContext, page_header_bytes};
 use wal_types::{Lsn, SegmentSize, SystemId};
 
 /// Highest of the compression levels that are not slow for nothing.
@@ -73,6 +73,26 @@ impl Fixture {
         match self.records.partition_point(|(_, end)| *end <= position) {
             0 => (self.start, None),
             n => (self.records[n - 1].1, Some(self.records[n - 1].0)),
+        }
+    }
+
+    /// True if `at` is one of a record's own bytes: not of a page header inside it, not of what fills it up to its end,
+    /// not of a record that was never finished.
+    pub(crate) fn is_under_checksum(&self, at: Lsn) -> bool {
+        let behind = self.records.partition_point(|(start, _)| *start <= at);
+        let Some((start, _)) = behind.checked_sub(1).map(|last| self.records[last]) else { return false };
+        let length = self.bytes[self.index_of(start)..][..4].try_into().unwrap();
+        let (mut lsn, mut left) = (start, u64::from(u32::from_le_bytes(length)));
+        loop {
+            let page = lsn.align_down(PAGE_BYTES as u64);
+            let header_bytes = page_header_bytes(self.context().segment_size, page);
+            lsn = lsn.max(page.advance(header_bytes as u64));
+            let next = page.advance(PAGE_BYTES as u64);
+            let here = left.min(next.bytes_since(lsn));
+            if at < next || here == left {
+                return at >= lsn && at < lsn.advance(here);
+            }
+            (lsn, left) = (next, left - here);
         }
     }
 
