@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -27,6 +28,7 @@ pub struct ForgettingDisk {
     pub lie: PathBuf,
     /// While this file exists, syncs fail.
     pub fail: PathBuf,
+    sync_delay: Duration,
 }
 
 /// Builds the library, once per version of its source.
@@ -54,7 +56,13 @@ impl ForgettingDisk {
             journal: beside("journal"),
             lie: beside("lie"),
             fail: beside("fail"),
+            sync_delay: Duration::ZERO,
         }
+    }
+
+    /// Each sync begins so much later: there is more to lose.
+    pub fn slower_by(self, sync_delay: Duration) -> Self {
+        Self { sync_delay, ..self }
     }
 
     /// What the program needs in its environment.
@@ -69,7 +77,9 @@ impl ForgettingDisk {
             ("UNSYNCED_FAIL", &self.fail),
         ];
         let text = |path: &Path| path.to_str().map(ToOwned::to_owned).context("a path is not UTF-8");
-        pairs.into_iter().map(|(name, path)| Ok((name.to_owned(), text(path)?))).collect()
+        let delay = ("UNSYNCED_DELAY".to_owned(), self.sync_delay.as_micros().to_string());
+        let pairs = pairs.into_iter().map(|(name, path)| Ok((name.to_owned(), text(path)?)));
+        pairs.chain([Ok(delay)]).collect()
     }
 
     /// Undoes what was not synced. To be called when the program is dead; returns how many changes were undone.

@@ -11,6 +11,7 @@
  * UNSYNCED_LIE      while this file exists, a sync does nothing and reports success
  * UNSYNCED_FAIL     while this file exists, a sync fails, and what it should have synced is lost for good: as on
  *                   Linux, a later sync of the same file succeeds without writing it
+ * UNSYNCED_DELAY    each sync begins so many microseconds later: a slow disk, with more to lose
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -41,6 +42,7 @@ static const char *root, *journal_directory, *lie, *fail;
 static int journal = -1;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t saved_count;
+static useconds_t delay;
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
@@ -50,6 +52,8 @@ __attribute__((constructor)) static void start(void) {
     journal_directory = getenv("UNSYNCED_JOURNAL");
     lie = getenv("UNSYNCED_LIE");
     fail = getenv("UNSYNCED_FAIL");
+    const char *microseconds = getenv("UNSYNCED_DELAY");
+    delay = microseconds ? atoi(microseconds) : 0;
     if (!root || !journal_directory) return;
     snprintf(path, sizeof path, "%s/journal", journal_directory);
     journal = REAL(open)(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -182,6 +186,7 @@ ssize_t sendfile64(int out, int in, off64_t *at, size_t count) {
         char path[PATH_MAX];                                                                                 \
         if (!is_watched(fd, &stat, path)) return REAL(name)(fd);                                             \
         if (lie && access(lie, F_OK) == 0) return 0;                                                         \
+        if (delay) usleep(delay);                                                                            \
         pthread_mutex_lock(&lock);                                                                           \
         int fails = fail && access(fail, F_OK) == 0;                                                         \
         int done = fails ? -1 : REAL(name)(fd), error = fails ? EIO : errno;                                 \

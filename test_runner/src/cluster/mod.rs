@@ -12,6 +12,7 @@ mod under_test;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -44,6 +45,8 @@ pub struct Options {
     pub relayed: Vec<(u64, u16)>,
     /// The library that makes the safekeepers' disks forget what was not synced.
     pub forgetting_disks: Option<PathBuf>,
+    /// How much later each sync of such a disk begins.
+    pub sync_delay: Duration,
     /// Arguments to initdb, beside the usual, where there is no template.
     pub initdb_arguments: Vec<String>,
     /// Lines for postgresql.conf, beside the usual.
@@ -158,7 +161,7 @@ impl Cluster {
     pub fn forgetting_disk(&self, id: u64) -> Option<ForgettingDisk> {
         let library = self.options.forgetting_disks.as_ref()?;
         let root = self.directory.join(format!("sk{id}"));
-        Some(ForgettingDisk::new(library, &root))
+        Some(ForgettingDisk::new(library, &root).slower_by(self.options.sync_delay))
     }
 
     fn safekeeper_state(&self, id: u64) -> Result<&SafekeeperState> {

@@ -30,6 +30,8 @@ const PROGRESS_TIMEOUT: Duration = Duration::from_secs(120);
 const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 /// Numbers that an earlier run may have used and never heard of again.
 const SEQUENCES_UNKNOWN_MAX: i64 = 1_000_000;
+/// A slow disk, so that a kill finds something that is not synced.
+const SYNC_DELAY: Duration = Duration::from_millis(4);
 /// Small, so that segments begin and end, buffers are written out, and a crash recovery is short.
 const INITDB: [&str; 1] = ["--wal-segsize=1"];
 const SETTINGS: &str = "
@@ -64,6 +66,7 @@ impl Run {
             base_backup: true,
             dies_with_parent: true,
             forgetting_disks: Some(unsynced::library().await?),
+            sync_delay: SYNC_DELAY,
             initdb_arguments: INITDB.map(Into::into).into(),
             settings: SETTINGS.into(),
             without_proxy: true,
