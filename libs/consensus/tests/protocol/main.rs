@@ -3,4 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has reported its finding")]
 
 mod acceptor;
+mod cluster;
+mod loss;
+mod membership;
 mod proposer;

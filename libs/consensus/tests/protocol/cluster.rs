@@ -1,0 +1,219 @@
+//! Acceptors and campaigns that talk to each other at once and in full, for tests of what they decide together.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use consensus::{
+    Acceptor, AcceptorMessage, AcceptorState, Action, Configuration, ConnectionId, Dialect, Effect, Lineage,
+    LostTerm, Member, PeerState, Proposer, ProposerMessage, ProposerOptions, Refusal, WalBuffer,
+};
+use wal_types::{
+    Generation, Lsn, NodeId, PrimaryId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli,
+};
+
+pub(crate) const START: Lsn = Lsn(0x100_0000);
+
+pub(crate) fn member(id: u64) -> Member {
+    Member { id: NodeId(id), host: format!("sk{id}"), port: 1 }
+}
+
+pub(crate) fn members(ids: &[u64]) -> Vec<Member> {
+    ids.iter().map(|&id| member(id)).collect()
+}
+
+pub(crate) fn configuration(generation: u32, ids: &[u64], new: &[u64]) -> Configuration {
+    Configuration {
+        generation: Generation(generation),
+        members: members(ids),
+        new_members: members(new),
+        primary: None,
+    }
+}
+
+pub(crate) fn lineage(dialect: Dialect) -> Lineage {
+    Lineage {
+        id: TenantTimelineId::default(),
+        dialect,
+        system_id: SystemId(7),
+        pg_version: 150_018,
+        segment_size: SegmentSize::POSTGRES_DEFAULT,
+        start_lsn: START,
+        start_tli: Tli::FIRST,
+    }
+}
+
+/// Safekeepers, each with what it would find on its disk.
+pub(crate) struct Cluster {
+    pub(crate) nodes: BTreeMap<u64, Acceptor>,
+    connections: u64,
+    /// What refused, and why.
+    pub(crate) refusals: Vec<(u64, Refusal)>,
+}
+
+impl Cluster {
+    pub(crate) fn new(configuration: &Configuration) -> Self {
+        let mut cluster = Self { nodes: BTreeMap::new(), connections: 0, refusals: Vec::new() };
+        let listed: Vec<u64> = configuration.members.iter().map(|member| member.id.0).collect();
+        listed.into_iter().for_each(|id| cluster.create(id, configuration, START));
+        cluster
+    }
+
+    /// An empty log that begins at `start`.
+    pub(crate) fn create(&mut self, id: u64, configuration: &Configuration, start: Lsn) {
+        let configuration = configuration.clone();
+        let state = AcceptorState { configuration, commit_lsn: start, ..AcceptorState::default() };
+        let lineage = Lineage { start_lsn: start, ..lineage(Dialect::Holdfast) };
+        self.nodes.insert(id, Acceptor::new(NodeId(id), lineage, state, start));
+    }
+
+    pub(crate) fn state(&self, id: u64) -> &AcceptorState {
+        self.nodes[&id].state()
+    }
+
+    pub(crate) fn flush(&self, id: u64) -> u64 {
+        self.nodes[&id].flush_lsn().bytes_since(START)
+    }
+
+    /// Starts a node anew, its log ending at `end`, with a state that was changed before.
+    pub(crate) fn restart(&mut self, id: u64, end: u64, change: impl Fn(&mut AcceptorState)) {
+        let node = &self.nodes[&id];
+        let mut state = node.state().clone();
+        change(&mut state);
+        let (lineage, end) = (node.lineage().clone(), START.advance(end));
+        self.nodes.insert(id, Acceptor::new(NodeId(id), lineage, state, end));
+    }
+}
+
+/// A proposer and its connections.
+pub(crate) struct Campaign {
+    pub(crate) proposer: Proposer,
+    links: BTreeMap<u64, ConnectionId>,
+    pub(crate) actions: Vec<Action>,
+}
+
+impl Campaign {
+    /// `name` must be new for each campaign.
+    pub(crate) fn new(name: u8, primary: Option<u8>, peers: &[u64]) -> Self {
+        let proposer = Proposer::new(ProposerOptions {
+            id: TenantTimelineId::default(),
+            proposer_id: ProposerId([name; 16]),
+            segment_size: SegmentSize::POSTGRES_DEFAULT,
+            system_id: SystemId(7),
+            pg_version: 150_018,
+            tli: Some(Tli::FIRST),
+            term_floor: Term::ZERO,
+            safekeepers: peers.iter().copied().map(NodeId).collect(),
+            primary: primary.map(|id| PrimaryId([id; 16])),
+            send_buffer_bytes_max: 1 << 20,
+        });
+        Self { proposer, links: BTreeMap::new(), actions: Vec::new() }
+    }
+
+    /// Elected by those that it can reach, and led on until nothing is left to say.
+    pub(crate) fn elected(cluster: &mut Cluster, name: u8, reach: &[u64]) -> Self {
+        let mut campaign = Self::new(name, None, reach);
+        campaign.talk(cluster, reach).unwrap();
+        assert!(campaign.proposer.election().is_some(), "not elected: {:?}", cluster.refusals);
+        campaign
+    }
+
+    /// Writes `bytes` of WAL and talks until it is wherever it can be.
+    pub(crate) fn write(&mut self, cluster: &mut Cluster, bytes: usize, reach: &[u64]) {
+        let at = self.proposer.received_lsn();
+        assert!(self.proposer.append(at, Bytes::from(vec![1; bytes])));
+        self.talk(cluster, reach).unwrap();
+    }
+
+    pub(crate) fn commit(&self) -> u64 {
+        self.proposer.commit_lsn().0.saturating_sub(START.0)
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.proposer.configuration().unwrap().generation.0
+    }
+
+    /// The configurations that were decided, by generation.
+    pub(crate) fn decided(&self) -> Vec<u32> {
+        let generation = |action: &Action| match action {
+            Action::Configured(configuration) => Some(configuration.generation.0),
+            _ => None,
+        };
+        self.actions.iter().filter_map(generation).collect()
+    }
+
+    pub(crate) fn disconnect(&mut self, cluster: &mut Cluster, id: u64) {
+        self.proposer.disconnected(NodeId(id));
+        if let Some(connection) = self.links.remove(&id) {
+            cluster.nodes.get_mut(&id).unwrap().disconnected(connection);
+        }
+    }
+
+    /// Exchanges messages with `reach` until both sides are silent.
+    pub(crate) fn talk(&mut self, cluster: &mut Cluster, reach: &[u64]) -> Result<(), LostTerm> {
+        loop {
+            self.proposer.tell_commit();
+            let mut quiet = true;
+            for &id in reach {
+                quiet &= !self.talk_to(cluster, id)?;
+            }
+            if quiet {
+                return Ok(());
+            }
+        }
+    }
+
+    fn talk_to(&mut self, cluster: &mut Cluster, id: u64) -> Result<bool, LostTerm> {
+        if !self.links.contains_key(&id) {
+            cluster.connections += 1;
+            self.links.insert(id, ConnectionId(cluster.connections));
+            self.proposer.connected(NodeId(id));
+        }
+        if let Some(fetch) = self.proposer.poll_fetch(NodeId(id)) {
+            let bytes = vec![0; fetch.until.bytes_since(fetch.from) as usize];
+            assert!(self.proposer.fetched(NodeId(id), fetch.from, &bytes.into()));
+        }
+        let Some(message) = self.proposer.poll_send(NodeId(id)) else { return Ok(false) };
+        let (connection, acceptor) = (self.links[&id], cluster.nodes.get_mut(&id).unwrap());
+        let is_append = matches!(message, ProposerMessage::Append(_));
+        let mut effects = match acceptor.step(connection, message) {
+            Ok(effects) => effects,
+            Err(refusal) => {
+                cluster.refusals.push((id, refusal));
+                self.disconnect(cluster, id);
+                // A real driver waits; a refusal for good would never come to an end here.
+                return Ok(cluster.refusals.len() < 100);
+            }
+        };
+        if is_append {
+            let end = acceptor.write_lsn();
+            effects.extend(acceptor.flushed(end, end));
+        }
+        for effect in effects {
+            if let Effect::Reply { to, message } = effect
+                && to == connection
+            {
+                self.hear(id, message)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn hear(&mut self, id: u64, message: AcceptorMessage) -> Result<(), LostTerm> {
+        let actions = self.proposer.receive(NodeId(id), message)?;
+        for action in &actions {
+            match action {
+                Action::Surveyed { .. } => self.proposer.campaign()?,
+                Action::Elected(election) => self.proposer.approve(WalBuffer::new(election.start)),
+                Action::Reset(node) => panic!("{node} was reset"),
+                Action::Committed(_) | Action::Configured(_) | Action::Checksum { .. } => {}
+            }
+        }
+        self.actions.extend(actions);
+        Ok(())
+    }
+
+    pub(crate) fn peer(&self, id: u64) -> PeerState {
+        let status = self.proposer.status();
+        status.into_iter().find(|status| status.id == NodeId(id)).unwrap().state
+    }
+}

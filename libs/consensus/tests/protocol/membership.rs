@@ -1,0 +1,235 @@
+//! Changes of members and of the designated primary: decided under a term, found again by the next one.
+
+use consensus::{Change, ChangeRefused, LostTerm, PeerState};
+use wal_types::{Generation, NodeId, PrimaryId, Term};
+
+use crate::cluster::{Campaign, Cluster, START, configuration, members};
+
+const OLD: &[u64] = &[1, 2, 3];
+const ALL: &[u64] = &[1, 2, 3, 4, 5];
+
+/// Nodes 1 to 3 vote, generation 1; 4 and 5 exist and are empty.
+fn cluster() -> Cluster {
+    let first = configuration(1, OLD, &[]);
+    let mut cluster = Cluster::new(&first);
+    cluster.create(4, &first, START);
+    cluster.create(5, &first, START);
+    cluster
+}
+
+#[test]
+fn a_leader_first_decides_what_it_found() {
+    let mut cluster = cluster();
+    let leader = Campaign::elected(&mut cluster, 1, OLD);
+    assert_eq!(leader.decided(), [1]);
+    for &id in OLD {
+        assert_eq!(cluster.state(id).configuration_term, leader.proposer.term(), "node {id}");
+    }
+}
+
+#[test]
+fn members_change_by_way_of_both_sets() {
+    let mut cluster = cluster();
+    let mut leader = Campaign::elected(&mut cluster, 1, ALL);
+    leader.write(&mut cluster, 100, ALL);
+    let joint = leader.proposer.change(Change::Members(members(&[3, 4, 5]))).unwrap();
+    assert_eq!(joint, Generation(2));
+    leader.talk(&mut cluster, ALL).unwrap();
+    assert_eq!(leader.decided(), [1, 2, 3]);
+    assert_eq!(*leader.proposer.configuration().unwrap(), configuration(3, &[3, 4, 5], &[]));
+    // Those that left no longer count, and are not needed.
+    leader.write(&mut cluster, 50, &[4, 5]);
+    assert_eq!(leader.commit(), 150);
+    leader.write(&mut cluster, 50, &[1, 2, 4]);
+    assert_eq!(leader.commit(), 150);
+}
+
+#[test]
+fn while_both_sets_vote_both_must_hold_what_is_committed() {
+    let mut cluster = cluster();
+    let mut leader = Campaign::elected(&mut cluster, 1, ALL);
+    leader.write(&mut cluster, 10, ALL);
+    leader.proposer.change(Change::Members(members(&[3, 4, 5]))).unwrap();
+    // Two of the old members, and none but one of the next.
+    leader.write(&mut cluster, 10, OLD);
+    assert_eq!((leader.commit(), leader.generation()), (10, 2));
+    // A quorum of the next, and of the old.
+    leader.talk(&mut cluster, &[3, 4]).unwrap();
+    assert_eq!((leader.commit(), leader.generation()), (20, 3));
+}
+
+#[test]
+fn the_next_members_decide_alone_only_when_they_hold_everything() {
+    let mut cluster = cluster();
+    let mut leader = Campaign::elected(&mut cluster, 1, OLD);
+    leader.write(&mut cluster, 100, OLD);
+    leader.proposer.change(Change::Members(members(&[4, 5]))).unwrap();
+    assert_eq!(leader.proposer.unknown_members(), members(&[4, 5]));
+    [4, 5].map(NodeId).into_iter().for_each(|node| leader.proposer.add_peer(node));
+    leader.talk(&mut cluster, OLD).unwrap();
+    assert_eq!(leader.decided(), [1]);
+    leader.talk(&mut cluster, ALL).unwrap();
+    assert_eq!(leader.decided(), [1, 2, 3]);
+    assert_eq!((cluster.flush(4), cluster.flush(5)), (100, 100));
+}
+
+#[test]
+fn one_change_at_a_time() {
+    let mut cluster = cluster();
+    let mut leader = Campaign::new(1, None, ALL);
+    let change = || Change::Members(members(&[3, 4, 5]));
+    assert_eq!(leader.proposer.change(change()), Err(ChangeRefused::NotLeading));
+    leader.talk(&mut cluster, ALL).unwrap();
+    let refusals = [
+        (Change::Members(members(OLD)), ChangeRefused::NoChange),
+        (Change::Members(Vec::new()), ChangeRefused::NoMembers),
+        (
+            Change::Members(members(&[1, 1])),
+            ChangeRefused::Invalid(consensus::InvalidConfiguration::Duplicate(NodeId(1))),
+        ),
+    ];
+    for (change, refused) in refusals {
+        assert_eq!(leader.proposer.change(change), Err(refused));
+    }
+    leader.proposer.change(change()).unwrap();
+    let primary = Change::Primary(PrimaryId([1; 16]));
+    assert_eq!(leader.proposer.change(primary.clone()), Err(ChangeRefused::Undecided(Generation(2))));
+    leader.talk(&mut cluster, ALL).unwrap();
+    assert_eq!(leader.proposer.change(primary.clone()), Ok(Generation(4)));
+    leader.talk(&mut cluster, ALL).unwrap();
+    assert_eq!(leader.proposer.change(primary), Err(ChangeRefused::NoChange));
+}
+
+#[test]
+fn what_nobody_listed_cannot_be_replaced() {
+    let mut cluster = Cluster::new(&configuration(0, OLD, &[]));
+    for &id in OLD {
+        cluster.create(id, &configuration(0, &[], &[]), START);
+    }
+    let mut leader = Campaign::elected(&mut cluster, 1, OLD);
+    let refused = leader.proposer.change(Change::Members(members(&[3, 4, 5])));
+    assert_eq!(refused, Err(ChangeRefused::NoMembers), "whose quorum would the old set be?");
+}
+
+#[test]
+fn a_new_leader_finishes_what_it_finds_half_done() {
+    // The first leader reached one of the old members with its joint configuration, and no other.
+    let mut cluster = cluster();
+    let mut first = Campaign::elected(&mut cluster, 1, ALL);
+    first.write(&mut cluster, 100, ALL);
+    first.proposer.change(Change::Members(members(&[3, 4, 5]))).unwrap();
+    first.talk(&mut cluster, &[3]).unwrap();
+    assert_eq!((first.decided(), first.generation()), (vec![1], 2));
+    let second = Campaign::elected(&mut cluster, 2, ALL);
+    assert_eq!(second.decided(), [2, 3]);
+    assert_eq!(*second.proposer.configuration().unwrap(), configuration(3, &[3, 4, 5], &[]));
+    assert_eq!(second.commit(), 100);
+}
+
+#[test]
+fn a_change_that_no_voter_heard_of_never_was() {
+    let mut cluster = cluster();
+    let mut first = Campaign::elected(&mut cluster, 1, ALL);
+    first.proposer.change(Change::Members(members(&[3, 4, 5]))).unwrap();
+    first.talk(&mut cluster, &[3]).unwrap();
+    // The voters are 1 and 2: they decide generation 1 anew, under a higher term.
+    let second = Campaign::elected(&mut cluster, 2, &[1, 2]);
+    assert_eq!((second.decided(), second.generation()), (vec![1], 1));
+    assert_eq!(cluster.state(3).configuration.generation, Generation(2));
+    // So the newest is the one of the higher term, although its generation is lower.
+    let third = Campaign::elected(&mut cluster, 3, ALL);
+    assert_eq!(*third.proposer.configuration().unwrap(), configuration(1, OLD, &[]));
+    assert_eq!(cluster.state(3).configuration, configuration(1, OLD, &[]));
+}
+
+#[test]
+fn two_rivals_that_give_out_one_generation_decide_one_meaning() {
+    let mut cluster = cluster();
+    let mut first = Campaign::elected(&mut cluster, 1, ALL);
+    first.proposer.change(Change::Members(members(&[1, 4, 5]))).unwrap();
+    first.talk(&mut cluster, &[1]).unwrap();
+    let mut second = Campaign::elected(&mut cluster, 2, &[2, 3]);
+    second.proposer.add_peer(NodeId(4));
+    second.proposer.change(Change::Members(members(&[2, 3, 4]))).unwrap();
+    assert_eq!((first.generation(), second.generation()), (2, 2));
+    second.talk(&mut cluster, &[2, 3, 4]).unwrap();
+    assert_eq!(second.decided(), [1, 2, 3]);
+    // The first learns of its end from whomever it asks, and decided nothing.
+    assert!(first.proposer.append(first.proposer.received_lsn(), bytes::Bytes::from_static(b"x")));
+    assert!(matches!(first.talk(&mut cluster, &[2]), Err(LostTerm::Deposed { .. })));
+    assert_eq!(first.decided(), [1]);
+    let third = Campaign::elected(&mut cluster, 3, ALL);
+    assert_eq!(*third.proposer.configuration().unwrap(), configuration(3, &[2, 3, 4], &[]));
+}
+
+#[test]
+fn a_voter_that_knows_a_newer_configuration_ends_the_campaign() {
+    let mut cluster = cluster();
+    // It was surveyed by nodes that know generation 1 only; meanwhile generation 3 is decided among 3, 4 and 5.
+    let mut late = Campaign::new(9, None, ALL);
+    for id in [1, 2] {
+        let connection = consensus::ConnectionId(900 + id);
+        late.proposer.connected(NodeId(id));
+        for _ in 0..2 {
+            let message = late.proposer.poll_send(NodeId(id)).unwrap();
+            for effect in cluster.nodes.get_mut(&id).unwrap().step(connection, message).unwrap() {
+                let consensus::Effect::Reply { message, .. } = effect else { panic!("{effect:?}") };
+                late.proposer.receive(NodeId(id), message).unwrap();
+            }
+        }
+    }
+    let mut leader = Campaign::elected(&mut cluster, 1, ALL);
+    leader.proposer.change(Change::Members(members(&[3, 4, 5]))).unwrap();
+    leader.talk(&mut cluster, ALL).unwrap();
+    late.proposer.campaign().unwrap();
+    let asked = late.proposer.poll_send(NodeId(1)).unwrap();
+    let effects = cluster.nodes.get_mut(&1).unwrap().step(consensus::ConnectionId(901), asked).unwrap();
+    let Some(consensus::Effect::Reply { message, .. }) = effects.last().cloned() else { panic!() };
+    let ended = late.proposer.receive(NodeId(1), message);
+    assert!(matches!(ended, Err(LostTerm::Reconfigured { .. } | LostTerm::Deposed { .. })), "{ended:?}");
+}
+
+#[test]
+fn a_log_that_is_reserved_takes_no_other_primarys_wal() {
+    let mut cluster = cluster();
+    let mut leader = Campaign::new(1, Some(1), OLD);
+    leader.talk(&mut cluster, OLD).unwrap();
+    leader.proposer.change(Change::Primary(PrimaryId([2; 16]))).unwrap();
+    leader.talk(&mut cluster, OLD).unwrap();
+    assert_eq!(leader.decided(), [1, 2]);
+    let term = cluster.state(1).term;
+    // primary, whether it may lead
+    for (name, primary, may) in [(2, Some(1), false), (3, None, false), (4, Some(2), true)] {
+        let mut campaign = Campaign::new(name, primary, OLD);
+        let ended = campaign.talk(&mut cluster, OLD);
+        let designated = PrimaryId([2; 16]);
+        assert_eq!(ended, if may { Ok(()) } else { Err(LostTerm::NotDesignated { designated }) });
+        assert_eq!(cluster.state(1).term > term, may, "a term is not spent in vain");
+    }
+}
+
+#[test]
+fn an_empty_member_begins_where_its_log_does() {
+    let mut cluster = cluster();
+    let mut leader = Campaign::elected(&mut cluster, 1, OLD);
+    leader.write(&mut cluster, 0x20_0000, OLD);
+    let first = configuration(1, OLD, &[]);
+    cluster.create(6, &first, START.advance(0x10_0000));
+    cluster.create(7, &first, START.advance(0x30_0000));
+    for id in [6, 7] {
+        leader.proposer.add_peer(NodeId(id));
+    }
+    leader.talk(&mut cluster, &[1, 2, 3, 6, 7]).unwrap();
+    assert_eq!(cluster.flush(6), 0x20_0000);
+    assert_eq!(leader.peer(7), PeerState::Unseeded, "its log begins beyond the end of ours");
+    // What all the others have given away cannot be fed to anybody.
+    for id in OLD {
+        cluster.nodes.get_mut(id).unwrap().removed_below(START.advance(0x18_0000));
+    }
+    cluster.create(8, &first, START.advance(0x10_0000));
+    let mut second = Campaign::elected(&mut cluster, 2, OLD);
+    second.proposer.add_peer(NodeId(8));
+    second.talk(&mut cluster, &[1, 2, 3, 8]).unwrap();
+    assert_eq!(second.peer(8), PeerState::Unseeded);
+    assert_eq!(second.proposer.term(), Term(2));
+}
