@@ -7,9 +7,12 @@ use std::time::Duration;
 use consensus::{Configuration, ConnectionId, Dialect, Lineage, Member, ProposerMessage};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt};
-use wal_store::{Fault, Input, ModelDisk, Output, Read, ReadMode, Replica, Snapshot, StoreError};
+use wal_store::{
+    Fault, Health, Input, ModelDisk, Output, Read, ReadMode, Replica, Snapshot, StoreError, WalReader,
+};
 use wal_types::{Lsn, NodeId, TenantTimelineId, Tli};
 
+use crate::mirror::Mirror;
 use crate::primary::{CONTEXT, SEGMENT_SIZE, START};
 
 /// Three names of this length do not fit into a sector.
@@ -31,28 +34,39 @@ pub(crate) struct Node {
     replica: Option<Replica<ModelDisk>>,
     inbox: VecDeque<(ConnectionId, Input)>,
     now: Duration,
+    /// Counts starts.
+    life: u64,
+    /// Its log, as it was when [`Node::look`] was last called.
+    pub(crate) mirror: Mirror,
+    /// Its disk is gone for good, and with it all that it had promised. Nobody may start it again.
+    pub(crate) is_gone: bool,
 }
 
 impl Node {
-    /// A node with a new, empty timeline.
-    pub(crate) fn create(id: NodeId, members: &[NodeId], timeline: TenantTimelineId) -> Self {
+    /// A node with a new, empty log that begins at `start`.
+    pub(crate) fn create(id: NodeId, dialect: Dialect, start: Lsn, configuration: Configuration) -> Self {
         let disk = ModelDisk::new();
         let lineage = Lineage {
-            id: timeline,
-            dialect: Dialect::Holdfast,
+            id: TenantTimelineId::default(),
+            dialect,
             system_id: CONTEXT.system_id,
             pg_version: 150_000,
             segment_size: SEGMENT_SIZE,
-            start_lsn: START,
+            start_lsn: start,
             start_tli: Tli::FIRST,
         };
-        // Host names so long that a control slot spans sectors, and a crash can tear it.
-        let member = |&id| Member { id, host: "h".repeat(HOST_BYTES), port: 1 };
-        let configuration =
-            Configuration { members: members.iter().map(member).collect(), ..Configuration::default() };
         Replica::create(&disk, id, disk_id(id), lineage, configuration)
             .expect("an empty model disk has room");
-        let mut node = Self { id, disk, replica: None, inbox: VecDeque::new(), now: Duration::ZERO };
+        let mut node = Self {
+            id,
+            disk,
+            replica: None,
+            inbox: VecDeque::new(),
+            now: Duration::ZERO,
+            life: 0,
+            mirror: Mirror::new(start),
+            is_gone: false,
+        };
         node.start().expect("what was just created can be opened");
         node
     }
@@ -65,9 +79,20 @@ impl Node {
         self.replica.as_ref().map(Replica::snapshot)
     }
 
+    /// The snapshot of a node that answers.
+    pub(crate) fn serving(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot().filter(|at| !matches!(at.health, Health::Poisoned | Health::Corrupt))
+    }
+
+    /// It says that it misses something that it had acknowledged.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.snapshot().is_some_and(|at| at.lost.is_some())
+    }
+
     /// Starts a node that is down, unless what is on its disk does not let it.
     pub(crate) fn start(&mut self) -> Result<(), StoreError> {
         self.replica = Some(Replica::open(self.disk.clone(), self.id)?);
+        self.life += 1;
         Ok(())
     }
 
@@ -107,29 +132,83 @@ impl Node {
         Some(self.replica.as_mut()?.tick(self.now))
     }
 
+    /// Brings the mirror up to date; says from which position on the log is another one than before. Nothing when the
+    /// log cannot be read now.
+    pub(crate) fn look(&mut self) -> Option<Lsn> {
+        let replica = self.replica.as_ref()?;
+        let at = replica.snapshot();
+        if matches!(at.health, Health::Poisoned | Health::Corrupt) {
+            return None;
+        }
+        let seen = (self.life, at.truncations);
+        let from =
+            if self.mirror.seen == seen { self.mirror.end() } else { self.mirror.base().max(at.oldest_lsn) };
+        if at.flush_lsn <= from && self.mirror.seen == seen {
+            return Some(from);
+        }
+        // Behind the end of what was seen: an empty log was removed below.
+        if from > self.mirror.end() {
+            return None;
+        }
+        let bytes = read_log(replica, from, at.flush_lsn);
+        if from.advance(bytes.len() as u64) < at.flush_lsn {
+            return None;
+        }
+        self.mirror.seen = seen;
+        Some(self.mirror.replace(from, &bytes))
+    }
+
+    /// Everything is read again at the next look.
+    pub(crate) fn look_anew(&mut self) {
+        self.mirror.seen = (0, 0);
+    }
+
     /// The bytes `[from, to)` of the log, as this node would read them now; fewer when it does not have them all.
     pub(crate) fn read(&self, from: Lsn, to: Lsn) -> Vec<u8> {
         self.replica.as_ref().map(|replica| read_log(replica, from, to)).unwrap_or_default()
     }
 
-    /// The log up to `to` as it would be found after the power failed now and what was not synced was lost; what stands
-    /// in the way, when it would be shorter or not start.
-    pub(crate) fn after_power_loss(&self, to: Lsn) -> Result<Vec<u8>, String> {
-        let disk = self.disk.fork().crash(&mut || 0);
-        disk.set_capacity_bytes(None);
-        let replica = Replica::open(disk, self.id).map_err(|error| error.to_string())?;
-        let flush_lsn = replica.snapshot().flush_lsn;
-        if flush_lsn < to {
-            Err(format!("its log would end at {flush_lsn}"))
-        } else {
-            Ok(read_log(&replica, START, to))
-        }
+    /// A reader of what is committed, for a standby.
+    pub(crate) fn reader(&self, mode: ReadMode) -> Option<WalReader<ModelDisk>> {
+        self.replica.as_ref().map(|replica| replica.reader(mode))
     }
 
-    /// True when the next `count` messages may cut the log.
+    /// Counts starts of the node.
+    pub(crate) fn life(&self) -> u64 {
+        self.life
+    }
+
+    /// The log up to `to`, and where it begins, as it would be found after the power failed now and what was not synced
+    /// was lost; what stands in the way, when it would be shorter or not start.
+    pub(crate) fn after_power_loss(&self, to: Lsn) -> Result<(Lsn, Vec<u8>), String> {
+        let replica = self.recovered_after_power_loss().map_err(|error| error.to_string())?;
+        let at = replica.snapshot();
+        if at.flush_lsn < to {
+            return Err(format!("its log would end at {}", at.flush_lsn));
+        }
+        let from = at.oldest_lsn.max(START).min(to);
+        Ok((from, read_log(&replica, from, to)))
+    }
+
+    /// The commit position that a start after a power failure would find.
+    pub(crate) fn commit_after_power_loss(&self) -> Option<Lsn> {
+        self.recovered_after_power_loss().ok().map(|replica| replica.snapshot().commit_lsn)
+    }
+
+    /// The configuration that a start after a power failure would find.
+    pub(crate) fn configuration_after_power_loss(&self) -> Option<Arc<Configuration>> {
+        self.recovered_after_power_loss().ok().map(|replica| replica.snapshot().configuration.clone())
+    }
+
+    fn recovered_after_power_loss(&self) -> Result<Replica<ModelDisk>, StoreError> {
+        let disk = self.disk.fork().crash(&mut || 0);
+        disk.set_capacity_bytes(None);
+        Replica::open(disk, self.id)
+    }
+
+    /// Where the next `count` messages may cut the log.
     pub(crate) fn may_cut(&self, count: usize) -> bool {
-        let elected = |input: &Input| matches!(input, Input::Message(ProposerMessage::Elected(_)));
-        self.is_up() && self.inbox.iter().take(count).any(|(_, input)| elected(input))
+        self.is_up() && lowest_cut(self.inbox.iter().take(count)).is_some()
     }
 
     /// Makes the disk stop at some operation in the near future.
@@ -146,6 +225,21 @@ impl Node {
     pub(crate) fn fill_disk(&mut self, full: bool) {
         self.disk.set_capacity_bytes(full.then(|| self.disk.used_bytes()));
     }
+}
+
+/// Where the lowest of the elected proposers in a batch begins.
+pub(crate) fn lowest_cut<'a>(batch: impl Iterator<Item = &'a (ConnectionId, Input)>) -> Option<Lsn> {
+    batch
+        .filter_map(|(_, input)| match input {
+            Input::Message(ProposerMessage::Elected(elected)) => Some(elected.start_streaming_at),
+            _ => None,
+        })
+        .min()
+}
+
+/// An entry of a configuration. Host names so long that a control slot spans sectors, and a crash can tear it.
+pub(crate) fn member(id: NodeId) -> Member {
+    Member { id, host: "h".repeat(HOST_BYTES), port: 1 }
 }
 
 fn read_log(replica: &Replica<ModelDisk>, from: Lsn, to: Lsn) -> Vec<u8> {

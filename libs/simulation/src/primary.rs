@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt};
 use wal_format::{PageMagic, RecordScanner, ScanContext, WalBuilder};
-use wal_types::{Lsn, SegmentSize, SystemId, Tli};
+use wal_types::{Lsn, SegmentSize, SystemId, Term, Tli};
 
 /// Segment size of simulated logs: the smallest possible, so that segments change often.
 pub(crate) const SEGMENT_SIZE: SegmentSize = match SegmentSize::new(SegmentSize::BYTES_MIN) {
@@ -31,6 +31,26 @@ pub(crate) struct Primary {
     ends: Vec<Lsn>,
     builder: WalBuilder,
     layout: Layout,
+    /// What it inherited ends here.
+    pub(crate) base: Lsn,
+    /// The timeline that it writes.
+    pub(crate) timeline: Timeline,
+    /// The last term that a proposer inside this server led (dialect neon).
+    pub(crate) led: Option<Term>,
+}
+
+/// A PostgreSQL timeline and where it comes from: the last line of its history file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timeline {
+    pub(crate) tli: Tli,
+    /// The timeline that it left, and where; none for the first.
+    pub(crate) fork: Option<(Tli, Lsn)>,
+    /// Which primary began it.
+    pub(crate) begun_by: usize,
+}
+
+impl Timeline {
+    pub(crate) const FIRST: Self = Self { tli: Tli::FIRST, fork: None, begun_by: 0 };
 }
 
 /// Of what lengths records are.
@@ -49,11 +69,11 @@ const EQUAL_PAYLOAD_BYTES: usize = 110;
 impl Primary {
     /// A cluster that has not written anything yet.
     pub(crate) fn new(layout: Layout) -> Self {
-        Self::from_log(Vec::new(), layout)
+        Self::promoted(Vec::new(), layout, Timeline::FIRST)
     }
 
-    /// A standby that replayed `wal`, which must end with a record, and was promoted without a new timeline.
-    pub(crate) fn from_log(wal: Vec<u8>, layout: Layout) -> Self {
+    /// A standby that replayed `wal`, which must end with a record, and was promoted.
+    pub(crate) fn promoted(wal: Vec<u8>, layout: Layout, timeline: Timeline) -> Self {
         let mut scanner = RecordScanner::at_segment_start(CONTEXT, START);
         let mut ends = vec![START];
         for piece in wal.chunks(8) {
@@ -62,10 +82,10 @@ impl Primary {
                 ends.push(scanner.record_end());
             }
         }
-        let end = START.advance(wal.len() as u64);
+        let base = START.advance(wal.len() as u64);
         let prev = scanner.last_record_start().unwrap_or(Lsn(START.0 - 8));
-        let builder = WalBuilder::new(CONTEXT, PageMagic::POSTGRES_15, Tli::FIRST, end, prev);
-        Self { wal, ends, builder, layout }
+        let builder = WalBuilder::new(CONTEXT, PageMagic::POSTGRES_15, timeline.tli, base, prev);
+        Self { wal, ends, builder, layout, base, timeline, led: None }
     }
 
     /// Writes and flushes one record with random content.
@@ -112,8 +132,27 @@ impl Primary {
         self.ends.binary_search(&lsn).is_ok()
     }
 
+    /// Record ends above `from`, up to `to`.
+    pub(crate) fn record_ends(&self, from: Lsn, to: Lsn) -> impl Iterator<Item = Lsn> {
+        let first = self.ends.partition_point(|end| *end <= from);
+        self.ends[first..].iter().copied().take_while(move |end| *end <= to)
+    }
+
+    /// The last record end at or below `lsn`.
+    pub(crate) fn record_end_below(&self, lsn: Lsn) -> Lsn {
+        self.ends[self.records_up_to(lsn) as usize]
+    }
+
     /// Records that end at or below `lsn`.
     pub(crate) fn records_up_to(&self, lsn: Lsn) -> u64 {
         self.ends.partition_point(|end| *end <= lsn).saturating_sub(1) as u64
+    }
+
+    /// True when a log that ends at `end` on timeline `log` may be this server's own, as far as positions tell
+    /// (PostgreSQL documentation, "Timelines").
+    pub(crate) fn continues(&self, end: Lsn, log: Option<Tli>) -> bool {
+        let Timeline { tli, fork, .. } = self.timeline;
+        let on_the_way = log.is_none_or(|log| tli == log || (tli > log && fork == Some((log, end))));
+        on_the_way && self.flush_lsn() >= end
     }
 }

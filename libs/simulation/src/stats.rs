@@ -3,31 +3,71 @@
 use std::fmt;
 use std::ops::AddAssign;
 
-/// Counts over one schedule, or summed over many.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Schedules.
-    pub schedules: u64,
-    /// Events.
-    pub events: u64,
-    /// Terms in which somebody led.
-    pub elections: u64,
-    /// Nodes that lost power or were killed.
-    pub crashes: u64,
-    /// Logs that were cut above a position where another term's bytes lay.
-    pub truncations: u64,
-    /// Segments that a node began beyond its first.
-    pub segment_changes: u64,
-    /// Records that were committed.
-    pub committed_records: u64,
-    /// Disk faults that were injected: failed fsync, failed write, full disk.
-    pub disk_faults: u64,
-    /// Primaries that took over from the committed log.
-    pub failovers: u64,
-}
-
 /// Schedules from which on a run must be rich enough.
 pub const RICHNESS_SCHEDULES_MIN: u64 = 1000;
+
+/// Makes the counts, their sum, and what is said about each: its field, its name, and the average below which a run is
+/// too poor, in thousandths.
+macro_rules! counts {
+    ($($(#[$doc:meta])* $field:ident: $name:literal, at least $floor:literal;)*) => {
+        /// Counts over one schedule, or summed over many.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Stats {
+            /// Schedules.
+            pub schedules: u64,
+            $($(#[$doc])* pub $field: u64,)*
+        }
+
+        impl AddAssign for Stats {
+            fn add_assign(&mut self, other: Self) {
+                self.schedules += other.schedules;
+                $(self.$field += other.$field;)*
+            }
+        }
+
+        impl Stats {
+            /// Each count with its name and the least average that a run must have, in thousandths.
+            fn counts(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
+                [$(($name, self.$field, $floor)),*].into_iter()
+            }
+        }
+    };
+}
+
+counts! {
+    /// Events.
+    events: "events", at least 300_000;
+    /// Terms in which somebody led.
+    elections: "elections", at least 2_000;
+    /// Nodes that lost power or were killed.
+    crashes: "crashes", at least 3_000;
+    /// Logs that were cut above a position where another term's bytes lay.
+    truncations: "truncations", at least 1_000;
+    /// Segments that a node began beyond its first.
+    segment_changes: "segment changes", at least 1_000;
+    /// Records that were committed.
+    committed_records: "committed records", at least 100_000;
+    /// Disk faults that were injected: failed read, write or sync, full disk.
+    disk_faults: "disk faults", at least 2_000;
+    /// Primaries that took over from the committed log.
+    failovers: "failovers", at least 1_000;
+    /// Promotions to a new PostgreSQL timeline.
+    timeline_switches: "timeline switches", at least 500;
+    /// Votes that were asked for and not granted.
+    refused_votes: "refused votes", at least 500;
+    /// Messages that arrived when their writer was gone.
+    late_messages: "late messages", at least 1_000;
+    /// Connections of which everything was sent once more over another one.
+    repeated_connections: "repeated connections", at least 300;
+    /// Reads that brought something to a standby.
+    reads: "reads of standbys", at least 3_000;
+    /// Reads from a donor, for a node that lags.
+    fetches: "reads from donors", at least 1_000;
+    /// Elections while three rivals campaigned.
+    duel_elections: "elections in duels", at least 1_000;
+    /// Schedules whose log is of dialect neon.
+    neon_schedules: "schedules of dialect neon", at least 50;
+}
 
 impl Stats {
     /// The first count whose average is too low, in words. Short runs are not judged.
@@ -35,19 +75,12 @@ impl Stats {
         if self.schedules < RICHNESS_SCHEDULES_MIN {
             return None;
         }
-        let floors = [
-            ("events", self.events, 300),
-            ("elections", self.elections, 2),
-            ("crashes", self.crashes, 3),
-            ("truncations", self.truncations, 1),
-            ("segment changes", self.segment_changes, 1),
-            ("committed records", self.committed_records, 100),
-        ];
-        let low = floors.into_iter().find(|(_, count, floor)| *count < floor * self.schedules);
+        let low = self.counts().find(|(_, count, floor)| count * 1000 < floor * self.schedules);
         low.map(|(name, count, floor)| {
             format!(
-                "schedules are too poor: {:.2} {name} on average, at least {floor} are needed",
-                self.average(count)
+                "schedules are too poor: {:.2} {name} on average, at least {:.2} are needed",
+                self.average(count),
+                floor as f64 / 1000.0
             )
         })
     }
@@ -57,35 +90,12 @@ impl Stats {
     }
 }
 
-impl AddAssign for Stats {
-    fn add_assign(&mut self, other: Self) {
-        self.schedules += other.schedules;
-        self.events += other.events;
-        self.elections += other.elections;
-        self.crashes += other.crashes;
-        self.truncations += other.truncations;
-        self.segment_changes += other.segment_changes;
-        self.committed_records += other.committed_records;
-        self.disk_faults += other.disk_faults;
-        self.failovers += other.failovers;
-    }
-}
-
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} schedules; on average {:.0} events, {:.2} elections, {:.2} crashes, {:.2} truncations, {:.2} segment changes, \
-             {:.0} committed records, {:.2} disk faults, {:.2} failovers",
-            self.schedules,
-            self.average(self.events),
-            self.average(self.elections),
-            self.average(self.crashes),
-            self.average(self.truncations),
-            self.average(self.segment_changes),
-            self.average(self.committed_records),
-            self.average(self.disk_faults),
-            self.average(self.failovers),
-        )
+        write!(f, "{} schedules; on average", self.schedules)?;
+        for (index, (name, count, _)) in self.counts().enumerate() {
+            write!(f, "{} {:.2} {name}", if index == 0 { "" } else { "," }, self.average(count))?;
+        }
+        Ok(())
     }
 }

@@ -1,22 +1,31 @@
-//! [`Writer`]: a `Proposer` with its connections and the checks against the primary that walproposer makes around it.
+//! [`Writer`]: a proposer with its connections, and the checks against the primary that walproposer makes around it.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use consensus::{
-    AcceptorMessage, Action, ConnectionId, Election, Proposer, ProposerMessage, ProposerOptions, WalBuffer,
+    AcceptorMessage, Action, Configuration, ConnectionId, Election, LostTerm, Proposer, ProposerMessage,
+    ProposerOptions, ProtocolVersion, WalBuffer,
 };
-use wal_types::{Lsn, NodeId, ProposerId, TenantTimelineId, Term, Tli};
+use wal_types::{Lsn, NodeId, PrimaryId, ProposerId, TenantTimelineId, Term};
 
+use crate::engine::Engine;
+use crate::neon::NeonProposer;
 use crate::primary::{CONTEXT, Primary, SEGMENT_SIZE};
 
 /// WAL that a simulated proposer keeps in memory: little, so that laggards are fed by donors.
 const SEND_BUFFER_BYTES_MAX: u64 = 8 * 1024;
+/// Messages of a connection that are remembered, to be sent once more over another one.
+const REMEMBERED_MESSAGES_MAX: usize = 64;
 
-/// A connection of a writer to a node: two queues that are cut together.
+/// A connection of a writer to a node.
 pub(crate) struct Link {
     pub(crate) id: ConnectionId,
     pub(crate) to_node: VecDeque<ProposerMessage>,
     pub(crate) to_writer: VecDeque<AcceptorMessage>,
+    /// The node's end is gone: what it had sent still arrives, and then the end of the connection.
+    pub(crate) node_gone: bool,
+    /// What went through first.
+    pub(crate) remembered: Vec<ProposerMessage>,
 }
 
 /// What a writer learns that the oracle must hear of.
@@ -25,121 +34,135 @@ pub(crate) enum Event {
     Leads(Election),
     /// It told its primary that everything below is safe.
     Committed(Lsn),
+    /// It was told that a configuration is decided.
+    Configured(Configuration),
     /// It wants to close a connection.
     Cut(NodeId),
     /// It gave up: deposed, or the log and the primary disagree.
-    Ended,
+    Ended(Option<LostTerm>),
+}
+
+/// What a campaign is begun with.
+pub(crate) struct Campaign {
+    pub(crate) id: ProposerId,
+    pub(crate) version: ProtocolVersion,
+    /// The primary that it writes for; none for a recovery.
+    pub(crate) primary: Option<usize>,
+    pub(crate) term_floor: Term,
 }
 
 /// One campaign and, if it wins, its term.
 pub(crate) struct Writer {
-    /// The primary that it writes for; none for a recovery.
     pub(crate) primary: Option<usize>,
-    campaign: ProposerId,
-    pub(crate) proposer: Proposer,
+    pub(crate) campaign: ProposerId,
+    pub(crate) engine: Box<dyn Engine>,
     pub(crate) links: BTreeMap<NodeId, Link>,
     /// What the primary's bytes below the term's start sum up to, while the donor is being asked.
     expected_checksum: Option<(Election, u32)>,
+    /// The log's start was seen to be settled.
+    pub(crate) told_settled: bool,
+}
+
+/// The name under which a primary is designated.
+pub(crate) fn primary_id(primary: usize) -> PrimaryId {
+    PrimaryId((primary as u128 + 1).to_be_bytes())
 }
 
 impl Writer {
-    pub(crate) fn new(
-        id: TenantTimelineId,
-        campaign: u128,
-        primary: Option<usize>,
-        safekeepers: Vec<NodeId>,
-    ) -> Self {
-        let with_primary = primary.is_some();
-        let campaign = ProposerId(campaign.to_be_bytes());
-        let proposer = Proposer::new(ProposerOptions {
-            id,
-            proposer_id: campaign,
-            segment_size: SEGMENT_SIZE,
-            system_id: if with_primary { CONTEXT.system_id } else { Default::default() },
-            pg_version: if with_primary { 150_000 } else { 0 },
-            tli: with_primary.then_some(Tli::FIRST),
-            term_floor: Term::ZERO,
-            primary: None,
-            safekeepers,
-            send_buffer_bytes_max: SEND_BUFFER_BYTES_MAX,
-        });
-        Self { primary, campaign, proposer, links: BTreeMap::new(), expected_checksum: None }
-    }
-
-    /// Name of this campaign.
-    pub(crate) const fn campaign(&self) -> ProposerId {
-        self.campaign
+    pub(crate) fn new(campaign: &Campaign, primary: Option<&Primary>, safekeepers: Vec<NodeId>) -> Self {
+        let engine: Box<dyn Engine> = match campaign.version {
+            ProtocolVersion::Own => Box::new(own_proposer(campaign, primary, safekeepers)),
+            version => Box::new(NeonProposer::new(version, campaign.id, primary.is_some(), &safekeepers)),
+        };
+        Self {
+            primary: campaign.primary,
+            campaign: campaign.id,
+            engine,
+            links: BTreeMap::new(),
+            expected_checksum: None,
+            told_settled: false,
+        }
     }
 
     /// True when a recovery has nothing left to do.
     pub(crate) fn is_settled(&self) -> bool {
-        let election = self.proposer.election();
-        election.is_some_and(|election| self.proposer.commit_lsn() >= election.start)
-            && self.proposer.start_is_settled()
+        let election = self.engine.election();
+        election.is_some_and(|election| self.engine.commit_lsn() >= election.start)
+            && self.engine.start_is_settled()
     }
 
     /// Opens a connection to `node`.
     pub(crate) fn connect(&mut self, node: NodeId, id: ConnectionId) {
-        self.links.insert(node, Link { id, to_node: VecDeque::new(), to_writer: VecDeque::new() });
-        self.proposer.connected(node);
+        let link = Link {
+            id,
+            to_node: VecDeque::new(),
+            to_writer: VecDeque::new(),
+            node_gone: false,
+            remembered: Vec::new(),
+        };
+        self.links.insert(node, link);
+        self.engine.connected(node);
     }
 
-    /// Notices that the connection to `node` is gone; what was on its way is lost.
+    /// Notices that the connection to `node` is gone.
     pub(crate) fn disconnect(&mut self, node: NodeId) -> Option<Link> {
-        self.proposer.disconnected(node);
+        self.engine.disconnected(node);
         self.links.remove(&node)
     }
 
     /// Moves up to `count` messages from the proposer into the connection.
-    pub(crate) fn send(&mut self, node: NodeId, count: usize) -> usize {
-        let Some(link) = self.links.get_mut(&node) else { return 0 };
-        let messages: Vec<_> = std::iter::from_fn(|| self.proposer.poll_send(node)).take(count).collect();
-        let sent = messages.len();
-        link.to_node.extend(messages);
-        sent
+    pub(crate) fn send(&mut self, node: NodeId, count: usize) {
+        let Some(link) = self.links.get_mut(&node) else { return };
+        for _ in 0..count {
+            let Some(message) = self.engine.poll_send(node) else { break };
+            if link.remembered.len() < REMEMBERED_MESSAGES_MAX {
+                link.remembered.push(message.clone());
+            }
+            link.to_node.push_back(message);
+        }
     }
 
-    /// Takes the next message of `node` in.
+    /// Takes the next message of `node` in, or the end of its connection.
     pub(crate) fn receive(&mut self, node: NodeId, primary: Option<&Primary>) -> Vec<Event> {
-        let Some(message) = self.links.get_mut(&node).and_then(|link| link.to_writer.pop_front()) else {
-            return Vec::new();
+        let Some(link) = self.links.get_mut(&node) else { return Vec::new() };
+        let Some(message) = link.to_writer.pop_front() else {
+            return if link.node_gone { vec![Event::Cut(node)] } else { Vec::new() };
         };
-        match self.proposer.receive(node, message) {
+        match self.engine.receive(node, message) {
             Ok(actions) => actions.into_iter().flat_map(|action| self.act(action, primary)).collect(),
-            Err(_) => vec![Event::Ended],
+            Err(lost) => vec![Event::Ended(Some(lost))],
         }
     }
 
     /// Hands the next `bytes` of the primary's WAL to the proposer.
     pub(crate) fn stream(&mut self, primary: &Primary, bytes: u64) {
-        let from = self.proposer.received_lsn();
+        let from = self.engine.received_lsn();
         let to = from.advance(bytes).min(primary.flush_lsn());
-        if self.proposer.wants_wal() && from < to {
-            assert!(self.proposer.append(from, primary.read(from, to)), "the stream has no holes");
+        if self.engine.wants_wal() && from < to {
+            assert!(self.engine.append(from, primary.read(from, to)), "the stream has no holes");
         }
     }
 
     fn act(&mut self, action: Action, primary: Option<&Primary>) -> Vec<Event> {
         match action {
-            Action::Surveyed { flush_lsn, .. } => {
-                if primary.is_some_and(|primary| primary.flush_lsn() < flush_lsn)
-                    || self.proposer.campaign().is_err()
-                {
-                    return vec![Event::Ended];
+            Action::Surveyed { flush_lsn, tli, .. } => {
+                let Some(proposer) = self.engine.own() else { return Vec::new() };
+                if primary.is_some_and(|primary| !primary.continues(flush_lsn, tli)) {
+                    return vec![Event::Ended(None)];
                 }
-                Vec::new()
+                proposer.campaign().err().map(|lost| Event::Ended(Some(lost))).into_iter().collect()
             }
             Action::Elected(election) => self.check(election, primary),
             Action::Checksum { from, response } => {
                 let asked = self.expected_checksum.take_if(|(election, _)| election.donor == from);
                 match asked {
                     Some((election, sum)) if response.crc32c == Some(sum) => self.lead(election, primary),
-                    Some(_) => vec![Event::Ended],
+                    Some(_) => vec![Event::Ended(None)],
                     None => Vec::new(),
                 }
             }
             Action::Committed(lsn) => vec![Event::Committed(lsn)],
-            Action::Configured(_) => Vec::new(),
+            Action::Configured(configuration) => vec![Event::Configured(configuration)],
             Action::Reset(node) => vec![Event::Cut(node)],
         }
     }
@@ -147,14 +170,26 @@ impl Writer {
     /// Between the votes and the first message that cuts a log: is the primary's WAL the log's?
     fn check(&mut self, election: Election, primary: Option<&Primary>) -> Vec<Event> {
         let Some(primary) = primary else { return self.lead(election, None) };
-        if primary.flush_lsn() < election.start {
-            return vec![Event::Ended];
-        }
         let from = election.compare_from(SEGMENT_SIZE);
+        let Some(proposer) = self.engine.own() else { return self.check_base(election, primary) };
+        if !primary.continues(election.start, election.tli) {
+            return vec![Event::Ended(None)];
+        }
         let sum = crc32c::crc32c(primary.slice(from, election.start));
-        self.proposer.ask_checksum(election.donor, from, election.start);
+        proposer.ask_checksum(election.donor, from, election.start);
         self.expected_checksum = Some((election, sum));
         Vec::new()
+    }
+
+    /// The public proposer sits in a server that was started from the very end of the log, or goes on with a log whose
+    /// last term was its own; everything else is a panic there.
+    fn check_base(&mut self, election: Election, primary: &Primary) -> Vec<Event> {
+        let continued = primary.led.is_some() && primary.led == self.engine.last_term_of_donor();
+        if election.start == primary.base || (continued && election.start <= primary.flush_lsn()) {
+            self.lead(election, Some(primary))
+        } else {
+            vec![Event::Ended(None)]
+        }
     }
 
     fn lead(&mut self, election: Election, primary: Option<&Primary>) -> Vec<Event> {
@@ -165,7 +200,22 @@ impl Writer {
                 "an empty buffer takes everything"
             );
         }
-        self.proposer.approve(wal);
+        self.engine.approve(wal);
         vec![Event::Leads(election)]
     }
+}
+
+fn own_proposer(campaign: &Campaign, primary: Option<&Primary>, safekeepers: Vec<NodeId>) -> Proposer {
+    Proposer::new(ProposerOptions {
+        id: TenantTimelineId::default(),
+        proposer_id: campaign.id,
+        segment_size: SEGMENT_SIZE,
+        system_id: primary.map_or(Default::default(), |_| CONTEXT.system_id),
+        pg_version: primary.map_or(0, |_| 150_000),
+        tli: primary.map(|primary| primary.timeline.tli),
+        primary: campaign.primary.map(primary_id),
+        term_floor: campaign.term_floor,
+        safekeepers,
+        send_buffer_bytes_max: SEND_BUFFER_BYTES_MAX,
+    })
 }

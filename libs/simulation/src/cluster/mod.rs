@@ -1,0 +1,97 @@
+//! [`Cluster`]: nodes, primaries, writers and standbys, and what can happen to them. Each method is one event.
+
+mod network;
+mod nodes;
+mod readers;
+mod writers;
+
+use std::collections::BTreeMap;
+
+use consensus::{Configuration, ConnectionId, Dialect};
+use rand::rngs::SmallRng;
+use wal_types::{NodeId, ProposerId, Term};
+
+use self::network::Stray;
+use crate::invariants::Oracle;
+use crate::node::{Node, member};
+use crate::primary::{Layout, Primary, START};
+use crate::standby::Standby;
+use crate::stats::Stats;
+use crate::trace::Trace;
+use crate::writer::Writer;
+
+/// Writers that may live at once.
+pub(crate) const WRITERS_MAX: usize = 3;
+/// Standbys that follow.
+const STANDBYS: u64 = 2;
+
+/// Everything that a schedule acts on.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) primaries: Vec<Primary>,
+    pub(crate) writers: Vec<Option<Writer>>,
+    pub(crate) standbys: Vec<Standby>,
+    /// Connections whose writer's end is gone, with what was on its way.
+    strays: Vec<Stray>,
+    /// Which campaign a connection belongs to.
+    campaigns: BTreeMap<ConnectionId, ProposerId>,
+    pub(crate) dialect: Dialect,
+    layout: Layout,
+    /// Nothing more goes wrong.
+    pub(crate) is_calm: bool,
+    pub(crate) rng: SmallRng,
+    pub(crate) oracle: Oracle,
+    pub(crate) stats: Stats,
+    pub(crate) trace: Trace,
+    next_campaign: u128,
+    /// The highest term that each writer's earlier campaigns met.
+    term_floors: Vec<Term>,
+    commits: u64,
+}
+
+impl Cluster {
+    pub(crate) fn new(nodes: u64, dialect: Dialect, layout: Layout, rng: SmallRng, trace: Trace) -> Self {
+        let members: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        let configuration = Configuration {
+            members: members.iter().copied().map(member).collect(),
+            ..Configuration::default()
+        };
+        let create = |&id: &NodeId| Node::create(id, dialect, START, configuration.clone());
+        Self {
+            nodes: members.iter().map(create).collect(),
+            primaries: vec![Primary::new(layout)],
+            writers: (0..WRITERS_MAX).map(|_| None).collect(),
+            standbys: (1..=STANDBYS).map(|id| Standby::new(NodeId(id))).collect(),
+            strays: Vec::new(),
+            campaigns: BTreeMap::new(),
+            dialect,
+            layout,
+            is_calm: false,
+            rng,
+            oracle: Oracle::default(),
+            stats: Stats { schedules: 1, ..Stats::default() },
+            trace,
+            next_campaign: 0,
+            term_floors: vec![Term::ZERO; WRITERS_MAX],
+            commits: 0,
+        }
+    }
+
+    pub(crate) fn node_ids(&self) -> Vec<NodeId> {
+        self.nodes.iter().map(|node| node.id).collect()
+    }
+
+    /// The sets whose majorities decide for a writer.
+    pub(crate) fn sets(&self, _slot: usize) -> Vec<Vec<NodeId>> {
+        vec![self.node_ids()]
+    }
+
+    pub(crate) fn index(&self, node: NodeId) -> usize {
+        node.0 as usize - 1
+    }
+
+    fn node(&mut self, node: NodeId) -> &mut Node {
+        let index = self.index(node);
+        &mut self.nodes[index]
+    }
+}

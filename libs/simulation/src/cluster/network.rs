@@ -1,0 +1,195 @@
+//! The network: inside one connection the order is that of TCP; between connections there is none. Messages wait in
+//! their connection for as long as the schedule pleases; each end notices on its own that the other one is gone.
+
+use std::collections::VecDeque;
+
+use consensus::{AcceptorMessage, ConnectionId, ProposerMessage};
+use rand::RngExt;
+use wal_store::{Input, Output};
+use wal_types::NodeId;
+
+use super::Cluster;
+use crate::invariants::Violation;
+use crate::writer::{Link, Writer};
+
+/// A connection whose writer's end is gone: what it had sent still arrives, and then the end of the connection.
+pub(super) struct Stray {
+    node: NodeId,
+    id: ConnectionId,
+    messages: VecDeque<ProposerMessage>,
+}
+
+/// Connections without a writer that are kept; the oldest ends first.
+const STRAYS_MAX: usize = 12;
+
+impl Cluster {
+    pub(crate) fn connect(&mut self, slot: usize, node: NodeId) {
+        if !self.nodes.iter().any(|one| one.id == node && one.is_up()) {
+            return;
+        }
+        let id = self.next_connection();
+        let Some(writer) = self.writers[slot].as_mut().filter(|writer| !writer.links.contains_key(&node))
+        else {
+            return;
+        };
+        writer.connect(node, id);
+        self.campaigns.insert(id, writer.campaign);
+    }
+
+    fn next_connection(&mut self) -> ConnectionId {
+        ConnectionId(self.campaigns.last_key_value().map_or(0, |(id, _)| id.0) + 1)
+    }
+
+    /// A connection breaks: both ends see it at once, or one of them much later than the other.
+    pub(crate) fn cut(&mut self, slot: usize, node: NodeId) {
+        let Some(writer) = &mut self.writers[slot] else { return };
+        let Some(link) = writer.links.get_mut(&node) else { return };
+        if !self.is_calm && !link.node_gone && self.rng.random_range(0..3) == 0 {
+            self.trace.line(format_args!("node {node} closes the connection of writer {slot}"));
+            link.node_gone = true;
+            link.to_node.clear();
+            let id = link.id;
+            self.node(node).deliver(id, Input::Disconnected);
+            return;
+        }
+        self.trace.line(format_args!("cut writer {slot} - node {node}"));
+        if let Some(link) = writer.disconnect(node) {
+            self.abandon(node, link);
+        }
+    }
+
+    /// A writer has left its end of a connection.
+    pub(super) fn abandon(&mut self, node: NodeId, link: Link) {
+        if link.node_gone {
+            return;
+        }
+        let lingers = !self.is_calm && self.rng.random_range(0..2) == 0;
+        if lingers && !link.to_node.is_empty() {
+            self.stray(Stray { node, id: link.id, messages: link.to_node });
+        } else {
+            self.node(node).deliver(link.id, Input::Disconnected);
+        }
+    }
+
+    fn stray(&mut self, stray: Stray) {
+        if self.strays.len() >= STRAYS_MAX {
+            let oldest = self.strays.remove(0);
+            self.node(oldest.node).deliver(oldest.id, Input::Disconnected);
+        }
+        self.strays.push(stray);
+    }
+
+    /// Connections that nobody holds end.
+    pub(crate) fn end_strays(&mut self) {
+        for stray in std::mem::take(&mut self.strays) {
+            self.node(stray.node).deliver(stray.id, Input::Disconnected);
+        }
+    }
+
+    /// What a connection's writer had sent before it went away arrives now.
+    pub(crate) fn deliver_stray(&mut self) {
+        if self.strays.is_empty() {
+            return;
+        }
+        let index = self.rng.random_range(0..self.strays.len());
+        let count = self.rng.random_range(1..8);
+        let stray = &mut self.strays[index];
+        let (node, id) = (stray.node, stray.id);
+        let messages: Vec<_> = stray.messages.drain(..count.min(stray.messages.len())).collect();
+        let is_over = stray.messages.is_empty();
+        self.stats.late_messages += messages.len() as u64;
+        let target = self.node(node);
+        messages.into_iter().for_each(|message| target.deliver(id, Input::Message(message)));
+        if is_over {
+            target.deliver(id, Input::Disconnected);
+            self.strays.remove(index);
+        }
+    }
+
+    /// What a writer has sent over a connection is sent once more, over another one of the same campaign.
+    pub(crate) fn repeat(&mut self, slot: usize, node: NodeId) {
+        let Some(writer) = &self.writers[slot] else { return };
+        let Some(link) = writer.links.get(&node).filter(|link| link.remembered.len() > 1) else { return };
+        let (campaign, messages) = (writer.campaign, link.remembered.iter().cloned().collect());
+        self.trace.line(format_args!("what writer {slot} sent to node {node} arrives once more"));
+        self.stats.repeated_connections += 1;
+        let id = self.next_connection();
+        self.campaigns.insert(id, campaign);
+        self.stray(Stray { node, id, messages });
+    }
+
+    /// A node went down: both ends of its connections know, sooner or later.
+    pub(super) fn lose_connections(&mut self, node: NodeId) {
+        self.strays.retain(|stray| stray.node != node);
+        for writer in self.writers.iter_mut().flatten() {
+            if self.is_calm || self.rng.random_range(0..2) == 0 {
+                writer.disconnect(node);
+            } else if let Some(link) = writer.links.get_mut(&node) {
+                link.node_gone = true;
+                link.to_node.clear();
+            }
+        }
+    }
+
+    /// Moves messages from a writer into its connection.
+    pub(crate) fn send(&mut self, slot: usize, node: NodeId, count: usize) -> Result<(), Violation> {
+        self.fetch(slot, node)?;
+        if let Some(writer) = &mut self.writers[slot] {
+            writer.send(node, count);
+        }
+        Ok(())
+    }
+
+    /// Moves up to `count` messages of a connection to the node.
+    pub(crate) fn deliver(&mut self, slot: usize, node: NodeId, count: usize) {
+        let link = self.writers[slot].as_mut().and_then(|writer| writer.links.get_mut(&node));
+        let Some(link) = link.filter(|link| !link.node_gone) else {
+            return;
+        };
+        let id = link.id;
+        let count = count.min(link.to_node.len());
+        let messages: Vec<ProposerMessage> = link.to_node.drain(..count).collect();
+        let target = self.node(node);
+        messages.into_iter().for_each(|message| target.deliver(id, Input::Message(message)));
+    }
+
+    /// Replies go into the connections they are for; refused connections are closed.
+    pub(super) fn post(&mut self, node: NodeId, output: Output) -> Result<(), Violation> {
+        for (to, message) in output.replies {
+            let campaign = self.campaigns.get(&to).copied().unwrap_or_default();
+            self.oracle.hear(node, campaign, &message)?;
+            self.note_health(node, &message);
+            let writers = self.writers.iter_mut().flatten();
+            if let Some(link) =
+                writers.filter_map(|writer| writer.links.get_mut(&node)).find(|link| link.id == to)
+            {
+                link.to_writer.push_back(message);
+            }
+        }
+        for (connection, refusal) in output.refused {
+            self.trace.line(format_args!("node {node} refuses: {refusal}"));
+            self.strays.retain(|stray| stray.id != connection);
+            let with = |writer: &Option<Writer>| {
+                writer
+                    .as_ref()
+                    .is_some_and(|writer| writer.links.get(&node).is_some_and(|link| link.id == connection))
+            };
+            if let Some(slot) = self.writers.iter().position(with)
+                && let Some(link) = self.writers[slot].as_mut().and_then(|writer| writer.links.get_mut(&node))
+            {
+                // The writer still gets what was answered before.
+                link.node_gone = true;
+                link.to_node.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn note_health(&mut self, _node: NodeId, message: &AcceptorMessage) {
+        if let AcceptorMessage::Vote(vote) = message
+            && !vote.vote_given
+        {
+            self.stats.refused_votes += 1;
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What happens to nodes: they work, time passes, they go down and come back.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use wal_store::{Output, Rejection, StoreError};
+use wal_types::{Lsn, NodeId};
+
+use super::Cluster;
+use crate::invariants::Violation;
+use crate::node::{Death, lowest_cut};
+
+impl Cluster {
+    /// A node takes up to `count` waiting messages as one batch.
+    pub(crate) fn run_node(&mut self, node: NodeId, count: usize) -> Result<(), Violation> {
+        let index = self.index(node);
+        // A cut is a few operations in a thousand: without help a crash hardly ever comes between two of them.
+        if !self.is_calm && self.nodes[index].may_cut(count) && self.rng.random_range(0..4) == 0 {
+            self.nodes[index].plan_crash(&mut self.rng);
+        }
+        let before = self.nodes[index].snapshot();
+        let Some((batch, output)) = self.nodes[index].run(count) else { return Ok(()) };
+        if batch.is_empty() && output.refused.is_empty() {
+            return Ok(());
+        }
+        let crashed = self.nodes[index].disk.has_crashed();
+        if disk_failed(&output) || crashed {
+            self.oracle.begins_anew(node, lowest_cut(batch.iter()));
+        }
+        if crashed {
+            let death = if self.rng.random() { Death::Power } else { Death::Process };
+            return self.crash(node, death);
+        }
+        self.post(node, output)?;
+        if let (Some(before), Some(after)) = (before, self.nodes[index].snapshot()) {
+            // Each cut counts twice: before its first file goes and when it is done.
+            self.stats.truncations += after.truncations.saturating_sub(before.truncations) / 2;
+            let segment = |lsn: Lsn| crate::primary::SEGMENT_SIZE.segment_of(lsn);
+            self.stats.segment_changes += segment(after.flush_lsn).saturating_sub(segment(before.flush_lsn));
+            self.trace.mix(&[node.0, after.term.0, after.flush_lsn.0, after.commit_lsn.0]);
+            self.trace.line(format_args!(
+                "node {node}: {} messages, term {}, flush {}, commit {}",
+                batch.len(),
+                after.term,
+                after.flush_lsn,
+                after.commit_lsn
+            ));
+        }
+        self.inspect(node)
+    }
+
+    /// Time passes on a node.
+    pub(crate) fn tick(&mut self, node: NodeId, passed: Duration) -> Result<(), Violation> {
+        let index = self.index(node);
+        let Some(output) = self.nodes[index].tick(passed) else { return Ok(()) };
+        if self.nodes[index].disk.has_crashed() {
+            self.oracle.begins_anew(node, None);
+            return self.crash(node, Death::Power);
+        }
+        if disk_failed(&output) {
+            self.oracle.begins_anew(node, None);
+        }
+        self.post(node, output)?;
+        self.inspect(node)
+    }
+
+    /// What must hold of a node at any time.
+    fn inspect(&mut self, node: NodeId) -> Result<(), Violation> {
+        let index = self.index(node);
+        let Some(changed_from) = self.nodes[index].look() else { return Ok(()) };
+        self.oracle.compare_again(node, changed_from);
+        self.oracle.a_nodes_commit_only_grows(&self.nodes[index])?;
+        self.oracle.a_node_keeps_what_it_knows_committed(&self.nodes[index], changed_from)
+    }
+
+    /// A node goes down; its connections with it.
+    pub(crate) fn crash(&mut self, node: NodeId, death: Death) -> Result<(), Violation> {
+        let index = self.index(node);
+        if !self.nodes[index].is_up() {
+            return Ok(());
+        }
+        self.stats.crashes += 1;
+        self.trace.line(format_args!("node {node} dies: {death:?}"));
+        self.trace.mix(&[node.0, u64::from(death == Death::Power)]);
+        self.nodes[index].die(death, &mut self.rng);
+        self.lose_connections(node);
+        Ok(())
+    }
+
+    /// A node that is down starts.
+    pub(crate) fn start_node(&mut self, node: NodeId) -> Result<(), Violation> {
+        let index = self.index(node);
+        if self.nodes[index].is_up() || self.nodes[index].is_gone {
+            return Ok(());
+        }
+        match self.nodes[index].start() {
+            Ok(()) => {}
+            Err(StoreError::Corrupt(what)) => {
+                self.oracle.a_node_that_lost_nothing_starts(node, &what)?;
+                self.trace.line(format_args!("node {node} refuses to start: {what}"));
+                return Ok(());
+            }
+            // No room, or another crash: it can be tried again.
+            Err(error) => {
+                self.trace.line(format_args!("node {node} does not start: {error}"));
+                self.nodes[index].die(Death::Power, &mut self.rng);
+                return Ok(());
+            }
+        }
+        self.trace.line(format_args!("node {node} starts"));
+        self.oracle.a_restart_forgets_nothing(&self.nodes[index])?;
+        self.inspect(node)
+    }
+
+    /// Compares all logs with each other.
+    pub(crate) fn compare_logs(&mut self) -> Result<(), Violation> {
+        for (index, one) in self.nodes.iter().enumerate() {
+            for other in &self.nodes[index + 1..] {
+                self.oracle.logs_match_where_histories_do(one, other)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all logs again, whether or not anything should have changed, and compares them.
+    pub(crate) fn compare_everything(&mut self) -> Result<(), Violation> {
+        for node in self.node_ids() {
+            let index = self.index(node);
+            self.nodes[index].look_anew();
+            self.inspect(node)?;
+        }
+        self.compare_logs()
+    }
+}
+
+fn disk_failed(output: &Output) -> bool {
+    output.refused.iter().any(|(_, why)| matches!(why, Rejection::Disk(_)))
+}

@@ -1,0 +1,66 @@
+//! Who reads: standbys, and proposers that feed a laggard from a donor.
+
+use rand::RngExt;
+use wal_types::NodeId;
+
+use super::Cluster;
+use crate::invariants::Violation;
+use crate::standby::Received;
+
+/// Most bytes of one read.
+const READ_BYTES_MAX: u64 = 4096;
+
+impl Cluster {
+    /// A standby takes what its node has for it.
+    pub(crate) fn read(&mut self, standby: usize) -> Result<(), Violation> {
+        let (node, from) = (self.standbys[standby].node, self.standbys[standby].position);
+        let index = self.index(node);
+        // Rotten bytes fail a checksum at the standby, which is not simulated.
+        if self.oracle.is_damaged(node) {
+            return Ok(());
+        }
+        let bytes_max = self.rng.random_range(1..=4 * READ_BYTES_MAX) as usize;
+        match self.standbys[standby].receive(&self.nodes[index], bytes_max) {
+            Received::Bytes(bytes) => {
+                self.stats.reads += 1;
+                self.oracle.a_reader_sees_only_what_is_committed(node, from, &bytes)
+            }
+            Received::Nothing => Ok(()),
+            Received::Removed => {
+                // It is built anew from a backup.
+                self.standbys[standby].position = self.oracle.commit_lsn();
+                Ok(())
+            }
+        }
+    }
+
+    /// A standby connects to another node.
+    pub(crate) fn move_standby(&mut self, standby: usize) {
+        let ids = self.node_ids();
+        let node = ids[self.rng.random_range(0..ids.len())];
+        self.standbys[standby].connect(node);
+    }
+
+    /// Feeds a laggard from its donor, as far as the donor's term allows.
+    pub(super) fn fetch(&mut self, slot: usize, node: NodeId) -> Result<(), Violation> {
+        let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
+        let Some(fetch) = writer.engine.poll_fetch(node) else { return Ok(()) };
+        let donor = self.nodes.iter().find(|one| one.id == fetch.donor);
+        let Some((donor, snapshot)) = donor.and_then(|donor| Some((donor, donor.serving()?))) else {
+            return Ok(());
+        };
+        if snapshot.term != writer.engine.term() {
+            return Ok(());
+        }
+        let until = fetch.until.min(snapshot.flush_lsn).min(fetch.from.advance(READ_BYTES_MAX));
+        let wal = donor.read(fetch.from, until);
+        if wal.is_empty() {
+            return Ok(());
+        }
+        self.stats.fetches += 1;
+        let held = donor.mirror.slice(fetch.from, fetch.from.advance(wal.len() as u64));
+        self.oracle.a_donor_serves_its_own_log(fetch.donor, fetch.from, &wal, held)?;
+        assert!(writer.engine.fetched(node, fetch.from, &wal.into()), "fetched from where it was asked for");
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! What happens to writers: they begin, stream, hear answers, lead, commit and end; standbys are promoted.
+
+use consensus::{Dialect, LostTerm, ProtocolVersion};
+use rand::RngExt;
+use wal_types::{Generation, Lsn, NodeId, ProposerId, Tli};
+
+use super::Cluster;
+use crate::invariants::Violation;
+use crate::mirror::offset;
+use crate::primary::{Primary, START, Timeline};
+use crate::writer::{Campaign, Event, Writer};
+
+/// Of so many commits one is checked against the loss of power on all nodes.
+const DURABILITY_CHECK_EVERY: u64 = 6;
+
+impl Cluster {
+    /// Starts a campaign in `slot`, for a primary or as a recovery.
+    pub(crate) fn start_writer(&mut self, slot: usize, primary: Option<usize>) {
+        self.end_writer(slot);
+        self.next_campaign += 1;
+        let version = match self.dialect {
+            Dialect::Holdfast => ProtocolVersion::Own,
+            Dialect::Neon if self.rng.random() => ProtocolVersion::V2,
+            Dialect::Neon => ProtocolVersion::V3,
+        };
+        let id = ProposerId(self.next_campaign.to_be_bytes());
+        let campaign = Campaign { id, version, primary, term_floor: self.term_floors[slot] };
+        self.trace
+            .line(format_args!("writer {slot} starts campaign {id} for primary {primary:?}, {version:?}"));
+        let server = primary.map(|index| &self.primaries[index]);
+        self.writers[slot] = Some(Writer::new(&campaign, server, self.node_ids()));
+    }
+
+    /// The writer's process or its primary's connection ends.
+    pub(crate) fn end_writer(&mut self, slot: usize) {
+        if let Some(writer) = self.writers[slot].take() {
+            self.trace.line(format_args!("writer {slot} ends"));
+            for (node, link) in writer.links {
+                self.abandon(node, link);
+            }
+        }
+    }
+
+    /// Hands the next bytes of the primary's WAL to its writer.
+    pub(crate) fn stream(&mut self, slot: usize, bytes: u64) {
+        if let Some(writer) = &mut self.writers[slot]
+            && let Some(primary) = writer.primary
+        {
+            writer.stream(&self.primaries[primary], bytes);
+        }
+    }
+
+    /// A writer takes the next message of a node in.
+    pub(crate) fn receive(&mut self, slot: usize, node: NodeId) -> Result<(), Violation> {
+        let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
+        let primary = writer.primary.map(|index| &self.primaries[index]);
+        for event in writer.receive(node, primary) {
+            self.happened(slot, event)?;
+        }
+        self.settles(slot)
+    }
+
+    /// The generation under which a writer acts.
+    fn generation(&self, _slot: usize) -> Generation {
+        Generation::default()
+    }
+
+    fn happened(&mut self, slot: usize, event: Event) -> Result<(), Violation> {
+        match event {
+            Event::Leads(election) => {
+                self.stats.elections += 1;
+                self.trace
+                    .line(format_args!("writer {slot} leads term {} from {}", election.term, election.start));
+                self.trace.mix(&[election.term.0, election.start.0, election.donor.0]);
+                let sets = self.sets(slot);
+                let Some(writer) = &self.writers[slot] else { return Ok(()) };
+                let (campaign, generation) = (writer.campaign, self.generation(slot));
+                let dialect = self.dialect;
+                if let Some(primary) = writer.primary.filter(|_| dialect == Dialect::Neon) {
+                    self.primaries[primary].led = Some(election.term);
+                }
+                let voters = self.oracle.one_leader_per_term(election.term, campaign, &sets)?;
+                self.oracle.quorums_of_neighbouring_configurations_intersect(generation, voters)?;
+                self.oracle.note_start(&election);
+                self.oracle.a_term_begins_above_all_commits()
+            }
+            Event::Committed(lsn) => self.committed(slot, lsn),
+            Event::Configured(_) => Ok(()),
+            Event::Cut(node) => {
+                self.cut(slot, node);
+                Ok(())
+            }
+            Event::Ended(lost) => {
+                if let Some(LostTerm::Deposed { term, .. }) = lost {
+                    self.term_floors[slot] = self.term_floors[slot].max(term);
+                }
+                self.end_writer(slot);
+                Ok(())
+            }
+        }
+    }
+
+    fn committed(&mut self, slot: usize, lsn: Lsn) -> Result<(), Violation> {
+        self.trace.line(format_args!("writer {slot} commits {lsn}"));
+        self.trace.mix(&[lsn.0]);
+        let (sets, generation) = (self.sets(slot), self.generation(slot));
+        let Some(writer) = &self.writers[slot] else { return Ok(()) };
+        let quorum = self.oracle.a_majority_acknowledged(writer.engine.term(), lsn, &sets)?;
+        self.oracle.quorums_of_neighbouring_configurations_intersect(generation, quorum)?;
+        self.oracle.note_commit(writer.engine.term(), lsn);
+        self.oracle.a_term_begins_above_all_commits()?;
+        let writes = match writer.primary {
+            Some(index) => Some(index),
+            None => self.settled_by_recovery(slot, lsn)?,
+        };
+        if let Some(index) = writes {
+            let primary = &self.primaries[index];
+            self.oracle.a_timeline_number_begins_once(primary.timeline, lsn)?;
+            self.oracle.a_commit_is_a_record_end(primary, lsn)?;
+            self.oracle.committed_bytes_never_change(primary.slice(START, lsn))?;
+            self.stats.committed_records = self.stats.committed_records.max(primary.records_up_to(lsn));
+        }
+        self.commits += 1;
+        if self.commits.is_multiple_of(DURABILITY_CHECK_EVERY) && self.oracle.commit_lsn() >= lsn {
+            self.oracle.a_commit_is_durable_on_a_quorum(self.nodes.iter(), &sets, lsn)?;
+        }
+        Ok(())
+    }
+
+    /// A recovery has no log of its own: what it settled is what the nodes under it hold. Whose bytes are these?
+    fn settled_by_recovery(&mut self, slot: usize, lsn: Lsn) -> Result<Option<usize>, Violation> {
+        let Some(writer) = &self.writers[slot] else { return Ok(None) };
+        let term = writer.engine.term();
+        let follows = |node: &&crate::node::Node| node.snapshot().is_some_and(|at| at.term == term);
+        let holders = self.nodes.iter().filter(follows).filter(|node| !self.oracle.is_damaged(node.id));
+        let holders = holders.filter(|node| node.mirror.end() >= lsn && node.mirror.base() == START);
+        let Some(log) = holders.map(|node| node.mirror.slice(START, lsn)).next() else { return Ok(None) };
+        let wrote = |primary: &Primary| primary.flush_lsn() >= lsn && primary.slice(START, lsn) == log;
+        // Of those that have these bytes the one that was promoted first has written them.
+        let wrote = self.primaries.iter().position(wrote);
+        if wrote.is_none() {
+            self.oracle.committed_bytes_never_change(log)?;
+        }
+        Ok(wrote)
+    }
+
+    /// A recovery tells that it is done.
+    fn settles(&mut self, slot: usize) -> Result<(), Violation> {
+        let sets = self.sets(slot);
+        let Some(writer) = self.writers[slot].as_mut().filter(|writer| !writer.told_settled) else {
+            return Ok(());
+        };
+        if !writer.is_settled() {
+            return Ok(());
+        }
+        writer.told_settled = true;
+        let start = writer.engine.election().map_or(START, |election| election.start);
+        self.oracle.a_settled_start_is_persisted_on_a_quorum(self.nodes.iter(), &sets, start)
+    }
+
+    /// A standby that replayed what is committed becomes a primary: after a recovery in `slot` has settled the log.
+    /// PostgreSQL then takes the next free number for its timeline, as far as it knows; a server that is only started
+    /// again goes on with the old one.
+    pub(crate) fn promote(&mut self, slot: usize) -> usize {
+        self.stats.failovers += 1;
+        let election = self.writers[slot].as_ref().and_then(|writer| writer.engine.election());
+        let (settled, log_tli) = election.map_or((START, None), |election| (election.start, election.tli));
+        let wal = &self.oracle.committed()[..offset(self.promotion_point(slot, settled))];
+        let (end, ordinal) = (START.advance(wal.len() as u64), self.primaries.len());
+        let parent = self.timeline_at(wal);
+        // A number may be taken by a server that was elected here and wrote nothing that lasted.
+        let may_stay = log_tli.is_none_or(|log| log == parent.tli);
+        let timeline = if self.dialect == Dialect::Neon || (may_stay && self.rng.random_range(0..3) == 0) {
+            parent
+        } else {
+            self.stats.timeline_switches += 1;
+            Timeline { tli: Tli(parent.tli.0 + 1), fork: Some((parent.tli, end)), begun_by: ordinal }
+        };
+        let wal = wal.to_vec();
+        self.primaries.push(Primary::promoted(wal, self.layout, timeline));
+        ordinal
+    }
+
+    /// A standby goes on receiving while it waits to be promoted, so it may have more than the recovery settled.
+    fn promotion_point(&self, slot: usize, settled: Lsn) -> Lsn {
+        let has_more = self.dialect == Dialect::Holdfast && slot == 1;
+        let commit = self.oracle.commit_lsn();
+        if has_more { commit } else { settled.min(commit) }
+    }
+
+    /// The newest timeline that a server knows which has replayed `wal`.
+    fn timeline_at(&self, wal: &[u8]) -> Timeline {
+        let end = START.advance(wal.len() as u64);
+        let has = |primary: &&Primary| primary.flush_lsn() >= end && primary.slice(START, end) == wal;
+        let begun = |timeline: &Timeline| timeline.fork.is_none_or(|(_, at)| at < end);
+        let timelines = self.primaries.iter().filter(has).map(|primary| primary.timeline).filter(begun);
+        timelines.max_by_key(|timeline| timeline.tli).unwrap_or(Timeline::FIRST)
+    }
+}

@@ -1,0 +1,102 @@
+//! [`Engine`]: what the simulation asks of a proposer, whichever dialect it speaks.
+
+use bytes::Bytes;
+use consensus::{
+    AcceptorMessage, Action, Election, Fetch, LostTerm, Phase, Proposer, ProposerMessage, WalBuffer,
+};
+use wal_types::{Lsn, NodeId, Term};
+
+/// One campaign and its term, without clock and network. The methods are those of [`Proposer`].
+pub(crate) trait Engine {
+    fn connected(&mut self, node: NodeId);
+    fn disconnected(&mut self, node: NodeId);
+    fn receive(&mut self, from: NodeId, message: AcceptorMessage) -> Result<Vec<Action>, LostTerm>;
+    fn poll_send(&mut self, node: NodeId) -> Option<ProposerMessage>;
+    fn poll_fetch(&self, node: NodeId) -> Option<Fetch>;
+    fn fetched(&mut self, node: NodeId, at: Lsn, wal: &Bytes) -> bool;
+    fn approve(&mut self, wal: WalBuffer);
+    fn append(&mut self, at: Lsn, wal: Bytes) -> bool;
+    fn wants_wal(&self) -> bool;
+    fn received_lsn(&self) -> Lsn;
+    fn heartbeat(&mut self);
+    fn tell_commit(&mut self);
+    fn term(&self) -> Term;
+    fn leads(&self) -> bool;
+    fn election(&self) -> Option<&Election>;
+    fn commit_lsn(&self) -> Lsn;
+    /// A quorum told that the commit of the term's start is on its disks.
+    fn start_is_settled(&self) -> bool;
+    /// Nothing can be committed any more without what the primary has.
+    fn is_stuck(&self) -> bool;
+    /// The last term in the history of the log that was chosen (dialect `neon` asks for it).
+    fn last_term_of_donor(&self) -> Option<Term>;
+    /// The product's own proposer, for what only its dialect has.
+    fn own(&mut self) -> Option<&mut Proposer>;
+    fn own_ref(&self) -> Option<&Proposer>;
+}
+
+impl Engine for Proposer {
+    fn connected(&mut self, node: NodeId) {
+        self.connected(node);
+    }
+    fn disconnected(&mut self, node: NodeId) {
+        self.disconnected(node);
+    }
+    fn receive(&mut self, from: NodeId, message: AcceptorMessage) -> Result<Vec<Action>, LostTerm> {
+        self.receive(from, message)
+    }
+    fn poll_send(&mut self, node: NodeId) -> Option<ProposerMessage> {
+        self.poll_send(node)
+    }
+    fn poll_fetch(&self, node: NodeId) -> Option<Fetch> {
+        self.poll_fetch(node)
+    }
+    fn fetched(&mut self, node: NodeId, at: Lsn, wal: &Bytes) -> bool {
+        self.fetched(node, at, wal)
+    }
+    fn approve(&mut self, wal: WalBuffer) {
+        self.approve(wal);
+    }
+    fn append(&mut self, at: Lsn, wal: Bytes) -> bool {
+        self.append(at, wal)
+    }
+    fn wants_wal(&self) -> bool {
+        self.wants_wal()
+    }
+    fn received_lsn(&self) -> Lsn {
+        self.received_lsn()
+    }
+    fn heartbeat(&mut self) {
+        self.heartbeat();
+    }
+    fn tell_commit(&mut self) {
+        self.tell_commit();
+    }
+    fn term(&self) -> Term {
+        self.term()
+    }
+    fn leads(&self) -> bool {
+        self.phase() == Phase::Leading
+    }
+    fn election(&self) -> Option<&Election> {
+        self.election()
+    }
+    fn commit_lsn(&self) -> Lsn {
+        self.commit_lsn()
+    }
+    fn start_is_settled(&self) -> bool {
+        self.start_is_settled()
+    }
+    fn is_stuck(&self) -> bool {
+        self.is_stuck()
+    }
+    fn last_term_of_donor(&self) -> Option<Term> {
+        None
+    }
+    fn own(&mut self) -> Option<&mut Proposer> {
+        Some(self)
+    }
+    fn own_ref(&self) -> Option<&Proposer> {
+        Some(self)
+    }
+}

@@ -1,0 +1,121 @@
+//! What survives: commits, promises, what was acknowledged.
+
+use std::collections::BTreeSet;
+
+use wal_types::{Lsn, NodeId, Term};
+
+use super::{Oracle, Violation, ensure, has_majorities};
+use crate::mirror::offset;
+use crate::node::Node;
+
+impl Oracle {
+    /// S5, what was told. A proposer commits entries of an earlier term because a majority holds them, or takes one node
+    /// too few for a majority: the next leader's votes need not contain a holder. Counted here, from what the nodes
+    /// said under this very term.
+    pub(crate) fn a_majority_acknowledged(
+        &self,
+        term: Term,
+        lsn: Lsn,
+        sets: &[Vec<NodeId>],
+    ) -> Result<BTreeSet<NodeId>, Violation> {
+        let members = sets.iter().flatten().copied();
+        let told = |node: &NodeId| self.acknowledged.get(&(term, *node)).is_some_and(|upto| *upto >= lsn);
+        let holders: BTreeSet<NodeId> = members.filter(told).collect();
+        ensure("a_majority_acknowledged", has_majorities(sets, &holders), || {
+            format!("{lsn} is called committed in term {term}, {holders:?} of {sets:?} acknowledged it")
+        })?;
+        Ok(holders)
+    }
+
+    /// S5. The answer is sent when the bytes are written and not when they are synced; all machines lose power, and the
+    /// COMMIT that was reported is gone. Asked at the moment when the commit is told: each node's disk, as a power
+    /// failure now would leave it, is recovered and read.
+    pub(crate) fn a_commit_is_durable_on_a_quorum<'a>(
+        &self,
+        nodes: impl Iterator<Item = &'a Node>,
+        sets: &[Vec<NodeId>],
+        lsn: Lsn,
+    ) -> Result<(), Violation> {
+        let mut holding = BTreeSet::new();
+        let mut missing = Vec::new();
+        for node in nodes.filter(|node| sets.iter().flatten().any(|id| *id == node.id)) {
+            if has_majorities(sets, &holding) {
+                break;
+            }
+            // A disk that was damaged after the node had acknowledged: the fault budget keeps these a minority.
+            let damaged = self.is_damaged(node.id) && node.mirror.end() >= lsn;
+            match node.after_power_loss(lsn) {
+                _ if damaged => _ = holding.insert(node.id),
+                Ok((from, bytes)) if bytes == self.committed[offset(from)..offset(lsn)] => {
+                    holding.insert(node.id);
+                }
+                Ok(_) => missing.push(format!("node {} holds other bytes", node.id)),
+                Err(why) => missing.push(format!("node {}: {why}", node.id)),
+            }
+        }
+        ensure("a_commit_is_durable_on_a_quorum", has_majorities(sets, &holding), || {
+            format!("{lsn}: {missing:?}")
+        })
+    }
+
+    /// A recovery reports where the log ends, and a standby is promoted there; but the nodes had that commit position
+    /// in memory only. After a restart they call less committed than the promoted standby has.
+    pub(crate) fn a_settled_start_is_persisted_on_a_quorum<'a>(
+        &self,
+        nodes: impl Iterator<Item = &'a Node>,
+        sets: &[Vec<NodeId>],
+        start: Lsn,
+    ) -> Result<(), Violation> {
+        let persisted: BTreeSet<NodeId> = nodes
+            .filter(|node| {
+                self.is_damaged(node.id)
+                    || node.commit_after_power_loss().is_some_and(|commit| commit >= start)
+            })
+            .map(|node| node.id)
+            .collect();
+        ensure("a_settled_start_is_persisted_on_a_quorum", has_majorities(sets, &persisted), || {
+            format!("{start} is called settled, it is on the disks of {persisted:?} of {sets:?}")
+        })
+    }
+
+    /// A node acknowledges up to 200, one sector rots or a sync is forgotten, the scan ends at 150, and the node votes
+    /// with 150: a log without committed records is elected. Or it forgets a term that it promised.
+    pub(crate) fn a_restart_forgets_nothing(&mut self, node: &Node) -> Result<(), Violation> {
+        let Some(seen) = node.snapshot() else { return Ok(()) };
+        if node.is_lost() {
+            self.note_loss(node.id, &seen);
+        }
+        let debt = self.debts.entry(node.id).or_default();
+        let name = "a_restart_forgets_nothing";
+        ensure(name, seen.term >= debt.term, || {
+            format!("node {} told term {}, now {}", node.id, debt.term, seen.term)
+        })?;
+        ensure(name, seen.flush_lsn >= debt.acknowledged, || {
+            format!(
+                "node {} acknowledged {}, its log now ends at {}",
+                node.id, debt.acknowledged, seen.flush_lsn
+            )
+        })?;
+        ensure(name, seen.commit_lsn >= debt.persisted_commit, || {
+            format!(
+                "node {} had persisted commit {}, now {}",
+                node.id, debt.persisted_commit, seen.commit_lsn
+            )
+        })?;
+        debt.commit = Lsn::INVALID;
+        debt.truncations = seen.truncations;
+        Ok(())
+    }
+
+    /// A scan that is too strict takes a torn tail, which every crash leaves, for damage: after one power failure in
+    /// the whole site nobody votes any more.
+    pub(crate) fn a_node_that_lost_nothing_starts(
+        &self,
+        node: NodeId,
+        what: &dyn std::fmt::Display,
+    ) -> Result<(), Violation> {
+        ensure("a_node_that_lost_nothing_starts", self.is_damaged(node), || {
+            format!("node {node} believes that it lost something: {what}")
+        })
+    }
+}

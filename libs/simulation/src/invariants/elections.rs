@@ -1,0 +1,94 @@
+//! Who leads: terms, votes, where a term begins, PostgreSQL's timelines.
+
+use std::collections::BTreeSet;
+
+use consensus::Election;
+use wal_types::{Lsn, NodeId, ProposerId, Term};
+
+use super::{Oracle, Violation, ensure, has_majorities};
+use crate::primary::{START, Timeline};
+
+impl Oracle {
+    /// S1, first half. A node votes for A in term 5, loses power before the vote is on disk, and votes for B in term 5.
+    pub(crate) fn a_term_is_promised_once(
+        &mut self,
+        node: NodeId,
+        term: Term,
+        to: ProposerId,
+    ) -> Result<(), Violation> {
+        let first = *self.votes.entry(term).or_default().entry(node).or_insert(to);
+        ensure("a_term_is_promised_once", first == to, || {
+            format!("node {node} granted term {term} to {first} and to {to}")
+        })
+    }
+
+    /// S1, second half. Two proposers lead term 5, each with a majority that it counted its own way: their bytes have
+    /// equal names and cannot be told apart. Majorities are counted here, from what the nodes said.
+    pub(crate) fn one_leader_per_term(
+        &mut self,
+        term: Term,
+        leader: ProposerId,
+        sets: &[Vec<NodeId>],
+    ) -> Result<BTreeSet<NodeId>, Violation> {
+        let name = "one_leader_per_term";
+        let first = *self.leaders.entry(term).or_insert(leader);
+        ensure(name, first == leader, || format!("{first} and {leader} both lead term {term}"))?;
+        let votes = self.votes.get(&term).into_iter().flatten();
+        let voters: BTreeSet<NodeId> =
+            votes.filter(|(_, to)| **to == leader).map(|(&node, _)| node).collect();
+        ensure(name, has_majorities(sets, &voters), || {
+            format!("{leader} leads term {term} with the votes of {voters:?}, in {sets:?}")
+        })?;
+        Ok(voters)
+    }
+
+    /// What makes S3 hold. The votes of term 3 miss every node that holds what term 2 committed, or the shorter log of
+    /// a higher term loses against a longer one: term 3 begins below, and overwrites it. Asked when a term begins and
+    /// when one commits: answers may be late.
+    pub(crate) fn a_term_begins_above_all_commits(&self) -> Result<(), Violation> {
+        let mut committed = Lsn::INVALID;
+        for (term, &(start, commit)) in &self.terms {
+            ensure("a_term_begins_above_all_commits", start >= committed, || {
+                format!("term {term} begins at {start}, but an earlier one committed {committed}")
+            })?;
+            committed = committed.max(commit);
+        }
+        Ok(())
+    }
+
+    /// A term begins.
+    pub(crate) fn note_start(&mut self, election: &Election) {
+        self.terms.insert(election.term, (election.start, Lsn::INVALID));
+    }
+
+    /// A term commits.
+    pub(crate) fn note_commit(&mut self, term: Term, commit: Lsn) {
+        self.terms.entry(term).and_modify(|(_, upto)| *upto = (*upto).max(commit));
+    }
+
+    /// S7. Two failovers at once promote standbys to timeline 2, at different positions or with different WAL; archives
+    /// and backups cannot tell them apart. Or one is promoted below what is committed.
+    pub(crate) fn a_timeline_number_begins_once(
+        &mut self,
+        timeline: Timeline,
+        commit: Lsn,
+    ) -> Result<(), Violation> {
+        let name = "a_timeline_number_begins_once";
+        let begins = timeline.fork.map_or(START, |(_, at)| at);
+        if commit <= begins {
+            return Ok(());
+        }
+        let known = self.timelines.len();
+        let highest = self.highest_timeline();
+        let first = *self.timelines.entry(timeline.tli).or_insert(timeline);
+        ensure(name, first == timeline, || format!("{first:?} and {timeline:?} were both committed"))?;
+        let is_new = self.timelines.len() > known && known > 0;
+        ensure(name, !is_new || (timeline.tli > highest.tli && begins >= self.commit_lsn()), || {
+            format!(
+                "{timeline:?} begins where {} was committed on timeline {}",
+                self.commit_lsn(),
+                highest.tli
+            )
+        })
+    }
+}

@@ -1,0 +1,144 @@
+//! The bytes: equal where the histories are, unchanged where they are committed.
+
+use consensus::TermHistory;
+use wal_types::{Lsn, NodeId, Term};
+
+use super::{Oracle, Violation, ensure};
+use crate::mirror::{first_difference, offset};
+use crate::node::Node;
+use crate::primary::{Primary, START};
+
+impl Oracle {
+    /// S2. A node adopts a new history, crashes before the cut, and comes back with a dead proposer's tail under the
+    /// new term's name: it is elected as the newest log.
+    pub(crate) fn logs_match_where_histories_do(
+        &mut self,
+        one: &Node,
+        other: &Node,
+    ) -> Result<(), Violation> {
+        let (Some(a), Some(b)) = (one.snapshot(), other.snapshot()) else { return Ok(()) };
+        if self.is_damaged(one.id) || self.is_damaged(other.id) {
+            return Ok(());
+        }
+        let equal = self.equal_upto.entry((one.id, other.id)).or_insert(START);
+        let shorter = one.mirror.end().min(other.mirror.end()).min(a.flush_lsn).min(b.flush_lsn);
+        if *equal >= shorter {
+            return Ok(());
+        }
+        let common = agreement(&a.history, &b.history, shorter);
+        let from = (*equal).max(one.mirror.base()).max(other.mirror.base());
+        if from >= common {
+            return Ok(());
+        }
+        let (these, those) = (one.mirror.slice(from, common), other.mirror.slice(from, common));
+        let same = first_difference(these, those);
+        ensure("logs_match_where_histories_do", these == those, || {
+            let at = from.advance(same as u64);
+            format!("nodes {} and {} differ at {at}, their histories agree up to {common}", one.id, other.id)
+        })?;
+        *equal = common;
+        Ok(())
+    }
+
+    /// What was compared of a node's log counts only below `at`.
+    pub(crate) fn compare_again(&mut self, node: NodeId, at: Lsn) {
+        let pairs = self.equal_upto.iter_mut().filter(|((one, other), _)| *one == node || *other == node);
+        pairs.for_each(|(_, equal)| *equal = (*equal).min(at));
+    }
+
+    /// S3. Term 2 commits a stretch on nodes 1 and 2; node 3, whose log is longer and older, leads term 3 because
+    /// length was compared before term, and the stretch is overwritten.
+    pub(crate) fn committed_bytes_never_change(&mut self, log: &[u8]) -> Result<(), Violation> {
+        let common = log.len().min(self.committed.len());
+        let same = first_difference(&log[..common], &self.committed[..common]);
+        ensure("committed_bytes_never_change", same == common, || {
+            format!("committed byte at {} was overwritten", START.advance(same as u64))
+        })?;
+        self.committed.extend_from_slice(&log[common..]);
+        Ok(())
+    }
+
+    /// S4. A proposer counts bytes instead of records: the commit position lies inside a record, and a standby that is
+    /// promoted there ends its log below and writes other bytes over what was called committed.
+    pub(crate) fn a_commit_is_a_record_end(&mut self, primary: &Primary, lsn: Lsn) -> Result<(), Violation> {
+        ensure("a_commit_is_a_record_end", primary.is_record_end(lsn), || {
+            format!("{lsn} lies inside a record")
+        })?;
+        let known = self.ends.last().copied().unwrap_or_default();
+        self.ends.extend(primary.record_ends(known, lsn));
+        Ok(())
+    }
+
+    /// S4. A commit candidate of an old term is applied to the new term's shorter log: commit goes beyond flush, or
+    /// names a position where nobody decided anything; or it goes back while the node lives, and a reader is told less
+    /// than before.
+    pub(crate) fn a_nodes_commit_only_grows(&mut self, node: &Node) -> Result<(), Violation> {
+        let Some(seen) = node.serving() else { return Ok(()) };
+        let (known, decided) = (self.debts.entry(node.id).or_default().commit, self.commit_lsn());
+        let (commit, flush) = (seen.commit_lsn, seen.flush_lsn);
+        let name = "a_nodes_commit_only_grows";
+        ensure(name, commit >= known, || format!("node {} went back from {known} to {commit}", node.id))?;
+        ensure(name, commit <= flush.max(node.mirror.base()), || {
+            format!("node {} commits {commit}, flushed {flush}", node.id)
+        })?;
+        ensure(name, commit <= decided.max(node.mirror.base()), || {
+            format!("node {} commits {commit}, decided is {decided}", node.id)
+        })?;
+        let inside =
+            commit > known && commit > node.mirror.base() && self.ends.binary_search(&commit).is_err();
+        ensure(name, !inside, || format!("node {} commits {commit}, inside a record", node.id))
+    }
+
+    /// S8. A proposer that was elected on an old idea of the log tells a node to begin below its commit position, and
+    /// the node cuts bytes that it has called committed. (What others committed meanwhile may be cut on it.)
+    ///
+    /// `changed_from` is the lowest position at which its log is another one than when it was last looked at.
+    pub(crate) fn a_node_keeps_what_it_knows_committed(
+        &mut self,
+        node: &Node,
+        changed_from: Lsn,
+    ) -> Result<(), Violation> {
+        let Some(seen) = node.serving() else {
+            // What it still shows is what it knew; it will start from what its disk has.
+            self.debts.entry(node.id).or_default().commit = Lsn::INVALID;
+            return Ok(());
+        };
+        let damaged = self.is_damaged(node.id);
+        let debt = self.debts.entry(node.id).or_default();
+        let (known, commit) = (debt.commit, seen.commit_lsn);
+        debt.commit = commit;
+        debt.persisted_commit = seen.persisted_commit_lsn;
+        if seen.truncations != debt.truncations {
+            debt.truncations = seen.truncations;
+            debt.acknowledged = debt.acknowledged.min(seen.flush_lsn);
+        }
+        if damaged {
+            return Ok(());
+        }
+        let from = known.min(changed_from).max(node.mirror.base());
+        if commit <= from {
+            return Ok(());
+        }
+        let held = node.mirror.slice(from, commit);
+        let expected = &self.committed[offset(from)..offset(commit)];
+        ensure("a_node_keeps_what_it_knows_committed", held == expected, || {
+            let same = from.advance(first_difference(held, expected) as u64);
+            let (id, bytes) = (node.id, held.len());
+            format!("node {id} holds {bytes} bytes of [{from}, {commit}), equal up to {same}")
+        })
+    }
+}
+
+/// Up to where two logs must be equal: as long as both histories name the same term. Below the first entry of either
+/// all members agree, which is why older entries could be dropped.
+fn agreement(one: &TermHistory, other: &TermHistory, shorter: Lsn) -> Lsn {
+    let term = |history: &TermHistory, at: Lsn| -> Option<Term> {
+        history.entries().iter().rev().find(|entry| entry.start <= at).map(|entry| entry.term)
+    };
+    let first = |history: &TermHistory| history.entries().first().map_or(START, |entry| entry.start);
+    let base = first(one).max(first(other));
+    let starts =
+        one.entries().iter().chain(other.entries()).map(|entry| entry.start).filter(|at| *at >= base);
+    let parting = starts.chain([base]).filter(|at| *at < shorter && term(one, *at) != term(other, *at)).min();
+    parting.unwrap_or(shorter)
+}

@@ -1,0 +1,43 @@
+//! What standbys and other readers are shown.
+
+use wal_types::{Lsn, NodeId};
+
+use super::{Oracle, Violation, ensure};
+use crate::mirror::{first_difference, offset};
+
+impl Oracle {
+    /// S6. A sender keeps a file open across a cut and sends the dead tail from it, or sends what is flushed and not
+    /// committed: a standby replays bytes that the log will never have, and nothing can take them back.
+    pub(crate) fn a_reader_sees_only_what_is_committed(
+        &self,
+        node: NodeId,
+        from: Lsn,
+        bytes: &[u8],
+    ) -> Result<(), Violation> {
+        let name = "a_reader_sees_only_what_is_committed";
+        let end = from.advance(bytes.len() as u64);
+        ensure(name, end <= self.commit_lsn(), || {
+            format!("node {node} serves [{from}, {end}), committed is {}", self.commit_lsn())
+        })?;
+        let expected = &self.committed[offset(from)..offset(end)];
+        ensure(name, bytes == expected, || {
+            let same = from.advance(first_difference(bytes, expected) as u64);
+            format!("node {node} serves other bytes at {same} than the committed ones")
+        })
+    }
+
+    /// S6, for a proposer that reads a donor's log to feed another node: it is shown bytes of another term than the one
+    /// that it named, or bytes above what the donor has flushed, and hands them on as its own.
+    pub(crate) fn a_donor_serves_its_own_log(
+        &self,
+        node: NodeId,
+        from: Lsn,
+        bytes: &[u8],
+        log: &[u8],
+    ) -> Result<(), Violation> {
+        ensure("a_donor_serves_its_own_log", self.is_damaged(node) || bytes == log, || {
+            let same = from.advance(first_difference(bytes, log) as u64);
+            format!("node {node} serves other bytes at {same} than its log has")
+        })
+    }
+}

@@ -1,0 +1,388 @@
+//! [`NeonProposer`]: a proposer as the public protocol's versions 2 and 3 know it, for timelines of dialect `neon`.
+//!
+//! Scripted after what the public one does on the wire: it greets, takes the highest term plus one, demands votes and
+//! gives up at the first refusal, finds the point where two logs part by comparing the histories entry by entry, and
+//! asks nobody before it campaigns. It shares no rule with the product's own proposer: not the quorum, not the common
+//! point, not the commit position.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use consensus::{
+    APPEND_WAL_BYTES_MAX, AcceptorMessage, Action, AppendRequest, Configuration, Election, Fetch, LostTerm,
+    PeerState, Proposer, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, TermHistory,
+    TermStart, VoteRequest, VoteResponse, WalBuffer,
+};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, SystemId, TenantTimelineId, Term, Tli};
+
+use crate::engine::Engine;
+use crate::invariants::majority;
+use crate::primary::{CONTEXT, SEGMENT_SIZE};
+
+/// One campaign in dialect `neon`.
+pub(crate) struct NeonProposer {
+    version: ProtocolVersion,
+    id: ProposerId,
+    has_primary: bool,
+    term: Term,
+    stage: Stage,
+    peers: BTreeMap<NodeId, Peer>,
+    election: Option<Election>,
+    history: TermHistory,
+    truncate_lsn: Lsn,
+    wal: WalBuffer,
+    commit_lsn: Lsn,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    CollectingTerms,
+    Campaign,
+    Elected,
+    Leading,
+}
+
+#[derive(Default)]
+struct Peer {
+    state: PeerState,
+    outbox: VecDeque<ProposerMessage>,
+    term: Term,
+    vote: Option<VoteResponse>,
+    acked: Lsn,
+    persisted_commit: Lsn,
+    told_commit: Lsn,
+    heartbeat: bool,
+}
+
+impl Peer {
+    fn sent(&self) -> Option<Lsn> {
+        match self.state {
+            PeerState::Streaming { sent } => Some(sent),
+            _ => None,
+        }
+    }
+}
+
+impl NeonProposer {
+    pub(crate) fn new(
+        version: ProtocolVersion,
+        id: ProposerId,
+        has_primary: bool,
+        safekeepers: &[NodeId],
+    ) -> Self {
+        Self {
+            version,
+            id,
+            has_primary,
+            term: Term::ZERO,
+            stage: Stage::CollectingTerms,
+            peers: safekeepers.iter().map(|&node| (node, Peer::default())).collect(),
+            election: None,
+            history: TermHistory::default(),
+            truncate_lsn: Lsn::INVALID,
+            wal: WalBuffer::new(Lsn::INVALID),
+            commit_lsn: Lsn::INVALID,
+        }
+    }
+
+    /// Version 2 names the campaign, version 3 does not.
+    fn name(&self) -> ProposerId {
+        if self.version == ProtocolVersion::V2 { self.id } else { ProposerId::default() }
+    }
+
+    fn quorum(&self, has: impl Fn(&Peer) -> bool) -> bool {
+        self.peers.values().filter(|peer| has(peer)).count() >= majority(self.peers.len())
+    }
+
+    fn greeted(&mut self, from: NodeId, term: Term) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.state = PeerState::Greeted;
+            peer.term = term;
+        }
+        if self.stage != Stage::CollectingTerms {
+            return self.request_vote(from);
+        }
+        if self.quorum(|peer| peer.state == PeerState::Greeted) {
+            let highest = self.peers.values().map(|peer| peer.term).max().unwrap_or_default();
+            self.term = Term(highest.0 + 1);
+            self.stage = Stage::Campaign;
+            let greeted = |(&id, peer): (&NodeId, &Peer)| (peer.state == PeerState::Greeted).then_some(id);
+            let greeted: Vec<NodeId> = self.peers.iter().filter_map(greeted).collect();
+            greeted.into_iter().for_each(|node| self.request_vote(node));
+        }
+    }
+
+    fn request_vote(&mut self, node: NodeId) {
+        let request =
+            VoteRequest { generation: Generation::default(), term: self.term, proposer_id: self.name() };
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.state = PeerState::Voting;
+            peer.outbox.push_back(ProposerMessage::Vote(request));
+        }
+    }
+
+    fn voted(&mut self, from: NodeId, vote: VoteResponse) -> Result<Vec<Action>, LostTerm> {
+        if self.stage == Stage::Campaign && !vote.vote_given {
+            return Err(LostTerm::Outvoted(self.term));
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.state = PeerState::Voted;
+            peer.vote = Some(vote);
+        }
+        match self.stage {
+            Stage::Campaign if self.quorum(|peer| peer.state == PeerState::Voted) => Ok(self.elect()),
+            Stage::Leading => {
+                self.lead(from);
+                Ok(Vec::new())
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn elect(&mut self) -> Vec<Action> {
+        let votes = self.peers.iter().filter(|(_, peer)| peer.state == PeerState::Voted);
+        let votes = votes.filter_map(|(&id, peer)| Some((id, peer.vote.clone()?)));
+        let votes: Vec<(NodeId, VoteResponse)> = votes.collect();
+        let last_log_term = |vote: &VoteResponse| {
+            let reached = vote.history.entries().iter().filter(|entry| entry.start <= vote.flush_lsn);
+            reached.map(|entry| entry.term).next_back().unwrap_or_default()
+        };
+        let newest = votes.iter().max_by_key(|(_, vote)| (last_log_term(vote), vote.flush_lsn));
+        let Some((donor, newest)) = newest else { return Vec::new() };
+        let start = newest.flush_lsn;
+        self.truncate_lsn = votes.iter().map(|(_, vote)| vote.truncate_lsn).max().unwrap_or_default();
+        let mut entries = newest.history.entries().to_vec();
+        entries.push(TermStart { term: self.term, start, tli: Tli::FIRST });
+        self.history = TermHistory::new(entries).unwrap_or_default();
+        let election = Election {
+            term: self.term,
+            start,
+            lineage_start: crate::primary::START,
+            donor: *donor,
+            tli: Some(Tli::FIRST),
+        };
+        self.election = Some(election.clone());
+        self.stage = Stage::Elected;
+        vec![Action::Elected(election)]
+    }
+
+    fn lead(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(vote) = &peer.vote else { return };
+        let start = common_point(self.history.entries(), vote.history.entries(), vote.flush_lsn);
+        peer.outbox.push_back(ProposerMessage::Elected(ProposerElected {
+            generation: Generation::default(),
+            term: self.term,
+            start_streaming_at: start,
+            history: self.history.clone(),
+            timeline_start_lsn: vote.timeline_start_lsn,
+            tli_switches: Vec::new(),
+            configuration: Configuration::default(),
+        }));
+        peer.state = PeerState::Streaming { sent: start };
+        peer.heartbeat = true;
+    }
+
+    fn append_message(&mut self, node: NodeId, begin_lsn: Lsn, wal: Bytes) -> ProposerMessage {
+        let v2 = self.version == ProtocolVersion::V2;
+        let start = self.election.as_ref().map_or(Lsn::INVALID, |election| election.start);
+        let append = AppendRequest {
+            generation: Generation::default(),
+            term: self.term,
+            epoch_start_lsn: if v2 { start } else { Lsn::INVALID },
+            begin_lsn,
+            commit_lsn: self.commit_lsn,
+            truncate_lsn: self.truncate_lsn,
+            proposer_id: self.name(),
+            wal,
+        };
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.state = PeerState::Streaming { sent: append.end_lsn() };
+            peer.told_commit = self.commit_lsn;
+            peer.heartbeat = false;
+        }
+        ProposerMessage::Append(append)
+    }
+
+    fn acknowledged(&mut self, from: NodeId, flush_lsn: Lsn, commit_lsn: Lsn) -> Vec<Action> {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.acked = peer.acked.max(flush_lsn);
+            peer.persisted_commit = peer.persisted_commit.max(commit_lsn);
+        }
+        let start = self.election.as_ref().map_or(Lsn::MAX, |election| election.start);
+        let counted = |peer: &Peer| if peer.acked < start { Lsn::INVALID } else { peer.acked };
+        let mut acked: Vec<Lsn> = self.peers.values().map(counted).collect();
+        acked.sort_unstable();
+        let commit = acked[acked.len() - majority(acked.len())];
+        self.truncate_lsn = self.truncate_lsn.max(acked[0].min(commit));
+        if commit <= self.commit_lsn {
+            return Vec::new();
+        }
+        self.commit_lsn = commit;
+        vec![Action::Committed(commit)]
+    }
+}
+
+/// The end of the last term that both histories have in common: where the next one begins in either, or where the
+/// safekeeper's log ends. An empty log begins where the proposer's history does.
+fn common_point(proposer: &[TermStart], safekeeper: &[TermStart], flush_lsn: Lsn) -> Lsn {
+    let common = proposer.iter().zip(safekeeper).take_while(|(one, other)| one.term == other.term).count();
+    if common == 0 {
+        return proposer[0].start;
+    }
+    let end = |history: &[TermStart]| history.get(common).map_or(flush_lsn, |next| next.start);
+    end(proposer).min(end(safekeeper))
+}
+
+impl Engine for NeonProposer {
+    fn connected(&mut self, node: NodeId) {
+        let greeting = ProposerGreeting {
+            version: self.version,
+            id: TenantTimelineId::default(),
+            pg_version: if self.has_primary { 150_000 } else { 0 },
+            system_id: if self.has_primary { CONTEXT.system_id } else { SystemId::default() },
+            segment_bytes: SEGMENT_SIZE.bytes(),
+            tli: Tli::FIRST,
+            proposer_id: self.name(),
+            configuration: Configuration::default(),
+        };
+        self.disconnected(node);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.state = PeerState::Greeting;
+            peer.outbox.push_back(ProposerMessage::Greeting(greeting));
+        }
+    }
+
+    fn disconnected(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.state = PeerState::Offline;
+            peer.outbox.clear();
+            peer.told_commit = Lsn::INVALID;
+        }
+    }
+
+    fn receive(&mut self, from: NodeId, message: AcceptorMessage) -> Result<Vec<Action>, LostTerm> {
+        let (told, expected) = match &message {
+            AcceptorMessage::Greeting(greeting) => (greeting.term, PeerState::Greeting),
+            AcceptorMessage::Vote(vote) => (vote.term, PeerState::Voting),
+            AcceptorMessage::Append(append) => (append.term, PeerState::Offline),
+            _ => return Ok(vec![Action::Reset(from)]),
+        };
+        if self.stage != Stage::CollectingTerms && told > self.term {
+            return Err(LostTerm::Deposed { by: from, term: told, own: self.term });
+        }
+        let Some(peer) = self.peers.get(&from) else { return Ok(Vec::new()) };
+        match message {
+            AcceptorMessage::Greeting(greeting) if peer.state == expected => {
+                self.greeted(from, greeting.term);
+                Ok(Vec::new())
+            }
+            AcceptorMessage::Vote(vote) if peer.state == expected => self.voted(from, vote),
+            AcceptorMessage::Append(append) if peer.sent().is_some() => {
+                Ok(self.acknowledged(from, append.flush_lsn, append.commit_lsn))
+            }
+            _ => Ok(vec![Action::Reset(from)]),
+        }
+    }
+
+    fn poll_send(&mut self, node: NodeId) -> Option<ProposerMessage> {
+        let peer = self.peers.get_mut(&node)?;
+        if let Some(message) = peer.outbox.pop_front() {
+            return Some(message);
+        }
+        let sent = peer.sent()?;
+        let wal = self.wal.read(sent, APPEND_WAL_BYTES_MAX);
+        if wal.is_empty() && !peer.heartbeat {
+            return None;
+        }
+        Some(self.append_message(node, sent, wal))
+    }
+
+    fn poll_fetch(&self, node: NodeId) -> Option<Fetch> {
+        let from = self.peers.get(&node)?.sent()?;
+        let election = self.election.as_ref()?;
+        let needed = from < self.wal.start() && election.donor != node;
+        needed.then_some(Fetch { donor: election.donor, from, until: self.wal.start() })
+    }
+
+    fn fetched(&mut self, node: NodeId, at: Lsn, wal: &Bytes) -> bool {
+        if self.peers.get(&node).and_then(Peer::sent) != Some(at) {
+            return false;
+        }
+        let message = self.append_message(node, at, wal.clone());
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.outbox.push_back(message);
+        }
+        true
+    }
+
+    fn approve(&mut self, wal: WalBuffer) {
+        self.wal = wal;
+        self.stage = Stage::Leading;
+        let voted = |(&id, peer): (&NodeId, &Peer)| (peer.state == PeerState::Voted).then_some(id);
+        let voted: Vec<NodeId> = self.peers.iter().filter_map(voted).collect();
+        voted.into_iter().for_each(|node| self.lead(node));
+    }
+
+    fn append(&mut self, at: Lsn, wal: Bytes) -> bool {
+        self.wal.push(at, wal)
+    }
+
+    fn wants_wal(&self) -> bool {
+        self.stage == Stage::Leading
+    }
+
+    fn received_lsn(&self) -> Lsn {
+        self.wal.end()
+    }
+
+    fn heartbeat(&mut self) {
+        self.peers.values_mut().filter(|peer| peer.sent().is_some()).for_each(|peer| peer.heartbeat = true);
+    }
+
+    fn tell_commit(&mut self) {
+        let commit = self.commit_lsn;
+        let behind = self.peers.values_mut().filter(|peer| peer.told_commit < commit);
+        behind.for_each(|peer| peer.heartbeat = true);
+    }
+
+    fn term(&self) -> Term {
+        self.term
+    }
+
+    fn leads(&self) -> bool {
+        self.stage == Stage::Leading
+    }
+
+    fn election(&self) -> Option<&Election> {
+        self.election.as_ref()
+    }
+
+    fn commit_lsn(&self) -> Lsn {
+        self.commit_lsn
+    }
+
+    fn start_is_settled(&self) -> bool {
+        let start = self.election.as_ref().map_or(Lsn::MAX, |election| election.start);
+        let persisted = |peer: &Peer| peer.persisted_commit >= start;
+        self.quorum(persisted)
+            && self.peers.values().all(|peer| peer.state == PeerState::Offline || persisted(peer))
+    }
+
+    fn is_stuck(&self) -> bool {
+        false
+    }
+
+    fn last_term_of_donor(&self) -> Option<Term> {
+        let donor = self.peers.get(&self.election.as_ref()?.donor)?;
+        donor.vote.as_ref()?.history.last().map(|entry| entry.term)
+    }
+
+    fn own(&mut self) -> Option<&mut Proposer> {
+        None
+    }
+
+    fn own_ref(&self) -> Option<&Proposer> {
+        None
+    }
+}

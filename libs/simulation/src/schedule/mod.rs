@@ -1,0 +1,219 @@
+//! One schedule: some hundred random events, then healing, then the last comparison.
+
+mod faults;
+mod heal;
+
+use std::time::Duration;
+
+use consensus::Dialect;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use wal_types::NodeId;
+
+use crate::cluster::{Cluster, WRITERS_MAX};
+use crate::invariants::Violation;
+use crate::primary::Layout;
+use crate::stats::Stats;
+use crate::trace::Trace;
+
+/// Events before healing begins: from, to.
+const EVENTS: std::ops::Range<u64> = 400..1200;
+/// All logs are compared this often: healing mends what a schedule broke before the last comparison could see it.
+const COMPARE_EVERY_EVENTS: u64 = 10;
+
+/// What came of a seed.
+pub struct Outcome {
+    /// How rich it was.
+    pub stats: Stats,
+    /// Equal in every run of the seed.
+    pub trace_hash: u64,
+    /// What happened, line by line, if asked for.
+    pub lines: Vec<String>,
+    /// The first invariant that broke.
+    pub violation: Option<Violation>,
+}
+
+/// Runs the schedule of `seed`.
+pub fn run(seed: u64, keep_lines: bool) -> Outcome {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let nodes = if rng.random_range(0..4) == 0 { 5 } else { 3 };
+    let layout = if rng.random_range(0..4) == 0 { Layout::Equal } else { Layout::Mixed };
+    let dialect = if rng.random_range(0..6) == 0 { Dialect::Neon } else { Dialect::Holdfast };
+    let mut schedule =
+        Schedule { cluster: Cluster::new(nodes, dialect, layout, rng, Trace::new(keep_lines)) };
+    let violation = schedule.play().err();
+    let cluster = schedule.cluster;
+    Outcome {
+        stats: cluster.stats,
+        trace_hash: cluster.trace.hash(),
+        lines: cluster.trace.into_lines(),
+        violation,
+    }
+}
+
+struct Schedule {
+    cluster: Cluster,
+}
+
+impl Schedule {
+    fn play(&mut self) -> Result<(), Violation> {
+        let events = self.cluster.rng.random_range(EVENTS);
+        self.cluster.stats.neon_schedules += u64::from(self.cluster.dialect == Dialect::Neon);
+        self.cluster.start_writer(0, Some(0));
+        for number in 0..events {
+            self.event()?;
+            if number % COMPARE_EVERY_EVENTS == 0 {
+                self.cluster.compare_logs()?;
+            }
+        }
+        self.heal()?;
+        self.cluster.compare_everything()
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.cluster.rng.random_range(0..bound)
+    }
+
+    /// One thing happens. The weights keep a cluster mostly at work and often enough in trouble.
+    fn event(&mut self) -> Result<(), Violation> {
+        self.cluster.stats.events += 1;
+        let slot = self.below(WRITERS_MAX as u64) as usize;
+        let node = self.any_node();
+        match self.below(1000) {
+            0..330 => self.work(),
+            330..470 => {
+                let count = 1 + self.below(5) as usize;
+                self.cluster.run_node(node, count)
+            }
+            470..590 => {
+                let (count, delivered) = (1 + self.below(7) as usize, 1 + self.below(7) as usize);
+                self.cluster.send(slot, node, count)?;
+                self.cluster.deliver(slot, node, delivered);
+                Ok(())
+            }
+            590..700 => self.cluster.receive(slot, node),
+            700..830 => {
+                self.write();
+                Ok(())
+            }
+            830..865 => {
+                self.cluster.connect(slot, node);
+                Ok(())
+            }
+            865..885 => {
+                self.proposer_time(slot);
+                Ok(())
+            }
+            885..900 => {
+                self.cluster.cut(slot, node);
+                Ok(())
+            }
+            900..915 => self.fault(node),
+            915..930 => {
+                let passed = self.some_time();
+                self.cluster.tick(node, passed)
+            }
+            930..945 => self.cluster.start_node(node),
+            945..950 => {
+                self.cluster.repeat(slot, node);
+                Ok(())
+            }
+            950..960 => {
+                self.cluster.deliver_stray();
+                Ok(())
+            }
+            960..975 => {
+                let standby = self.below(self.cluster.standbys.len() as u64) as usize;
+                if self.below(4) == 0 {
+                    self.cluster.move_standby(standby);
+                }
+                self.cluster.read(standby)
+            }
+            975..985 => {
+                self.restart_writer(slot);
+                Ok(())
+            }
+            _ => {
+                self.fail_over(slot);
+                Ok(())
+            }
+        }
+    }
+
+    /// The clock may stand still and may jump; it never goes back.
+    fn some_time(&mut self) -> Duration {
+        match self.below(10) {
+            0 => Duration::ZERO,
+            1 => Duration::from_secs(3600 * (1 + self.below(10_000))),
+            _ => Duration::from_millis(1 + self.below(1500)),
+        }
+    }
+
+    /// A round in which every writer and every node does what it would do at once if nothing hindered it.
+    fn work(&mut self) -> Result<(), Violation> {
+        for slot in 0..WRITERS_MAX {
+            if self.cluster.writers[slot].is_none() {
+                continue;
+            }
+            let bytes = 1 + self.below(4000);
+            self.cluster.stream(slot, bytes);
+            for node in self.cluster.node_ids() {
+                self.cluster.send(slot, node, 4)?;
+                self.cluster.deliver(slot, node, 4);
+                self.cluster.run_node(node, 8)?;
+                self.cluster.receive(slot, node)?;
+            }
+        }
+        let standby = self.below(self.cluster.standbys.len() as u64) as usize;
+        self.cluster.read(standby)
+    }
+
+    fn write(&mut self) {
+        let newest = self.cluster.primaries.len() as u64 - 1;
+        let primary = if self.below(4) == 0 { self.below(newest + 1) } else { newest };
+        for _ in 0..=self.below(11) {
+            let cluster = &mut self.cluster;
+            cluster.primaries[primary as usize].write(&mut cluster.rng);
+        }
+    }
+
+    fn proposer_time(&mut self, slot: usize) {
+        if let Some(writer) = &mut self.cluster.writers[slot] {
+            writer.engine.heartbeat();
+            writer.engine.tell_commit();
+            if writer.engine.is_stuck() {
+                self.cluster.end_writer(slot);
+            }
+        }
+    }
+
+    /// A writer begins anew: for the newest primary, or for one that others believe dead.
+    fn restart_writer(&mut self, slot: usize) {
+        let newest = self.cluster.primaries.len() as u64 - 1;
+        let primary = if self.below(3) == 0 { self.below(newest + 1) } else { newest };
+        self.cluster.start_writer(slot, Some(primary as usize));
+        self.connect_all(slot);
+    }
+
+    /// Begins a recovery, or promotes a standby when one has just settled the log.
+    fn fail_over(&mut self, slot: usize) {
+        let settled = |writer: &crate::writer::Writer| writer.primary.is_none() && writer.is_settled();
+        let primary = match &self.cluster.writers[slot] {
+            Some(writer) if settled(writer) => Some(self.cluster.promote(slot)),
+            _ => None,
+        };
+        self.cluster.start_writer(slot, primary);
+        self.connect_all(slot);
+    }
+
+    fn connect_all(&mut self, slot: usize) {
+        for node in self.cluster.node_ids() {
+            self.cluster.connect(slot, node);
+        }
+    }
+
+    fn any_node(&mut self) -> NodeId {
+        let ids = self.cluster.node_ids();
+        ids[self.below(ids.len() as u64) as usize]
+    }
+}
