@@ -4,6 +4,7 @@
 
 mod acceptor;
 mod cluster;
+mod hostile;
 mod loss;
 mod membership;
 mod proposer;
