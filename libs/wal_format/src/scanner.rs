@@ -23,7 +23,7 @@ use crate::scan_error::ScanError;
 /// a start that does not know it; each page's position, magic number, and that its timeline is not lower than the one
 /// before; on the first page of a segment the cluster, the segment size and the page size; and over a page boundary
 /// how much of the record is to come. Not checked are bytes that belong to nothing: alignment, and what follows a
-/// segment switch.
+/// segment switch; and the rest of a record that began before the scan.
 #[derive(Clone, Debug)]
 pub struct RecordScanner {
     ctx: ScanContext,
@@ -195,7 +195,7 @@ impl RecordScanner {
         }
         let bytes = &bytes[..bytes.len().min(PAGE_BYTES - offset)];
         match self.stage {
-            Stage::Continuation(continuation) => Ok(self.take_continuation(bytes, continuation)),
+            Stage::Continuation(continuation) => self.take_continuation(bytes, continuation),
             Stage::Record(record) => self.take_record(bytes, record),
             Stage::Alignment { start, is_switch } => Ok(self.take_alignment(bytes, start, is_switch)),
             Stage::Unknown | Stage::SwitchPadding { .. } | Stage::UnprovenPadding { .. } => {
@@ -260,18 +260,22 @@ impl RecordScanner {
         Ok(())
     }
 
-    fn take_continuation(&mut self, bytes: &[u8], mut continuation: Continuation) -> usize {
+    fn take_continuation(&mut self, bytes: &[u8], mut continuation: Continuation) -> Result<usize, ScanError> {
         let taken = continuation.take(bytes);
         self.position = self.position.advance(taken as u64);
         if continuation.remaining() > 0 {
             self.stage = Stage::Continuation(continuation);
-        } else if continuation.may_be_switch() && self.alignment_bytes_left() == 0 {
+            return Ok(taken);
+        }
+        // The checksum is in the header, which was not seen.
+        self.take_unchecked(self.position)?;
+        if continuation.may_be_switch() && self.alignment_bytes_left() == 0 {
             self.unproven_end = Some(self.position);
             self.stage = between_records(self.position);
         } else {
             self.end_record(None, false);
         }
-        taken
+        Ok(taken)
     }
 
     fn take_record(&mut self, bytes: &[u8], mut record: PartialRecord) -> Result<usize, ScanError> {

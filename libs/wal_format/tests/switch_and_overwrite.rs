@@ -222,3 +222,21 @@ fn bytes_under_no_checksum_count_only_where_they_are_trusted() {
         }
     }
 }
+
+#[test]
+fn the_rest_of_a_record_that_began_before_the_scan_has_no_checksum() {
+    let mut log = Log::new(16);
+    log.noop(100);
+    let record_end = log.noop(20_000);
+    let next_end = log.noop(100);
+    let start = log.ctx.segment_size.start_of(2);
+    assert!(start > log.start && start < record_end);
+    let stored = &log.bytes[log.index_of(start)..];
+    for (trusted, expected) in [(Lsn(record_end.0 - 8), start), (record_end, next_end), (Lsn::MAX, next_end)] {
+        let mut scanner = RecordScanner::at_segment_start(log.ctx, start).trusting_up_to(trusted);
+        let fed = scanner.feed(stored);
+        assert_eq!(fed.is_err(), expected == start, "{fed:?}");
+        assert_eq!(scanner.record_end(), expected, "trusted up to {trusted}");
+        assert!(expected == start || (start..=record_end).contains(&scanner.unchecked_end()));
+    }
+}

@@ -8,23 +8,30 @@ use crate::world::{World, story};
 /// Ways for the disk to keep a part of what was not synced, for each step.
 const OUTCOMES: u64 = if cfg!(debug_assertions) { 1 } else { 20 };
 
-fn operations_of_the_story() -> u64 {
-    let mut world = World::new(ModelDisk::new());
+type NewWorld = fn(ModelDisk) -> World;
+
+/// One that keeps everything, and one that removes what it can.
+const WORLDS: [NewWorld; 2] = [World::new, World::removing];
+
+fn operations_of_the_story(new: NewWorld) -> u64 {
+    let mut world = new(ModelDisk::new());
     story(&mut world).unwrap();
     world.disk.operations()
 }
 
 #[test]
 fn a_crash_at_any_step_loses_nothing_that_was_promised() {
-    let operations = operations_of_the_story();
-    assert!(operations > 150, "{operations}");
-    for step in 0..=operations {
-        for outcome in 0..OUTCOMES {
-            let mut world = World::new(ModelDisk::new());
-            world.disk.crash_after(step);
-            let end = story(&mut world);
-            assert_eq!(end.is_err(), step < operations || world.disk.has_crashed());
-            world.check_after_crash(step * 1000 + outcome);
+    for new in WORLDS {
+        let operations = operations_of_the_story(new);
+        assert!(operations > 150, "{operations}");
+        for step in 0..=operations {
+            for outcome in 0..OUTCOMES {
+                let mut world = new(ModelDisk::new());
+                world.disk.crash_after(step);
+                let end = story(&mut world);
+                assert_eq!(end.is_err(), step < operations || world.disk.has_crashed());
+                world.check_after_crash(step * 1000 + outcome);
+            }
         }
     }
 }
@@ -33,8 +40,8 @@ fn a_crash_at_any_step_loses_nothing_that_was_promised() {
 fn check_every_fault(fault: Fault) {
     let mut fired = 0;
     for after in 0.. {
-        let mut world = World::new(ModelDisk::new());
-        world.disk.fail(fault, after);
+        let mut world = WORLDS[after as usize % 2](ModelDisk::new());
+        world.disk.fail(fault, after / 2);
         story(&mut world).unwrap();
         let recoveries = world.recoveries;
         world.check_after_crash(after);
@@ -69,9 +76,9 @@ fn a_failed_read_at_any_time_is_never_taken_for_the_end_of_the_log() {
 #[test]
 fn faults_and_then_a_crash_at_any_step_lose_nothing_that_was_promised() {
     let mut random = random(7);
-    let operations = operations_of_the_story();
+    let operations = operations_of_the_story(World::removing);
     for seed in 0..operations * OUTCOMES {
-        let mut world = World::new(ModelDisk::new());
+        let mut world = WORLDS[seed as usize % 2](ModelDisk::new());
         for _ in 0..=random() % 3 {
             let fault = [Fault::Sync, Fault::Write][random() as usize % 2];
             world.disk.fail(fault, random() % operations / 3);

@@ -167,6 +167,7 @@ fn old_wal_that_vanished_and_nobody_needs_costs_only_itself() {
     proposer.commit_lsn = proposer.end();
     proposer.horizon_lsn = proposer.ends[30];
     send(&mut replica, proposer.appends());
+    send(&mut replica, vec![proposer.heartbeat()]);
     for now in 1..9 {
         let _ = replica.tick(Duration::from_secs(now));
     }

@@ -10,4 +10,5 @@ mod dead_tail;
 mod faults;
 mod loss;
 mod reading;
+mod removal;
 mod world;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use wal_store::{Disk, DiskFile, ModelDisk, Read, ReadError, ReadMode, RealDisk, Replica};
 use wal_types::{Lsn, Term};
@@ -91,9 +92,10 @@ enum Moment {
     AfterOpen,
     BeforeRead,
     AfterRead,
-    /// Of a segment's file: in the midst of a cut.
+    /// Of a segment's file: in the midst of a cut, or of its change into another one.
     BeforeRename,
     AfterRename,
+    BeforeUnlink,
 }
 
 struct InterruptedFile<F> {
@@ -139,7 +141,7 @@ impl Disk for Interrupted {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let is_cut = from.starts_with("cut");
+        let is_cut = from.starts_with("cut") || to.starts_with("segment");
         if is_cut {
             self.at(Moment::BeforeRename);
         }
@@ -151,6 +153,7 @@ impl Disk for Interrupted {
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {
+        self.at(Moment::BeforeUnlink);
         self.disk.unlink(name)
     }
 
@@ -272,6 +275,66 @@ fn a_file_that_a_cut_has_just_replaced_is_not_read_as_if_it_were_the_old_one() {
     assert!(matches!(read, Read::Nothing | Read::Changed), "{read:?}, though the cut was under way");
 }
 
+/// A log of which the first segments may go, and its proposer.
+fn log_to_remove(disk: &Interrupted, is_written: bool) -> Owner {
+    create(disk);
+    let mut replica = open(disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    for _ in 0..30 {
+        proposer.write(&[1; 1500]);
+    }
+    proposer.commit_lsn = proposer.end();
+    proposer.horizon_lsn = proposer.end();
+    send(&mut replica, proposer.appends());
+    send(&mut replica, vec![proposer.heartbeat()]);
+    if !is_written {
+        let _ = replica.tick(Duration::from_secs(1));
+        let _ = replica.tick(Duration::from_secs(50));
+    }
+    Arc::new(Mutex::new(replica))
+}
+
+fn remove(owner: &Owner) {
+    let mut replica = owner.lock().unwrap();
+    replica.keep_from(Lsn::MAX);
+    let _ = replica.tick(Duration::from_secs(99));
+    assert!(replica.snapshot().oldest_lsn > START);
+}
+
+#[test]
+fn a_segment_that_goes_in_the_middle_of_a_read_never_lets_other_bytes_out() {
+    for is_written in [false, true] {
+        for moment in [Moment::BeforeOpen, Moment::AfterOpen, Moment::BeforeRead, Moment::AfterRead] {
+            let disk = Interrupted::new();
+            let owner = log_to_remove(&disk, is_written);
+            let mut reader = owner.lock().unwrap().reader(ReadMode::Committed);
+            let remover = owner.clone();
+            disk.interrupt(moment, move || remove(&remover));
+            let result = reader.read(START, &mut [0; 4000]);
+            assert!(matches!(result, Err(ReadError::TooOld { from: START, .. })), "{moment:?}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn readers_know_that_a_segment_goes_before_it_does() {
+    for moment in [Moment::BeforeRename, Moment::BeforeUnlink] {
+        let disk = Interrupted::new();
+        let owner = log_to_remove(&disk, moment == Moment::BeforeRename);
+        let reader = Arc::new(Mutex::new(owner.lock().unwrap().reader(ReadMode::Committed)));
+        assert!(reader.lock().unwrap().read(START, &mut [0; 10]).is_ok(), "it has the file open");
+        let (seen, early) = (Arc::new(Mutex::new(None)), reader.clone());
+        let result = seen.clone();
+        disk.interrupt(moment, move || {
+            *result.lock().unwrap() = Some(early.lock().unwrap().read(START, &mut [0; 10]));
+        });
+        remove(&owner);
+        let seen = seen.lock().unwrap().take();
+        assert!(matches!(seen, Some(Err(ReadError::TooOld { .. }))), "{moment:?}: {seen:?}");
+    }
+}
+
 #[test]
 fn of_a_damaged_log_only_what_is_left_is_served() {
     let disk = ModelDisk::new();
@@ -285,7 +348,7 @@ fn of_a_damaged_log_only_what_is_left_is_served() {
     }
     proposer.commit_lsn = proposer.end();
     send(&mut replica, vec![proposer.heartbeat()]);
-    let _ = replica.tick(std::time::Duration::from_secs(1));
+    let _ = replica.tick(Duration::from_secs(1));
     let mut reader = replica.reader(ReadMode::Committed);
     let mut buffer = [0; 5000];
     assert_eq!(reader.read(START, &mut buffer).unwrap(), Read::Bytes(proposer.log.len()));
@@ -325,6 +388,6 @@ fn nothing_is_served_of_a_log_whose_promises_are_gone() {
     assert!(matches!(&output.refused[..], [(_, wal_store::Rejection::Corrupt(_))]), "{output:?}");
     assert!(matches!(reader.read(START, &mut [0; 100]), Err(ReadError::Corrupt)));
     // It stays so.
-    let _ = replica.tick(std::time::Duration::from_secs(100));
+    let _ = replica.tick(Duration::from_secs(100));
     assert_eq!(replica.snapshot().health, wal_store::Health::Corrupt);
 }

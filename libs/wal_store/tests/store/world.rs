@@ -29,6 +29,8 @@ pub(crate) struct World {
     acked: Lsn,
     promised: Term,
     created: bool,
+    /// Nobody needs WAL below the commit position.
+    removes: bool,
     now: Duration,
     /// Times that the disk failed and the replica stayed.
     pub(crate) recoveries: u32,
@@ -44,9 +46,15 @@ impl World {
             acked: START,
             promised: Term(0),
             created: false,
+            removes: false,
             now: Duration::ZERO,
             recoveries: 0,
         }
+    }
+
+    /// One whose old WAL goes as soon as it is committed.
+    pub(crate) fn removing(disk: ModelDisk) -> Self {
+        Self { removes: true, ..Self::new(disk) }
     }
 
     pub(crate) fn create(&mut self) -> Result<(), Crashed> {
@@ -61,7 +69,10 @@ impl World {
         for _ in 0..ATTEMPTS {
             match try_open(&self.disk) {
                 _ if self.disk.has_crashed() => return Err(Crashed),
-                Ok(replica) => {
+                Ok(mut replica) => {
+                    if self.removes {
+                        replica.keep_from(Lsn::MAX);
+                    }
                     self.replica = Some(replica);
                     return Ok(());
                 }
@@ -130,6 +141,9 @@ impl World {
 
     pub(crate) fn commit_all(&mut self) -> Result<(), Crashed> {
         self.proposer.commit_lsn = self.proposer.end();
+        if self.removes {
+            self.proposer.horizon_lsn = self.proposer.end();
+        }
         let heartbeat = self.proposer.heartbeat();
         let output = self.run(vec![heartbeat])?;
         if output.refused.is_empty() { Ok(()) } else { self.lead(0) }
@@ -183,7 +197,7 @@ impl World {
             self.observe(&output)?;
         }
         let replica = self.replica.as_ref().unwrap();
-        assert_ne!(replica.snapshot().health, Health::Corrupt);
+        assert!(!matches!(replica.snapshot().health, Health::Corrupt | Health::Lost));
         Ok(self.check_replica(replica))
     }
 
@@ -193,17 +207,20 @@ impl World {
         assert!(snapshot.term >= self.promised, "promised {}, has {}", self.promised, snapshot.term);
         assert!(snapshot.flush_lsn >= self.acked, "acknowledged {}, has {}", self.acked, snapshot.flush_lsn);
         assert!(snapshot.commit_lsn <= snapshot.flush_lsn);
+        assert_eq!(snapshot.lost, None);
+        assert!(snapshot.oldest_lsn == START || snapshot.oldest_lsn < self.proposer.horizon_lsn);
+        let skipped = snapshot.oldest_lsn.bytes_since(START) as usize;
         let log = read_log(replica);
         let candidates = [Some(&self.proposer), self.before_cut.as_ref()];
         let mut have = candidates
             .into_iter()
             .flatten()
-            .find(|candidate| candidate.log.starts_with(&log))
+            .find(|candidate| candidate.log.get(skipped..).is_some_and(|left| left.starts_with(&log)))
             .unwrap_or_else(|| panic!("a log that nobody wrote, up to {}", snapshot.flush_lsn))
             .clone();
         let records = have.ends.iter().position(|&end| end == snapshot.flush_lsn).expect("a record end");
         have.ends.truncate(records + 1);
-        have.log.truncate(log.len());
+        have.log.truncate(skipped + log.len());
         have.history = snapshot.history.up_to(snapshot.flush_lsn);
         have
     }
@@ -263,13 +280,13 @@ fn create_or_crash(disk: &ModelDisk) -> Result<(), Crashed> {
     }
 }
 
-/// Everything that the replica has, through its reader.
+/// Everything that the replica has, through its reader: from its oldest byte on.
 pub(crate) fn read_log<D: Disk>(replica: &Replica<D>) -> Vec<u8> {
     let mut reader = replica.reader(ReadMode::Flushed(replica.snapshot().term));
     let (mut log, mut buffer) = (Vec::new(), [0; 5000]);
-    let mut failures = 0;
+    let (mut failures, oldest) = (0, replica.snapshot().oldest_lsn);
     loop {
-        match reader.read(START.advance(log.len() as u64), &mut buffer) {
+        match reader.read(oldest.advance(log.len() as u64), &mut buffer) {
             Ok(Read::Bytes(count)) => log.extend_from_slice(&buffer[..count]),
             Ok(Read::Nothing) => return log,
             Ok(Read::Changed) => panic!("nobody changes it"),
