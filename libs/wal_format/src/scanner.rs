@@ -260,7 +260,11 @@ impl RecordScanner {
         Ok(())
     }
 
-    fn take_continuation(&mut self, bytes: &[u8], mut continuation: Continuation) -> Result<usize, ScanError> {
+    fn take_continuation(
+        &mut self,
+        bytes: &[u8],
+        mut continuation: Continuation,
+    ) -> Result<usize, ScanError> {
         let taken = continuation.take(bytes);
         self.position = self.position.advance(taken as u64);
         if continuation.remaining() > 0 {
