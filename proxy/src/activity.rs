@@ -16,6 +16,14 @@ use crate::metrics::Metrics;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SessionId(pub(crate) u64);
 
+impl SessionId {
+    /// The same number in the form of a UUID (RFC 9562, section 5.8), for whoever expects one.
+    pub(crate) fn to_uuid(self) -> String {
+        let (high, middle, low) = (self.0 >> 32, self.0 >> 16 & 0xffff, self.0 & 0xffff);
+        format!("{high:08x}-{middle:04x}-8000-8000-{low:012x}")
+    }
+}
+
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

@@ -23,6 +23,11 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen: Vec<String>,
 
+    /// Where the service behind link logins reports who may come in: a small PostgreSQL server, for trusted networks only.
+    /// It listens only with --control-plane link:PATH
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    listen_mgmt: String,
+
     /// Where the HTTP port for operators listens: /v1/sessions, /v1/cache, /metrics, /healthz, /readyz
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen_http: String,
@@ -71,8 +76,10 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     max_connections_per_ip: usize,
 
-    /// Who knows the endpoints: file:PATH for a TOML file with addresses, roles and start commands
-    #[arg(long, value_name = "file:PATH")]
+    /// Who knows the endpoints, and the TOML file that says the rest. file: addresses, roles and start commands are in it.
+    /// http: a service is asked. auth_query: as file, but the databases themselves are asked for verifiers. link: people
+    /// log in with a browser, see --listen-mgmt
+    #[arg(long, value_name = "KIND:PATH")]
     control_plane: String,
 
     /// How clients prove that they know their password
@@ -132,6 +139,8 @@ Signals: SIGTERM takes no new sessions and lets the others finish, SIGINT ends a
 pub struct Config {
     /// Where clients connect.
     pub listen: Vec<String>,
+    /// Where the management port listens, with [`ControlPlaneSource::Link`].
+    pub listen_mgmt: String,
     /// Where the HTTP port listens.
     pub listen_http: String,
     /// Where to tell the addresses.
@@ -181,8 +190,14 @@ pub enum ComputeTls {
 /// Who knows the endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlPlaneSource {
-    /// A TOML file.
+    /// A file that has everything.
     File(PathBuf),
+    /// A service over HTTP.
+    Http(PathBuf),
+    /// A file with addresses; verifiers are in the databases.
+    AuthQuery(PathBuf),
+    /// Logins with a browser.
+    Link(PathBuf),
 }
 
 /// A flag whose value cannot be used.
@@ -214,7 +229,9 @@ pub enum ConfigError {
     #[error("--tls-client-ca needs --tls-cert or --tls-certs-dir")]
     ClientAuthority,
     /// Not a known kind of control plane.
-    #[error("--control-plane {0}: expected file:PATH, for example file:endpoints.toml")]
+    #[error(
+        "--control-plane {0}: expected file:PATH, http:PATH, auth_query:PATH or link:PATH, for example file:endpoints.toml"
+    )]
     ControlPlane(String),
 }
 
@@ -223,6 +240,7 @@ impl Flags {
     pub fn validate(self) -> Result<Config, ConfigError> {
         self.listen.iter().try_for_each(|address| check_address("--listen", address))?;
         check_address("--listen-http", &self.listen_http)?;
+        check_address("--listen-mgmt", &self.listen_mgmt)?;
         if self.tls_cert.len() != self.tls_key.len() {
             return Err(ConfigError::Pairs { certificates: self.tls_cert.len(), keys: self.tls_key.len() });
         }
@@ -243,10 +261,14 @@ impl Flags {
         };
         let control_plane = match self.control_plane.split_once(':') {
             Some(("file", path)) if !path.is_empty() => ControlPlaneSource::File(path.into()),
+            Some(("http", path)) if !path.is_empty() => ControlPlaneSource::Http(path.into()),
+            Some(("auth_query", path)) if !path.is_empty() => ControlPlaneSource::AuthQuery(path.into()),
+            Some(("link", path)) if !path.is_empty() => ControlPlaneSource::Link(path.into()),
             _ => return Err(ConfigError::ControlPlane(self.control_plane)),
         };
         Ok(Config {
             listen: self.listen,
+            listen_mgmt: self.listen_mgmt,
             listen_http: self.listen_http,
             address_file: self.address_file,
             tls,
@@ -359,7 +381,7 @@ mod tests {
     fn a_bad_flag_is_refused_with_a_sentence_that_names_it() {
         let plane = ["--control-plane", "file:e"];
         for (flags, part) in [
-            (&[][..], "--control-plane <file:PATH>"),
+            (&[][..], "--control-plane <KIND:PATH>"),
             (&["--control-plane", "e.toml"], "--control-plane e.toml: expected file:PATH"),
             (&["--control-plane", "file:"], "expected file:PATH"),
             (&[plane[0], plane[1], "--listen", "5432"], "--listen 5432: expected HOST:PORT"),

@@ -19,8 +19,9 @@ use crate::activity::{Activities, Activity, SessionId};
 use crate::auth::Authenticator;
 use crate::cancel::Cancels;
 use crate::compute::TcpDial;
+use crate::compute::role_query::RoleQuery;
 use crate::config::{ComputeTls, Config, ControlPlaneSource};
-use crate::control_plane::{Cached, FileControlPlane};
+use crate::control_plane::{AuthQueryControlPlane, Cached, ControlPlane, FileControlPlane, HttpControlPlane};
 use crate::metrics::{How, Metrics};
 use crate::rate_limit::Connections;
 use crate::session::{self, Ended, Services, SessionError};
@@ -65,10 +66,20 @@ impl Server {
                 Some(ClientTls::verify_full(authorities, None).context("--compute-tls-ca")?)
             }
         };
-        let provider = match &config.control_plane {
-            ControlPlaneSource::File(path) => FileControlPlane::load(path).context("--control-plane")?,
+        let provider: Box<dyn ControlPlane> = match &config.control_plane {
+            ControlPlaneSource::File(path) => {
+                Box::new(FileControlPlane::load(path).context("--control-plane")?)
+            }
+            ControlPlaneSource::Http(path) => {
+                Box::new(HttpControlPlane::load(path).context("--control-plane")?)
+            }
+            ControlPlaneSource::AuthQuery(path) => {
+                let database = Box::new(RoleQuery(TcpDial { tls: compute_tls.clone() }));
+                Box::new(AuthQueryControlPlane::load(path, database).context("--control-plane")?)
+            }
+            other => anyhow::bail!("--control-plane {other:?}"),
         };
-        let control_plane = Arc::new(Cached::new(Box::new(provider), metrics.clone()));
+        let control_plane = Arc::new(Cached::new(provider, metrics.clone()));
         let services = Services {
             tls: Arc::new(tls),
             login_timeout: LOGIN_TIMEOUT,
@@ -107,6 +118,8 @@ impl Server {
         }));
         let tls = Arc::clone(&self.services.tls);
         let tls = tokio::spawn(tls.keep_current(shutdown.clone(), self.services.metrics.clone()));
+        let control_plane = Arc::clone(&self.services.control_plane);
+        let control_plane = tokio::spawn(control_plane.keep_current(shutdown.clone()));
         let (services, activities) = (self.services, self.activities);
         let serve = move |arrived| serve_connection(arrived, Arc::clone(&services), Arc::clone(&activities));
         let doors = listeners.pg.into_iter().map(|listener| {
@@ -118,6 +131,7 @@ impl Server {
             let _ = door.await;
         }
         tls.abort();
+        control_plane.abort();
         let drained = shutdown.drained(self.drain_timeout).await;
         drop(http_end);
         if drained == Drained::Complete {

@@ -29,6 +29,7 @@ use crate::error::Response;
 use crate::metrics::Metrics;
 use crate::passthrough::{self, into_stream, last_word};
 use crate::route::{Route, RouteError, Way};
+use crate::scram::Credentials;
 use crate::tls::store::TlsStore;
 use crate::tls::{Certificate, Certificates};
 
@@ -195,7 +196,7 @@ impl Authenticated {
         random: &mut (impl Rng + Send),
     ) -> Result<Connected<D::Stream>, SessionError> {
         let begin = Instant::now();
-        let login = Login { params: self.route.params, keys: self.proven.keys };
+        let login = Login { params: self.route.params, credentials: Credentials::Keys(self.proven.keys) };
         let connecting = compute::connect(
             &services.dial,
             &services.control_plane,

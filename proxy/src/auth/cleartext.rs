@@ -12,12 +12,10 @@ use tokio::sync::Semaphore;
 
 use super::AuthError;
 use super::sasl::{password_message, send};
-use crate::scram::{ScramKeys, Verifier};
+use crate::scram::{ITERATIONS_MAX, ScramKeys, Verifier};
 
 /// Passwords that are hashed at the same time: more would only take the processors from everybody else.
 const HASHINGS_MAX: usize = 4;
-/// A verifier with more rounds is not checked: seconds of work for one login. PostgreSQL's own number is 4096.
-const ITERATIONS_MAX: u32 = 1_000_000;
 
 /// Threads for hashing.
 #[derive(Debug)]

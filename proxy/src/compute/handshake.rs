@@ -11,7 +11,7 @@ use pq_proto::{
 use rand::Rng;
 
 use super::{ComputeError, Refusal};
-use crate::scram::{NONCE_BYTES, SCRAM_SHA_256, ScramKeys, client};
+use crate::scram::{Credentials, NONCE_BYTES, SCRAM_SHA_256, ScramKeys, client};
 
 /// Longest message of a compute before its first ReadyForQuery, in bytes.
 const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -23,7 +23,7 @@ const GREETING_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) struct Login {
     /// What the client sent, without what routing consumed.
     pub(crate) params: StartupParams,
-    pub(crate) keys: ScramKeys,
+    pub(crate) credentials: Credentials,
 }
 
 /// A session at a compute that waits for its first query.
@@ -51,7 +51,7 @@ pub(crate) async fn log_in<S: Io>(
     match talk.authentication().await? {
         Authentication::Ok => {}
         Authentication::Sasl { mechanisms } if mechanisms.iter().any(|name| *name == SCRAM_SHA_256) => {
-            talk.prove(login.keys, random).await?;
+            talk.prove(&login.credentials, random).await?;
         }
         _ => return Err(ComputeError::Authentication),
     }
@@ -88,7 +88,11 @@ struct Talk<S> {
 
 impl<S: Io> Talk<S> {
     /// Shows that we hold the key of the password, and has the compute show that it holds the verifier.
-    async fn prove(&mut self, keys: ScramKeys, random: &mut (impl Rng + Send)) -> Result<(), ComputeError> {
+    async fn prove(
+        &mut self,
+        credentials: &Credentials,
+        random: &mut (impl Rng + Send),
+    ) -> Result<(), ComputeError> {
         let mut nonce = [0; NONCE_BYTES];
         random.fill_bytes(&mut nonce);
         let waiting = client::Waiting::new(&nonce);
@@ -102,7 +106,8 @@ impl<S: Io> Talk<S> {
         let Authentication::SaslContinue(challenge) = self.authentication().await? else {
             return Err(ComputeError::Authentication);
         };
-        let answered = waiting.answer(text(&challenge)?, keys)?;
+        let challenge = text(&challenge)?;
+        let answered = waiting.answer(challenge, keys_of(credentials, challenge).await?)?;
         let proof = Bytes::copy_from_slice(answered.client_final().as_bytes());
         self.send(&FrontendMessage::PasswordMessage(proof)).await?;
 
@@ -156,6 +161,19 @@ impl<S: Io> Talk<S> {
             )));
         }
         Ok(())
+    }
+}
+
+/// For a challenge. A password is hashed where nobody else waits.
+async fn keys_of(credentials: &Credentials, challenge: &str) -> Result<ScramKeys, ComputeError> {
+    match credentials {
+        Credentials::Keys(keys) => Ok(*keys),
+        Credentials::Password(password) => {
+            let (challenge, password) = (challenge.to_owned(), password.clone());
+            let hashing = tokio::task::spawn_blocking(move || client::keys_for(&challenge, &password));
+            // Fails only when the program ends.
+            Ok(hashing.await.map_err(|_| ComputeError::Protocol("interrupted".into()))??)
+        }
     }
 }
 

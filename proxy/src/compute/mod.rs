@@ -2,6 +2,9 @@
 //! is in [`handshake`]. Called by the session once the client is authenticated, and by `cancel`.
 
 pub(crate) mod handshake;
+pub(crate) mod role_query;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::io;
@@ -117,6 +120,16 @@ impl ComputeError {
         }
     }
 
+    /// It may be that somebody else has the address now.
+    fn is_perhaps_another_ones(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => false,
+            Self::Refused(refusal) => [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION]
+                .contains(&refusal.error.sqlstate),
+            Self::Lost(_) | Self::Tls(_) | Self::Authentication | Self::Scram(_) | Self::Protocol(_) => true,
+        }
+    }
+
     /// The compute runs and will take connections soon.
     fn is_starting(&self) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.error.sqlstate == SqlState::CANNOT_CONNECT_NOW)
@@ -203,7 +216,7 @@ async fn attempts<D: Dial>(
 ) -> Result<(LoggedIn<D::Stream>, Arc<Compute>), ConnectError> {
     let mut backoff = Backoff::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
     let mut located = control_plane.locate(wanted).await?;
-    let (mut woken, mut lost_logins) = (false, 0);
+    let (mut woken, mut located_again, mut lost_logins) = (false, false, 0);
     loop {
         let compute = Arc::clone(&located.compute);
         let error = match attempt(dial, &compute, login, random).await {
@@ -214,6 +227,7 @@ async fn attempts<D: Dial>(
         lost_logins = if matches!(error, ComputeError::Lost(_)) { lost_logins + 1 } else { 0 };
         let passes_by_itself = error.is_starting() || (1..LOST_LOGINS_MAX).contains(&lost_logins);
         let is_unreachable = matches!(error, ComputeError::Unreachable(_));
+        let may_have_moved = !located_again && error.is_perhaps_another_ones();
         let failure = ConnectError::Compute { address: compute.address.clone(), error };
         if is_unreachable {
             *so_far = ConnectError::StillWaking;
@@ -228,6 +242,12 @@ async fn attempts<D: Dial>(
         } else if passes_by_itself {
             *so_far = failure;
             tokio::time::sleep(backoff.next_delay(random)).await;
+        } else if may_have_moved
+            && let Ok(newer) = control_plane.locate_again(wanted, located.generation).await
+            && newer.compute.address != compute.address
+        {
+            located = newer;
+            located_again = true;
         } else {
             return Err(failure);
         }
@@ -262,109 +282,4 @@ pub(crate) async fn encrypt<D: Dial>(
         ClientError::Closed => ComputeError::Lost(io::ErrorKind::UnexpectedEof.into()),
         error => ComputeError::Tls(Box::new(error)),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::BytesMut;
-    use pq_proto::{Encode, SqlState, Text};
-    use rand::SeedableRng;
-    use rand::rngs::StdRng;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::control_plane::{Access, ControlPlane, Reply};
-    use crate::metrics::Metrics;
-    use crate::scram::ScramKeys;
-
-    /// Finds every compute, and wakes none.
-    #[derive(Debug)]
-    struct Sleepy;
-
-    impl ControlPlane for Sleepy {
-        fn access<'a>(&'a self, _: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
-            Box::pin(std::future::ready(Ok(Access::default())))
-        }
-
-        fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-            let compute = Compute { address: "h:1".parse().unwrap(), tls: None, database: None };
-            Box::pin(std::future::ready(Ok(Arc::new(compute))))
-        }
-
-        fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-            Box::pin(std::future::pending())
-        }
-    }
-
-    /// Hands the other end of every connection out; refuses when nobody takes it.
-    struct Pipes(mpsc::UnboundedSender<DuplexStream>);
-
-    impl Dial for Pipes {
-        type Stream = DuplexStream;
-
-        async fn dial(&self, _: &Address) -> io::Result<DuplexStream> {
-            let (ours, theirs) = duplex(1024);
-            let refused = |_| io::ErrorKind::ConnectionRefused.into();
-            self.0.send(theirs).map(|()| ours).map_err(refused)
-        }
-    }
-
-    /// Connects with ten seconds of patience; `answer` is what the compute says to every startup packet.
-    async fn failure(answer: Option<ErrorResponse>) -> (ConnectError, usize) {
-        let (sender, mut receiver) = mpsc::unbounded_channel::<DuplexStream>();
-        let mut message = BytesMut::new();
-        match &answer {
-            Some(answer) => Response::Own(answer.clone()).encode(&mut message).unwrap(),
-            None => receiver.close(),
-        }
-        let compute = tokio::spawn(async move {
-            let mut connections = 0;
-            while let Some(mut stream) = receiver.recv().await {
-                connections += 1;
-                stream.read_buf(&mut BytesMut::new()).await.unwrap();
-                stream.write_all(&message).await.unwrap();
-            }
-            connections
-        });
-        let cached = Arc::new(Cached::new(Box::new(Sleepy), Metrics::new(&mut Default::default())));
-        let keys = ScramKeys::of_password(b"x", b"salt", 1);
-        let login = Login { params: [("user", "app")].into_iter().collect(), keys };
-        let (main, within) = (Wanted::for_test("main"), Duration::from_secs(10));
-        let mut random = StdRng::seed_from_u64(1);
-        let connected = connect(&Pipes(sender), &cached, &main, &login, within, &mut random).await;
-        (connected.map(|_| ()).unwrap_err(), compute.await.unwrap())
-    }
-
-    fn sqlstate(error: &ConnectError) -> SqlState {
-        match error.response() {
-            Response::Own(error) => error.sqlstate,
-            Response::Computes(frame) => ErrorResponse::decode(frame.body).unwrap().sqlstate,
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wake_that_takes_too_long_is_told_as_such() {
-        let begin = Instant::now();
-        let (error, connections) = failure(None).await;
-        assert!(matches!(error, ConnectError::StillWaking), "{error}");
-        assert_eq!((sqlstate(&error), connections), (SqlState::CANNOT_CONNECT_NOW, 0));
-        assert_eq!(begin.elapsed(), Duration::from_secs(10));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_compute_that_goes_on_starting_has_the_last_word() {
-        let starting =
-            ErrorResponse::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
-        let (error, connections) = failure(Some(starting)).await;
-        assert_eq!((sqlstate(&error), error.how()), (SqlState::CANNOT_CONNECT_NOW, "compute_refused"));
-        assert!(connections > LOST_LOGINS_MAX as usize, "{connections}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_a_compute_refuses_for_good_is_not_tried_again() {
-        let full = ErrorResponse::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already");
-        let (error, connections) = failure(Some(full)).await;
-        assert_eq!((sqlstate(&error), connections), (SqlState::TOO_MANY_CONNECTIONS, 1));
-    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument;
 use utils::timed_lru::{Generation, Lookup, Ttl};
-use utils::{SingleFlight, TimedLru};
+use utils::{Shutdown, SingleFlight, TimedLru};
 
 use super::cached_access::AccessCache;
 use super::{Compute, ControlPlane, ControlPlaneError, Wanted};
@@ -20,6 +20,9 @@ use crate::route::EndpointName;
 pub(crate) const ADDRESSES_MAX: usize = 4_000;
 /// How long one is kept, however often it is used.
 const ADDRESS_TTL: Duration = Duration::from_secs(240);
+
+/// How often is looked for changed files.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A compute, and which answer of the provider it came from.
 #[derive(Debug, Clone)]
@@ -70,6 +73,16 @@ impl Cached {
             cached.locating.run(wanted.endpoint.clone(), || cached.ask_where(&wanted)).await.0
         })
         .await
+    }
+
+    /// Asks again, because somebody else was where `stale` says.
+    pub(crate) async fn locate_again(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        stale: Generation,
+    ) -> Result<Located, ControlPlaneError> {
+        self.lock().invalidate(&wanted.endpoint, stale);
+        self.locate(wanted).await
     }
 
     /// What the provider says now. An entry is kept all the same: its generation tells who saw the same address.
@@ -154,6 +167,31 @@ impl Cached {
         let inserted =
             self.lock().insert(endpoint.clone(), Arc::clone(&compute), Ttl::absolute(ADDRESS_TTL), now);
         Located { compute, generation: inserted.generation }
+    }
+
+    /// Has the provider read its files again at SIGHUP and when one has changed, until the process ends.
+    pub(crate) async fn keep_current(self: Arc<Self>, shutdown: Shutdown) {
+        let mut asked_for = shutdown.reloads();
+        loop {
+            let is_asked_for = tokio::select! {
+                () = asked_for.next() => true,
+                () = tokio::time::sleep(LOOK_INTERVAL) => false,
+            };
+            let cached = Arc::clone(&self);
+            let reloaded = tokio::task::spawn_blocking(move || {
+                (is_asked_for || cached.provider.is_outdated()).then(|| cached.provider.reload())
+            });
+            match reloaded.await {
+                Ok(Some(Ok(()))) => tracing::info!("the control plane's files were read again"),
+                Ok(Some(Err(error))) => {
+                    tracing::error!(
+                        error,
+                        "the control plane's files cannot be used: what was read before stays"
+                    );
+                }
+                Ok(None) | Err(_) => {}
+            }
+        }
     }
 
     /// Endpoints and addresses that are kept, in no order.

@@ -140,6 +140,7 @@ impl Cached {
         role: &Text,
         doubted: &Accessed,
     ) -> Option<Result<Accessed, ControlPlaneError>> {
+        self.provider.doubted(wanted, role);
         let entry = doubted.entry.filter(|entry| entry.age >= REFETCH_AGE_MIN)?;
         self.access.lock().access.invalidate(&(wanted.endpoint.clone(), role.clone()), entry.generation);
         Some(self.access(wanted, role).await)

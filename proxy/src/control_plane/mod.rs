@@ -1,10 +1,13 @@
 //! Who knows endpoints: their roles' verifiers, where their computes are, and how to wake them. One trait, so that a
 //! file, an HTTP service or the database itself can be asked; [`Cached`] stands before all of them.
 
+mod auth_query;
 mod cached;
 mod cached_access;
 mod command;
+mod endpoints_file;
 mod file;
+mod http;
 
 use std::fmt;
 use std::future::Future;
@@ -16,9 +19,11 @@ use std::time::Duration;
 use postgres_backend::client::ClientTls;
 use pq_proto::{ErrorResponse, SqlState, Text};
 
+pub(crate) use auth_query::{AskDatabase, AskError, Asked, Asker, AuthQueryControlPlane};
 pub(crate) use cached::Cached;
 pub(crate) use cached_access::Accessed;
 pub(crate) use file::FileControlPlane;
+pub(crate) use http::HttpControlPlane;
 
 use crate::activity::SessionId;
 use crate::allowlist::Allowlist;
@@ -39,9 +44,24 @@ pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
     /// Starts the compute unless it runs, and returns when it takes connections.
     fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>>;
 
+    /// A client of this role did not know the password that fits what was said last.
+    fn doubted(&self, wanted: &Wanted, role: &Text) {
+        let _ = (wanted, role);
+    }
+
     /// How long answers may be kept; `None` when it has all of them in memory and knows of every change.
     fn caching(&self) -> Option<Caching> {
         None
+    }
+
+    /// Whether a file that it was made from has changed. Looks at the disk.
+    fn is_outdated(&self) -> bool {
+        false
+    }
+
+    /// Reads its files again. On an error everything stays as it is. Looks at the disk.
+    fn reload(&self) -> Result<(), String> {
+        Ok(())
     }
 }
 
@@ -87,6 +107,9 @@ pub(crate) enum ControlPlaneError {
     /// It is known and closed. The words are the control plane's, and meant for people.
     #[error("{message}")]
     Refused { sqlstate: SqlState, message: String },
+    /// Something is going on with it that ends by itself.
+    #[error("{message}")]
+    Busy { message: String },
     /// Nothing can be said about the endpoint; the log has the reason.
     #[error("the control plane gave no answer for endpoint \"{0}\"")]
     Unavailable(EndpointName),
@@ -110,6 +133,7 @@ impl ControlPlaneError {
                 "Look at the host name, or at the name after \"endpoint=\" or behind the last \"@\".",
             ),
             Self::Refused { sqlstate, .. } => response(*sqlstate),
+            Self::Busy { .. } => response(SqlState::CANNOT_CONNECT_NOW).with_hint("Try again in a moment."),
             Self::NotStartable(_) | Self::StartFailed { .. } | Self::Unavailable(_) => {
                 response(SqlState::CONNECTION_FAILURE)
                     .with_hint("Its operator finds the reason in the proxy's log.")
@@ -163,6 +187,15 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let brackets = if self.host.contains(':') { ["[", "]"] } else { ["", ""] };
         write!(f, "{}{}{}:{}", brackets[0], self.host, brackets[1], self.port)
+    }
+}
+
+/// Line and reason. The library's own text shows the line itself, in which there may be a secret.
+fn describe_toml_error(error: &toml::de::Error, text: &str) -> String {
+    let line = |start| text.get(..start).unwrap_or_default().matches('\n').count() + 1;
+    match error.span() {
+        Some(span) => format!("line {}: {}", line(span.start), error.message()),
+        None => error.message().to_owned(),
     }
 }
 

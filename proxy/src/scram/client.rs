@@ -1,14 +1,41 @@
-//! The client's side, for whoever has the ClientKey and not the password: logs into the compute.
+//! The client's side, for whoever has the ClientKey of a password or the password itself: logs into the compute.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use subtle::ConstantTimeEq;
 
+use super::ITERATIONS_MAX;
 use super::keys::{Key, ScramKeys};
 use super::messages::{ScramError, ServerFirst, parse_server_final};
 
 /// No channel binding: the proxy's channel to the compute is not the client's.
 const GS2_HEADER: &str = "n,,";
+
+/// What somebody logs in with.
+#[derive(Clone)]
+pub(crate) enum Credentials {
+    /// The keys of a password.
+    Keys(ScramKeys),
+    /// A password itself.
+    Password(Bytes),
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials(..)")
+    }
+}
+
+/// The keys of a password for this `server-first-message`. Hashes as often as the server says: not to be done where
+/// others wait. A number with which it would take seconds is refused.
+pub(crate) fn keys_for(server_first: &str, password: &[u8]) -> Result<ScramKeys, ScramError> {
+    let challenge = ServerFirst::parse(server_first)?;
+    if challenge.iterations > ITERATIONS_MAX {
+        return Err(ScramError::Unsupported("so many iterations"));
+    }
+    Ok(ScramKeys::of_password(password, &challenge.salt, challenge.iterations))
+}
 
 /// `client-first-message` is made, the challenge is not there yet.
 #[derive(Debug)]
@@ -75,6 +102,15 @@ impl Answered {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_keys_of_a_password_are_made_for_the_challenge_unless_it_asks_too_much() {
+        let keys = keys_for("r=abc,s=c2FsdA==,i=2", b"pencil").unwrap();
+        let expected = ScramKeys::of_password(b"pencil", b"salt", 2);
+        assert!(bool::from(keys.client_key.ct_eq(&expected.client_key)));
+        let error = keys_for("r=abc,s=c2FsdA==,i=4000000000", b"pencil").unwrap_err();
+        assert_eq!(error, ScramError::Unsupported("so many iterations"));
+    }
 
     #[test]
     fn a_challenge_must_continue_our_nonce() {

@@ -17,6 +17,7 @@ mod password;
 mod secret;
 pub(crate) mod server;
 
+pub(crate) use client::Credentials;
 pub(crate) use keys::ScramKeys;
 pub(crate) use messages::ScramError;
 pub use secret::{SCRAM_ITERATIONS_DEFAULT, Verifier, VerifierError};
@@ -25,5 +26,7 @@ pub use secret::{SCRAM_ITERATIONS_DEFAULT, Verifier, VerifierError};
 pub(crate) const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
 /// The same, bound to the TLS channel.
 pub(crate) const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";
+/// A password is not hashed more often: seconds of work for one login. PostgreSQL's own number is 4096.
+pub(crate) const ITERATIONS_MAX: u32 = 1_000_000;
 /// Random bytes in a nonce: PostgreSQL's own number.
 pub(crate) const NONCE_BYTES: usize = 18;

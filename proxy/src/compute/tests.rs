@@ -1,0 +1,194 @@
+//! How often is tried what, and what is said in the end.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use bytes::BytesMut;
+use pq_proto::{Encode, SqlState, Text};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::control_plane::{Access, Caching, ControlPlane, Reply};
+use crate::metrics::Metrics;
+use crate::scram::{Credentials, ScramKeys};
+
+/// Finds every compute, and wakes none.
+#[derive(Debug)]
+struct Sleepy;
+
+impl ControlPlane for Sleepy {
+    fn access<'a>(&'a self, _: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
+        Box::pin(std::future::ready(Ok(Access::default())))
+    }
+
+    fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        let compute = Compute { address: "h:1".parse().unwrap(), tls: None, database: None };
+        Box::pin(std::future::ready(Ok(Arc::new(compute))))
+    }
+
+    fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// Hands the other end of every connection out; refuses when nobody takes it.
+struct Pipes(mpsc::UnboundedSender<DuplexStream>);
+
+impl Dial for Pipes {
+    type Stream = DuplexStream;
+
+    async fn dial(&self, _: &Address) -> io::Result<DuplexStream> {
+        let (ours, theirs) = duplex(1024);
+        let refused = |_| io::ErrorKind::ConnectionRefused.into();
+        self.0.send(theirs).map(|()| ours).map_err(refused)
+    }
+}
+
+/// Connects with ten seconds of patience; `answer` is what the compute says to every startup packet.
+async fn failure(answer: Option<ErrorResponse>) -> (ConnectError, usize) {
+    let (sender, mut receiver) = mpsc::unbounded_channel::<DuplexStream>();
+    let mut message = BytesMut::new();
+    match &answer {
+        Some(answer) => Response::Own(answer.clone()).encode(&mut message).unwrap(),
+        None => receiver.close(),
+    }
+    let compute = tokio::spawn(async move {
+        let mut connections = 0;
+        while let Some(mut stream) = receiver.recv().await {
+            connections += 1;
+            stream.read_buf(&mut BytesMut::new()).await.unwrap();
+            stream.write_all(&message).await.unwrap();
+        }
+        connections
+    });
+    let cached = Arc::new(Cached::new(Box::new(Sleepy), Metrics::new(&mut Default::default())));
+    let keys = ScramKeys::of_password(b"x", b"salt", 1);
+    let login =
+        Login { params: [("user", "app")].into_iter().collect(), credentials: Credentials::Keys(keys) };
+    let (main, within) = (Wanted::for_test("main"), Duration::from_secs(10));
+    let mut random = StdRng::seed_from_u64(1);
+    let connected = connect(&Pipes(sender), &cached, &main, &login, within, &mut random).await;
+    (connected.map(|_| ()).unwrap_err(), compute.await.unwrap())
+}
+
+fn sqlstate(error: &ConnectError) -> SqlState {
+    match error.response() {
+        Response::Own(error) => error.sqlstate,
+        Response::Computes(frame) => ErrorResponse::decode(frame.body).unwrap().sqlstate,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wake_that_takes_too_long_is_told_as_such() {
+    let begin = Instant::now();
+    let (error, connections) = failure(None).await;
+    assert!(matches!(error, ConnectError::StillWaking), "{error}");
+    assert_eq!((sqlstate(&error), connections), (SqlState::CANNOT_CONNECT_NOW, 0));
+    assert_eq!(begin.elapsed(), Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_compute_that_goes_on_starting_has_the_last_word() {
+    let starting = ErrorResponse::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
+    let (error, connections) = failure(Some(starting)).await;
+    assert_eq!((sqlstate(&error), error.how()), (SqlState::CANNOT_CONNECT_NOW, "compute_refused"));
+    assert!(connections > LOST_LOGINS_MAX as usize, "{connections}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_compute_refuses_for_good_is_not_tried_again() {
+    let full = ErrorResponse::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already");
+    let (error, connections) = failure(Some(full)).await;
+    assert_eq!((sqlstate(&error), connections), (SqlState::TOO_MANY_CONNECTIONS, 1));
+}
+
+/// A provider whose answers may be kept, and what it was asked. Its compute has moved from `h:1` to `h:2` when it is asked
+/// for the second time.
+#[derive(Debug, Default)]
+struct Moving(Mutex<Vec<&'static str>>);
+
+impl Moving {
+    fn answer<'a>(&self, question: &'static str) -> Reply<'a, Arc<Compute>> {
+        let mut asked = self.0.lock().unwrap();
+        let address = if asked.is_empty() { "h:1" } else { "h:2" }.parse().unwrap();
+        asked.push(question);
+        Box::pin(std::future::ready(Ok(Arc::new(Compute { address, tls: None, database: None }))))
+    }
+}
+
+impl ControlPlane for Arc<Moving> {
+    fn access<'a>(&'a self, _: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
+        Box::pin(std::future::ready(Ok(Access::default())))
+    }
+
+    fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        self.answer("locate")
+    }
+
+    fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        self.answer("wake")
+    }
+
+    fn caching(&self) -> Option<Caching> {
+        Some(Caching { access: Duration::from_secs(60), negative: Duration::from_secs(60) })
+    }
+}
+
+/// What each connection in turn is answered with, whatever it says; `None` is nobody there. Notes who was called.
+struct Script(Mutex<(VecDeque<Option<&'static [u8]>>, Vec<String>)>);
+
+impl Dial for Script {
+    type Stream = DuplexStream;
+
+    async fn dial(&self, address: &Address) -> io::Result<DuplexStream> {
+        let answer = {
+            let mut script = self.0.lock().unwrap();
+            script.1.push(address.to_string());
+            script.0.pop_front().expect("one connection too many")
+        };
+        let (ours, mut theirs) = duplex(1024);
+        theirs.write_all(answer.ok_or(io::ErrorKind::ConnectionRefused)?).await?;
+        tokio::spawn(async move {
+            while theirs.read_buf(&mut BytesMut::new()).await.is_ok_and(|count| count > 0) {}
+        });
+        Ok(ours)
+    }
+}
+
+const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+const WRONG_PASSWORD: &[u8] = b"E\0\0\0\x17SFATAL\0C28P01\0Mno\0\0";
+const NO_DATABASE: &[u8] = b"E\0\0\0\x17SFATAL\0C3D000\0Mno\0\0";
+
+#[tokio::test(start_paused = true)]
+async fn a_compute_that_has_moved_is_found_and_the_client_notices_nothing() {
+    for (answers, questions, is_let_in) in [
+        // Nobody is at the old address.
+        (&[None, Some(WELCOME)][..], &["locate", "wake"][..], true),
+        // Somebody else is, who does not know the role, or something that is no database.
+        (&[Some(WRONG_PASSWORD), Some(WELCOME)], &["locate", "locate"], true),
+        (&[Some(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Some(WELCOME)], &["locate", "locate"], true),
+        // It says the same at its new one: that is its answer.
+        (&[Some(WRONG_PASSWORD), Some(WRONG_PASSWORD)], &["locate", "locate"], false),
+        // This it knows better than anybody else.
+        (&[Some(NO_DATABASE)], &["locate"], false),
+    ] {
+        let provider = Arc::new(Moving::default());
+        let cached =
+            Arc::new(Cached::new(Box::new(Arc::clone(&provider)), Metrics::new(&mut Default::default())));
+        let script = Script(Mutex::new((answers.iter().copied().collect(), Vec::new())));
+        let login = Login {
+            params: [("user", "app")].into_iter().collect(),
+            credentials: Credentials::Keys(ScramKeys::of_password(b"x", b"salt", 1)),
+        };
+        let (main, within) = (Wanted::for_test("main"), Duration::from_secs(10));
+        let mut random = StdRng::seed_from_u64(1);
+        let connected = connect(&script, &cached, &main, &login, within, &mut random).await;
+        assert_eq!(connected.is_ok(), is_let_in, "{answers:?}: {:?}", connected.err());
+        assert_eq!(*provider.0.lock().unwrap(), questions, "{answers:?}");
+        let called = script.0.into_inner().unwrap().1;
+        assert_eq!(called, ["h:1", "h:2"][..answers.len()], "{answers:?}");
+    }
+}

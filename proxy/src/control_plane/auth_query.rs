@@ -1,0 +1,330 @@
+//! The provider for whoever does not want to copy verifiers into a file: the databases themselves are asked for them, by
+//! a role that may read `pg_authid`. Addresses and start commands are in a file as in [`super::file`]:
+//!
+//! ```toml
+//! state_file = "verifiers.json"
+//! [endpoints.main.auth_query]
+//! user = "proxy_auth"
+//! password_file = "proxy_auth.password"
+//! dbname = "postgres"            # optional; this is the default
+//! wake_unauthenticated = false   # optional; see below
+//! ```
+//!
+//! A database that sleeps cannot be asked. So the verifiers that were last seen are kept in the state file, for its owner
+//! only and over restarts, and clients of a sleeping database are checked against these. A role that was never seen gets
+//! what a wrong password gets, and so does one whose password was changed since, until somebody else wakes the database.
+//! With `wake_unauthenticated` such a client wakes it itself: then a stranger can do so too, once in
+//! [`WAKE_UNAUTHENTICATED_INTERVAL`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pq_proto::Text;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::endpoints_file::{Endpoint, FileError};
+use super::file::Reloaded;
+use super::{Access, Caching, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
+use crate::route::EndpointName;
+use crate::scram::Verifier;
+
+/// How long an answer is kept. A password that does not fit is asked for again before.
+const ACCESS_TTL: Duration = Duration::from_secs(30);
+/// How long is kept that there is no such endpoint. The file is in memory; it costs nothing to look again.
+const NEGATIVE_TTL: Duration = Duration::from_millis(500);
+/// A client that has proven nothing wakes a database at most once in this time.
+pub(super) const WAKE_UNAUTHENTICATED_INTERVAL: Duration = Duration::from_secs(60);
+/// Longest password of the role that asks, and longest state file, in bytes.
+const PASSWORD_BYTES_MAX: usize = 1024;
+const STATE_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// As whom a database is asked.
+#[derive(Clone)]
+pub(crate) struct Asker {
+    pub(crate) user: Text,
+    pub(crate) password: Bytes,
+    pub(crate) database: Text,
+    wake_unauthenticated: bool,
+}
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Asker({:?})", self.user)
+    }
+}
+
+/// Asks a database. Implemented by `compute`, and by tests.
+pub(crate) trait AskDatabase: fmt::Debug + Send + Sync {
+    /// What the database stores for this role: nothing when it cannot log in with a password.
+    fn rolpassword<'a>(&'a self, compute: &'a Compute, asker: &'a Asker, role: &'a str) -> Asked<'a>;
+}
+
+/// An answer that takes time.
+pub(crate) type Asked<'a> =
+    std::pin::Pin<Box<dyn Future<Output = Result<Option<String>, AskError>> + Send + 'a>>;
+
+/// No answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    /// Nobody takes connections there: it sleeps.
+    #[error("{0}")]
+    Asleep(io::Error),
+    /// It runs, or will in a moment, and did not answer.
+    #[error("{0}")]
+    Failed(String),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAuthQuery {
+    user: String,
+    password_file: PathBuf,
+    #[serde(default = "postgres")]
+    dbname: String,
+    #[serde(default)]
+    wake_unauthenticated: bool,
+}
+
+fn postgres() -> String {
+    "postgres".into()
+}
+
+impl RawAuthQuery {
+    pub(super) fn check(self, beside: &Path) -> Result<Asker, String> {
+        let path = beside.join(&self.password_file);
+        let problem =
+            |error: &dyn fmt::Display| format!("auth_query.password_file {}: {error}", path.display());
+        let password = fs::read_to_string(&path).map_err(|error| problem(&error))?;
+        let password = password.trim_end_matches(['\r', '\n']);
+        if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
+            return Err(problem(&"it is empty, or longer than 1024 bytes"));
+        }
+        Ok(Asker {
+            user: self.user.into(),
+            password: Bytes::copy_from_slice(password.as_bytes()),
+            database: self.dbname.into(),
+            wake_unauthenticated: self.wake_unauthenticated,
+        })
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct AuthQueryControlPlane {
+    file: Reloaded,
+    database: Box<dyn AskDatabase>,
+    seen: Seen,
+    /// When a client that had proven nothing last woke an endpoint.
+    woken: Mutex<HashMap<EndpointName, Instant>>,
+}
+
+impl AuthQueryControlPlane {
+    pub(crate) fn load(path: &Path, database: Box<dyn AskDatabase>) -> Result<Self, FileError> {
+        let file = Reloaded::load(path)?;
+        let content = file.content();
+        let wrong = |endpoint: String, problem: &str| FileError::Value { endpoint, problem: problem.into() };
+        if let Some((name, _)) = content.iter().find(|(_, endpoint)| endpoint.auth_query.is_none()) {
+            return Err(wrong(name.to_string(), "it has no auth_query"));
+        }
+        let state_file = content.state_file.clone().ok_or_else(|| FileError::Syntax {
+            path: path.to_owned(),
+            message: "missing field `state_file`".into(),
+        })?;
+        let seen = Seen::load(state_file)?;
+        Ok(Self { file, database, seen, woken: Mutex::default() })
+    }
+
+    async fn verifier(
+        &self,
+        wanted: &Wanted,
+        endpoint: &Endpoint,
+        role: &Text,
+    ) -> Result<Option<Verifier>, ControlPlaneError> {
+        let (name, unavailable) =
+            (&wanted.endpoint, || ControlPlaneError::Unavailable(wanted.endpoint.clone()));
+        // A name that the database cannot have.
+        let Ok(role) = role.to_str() else { return Ok(None) };
+        let Some(asker) = &endpoint.auth_query else { return Ok(None) };
+        let mut answer = self.database.rolpassword(&endpoint.compute, asker, role).await;
+        if let Err(AskError::Asleep(error)) = &answer {
+            tracing::debug!(endpoint = %name, %error, "a database that sleeps was not asked for a verifier");
+            let seen = self.seen.get(name, role);
+            let is_good = seen.as_ref().is_some_and(|seen| !seen.is_doubted);
+            if is_good || !asker.wake_unauthenticated || !self.may_wake(name) {
+                return Ok(seen.map(|seen| seen.verifier));
+            }
+            tracing::info!(endpoint = %name, "waking for a client that has proven nothing");
+            endpoint.wake(name).await?;
+            answer = self.database.rolpassword(&endpoint.compute, asker, role).await;
+        }
+        let stored = answer.map_err(|error| {
+            tracing::error!(endpoint = %name, %error, "the database was not asked for a verifier");
+            unavailable()
+        })?;
+        let verifier = stored.map(|text| text.parse::<Verifier>()).transpose().map_err(|error| {
+            tracing::error!(endpoint = %name, role, %error, "what the database has stored is no verifier");
+            unavailable()
+        })?;
+        self.seen.put(name, role, verifier.as_ref());
+        Ok(verifier)
+    }
+
+    fn may_wake(&self, endpoint: &EndpointName) -> bool {
+        let (mut woken, now) = (self.woken.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        // As many as there are endpoints in the file at most.
+        let last = woken.entry(endpoint.clone());
+        let mut may = true;
+        last.and_modify(|last| {
+            may = now.duration_since(*last) >= WAKE_UNAUTHENTICATED_INTERVAL;
+            if may {
+                *last = now;
+            }
+        })
+        .or_insert(now);
+        may
+    }
+}
+
+impl ControlPlane for AuthQueryControlPlane {
+    fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
+        Box::pin(async move {
+            let content = self.file.content();
+            let endpoint = content.endpoint(&wanted.endpoint)?;
+            let verifier = self.verifier(wanted, endpoint, role).await?;
+            Ok(Access { verifier, allowlist: Arc::clone(&endpoint.allowlist) })
+        })
+    }
+
+    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        let content = self.file.content();
+        let compute = content.endpoint(&wanted.endpoint).map(|endpoint| Arc::clone(&endpoint.compute));
+        Box::pin(std::future::ready(compute))
+    }
+
+    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        let content = self.file.content();
+        Box::pin(async move { content.endpoint(&wanted.endpoint)?.wake(&wanted.endpoint).await })
+    }
+
+    fn doubted(&self, wanted: &Wanted, role: &Text) {
+        if let Ok(role) = role.to_str() {
+            self.seen.doubt(&wanted.endpoint, role);
+        }
+    }
+
+    fn caching(&self) -> Option<Caching> {
+        Some(Caching { access: ACCESS_TTL, negative: NEGATIVE_TTL })
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.file.is_outdated()
+    }
+
+    fn reload(&self) -> Result<(), String> {
+        self.file.reload()
+    }
+}
+
+/// The verifiers that were last seen, and the file that keeps them.
+#[derive(Debug)]
+struct Seen {
+    path: PathBuf,
+    verifiers: Mutex<Verifiers>,
+    /// Those that a client's password did not fit since. Never more than there are verifiers.
+    doubted: Mutex<BTreeSet<(String, String)>>,
+}
+
+/// By endpoint and role.
+type Verifiers = BTreeMap<String, BTreeMap<String, String>>;
+
+/// What a database said when it was last awake.
+struct LastSeen {
+    verifier: Verifier,
+    is_doubted: bool,
+}
+
+impl Seen {
+    /// A file that is not there is an empty one.
+    fn load(path: PathBuf) -> Result<Self, FileError> {
+        let unreadable = |error| FileError::Io { path: path.clone(), error };
+        let text = match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() > STATE_FILE_BYTES_MAX => {
+                return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, "it is too long")));
+            }
+            Ok(_) => fs::read(&path).map_err(unreadable)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
+            Err(error) => return Err(unreadable(error)),
+        };
+        let verifiers = serde_json::from_slice(&text).map_err(|error| FileError::Syntax {
+            path: path.clone(),
+            message: format!("it is not what was written: {:?} at line {}", error.classify(), error.line()),
+        })?;
+        Ok(Self { path, verifiers: Mutex::new(verifiers), doubted: Mutex::default() })
+    }
+
+    fn get(&self, endpoint: &EndpointName, role: &str) -> Option<LastSeen> {
+        let verifier = self.lock().get(endpoint.as_str())?.get(role)?.parse().ok()?;
+        let is_doubted = self.doubted().contains(&(endpoint.to_string(), role.to_owned()));
+        Some(LastSeen { verifier, is_doubted })
+    }
+
+    fn doubt(&self, endpoint: &EndpointName, role: &str) {
+        if self.get(endpoint, role).is_some() {
+            self.doubted().insert((endpoint.to_string(), role.to_owned()));
+        }
+    }
+
+    /// What the database said last; writes the file only when that is new.
+    fn put(&self, endpoint: &EndpointName, role: &str, verifier: Option<&Verifier>) {
+        self.doubted().remove(&(endpoint.to_string(), role.to_owned()));
+        let mut verifiers = self.lock();
+        let roles = verifiers.entry(endpoint.to_string()).or_default();
+        let before = match verifier {
+            Some(verifier) => roles.insert(role.to_owned(), verifier.to_string()),
+            None => roles.remove(role),
+        };
+        if before == verifier.map(Verifier::to_string) {
+            return;
+        }
+        if let Err(error) = write(&self.path, &verifiers) {
+            tracing::error!(path = %self.path.display(), %error, "the verifiers that were seen are not kept");
+        }
+    }
+
+    // Nothing panics under these locks.
+    fn doubted(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Verifiers> {
+        self.verifiers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All or nothing, for the owner only.
+fn write(path: &Path, verifiers: &Verifiers) -> io::Result<()> {
+    let mut temporary = path.to_owned().into_os_string();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    // What a crash left behind may have other rights.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(&serde_json::to_vec_pretty(verifiers)?)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+#[path = "auth_query_tests.rs"]
+mod tests;

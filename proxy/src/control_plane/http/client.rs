@@ -1,0 +1,238 @@
+//! One HTTP request and its answer, whose size has a limit. A connection for each: the caches of the proxy make questions
+//! rare, and a connection that was closed in the meantime is no case of its own. Used by [`super::HttpControlPlane`].
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::Uri;
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper_util::rt::TokioIo;
+use postgres_backend::Io;
+use postgres_backend::client::ClientTls;
+use rand::RngExt;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// Longest body of an answer in bytes.
+const RESPONSE_BYTES_MAX: usize = 64 * 1024;
+/// For a TCP connection to one address of the service.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What is asked.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// The last part of the path.
+    pub(super) call: &'static str,
+    /// Encoded.
+    pub(super) query: String,
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub(super) status: u16,
+    /// How long to wait before the next try, where a header says so.
+    pub(super) retry_after: Option<Duration>,
+    pub(super) body: Bytes,
+}
+
+/// The URL cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UrlError {
+    #[error("it does not begin with http:// or https://")]
+    Scheme,
+    #[error("it has no host, or a query")]
+    Shape,
+    #[error(transparent)]
+    Syntax(#[from] hyper::http::uri::InvalidUri),
+}
+
+/// No answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    #[error("cannot connect: {0}")]
+    Connect(#[source] io::Error),
+    #[error("TLS: {0}")]
+    Tls(#[source] io::Error),
+    #[error("the token file {}: {error}", path.display())]
+    Token { path: PathBuf, error: String },
+    #[error("the request cannot be made: {0}")]
+    Request(#[from] hyper::http::Error),
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+    #[error("an answer of more than {RESPONSE_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+impl ClientError {
+    /// The next try may meet another server, or a better moment.
+    pub(super) const fn passes_by_itself(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Http(_))
+    }
+}
+
+/// Where the service is.
+#[derive(Debug)]
+pub(super) struct Client {
+    encrypted: bool,
+    host: String,
+    port: u16,
+    /// Without a slash at its end.
+    path: String,
+    token_file: Option<PathBuf>,
+    tls: Option<ClientTls>,
+}
+
+impl Client {
+    pub(super) fn new(
+        url: &str,
+        token_file: Option<PathBuf>,
+        tls: Option<ClientTls>,
+    ) -> Result<Self, UrlError> {
+        let url: Uri = url.parse()?;
+        let (encrypted, default_port) = match url.scheme_str() {
+            Some("http") => (false, 80),
+            Some("https") => (true, 443),
+            _ => return Err(UrlError::Scheme),
+        };
+        let host =
+            url.host().filter(|host| !host.is_empty() && url.query().is_none()).ok_or(UrlError::Shape)?;
+        Ok(Self {
+            encrypted,
+            host: host.to_owned(),
+            port: url.port_u16().unwrap_or(default_port),
+            path: url.path().trim_end_matches('/').to_owned(),
+            token_file,
+            tls,
+        })
+    }
+
+    pub(super) const fn lacks_authorities(&self) -> bool {
+        self.encrypted && self.tls.is_none()
+    }
+
+    /// Asks once. The caller has the time limit.
+    pub(super) async fn get(&self, request: &Request) -> Result<Response, ClientError> {
+        let stream = self.connect().await?;
+        let Some(tls) = self.tls.as_ref().filter(|_| self.encrypted) else {
+            return self.exchange(stream, request).await;
+        };
+        let name = ServerName::try_from(self.bare_host().to_owned())
+            .map_err(|error| ClientError::Tls(io::Error::other(error)))?;
+        let connecting = TlsConnector::from(Arc::clone(&tls.config)).connect(name, stream);
+        self.exchange(connecting.await.map_err(ClientError::Tls)?, request).await
+    }
+
+    async fn connect(&self) -> Result<TcpStream, ClientError> {
+        let mut last = io::ErrorKind::NotFound.into();
+        let addresses = tokio::net::lookup_host((self.bare_host(), self.port)).await;
+        for address in addresses.map_err(ClientError::Connect)? {
+            match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(ClientError::Connect(last))
+    }
+
+    /// An IPv6 address stands in brackets in a URL, and only there.
+    fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    async fn exchange(&self, stream: impl Io, request: &Request) -> Result<Response, ClientError> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = self.http_request(request)?;
+        let mut answer = pin!(async {
+            let (head, body) = sender.send_request(request).await?.into_parts();
+            let body = Limited::new(body, RESPONSE_BYTES_MAX).collect().await.map_err(too_long_or_lost)?;
+            let retry_after = retry_after(&head.headers);
+            Ok(Response { status: head.status.as_u16(), retry_after, body: body.to_bytes() })
+        });
+        let mut connection = pin!(connection);
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            // The answer may have arrived as a whole before the end.
+            result = &mut connection => result?,
+        }
+        answer.await
+    }
+
+    fn http_request(&self, request: &Request) -> Result<hyper::Request<Empty<Bytes>>, ClientError> {
+        let target = format!("{}/{}?{}", self.path, request.call, request.query);
+        let mut builder = hyper::Request::get(target)
+            .header(HOST, format!("{}:{}", self.host, self.port))
+            .header(ACCEPT, "application/json")
+            .header("x-request-id", request_id());
+        if let Some(token) = self.token()? {
+            builder = builder.header(AUTHORIZATION, token);
+        }
+        Ok(builder.body(Empty::new())?)
+    }
+
+    /// Read each time, so that it can be exchanged. An empty one is not sent.
+    fn token(&self) -> Result<Option<HeaderValue>, ClientError> {
+        let Some(path) = &self.token_file else { return Ok(None) };
+        let wrong = |error: String| ClientError::Token { path: path.clone(), error };
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        let value = HeaderValue::from_str(&format!("Bearer {}", text.trim()));
+        let mut value = value.map_err(|_| wrong("it has characters that a header cannot have".into()))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+fn too_long_or_lost(error: Box<dyn std::error::Error + Send + Sync>) -> ClientError {
+    match error.downcast::<hyper::Error>() {
+        Ok(error) => ClientError::Http(*error),
+        Err(other) if other.is::<LengthLimitError>() => ClientError::TooLong,
+        Err(other) => ClientError::Connect(io::Error::other(other)),
+    }
+}
+
+/// Seconds only: the other form, a date, needs clocks that agree.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// A random UUID (RFC 9562, section 5.4), another one for each request.
+fn request_id() -> String {
+    let [high, low]: [u64; 2] = rand::rng().random();
+    let (high, low) = (high & !0xf000 | 0x4000, low & !(3 << 62) | 1 << 63);
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xffff,
+        high & 0xffff,
+        low >> 48,
+        low & 0xffff_ffff_ffff
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_is_a_random_uuid() {
+        let (one, other) = (request_id(), request_id());
+        assert_ne!(one, other);
+        let parts: Vec<&str> = one.split('-').collect();
+        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+        assert!(parts[2].starts_with('4') && "89ab".contains(&parts[3][..1]), "{one}");
+    }
+}

@@ -1,0 +1,163 @@
+//! The TOML file that says where the service is and how to talk to it. Paths are relative to the file.
+//!
+//! | key | meaning | default |
+//! |---|---|---|
+//! | `url` | where the calls are: `http://` or `https://`, host, port, path | needed |
+//! | `dialect` | `"v1"` or `"2023"` | `"v1"` |
+//! | `token_file` | a file with the Bearer token, read again for every call | no token is sent |
+//! | `ca` | authorities (PEM) for `https` | needed there |
+//! | `compute_ca` | authorities (PEM) for computes that the service gives a `server_name` for | such computes are refused |
+//! | `access_try_seconds`, `access_seconds` | for one try, and for all tries, of asking who may come in | 5, 12 |
+//! | `wake_try_seconds`, `wake_seconds` | the same for waking, a cold start included | 50, 55 |
+//! | `access_ttl_seconds` | how long verifiers and allowlists are kept | 60 |
+//! | `negative_ttl_seconds` | how long is kept that there is no such endpoint, or that it is closed | 5 |
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use postgres_backend::TlsError;
+use postgres_backend::client::ClientTls;
+use serde::Deserialize;
+
+use super::client::{Client, UrlError};
+use super::dialect::Dialect;
+use super::{Caching, HttpControlPlane};
+use crate::control_plane::describe_toml_error;
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpConfigError {
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{}: {message}", path.display())]
+    Syntax { path: PathBuf, message: String },
+    #[error("url: {0}")]
+    Url(#[from] UrlError),
+    #[error(transparent)]
+    Authorities(#[from] TlsError),
+    #[error("ca: an https url needs the authorities that vouch for it")]
+    NoAuthorities,
+    #[error("{0}: it must be between 1 and 86400")]
+    Seconds(&'static str),
+}
+
+/// For one try, and for all of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TimeLimits {
+    pub(super) each: Duration,
+    pub(super) total: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HttpConfig {
+    url: String,
+    #[serde(default)]
+    dialect: Dialect,
+    token_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    compute_ca: Option<PathBuf>,
+    #[serde(default = "seconds::<5>")]
+    access_try_seconds: u64,
+    #[serde(default = "seconds::<12>")]
+    access_seconds: u64,
+    #[serde(default = "seconds::<50>")]
+    wake_try_seconds: u64,
+    #[serde(default = "seconds::<55>")]
+    wake_seconds: u64,
+    #[serde(default = "seconds::<60>")]
+    access_ttl_seconds: u64,
+    #[serde(default = "seconds::<5>")]
+    negative_ttl_seconds: u64,
+}
+
+const fn seconds<const DEFAULT: u64>() -> u64 {
+    DEFAULT
+}
+
+impl HttpConfig {
+    pub(super) fn load(path: &Path) -> Result<HttpControlPlane, HttpConfigError> {
+        let unreadable = |error| HttpConfigError::Io { path: path.to_owned(), error };
+        let text = fs::read_to_string(path).map_err(unreadable)?;
+        let config: Self = toml::from_str(&text).map_err(|error| HttpConfigError::Syntax {
+            path: path.to_owned(),
+            message: describe_toml_error(&error, &text),
+        })?;
+        config.check(path.parent().unwrap_or(Path::new(".")))
+    }
+
+    fn check(self, beside: &Path) -> Result<HttpControlPlane, HttpConfigError> {
+        let duration = |name, seconds| match seconds {
+            1..=86400 => Ok(Duration::from_secs(seconds)),
+            _ => Err(HttpConfigError::Seconds(name)),
+        };
+        let authorities =
+            |path: PathBuf| ClientTls::verify_full(&beside.join(path), None).map_err(HttpConfigError::from);
+        let client = Client::new(
+            &self.url,
+            self.token_file.map(|path| beside.join(path)),
+            self.ca.map(authorities).transpose()?,
+        )?;
+        if client.lacks_authorities() {
+            return Err(HttpConfigError::NoAuthorities);
+        }
+        Ok(HttpControlPlane {
+            client,
+            dialect: self.dialect,
+            access_limits: TimeLimits {
+                each: duration("access_try_seconds", self.access_try_seconds)?,
+                total: duration("access_seconds", self.access_seconds)?,
+            },
+            wake_limits: TimeLimits {
+                each: duration("wake_try_seconds", self.wake_try_seconds)?,
+                total: duration("wake_seconds", self.wake_seconds)?,
+            },
+            caching: Caching {
+                access: duration("access_ttl_seconds", self.access_ttl_seconds)?,
+                negative: duration("negative_ttl_seconds", self.negative_ttl_seconds)?,
+            },
+            compute_tls: self.compute_ca.map(authorities).transpose()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<HttpControlPlane, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("http.toml");
+        fs::write(&path, text).unwrap();
+        HttpControlPlane::load(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_url_is_enough() {
+        let plane = load("url = \"http://127.0.0.1:9095/proxy/api/v1\"").unwrap();
+        assert_eq!(plane.dialect, Dialect::V1);
+        assert_eq!(plane.access_limits.each, Duration::from_secs(5));
+        assert_eq!(plane.caching.negative, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_mistake_is_named() {
+        for (text, expected) in [
+            ("", "missing field `url`"),
+            ("url = 1", "line 1: "),
+            ("url = \"http://h\"\nlimit = 1", "line 2: unknown field `limit`"),
+            ("url = \"ftp://h/\"", "url: it does not begin with http:// or https://"),
+            ("url = \"http:///x\"", "url: "),
+            ("url = \"http://h/?a=b\"", "url: "),
+            ("url = \"https://h/\"", "ca: an https url needs"),
+            ("url = \"http://h/\"\ndialect = \"v2\"", "unknown variant `v2`"),
+            ("url = \"http://h/\"\ncompute_ca = \"none.pem\"", "none.pem"),
+            ("url = \"http://h/\"\nwake_seconds = 0", "wake_seconds: it must be between 1 and 86400"),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains(expected), "{text}\n{error}");
+        }
+    }
+}
