@@ -80,7 +80,7 @@ impl Drop for SmallDisk {
     }
 }
 
-async fn becomes(program: &Program, id: TenantTimelineId, health: &str) -> Value {
+pub(crate) async fn becomes(program: &Program, id: TenantTimelineId, health: &str) -> Value {
     eventually(health, async || {
         let status = program.at.status(id).await;
         (status["health"] == health).then_some(status)
@@ -89,7 +89,7 @@ async fn becomes(program: &Program, id: TenantTimelineId, health: &str) -> Value
 }
 
 /// Sends more than there is room for, and waits until the safekeeper says so.
-async fn send_too_much(program: &Program, proposer: &mut Proposer, term: u64, wal: &mut Wal) {
+pub(crate) async fn send_too_much(program: &Program, proposer: &mut Proposer, term: u64, wal: &mut Wal) {
     let mut at = wal.end();
     for piece in wal.grow(3 * SEGMENT_BYTES as usize).chunks(20_000) {
         proposer.send(&proposer.append(term, at, piece, START)).await;

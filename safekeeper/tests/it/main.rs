@@ -4,10 +4,12 @@
 
 mod full_disk;
 mod http;
+mod loop_disk;
 mod process;
 mod push;
 mod read;
 mod stalled;
+mod strace;
 mod support;
 mod switch;
 mod tls;
