@@ -232,7 +232,8 @@ fn the_rest_of_a_record_that_began_before_the_scan_has_no_checksum() {
     let start = log.ctx.segment_size.start_of(2);
     assert!(start > log.start && start < record_end);
     let stored = &log.bytes[log.index_of(start)..];
-    for (trusted, expected) in [(Lsn(record_end.0 - 8), start), (record_end, next_end), (Lsn::MAX, next_end)] {
+    for (trusted, expected) in [(Lsn(record_end.0 - 8), start), (record_end, next_end), (Lsn::MAX, next_end)]
+    {
         let mut scanner = RecordScanner::at_segment_start(log.ctx, start).trusting_up_to(trusted);
         let fed = scanner.feed(stored);
         assert_eq!(fed.is_err(), expected == start, "{fed:?}");
