@@ -124,6 +124,14 @@ impl Inode {
         self.unreadable.insert(sector);
     }
 
+    pub(super) fn overwrite(&mut self, offset: usize, bytes: &[u8]) {
+        for image in [&mut self.seen, &mut self.durable] {
+            if let Some(place) = image.get_mut(offset..offset + bytes.len()) {
+                place.copy_from_slice(bytes);
+            }
+        }
+    }
+
     pub(super) fn durable(&self) -> &[u8] {
         &self.durable
     }
@@ -165,6 +173,11 @@ impl Names {
 
     pub(super) fn bytes(&self) -> u64 {
         self.seen.values().map(|inode| lock(inode).len() as u64).sum()
+    }
+
+    pub(super) fn lose(&mut self, name: &str) {
+        self.seen.remove(name);
+        self.durable.remove(name);
     }
 
     pub(super) fn get(&self, name: &str) -> io::Result<Shared> {

@@ -130,6 +130,18 @@ impl ModelDisk {
         Ok(())
     }
 
+    /// Puts other bytes where a file has some, on the disk and for readers: a write that was lost, or went astray.
+    pub fn overwrite(&self, name: &str, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        let inode = lock(&self.medium).names.get(name)?;
+        lock(&inode).overwrite(offset, bytes);
+        Ok(())
+    }
+
+    /// Loses a file, on the disk and for readers. Who has it open keeps it.
+    pub fn lose_file(&self, name: &str) {
+        lock(&self.medium).names.lose(name);
+    }
+
     /// Makes the sector of a file that holds the byte at `offset` unreadable until it is written.
     pub fn spoil_sector(&self, name: &str, offset: usize) -> io::Result<()> {
         let inode = lock(&self.medium).names.get(name)?;
