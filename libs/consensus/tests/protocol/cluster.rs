@@ -162,6 +162,13 @@ impl Campaign {
         }
     }
 
+    /// Hands `messages` messages to one node, and its answers back.
+    pub(crate) fn say(&mut self, cluster: &mut Cluster, id: u64, messages: usize) {
+        for _ in 0..messages {
+            assert!(self.talk_to(cluster, id).unwrap(), "nothing left to say");
+        }
+    }
+
     fn talk_to(&mut self, cluster: &mut Cluster, id: u64) -> Result<bool, LostTerm> {
         if !self.links.contains_key(&id) {
             cluster.connections += 1;

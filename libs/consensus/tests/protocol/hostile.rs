@@ -14,6 +14,8 @@ use crate::cluster::{START, lineage, members};
 #[derive(Clone, Debug)]
 enum Step {
     Say(u64, ProposerMessage),
+    /// The same, with the fields filled in that make the acceptor listen; the rest stays as hostile as it was.
+    Fit(u64, ProposerMessage),
     /// All that was written is durable, up to so many bytes before its end; the last record ends that much earlier.
     Flush(u64, u64),
     Checkpoint,
@@ -124,6 +126,7 @@ fn step(version: ProtocolVersion) -> impl Strategy<Value = Step> {
     let connection = 1..3_u64;
     prop_oneof![
         16 => (connection.clone(), message(version)).prop_map(|(from, message)| Step::Say(from, message)),
+        16 => (connection.clone(), message(version)).prop_map(|(from, message)| Step::Fit(from, message)),
         6 => (0..4_u64, 0..4_u64).prop_map(|(pending, inside)| Step::Flush(pending, inside)),
         1 => Just(Step::Checkpoint),
         1 => connection.clone().prop_map(Step::Disconnect),
@@ -189,8 +192,37 @@ impl Subject {
         self.told = self.told.max(flush);
     }
 
+    /// Makes a message of one that would mostly be refused for its term and its position alone.
+    fn fit(&self, mut message: ProposerMessage) -> ProposerMessage {
+        let state = self.acceptor.state();
+        match &mut message {
+            ProposerMessage::Append(append) => {
+                (append.term, append.begin_lsn) = (state.term, self.acceptor.write_lsn());
+            }
+            ProposerMessage::Elected(elected) => {
+                // The winner stands on this log up to somewhere below its end.
+                let at = elected.start_streaming_at.clamp(START, self.acceptor.flush_lsn());
+                let term = state.term.next().unwrap();
+                elected.history = state.history.elected(term, at, Tli::FIRST, START);
+                (elected.term, elected.start_streaming_at) = (term, at);
+                elected.generation = match self.dialect {
+                    Dialect::Holdfast => elected.configuration.generation,
+                    Dialect::Neon => Generation(0),
+                };
+            }
+            ProposerMessage::Configure(request) => request.term = state.term,
+            ProposerMessage::Vote(request) => request.term = state.term.next().unwrap(),
+            _ => {}
+        }
+        message
+    }
+
     fn step(&mut self, step: Step) {
         match step {
+            Step::Fit(from, message) => {
+                let message = self.fit(message);
+                return self.step(Step::Say(from, message));
+            }
             Step::Say(from, message) => {
                 if !matches!(message, ProposerMessage::Append(_)) {
                     let effects = self.acceptor.flushed(self.written, self.acceptor.write_lsn());

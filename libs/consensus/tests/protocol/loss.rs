@@ -79,13 +79,25 @@ fn what_the_disk_does_not_remember_having_acknowledged_is_needed_too() {
 
 #[test]
 fn the_leader_forgets_what_a_lost_node_had_acknowledged() {
-    let (mut cluster, mut leader) = cluster();
-    // 50 more bytes that only node 1 has. What node 2 had acknowledged (100) is no longer there to count.
-    leader.write(&mut cluster, 50, &[1]);
-    lose(&mut cluster, 2, 40, 100);
-    assert_eq!(leader.commit(), 100);
-    leader.talk(&mut cluster, &[2]).unwrap();
-    assert_eq!((leader.commit(), cluster.flush(2)), (150, 150));
+    // Whether the node noticed, or only tells less than it once did.
+    for noticed in [true, false] {
+        let mut cluster = Cluster::new(&configuration(1, ALL, &[]));
+        let mut leader = Campaign::elected(&mut cluster, 1, ALL);
+        leader.write(&mut cluster, 100, &[1, 2]);
+        leader.write(&mut cluster, 50, &[2]);
+        assert_eq!((leader.commit(), cluster.flush(2)), (100, 150));
+        leader.disconnect(&mut cluster, 2);
+        lose(&mut cluster, 2, 110, 150);
+        if !noticed {
+            cluster.restart(2, 110, |state| state.lost = None);
+        }
+        // Greeting, vote: now it is known.
+        leader.say(&mut cluster, 2, 2);
+        leader.talk(&mut cluster, &[1]).unwrap();
+        assert!(cluster.flush(1) == 150 && leader.commit() < 150, "node 1 alone has it: {}", leader.commit());
+        leader.talk(&mut cluster, &[2]).unwrap();
+        assert_eq!(leader.commit(), 150);
+    }
 }
 
 #[test]

@@ -8,3 +8,4 @@ mod hostile;
 mod loss;
 mod membership;
 mod proposer;
+mod rules;

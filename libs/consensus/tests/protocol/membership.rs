@@ -74,6 +74,43 @@ fn the_next_members_decide_alone_only_when_they_hold_everything() {
 }
 
 #[test]
+fn the_next_members_do_not_decide_alone_because_they_were_told_to() {
+    let mut cluster = cluster();
+    let mut leader = Campaign::elected(&mut cluster, 1, OLD);
+    leader.write(&mut cluster, 300_000, OLD);
+    leader.proposer.change(Change::Members(members(&[4, 5]))).unwrap();
+    leader.talk(&mut cluster, OLD).unwrap();
+    for id in [4, 5] {
+        leader.proposer.add_peer(NodeId(id));
+        // Greeting, vote, election, and the first of three pieces of the log.
+        leader.say(&mut cluster, id, 4);
+    }
+    assert_eq!((leader.decided(), leader.generation()), (vec![1, 2], 2));
+    // One more piece each, and 300 000 committed bytes would be on nodes that no longer count.
+    leader.say(&mut cluster, 4, 2);
+    assert_eq!((cluster.flush(4), leader.generation()), (300_000, 2));
+    leader.say(&mut cluster, 5, 2);
+    assert_eq!(leader.generation(), 3);
+}
+
+#[test]
+fn nothing_changes_before_what_was_found_is_decided() {
+    let mut cluster = cluster();
+    let mut leader = Campaign::new(1, None, OLD);
+    for id in [1, 2] {
+        leader.say(&mut cluster, id, 2);
+    }
+    for id in [1, 2] {
+        leader.say(&mut cluster, id, 1);
+    }
+    assert!(leader.proposer.election().is_some());
+    let change = || Change::Primary(PrimaryId([1; 16]));
+    assert_eq!(leader.proposer.change(change()), Err(ChangeRefused::Undecided(Generation(1))));
+    leader.talk(&mut cluster, OLD).unwrap();
+    assert_eq!(leader.proposer.change(change()), Ok(Generation(2)));
+}
+
+#[test]
 fn one_change_at_a_time() {
     let mut cluster = cluster();
     let mut leader = Campaign::new(1, None, ALL);
