@@ -1,26 +1,21 @@
 //! Runs one turn ([`crate::cycle`]) after the other, and says why each ended. Called by `server`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use utils::{Backoff, Shutdown};
+use utils::Shutdown;
 use wal_types::Lsn;
 
 use crate::config::RunConfig;
 use crate::cycle::{self, Carried, End};
+use crate::pauses::Pauses;
 use crate::primary::PrimaryError;
 use crate::status::{Board, LinkState, State};
-
-/// A stopped primary is normal: it is looked for this often.
-const PRIMARY_RETRY: Duration = Duration::from_millis(100);
-/// Between two attempts to lead, at least and at most. Random in between, so that two proposers do not keep in step.
-const CAMPAIGN_RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
-const CAMPAIGN_RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 
 /// Serves the primary until `shutdown` begins. Dropping the future closes every connection at once.
 pub(crate) async fn run(config: &RunConfig, board: &Board, shutdown: &Shutdown) {
     let cluster = Arc::new(config.cluster.clone());
-    let mut backoff = Backoff::new(CAMPAIGN_RETRY_DELAY_MIN, CAMPAIGN_RETRY_DELAY_MAX);
+    let mut pauses = Pauses::new();
     let mut told = String::new();
     let mut carried = Carried::default();
     loop {
@@ -40,18 +35,10 @@ pub(crate) async fn run(config: &RunConfig, board: &Board, shutdown: &Shutdown) 
         record(board, &end, &reason);
         carried = carried.after(&end);
         told = reason;
-        if started.elapsed() > CAMPAIGN_RETRY_DELAY_MAX {
-            backoff.reset();
-        }
-        let pause = async {
-            match end {
-                End::Primary(PrimaryError::Down(_)) => tokio::time::sleep(PRIMARY_RETRY).await,
-                _ => backoff.wait().await,
-            }
-        };
+        let pause = pauses.after(&end, started.elapsed(), &mut rand::rng());
         // A pause may end at any moment.
         tokio::select! {
-            () = pause => {}
+            () = tokio::time::sleep(pause) => {}
             () = shutdown.draining() => {}
         }
     }

@@ -18,6 +18,7 @@ mod donor;
 mod driver;
 mod http;
 mod metrics;
+mod pauses;
 mod primary;
 pub mod recover;
 mod safekeeper_client;

@@ -170,11 +170,11 @@ impl Campaign {
     }
 
     fn talk_to(&mut self, cluster: &mut Cluster, id: u64) -> Result<bool, LostTerm> {
-        if !self.links.contains_key(&id) {
+        self.links.entry(id).or_insert_with(|| {
             cluster.connections += 1;
-            self.links.insert(id, ConnectionId(cluster.connections));
             self.proposer.connected(NodeId(id));
-        }
+            ConnectionId(cluster.connections)
+        });
         if let Some(fetch) = self.proposer.poll_fetch(NodeId(id)) {
             let bytes = vec![0; fetch.until.bytes_since(fetch.from) as usize];
             assert!(self.proposer.fetched(NodeId(id), fetch.from, &bytes.into()));
