@@ -9,9 +9,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use postgres_backend::Stream;
 use postgres_backend::stream::Prefixed;
-use pq_proto::{ErrorResponse, SqlState};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use utils::{Backoff, Shutdown};
 
@@ -27,7 +26,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pauses after a failed accept: with no descriptor left it fails at once, again and again.
 const ACCEPT_RETRY_DELAY_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
-/// Clients at the same time that are told why they are turned away; the others just see the connection end.
+/// Clients at the same time that are too many and still told so; the others just see the connection end.
 const REFUSALS_MAX: usize = 64;
 
 /// What stands between a listener and a session.
@@ -40,16 +39,26 @@ pub(crate) struct Door {
     metrics: Metrics,
 }
 
-/// A connection that was let in. It counts for as long as `_admitted` lives.
+/// A connection, and what was found out about it.
 #[derive(Debug)]
 pub(crate) struct Arrived {
     pub(crate) stream: Prefixed<TcpStream>,
     /// The client, as far as is known.
     pub(crate) peer: SocketAddr,
-    _admitted: Admitted,
+    /// One that is too many gets no session, but is heard: clients show nothing that was said before TLS, and a cancel
+    /// request is welcome at such a time.
+    pub(crate) too_many: Option<TooMany>,
+    /// It counts for as long as this lives.
+    _place: Place,
 }
 
-/// A connection that was not.
+#[derive(Debug)]
+enum Place {
+    Session { _admitted: Admitted },
+    Refusal { _permit: OwnedSemaphorePermit },
+}
+
+/// A connection that is not even heard.
 #[derive(Debug, thiserror::Error)]
 enum TurnedAway {
     #[error(transparent)]
@@ -65,23 +74,9 @@ enum TurnedAway {
 impl TurnedAway {
     fn how(&self) -> &'static str {
         match self {
-            Self::TooMany(TooMany::Total) => "too_many",
-            Self::TooMany(TooMany::FromSource) => "too_many_from_address",
+            Self::TooMany(too_many) => too_many.how(),
             Self::Header(_) | Self::Late => "bad_proxy_header",
             Self::Socket(_) => "socket",
-        }
-    }
-
-    fn response(&self) -> Option<ErrorResponse> {
-        match self {
-            Self::TooMany(_) => Some(
-                ErrorResponse::fatal(SqlState::TOO_MANY_CONNECTIONS, self.to_string())
-                    .with_hint("Close connections that are not needed, or try again later."),
-            ),
-            Self::Header(ProxyProtocolError::Missing) => {
-                Some(violation(self.to_string()).with_hint("Connect to the load balancer, not to this port."))
-            }
-            Self::Header(_) | Self::Late | Self::Socket(_) => None,
         }
     }
 }
@@ -97,7 +92,7 @@ impl Door {
         Self { connections, proxy_protocol, refusals, shutdown, metrics }
     }
 
-    /// Until a drain begins. `serve` gets every connection that is let in, each in a task of its own.
+    /// Until a drain begins. `serve` gets every connection that is heard, each in a task of its own.
     pub(crate) async fn watch<F>(
         self: Arc<Self>,
         listener: TcpListener,
@@ -136,20 +131,21 @@ impl Door {
         F: Future<Output = ()> + Send + 'static,
     {
         self.metrics.connections.inc();
-        let door = Arc::clone(self);
-        match self.connections.enter() {
-            Ok(admitted) => {
-                self.shutdown.spawn(async move {
-                    match Box::pin(door.look_at(stream, peer, admitted)).await {
-                        Ok(arrived) => serve(arrived).await,
-                        Err((turned_away, stream)) => door.turn_away(stream, peer, &turned_away).await,
-                    }
-                });
-            }
-            Err(too_many) => {
-                self.shutdown.spawn(async move { door.turn_away(stream, peer, &too_many.into()).await });
-            }
+        let admission = self.connections.enter().map_err(|too_many| (too_many, self.refusal()));
+        if let Err((too_many, None)) = &admission {
+            return self.note(peer, &TurnedAway::TooMany(*too_many));
         }
+        let door = Arc::clone(self);
+        self.shutdown.spawn(async move {
+            match Box::pin(door.look_at(stream, peer, admission)).await {
+                Ok(arrived) => serve(arrived).await,
+                Err(turned_away) => door.note(peer, &turned_away),
+            }
+        });
+    }
+
+    fn refusal(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.refusals).try_acquire_owned().ok()
     }
 
     /// Finds out who it is.
@@ -157,37 +153,36 @@ impl Door {
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
-        mut admitted: Admitted,
-    ) -> Result<Arrived, (TurnedAway, TcpStream)> {
-        let looking = async {
-            socket::prepare(&stream)?;
-            let header =
-                timeout(HEADER_TIMEOUT, proxy_protocol::read(&mut stream, self.proxy_protocol)).await;
-            let (told, read_before) = header.map_err(|_| TurnedAway::Late)??;
-            let peer = told.unwrap_or(peer);
-            // An IPv4 client of an IPv6 listener is shown, and counted, as what it is.
-            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-            admitted.comes_from(peer.ip())?;
-            Ok((peer, read_before))
-        };
-        match looking.await {
-            Ok((peer, read_before)) => {
-                Ok(Arrived { stream: Prefixed::new(read_before, stream), peer, _admitted: admitted })
-            }
-            Err(turned_away) => Err((turned_away, stream)),
+        admission: Result<Admitted, (TooMany, Option<OwnedSemaphorePermit>)>,
+    ) -> Result<Arrived, TurnedAway> {
+        socket::prepare(&stream)?;
+        let header = timeout(HEADER_TIMEOUT, proxy_protocol::read(&mut stream, self.proxy_protocol)).await;
+        let header = header.map_err(|_| TurnedAway::Late)?;
+        if let Err(error @ ProxyProtocolError::Missing) = &header {
+            let response =
+                violation(error.to_string()).with_hint("Connect to the load balancer, not to this port.");
+            last_word(&mut Stream::Plain(stream), BytesMut::new(), Some(&Response::Own(response))).await;
+            return Err(ProxyProtocolError::Missing.into());
         }
+        let (told, read_before) = header?;
+        let peer = told.unwrap_or(peer);
+        // An IPv4 client of an IPv6 listener is shown, and counted, as what it is.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let admission = admission.and_then(|mut admitted| match admitted.comes_from(peer.ip()) {
+            Ok(()) => Ok(admitted),
+            Err(too_many) => Err((too_many, self.refusal())),
+        });
+        let (too_many, place) = match admission {
+            Ok(admitted) => (None, Place::Session { _admitted: admitted }),
+            Err((too_many, Some(permit))) => (Some(too_many), Place::Refusal { _permit: permit }),
+            Err((too_many, None)) => return Err(too_many.into()),
+        };
+        Ok(Arrived { stream: Prefixed::new(read_before, stream), peer, too_many, _place: place })
     }
 
-    async fn turn_away(&self, stream: TcpStream, peer: SocketAddr, turned_away: &TurnedAway) {
+    fn note(&self, peer: SocketAddr, turned_away: &TurnedAway) {
         let how = turned_away.how();
         self.metrics.refused.get_or_create(&How { how }).inc();
         tracing::info!(%peer, how, error = %turned_away, "turned away");
-        if let Some(response) = turned_away.response()
-            && let Ok(_permit) = self.refusals.try_acquire()
-        {
-            // Before TLS: a client that asks for it reads an error there as one of the server's (PostgreSQL
-            // documentation, "SSL Session Encryption").
-            last_word(&mut Stream::Plain(stream), BytesMut::new(), Some(&Response::Own(response))).await;
-        }
     }
 }

@@ -23,6 +23,7 @@ pub mod config;
 mod control_plane;
 mod error;
 mod http;
+mod link;
 mod metrics;
 mod mock_secret;
 mod passthrough;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use proxy::config::{Config, Flags};
+use proxy::config::{Config, ControlPlaneSource, Flags};
 use proxy::{Listeners, Server};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -48,15 +48,23 @@ async fn run(config: &Config, log_level: telemetry::LogLevel) -> anyhow::Result<
     // Before anything tells the outside that we are up.
     let shutdown = Shutdown::on_process_signals()?;
     let server = Server::new(config, &shutdown)?;
-    let mut listeners = Listeners { pg: Vec::new(), http: bind("--listen-http", &config.listen_http).await? };
+    let mut listeners =
+        Listeners { pg: Vec::new(), http: bind("--listen-http", &config.listen_http).await?, mgmt: None };
     for address in &config.listen {
         listeners.pg.push(bind("--listen", address).await?);
+    }
+    if matches!(config.control_plane, ControlPlaneSource::Link(_)) {
+        listeners.mgmt = Some(bind("--listen-mgmt", &config.listen_mgmt).await?);
     }
     let local = |listener: &TcpListener| Ok(listener.local_addr()?.to_string());
     let pg = listeners.pg.iter().map(local).collect::<anyhow::Result<Vec<_>>>()?;
     let http = local(&listeners.http)?;
+    let mgmt = listeners.mgmt.as_ref().map(local).transpose()?;
     if let Some(path) = &config.address_file {
-        let content = json!({"pid": std::process::id(), "pg": pg.first(), "pg_all": pg, "http": http});
+        let mut content = json!({"pid": std::process::id(), "pg": pg.first(), "pg_all": pg, "http": http});
+        if let Some(mgmt) = mgmt {
+            content["mgmt"] = mgmt.into();
+        }
         address_file::write(path, content.to_string().as_bytes())
             .with_context(|| format!("--address-file {}", path.display()))?;
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pq_proto::{ErrorResponse, SqlState};
 use tokio::time::Instant;
 use utils::TimedLru;
 use utils::timed_lru::{Lookup, Ttl};
@@ -52,6 +53,22 @@ pub(crate) enum TooMany {
     Total,
     #[error("sorry, too many connections from this address already")]
     FromSource,
+}
+
+impl TooMany {
+    /// A word for the metrics and the log.
+    pub(crate) const fn how(self) -> &'static str {
+        match self {
+            Self::Total => "too_many",
+            Self::FromSource => "too_many_from_address",
+        }
+    }
+
+    /// What the client is told.
+    pub(crate) fn response(self) -> ErrorResponse {
+        ErrorResponse::fatal(SqlState::TOO_MANY_CONNECTIONS, self.to_string())
+            .with_hint("Close connections that are not needed, or try again later.")
+    }
 }
 
 impl Connections {

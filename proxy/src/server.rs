@@ -21,7 +21,10 @@ use crate::cancel::Cancels;
 use crate::compute::TcpDial;
 use crate::compute::role_query::RoleQuery;
 use crate::config::{ComputeTls, Config, ControlPlaneSource};
-use crate::control_plane::{AuthQueryControlPlane, Cached, ControlPlane, FileControlPlane, HttpControlPlane};
+use crate::control_plane::{
+    AuthQueryControlPlane, Cached, ControlPlane, FileControlPlane, HttpControlPlane, NoControlPlane,
+};
+use crate::link::{Links, mgmt};
 use crate::metrics::{How, Metrics};
 use crate::rate_limit::Connections;
 use crate::session::{self, Ended, Services, SessionError};
@@ -38,6 +41,8 @@ pub struct Listeners {
     pub pg: Vec<TcpListener>,
     /// For operators.
     pub http: TcpListener,
+    /// For the service behind logins with a browser, where there are such.
+    pub mgmt: Option<TcpListener>,
 }
 
 /// What a server is made of, checked but not yet running.
@@ -77,7 +82,11 @@ impl Server {
                 let database = Box::new(RoleQuery(TcpDial { tls: compute_tls.clone() }));
                 Box::new(AuthQueryControlPlane::load(path, database).context("--control-plane")?)
             }
-            other => anyhow::bail!("--control-plane {other:?}"),
+            ControlPlaneSource::Link(_) => Box::new(NoControlPlane),
+        };
+        let links = match &config.control_plane {
+            ControlPlaneSource::Link(path) => Some(Arc::new(Links::load(path).context("--control-plane")?)),
+            _ => None,
         };
         let control_plane = Arc::new(Cached::new(provider, metrics.clone()));
         let services = Services {
@@ -90,6 +99,7 @@ impl Server {
                 metrics.clone(),
             ),
             control_plane,
+            links,
             dial: TcpDial { tls: compute_tls },
             cancels: Arc::new(Cancels::new(metrics.clone())),
             connect_timeout: config.connect_timeout,
@@ -120,6 +130,9 @@ impl Server {
         let tls = tokio::spawn(tls.keep_current(shutdown.clone(), self.services.metrics.clone()));
         let control_plane = Arc::clone(&self.services.control_plane);
         let control_plane = tokio::spawn(control_plane.keep_current(shutdown.clone()));
+        if let (Some(listener), Some(links)) = (listeners.mgmt, &self.services.links) {
+            tokio::spawn(mgmt::listen(listener, Arc::clone(links), shutdown.clone()));
+        }
         let (services, activities) = (self.services, self.activities);
         let serve = move |arrived| serve_connection(arrived, Arc::clone(&services), Arc::clone(&activities));
         let doors = listeners.pg.into_iter().map(|listener| {
@@ -151,7 +164,14 @@ async fn serve_connection(arrived: Arrived, services: Arc<Services<TcpDial>>, ac
     let session = async {
         let metrics = &services.metrics;
         let _open = Open::new(metrics);
-        let ended = Box::pin(session::run(arrived.stream, &services, &listed.activity, &mut random)).await;
+        let ended = Box::pin(session::run(
+            arrived.stream,
+            arrived.too_many,
+            &services,
+            &listed.activity,
+            &mut random,
+        ))
+        .await;
         let how = log_end(&listed.activity, ended);
         metrics.ended.get_or_create(&How { how }).inc();
     };

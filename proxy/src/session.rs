@@ -26,8 +26,10 @@ use crate::compute::handshake::{LoggedIn, Login};
 use crate::compute::{self, ConnectError, Dial};
 use crate::control_plane::{Cached, Compute};
 use crate::error::Response;
+use crate::link::{LinkError, Linked, Links};
 use crate::metrics::Metrics;
 use crate::passthrough::{self, into_stream, last_word};
+use crate::rate_limit::TooMany;
 use crate::route::{Route, RouteError, Way};
 use crate::scram::Credentials;
 use crate::tls::store::TlsStore;
@@ -46,6 +48,8 @@ pub(crate) struct Services<D> {
     pub(crate) dial: D,
     pub(crate) cancels: Arc<Cancels>,
     pub(crate) auth: Authenticator,
+    /// Instead of routes and passwords, when people log in with a browser.
+    pub(crate) links: Option<Arc<Links>>,
     /// From authenticated to connected, a wake included.
     pub(crate) connect_timeout: Duration,
     /// How long after the begin of a drain idle sessions may stay.
@@ -65,9 +69,10 @@ pub(crate) enum Ended {
     Session(passthrough::Ended),
 }
 
-/// Runs a connection from its first byte to its last.
+/// Runs a connection from its first byte to its last. One that is `too_many` may do no more than cancel.
 pub(crate) async fn run<S: Io, D: Dial>(
     stream: S,
+    too_many: Option<TooMany>,
     services: &Services<D>,
     activity: &Activity,
     random: &mut (impl Rng + Send),
@@ -84,6 +89,11 @@ pub(crate) async fn run<S: Io, D: Dial>(
         }
     };
     let mut client = session.connection;
+    if let Some(too_many) = too_many {
+        let (mut client, _, unsent) = into_stream(client);
+        last_word(&mut client, unsent, Some(&Response::Own(too_many.response()))).await;
+        return Err(too_many.into());
+    }
     let (version, certificates) = (session.version, tls.certificates.as_deref());
     let accepted =
         Accepted { params: session.params, tls: session.tls, certificates, deadline: session.deadline };
@@ -109,6 +119,9 @@ async fn log_in<S: Io, D: Dial>(
 ) -> Result<Connected<D::Stream>, SessionError> {
     if services.shutdown.is_draining() {
         return Err(SessionError::Draining);
+    }
+    if let Some(links) = &services.links {
+        return accepted.link(links, client, services, activity, random).await;
     }
     let routed = accepted.route()?;
     if let Way::Known(route) = &routed.way {
@@ -159,6 +172,24 @@ impl<'c> Accepted<'c> {
         let end_point_hash = certificate.and_then(Certificate::end_point_hash);
         Ok(Routed { way, encrypted: self.tls.is_some(), end_point_hash, deadline: self.deadline })
     }
+
+    /// The way of somebody who logs in with a browser. The client's deadline is the person's.
+    async fn link<S: Io, D: Dial>(
+        self,
+        links: &Links,
+        client: &mut Connection<S>,
+        services: &Services<D>,
+        activity: &Activity,
+        random: &mut (impl Rng + Send),
+    ) -> Result<Connected<D::Stream>, SessionError> {
+        activity.reached(Stage::Authenticating);
+        let Linked { compute, login, role } = links.log_in(client, self.params, random).await?;
+        activity.goes_to(Destination { endpoint: compute.address.to_string(), role });
+        activity.reached(Stage::Connecting);
+        let connecting =
+            compute::connect_once(&services.dial, &compute, &login, services.connect_timeout, random);
+        Ok(Connected { logged_in: connecting.await?, compute, told: Told::AuthenticationOk })
+    }
 }
 
 /// A client of an endpoint, as far as its startup packet says.
@@ -207,7 +238,8 @@ impl Authenticated {
         );
         let (logged_in, compute) = connecting.await?;
         services.metrics.connect_seconds.observe(begin.elapsed().as_secs_f64());
-        Ok(Connected { logged_in, compute, server_final: self.proven.server_final })
+        let told = Told::Nothing { server_final: self.proven.server_final };
+        Ok(Connected { logged_in, compute, told })
     }
 }
 
@@ -215,7 +247,15 @@ impl Authenticated {
 struct Connected<C> {
     logged_in: LoggedIn<C>,
     compute: Arc<Compute>,
-    server_final: Option<String>,
+    told: Told,
+}
+
+/// What a client has heard of its login so far.
+enum Told {
+    /// Nothing; it may have to hear of SCRAM's end first.
+    Nothing { server_final: Option<String> },
+    /// That it is let in.
+    AuthenticationOk,
 }
 
 impl<C: Io> Connected<C> {
@@ -234,9 +274,11 @@ impl<C: Io> Connected<C> {
             Cancellable { target, registered }
         });
         let writer = &mut client.writer;
-        if let Some(server_final) = self.server_final {
-            let server_final = Authentication::SaslFinal(server_final.into());
-            writer.put(&BackendMessage::Authentication(server_final)).map_err(FramedError::from)?;
+        if let Told::Nothing { server_final } = self.told {
+            let server_final = server_final.map(|text| Authentication::SaslFinal(text.into()));
+            for request in server_final.into_iter().chain([Authentication::Ok]) {
+                writer.put(&BackendMessage::Authentication(request)).map_err(FramedError::from)?;
+            }
         }
         writer.put_raw(&greeting);
         if let Some(Cancellable { registered, .. }) = &cancellable {
@@ -308,12 +350,17 @@ pub(crate) enum SessionError {
     /// The client has heard of it already.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
+    /// The client has heard of it already.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     #[error("the proxy is shutting down")]
     Draining,
     #[error(transparent)]
     Route(#[from] RouteError),
     #[error(transparent)]
     Auth(#[from] AuthError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("canceling authentication due to timeout")]
@@ -332,9 +379,11 @@ impl SessionError {
             Self::Handshake(HandshakeError::Timeout) | Self::Timeout => "client_timeout",
             Self::Handshake(error) if error.reply().is_some() => "bad_startup",
             Self::Handshake(_) | Self::Client(_) => "client_left",
+            Self::TooMany(too_many) => too_many.how(),
             Self::Draining => "draining",
             Self::Route(_) => "no_route",
             Self::Auth(error) => error.how(),
+            Self::Link(error) => error.how(),
             Self::Connect(error) => error.how(),
         }
     }
@@ -355,11 +404,12 @@ impl SessionError {
             )),
             Self::Route(error) => Some(Response::Own(error.response())),
             Self::Auth(error) => error.response().map(Response::Own),
+            Self::Link(error) => error.response().map(Response::Own),
             Self::Connect(error) => Some(error.response()),
             Self::Timeout => {
                 Some(Response::Own(ErrorResponse::fatal(SqlState::QUERY_CANCELED, self.to_string())))
             }
-            Self::Handshake(_) | Self::Client(_) => None,
+            Self::Handshake(_) | Self::TooMany(_) | Self::Client(_) => None,
         }
     }
 }

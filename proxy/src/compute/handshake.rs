@@ -30,7 +30,7 @@ pub(crate) struct Login {
 #[derive(Debug)]
 pub(crate) struct LoggedIn<S> {
     pub(crate) connection: Connection<S>,
-    /// AuthenticationOk, settings and notices, byte for byte.
+    /// Settings and notices, byte for byte.
     pub(crate) greeting: BytesMut,
     /// What a cancel request to the compute must show.
     pub(crate) key: Option<(i32, Bytes)>,
@@ -55,7 +55,6 @@ pub(crate) async fn log_in<S: Io>(
         }
         _ => return Err(ComputeError::Authentication),
     }
-    talk.put_greeting(&BackendMessage::Authentication(Authentication::Ok))?;
     let mut key = None;
     loop {
         let frame = talk.next().await?;

@@ -205,6 +205,20 @@ pub(crate) async fn connect<D: Dial>(
     }
 }
 
+/// Connects to a compute that nobody can wake or find elsewhere.
+pub(crate) async fn connect_once<D: Dial>(
+    dial: &D,
+    compute: &Compute,
+    login: &Login,
+    within: Duration,
+    random: &mut (impl Rng + Send),
+) -> Result<LoggedIn<D::Stream>, ConnectError> {
+    let late = |_| ComputeError::Lost(io::ErrorKind::TimedOut.into());
+    let attempt = timeout(within, Box::pin(attempt(dial, compute, login, random))).await;
+    let failure = |error| ConnectError::Compute { address: compute.address.clone(), error };
+    attempt.map_err(late).flatten().map_err(failure)
+}
+
 /// Without end. `so_far` is what to say when somebody puts an end to it.
 async fn attempts<D: Dial>(
     dial: &D,

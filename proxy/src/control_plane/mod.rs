@@ -190,8 +190,35 @@ impl fmt::Display for Address {
     }
 }
 
+/// Knows no endpoint: for a proxy whose clients do not name one.
+#[derive(Debug)]
+pub(crate) struct NoControlPlane;
+
+impl NoControlPlane {
+    fn unknown<T>(wanted: &Wanted) -> Reply<'_, T>
+    where
+        T: Send + 'static,
+    {
+        Box::pin(std::future::ready(Err(ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone()))))
+    }
+}
+
+impl ControlPlane for NoControlPlane {
+    fn access<'a>(&'a self, wanted: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
+        Self::unknown(wanted)
+    }
+
+    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        Self::unknown(wanted)
+    }
+
+    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        Self::unknown(wanted)
+    }
+}
+
 /// Line and reason. The library's own text shows the line itself, in which there may be a secret.
-fn describe_toml_error(error: &toml::de::Error, text: &str) -> String {
+pub(crate) fn describe_toml_error(error: &toml::de::Error, text: &str) -> String {
     let line = |start| text.get(..start).unwrap_or_default().matches('\n').count() + 1;
     match error.span() {
         Some(span) => format!("line {}: {}", line(span.start), error.message()),

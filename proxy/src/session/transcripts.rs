@@ -2,7 +2,7 @@
 //! begins the next one. A line is a step, `#` begins a comment:
 //!
 //! ```text
-//! config WORD             plain | tls; the first line if at all
+//! config WORD             plain | tls | full; the first line if at all
 //! client  BYTES           the client sends
 //! proxy   BYTES           the client gets exactly this
 //! compute accepts         the proxy connects, and somebody is there
@@ -96,6 +96,7 @@ transcripts! {
     a_pipeline
     a_replication_session
     a_session_from_the_first_byte_to_the_last
+    a_session_too_many
     a_sleeping_compute_wakes_up
     a_start_that_fails
     a_version_between
@@ -157,6 +158,8 @@ struct Scene {
     dials: mpsc::UnboundedReceiver<Dialed>,
     services: Arc<Services<ScriptedDial>>,
     sessions: Vec<JoinHandle<()>>,
+    /// Every session but the first one is too many.
+    is_full: bool,
     _files: tempfile::TempDir,
 }
 
@@ -172,6 +175,7 @@ impl Scene {
             dials,
             services,
             sessions: Vec::new(),
+            is_full: config == "full",
             _files: files,
         };
         scene.client = scene.connect();
@@ -181,9 +185,10 @@ impl Scene {
     fn connect(&mut self) -> DuplexStream {
         let (client, ours) = duplex(PIPE_BYTES);
         let services = Arc::clone(&self.services);
+        let too_many = (self.is_full && !self.sessions.is_empty()).then_some(TooMany::Total);
         self.sessions.push(tokio::spawn(async move {
             let activity = Activity::new(SessionId(1), None, services.metrics.clone());
-            let _ = Box::pin(run(ours, &services, &activity, &mut Counting(0))).await;
+            let _ = Box::pin(run(ours, too_many, &services, &activity, &mut Counting(0))).await;
         }));
         client
     }
@@ -266,7 +271,7 @@ fn services(config: &str, directory: &Path, dial: ScriptedDial) -> Services<Scri
     let provider = FileControlPlane::load(&path).unwrap();
     let metrics = Metrics::new(&mut Default::default());
     let pairs = match config {
-        "plain" => Vec::new(),
+        "plain" | "full" => Vec::new(),
         "tls" => {
             vec![write_certificate(directory, &["localhost"], &rcgen::PKCS_ECDSA_P256_SHA256)]
         }
@@ -283,6 +288,7 @@ fn services(config: &str, directory: &Path, dial: ScriptedDial) -> Services<Scri
             metrics.clone(),
         ),
         control_plane,
+        links: None,
         dial,
         cancels: Arc::new(Cancels::new(metrics.clone())),
         connect_timeout: STEP_TIMEOUT,

@@ -1,0 +1,147 @@
+//! The management port: a small PostgreSQL server to which the service behind the login page reports. It asks for no
+//! password and does no TLS, so it belongs on a network that only that service reaches. One command, a simple query whose
+//! text is JSON:
+//!
+//! ```json
+//! {"session_id": "…", "result": {"Success": {"host": "…", "port": 5432, "dbname": "…", "user": "…", "password": "…"}}}
+//! {"session_id": "…", "result": {"Failure": "why"}}
+//! ```
+//!
+//! The answer is a row with `ok`, or an error when nobody waits for that session. Called by `server`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres_backend::authentication::Greeting;
+use postgres_backend::handshake::{self, Accepted, HandshakeConfig};
+use postgres_backend::{
+    Answer, Connection, CopyBoth, CopyEnd, Handler, HandshakeError, Io, QueryError, TlsPolicy, serve,
+};
+use pq_proto::{ErrorResponse, FieldDescription, SqlState};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use utils::{Backoff, Shutdown};
+
+use super::{Links, Verdict};
+
+/// Pauses after a failed accept.
+const ACCEPT_RETRY_DELAY_MIN: Duration = Duration::from_millis(10);
+const ACCEPT_RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// Serves the port until a drain begins. Whatever fails here fails for one connection.
+pub(crate) async fn listen(listener: TcpListener, links: Arc<Links>, shutdown: Shutdown) {
+    let mut backoff = Backoff::new(ACCEPT_RETRY_DELAY_MIN, ACCEPT_RETRY_DELAY_MAX);
+    let mut draining = std::pin::pin!(shutdown.draining());
+    loop {
+        let accepted = tokio::select! {
+            () = &mut draining => return,
+            // Cancel safe: an accept that did not return has taken no connection.
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                backoff.reset();
+                let (links, draining) = (Arc::clone(&links), shutdown.draining());
+                tokio::spawn(async move {
+                    if let Err(error) = serve_connection(stream, links, draining).await {
+                        tracing::info!(%peer, %error, "a management connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a management connection");
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+/// Serves one connection.
+async fn serve_connection<S: Io>(
+    stream: S,
+    links: Arc<Links>,
+    draining: impl Future<Output = ()> + Send,
+) -> Result<(), HandshakeError> {
+    let config = HandshakeConfig::new(TlsPolicy::Disabled);
+    let Accepted::Session(mut session) = handshake::accept(stream, &config).await? else { return Ok(()) };
+    let parameters = [
+        ("server_version", env!("CARGO_PKG_VERSION")),
+        ("server_encoding", "UTF8"),
+        ("client_encoding", "UTF8"),
+        ("standard_conforming_strings", "on"),
+    ];
+    session.greet(&Greeting { parameters: &parameters, key: None }).await?;
+    serve(session.connection, &mut Management(links), draining).await?;
+    Ok(())
+}
+
+struct Management(Arc<Links>);
+
+#[derive(Deserialize)]
+struct Report {
+    session_id: String,
+    result: Verdict,
+}
+
+impl<S: Io> Handler<S> for Management {
+    type Copy = Infallible;
+
+    /// The query may hold a password: it is neither logged nor repeated.
+    async fn query(&mut self, _: &mut Connection<S>, query: &str) -> Result<Answer<Infallible>, QueryError> {
+        let report: Report = serde_json::from_str(query).map_err(|error| {
+            let message = format!("malformed report: {:?} at column {}", error.classify(), error.column());
+            ErrorResponse::error(SqlState::INVALID_PARAMETER_VALUE, message)
+        })?;
+        if !self.0.report(&report.session_id, report.result) {
+            let message = "nobody waits for this session_id";
+            return Err(ErrorResponse::error(SqlState::UNDEFINED_OBJECT, message).into());
+        }
+        Ok(Answer::row([FieldDescription::text("result")], [Some("ok".to_owned())], "SELECT 1"))
+    }
+
+    async fn copy_both(&mut self, copy: Infallible, _: CopyBoth<S>) -> CopyEnd<S> {
+        match copy {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postgres_backend::client::{Client, ClientError, ConnectOptions};
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::link::tests::load;
+
+    #[tokio::test]
+    async fn a_report_reaches_the_client_that_waits_and_a_wrong_one_is_an_error() {
+        let links = Arc::new(load("uri = \"http://h/\"").unwrap());
+        let (ours, theirs) = duplex(64 * 1024);
+        tokio::spawn(serve_connection(theirs, Arc::clone(&links), std::future::pending()));
+        let options = ConnectOptions {
+            host: "mgmt".into(),
+            port: 1,
+            user: "console".into(),
+            params: Vec::new(),
+            password: None,
+            tls: None,
+        };
+        let mut console = Client::open(ours, &options).await.unwrap();
+        let mut waiting = links.wait("aa".into()).unwrap();
+        for (query, expected) in [
+            ("{\"session_id\": \"aa\"", "22023"),
+            ("{\"session_id\": \"aa\", \"result\": {\"Success\": {\"password\": \"hunter2\"}}}", "22023"),
+            ("{\"session_id\": \"ab\", \"result\": {\"Failure\": \"no\"}}", "42704"),
+        ] {
+            let Err(ClientError::Server(error)) = console.simple_query(query).await else {
+                panic!("{query}")
+            };
+            assert_eq!(error.sqlstate.to_string(), expected, "{query}");
+            assert!(!error.message.contains("hunter2"));
+        }
+        let report = r#"{"session_id": "aa", "result": {"Success": {"host": "h", "port": 5432, "dbname": "d",
+            "user": "u", "password": "p", "aux": {"endpoint_id": "e", "project_id": "p", "branch_id": "b"}}}}"#;
+        assert_eq!(console.simple_query(report).await.unwrap().len(), 1);
+        assert!(matches!(waiting.verdict.try_recv(), Ok(Verdict::Success(_))));
+    }
+}
