@@ -2,9 +2,10 @@
 //! begins the next one. A line is a step, `#` begins a comment:
 //!
 //! ```text
-//! config WORD             plain | tls | full; the first line if at all
+//! config WORD             plain | tls | full | link; the first line if at all
 //! client  BYTES           the client sends
 //! proxy   BYTES           the client gets exactly this
+//! proxy   wrote COUNT     so many times to clients since the line before like this
 //! compute accepts         the proxy connects, and somebody is there
 //! compute refuses         the proxy connects, and nobody is there
 //! compute < BYTES         the compute gets exactly this
@@ -15,6 +16,7 @@
 //! second  BYTES           another client connects and sends
 //! second  gets BYTES      it gets exactly this
 //! second  ends            its stream is at its end
+//! console JSON            the service behind logins with a browser reports
 //! drain                   SIGTERM
 //! include NAME            the steps of another file
 //! ```
@@ -22,11 +24,14 @@
 //! `\0`, `\n`, `\\` and `\xNN` stand for bytes, and a line that begins with white space continues the one before.
 
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rand::rand_core::TryRng;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use utils::shutdown::Signal;
@@ -36,6 +41,8 @@ use crate::activity::SessionId;
 use crate::auth::{ClientAuth, MockSecret};
 use crate::compute::Dial;
 use crate::control_plane::{Address, FileControlPlane};
+use crate::link::mgmt;
+use crate::link::tests::load as load_links;
 use crate::scram::Verifier;
 use crate::tls::files::TlsSources;
 use crate::tls::tests::write as write_certificate;
@@ -87,6 +94,8 @@ transcripts! {
     a_drain
     a_drain_in_a_transaction
     a_half_closed_client
+    a_login_with_a_browser
+    a_login_with_a_browser_that_fails
     a_long_cancel_key
     a_malformed_answer_to_the_password_request
     a_malformed_cancel_request
@@ -158,6 +167,8 @@ struct Scene {
     dials: mpsc::UnboundedReceiver<Dialed>,
     services: Arc<Services<ScriptedDial>>,
     sessions: Vec<JoinHandle<()>>,
+    /// How often the proxy wrote to clients.
+    writes: Arc<AtomicUsize>,
     /// Every session but the first one is too many.
     is_full: bool,
     _files: tempfile::TempDir,
@@ -175,6 +186,7 @@ impl Scene {
             dials,
             services,
             sessions: Vec::new(),
+            writes: Arc::default(),
             is_full: config == "full",
             _files: files,
         };
@@ -184,6 +196,7 @@ impl Scene {
 
     fn connect(&mut self) -> DuplexStream {
         let (client, ours) = duplex(PIPE_BYTES);
+        let ours = CountsWrites { stream: ours, writes: Arc::clone(&self.writes) };
         let services = Arc::clone(&self.services);
         let too_many = (self.is_full && !self.sessions.is_empty()).then_some(TooMany::Total);
         self.sessions.push(tokio::spawn(async move {
@@ -202,6 +215,10 @@ impl Scene {
             }
             ("client", "closes") => self.client.shutdown().await.map_err(|error| error.to_string()),
             ("client", bytes) => send(&mut self.client, bytes).await,
+            ("proxy", what) if let Some(count) = what.strip_prefix("wrote ") => {
+                let wrote = self.writes.swap(0, Ordering::Relaxed);
+                if wrote.to_string() == count { Ok(()) } else { Err(format!("it wrote {wrote} times")) }
+            }
             ("proxy", "ends") => expect_end(&mut self.client).await,
             ("proxy", bytes) => expect(&mut self.client, bytes).await,
             ("second", "ends") => expect_end(self.second.as_mut().ok_or("nobody connected")?).await,
@@ -234,6 +251,10 @@ impl Scene {
                     }
                     _ => Err("no such step".into()),
                 }
+            }
+            ("console", report) => {
+                let links = self.services.links.as_ref().ok_or("nobody logs in with a browser")?;
+                mgmt::take(links, report).map_err(|error| error.to_string())
             }
             ("drain", "") => {
                 self.services.shutdown.signal(Signal::Terminate);
@@ -271,7 +292,7 @@ fn services(config: &str, directory: &Path, dial: ScriptedDial) -> Services<Scri
     let provider = FileControlPlane::load(&path).unwrap();
     let metrics = Metrics::new(&mut Default::default());
     let pairs = match config {
-        "plain" | "full" => Vec::new(),
+        "plain" | "full" | "link" => Vec::new(),
         "tls" => {
             vec![write_certificate(directory, &["localhost"], &rcgen::PKCS_ECDSA_P256_SHA256)]
         }
@@ -288,7 +309,7 @@ fn services(config: &str, directory: &Path, dial: ScriptedDial) -> Services<Scri
             metrics.clone(),
         ),
         control_plane,
-        links: None,
+        links: (config == "link").then(|| Arc::new(load_links("uri = \"https://console.test/login/\"").unwrap())),
         dial,
         cancels: Arc::new(Cancels::new(metrics.clone())),
         connect_timeout: STEP_TIMEOUT,
@@ -347,6 +368,41 @@ fn parse(text: &str) -> Vec<u8> {
         };
     }
     bytes
+}
+
+/// Our end of a client's pipe.
+struct CountsWrites {
+    stream: DuplexStream,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for CountsWrites {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for CountsWrites {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 type Dialed = oneshot::Sender<std::io::Result<DuplexStream>>;

@@ -2,7 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
+mod door;
 mod failures;
+mod raw;
+mod replication;
 mod sessions;
 mod support;
+mod tls;
 mod wake;

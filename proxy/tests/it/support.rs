@@ -25,6 +25,19 @@ const SCRAM_ITERATIONS: u32 = 64;
 /// More than the crowd of the wake test, superusers and walsenders on top.
 const MAX_CONNECTIONS: u32 = 250;
 
+/// What is not as usual.
+#[derive(Default)]
+pub(crate) struct Setup<'a> {
+    /// Settings of the endpoint.
+    pub(crate) endpoint: &'a str,
+    /// Flags of the proxy. `DIR` stands for the installation's directory.
+    pub(crate) flags: &'a [&'a str],
+    /// The proxy gets neither certificate nor key by itself.
+    pub(crate) no_certificate: bool,
+    /// Lines of pg_hba.conf.
+    pub(crate) hba: &'a str,
+}
+
 pub(crate) struct Installation {
     pub(crate) environment: Option<TestEnvironment>,
     pub(crate) postgres: Postgres,
@@ -32,17 +45,29 @@ pub(crate) struct Installation {
     pub(crate) proxy: ProcessId,
     /// Where clients connect.
     pub(crate) address: SocketAddr,
+    /// Where clients connect, all of it.
+    pub(crate) addresses: Vec<SocketAddr>,
     http: String,
 }
 
 impl Installation {
     /// A PostgreSQL with role and database `app`, stopped, and a proxy before it.
     pub(crate) async fn new(name: &str) -> Self {
-        Self::with_endpoint(name, "").await
+        Self::with(name, &Setup::default()).await
     }
 
     /// The same; the compute does TLS, and `settings` are those of the endpoint besides the usual ones.
     pub(crate) async fn with_endpoint(name: &str, settings: &str) -> Self {
+        Self::with(name, &Setup { endpoint: settings, ..Setup::default() }).await
+    }
+
+    /// One that is not as usual.
+    pub(crate) async fn with(name: &str, setup: &Setup<'_>) -> Self {
+        Self::with_files(name, setup, |_| ()).await
+    }
+
+    /// The same; `write` puts files into its directory before anything starts.
+    pub(crate) async fn with_files(name: &str, setup: &Setup<'_>, write: impl FnOnce(&Path)) -> Self {
         let environment = TestEnvironment::new(&format!("proxy-{name}")).unwrap();
         let directory = environment.directory.clone();
         let postgres = Postgres {
@@ -54,15 +79,17 @@ impl Installation {
             superuser_password: "super".into(),
             dies_with_parent: true,
         };
+        write(&directory);
         let verifier = Verifier::from_password(PASSWORD, b"sixteen bytes at", SCRAM_ITERATIONS);
         let certificates = certs::write(&directory, &["*.db.test"]).unwrap();
-        make_database(&postgres, &certificates, &verifier).await;
-        write_endpoints(&directory, &postgres, &verifier, settings);
-        let (proxy, address, http) = start_proxy(&directory, &certificates).await;
-        Self { environment: Some(environment), postgres, certificates, proxy, address, http }
+        make_database(&postgres, &certificates, &verifier, setup.hba).await;
+        write_endpoints(&directory, &postgres, &verifier, setup.endpoint);
+        let (proxy, addresses, http) = start_proxy(&directory, &certificates, setup).await;
+        let address = addresses[0];
+        Self { environment: Some(environment), postgres, certificates, proxy, address, addresses, http }
     }
 
-    fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.postgres.data_dir.parent().unwrap()
     }
 
@@ -163,7 +190,7 @@ impl Drop for Installation {
     }
 }
 
-async fn make_database(postgres: &Postgres, certificates: &Certificates, verifier: &Verifier) {
+async fn make_database(postgres: &Postgres, certificates: &Certificates, verifier: &Verifier, hba: &str) {
     postgres.initdb().await.unwrap();
     for (from, name) in [(&certificates.certificate, "server.crt"), (&certificates.key, "server.key")] {
         let copy = postgres.data_dir.join(name);
@@ -174,7 +201,7 @@ async fn make_database(postgres: &Postgres, certificates: &Certificates, verifie
     let settings =
         format!("port = {}\nmax_connections = {MAX_CONNECTIONS}\nfsync = off\nssl = on\n", postgres.port);
     postgres.append("postgresql.conf", &settings).unwrap();
-    postgres.append("pg_hba.conf", "host all app 127.0.0.1/32 scram-sha-256\n").unwrap();
+    postgres.append("pg_hba.conf", &format!("{hba}\nhost all app 127.0.0.1/32 scram-sha-256\n")).unwrap();
     let process = postgres.start(&[]).await.unwrap();
     let client = postgres.connect("postgres").await.unwrap();
     for statement in
@@ -195,18 +222,29 @@ fn write_endpoints(directory: &Path, postgres: &Postgres, verifier: &Verifier, s
     fs::write(directory.join("endpoints.toml"), endpoints).unwrap();
 }
 
-async fn start_proxy(directory: &Path, certificates: &Certificates) -> (ProcessId, SocketAddr, String) {
+async fn start_proxy(
+    directory: &Path,
+    certificates: &Certificates,
+    setup: &Setup<'_>,
+) -> (ProcessId, Vec<SocketAddr>, String) {
     let (file, address_file) = (directory.join("endpoints.toml"), directory.join("proxy.address"));
-    let words = |words: [&str; 2]| words.map(str::to_owned);
+    let words = |words: [&str; 2]| words.map(str::to_owned).to_vec();
+    let in_directory = |flag: &&str| flag.replace("DIR", directory.to_str().unwrap());
+    let (certificate, key) = (certificates.certificate.to_str().unwrap(), certificates.key.to_str().unwrap());
+    let tls = if setup.no_certificate {
+        [""; 0].to_vec()
+    } else {
+        vec!["--tls-cert", certificate, "--tls-key", key]
+    };
     let program = Program {
         name: "proxy".into(),
         executable: PathBuf::from(env!("CARGO_BIN_EXE_proxy")),
         arguments: [
-            words(["--tls-cert", certificates.certificate.to_str().unwrap()]),
-            words(["--tls-key", certificates.key.to_str().unwrap()]),
             words(["--control-plane", &format!("file:{}", file.display())]),
             words(["--address-file", address_file.to_str().unwrap()]),
             words(["--log-level", "info,proxy=debug"]),
+            tls.into_iter().map(str::to_owned).collect(),
+            setup.flags.iter().map(in_directory).collect(),
         ]
         .concat(),
         environment: Vec::new(),
@@ -224,11 +262,11 @@ async fn start_proxy(directory: &Path, certificates: &Certificates) -> (ProcessI
     });
     let text = text.await.unwrap();
     starting.keep();
-    let value = |name: &str| {
-        let rest = text.split_once(&format!("\"{name}\":\"")).unwrap().1;
-        rest.split_once('"').unwrap().0.to_owned()
-    };
-    (process, value("pg").parse().unwrap(), value("http"))
+    let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let addresses: Vec<SocketAddr> =
+        told["pg_all"].as_array().unwrap().iter().map(|one| one.as_str().unwrap().parse().unwrap()).collect();
+    assert_eq!(told["pg"], addresses[0].to_string());
+    (process, addresses, told["http"].as_str().unwrap().to_owned())
 }
 
 /// Counts, and starts PostgreSQL as whoever may run it.

@@ -1,0 +1,162 @@
+//! Who is let in at all, and what the proxy survives there.
+
+use std::process::Command;
+
+use test_runner::wait;
+use tokio::net::TcpStream;
+use tokio_postgres::error::SqlState;
+
+use crate::raw::{answer_to, direct_tls, header, session};
+use crate::support::{Installation, PATIENCE, Setup};
+
+const ALPN: &[&[u8]] = &[b"postgresql"];
+
+#[tokio::test]
+async fn a_balancer_says_where_clients_come_from_and_each_address_has_a_limit() {
+    let flags = &[
+        "--proxy-protocol-v2",
+        "optional",
+        "--max-connections-per-ip",
+        "2",
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let installation = Installation::with("door", &Setup { flags, ..Setup::default() }).await;
+    let authority = installation.certificates.authority.clone();
+    // Through either port.
+    assert_eq!(installation.addresses.len(), 2);
+    let mut clients = Vec::new();
+    for address in &installation.addresses {
+        let stream = direct_tls(*address, &authority, &header([203, 0, 113, 9]), ALPN).await.unwrap();
+        clients.push(session(&installation, stream).await.unwrap());
+    }
+    let sessions = installation.http("/v1/sessions").await;
+    assert_eq!(sessions.matches("\"peer\":\"203.0.113.9:12345\"").count(), 2, "{sessions}");
+    let stream = direct_tls(installation.address, &authority, &header([203, 0, 113, 9]), ALPN).await.unwrap();
+    let refused = session(&installation, stream).await.unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::TOO_MANY_CONNECTIONS), "{refused:?}");
+    // Somebody else, and somebody who did not come through the balancer.
+    let stream =
+        direct_tls(installation.address, &authority, &header([203, 0, 113, 10]), ALPN).await.unwrap();
+    session(&installation, stream).await.unwrap();
+    assert_eq!(installation.ask(&installation.uri(), &["SELECT 1"]).await, "1");
+    // Who leaves makes room.
+    clients.pop();
+    wait::until("room", PATIENCE, async || {
+        let stream = direct_tls(installation.address, &authority, &header([203, 0, 113, 9]), ALPN).await;
+        Ok(match stream {
+            Ok(stream) => session(&installation, stream).await.ok(),
+            Err(_) => None,
+        })
+    })
+    .await
+    .unwrap();
+    installation.passed();
+}
+
+#[tokio::test]
+async fn where_a_header_is_required_nobody_gets_in_without_a_right_one() {
+    let flags = &["--proxy-protocol-v2", "required"];
+    let installation = Installation::with("header", &Setup { flags, ..Setup::default() }).await;
+    let missing = answer_to(installation.address, b"\0\0\0\x08\x04\xd2\x16\x2f").await;
+    assert!(missing.contains("SFATAL VFATAL C08P01 Mno PROXY protocol header"), "{missing}");
+    let torn = answer_to(installation.address, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02no").await;
+    assert_eq!(torn, "");
+    let authority = &installation.certificates.authority;
+    let stream = direct_tls(installation.address, authority, &header([203, 0, 113, 9]), ALPN).await;
+    session(&installation, stream.unwrap()).await.unwrap();
+    let metrics = installation.http("/metrics").await;
+    assert!(
+        metrics.contains("holdfast_proxy_connections_refused_total{how=\"bad_proxy_header\"} 2"),
+        "{metrics}"
+    );
+    installation.passed();
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    let flags = &["--max-connections", "1"];
+    let installation = Installation::with("limit", &Setup { flags, ..Setup::default() }).await;
+    let (client, _connection) = installation.connect(&installation.config()).await.unwrap();
+    let refused = installation.psql(&installation.uri(), &["SELECT 1"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("sorry, too many clients already"), "{said}");
+    // A query can be cancelled all the same.
+    let token = client.cancel_token();
+    let sleeping =
+        tokio::spawn(async move { client.batch_execute("SELECT pg_sleep(1000)").await.unwrap_err() });
+    let cancelled = wait::until("the query to be cancelled", PATIENCE, async || {
+        token.cancel_query(installation.tls()).await?;
+        Ok(sleeping.is_finished().then_some(()))
+    });
+    cancelled.await.unwrap();
+    assert_eq!(sleeping.await.unwrap().code(), Some(&SqlState::QUERY_CANCELED));
+    installation.passed();
+}
+
+#[tokio::test]
+async fn without_descriptors_the_proxy_waits_and_goes_on() {
+    let installation = Installation::new("descriptors").await;
+    let (client, _connection) = installation.connect(&installation.config()).await.unwrap();
+    let proxy = installation.proxy.pid.to_string();
+    let open = std::fs::read_dir(format!("/proc/{proxy}/fd")).unwrap().count();
+    let limit = |limit: usize| {
+        let status = Command::new("prlimit").args(["--pid", &proxy, &format!("--nofile={limit}:")]).status();
+        assert!(status.unwrap().success());
+    };
+    limit(open + 2);
+    let mut crowd = Vec::new();
+    for _ in 0..10 {
+        crowd.push(TcpStream::connect(installation.address).await.unwrap());
+    }
+    wait::until("an accept to fail", PATIENCE, async || {
+        Ok(installation.log().contains("cannot accept a connection").then_some(()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(client.query_one("SELECT 1", &[]).await.unwrap().get::<_, i32>(0), 1);
+    drop(crowd);
+    limit(10_000);
+    assert_eq!(installation.ask(&installation.uri(), &["SELECT 1"]).await, "1");
+    assert!(installation.proxy.is_alive());
+    installation.passed();
+}
+
+/// Those that get in, those that do not, and those that ask for nothing.
+#[tokio::test]
+async fn whoever_comes_and_goes_leaves_nothing_behind() {
+    let installation = Installation::new("leaks").await;
+    let mut config = installation.config();
+    let proxy = installation.proxy.pid;
+    let descriptors = || std::fs::read_dir(format!("/proc/{proxy}/fd")).unwrap().count();
+    let mut before = None;
+    for cycle in 0..60 {
+        let right = crate::support::PASSWORD;
+        let password = if cycle % 3 == 2 { "wrong" } else { right };
+        match installation.connect(config.password(password)).await {
+            Ok((client, _)) => assert!(client.query_one("SELECT 1", &[]).await.is_ok() && password == right),
+            Err(error) => assert_eq!((error.code(), password), (Some(&SqlState::INVALID_PASSWORD), "wrong")),
+        }
+        drop(TcpStream::connect(installation.address).await.unwrap());
+        answer_to(installation.address, b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\0\0\0\x02").await;
+        if cycle == 5 {
+            installation.wait_no_sessions().await;
+            before = Some(descriptors());
+        }
+    }
+    installation.wait_no_sessions().await;
+    wait::until(
+        "descriptors as before",
+        PATIENCE,
+        async || Ok((Some(descriptors()) == before).then_some(())),
+    )
+    .await
+    .unwrap();
+    let metrics = installation.http("/metrics").await;
+    for line in ["holdfast_proxy_sessions 0", "holdfast_proxy_open_connections 0"] {
+        assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
+    }
+    installation.passed();
+}
