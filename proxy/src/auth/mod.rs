@@ -258,3 +258,6 @@ impl Authenticator {
 fn wrong_password(role: &Text) -> AuthError {
     AuthError::WrongPassword(role.to_str_lossy().into_owned())
 }
+
+#[cfg(test)]
+mod tests;

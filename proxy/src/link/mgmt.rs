@@ -84,19 +84,24 @@ struct Report {
     result: Verdict,
 }
 
+/// Passes a report on.
+pub(crate) fn take(links: &Links, report: &str) -> Result<(), ErrorResponse> {
+    let report: Report = serde_json::from_str(report).map_err(|error| {
+        let message = format!("malformed report: {:?} at column {}", error.classify(), error.column());
+        ErrorResponse::error(SqlState::INVALID_PARAMETER_VALUE, message)
+    })?;
+    if links.report(&report.session_id, report.result) {
+        return Ok(());
+    }
+    Err(ErrorResponse::error(SqlState::UNDEFINED_OBJECT, "nobody waits for this session_id"))
+}
+
 impl<S: Io> Handler<S> for Management {
     type Copy = Infallible;
 
-    /// The query may hold a password: it is neither logged nor repeated.
+    /// The report may hold a password: it is neither logged nor repeated.
     async fn query(&mut self, _: &mut Connection<S>, query: &str) -> Result<Answer<Infallible>, QueryError> {
-        let report: Report = serde_json::from_str(query).map_err(|error| {
-            let message = format!("malformed report: {:?} at column {}", error.classify(), error.column());
-            ErrorResponse::error(SqlState::INVALID_PARAMETER_VALUE, message)
-        })?;
-        if !self.0.report(&report.session_id, report.result) {
-            let message = "nobody waits for this session_id";
-            return Err(ErrorResponse::error(SqlState::UNDEFINED_OBJECT, message).into());
-        }
+        take(&self.0, query)?;
         Ok(Answer::row([FieldDescription::text("result")], [Some("ok".to_owned())], "SELECT 1"))
     }
 

@@ -276,12 +276,12 @@ fn notice(message: String) -> BackendMessage {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     const EXAMPLE: &str = include_str!("../../examples/link.toml");
 
-    pub(super) fn load(text: &str) -> Result<Links, String> {
+    pub(crate) fn load(text: &str) -> Result<Links, String> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("link.toml");
         std::fs::write(&path, text).unwrap();
