@@ -14,6 +14,7 @@ use thiserror::Error;
 use wal_types::NodeId;
 
 use crate::auth::Token;
+use crate::retention::Retention;
 
 /// Longest file with a token, in bytes: a larger one is a mistake.
 const TOKEN_FILE_BYTES_MAX: u64 = 16 * 1024;
@@ -62,6 +63,14 @@ pub struct Flags {
     #[arg(long, value_name = "PATH")]
     auth_token_file: Option<PathBuf>,
 
+    /// WAL that no safekeeper needs any more is kept, this much of it, for standbys and archivers that come back
+    #[arg(long, value_name = "SIZE", default_value = "1GB")]
+    wal_keep_bytes: String,
+
+    /// While a standby or archiver is connected and behind, keep up to this much WAL for it; 0 for none
+    #[arg(long, value_name = "SIZE", default_value = "16GB")]
+    reader_keep_bytes_max: String,
+
     /// Look of a log line on stderr
     #[arg(long, value_name = "text|json", default_value = "text")]
     log_format: telemetry::LogFormat,
@@ -109,6 +118,8 @@ pub struct Config {
     pub tls: Option<ServerTls>,
     /// What a client has to know; none trusts everybody.
     pub token: Option<Arc<Token>>,
+    /// How much old WAL is kept.
+    pub retention: Retention,
     /// Look of the log.
     pub log_format: telemetry::LogFormat,
     /// What is logged.
@@ -124,6 +135,14 @@ pub enum ConfigError {
     /// Not `host:port`.
     #[error("{flag} {value}: expected HOST:PORT, for example 127.0.0.1:5454")]
     Address {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// Not a number of bytes.
+    #[error("{flag} {value}: expected a number of bytes, or one with a unit: kB, MB, GB or TB")]
+    Size {
         /// The flag.
         flag: &'static str,
         /// Its value.
@@ -171,6 +190,10 @@ impl Flags {
             pg_advertise: self.pg_advertise,
             tls,
             token: self.auth_token_file.as_deref().map(read_token).transpose()?.map(Arc::new),
+            retention: Retention {
+                wal_keep_bytes: size("--wal-keep-bytes", &self.wal_keep_bytes)?,
+                reader_keep_bytes_max: size("--reader-keep-bytes-max", &self.reader_keep_bytes_max)?,
+            },
             log_format: self.log_format,
             log_level: self.log_level,
         })
@@ -181,6 +204,23 @@ fn check_address(flag: &'static str, value: &str) -> Result<(), ConfigError> {
     let well_formed =
         value.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     if well_formed { Ok(()) } else { Err(ConfigError::Address { flag, value: value.to_owned() }) }
+}
+
+/// A size as PostgreSQL's settings are written: its units are powers of 1024.
+fn size(flag: &'static str, value: &str) -> Result<u64, ConfigError> {
+    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = value.split_at(digits);
+    let shift = match unit.trim_start() {
+        "" | "B" => Some(0),
+        "kB" => Some(10),
+        "MB" => Some(20),
+        "GB" => Some(30),
+        "TB" => Some(40),
+        _ => None,
+    };
+    let bytes =
+        number.parse::<u64>().ok().zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| ConfigError::Size { flag, value: value.to_owned() })
 }
 
 fn read_token(path: &Path) -> Result<Token, ConfigError> {
@@ -208,6 +248,17 @@ mod tests {
         assert_eq!(config.data_dir, Path::new("/d"));
         assert_eq!((config.listen_pg.as_str(), config.listen_http.as_str()), ("127.0.0.1:0", "127.0.0.1:0"));
         assert!(config.tls.is_none() && config.token.is_none());
+        assert_eq!(config.retention, Retention::default());
+    }
+
+    #[test]
+    fn sizes_have_postgresql_units() {
+        for (text, bytes) in
+            [("0", 0), ("17", 17), ("3 B", 3), ("64kB", 64 << 10), ("2 MB", 2 << 20), ("1TB", 1 << 40)]
+        {
+            let config = config(&["--id", "1", "--wal-keep-bytes", text]).unwrap();
+            assert_eq!(config.retention.wal_keep_bytes, bytes, "{text}");
+        }
     }
 
     #[test]
@@ -221,6 +272,15 @@ mod tests {
             (&["--id", "1", "--pg-advertise", "h:99999"], "--pg-advertise h:99999"),
             (&["--id", "1", "--tls-cert", "c"], "--tls-key"),
             (&["--id", "1", "--tls-cert", "/nonexistent/c", "--tls-key", "k"], "/nonexistent/c: I/O error"),
+            (
+                &["--id", "1", "--wal-keep-bytes", "1 GiB"],
+                "--wal-keep-bytes 1 GiB: expected a number of bytes",
+            ),
+            (&["--id", "1", "--wal-keep-bytes", ""], "--wal-keep-bytes : expected"),
+            (
+                &["--id", "1", "--reader-keep-bytes-max", "99999999999TB"],
+                "--reader-keep-bytes-max 99999999999TB",
+            ),
             (&["--id", "1", "--log-format", "xml"], "log format"),
             (&["--id", "1", "--auth-token-file", "/nonexistent/token"], "/nonexistent/token: No such file"),
             (&["--id", "1", "--auth-token-file", "/dev/null"], "expected one line with a token"),

@@ -14,6 +14,8 @@ use wal_types::Lsn;
 /// What one reader reported last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
+    /// Sent to the reader, up to here.
+    pub sent: Lsn,
     /// Received and written by the reader.
     pub write: Lsn,
     /// On the reader's disk.
@@ -24,6 +26,13 @@ pub(crate) struct Report {
     pub hot_standby: HotStandbyFeedback,
     /// Progress, of a page server.
     pub pageserver: Option<PageserverFeedback>,
+}
+
+impl Report {
+    /// What it has on disk, or at least has; of one that never says so, what it was sent.
+    fn resumes_at(&self) -> Lsn {
+        [self.flush, self.write, self.sent].into_iter().find(|lsn| lsn.is_valid()).unwrap_or_default()
+    }
 }
 
 /// The newest timestamp, and the oldest of the transactions that somebody needs; zero is "nobody".
@@ -55,16 +64,21 @@ pub(crate) struct Readers {
 }
 
 impl Readers {
-    /// Adds a reader that has reported nothing.
-    pub(crate) fn join(self: &Arc<Self>) -> Reader {
+    /// Adds a reader that begins at `start` and has reported nothing.
+    pub(crate) fn join(self: &Arc<Self>, start: Lsn) -> Reader {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
-        self.with(|reports| reports.insert(key, Report::default()));
+        self.with(|reports| reports.insert(key, Report { sent: start, ..Report::default() }));
         Reader { readers: Arc::clone(self), key }
     }
 
     /// How many read.
     pub(crate) fn count(&self) -> usize {
         self.with(|reports| reports.len())
+    }
+
+    /// Where the one begins again that is furthest behind, should its connection break now.
+    pub(crate) fn furthest_behind(&self) -> Option<Lsn> {
+        self.with(|reports| reports.values().map(Report::resumes_at).min())
     }
 
     /// What all of them need.
@@ -98,6 +112,11 @@ impl Reader {
         self.change(|report| {
             (report.write, report.flush, report.apply) = (update.write, update.flush, update.apply);
         });
+    }
+
+    /// It was sent everything below `lsn`.
+    pub(crate) fn sent(&self, lsn: Lsn) {
+        self.change(|report| report.sent = lsn);
     }
 
     /// Takes hot standby feedback.
@@ -158,12 +177,36 @@ mod tests {
     #[test]
     fn a_reader_that_left_needs_nothing() {
         let readers = Arc::new(Readers::default());
-        let (old, young) = (readers.join(), readers.join());
+        let (old, young) = (readers.join(Lsn(8)), readers.join(Lsn(8)));
         old.hot_standby(needs(1, 10, 0));
         young.hot_standby(needs(2, 20, 0));
         assert_eq!(readers.hot_standby(), needs(2, 10, 0));
         drop(old);
         assert_eq!(readers.hot_standby(), needs(2, 20, 0));
         assert_eq!(readers.count(), 1);
+    }
+
+    #[test]
+    fn the_reader_that_is_furthest_behind_counts_by_what_it_has() {
+        let status = |write, flush| StandbyStatusUpdate {
+            write: Lsn(write),
+            flush: Lsn(flush),
+            apply: Lsn(0),
+            sent_at_micros: 0,
+            reply_requested: false,
+        };
+        let readers = Arc::new(Readers::default());
+        assert_eq!(readers.furthest_behind(), None);
+        let (silent, archiver, standby) = (readers.join(Lsn(50)), readers.join(Lsn(0)), readers.join(Lsn(8)));
+        silent.sent(Lsn(400));
+        archiver.sent(Lsn(400));
+        archiver.status(&status(300, 0));
+        standby.sent(Lsn(400));
+        standby.status(&status(300, 200));
+        assert_eq!(readers.furthest_behind(), Some(Lsn(200)));
+        drop(standby);
+        assert_eq!(readers.furthest_behind(), Some(Lsn(300)));
+        drop(archiver);
+        assert_eq!(readers.furthest_behind(), Some(Lsn(400)));
     }
 }

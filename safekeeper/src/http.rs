@@ -22,7 +22,7 @@ use axum::{Json, Router};
 use consensus::{Configuration, Dialect, Lineage, Member};
 use serde::{Deserialize, Serialize};
 use wal_store::Health;
-use wal_types::{Generation, Lsn, NodeId, SegmentSize, SystemId, TenantTimelineId, Tli};
+use wal_types::{Generation, Lsn, NodeId, SegmentSize, SystemId, TenantTimelineId, TimelineId, Tli};
 
 use crate::auth::Token;
 use crate::timeline::{CreateError, Created, NewTimeline, NotServed, Timeline, Timelines};
@@ -87,6 +87,8 @@ const fn health_name(health: Health) -> &'static str {
 #[derive(Serialize)]
 struct Status {
     id: u64,
+    /// Names the disk: a creation that carries it is refused after the disk was wiped or exchanged.
+    disk_id: String,
     version: &'static str,
     timelines: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,6 +98,7 @@ struct Status {
 async fn status(State(shown): State<Shown>) -> Json<Status> {
     Json(Status {
         id: shown.node.0,
+        disk_id: TimelineId(shown.timelines.identity().disk).to_string(),
         version: env!("CARGO_PKG_VERSION"),
         timelines: shown.timelines.all().len(),
         pg_advertise: shown.pg_advertise,
@@ -159,6 +162,9 @@ struct MemberAddress {
     id: u64,
     host: String,
     port: u16,
+    /// In a creation: the disk that the member is known to have, as its `/v1/status` tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disk_id: Option<String>,
 }
 
 impl TimelineStatus {
@@ -184,8 +190,12 @@ impl Served {
             start_lsn: entry.start.to_string(),
             tli: entry.tli.0,
         };
-        let member =
-            |member: &Member| MemberAddress { id: member.id.0, host: member.host.clone(), port: member.port };
+        let member = |member: &Member| MemberAddress {
+            id: member.id.0,
+            host: member.host.clone(),
+            port: member.port,
+            disk_id: None,
+        };
         Self {
             tenant_id: lineage.id.tenant.to_string(),
             timeline_id: lineage.id.timeline.to_string(),
@@ -301,7 +311,11 @@ impl NewTimelineBody {
             start_lsn,
             start_tli,
         };
-        Ok(NewTimeline { lineage, configuration: configuration(self.members, node)? })
+        let own = self.members.iter().find(|member| member.id == node.0);
+        let disk = own.and_then(|own| own.disk_id.as_deref()).map(str::parse::<TimelineId>).transpose();
+        let disk = disk.map_err(|_| Problem::bad("disk_id", "expected 32 hexadecimal digits"))?;
+        let disk = disk.map(|disk| disk.0);
+        Ok(NewTimeline { lineage, configuration: configuration(self.members, node)?, disk })
     }
 }
 
@@ -341,7 +355,9 @@ impl From<CreateError> for Problem {
     fn from(error: CreateError) -> Self {
         let status = match &error {
             CreateError::NotServed { why, .. } if why.is_retried() => StatusCode::SERVICE_UNAVAILABLE,
-            CreateError::Different { .. } | CreateError::NotServed { .. } => StatusCode::CONFLICT,
+            CreateError::Different { .. } | CreateError::OtherDisk { .. } | CreateError::NotServed { .. } => {
+                StatusCode::CONFLICT
+            }
             CreateError::Store { error: wal_store::StoreError::Full { .. }, .. } => {
                 StatusCode::INSUFFICIENT_STORAGE
             }

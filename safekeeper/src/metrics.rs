@@ -26,6 +26,10 @@ pub(crate) struct Metrics {
     pub batch_seconds: Histogram,
     /// WAL in a batch.
     pub batch_bytes: Histogram,
+    /// Appends with WAL in them.
+    pub appends: Counter,
+    /// Times that WAL of a timeline was made durable: appends by this is what shares a sync.
+    pub wal_syncs: Counter,
     /// Connections of proposers that were refused.
     pub refused: Counter<u64, AtomicU64>,
 }
@@ -49,6 +53,8 @@ impl Metrics {
             batch_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 18)),
             // 1 KiB to 16 MiB.
             batch_bytes: Histogram::new(exponential_buckets(1024.0, 2.0, 15)),
+            appends: Counter::default(),
+            wal_syncs: Counter::default(),
             refused: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("safekeeper");
@@ -74,6 +80,8 @@ impl Metrics {
             metrics.batch_seconds.clone(),
         );
         registry.register("batch_bytes", "WAL in a batch", metrics.batch_bytes.clone());
+        registry.register("appends", "Appends with WAL in them", metrics.appends.clone());
+        registry.register("wal_syncs", "Times that WAL was made durable", metrics.wal_syncs.clone());
         registry.register("refused", "Connections of proposers that were refused", metrics.refused.clone());
         metrics
     }

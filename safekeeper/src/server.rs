@@ -73,7 +73,8 @@ pub async fn serve(
     let mut registry = telemetry::Metrics::new("safekeeper", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(registry.registry());
     let handshake = HandshakeConfig::new(config.tls.clone().map_or(TlsPolicy::Disabled, TlsPolicy::Required));
-    let pool = DiskPool::start(&metrics, &data_dir.lock()).context("cannot start the disk threads")?;
+    let pool = DiskPool::start(&metrics, &data_dir.lock(), config.retention)
+        .context("cannot start the disk threads")?;
     let path = data_dir.path().display().to_string();
     let opening = spawn_blocking(move || Timelines::open(data_dir, pool));
     let timelines = tokio::select! {

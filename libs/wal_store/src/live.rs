@@ -384,6 +384,14 @@ impl<D: Disk> Live<D> {
         Ok(())
     }
 
+    /// What [`Live::tick`] would do in the end, if nothing came in any more.
+    pub(crate) fn rest(&mut self, post: &mut impl Post) -> Result<(), StoreError> {
+        let effect = self.acceptor.checkpoint();
+        self.execute(effect.into_iter().collect(), post)?;
+        self.is_written = false;
+        self.writer.flush_footer(self.acceptor.flush_lsn(), self.acceptor.state().term)
+    }
+
     /// What goes is written down and told to readers before the first file is touched.
     fn remove_old(&mut self, keep_from: Lsn, post: &mut impl Post) -> Result<(), StoreError> {
         let control = self.control.content();

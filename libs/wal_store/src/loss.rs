@@ -45,7 +45,8 @@ pub(crate) fn lose<D: Disk>(
     put_aside(control.content(), segments, evidence, end)
 }
 
-/// Gives every file another name that holds anything above `end`. The segment that `end` is in keeps what is good.
+/// Gives every file another name that may hold acknowledged WAL above `end`. The segment that `end` is in keeps what is
+/// good. What is higher still was never acknowledged, and goes as after any crash.
 fn put_aside<D: Disk>(
     control: &Control,
     segments: &Segments<D>,
@@ -53,7 +54,8 @@ fn put_aside<D: Disk>(
     end: Lsn,
 ) -> Result<(), StoreError> {
     let above = segments.number_of(control.files_upto);
-    for &number in evidence.listed.range(above..).rev() {
+    let unclaimed = segments.number_of(segments.files_upto(evidence.claimed_upto));
+    for &number in evidence.listed.range(above..unclaimed.max(above)).rev() {
         segments.quarantine(number)?;
     }
     if end > segments.oldest_lsn {

@@ -218,6 +218,16 @@ impl<D: Disk> Replica<D> {
         self.hand_out()
     }
 
+    /// Writes down at once what is otherwise written now and then: for an end that is none by surprise. What was
+    /// acknowledged is durable without it; after it the disk also says that it was.
+    pub fn rest(&mut self) -> Output {
+        self.guarded(|live, outbox| {
+            live.flush(outbox)?;
+            live.rest(outbox)
+        });
+        self.hand_out()
+    }
+
     /// Tries to recover after a failure of the disk. [`Replica::run`] and [`Replica::tick`] do it by themselves.
     pub fn recover_poisoned(&mut self) {
         let State::Down { recover_at, rejection: Rejection::Disk(_), unreadable_tries } = self.state else {

@@ -80,7 +80,7 @@ impl<'m> Sender<'m> {
         Self {
             watch: timeline.watch(),
             wal: Some((wal, Vec::new())),
-            report: timeline.readers.join(),
+            report: timeline.readers.join(request.start),
             position: request.start,
             request,
             metrics,
@@ -204,6 +204,7 @@ impl<'m> Sender<'m> {
         let bytes = wal.len() as u64;
         self.metrics.wal_sent_bytes.inc_by(bytes);
         self.position = position.advance(bytes);
+        self.report.sent(self.position);
         Ok(Filled::Wal)
     }
 
@@ -228,9 +229,11 @@ impl<'m> Sender<'m> {
         });
         let (wal, buffer, result) = reading.await.map_err(|_| shutting_down())?;
         let (_, buffer) = self.wal.insert((wal, buffer));
-        match result.map_err(|error| read_failed(&error))? {
-            Read::Bytes(count) => Ok(buffer.get(..count)),
-            Read::Nothing | Read::Changed => Ok(None),
+        match result {
+            Ok(Read::Bytes(count)) => Ok(buffer.get(..count)),
+            // What was removed meanwhile is told when the newest snapshot is looked at.
+            Ok(Read::Nothing | Read::Changed) | Err(ReadError::TooOld { .. }) => Ok(None),
+            Err(error) => Err(read_failed(&error).into()),
         }
     }
 

@@ -16,11 +16,11 @@ use thiserror::Error;
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 use wal_store::{Health, RealDisk, Replica, StoreError};
-use wal_types::{TenantId, TenantTimelineId, TimelineId};
+use wal_types::{NodeId, TenantId, TenantTimelineId, Term, TimelineId};
 
 use super::Timeline;
 use super::task::{DiskPool, Order, Owned, TimelineKey};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Identity};
 use crate::feedback::Readers;
 
 /// All timelines.
@@ -91,6 +91,8 @@ struct NotOpened {
 pub(crate) struct NewTimeline {
     pub(crate) lineage: Lineage,
     pub(crate) configuration: Configuration,
+    /// The disk that this safekeeper must have, if whoever creates it knows one.
+    pub(crate) disk: Option<[u8; 16]>,
 }
 
 /// How a creation ended well.
@@ -109,6 +111,11 @@ pub(crate) enum CreateError {
     Different { id: TenantTimelineId, field: &'static str },
     #[error("timeline {id} exists and cannot be opened: {}", .why.reason)]
     NotServed { id: TenantTimelineId, why: NotServed },
+    #[error(
+        "timeline {id} is meant for another disk of safekeeper {node}: what that disk promised, this one does not \
+         know; make this safekeeper a member under a number of its own"
+    )]
+    OtherDisk { id: TenantTimelineId, node: NodeId },
     #[error("cannot create timeline {id}: {error}")]
     Store { id: TenantTimelineId, error: StoreError },
     #[error("cannot create timeline {id}: the server is ending")]
@@ -159,6 +166,11 @@ impl Timelines {
         known.iter().map(|(&id, known)| (id, known.served())).collect()
     }
 
+    /// Who serves them.
+    pub(crate) const fn identity(&self) -> Identity {
+        self.data_dir.identity()
+    }
+
     /// False when a disk thread has ended.
     pub(crate) fn is_alive(&self) -> bool {
         self.pool.is_alive()
@@ -168,6 +180,10 @@ impl Timelines {
     pub(crate) async fn create(self: &Arc<Self>, new: NewTimeline) -> Result<Created, CreateError> {
         let _one_at_a_time = self.creating.lock().await;
         let id = new.lineage.id;
+        let identity = self.data_dir.identity();
+        if new.disk.is_some_and(|disk| disk != identity.disk) {
+            return Err(CreateError::OtherDisk { id, node: identity.node });
+        }
         match self.find(id) {
             Some(Ok(timeline)) => return same(&timeline, &new).map(|()| Created::Before),
             Some(Err(why)) => return Err(CreateError::NotServed { id, why }),
@@ -271,6 +287,7 @@ impl Timelines {
             ));
         }
         let snapshots = replica.snapshots();
+        let readers = Arc::new(Readers::default());
         let (told, changed) = watch::channel(());
         let timeline = Timeline {
             id,
@@ -279,10 +296,10 @@ impl Timelines {
             thread: self.pool.thread_of(key),
             snapshots,
             changed,
-            readers: Arc::new(Readers::default()),
+            readers: Arc::clone(&readers),
             proposers: AtomicUsize::new(0),
         };
-        let owned = Box::new(Owned { id, replica, changed: told });
+        let owned = Box::new(Owned { id, replica, readers, changed: told });
         timeline
             .order(Order::Own { key, timeline: owned })
             .map_err(|_| StoreError::Invalid("the disk thread has ended"))?;
@@ -334,7 +351,9 @@ fn same(timeline: &Timeline, new: &NewTimeline) -> Result<(), CreateError> {
         ("timeline number", old.start_tli == new_lineage.start_tli),
         (
             "list of members",
-            snapshot.configuration.generation != new.configuration.generation
+            // A leader may have changed it since.
+            snapshot.configuration_term > Term::ZERO
+                || snapshot.configuration.generation != new.configuration.generation
                 || snapshot.configuration.members == new.configuration.members,
         ),
     ];

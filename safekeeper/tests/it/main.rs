@@ -8,6 +8,7 @@ mod loop_disk;
 mod process;
 mod push;
 mod read;
+mod removal;
 mod stalled;
 mod strace;
 mod support;

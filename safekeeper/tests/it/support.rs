@@ -14,7 +14,7 @@ use consensus::{
 use postgres_backend::client::{Client, ClientCopyBoth, ClientCopyMessage, ClientError, ConnectOptions};
 use pq_proto::ErrorResponse;
 use pq_proto::replication::FromPrimary;
-use safekeeper::{Config, DataDir, Listeners, Token, serve};
+use safekeeper::{Config, DataDir, Listeners, Retention, Token, serve};
 use serde_json::{Value, json};
 use telemetry::{LogFormat, LogLevel, Telemetry};
 use tempfile::TempDir;
@@ -94,6 +94,7 @@ pub(crate) fn config(data_dir: &Path) -> Config {
         pg_advertise: None,
         tls: None,
         token: None,
+        retention: Retention::default(),
         log_format: LogFormat::Text,
         log_level: None,
     }

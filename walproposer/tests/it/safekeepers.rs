@@ -93,6 +93,7 @@ impl Safekeepers {
             pg_advertise: None,
             tls: None,
             token: None,
+            retention: safekeeper::Retention::default(),
             log_format: telemetry::LogFormat::Text,
             log_level: None,
         };

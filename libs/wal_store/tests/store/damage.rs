@@ -119,6 +119,25 @@ fn what_a_start_found_counts_as_acknowledged_because_a_vote_tells_it() {
 }
 
 #[test]
+fn a_log_that_was_put_to_rest_says_all_that_was_acknowledged() {
+    let (disk, mut proposer) = acknowledged_log(false);
+    let mut replica = open(&disk);
+    proposer = Proposer::after(&proposer, 2, proposer.ends.len() - 1);
+    let start = proposer.end();
+    proposer.lead(&mut replica, start);
+    proposer.write(&[2; 500]);
+    proposer.commit_lsn = proposer.end();
+    send(&mut replica, proposer.appends());
+    let _ = replica.rest();
+    assert_eq!(replica.snapshot().persisted_commit_lsn, proposer.end());
+    drop(replica);
+    rot(&disk, Lsn(start.0 + 200));
+    let snapshot = open(&disk).snapshot();
+    assert_eq!((snapshot.health, snapshot.flush_lsn), (Health::Lost, start));
+    assert_eq!(snapshot.lost, Some(Loss { term: Term(2), acked_upto: proposer.end() }));
+}
+
+#[test]
 fn one_bad_footer_is_a_torn_write_two_may_hide_what_was_acknowledged() {
     let (disk, proposer) = acknowledged_log(true);
     let last = proposer.end().0 / SEGMENT_BYTES;

@@ -1,9 +1,10 @@
 //! The disk threads: a small pool, each the owner of the [`Replica`]s of some timelines.
 //!
 //! A timeline stays on one thread, so there is no lock around its consensus and none over its IO; one thread serves
-//! many timelines. A thread works in rounds: it drains what came in, gives each replica its share in one batch, posts
-//! the answers, and publishes the snapshot. It never waits for a connection: what comes in is bounded by the room of
-//! each connection's lane, what goes out by its mailbox.
+//! many timelines. A thread works in rounds: it drains what came in, lets every replica write its share, and only then
+//! the first one sync; so the appends that came in meanwhile share the syncs of the next round, and none waits for a
+//! second one. Then it posts the answers. It never waits for a connection: what comes in is bounded by the room of each
+//! connection's lane, what goes out by its mailbox.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -18,16 +19,25 @@ use tokio::sync::watch;
 use wal_store::{Input, Output, RESERVE_RETRY, RealDisk, Rejection, Replica, Snapshot};
 use wal_types::TenantTimelineId;
 
-use super::lanes::{Lanes, Queued, wal_bytes};
+use super::lanes::{Batch, Lanes, Queued, wal_bytes};
 use super::mailbox::Mailbox;
 use crate::data_dir::DataDirLock;
+use crate::feedback::Readers;
 use crate::metrics::Metrics;
+use crate::retention::Retention;
 
 /// Disk threads. More would let more timelines flush at once; disks have few queues, and each thread is cheap.
 pub(super) const DISK_THREADS: usize = 4;
 
 /// Between two looks at what is to be done without a message: persisting the commit position, preparing segments.
 pub(super) const TICK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// WAL that the timelines of a thread write in one round before it is synced. A round may exceed it by the share of one
+/// timeline.
+const ROUND_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Time that they write for before it is synced: those who wrote first wait for those who write last.
+const ROUND_WRITE_TIME_MAX: Duration = Duration::from_millis(10);
 
 /// After an attempt that failed its thread attempts nothing for so long: a recovery reads and writes a lot, and the
 /// timelines that are served have to wait for it.
@@ -58,6 +68,7 @@ pub(super) struct TimelineKey(pub(super) u64);
 pub(super) struct Owned {
     pub(super) id: TenantTimelineId,
     pub(super) replica: Replica<RealDisk>,
+    pub(super) readers: Arc<Readers>,
     pub(super) changed: watch::Sender<()>,
 }
 
@@ -69,7 +80,7 @@ pub(crate) struct DiskPool {
 }
 
 impl DiskPool {
-    pub(crate) fn start(metrics: &Metrics, lock: &DataDirLock) -> io::Result<Self> {
+    pub(crate) fn start(metrics: &Metrics, lock: &DataDirLock, retention: Retention) -> io::Result<Self> {
         let mut pool = Self { orders: Vec::new(), threads: Mutex::default() };
         let threads = pool.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
         for number in 0..DISK_THREADS {
@@ -79,6 +90,8 @@ impl DiskPool {
                 timelines: BTreeMap::new(),
                 attempts: VecDeque::new(),
                 attempt_at: Instant::now(),
+                begin_with: TimelineKey(0),
+                retention,
                 metrics: metrics.clone(),
                 _lock: lock.clone(),
             };
@@ -121,6 +134,9 @@ struct DiskThread {
     /// The one whose turn is next is in front.
     attempts: VecDeque<Attempt>,
     attempt_at: Instant,
+    /// The timeline whose turn to write it is.
+    begin_with: TimelineKey,
+    retention: Retention,
     metrics: Metrics,
     /// Nobody else may open the directory while this thread may write.
     _lock: DataDirLock,
@@ -132,6 +148,16 @@ struct Served {
     seen: Arc<Snapshot>,
     lanes: Lanes,
     mailboxes: BTreeMap<ConnectionId, Mailbox>,
+}
+
+/// What a timeline has written in a round, and has to sync.
+struct Written {
+    batch: Batch,
+    started: Instant,
+    bytes: usize,
+    /// Appends with WAL.
+    appends: usize,
+    gone: Vec<ConnectionId>,
 }
 
 impl DiskThread {
@@ -153,24 +179,63 @@ impl DiskThread {
             while let Ok(order) = self.inbox.try_recv() {
                 stopping |= self.follow(order);
             }
-            for served in self.timelines.values_mut() {
-                served.round(&self.metrics);
-            }
+            self.round();
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + TICK_INTERVAL;
-                for served in self.timelines.values_mut() {
-                    let output = served.owned.replica.tick(origin.elapsed());
-                    served.hand_out(output, &self.metrics);
-                }
+                self.tick(origin.elapsed());
             }
             if !stopping {
                 self.attempt();
             }
         }
         // What rests for want of disk space stays undone: it was never acknowledged.
+        while self.is_due() {
+            self.round();
+        }
         for served in self.timelines.values_mut() {
-            while served.lanes.next_due(Instant::now()).is_some_and(|due| due <= Instant::now()) {
-                served.round(&self.metrics);
+            let output = served.owned.replica.rest();
+            served.hand_out(output, &self.metrics);
+        }
+    }
+
+    fn tick(&mut self, now: Duration) {
+        for served in self.timelines.values_mut() {
+            let reader_at = served.owned.readers.furthest_behind();
+            let keep_from = self.retention.keep_from(&served.seen, reader_at);
+            served.owned.replica.keep_from(keep_from);
+            let output = served.owned.replica.tick(now);
+            served.hand_out(output, &self.metrics);
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        self.timelines.values().filter_map(|served| served.lanes.next_due(now)).any(|due| due <= now)
+    }
+
+    fn round(&mut self) {
+        self.round_within(ROUND_BYTES_MAX, ROUND_WRITE_TIME_MAX);
+    }
+
+    /// Lets the timelines write, as many as fit, and syncs what they wrote. Who had no turn is first in the next round.
+    fn round_within(&mut self, bytes_max: usize, write_time_max: Duration) {
+        let started = Instant::now();
+        let mut written_bytes = 0;
+        let mut under_way = Vec::new();
+        let keys: Vec<TimelineKey> = self.timelines.keys().copied().collect();
+        let first = keys.partition_point(|key| *key < self.begin_with);
+        for key in keys[first..].iter().chain(&keys[..first]) {
+            self.begin_with = *key;
+            if written_bytes >= bytes_max || started.elapsed() >= write_time_max {
+                break;
+            }
+            let written = self.timelines.get_mut(key).and_then(Served::write);
+            written_bytes += written.as_ref().map_or(0, |written| written.bytes);
+            under_way.extend(written.map(|written| (*key, written)));
+        }
+        for (key, written) in under_way {
+            if let Some(served) = self.timelines.get_mut(&key) {
+                served.sync(written, &self.metrics);
             }
         }
     }
@@ -227,20 +292,31 @@ impl Served {
         Self { owned, seen, lanes: Lanes::default(), mailboxes: BTreeMap::new() }
     }
 
-    fn round(&mut self, metrics: &Metrics) {
+    /// The first half of a round; nothing when there is nothing to do.
+    fn write(&mut self) -> Option<Written> {
         let started = Instant::now();
         let mut batch = self.lanes.batch(started);
         let inputs = batch.take_inputs();
         if inputs.is_empty() {
-            return;
+            return None;
         }
-        let bytes: usize = inputs.iter().map(|(_, input)| wal_bytes(input)).sum();
+        let bytes = inputs.iter().map(|(_, input)| wal_bytes(input)).sum();
+        let appends = inputs.iter().filter(|(_, input)| wal_bytes(input) > 0).count();
         let gone = disconnected(&inputs);
-        let mut output = self.owned.replica.run(inputs);
+        self.owned.replica.write(inputs);
+        Some(Written { batch, started, bytes, appends, gone })
+    }
+
+    /// The second half.
+    fn sync(&mut self, written: Written, metrics: &Metrics) {
+        let Written { batch, started, bytes, appends, gone } = written;
+        let mut output = self.owned.replica.sync();
         let undecided = std::mem::take(&mut output.undecided);
         let not_yet_gone = disconnected(&undecided);
         self.lanes.put_back(batch, undecided, started + RESERVE_RETRY);
+        metrics.wal_syncs.inc_by(output.wal_syncs.into());
         if bytes > 0 {
+            metrics.appends.inc_by(appends as u64);
             metrics.wal_received_bytes.inc_by(bytes as u64);
             metrics.batch_bytes.observe(bytes as f64);
             metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
@@ -307,115 +383,4 @@ fn rejection_response(rejection: &Rejection) -> ErrorResponse {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use consensus::{Configuration, Dialect, Lineage, ProposerMessage, VoteRequest};
-    use prometheus_client::registry::Registry;
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use tempfile::TempDir;
-    use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, Term, Tli};
-
-    use super::super::mailbox::Mail;
-    use crate::data_dir::DataDir;
-
-    const KEY: TimelineKey = TimelineKey(0);
-    const CONNECTION: ConnectionId = ConnectionId(7);
-
-    /// A thread's content with one timeline and one connection, run by hand.
-    fn thread(directory: &TempDir) -> (DiskThread, Mailbox) {
-        let data_dir = DataDir::open(directory.path(), NodeId(1)).unwrap();
-        let lineage = Lineage {
-            id: TenantTimelineId::default(),
-            dialect: Dialect::Holdfast,
-            system_id: SystemId(7),
-            pg_version: 150_018,
-            segment_size: SegmentSize::new(16 * 1024).unwrap(),
-            start_lsn: Lsn(16 * 1024),
-            start_tli: Tli::FIRST,
-        };
-        let path = directory.path().join("timeline");
-        let create = |disk: &_| Replica::create(disk, NodeId(1), [0; 16], lineage, Configuration::default());
-        RealDisk::create(&path, create).unwrap();
-        let replica = Replica::open(RealDisk::open(&path).unwrap(), NodeId(1)).unwrap();
-        let mut thread = DiskThread {
-            inbox: channel().1,
-            timelines: BTreeMap::new(),
-            attempts: VecDeque::new(),
-            attempt_at: Instant::now(),
-            metrics: Metrics::register(&mut Registry::default()),
-            _lock: data_dir.lock(),
-        };
-        let owned = Owned { id: TenantTimelineId::default(), replica, changed: watch::channel(()).0 };
-        let mailbox = Mailbox::default();
-        thread.follow(Order::Own { key: KEY, timeline: Box::new(owned) });
-        thread.follow(Order::Attach { key: KEY, connection: CONNECTION, mailbox: mailbox.clone() });
-        (thread, mailbox)
-    }
-
-    fn say(thread: &mut DiskThread, input: Input) {
-        let queued = Queued { input, permit: None };
-        thread.follow(Order::Queue { key: KEY, connection: CONNECTION, queued });
-    }
-
-    fn round(thread: &mut DiskThread) -> &Served {
-        let served = thread.timelines.get_mut(&KEY).unwrap();
-        served.round(&thread.metrics);
-        served
-    }
-
-    /// Something to try, and how often it was tried.
-    fn attempt(succeeds_at: u32) -> (Attempt, Arc<AtomicU32>) {
-        let tried = Arc::new(AtomicU32::new(0));
-        let counter = Arc::clone(&tried);
-        (Box::new(move || counter.fetch_add(1, Ordering::Relaxed) + 1 == succeeds_at), tried)
-    }
-
-    #[test]
-    fn a_failed_attempt_keeps_the_thread_free_for_a_while_and_one_that_succeeds_does_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let (mut thread, _mailbox) = thread(&directory);
-        let (attempts, tried): (Vec<_>, Vec<_>) = [attempt(3), attempt(1), attempt(1)].into_iter().unzip();
-        let before = Instant::now();
-        for attempt in attempts {
-            thread.follow(Order::Retry(attempt));
-        }
-        let tried = || tried.iter().map(|tried| tried.load(Ordering::Relaxed)).collect::<Vec<_>>();
-        thread.attempt();
-        assert_eq!(tried(), [0, 0, 0], "it has just failed");
-        assert!(thread.attempt_at >= before + ATTEMPT_INTERVAL);
-        for expected in [[1, 0, 0], [2, 1, 1], [3, 1, 1]] {
-            thread.attempt_at = Instant::now();
-            for _ in 0..4 {
-                thread.attempt();
-            }
-            assert_eq!(tried(), expected);
-        }
-        assert!(thread.attempts.is_empty());
-    }
-
-    #[test]
-    fn nothing_is_kept_of_a_connection_that_left() {
-        let directory = tempfile::tempdir().unwrap();
-        let (mut thread, _mailbox) = thread(&directory);
-        say(&mut thread, Input::Disconnected);
-        let served = round(&mut thread);
-        assert!(served.mailboxes.is_empty() && served.lanes.is_empty());
-    }
-
-    #[test]
-    fn nothing_is_kept_of_a_connection_that_was_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let (mut thread, mailbox) = thread(&directory);
-        let request =
-            VoteRequest { generation: Generation(0), term: Term(1), proposer_id: ProposerId::default() };
-        say(&mut thread, Input::Message(ProposerMessage::Vote(request)));
-        round(&mut thread);
-        let Some(Mail::End(reason)) = mailbox.try_take() else { panic!("not refused") };
-        assert_eq!(reason.sqlstate, SqlState::PROTOCOL_VIOLATION);
-        // What comes behind is dropped, and so is all that was kept.
-        say(&mut thread, Input::Message(ProposerMessage::Vote(request)));
-        let served = round(&mut thread);
-        assert!(served.mailboxes.is_empty() && served.lanes.is_empty());
-        assert_eq!(served.owned.replica.snapshot().term, Term::ZERO);
-    }
-}
+mod tests;

@@ -1,0 +1,115 @@
+//! WAL that goes: old WAL, because nobody needs it, and damaged WAL.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
+use consensus::{Dialect, ProposerMessage, ProtocolVersion};
+use postgres_backend::client::ClientError;
+use pq_proto::SqlState;
+use safekeeper::{Config, Retention};
+use serde_json::{Value, json};
+use wal_types::Lsn;
+
+use crate::support::{
+    Proposer, SEGMENT_BYTES, START, Server, Wal, config, eventually, timeline, timeline_body, within,
+};
+
+fn lsn(status: &Value, field: &str) -> Lsn {
+    status[field].as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_wal_goes_and_who_asks_for_it_is_told_in_postgresqls_words() {
+    let directory = tempfile::tempdir().unwrap();
+    let retention = Retention { wal_keep_bytes: 0, ..Retention::default() };
+    let server = Server::start_with(Config { retention, ..config(directory.path()) }).await;
+    let id = timeline(1);
+    server.at.create(id, Dialect::Holdfast).await;
+    let mut wal = Wal::new();
+    let bytes = wal.grow(5 * SEGMENT_BYTES as usize);
+    let mut proposer = Proposer::elected(server.at, id, ProtocolVersion::Own, &[(1, START)]).await;
+    proposer.push(1, START, &bytes, wal.end()).await;
+    assert_eq!(lsn(&server.at.status(id).await, "oldest_lsn"), START, "a member may need it");
+
+    // All members have it.
+    let ProposerMessage::Append(mut append) = proposer.append(1, wal.end(), &[], wal.end()) else { panic!() };
+    append.truncate_lsn = wal.end();
+    proposer.send(&ProposerMessage::Append(append)).await;
+    let oldest = eventually("the removal of old WAL", async || {
+        let oldest = lsn(&server.at.status(id).await, "oldest_lsn");
+        (oldest > START).then_some(oldest)
+    })
+    .await;
+    assert_eq!(oldest.0 % u64::from(SEGMENT_BYTES), 0);
+    let refused =
+        within("an answer", server.at.connect(id).await.copy_both(&format!("START_REPLICATION {START}")))
+            .await;
+    let Err(ClientError::Server(error)) = refused else { panic!("not refused") };
+    assert_eq!(error.sqlstate, SqlState::UNDEFINED_FILE);
+    assert_eq!(error.message, "requested WAL segment 000000010000000000000002 has already been removed");
+    let mut reader = server.at.read(id, &oldest.to_string()).await;
+    let skipped = oldest.bytes_since(START) as usize;
+    assert!(reader.bytes(oldest, wal.end()).await == wal.bytes[skipped..]);
+    let text = reqwest::get(server.at.url("/metrics")).await.unwrap().text().await.unwrap();
+    let line = text.lines().find(|line| line.starts_with("safekeeper_timeline_oldest_lsn{")).unwrap();
+    assert!(line.ends_with(&format!(" {}", oldest.0)), "{line}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_safekeeper_that_lost_wal_does_not_vote_until_a_leader_has_repaired_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = timeline(1);
+    let server = Server::start_in(directory.path()).await;
+    server.at.create(id, Dialect::Holdfast).await;
+    let mut wal = Wal::new();
+    let bytes = wal.grow(5 * SEGMENT_BYTES as usize / 2);
+    let mut proposer = Proposer::elected(server.at, id, ProtocolVersion::Own, &[(1, START)]).await;
+    proposer.push(1, START, &bytes, START).await;
+    server.stop().await;
+
+    let files = directory.path().join(id.tenant.to_string()).join(id.timeline.to_string());
+    let damaged = OpenOptions::new().write(true).open(files.join("000000010000000000000003")).unwrap();
+    damaged.write_all_at(b"rot", 30_000).unwrap();
+    let server = Server::start_in(directory.path()).await;
+    let status = server.at.status(id).await;
+    assert_eq!((&status["health"], lsn(&status["lost"], "acked_upto")), (&json!("lost"), wal.end()));
+    let left = lsn(&status, "flush_lsn");
+    assert!(left.0 / u64::from(SEGMENT_BYTES) == 3 && left < wal.end(), "{left}");
+    let kept = status["quarantined"].as_array().unwrap();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    assert!(kept.iter().all(|name| files.join(name.as_str().unwrap()).exists()));
+
+    let mut candidate = Proposer::greeted(server.at, id, ProtocolVersion::Own).await;
+    let vote = candidate.vote(2).await;
+    assert_eq!((vote.vote_given, vote.lost), (false, true), "{vote:?}");
+    // Others elected it; what it has starts with what this safekeeper has left.
+    let end = wal.end();
+    candidate.send_elected(left, &[(1, START), (2, end)], &[]).await;
+    let rest = wal.bytes[left.bytes_since(START) as usize..].to_vec();
+    candidate.push(2, left, &rest, end).await;
+    let status = server.at.status(id).await;
+    assert_eq!((&status["health"], &status["lost"]), (&json!("healthy"), &Value::Null));
+    assert!(candidate.vote(3).await.vote_given);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeline_that_is_meant_for_another_disk_is_not_created() {
+    let server = Server::start().await;
+    let disk = server.at.get("/v1/status").await["disk_id"].clone();
+    let with_disk = |disk: Value| {
+        let mut body = timeline_body(timeline(1), Dialect::Holdfast);
+        body["members"][0]["disk_id"] = disk;
+        body
+    };
+    let (status, text) = server.at.post(&with_disk(json!("00112233445566778899aabbccddeeff"))).await;
+    assert!(status == 409 && text.contains("meant for another disk of safekeeper 1"), "{status} {text}");
+    assert_eq!(server.at.get("/v1/timelines").await, json!([]));
+    let (status, text) = server.at.post(&with_disk(json!("0011"))).await;
+    assert!(status == 400 && text.contains("disk_id"), "{status} {text}");
+    for expected in [201, 200] {
+        assert_eq!(server.at.post(&with_disk(disk.clone())).await.0, expected);
+    }
+    server.stop().await;
+}
