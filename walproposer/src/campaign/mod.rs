@@ -12,14 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{AcceptorMessage, Action, LostTerm, Phase, Proposer, ProposerOptions, WalBuffer};
+use consensus::{
+    AcceptorMessage, Action, LostTerm, MEMBERS_MAX, Phase, Proposer, ProposerOptions, WalBuffer,
+};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 use wal_types::{Lsn, NodeId, ProposerId};
 
 use self::follower::{Connection, Donors, Follower, Trouble};
-use crate::config::Cluster;
+use crate::config::{Cluster, SafekeeperAddress};
 use crate::safekeeper_link::{self, DriverHandle, Envelope, LinkEvent};
 use crate::status::Board;
 
@@ -34,6 +36,9 @@ const COMMIT_TELL_DELAY: Duration = Duration::from_millis(5);
 /// A safekeeper that leaves a message unanswered for this long is dropped.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Most safekeepers that are talked to: members of a joint configuration, and as many that just left. Whoever tells us
+/// configurations must not make us dial the world.
+const FOLLOWERS_MAX: usize = 4 * MEMBERS_MAX;
 /// The longest that a campaign's end is held up by followers that still have to hear of the last commit.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -51,8 +56,11 @@ pub(crate) struct Campaign {
     tick: Interval,
     heartbeat_at: Instant,
     tell_commit_at: Option<Instant>,
+    /// A recovery talks to those that it was given and to no others: they may be copies, made to be looked at.
+    dials_members: bool,
+    driver: DriverHandle,
     /// Aborted, and their connections closed, when the campaign is dropped.
-    _links: JoinSet<()>,
+    links: JoinSet<()>,
 }
 
 impl Campaign {
@@ -70,6 +78,7 @@ impl Campaign {
         let mut tick = interval(TICK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
+            dials_members: options.tli.is_some(),
             proposer_id: options.proposer_id,
             proposer: Proposer::new(options),
             cluster: Arc::clone(cluster),
@@ -81,7 +90,8 @@ impl Campaign {
             tick,
             heartbeat_at: Instant::now() + HEARTBEAT_INTERVAL,
             tell_commit_at: None,
-            _links: links,
+            driver,
+            links,
         }
     }
 
@@ -230,7 +240,26 @@ impl Campaign {
                 }
             }
         }
+        if self.dials_members {
+            self.dial_unknown_members();
+        }
         Ok(())
+    }
+
+    /// Members that were not in our flags, but are in what the safekeepers hold.
+    fn dial_unknown_members(&mut self) {
+        for member in self.proposer.unknown_members() {
+            if self.followers.len() >= FOLLOWERS_MAX {
+                return;
+            }
+            let address = SafekeeperAddress { id: member.id, host: member.host, port: member.port };
+            tracing::info!(safekeeper = %address.id, %address, "a member that was not listed: connecting");
+            Arc::make_mut(&mut self.cluster).safekeepers.push(address.clone());
+            self.proposer.add_peer(address.id);
+            self.followers.insert(address.id, Follower::new(address.clone()));
+            let cluster = Arc::clone(&self.cluster);
+            self.links.spawn(safekeeper_link::run(cluster, address, self.driver.clone()));
+        }
     }
 
     /// Closes the connection; its link opens a new one.

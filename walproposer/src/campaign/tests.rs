@@ -115,3 +115,26 @@ async fn who_answers_nothing_for_too_long_is_dropped() {
     campaign.ticked();
     assert_eq!(campaign.state(), PeerState::Offline);
 }
+
+#[tokio::test]
+async fn members_that_only_the_safekeepers_know_are_dialled() {
+    let members = |ids: std::ops::Range<u64>| {
+        let member = |id| consensus::Member { id: NodeId(id), host: "127.0.0.1".into(), port: 1 };
+        Configuration { members: ids.map(member).collect(), ..Configuration::default() }
+    };
+    for (dials, known) in [(true, vec![1, 2, 3]), (false, vec![1])] {
+        let mut campaign = campaign();
+        campaign.dials_members = dials;
+        let _queue = campaign.connect(1);
+        let greeting = AcceptorGreeting {
+            node_id: NODE,
+            term: Term(3),
+            configuration: members(1..4),
+            configuration_term: Term::ZERO,
+        };
+        campaign.tell(1, LinkEvent::Message(AcceptorMessage::Greeting(greeting)));
+        let ids: Vec<u64> = campaign.followers.keys().map(|node| node.0).collect();
+        assert_eq!(ids, known, "dials: {dials}");
+        assert_eq!(campaign.proposer.status().len(), known.len());
+    }
+}

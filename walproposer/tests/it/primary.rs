@@ -87,9 +87,14 @@ impl Server {
 
 /// Something that writes WAL of the scripted cluster from `at` on.
 pub(crate) fn builder(at: Lsn) -> WalBuilder {
+    builder_on(Tli::FIRST, at, Lsn::INVALID)
+}
+
+/// The same on another timeline, behind a record that begins at `prev`.
+pub(crate) fn builder_on(tli: Tli, at: Lsn, prev: Lsn) -> WalBuilder {
     let segment_size = SegmentSize::new(SEGMENT_BYTES).unwrap();
     let context = ScanContext { segment_size, system_id: SYSTEM_ID };
-    WalBuilder::new(context, PageMagic::POSTGRES_15, Tli::FIRST, at, Lsn::INVALID)
+    WalBuilder::new(context, PageMagic::POSTGRES_15, tli, at, prev)
 }
 
 impl ScriptedPrimary {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wal_types::{Lsn, Tli};
 
-use crate::primary::{ScriptedPrimary, Server, builder};
+use crate::primary::{ScriptedPrimary, Server, builder, builder_on};
 use crate::safekeepers::{LINEAGE_START, Safekeepers};
 use crate::support::Walproposer;
 
@@ -88,6 +88,9 @@ async fn one_that_was_promoted_at_the_end_of_the_log_leads() {
     walproposer.leads().await;
     primary.acknowledged(end).await;
     assert!(primary.read().streams.last().unwrap().ends_with("TIMELINE 2"));
+    // A server that was promoted writes at once. The only record so far begins behind the header of its page.
+    let written = primary.write(&builder_on(Tli(2), end, LINEAGE_START.advance(40)).noop(100).bytes);
+    primary.acknowledged(written).await;
     walproposer.stop().await;
 
     // And the one that it replaced no longer does.

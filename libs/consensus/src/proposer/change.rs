@@ -25,9 +25,9 @@ impl Proposer {
     /// [`Proposer::add_peer`] and connect.
     pub fn unknown_members(&self) -> Vec<Member> {
         let Some(configuration) = self.configuration() else { return Vec::new() };
+        let listed = configuration.members.iter().chain(&configuration.new_members);
         let mut unknown: Vec<Member> =
-            configuration.members.iter().chain(&configuration.new_members).cloned().collect();
-        unknown.retain(|member| !self.peers.contains_key(&member.id));
+            listed.filter(|member| !self.peers.contains_key(&member.id)).cloned().collect();
         unknown.sort_by_key(|member| member.id);
         unknown.dedup_by_key(|member| member.id);
         unknown
