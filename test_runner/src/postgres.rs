@@ -227,6 +227,25 @@ impl Postgres {
         bail!("no row: {query}")
     }
 
+    /// Whether the process that the directory's lock file names runs.
+    pub fn is_locked(&self) -> bool {
+        let text = fs::read_to_string(self.lock_file()).unwrap_or_default();
+        let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
+        pid.and_then(ProcessId::find).is_some_and(ProcessId::is_alive)
+    }
+
+    /// Removes the lock file of a server that does not run.
+    pub fn remove_lock(&self) -> Result<()> {
+        match fs::remove_file(self.lock_file()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.data_dir.join("postmaster.pid")
+    }
+
     /// Where the last checkpoint record begins, of a server that is stopped.
     pub async fn last_checkpoint(&self) -> Result<Lsn> {
         self.control_data("Latest checkpoint location:").await?.parse().context("not an LSN")

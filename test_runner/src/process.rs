@@ -107,6 +107,11 @@ fn leave_session(command: &mut Command, dies_with_parent: bool) {
 }
 
 impl ProcessId {
+    /// The process of this number, when there is one.
+    pub fn find(pid: i32) -> Option<Self> {
+        stat(pid).map(|stat| Self { pid, started: stat.started })
+    }
+
     /// True while it runs; one that ended and was not yet collected counts as gone.
     pub fn is_alive(self) -> bool {
         // Collects it if it is a child of ours; an error means that it is not.

@@ -99,6 +99,11 @@ impl ForgettingDisk {
         Ok(lost.len())
     }
 
+    /// Whether the program came so far that it may have changed anything since the last `forget`.
+    pub fn has_begun(&self) -> bool {
+        self.journal.join("journal").exists()
+    }
+
     /// To be called instead of [`ForgettingDisk::forget`]: what was not synced stays, as after a kill on a machine
     /// that goes on. A later `forget` may still take it away.
     pub fn keep(&self) -> Result<()> {

@@ -3,6 +3,7 @@
 mod bad_input;
 mod chaos;
 mod crash;
+mod loss;
 mod network;
 mod outside;
 mod primary;

@@ -88,7 +88,8 @@ impl Cluster {
         let safekeeper = self.safekeeper(id)?;
         let timeline = safekeeper.timeline(&self.state.tenant_id, &self.state.timeline_id).await;
         let problem = match timeline {
-            Ok(timeline) if ["healthy", "full"].contains(&timeline.health.as_str()) => return Ok(()),
+            // One that lost something is repaired by the walproposer, from the others.
+            Ok(timeline) if ["healthy", "full", "lost"].contains(&timeline.health.as_str()) => return Ok(()),
             Ok(timeline) => timeline.health,
             Err(error) => error.to_string(),
         };

@@ -21,16 +21,20 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use test_runner::env::{Tools, state};
+use test_runner::wait;
 
 use self::progress::Progress;
 use self::run::Run;
 
+/// How long an earlier run may take to be gone.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// After so many cycles the whole oracle is asked; and at the end.
 const ORACLE_EVERY_CYCLES: u64 = 25;
 /// What is run stays the same when somebody builds meanwhile.
@@ -73,10 +77,10 @@ async fn chaos(arguments: Arguments) -> Result<()> {
     let state = state()?;
     let directory = arguments.directory.clone().unwrap_or_else(|| state.join("chaos"));
     let mut progress = match arguments.resume {
-        true => resume(&directory, arguments.seed)?,
-        false => begin(&directory, arguments.seed)?,
+        true => resume(&directory, arguments.cycles, arguments.seed)?,
+        false => begin(&directory, arguments.seed).await?,
     };
-    let _lock = lock(&directory)?;
+    let _lock = lock(&directory).await?;
     if !arguments.resume {
         copy_programs(&Tools::find(&state)?, &directory)?;
         progress.save()?;
@@ -127,7 +131,7 @@ async fn cycles(
     Ok(())
 }
 
-fn begin(directory: &Path, seed: Option<u64>) -> Result<Progress> {
+async fn begin(directory: &Path, seed: Option<u64>) -> Result<Progress> {
     if let Some(before) = Progress::load(directory)? {
         ensure!(
             before.is_finished && before.failed.is_none(),
@@ -137,7 +141,7 @@ fn begin(directory: &Path, seed: Option<u64>) -> Result<Progress> {
             if before.failed.is_none() { "go on with --resume, or " } else { "" }
         );
         // Nobody else may be about to use it.
-        let _lock = lock(directory)?;
+        let _lock = lock(directory).await?;
         fs::remove_dir_all(directory)?;
     }
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -145,13 +149,14 @@ fn begin(directory: &Path, seed: Option<u64>) -> Result<Progress> {
     Progress::new(directory, seed)
 }
 
-fn resume(directory: &Path, seed: Option<u64>) -> Result<Progress> {
+fn resume(directory: &Path, cycles: u64, seed: Option<u64>) -> Result<Progress> {
     let Some(progress) = Progress::load(directory)? else {
         bail!("there is no run in {} to go on with", directory.display());
     };
     if let Some(failed) = &progress.failed {
         bail!("the run in {} found: {failed}", directory.display());
     }
+    ensure!(progress.cycles < cycles, "the run in {} has {} cycles", directory.display(), progress.cycles);
     ensure!(
         seed.is_none_or(|seed| seed == progress.seed),
         "the run in {} has seed {}",
@@ -161,10 +166,17 @@ fn resume(directory: &Path, seed: Option<u64>) -> Result<Progress> {
     Ok(progress)
 }
 
-fn lock(directory: &Path) -> Result<Flock<fs::File>> {
-    let file = fs::File::create(directory.join("lock"))?;
-    let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
-    locked.map_err(|_| anyhow::anyhow!("another run uses {}", directory.display()))
+async fn lock(directory: &Path) -> Result<Flock<fs::File>> {
+    let path = directory.join("lock");
+    // One that was just killed may not be gone yet.
+    let locked = wait::until("its end", LOCK_TIMEOUT, async || {
+        match Flock::lock(fs::File::create(&path)?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(error.into()),
+        }
+    });
+    locked.await.with_context(|| format!("another run uses {}", directory.display()))
 }
 
 fn copy_programs(tools: &Tools, directory: &Path) -> Result<()> {

@@ -14,7 +14,7 @@ use test_runner::process::ProcessId;
 use test_runner::unsynced::{self, ForgettingDisk};
 use test_runner::wire::{Record, Tap};
 use test_runner::workload::Workload;
-use test_runner::{oracle, wait};
+use test_runner::{oracle, ports, wait};
 use wal_types::Lsn;
 
 use super::inspect::{Found, inspect};
@@ -28,6 +28,8 @@ const PAYLOAD_BYTES: usize = 100;
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the disk may take to sync the rows that were acknowledged.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the programs of a run that was killed may take to end.
+const GONE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Numbers that an earlier run may have used and never heard of again.
 const SEQUENCES_UNKNOWN_MAX: i64 = 1_000_000;
 /// A slow disk, so that a kill finds something that is not synced.
@@ -137,7 +139,23 @@ impl Run {
             oracle::put_back(&self.cluster)?;
         }
         self.crash(&parts, false).await?;
+        self.wait_gone().await?;
         self.revive(&parts).await.map(drop)
+    }
+
+    /// What an interrupted run had just started is in no list; it ends with that run, but not at once.
+    async fn wait_gone(&self) -> Result<()> {
+        let state = &self.cluster.state;
+        let safekeepers = state.safekeepers.iter().flat_map(|part| [part.part.port, part.http_port]);
+        let ports: Vec<u16> = safekeepers.chain([state.postgres.port, state.walproposer.port]).collect();
+        let postgres = self.cluster.postgres();
+        wait::until("the end of an earlier run's programs", GONE_TIMEOUT, async || {
+            let is_gone = ports.iter().all(|port| ports::is_free(*port)) && !postgres.is_locked();
+            Ok(is_gone.then_some(()))
+        })
+        .await?;
+        // PostgreSQL takes a process that nobody has collected yet for one that runs.
+        postgres.remove_lock()
     }
 
     /// All that run: there is no proxy.
@@ -220,7 +238,7 @@ impl Run {
         let process: ProcessId = self.cluster.safekeeper(id)?.program()?.spawn()?;
         tokio::time::sleep(delay).await;
         process.kill().await?;
-        self.lose(id, forgets)
+        if disk(&self.cluster, id)?.has_begun() { self.lose(id, forgets) } else { Ok(0) }
     }
 
     /// Looks at each safekeeper alone, then starts the rest.
