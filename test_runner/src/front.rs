@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::certs::{self, Certificates};
-use crate::env::Tools;
+use crate::env::{Tools, shared_directory};
 use crate::postgres::Postgres;
 use crate::process::{ProcessId, Program};
 use crate::safekeepers::{client, start_with_address_file};
@@ -45,8 +45,6 @@ pub struct Options {
     pub settings: Vec<(&'static str, String)>,
     /// `--control-plane`, instead of a file that knows every role.
     pub control_plane: Option<String>,
-    /// Whether the processes are killed with the thread that starts them.
-    pub dies_with_parent: bool,
 }
 
 /// Both of them, running.
@@ -63,21 +61,38 @@ pub struct Front {
     /// What they trust.
     pub certificates: Certificates,
     http: String,
-    options: Options,
 }
 
-/// A PostgreSQL with the roles `postgres`, `app` and `crowd` (who only differ in rights and in the rounds of their
-/// verifiers) and the database `app`, made in a directory that must be empty. It is stopped.
-pub async fn make_database(tools: &Tools, directory: &Path) -> Result<Postgres> {
-    let postgres = Postgres {
+/// What [`make_database`] makes, copied from one that all tests of a run share.
+pub async fn copy_database(tools: &Tools, directory: &Path) -> Result<Postgres> {
+    // Another PostgreSQL cannot read what this one made.
+    let version = clients::run(&tools.postgres("postgres"), &["--version"], &[]).await?;
+    let name: String = version.chars().filter(char::is_ascii_alphanumeric).collect();
+    let shared = shared_directory(&format!("front-{name}"), async |directory| {
+        make_database(tools, directory).await.map(drop)
+    });
+    let shared = shared.await?;
+    let postgres = database_in(tools, directory)?;
+    postgres.copy_from(&shared.join("data")).await?;
+    Ok(postgres)
+}
+
+fn database_in(tools: &Tools, directory: &Path) -> Result<Postgres> {
+    Ok(Postgres {
         tools: tools.clone(),
         name: "postgres".into(),
         data_dir: directory.join("data"),
         log: directory.join("postgres.log"),
         port: ports::pick()?,
-        superuser_password: PASSWORD.into(),
+        superuser_password: PASSWORD_IN_URI.into(),
         dies_with_parent: true,
-    };
+    })
+}
+
+/// A PostgreSQL with the roles `postgres`, `app` and `crowd` (who only differ in rights and in the rounds of their
+/// verifiers) and the database `app`, made in a directory that must be empty. It is stopped.
+pub async fn make_database(tools: &Tools, directory: &Path) -> Result<Postgres> {
+    let postgres = database_in(tools, directory)?;
     postgres.initdb(&["--no-sync".into()]).await?;
     postgres.append("postgresql.conf", SETTINGS)?;
     fs::write(postgres.data_dir.join("pg_hba.conf"), HOST_BASED_AUTHENTICATION)?;
@@ -114,7 +129,6 @@ pub async fn verifiers(postgres: &Postgres) -> Result<Vec<(String, String)>> {
 impl Front {
     /// Starts PostgreSQL, and the proxy before it.
     pub async fn start(postgres: Postgres, options: Options) -> Result<Self> {
-        let postgres = Postgres { dies_with_parent: options.dies_with_parent, ..postgres };
         let settings: Vec<(&str, &str)> =
             options.settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let postmaster = postgres.start(&settings).await?;
@@ -124,8 +138,8 @@ impl Front {
             None => write_endpoints(&directory, &postgres).await?,
         };
         let certificates = certs::write(&directory, &["*.db.test"])?;
-        let (proxy, port, http) = start_proxy(&postgres, &certificates, &control_plane, &options).await?;
-        Ok(Self { postgres, postmaster, proxy, port, certificates, http, options })
+        let (proxy, port, http) = start_proxy(&postgres, &certificates, &control_plane).await?;
+        Ok(Self { postgres, postmaster, proxy, port, certificates, http })
     }
 
     /// What libpq and its like need to log in through the proxy and to check its certificate.
@@ -198,13 +212,11 @@ impl Front {
     }
 }
 
-/// Nothing is left behind when somebody gives up; without parents that die, nothing is stopped.
+/// Nothing is left behind when somebody gives up.
 impl Drop for Front {
     fn drop(&mut self) {
-        if self.options.dies_with_parent {
-            let _ = self.proxy.signal(Signal::SIGKILL);
-            let _ = self.postmaster.signal(Signal::SIGQUIT);
-        }
+        let _ = self.proxy.signal(Signal::SIGKILL);
+        let _ = self.postmaster.signal(Signal::SIGQUIT);
     }
 }
 
@@ -228,7 +240,6 @@ async fn start_proxy(
     postgres: &Postgres,
     certificates: &Certificates,
     control_plane: &str,
-    options: &Options,
 ) -> Result<(ProcessId, u16, String)> {
     let directory = directory(postgres)?;
     let address_file = directory.join("proxy.address");
@@ -245,7 +256,7 @@ async fn start_proxy(
         environment: Vec::new(),
         account: None,
         log: directory.join("proxy.log"),
-        dies_with_parent: options.dies_with_parent,
+        dies_with_parent: true,
     };
     let process = start_with_address_file(&program, &address_file, START_TIMEOUT).await?;
     let told: serde_json::Value = serde_json::from_str(&fs::read_to_string(&address_file)?)?;

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use test_runner::cluster::{Cluster, ClusterUnderTest, Options, PartName};
 use test_runner::faulty_network::{Fault, Relay};
 use test_runner::oracle;
@@ -18,8 +18,9 @@ use wal_types::Lsn;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 const ROWS: u64 = 300;
-/// So far below the end of what was acknowledged.
-const DEPTH_BYTES: u64 = 20_000;
+const ATTEMPTS_MAX: usize = 20;
+/// More than a batch of the load: what is damaged so far below the end was acknowledged.
+const DEPTH_BYTES: u64 = 8_000;
 
 async fn status(cluster: &Cluster, id: u64) -> Result<TimelineStatus> {
     cluster.safekeeper(id)?.timeline(&cluster.state.tenant_id, &cluster.state.timeline_id).await
@@ -55,6 +56,29 @@ fn segment(directory: &Path, number: u64, segment_bytes: u64) -> Result<PathBuf>
     files.into_iter().find(is_it).with_context(|| format!("no segment {name} in {}", directory.display()))
 }
 
+/// Kills safekeeper 1 when what it acknowledged is well above the commit position that it had written down, which it
+/// does now and then only. From there on a start reads everything. Returns both; nobody reaches it any more.
+async fn kill_far_behind_its_commit(
+    cluster: &mut Cluster,
+    relay: &Relay,
+    workload: &Workload,
+) -> Result<(Lsn, Lsn)> {
+    for _ in 0..ATTEMPTS_MAX {
+        relay.set(Fault::None);
+        workload.wait_for_more(ROWS, TIMEOUT).await?;
+        cluster.kill_part(PartName::Safekeeper(1)).await?;
+        relay.set(Fault::Cut);
+        cluster.start_part(PartName::Safekeeper(1)).await?;
+        let status = becomes(cluster, 1, "healthy").await?;
+        let (commit, end): (Lsn, Lsn) = (status.commit_lsn.parse()?, status.flush_lsn.parse()?);
+        if end.bytes_since(commit) >= DEPTH_BYTES {
+            cluster.kill_part(PartName::Safekeeper(1)).await?;
+            return Ok((commit, end));
+        }
+    }
+    bail!("the commit position is always written down at once")
+}
+
 #[tokio::test]
 async fn a_damaged_safekeeper_says_so_does_not_vote_and_is_repaired() -> Result<()> {
     let options = Options { base_backup: true, ..Options::default() };
@@ -65,13 +89,8 @@ async fn a_damaged_safekeeper_says_so_does_not_vote_and_is_repaired() -> Result<
     cluster.options.relayed = vec![(1, relay.address.port())];
     cluster.start(&|_| {}).await?;
     let workload = Workload::start(&cluster.application_uri(), 4, 500).await?;
-    workload.wait_for_more(ROWS, TIMEOUT).await?;
-    cluster.kill_part(PartName::Safekeeper(1)).await?;
-    relay.set(Fault::Cut);
-    cluster.start_part(PartName::Safekeeper(1)).await?;
-    let end: Lsn = becomes(cluster, 1, "healthy").await?.flush_lsn.parse()?;
-    cluster.kill_part(PartName::Safekeeper(1)).await?;
-    damage(cluster, 1, Lsn(end.0 - DEPTH_BYTES))?;
+    let (commit, end) = kill_far_behind_its_commit(cluster, &relay, &workload).await?;
+    damage(cluster, 1, commit.advance(10))?;
 
     cluster.start_part(PartName::Safekeeper(1)).await?;
     let lost = becomes(cluster, 1, "lost").await?;
