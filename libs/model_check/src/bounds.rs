@@ -1,0 +1,115 @@
+//! [`Bounds`]: how far a check goes.
+
+use consensus::Change;
+
+use crate::cluster::{MEMBERS, member};
+use crate::writer::primary;
+
+/// What is explored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A message and its answers are one step.
+    Atomic,
+    /// Messages and answers wait in queues, and may be overtaken by those of other connections.
+    InFlight,
+    /// As `Atomic`, and a leader may give the log to other members: from nodes 1, 2, 3 to 1, 2, 4 or to 1, 3, 4.
+    Members,
+    /// As `Atomic`, and a leader may reserve the log for either primary.
+    Primary,
+}
+
+impl Kind {
+    /// Its name in the output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Atomic => "atomic",
+            Self::InFlight => "in-flight",
+            Self::Members => "members",
+            Self::Primary => "primary",
+        }
+    }
+}
+
+/// The limits of one check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// What is explored.
+    pub kind: Kind,
+    /// Highest term.
+    pub terms: u64,
+    /// Longest log, in records.
+    pub log: usize,
+    /// Crashes of nodes, in all.
+    pub crashes: u8,
+    /// Broken connections, in all.
+    pub cuts: u8,
+    /// Messages on their way on one connection, in one direction.
+    pub in_flight: usize,
+    /// True when a commit position is told at once; else the next record brings it.
+    pub heartbeats: bool,
+    /// True when a node may write down its commit position at any time.
+    pub checkpoints: bool,
+}
+
+impl Bounds {
+    /// Safekeepers.
+    pub(crate) const fn nodes(&self) -> usize {
+        match self.kind {
+            Kind::Atomic | Kind::InFlight | Kind::Primary => MEMBERS,
+            Kind::Members => MEMBERS + 1,
+        }
+    }
+
+    /// How many different changes of the configuration there are.
+    pub(crate) const fn changes(&self) -> usize {
+        match self.kind {
+            Kind::Atomic | Kind::InFlight => 0,
+            Kind::Members | Kind::Primary => 2,
+        }
+    }
+
+    /// One of them.
+    pub(crate) fn change(&self, choice: usize) -> Option<Change> {
+        match self.kind {
+            Kind::Atomic | Kind::InFlight => None,
+            Kind::Primary => Some(Change::Primary(primary(choice))),
+            Kind::Members => {
+                let nodes = if choice == 0 { [0, 1, 3] } else { [0, 2, 3] };
+                Some(Change::Members(nodes.into_iter().map(member).collect()))
+            }
+        }
+    }
+
+    /// Most effects that one message has, less one.
+    pub(crate) const fn effects_max(&self) -> usize {
+        3
+    }
+}
+
+impl Bounds {
+    /// What is worth minutes: the largest that ends within ten of them on two cores.
+    pub const fn full(kind: Kind) -> Self {
+        let (terms, log) = match kind {
+            Kind::Atomic => (2, 2),
+            Kind::InFlight | Kind::Members => (1, 1),
+            Kind::Primary => (2, 1),
+        };
+        Self::plain(kind, terms, log)
+    }
+
+    /// What is done in seconds.
+    pub const fn short(kind: Kind) -> Self {
+        let (terms, log) = match kind {
+            Kind::Atomic => (2, 1),
+            Kind::Primary => (1, 1),
+            Kind::InFlight | Kind::Members => (1, 0),
+        };
+        Self::plain(kind, terms, log)
+    }
+
+    /// Without crashes, without broken connections.
+    const fn plain(kind: Kind, terms: u64, log: usize) -> Self {
+        let (crashes, cuts, in_flight) = (0, 0, 1);
+        Self { kind, terms, log, crashes, cuts, in_flight, heartbeats: false, checkpoints: false }
+    }
+}

@@ -1,0 +1,153 @@
+//! [`check`]: explores a model breadth first, and says what was found.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use crate::bounds::{Bounds, Kind};
+use crate::cluster::Cluster;
+use crate::coverage::{Coverage, EVENTS, Event};
+
+/// Time between two looks at a running check.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every reachable state was seen, and all invariants hold in all of them.
+    Holds,
+    /// All invariants hold in the states that were seen in the time there was.
+    Unfinished,
+    /// All invariants hold, but something that a worthwhile check sees was never seen.
+    Poor(String),
+    /// The invariant is broken, by these steps.
+    Broken {
+        /// Which.
+        invariant: String,
+        /// One line a step.
+        steps: Vec<String>,
+    },
+}
+
+/// The figures of one check.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How far it went.
+    pub bounds: Bounds,
+    /// Steps taken.
+    pub states: usize,
+    /// Different states.
+    pub unique: usize,
+    /// Most steps from the beginning.
+    pub depth: usize,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// Elections and commits by term.
+    pub terms: Vec<(u64, u64)>,
+    /// How often something happened.
+    pub events: Vec<(&'static str, u64)>,
+    /// What came out.
+    pub verdict: Verdict,
+}
+
+/// Explores with `threads` threads for at most `time_max`. `progress` hears of states and different states.
+pub fn check(
+    bounds: Bounds,
+    threads: usize,
+    time_max: Duration,
+    mut progress: impl FnMut(usize, usize),
+) -> Report {
+    let coverage = Arc::new(Coverage::default());
+    let model = Cluster { bounds, coverage: Arc::clone(&coverage) };
+    let started = Instant::now();
+    let checker = model
+        .checker()
+        .threads(threads)
+        .timeout(time_max)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .spawn_bfs();
+    while !checker.is_done() && started.elapsed() < time_max {
+        std::thread::sleep(POLL_INTERVAL);
+        progress(checker.state_count(), checker.unique_state_count());
+    }
+    let timed_out = !checker.is_done();
+    let checker = checker.join();
+    let elapsed = started.elapsed();
+    let broken = checker.discoveries().into_iter().next().map(|(name, path)| Verdict::Broken {
+        invariant: name.to_owned(),
+        steps: path.into_actions().iter().map(|action| format!("{action:?}")).collect(),
+    });
+    let verdict = match (broken, timed_out, poverty(&bounds, &coverage)) {
+        (Some(broken), _, _) => broken,
+        (None, true, _) => Verdict::Unfinished,
+        (None, false, Some(poverty)) => Verdict::Poor(poverty),
+        (None, false, None) => Verdict::Holds,
+    };
+    Report {
+        bounds,
+        states: checker.state_count(),
+        unique: checker.unique_state_count(),
+        depth: checker.max_depth(),
+        elapsed,
+        terms: coverage.terms(bounds.terms),
+        events: EVENTS.iter().map(|&(event, name)| (name, coverage.of(event))).collect(),
+        verdict,
+    }
+}
+
+/// What a complete check must have seen and has not.
+fn poverty(bounds: &Bounds, coverage: &Coverage) -> Option<String> {
+    let terms = coverage.terms(bounds.terms);
+    if let Some(term) = terms.iter().position(|&(elections, commits)| elections == 0 || commits == 0) {
+        return Some(format!("no state commits in term {}", term + 1));
+    }
+    let mut needed = Vec::new();
+    if bounds.terms > 1 {
+        needed.extend([Event::Truncated, Event::Deposed, Event::Recovered]);
+    }
+    if bounds.crashes > 0 {
+        needed.push(Event::Crashed);
+        needed.push(Event::CrashedWithin);
+    }
+    if bounds.changes() > 0 {
+        needed.extend([Event::Changing, Event::Configured]);
+    }
+    let missing = EVENTS.iter().find(|(event, _)| needed.contains(event) && coverage.of(*event) == 0);
+    missing.map(|(_, name)| format!("no state shows {name}"))
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Bounds { kind, terms, log, crashes, cuts, in_flight, checkpoints, heartbeats } = self.bounds;
+        write!(f, "{}: {terms} terms x {log} records, {crashes} crashes, {cuts} cuts", kind.name())?;
+        if kind == Kind::InFlight {
+            write!(f, ", {in_flight} in flight")?;
+        }
+        if heartbeats {
+            write!(f, ", heartbeats")?;
+        }
+        if checkpoints {
+            write!(f, ", checkpoints")?;
+        }
+        let seconds = self.elapsed.as_secs_f64();
+        write!(
+            f,
+            "; {} states, {} unique, depth {}, {seconds:.1} s; ",
+            self.states, self.unique, self.depth
+        )?;
+        for (term, (elections, commits)) in self.terms.iter().enumerate() {
+            write!(f, "term {}: {elections} elections, {commits} commits; ", term + 1)?;
+        }
+        for (name, count) in self.events.iter().filter(|(_, count)| *count > 0) {
+            write!(f, "{count} {name}; ")?;
+        }
+        match &self.verdict {
+            Verdict::Holds => write!(f, "all invariants hold"),
+            Verdict::Unfinished => write!(f, "UNFINISHED, no violation so far"),
+            Verdict::Poor(why) => write!(f, "POOR: {why}"),
+            Verdict::Broken { invariant, .. } => write!(f, "BROKEN: {invariant}"),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! [`Coverage`]: how often something happened that a worthwhile check has to see.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use wal_types::Term;
+
+/// Highest term that is counted by itself.
+const TERMS_MAX: usize = 8;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A node cut its log.
+    Truncated,
+    /// A node refused a message.
+    Refused,
+    /// A node crashed between two messages.
+    Crashed,
+    /// A node crashed between two effects.
+    CrashedWithin,
+    /// A campaign or a term ended because a higher term was promised or the votes were gone.
+    Deposed,
+    /// A leader whose primary has other WAL than the log.
+    Recovered,
+    /// A node was fed from another one.
+    Fetched,
+    /// A leader connected again to a node that follows it.
+    Reconnected,
+    /// A configuration was decided.
+    Configured,
+    /// A change of the configuration was begun.
+    Changing,
+    /// A campaign ended because of a newer configuration, or for not being designated.
+    Reconfigured,
+}
+
+/// All events, and what they are called in the output.
+pub(crate) const EVENTS: [(Event, &str); 11] = [
+    (Event::Truncated, "truncations"),
+    (Event::Refused, "refusals"),
+    (Event::Crashed, "crashes"),
+    (Event::CrashedWithin, "crashes between effects"),
+    (Event::Deposed, "depositions"),
+    (Event::Recovered, "leaders with another log"),
+    (Event::Fetched, "fetches"),
+    (Event::Reconnected, "reconnects"),
+    (Event::Configured, "decided configurations"),
+    (Event::Changing, "begun changes"),
+    (Event::Reconfigured, "campaigns ended by a configuration"),
+];
+
+/// Counters, shared by all threads of a check.
+#[derive(Debug, Default)]
+pub(crate) struct Coverage {
+    events: [AtomicU64; EVENTS.len()],
+    elections: [AtomicU64; TERMS_MAX],
+    commits: [AtomicU64; TERMS_MAX],
+}
+
+impl Coverage {
+    pub(crate) fn count(&self, event: Event) {
+        self.events[event as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn of(&self, event: Event) -> u64 {
+        self.events[event as usize].load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn elected(&self, term: Term) {
+        count_term(&self.elections, term);
+    }
+
+    pub(crate) fn committed(&self, term: Term) {
+        count_term(&self.commits, term);
+    }
+
+    /// Elections and commits of terms 1 to `terms`.
+    pub(crate) fn terms(&self, terms: u64) -> Vec<(u64, u64)> {
+        let read = |counters: &[AtomicU64], term: u64| {
+            counters.get(term as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
+        };
+        (1..=terms).map(|term| (read(&self.elections, term), read(&self.commits, term))).collect()
+    }
+}
+
+fn count_term(counters: &[AtomicU64], term: Term) {
+    if let Some(counter) = counters.get(term.0 as usize) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}

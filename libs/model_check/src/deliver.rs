@@ -1,0 +1,223 @@
+//! Connections and messages: how what one side says reaches the other, and what it does then.
+
+use consensus::{AcceptorMessage, Action, LostTerm, ProposerMessage};
+
+use crate::bounds::Kind;
+use crate::coverage::Event;
+use crate::node::Outcome;
+use crate::record::{Record, from_wal, lsn, records_below, to_wal};
+use crate::step::Step;
+use crate::symmetry::{id, index};
+use crate::writer::{Link, Writer, connection, pieces};
+
+impl Step<'_> {
+    pub(crate) fn connect(&mut self, acting: &mut Writer, writer: usize, node: usize) {
+        if let Some(proposer) = &mut acting.campaign {
+            proposer.connected(id(node));
+        }
+        self.link_mut(writer, node, |link| link.is_open = true);
+    }
+
+    /// The primary writes one record that nobody else has at this position, and the proposer reads it.
+    pub(crate) fn write(&self, acting: &mut Writer, writer: usize) -> bool {
+        let index = acting.wal.len();
+        if index >= self.model.bounds.log || !acting.may_write() {
+            return false;
+        }
+        let record = self.new_record(writer, index);
+        acting.wal.push(record);
+        let proposer = acting.campaign.as_mut();
+        proposer.is_some_and(|proposer| proposer.append(lsn(index), to_wal(&[record])))
+    }
+
+    /// What the proposer has to say to the node. It reads from other nodes what it has to send and does not have.
+    pub(crate) fn poll(&self, acting: &mut Writer, node: usize) -> Option<ProposerMessage> {
+        let proposer = acting.campaign.as_mut()?;
+        if let Some(fetch) = proposer.poll_fetch(id(node)) {
+            let donor = &self.state.nodes[index(fetch.donor)];
+            // A donor serves a reader of its own term only.
+            if donor.acceptor.state().term == proposer.term() {
+                let records = donor.log().get(records_below(fetch.from)..records_below(fetch.until))?;
+                let taken = proposer.fetched(id(node), fetch.from, &to_wal(records));
+                debug_assert!(taken, "it is what the proposer asked for");
+                self.model.coverage.count(Event::Fetched);
+            }
+        }
+        proposer.poll_send(id(node))
+    }
+
+    /// The next piece of what the proposer has to say to the node.
+    pub(crate) fn poll_piece(
+        &mut self,
+        acting: &mut Writer,
+        writer: usize,
+        node: usize,
+    ) -> Option<ProposerMessage> {
+        if !self.link(writer, node).to_node.is_empty() {
+            return self.link_mut(writer, node, |link| link.to_node.pop_front());
+        }
+        let mut message = self.poll(acting, node);
+        // A primary writes when somebody could take it: what nobody was sent is as good as not written.
+        if message.is_none() && self.write(acting, writer) {
+            message = self.poll(acting, node);
+        }
+        let mut pieces = pieces(message?).into_iter();
+        let first = pieces.next();
+        if pieces.len() > 0 {
+            self.link_mut(writer, node, |link| link.to_node.extend(pieces));
+        }
+        first
+    }
+
+    /// A message reaches a node, and the answers go onto their way. True when the node crashed.
+    pub(crate) fn deliver(
+        &mut self,
+        acting: &mut Writer,
+        writer: usize,
+        node: usize,
+        message: ProposerMessage,
+        effects_max: usize,
+    ) -> bool {
+        let from = connection(writer, self.link(writer, node).is_second);
+        let coverage = &self.model.coverage;
+        let outcome =
+            self.state.nodes[node].change(|node| node.receive(from, message, effects_max, coverage));
+        match outcome {
+            Err(broken) => self.broken(broken),
+            Ok(Outcome::Answers(answers)) if answers.is_empty() => {}
+            Ok(Outcome::Answers(answers)) => {
+                let ours = answers.into_iter().filter(|(to, _)| *to == from).map(|(_, message)| message);
+                self.link_mut(writer, node, |link| link.to_writer.extend(ours));
+            }
+            Ok(Outcome::Refused) => {
+                if let Some(proposer) = &mut acting.campaign {
+                    proposer.disconnected(id(node));
+                }
+                self.close(writer, node);
+            }
+            Ok(Outcome::Crashed) => {
+                if let Some(proposer) = &mut acting.campaign {
+                    proposer.disconnected(id(node));
+                }
+                (0..self.state.writers.len()).for_each(|writer| self.hang_up(writer, node));
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(crate) fn hear_all(&mut self, acting: &mut Writer, writer: usize, node: usize) {
+        while let Some(message) = self.link(writer, node).to_writer.front().cloned() {
+            self.link_mut(writer, node, |link| link.to_writer.pop_front());
+            self.hear(acting, writer, node, message);
+        }
+    }
+
+    pub(crate) fn hear(&mut self, acting: &mut Writer, writer: usize, node: usize, message: AcceptorMessage) {
+        let Some(proposer) = &mut acting.campaign else { return };
+        let actions = match proposer.receive(id(node), message) {
+            Ok(actions) => actions,
+            Err(lost) => {
+                let by_term = matches!(lost, LostTerm::Deposed { .. } | LostTerm::Outvoted(_));
+                self.model.coverage.count(if by_term { Event::Deposed } else { Event::Reconfigured });
+                acting.campaign = None;
+                return;
+            }
+        };
+        for action in actions {
+            match action {
+                Action::Elected(election) => self.elected(acting, &election),
+                Action::Committed(commit) => self.committed(acting, commit),
+                Action::Reset(node) => self.close(writer, index(node)),
+                Action::Configured(configuration) => self.configured(configuration),
+                Action::Surveyed { .. } | Action::Checksum { .. } => {}
+            }
+        }
+    }
+
+    /// Both ends notice that a connection is gone.
+    pub(crate) fn hang_up(&mut self, writer: usize, node: usize) {
+        if !self.link(writer, node).is_open {
+            return;
+        }
+        self.close(writer, node);
+        if self.state.writers[writer].campaign.is_some() {
+            self.state.writers[writer].change(|writer| {
+                writer.campaign.iter_mut().for_each(|proposer| proposer.disconnected(id(node)));
+            });
+        }
+    }
+
+    /// The node's end of it.
+    pub(crate) fn close(&mut self, writer: usize, node: usize) {
+        let is_second = self.link(writer, node).is_second;
+        self.link_mut(writer, node, |link| {
+            link.is_open = false;
+            link.to_node.clear();
+            link.to_writer.clear();
+        });
+        self.state.nodes[node].change(|node| node.acceptor.disconnected(connection(writer, is_second)));
+    }
+
+    /// Closes all connections of a writer. What was in flight may arrive later, by way of the old connection.
+    pub(crate) fn end_campaign(&mut self, writer: usize) {
+        for node in 0..self.state.nodes.len() {
+            let link = self.link(writer, node);
+            if !link.is_open {
+                continue;
+            }
+            if self.model.bounds.kind != Kind::InFlight || link.to_node.is_empty() {
+                self.close(writer, node);
+                continue;
+            }
+            let (older, was_late) = (connection(writer, !link.is_second), !link.late.is_empty());
+            if was_late {
+                self.state.nodes[node].change(|node| node.acceptor.disconnected(older));
+            }
+            self.link_mut(writer, node, |link| {
+                link.late = std::mem::take(&mut link.to_node);
+                link.to_writer.clear();
+                link.is_second = !link.is_second;
+                link.is_open = false;
+            });
+        }
+        if self.state.writers[writer].campaign.is_some() {
+            self.state.writers[writer].change(|writer| writer.campaign = None);
+        }
+    }
+
+    pub(crate) fn link(&self, writer: usize, node: usize) -> &Link {
+        &self.state.links[writer * self.state.nodes.len() + node]
+    }
+
+    pub(crate) fn link_mut<R>(
+        &mut self,
+        writer: usize,
+        node: usize,
+        change: impl FnOnce(&mut Link) -> R,
+    ) -> R {
+        let index = writer * self.state.nodes.len() + node;
+        self.state.links[index].change(change)
+    }
+}
+
+/// Bytes that are new.
+impl Step<'_> {
+    /// A record that nothing holds at this position.
+    pub(crate) fn new_record(&self, writer: usize, index: usize) -> Record {
+        let links = self.state.links.iter().flat_map(|link| link.to_node.iter().chain(&link.late));
+        let sent = links.filter_map(|message| match message {
+            ProposerMessage::Append(append) => {
+                let first = records_below(append.begin_lsn);
+                from_wal(&append.wal).nth(index.checked_sub(first)?)
+            }
+            _ => None,
+        });
+        let logs = self.state.nodes.iter().map(|node| node.log());
+        let wals = self.state.writers.iter().map(|writer| writer.wal.as_slice());
+        let held = logs.chain(wals).chain([self.state.ledger.committed.as_slice()]);
+        let taken: Vec<Record> = held.filter_map(|log| log.get(index).copied()).chain(sent).collect();
+        let mut candidates = (0..u8::MAX).map(|variant| Record::new(writer, variant));
+        candidates.find(|record| !taken.contains(record)).unwrap_or(Record::new(writer, 0))
+    }
+}

@@ -1,0 +1,24 @@
+//! Model checking of the consensus core: every order of steps, up to bounds, instead of the random ones of a simulation.
+//!
+//! The very [`consensus::Acceptor`] and [`consensus::Proposer`] run, with a driver that does with their effects what the
+//! WAL store and the walproposer do. The log is counted in records, a disk does what it is told.
+//!
+//! Called by its own program (`model_check`) and by its tests.
+
+mod bounds;
+mod check;
+mod cluster;
+mod coverage;
+mod deliver;
+mod invariant;
+mod node;
+mod observe;
+mod record;
+mod shared;
+mod step;
+mod symmetry;
+mod writer;
+
+pub use bounds::{Bounds, Kind};
+pub use check::{Report, Verdict, check};
+pub use invariant::Invariant;

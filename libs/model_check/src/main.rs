@@ -1,0 +1,111 @@
+//! `model_check`: explores the models of the consensus core, one line of figures each.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use model_check::{Bounds, Kind, Verdict, check};
+
+/// Time between two lines of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Explores every order of steps of two proposers and three safekeepers, up to bounds.
+///
+/// Exit status 0: all invariants hold in all states. When one is broken the steps that lead there are printed.
+#[derive(Parser)]
+struct Flags {
+    /// What to explore.
+    #[arg(long, value_enum, default_value_t = Which::All)]
+    model: Which,
+    /// Highest term.
+    #[arg(long)]
+    terms: Option<u64>,
+    /// Longest log, in records.
+    #[arg(long)]
+    log: Option<usize>,
+    /// Crashes of safekeepers, in all.
+    #[arg(long)]
+    crashes: Option<u8>,
+    /// Broken connections, in all.
+    #[arg(long)]
+    cuts: Option<u8>,
+    /// Messages on their way on a connection.
+    #[arg(long)]
+    in_flight: Option<usize>,
+    /// A commit position is told at once, not only with the next record.
+    #[arg(long)]
+    heartbeats: Option<bool>,
+    /// Safekeepers may write down their commit position at any time.
+    #[arg(long)]
+    checkpoints: Option<bool>,
+    /// Stops a model after so many seconds; what was not finished fails.
+    #[arg(long, default_value_t = 600)]
+    seconds_max: u64,
+    /// Small bounds: seconds instead of minutes.
+    #[arg(long)]
+    short: bool,
+    /// Threads.
+    #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
+    jobs: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Which {
+    Atomic,
+    InFlight,
+    Configuration,
+    All,
+}
+
+impl Which {
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Atomic => &[Kind::Atomic],
+            Self::InFlight => &[Kind::InFlight],
+            Self::Configuration => &[Kind::Members, Kind::Primary],
+            Self::All => &[Kind::Atomic, Kind::InFlight, Kind::Members, Kind::Primary],
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a command that reports to a terminal")]
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let mut holds = true;
+    for kind in flags.model.kinds() {
+        let default = if flags.short { Bounds::short(*kind) } else { Bounds::full(*kind) };
+        let bounds = Bounds {
+            kind: *kind,
+            terms: flags.terms.unwrap_or(default.terms),
+            log: flags.log.unwrap_or(default.log),
+            crashes: flags.crashes.unwrap_or(default.crashes),
+            cuts: flags.cuts.unwrap_or(default.cuts),
+            in_flight: flags.in_flight.unwrap_or(default.in_flight),
+            heartbeats: flags.heartbeats.unwrap_or(default.heartbeats),
+            checkpoints: flags.checkpoints.unwrap_or(default.checkpoints),
+        };
+        let report = check(bounds, flags.jobs.max(1), Duration::from_secs(flags.seconds_max), progress());
+        println!("{report}");
+        if let Verdict::Broken { steps, .. } = &report.verdict {
+            steps.iter().for_each(|step| println!("    {step}"));
+        }
+        holds &= report.verdict == Verdict::Holds;
+    }
+    if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A line now and then; it refreshes on a terminal.
+#[expect(clippy::print_stderr, reason = "progress does not belong in the output")]
+fn progress() -> impl FnMut(usize, usize) {
+    let refreshes = std::io::stderr().is_terminal();
+    let mut shown = Instant::now();
+    move |states, unique| {
+        if shown.elapsed() >= PROGRESS_INTERVAL {
+            shown = Instant::now();
+            let end = if refreshes { "\r" } else { "\n" };
+            eprint!("{states} states, {unique} unique{end}");
+            let _ = std::io::stderr().flush();
+        }
+    }
+}

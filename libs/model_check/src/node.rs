@@ -1,0 +1,196 @@
+//! [`Node`]: an acceptor with its disk. It does with effects what the WAL store does, in the same order.
+//!
+//! A write and the flush behind it are one step, because nothing is said between them; a crash may come after any
+//! effect, and then the node is again what its disk has. What the disk itself can do wrong is not modelled here but
+//! simulated.
+
+use consensus::{
+    Acceptor, AcceptorMessage, AcceptorState, ConnectionId, Dialect, Effect, Lineage, ProposerMessage,
+};
+use wal_types::{Lsn, NodeId, SystemId, TenantId, TenantTimelineId, TimelineId, Tli};
+
+use crate::coverage::{Coverage, Event};
+use crate::invariant::Invariant;
+use crate::record::{Record, SEGMENT_SIZE, START, from_wal, lsn, records_below};
+use crate::shared::Printed;
+use crate::symmetry::Print;
+
+/// The modelled log.
+pub(crate) const LOG: TenantTimelineId =
+    TenantTimelineId { tenant: TenantId([0x55; 16]), timeline: TimelineId([0x66; 16]) };
+/// The cluster that it belongs to.
+pub(crate) const SYSTEM_ID: SystemId = SystemId(7);
+/// Its version of PostgreSQL.
+pub(crate) const PG_VERSION: u32 = 150_000;
+
+/// A safekeeper.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Node {
+    id: NodeId,
+    pub(crate) acceptor: Acceptor,
+    /// The control file.
+    disk: AcceptorState,
+    /// The log, durable.
+    log: Vec<Record>,
+}
+
+/// What became of a message.
+pub(crate) enum Outcome {
+    /// It was decided; these are the answers.
+    Answers(Vec<(ConnectionId, AcceptorMessage)>),
+    /// Its connection has to be closed.
+    Refused,
+    /// The node crashed on the way and has restarted: all its connections are gone.
+    Crashed,
+}
+
+impl Node {
+    pub(crate) fn new(id: NodeId, disk: AcceptorState) -> Self {
+        Self { id, acceptor: acceptor(id, &disk, 0), disk, log: Vec::new() }
+    }
+
+    /// The durable log.
+    pub(crate) fn log(&self) -> &[Record] {
+        &self.log
+    }
+
+    /// True when the durable log begins with `records`.
+    pub(crate) fn holds(&self, records: &[Record]) -> bool {
+        self.log.starts_with(records)
+    }
+
+    /// Decides a message and carries out what follows, or crashes after `effects_max` effects.
+    pub(crate) fn receive(
+        &mut self,
+        from: ConnectionId,
+        message: ProposerMessage,
+        effects_max: usize,
+        coverage: &Coverage,
+    ) -> Result<Outcome, Invariant> {
+        let is_append = matches!(message, ProposerMessage::Append(_));
+        let known_commit = self.acceptor.state().commit_lsn;
+        let mut effects = match self.acceptor.step(from, message) {
+            Ok(effects) => effects,
+            Err(_) => {
+                coverage.count(Event::Refused);
+                return Ok(Outcome::Refused);
+            }
+        };
+        let mut budget = effects_max;
+        let mut answers = Vec::new();
+        let mut done = self.carry_out(&effects, known_commit, &mut budget, &mut answers, coverage)?;
+        if done && is_append {
+            let end = lsn(self.log.len());
+            effects = self.acceptor.flushed(end, end);
+            done = self.carry_out(&effects, known_commit, &mut budget, &mut answers, coverage)?;
+        }
+        if self.acceptor.state().commit_lsn < known_commit {
+            return Err(Invariant::ANodeKeepsWhatItKnowsCommitted);
+        }
+        if done {
+            return Ok(Outcome::Answers(answers));
+        }
+        self.restart();
+        coverage.count(Event::CrashedWithin);
+        Ok(Outcome::Crashed)
+    }
+
+    /// False when the node crashes first.
+    fn carry_out(
+        &mut self,
+        effects: &[Effect],
+        known_commit: Lsn,
+        budget: &mut usize,
+        answers: &mut Vec<(ConnectionId, AcceptorMessage)>,
+        coverage: &Coverage,
+    ) -> Result<bool, Invariant> {
+        for effect in effects {
+            let Some(left) = budget.checked_sub(1) else { return Ok(false) };
+            *budget = left;
+            match effect {
+                Effect::Persist(state) => self.disk = state.clone(),
+                Effect::Truncate(at) => {
+                    if *at < known_commit {
+                        return Err(Invariant::ANodeKeepsWhatItKnowsCommitted);
+                    }
+                    coverage.count(Event::Truncated);
+                    self.log.truncate(records_below(*at));
+                }
+                Effect::Write { at, wal } => {
+                    if *at != lsn(self.log.len()) {
+                        return Err(Invariant::ALogHasNoHoles);
+                    }
+                    self.log.extend(from_wal(wal));
+                }
+                Effect::Reply { to, message } => {
+                    if !self.is_durable(message) {
+                        return Err(Invariant::APromiseIsDurable);
+                    }
+                    answers.push((*to, message.clone()));
+                }
+                // The bytes are compared by the writer itself; dialect `holdfast` knows its cluster from the beginning.
+                Effect::Checksum { .. } | Effect::PersistLineage(_) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// True when a crash right now would leave what `message` promises.
+    fn is_durable(&self, message: &AcceptorMessage) -> bool {
+        let held = lsn(self.log.len());
+        match message {
+            AcceptorMessage::Vote(vote) => {
+                let promised = self.disk.term == vote.term
+                    && (!vote.vote_given || self.disk.voted_for == self.acceptor.state().voted_for);
+                promised && vote.flush_lsn <= held
+            }
+            AcceptorMessage::Append(response) => {
+                self.disk.term == response.term
+                    && response.flush_lsn <= held
+                    && response.commit_lsn <= self.disk.commit_lsn
+            }
+            AcceptorMessage::Configure(_) => {
+                let known = self.acceptor.state();
+                self.disk.configuration == known.configuration
+                    && self.disk.configuration_term == known.configuration_term
+            }
+            _ => true,
+        }
+    }
+
+    /// Loses all that is not on disk.
+    pub(crate) fn restart(&mut self) {
+        self.acceptor = acceptor(self.id, &self.disk, self.log.len());
+    }
+
+    /// True when a restart would change what the node knows.
+    pub(crate) fn would_forget(&self) -> bool {
+        *self.acceptor.state() != self.disk
+    }
+
+    /// Writes down what may be written down late.
+    pub(crate) fn checkpoint(&mut self) {
+        if let Some(Effect::Persist(state)) = self.acceptor.checkpoint() {
+            self.disk = state;
+        }
+    }
+}
+
+impl Printed for Node {
+    fn print(&self) -> Print {
+        Print::of_node(self)
+    }
+}
+
+fn acceptor(id: NodeId, disk: &AcceptorState, records: usize) -> Acceptor {
+    let lineage = Lineage {
+        id: LOG,
+        dialect: Dialect::Holdfast,
+        system_id: SYSTEM_ID,
+        pg_version: PG_VERSION,
+        segment_size: SEGMENT_SIZE,
+        start_lsn: START,
+        start_tli: Tli::FIRST,
+    };
+    Acceptor::new(id, lineage, disk.clone(), lsn(records))
+}

@@ -1,0 +1,99 @@
+//! What an observer writes down who sees every election, every commit and every decided configuration.
+
+use consensus::{Configuration, Election, WalBuffer};
+use wal_types::Lsn;
+
+use crate::cluster::{Ledger, initial_configuration};
+use crate::coverage::Event;
+use crate::invariant::Invariant;
+use crate::record::records_below;
+use crate::step::Step;
+use crate::symmetry::index;
+use crate::writer::{self, Writer};
+
+impl Step<'_> {
+    pub(crate) fn broken(&mut self, invariant: Invariant) {
+        self.ledger(|ledger| ledger.broken = Some(invariant));
+    }
+
+    pub(crate) fn ledger<R>(&mut self, change: impl FnOnce(&mut Ledger) -> R) -> R {
+        self.state.ledger.change(change)
+    }
+
+    /// The check between the votes and the first message that cuts a log. A primary that has the log's bytes goes on;
+    /// else a standby that replayed the log takes its place, and leads without WAL of its own below the start.
+    pub(crate) fn elected(&mut self, acting: &mut Writer, election: &Election) {
+        let Some(proposer) = &mut acting.campaign else { return };
+        let term = election.term.0 as usize;
+        self.model.coverage.elected(election.term);
+        let newest = self.state.ledger.elected.len() <= term;
+        if self.state.ledger.elected.get(term).copied().unwrap_or(false) {
+            return self.broken(Invariant::OneLeaderPerTerm);
+        }
+        self.ledger(|ledger| {
+            let terms = ledger.elected.len().max(term + 1);
+            ledger.elected.resize(terms, false);
+            ledger.elected[term] = true;
+        });
+        let donor = &self.state.nodes[index(election.donor)];
+        if donor.acceptor.state().term > election.term {
+            // It no longer answers a checksum request of this term.
+            acting.campaign = None;
+            return;
+        }
+        let start = records_below(election.start);
+        let Some(log) = donor.log().get(..start) else { return self.broken(Invariant::ALogHasNoHoles) };
+        if newest && !log.starts_with(&self.state.ledger.committed) {
+            return self.broken(Invariant::CommittedBytesNeverChange);
+        }
+        if acting.wal.starts_with(log) {
+            proposer.approve(writer::buffer(&acting.wal));
+        } else {
+            self.model.coverage.count(Event::Recovered);
+            acting.wal = log.to_vec();
+            proposer.approve(WalBuffer::new(election.start));
+        }
+    }
+
+    pub(crate) fn committed(&mut self, acting: &mut Writer, commit: Lsn) {
+        let Some(proposer) = &mut acting.campaign else { return };
+        self.model.coverage.committed(proposer.term());
+        if self.model.bounds.heartbeats {
+            proposer.tell_commit();
+        }
+        let decided = &acting.wal[..records_below(commit).min(acting.wal.len())];
+        let known = &self.state.ledger.committed;
+        if !known.starts_with(decided) && !decided.starts_with(known) {
+            return self.broken(Invariant::CommittedBytesNeverChange);
+        }
+        if decided.len() > known.len() {
+            let decided = decided.to_vec();
+            self.ledger(|ledger| ledger.committed = decided);
+        }
+    }
+}
+
+/// What the observer writes down of configurations.
+impl Step<'_> {
+    pub(crate) fn configured(&mut self, configuration: Configuration) {
+        self.model.coverage.count(Event::Configured);
+        let decided = &self.state.ledger.decided;
+        let same = decided.iter().find(|known| known.generation == configuration.generation);
+        if same.is_some_and(|same| *same != configuration) {
+            return self.broken(Invariant::OneConfigurationPerGeneration);
+        }
+        let newest = decided.iter().all(|known| known.generation < configuration.generation);
+        if same.is_some() || configuration.generation == initial_configuration().generation {
+            return;
+        }
+        self.ledger(|ledger| {
+            if newest {
+                // Out of a joint configuration a leader goes on with the next members alone.
+                let sets = configuration.sets();
+                ledger.voters = sets.iter().map(|set| set.iter().map(|id| index(*id)).collect()).collect();
+            }
+            ledger.decided.push(configuration);
+            ledger.decided.sort_by_key(|configuration| configuration.generation);
+        });
+    }
+}

@@ -1,0 +1,59 @@
+//! WAL in units: a record is eight equal bytes that name who wrote it, a log is a list of records.
+//!
+//! Positions are counted in records; [`lsn`] and [`records_below`] translate. All of a modelled log lies in one segment.
+
+use bytes::Bytes;
+use wal_types::{Lsn, SegmentSize};
+
+/// Segment size of modelled logs. They never fill one.
+pub(crate) const SEGMENT_SIZE: SegmentSize = match SegmentSize::new(SegmentSize::BYTES_MIN) {
+    Ok(size) => size,
+    Err(_) => panic!("the smallest size is a size"),
+};
+
+/// First byte of modelled logs.
+pub(crate) const START: Lsn = Lsn(SegmentSize::BYTES_MIN as u64);
+
+/// Bytes of a record.
+pub(crate) const RECORD_BYTES: usize = 8;
+
+/// The first writer's first record. No count, length or term of a model is that high.
+pub(crate) const RECORD_FIRST: u8 = 0x90;
+
+/// One record: the writer in the high four bits, in the low four a number that tells apart the records that this writer
+/// wrote at one position. Two records at one position are the same only if one was copied from the other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Record(u8);
+
+impl Record {
+    /// The `variant`-th record that `writer` wrote at some position.
+    pub(crate) const fn new(writer: usize, variant: u8) -> Self {
+        Self((RECORD_FIRST + ((writer as u8) << 4)) | variant)
+    }
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:02x}", self.0)
+    }
+}
+
+/// Position behind `records` records.
+pub(crate) const fn lsn(records: usize) -> Lsn {
+    START.advance((records * RECORD_BYTES) as u64)
+}
+
+/// Records below `lsn`.
+pub(crate) const fn records_below(lsn: Lsn) -> usize {
+    lsn.bytes_since(START) as usize / RECORD_BYTES
+}
+
+/// The bytes of records.
+pub(crate) fn to_wal(records: &[Record]) -> Bytes {
+    records.iter().flat_map(|record| [record.0; RECORD_BYTES]).collect()
+}
+
+/// The records in bytes.
+pub(crate) fn from_wal(wal: &[u8]) -> impl Iterator<Item = Record> {
+    wal.chunks(RECORD_BYTES).map(|bytes| Record(bytes[0]))
+}

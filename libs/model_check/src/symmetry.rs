@@ -1,0 +1,212 @@
+//! States that differ only in the names of safekeepers, or of the writers, are explored once.
+//!
+//! The three safekeepers are alike, so each state comes in up to six copies. A state is seen as one column per node -
+//! the node, what each proposer knows of it, the queues between them - and the print of a state does not depend on the
+//! order of its columns.
+//!
+//! What a proposer knows of a node is private. But it is hashed node by node, each part behind the node's id, and ids
+//! are numbers that occur nowhere else ([`id`]): so the parts are found in the stream that is hashed. A proposer in
+//! which ids are found elsewhere is printed as a whole; then nothing is wrong, there are only more states.
+//!
+//! The two writers are alike too. What a writer leaves elsewhere are its records, the names of its campaigns and of its
+//! connections; a print is made for both orders of the writers, and the lesser one counts.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::LazyLock;
+
+use consensus::Proposer;
+use wal_types::NodeId;
+
+use crate::cluster::{MEMBERS, initial_configuration};
+use crate::record::RECORD_FIRST;
+
+/// Ids begin here: a number that is no position, no length and no term.
+const ID_FIRST: u64 = 0x6e6f_6465_5f69_6430;
+/// A listed safekeeper that nobody ever reaches and that has no vote. What is hashed behind it is nobody's part.
+const ID_LAST: u64 = ID_FIRST + 0xff;
+
+/// Names of connections begin here.
+pub(crate) const CONNECTION_FIRST: u64 = 0x636f_6e6e_6563_7430;
+/// Connections that a node can have.
+const CONNECTIONS: u64 = 4;
+
+/// Id of the node with this index.
+pub(crate) const fn id(node: usize) -> NodeId {
+    NodeId(ID_FIRST + node as u64)
+}
+
+/// Index of a node.
+pub(crate) const fn index(id: NodeId) -> usize {
+    (id.0 - ID_FIRST) as usize
+}
+
+/// The id that ends the list of safekeepers of a proposer.
+pub(crate) const END: NodeId = NodeId(ID_LAST);
+
+/// Hash of a value, and the hash that it would have if the writers changed places. The same in every run.
+pub(crate) type Pair = [u64; 2];
+
+/// Hashes of a value.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Print {
+    /// Of what does not belong to one node.
+    pub(crate) common: Pair,
+    /// Of what belongs to each node; empty where it was not told apart.
+    pub(crate) columns: Vec<Pair>,
+}
+
+impl Print {
+    /// Of anything.
+    pub(crate) fn of(value: &impl Hash) -> Self {
+        Self { common: pair(&words(value)), columns: Vec::new() }
+    }
+
+    /// Of a node, whatever its name is.
+    pub(crate) fn of_node(node: &impl Hash) -> Self {
+        let mut words = without_members(words(node));
+        let mut ids = words.iter().filter(|&&word| is_id(word));
+        let own = ids.next().copied();
+        if ids.all(|&id| Some(id) == own) {
+            words.retain(|&word| !is_id(word));
+        }
+        Self { common: pair(&words), columns: Vec::new() }
+    }
+
+    /// Of a proposer, which lists nodes and [`END`] behind them.
+    pub(crate) fn of_proposer(proposer: &Proposer) -> Self {
+        let mut words = without_members(words(proposer));
+        let ids: Vec<usize> = (0..words.len()).filter(|&at| is_id(words[at])).collect();
+        let expected = (0..MEMBERS as u64).map(|node| ID_FIRST + node).chain([ID_LAST]);
+        let twice = expected.clone().chain(expected);
+        // The list, then the parts, then perhaps the donor.
+        let found = ids.iter().take(2 * (MEMBERS + 1)).map(|&at| words[at]).eq(twice);
+        let donor = ids.get(2 * (MEMBERS + 1)).copied();
+        if !found || ids.len() > 2 * (MEMBERS + 1) + 1 {
+            return Self { common: pair(&words), columns: Vec::new() };
+        }
+        let parts = &ids[MEMBERS + 1..];
+        let is_donor = |node: usize| donor.is_some_and(|at| words[at] == ID_FIRST + node as u64);
+        let columns = (0..MEMBERS).map(|node| {
+            let part = &words[parts[node]..parts[node + 1]];
+            pair(&[&[u64::from(is_donor(node))], &part[1..]].concat())
+        });
+        let columns = columns.collect();
+        if let Some(at) = donor {
+            words[at] = ID_FIRST;
+        }
+        words.drain(parts[0]..parts[MEMBERS]);
+        Self { common: pair(&words), columns }
+    }
+
+    /// Of two values together, of which the second has columns.
+    pub(crate) fn with(&self, other: Self) -> Self {
+        let common = [0, 1].map(|which| hash(&[self.common[which], other.common[which]]));
+        Self { common, columns: other.columns }
+    }
+}
+
+const fn is_id(word: u64) -> bool {
+    word >= ID_FIRST && word <= ID_LAST
+}
+
+/// The stream that a value is hashed as.
+fn words(value: &impl Hash) -> Vec<u64> {
+    let mut recorder = Recorder(Vec::with_capacity(512));
+    value.hash(&mut recorder);
+    recorder.0
+}
+
+/// Leaves out every occurrence of the list of members that all begin with: they are alike in it.
+fn without_members(words: Vec<u64>) -> Vec<u64> {
+    static NAMED: LazyLock<Vec<u64>> = LazyLock::new(|| self::words(&initial_configuration().members));
+    let mut rest = words.as_slice();
+    let mut kept = Vec::with_capacity(words.len());
+    while let Some((&word, behind)) = rest.split_first() {
+        kept.push(word);
+        rest = if rest.starts_with(&NAMED) { &rest[NAMED.len()..] } else { behind };
+    }
+    kept
+}
+
+/// The hash of a stream, whatever the order in which maps have the two writers' connections.
+fn pair(words: &[u64]) -> Pair {
+    let mut swapped: Vec<u64> = words.iter().map(|&word| other_writer(word)).collect();
+    let is_connection = |word: u64| (CONNECTION_FIRST..CONNECTION_FIRST + CONNECTIONS).contains(&word);
+    for _ in 1..CONNECTIONS {
+        for at in 2..swapped.len() {
+            let (one, other) = (swapped[at - 2], swapped[at]);
+            if is_connection(one) && is_connection(other) && one > other {
+                swapped.swap(at - 2, at);
+            }
+        }
+    }
+    [hash(words), hash(&swapped)]
+}
+
+/// The word that the other writer has in the place of this one: its records, its campaigns, its connections.
+fn other_writer(word: u64) -> u64 {
+    const RECORD_LAST: u64 = RECORD_FIRST as u64 + 0x1f;
+    let other_record = |byte: u64| byte ^ 0x30;
+    let bytes = word.to_be_bytes();
+    if (RECORD_FIRST.into()..=RECORD_LAST).contains(&word) {
+        return other_record(word);
+    }
+    if (CONNECTION_FIRST..CONNECTION_FIRST + CONNECTIONS).contains(&word) {
+        return CONNECTION_FIRST + ((word - CONNECTION_FIRST) ^ 2);
+    }
+    if bytes.iter().all(|byte| *byte == bytes[0]) {
+        return match bytes[0] {
+            name @ (1 | 2) => u64::from_be_bytes([3 - name; 8]),
+            record if (RECORD_FIRST.into()..=RECORD_LAST).contains(&record.into()) => {
+                u64::from_be_bytes([record ^ 0x30; 8])
+            }
+            _ => word,
+        };
+    }
+    word
+}
+
+pub(crate) fn hash(words: &[u64]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    words.iter().for_each(|word| hasher.write_u64(*word));
+    hasher.finish()
+}
+
+/// Writes down what it should hash.
+struct Recorder(Vec<u64>);
+
+impl Hasher for Recorder {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            self.0.push(chunk.iter().fold(0, |word, &byte| word << 8 | u64::from(byte)));
+        }
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.0.push(value.into());
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.0.push(value.into());
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.0.push(value.into());
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0.push(value);
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.0.push(value as u64);
+    }
+
+    fn write_isize(&mut self, value: isize) {
+        self.0.push(value as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,35 @@
+//! The short form of every model: seconds, and it must see what makes it worth anything.
+
+use std::time::Duration;
+
+use model_check::{Bounds, Kind, Verdict, check};
+
+/// Far more than it takes; a check that is stopped has failed.
+const TIME_MAX: Duration = Duration::from_secs(300);
+
+fn assert_all_invariants_hold(kind: Kind) {
+    let report = check(Bounds::short(kind), 2, TIME_MAX, |_, _| {});
+    assert_eq!(report.verdict, Verdict::Holds, "{report}");
+}
+
+#[test]
+fn all_invariants_hold_when_messages_arrive_at_once() {
+    assert_all_invariants_hold(Kind::Atomic);
+}
+
+#[test]
+fn all_invariants_hold_with_messages_on_their_way() {
+    assert_all_invariants_hold(Kind::InFlight);
+}
+
+/// All of it takes minutes without optimisation: here it goes as far as it gets.
+#[test]
+fn no_invariant_breaks_soon_while_members_change() {
+    let report = check(Bounds::short(Kind::Members), 2, Duration::from_secs(10), |_, _| {});
+    assert!(matches!(report.verdict, Verdict::Holds | Verdict::Unfinished), "{report}");
+}
+
+#[test]
+fn all_invariants_hold_while_the_primary_is_changed() {
+    assert_all_invariants_hold(Kind::Primary);
+}
