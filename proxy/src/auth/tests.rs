@@ -76,8 +76,11 @@ impl Scene {
     }
 
     fn allowing(method: ClientAuth, allowed: &'static [&'static str]) -> Self {
-        let plane =
-            Arc::new(Plane { password: Mutex::new("pencil".into()), allowed, questions: AtomicUsize::new(0) });
+        let plane = Arc::new(Plane {
+            password: Mutex::new("pencil".into()),
+            allowed,
+            questions: AtomicUsize::new(0),
+        });
         let metrics = Metrics::new(&mut Default::default());
         let cached = Arc::new(Cached::new(Box::new(Arc::clone(&plane)), metrics.clone()));
         Self { plane, auth: Authenticator::new(cached, MockSecret([0; 32]), method, metrics) }

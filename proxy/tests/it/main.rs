@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
+mod control_planes;
 mod door;
 mod failures;
+mod passwords;
 mod raw;
 mod replication;
 mod sessions;

@@ -36,6 +36,15 @@ pub(crate) struct Setup<'a> {
     pub(crate) no_certificate: bool,
     /// Lines of pg_hba.conf.
     pub(crate) hba: &'a str,
+    /// Of `--control-plane`, with `DIR`; the file provider with `endpoints.toml` when it is empty.
+    pub(crate) control_plane: &'a str,
+    /// In place of `endpoints.toml`, when it is not empty. `PORT` is PostgreSQL's, `START` starts it.
+    pub(crate) endpoints: &'a str,
+}
+
+/// What PostgreSQL has stored for `app`.
+pub(crate) fn verifier() -> Verifier {
+    Verifier::from_password(PASSWORD, b"sixteen bytes at", SCRAM_ITERATIONS)
 }
 
 pub(crate) struct Installation {
@@ -48,6 +57,8 @@ pub(crate) struct Installation {
     /// Where clients connect, all of it.
     pub(crate) addresses: Vec<SocketAddr>,
     http: String,
+    /// Where logins with a browser are reported, where there are such.
+    pub(crate) mgmt: Option<SocketAddr>,
 }
 
 impl Installation {
@@ -80,13 +91,13 @@ impl Installation {
             dies_with_parent: true,
         };
         write(&directory);
-        let verifier = Verifier::from_password(PASSWORD, b"sixteen bytes at", SCRAM_ITERATIONS);
+        let verifier = verifier();
         let certificates = certs::write(&directory, &["*.db.test"]).unwrap();
         make_database(&postgres, &certificates, &verifier, setup.hba).await;
-        write_endpoints(&directory, &postgres, &verifier, setup.endpoint);
-        let (proxy, addresses, http) = start_proxy(&directory, &certificates, setup).await;
+        write_endpoints(&directory, &postgres, &verifier, setup);
+        let (proxy, addresses, http, mgmt) = start_proxy(&directory, &certificates, setup).await;
         let address = addresses[0];
-        Self { environment: Some(environment), postgres, certificates, proxy, address, addresses, http }
+        Self { environment: Some(environment), postgres, certificates, proxy, address, addresses, http, mgmt }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -96,6 +107,21 @@ impl Installation {
     /// How often the start command ran.
     pub(crate) fn starts(&self) -> usize {
         fs::read_to_string(self.directory().join("starts")).map_or(0, |text| text.lines().count())
+    }
+
+    /// Starts PostgreSQL without the proxy.
+    pub(crate) async fn start_postgres(&self) {
+        let script = self.directory().join("start.sh");
+        let status = tokio::process::Command::new(script).status().await.unwrap();
+        assert!(status.success());
+    }
+
+    /// Stops PostgreSQL without the proxy.
+    pub(crate) async fn put_to_sleep(&self) {
+        kill(self.postmaster().unwrap(), Signal::SIGINT).unwrap();
+        wait::until("PostgreSQL to stop", PATIENCE, async || Ok(self.postmaster().is_none().then_some(())))
+            .await
+            .unwrap();
     }
 
     /// The process of PostgreSQL, when it runs.
@@ -212,13 +238,17 @@ async fn make_database(postgres: &Postgres, certificates: &Certificates, verifie
     process.end(Signal::SIGINT, PATIENCE).await.unwrap();
 }
 
-fn write_endpoints(directory: &Path, postgres: &Postgres, verifier: &Verifier, settings: &str) {
+fn write_endpoints(directory: &Path, postgres: &Postgres, verifier: &Verifier, setup: &Setup<'_>) {
     let script = write_start_script(directory, postgres);
-    let endpoints = format!(
-        "[endpoints.main]\naddress = \"127.0.0.1:{}\"\nstart = [\"{}\"]\nroles = {{ app = \"{verifier}\" }}\n{settings}",
+    let usual = format!(
+        "[endpoints.main]\naddress = \"127.0.0.1:{}\"\nstart = [\"{}\"]\nroles = {{ app = \"{verifier}\" }}\n{}",
         postgres.port,
-        script.display()
+        script.display(),
+        setup.endpoint
     );
+    let other = setup.endpoints.replace("PORT", &postgres.port.to_string());
+    let other = other.replace("START", script.to_str().unwrap());
+    let endpoints = if other.is_empty() { usual } else { other };
     fs::write(directory.join("endpoints.toml"), endpoints).unwrap();
 }
 
@@ -226,8 +256,10 @@ async fn start_proxy(
     directory: &Path,
     certificates: &Certificates,
     setup: &Setup<'_>,
-) -> (ProcessId, Vec<SocketAddr>, String) {
-    let (file, address_file) = (directory.join("endpoints.toml"), directory.join("proxy.address"));
+) -> (ProcessId, Vec<SocketAddr>, String, Option<SocketAddr>) {
+    let address_file = directory.join("proxy.address");
+    let control_plane =
+        if setup.control_plane.is_empty() { "file:DIR/endpoints.toml" } else { setup.control_plane };
     let words = |words: [&str; 2]| words.map(str::to_owned).to_vec();
     let in_directory = |flag: &&str| flag.replace("DIR", directory.to_str().unwrap());
     let (certificate, key) = (certificates.certificate.to_str().unwrap(), certificates.key.to_str().unwrap());
@@ -240,7 +272,7 @@ async fn start_proxy(
         name: "proxy".into(),
         executable: PathBuf::from(env!("CARGO_BIN_EXE_proxy")),
         arguments: [
-            words(["--control-plane", &format!("file:{}", file.display())]),
+            words(["--control-plane", &in_directory(&control_plane)]),
             words(["--address-file", address_file.to_str().unwrap()]),
             words(["--log-level", "info,proxy=debug"]),
             tls.into_iter().map(str::to_owned).collect(),
@@ -266,7 +298,8 @@ async fn start_proxy(
     let addresses: Vec<SocketAddr> =
         told["pg_all"].as_array().unwrap().iter().map(|one| one.as_str().unwrap().parse().unwrap()).collect();
     assert_eq!(told["pg"], addresses[0].to_string());
-    (process, addresses, told["http"].as_str().unwrap().to_owned())
+    let mgmt = told["mgmt"].as_str().map(|address| address.parse().unwrap());
+    (process, addresses, told["http"].as_str().unwrap().to_owned(), mgmt)
 }
 
 /// Counts, and starts PostgreSQL as whoever may run it.

@@ -1,0 +1,240 @@
+//! Every kind of control plane, with the real program in front of a real PostgreSQL.
+
+use std::fs;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, Uri};
+use futures::future::join_all;
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use test_runner::wait;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio_postgres::error::SqlState;
+
+use crate::support::{Installation, PASSWORD, PATIENCE, Setup, verifier};
+
+/// Clients that come at the same time.
+const CROWD: usize = 100;
+
+/// A service that manages one database.
+#[derive(Default)]
+struct Service {
+    /// The port of PostgreSQL and the command that starts it.
+    database: OnceLock<(u16, std::path::PathBuf)>,
+    access_calls: AtomicUsize,
+    wake_calls: AtomicUsize,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    endpointish: String,
+    role: Option<String>,
+}
+
+async fn answer(
+    State(service): State<Arc<Service>>,
+    uri: Uri,
+    Query(asked): Query<Asked>,
+) -> (StatusCode, String) {
+    let is_wake = uri.path() == "/api/wake_compute";
+    let calls = if is_wake { &service.wake_calls } else { &service.access_calls };
+    calls.fetch_add(1, Ordering::Relaxed);
+    if asked.endpointish != "main" {
+        let details = json!({"error_info": {"reason": "ENDPOINT_NOT_FOUND"}});
+        let error = json!({"error": "x", "status": {"code": "c", "message": "m", "details": details}});
+        return (StatusCode::NOT_FOUND, error.to_string());
+    }
+    let answer = if is_wake {
+        let (port, start) = service.database.get().unwrap();
+        assert!(tokio::process::Command::new(start).status().await.unwrap().success());
+        json!({"address": format!("127.0.0.1:{port}"), "aux": {}})
+    } else {
+        let is_known = asked.role.as_deref() == Some("app");
+        json!({"role_secret": if is_known { verifier().to_string() } else { String::new() }})
+    };
+    (StatusCode::OK, answer.to_string())
+}
+
+#[tokio::test]
+async fn a_service_over_http_is_asked_once_by_a_crowd_and_once_for_what_is_not_there() {
+    let service = Arc::<Service>::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url =
+        format!("url = \"http://{}/api\"\nnegative_ttl_seconds = 600\n", listener.local_addr().unwrap());
+    let router = axum::Router::new().fallback(answer).with_state(Arc::clone(&service));
+    tokio::spawn(async { axum::serve(listener, router).await });
+    let setup = Setup { control_plane: "http:DIR/http.toml", ..Setup::default() };
+    let write = |directory: &std::path::Path| fs::write(directory.join("http.toml"), url).unwrap();
+    let installation = Installation::with_files("http", &setup, write).await;
+    let start = installation.directory().join("start.sh");
+    service.database.set((installation.postgres.port, start)).unwrap();
+
+    let config = installation.config();
+    let clients = join_all((0..CROWD).map(|_| installation.connect(&config))).await;
+    let clients: Vec<_> = clients.into_iter().map(|client| client.expect("served")).collect();
+    let calls = || [&service.access_calls, &service.wake_calls].map(|calls| calls.load(Ordering::Relaxed));
+    assert_eq!((calls(), installation.starts()), ([1, 1], 1));
+    drop(clients);
+
+    for (user, sqlstate) in [("app", SqlState::INVALID_PASSWORD), ("nobody", SqlState::INVALID_PASSWORD)] {
+        let mut wrong = installation.config();
+        let refused = installation.connect(wrong.user(user).password("wrong")).await.err().unwrap();
+        assert_eq!(refused.code(), Some(&sqlstate), "{user}");
+    }
+    let before = calls();
+    for user in ["app", "nobody", "app"] {
+        let uri = installation.uri().replace("main.", "none.").replace("app:", &format!("{user}:"));
+        let refused = installation.psql(&uri, &["SELECT 1"]);
+        let said = String::from_utf8_lossy(&refused.await.stderr).into_owned();
+        assert!(said.contains("endpoint \"none\" is not known"), "{said}");
+    }
+    assert_eq!(calls(), [before[0] + 1, before[1]]);
+    installation.passed();
+}
+
+#[tokio::test]
+async fn a_file_that_changes_counts_without_a_restart_and_a_wrong_one_does_not() {
+    let installation = Installation::new("reload").await;
+    let path = installation.directory().join("endpoints.toml");
+    let before = fs::read_to_string(&path).unwrap();
+    installation.ask(&installation.uri(), &["SELECT 1"]).await;
+    fs::write(&path, "[endpoints.main").unwrap();
+    wait::until("the complaint", PATIENCE, async || {
+        Ok(installation.log().contains("cannot be used").then_some(()))
+    })
+    .await
+    .unwrap();
+    installation.ask(&installation.uri(), &["SELECT 1"]).await;
+    let other = before.replace("[endpoints.main]", "[endpoints.other]");
+    fs::write(&path, format!("{before}\n{other}")).unwrap();
+    installation.proxy.signal(Signal::SIGHUP).unwrap();
+    let uri = installation.uri().replace("main.", "other.");
+    wait::until("the new endpoint", PATIENCE, async || {
+        Ok(installation.psql(&uri, &["SELECT 1"]).await.status.success().then_some(()))
+    })
+    .await
+    .unwrap();
+    installation.passed();
+}
+
+const AUTH_QUERY: &str = "state_file = \"verifiers.json\"\n[endpoints.main]\naddress = \"127.0.0.1:PORT\"\n\
+    start = [\"START\"]\n[endpoints.main.auth_query]\nuser = \"proxy_auth\"\npassword_file = \"proxy_auth.password\"\n";
+
+#[tokio::test]
+async fn a_database_knows_its_own_roles_and_what_it_said_lasts_while_it_sleeps() {
+    let setup = Setup {
+        control_plane: "auth_query:DIR/endpoints.toml",
+        endpoints: AUTH_QUERY,
+        hba: "host all proxy_auth 127.0.0.1/32 scram-sha-256",
+        ..Setup::default()
+    };
+    let write =
+        |directory: &std::path::Path| fs::write(directory.join("proxy_auth.password"), "s3cret\n").unwrap();
+    let installation = Installation::with_files("auth-query", &setup, write).await;
+    let mut config = installation.config();
+    let refused = async |config: &tokio_postgres::Config| {
+        installation.connect(config).await.err().and_then(|error| error.code().cloned())
+    };
+    // It sleeps, and nobody has ever asked it.
+    assert_eq!(refused(&config).await, Some(SqlState::INVALID_PASSWORD));
+    assert_eq!(installation.starts(), 0);
+
+    installation.start_postgres().await;
+    let superuser = installation.postgres.connect("postgres").await.unwrap();
+    let columns = "rolname, rolpassword, rolcanlogin, rolvaliduntil";
+    superuser
+        .batch_execute(&format!(
+            "CREATE ROLE proxy_auth LOGIN PASSWORD 's3cret'; GRANT SELECT ({columns}) ON pg_authid TO proxy_auth;
+             CREATE ROLE \"o'clock\" LOGIN PASSWORD 'tea'; CREATE ROLE gone LOGIN PASSWORD 'x' VALID UNTIL '2000-01-01'"
+        ))
+        .await
+        .unwrap();
+    wait::until("the database to be asked", PATIENCE, async || {
+        Ok(refused(&config).await.is_none().then_some(()))
+    })
+    .await
+    .unwrap();
+    for (user, password) in
+        [("app", "wrong"), ("nobody", "wrong"), ("gone", "x"), ("x' OR rolname = 'app", PASSWORD)]
+    {
+        let mut wrong = installation.config();
+        assert_eq!(
+            refused(wrong.user(user).password(password)).await,
+            Some(SqlState::INVALID_PASSWORD),
+            "{user}"
+        );
+    }
+
+    // Asleep again, known now: the client wakes it.
+    drop(superuser);
+    installation.put_to_sleep().await;
+    assert_eq!(refused(&config).await, None);
+    assert_eq!(installation.starts(), 2);
+
+    let superuser = installation.postgres.connect("postgres").await.unwrap();
+    superuser.batch_execute("ALTER ROLE app PASSWORD 'changed'").await.unwrap();
+    let old = config.clone();
+    config.password("changed");
+    let mut failures = 0;
+    wait::until("the new password", PATIENCE, async || {
+        let is_in = refused(&config).await.is_none();
+        failures += usize::from(!is_in);
+        Ok(is_in.then_some(()))
+    })
+    .await
+    .unwrap();
+    assert!(failures <= 15, "{failures}");
+    assert_eq!(refused(&old).await, Some(SqlState::INVALID_PASSWORD));
+    drop(superuser);
+    installation.passed();
+}
+
+#[tokio::test]
+async fn a_person_logs_in_with_a_browser() {
+    let setup = Setup { control_plane: "link:DIR/link.toml", ..Setup::default() };
+    let write = |directory: &std::path::Path| {
+        fs::write(directory.join("link.toml"), "uri = \"https://console.test/login/\"\n").unwrap();
+    };
+    let installation = Installation::with_files("link", &setup, write).await;
+    installation.start_postgres().await;
+    let uri = format!(
+        "postgresql://me@localhost:{}/mine?hostaddr=127.0.0.1&sslmode=require",
+        installation.address.port()
+    );
+    let psql = installation.postgres.tools.postgres("psql");
+    let mut person = tokio::process::Command::new(&psql)
+        .args(["-X", "-A", "-t", "-d", &uri, "-c", "SELECT current_user || current_database()"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut shown = BufReader::new(person.stderr.take().unwrap()).lines();
+    let number = loop {
+        let line = shown.next_line().await.unwrap().expect("the address");
+        if let Some(number) = line.trim().strip_prefix("https://console.test/login/") {
+            break number.to_owned();
+        }
+    };
+    let mgmt = installation.mgmt.unwrap();
+    let console = format!("postgresql://console@{mgmt}/any?sslmode=disable");
+    let report = |number: &str| -> Value {
+        let granted = json!({"host": "127.0.0.1", "port": installation.postgres.port, "dbname": "app", "user": "app",
+            "password": PASSWORD, "aux": {}});
+        json!({"session_id": number, "result": {"Success": granted}})
+    };
+    let wrong = installation.psql(&console, &[&report("0000").to_string()]).await;
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("nobody waits for this session_id"));
+    assert_eq!(installation.ask(&console, &[&report(&number).to_string()]).await, "ok");
+    let mut output = String::new();
+    person.stdout.take().unwrap().read_to_string(&mut output).await.unwrap();
+    assert_eq!(output.trim(), "appapp");
+    assert!(person.wait().await.unwrap().success());
+    assert!(!installation.log().contains(PASSWORD));
+    installation.passed();
+}
