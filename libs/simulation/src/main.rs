@@ -28,6 +28,9 @@ struct Flags {
     /// Prints every event of --seed.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Goes on after a violation, and prints each.
+    #[arg(long)]
+    keep_going: bool,
     /// Threads.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     jobs: usize,
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
         };
     }
     let started = Instant::now();
-    let (stats, broken) = run_all(&flags.seeds, flags.jobs.max(1));
+    let (stats, broken) = run_all(&flags.seeds, flags.jobs.max(1), flags.keep_going);
     println!("{stats}; {:.0} schedules per second", stats.schedules as f64 / started.elapsed().as_secs_f64());
     if let Some((seed, violation)) = broken {
         eprintln!("seed {seed} violates {violation}\nsee it again with: ./dev sim --seed {seed} --trace");
@@ -73,8 +76,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+#[expect(clippy::print_stderr, reason = "a command that reports to a terminal")]
 /// Runs the seeds on several threads; stops at the first violation.
-fn run_all(seeds: &Range<u64>, jobs: usize) -> (Stats, Option<(u64, simulation::Violation)>) {
+fn run_all(
+    seeds: &Range<u64>,
+    jobs: usize,
+    keep_going: bool,
+) -> (Stats, Option<(u64, simulation::Violation)>) {
     let next = AtomicU64::new(seeds.start);
     let stop = AtomicBool::new(false);
     let result = Mutex::new((Stats::default(), None));
@@ -90,7 +98,10 @@ fn run_all(seeds: &Range<u64>, jobs: usize) -> (Stats, Option<(u64, simulation::
                     let mut result = result.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     result.0 += stats;
                     if let Some(violation) = violation {
-                        stop.store(true, Ordering::Relaxed);
+                        stop.store(!keep_going, Ordering::Relaxed);
+                        if keep_going {
+                            eprintln!("seed {seed} violates {violation}");
+                        }
                         result.1.get_or_insert((seed, violation));
                     }
                 }

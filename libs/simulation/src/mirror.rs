@@ -27,6 +27,13 @@ impl Mirror {
         self.base.advance(self.bytes.len() as u64)
     }
 
+    /// What is below `lsn` was removed.
+    pub(crate) fn forget_below(&mut self, lsn: Lsn) {
+        let count = lsn.bytes_since(self.base) as usize;
+        self.bytes.drain(..count.min(self.bytes.len()));
+        self.base = self.base.max(lsn);
+    }
+
     /// The bytes `[from, to)`, as far as they are there.
     pub(crate) fn slice(&self, from: Lsn, to: Lsn) -> &[u8] {
         let offset = |lsn: Lsn| (lsn.bytes_since(self.base) as usize).min(self.bytes.len());

@@ -8,9 +8,10 @@ use consensus::{Configuration, ConnectionId, Dialect, Lineage, Member, ProposerM
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt};
 use wal_store::{
-    Fault, Health, Input, ModelDisk, Output, Read, ReadMode, Replica, Snapshot, StoreError, WalReader,
+    Fault, Health, Input, ModelDisk, Output, Read, ReadMode, Replica, Snapshot, StoreError,
+    UNREADABLE_TRIES_MAX, WalReader,
 };
-use wal_types::{Lsn, NodeId, TenantTimelineId, Tli};
+use wal_types::{Generation, Lsn, NodeId, TenantTimelineId, Term, Tli};
 
 use crate::mirror::Mirror;
 use crate::primary::{CONTEXT, SEGMENT_SIZE, START};
@@ -38,6 +39,12 @@ pub(crate) struct Node {
     life: u64,
     /// Its log, as it was when [`Node::look`] was last called.
     pub(crate) mirror: Mirror,
+    /// The flush position that it showed last.
+    pub(crate) flushed: Lsn,
+    /// The configuration that it showed last.
+    pub(crate) configuration: Arc<Configuration>,
+    /// It said that it misses something, when it was last looked at.
+    pub(crate) was_lost: bool,
     /// Its disk is gone for good, and with it all that it had promised. Nobody may start it again.
     pub(crate) is_gone: bool,
 }
@@ -55,8 +62,9 @@ impl Node {
             start_lsn: start,
             start_tli: Tli::FIRST,
         };
-        Replica::create(&disk, id, disk_id(id), lineage, configuration)
+        Replica::create(&disk, id, disk_id(id), lineage, configuration.clone())
             .expect("an empty model disk has room");
+        let configuration = Arc::new(configuration);
         let mut node = Self {
             id,
             disk,
@@ -65,9 +73,12 @@ impl Node {
             now: Duration::ZERO,
             life: 0,
             mirror: Mirror::new(start),
+            configuration,
+            flushed: start,
+            was_lost: false,
             is_gone: false,
         };
-        node.start().expect("what was just created can be opened");
+        node.start(0).expect("what was just created can be opened");
         node
     }
 
@@ -89,9 +100,10 @@ impl Node {
         self.snapshot().is_some_and(|at| at.lost.is_some())
     }
 
-    /// Starts a node that is down, unless what is on its disk does not let it.
-    pub(crate) fn start(&mut self) -> Result<(), StoreError> {
-        self.replica = Some(Replica::open(self.disk.clone(), self.id)?);
+    /// Starts a node that is down, unless what is on its disk does not let it. A sector that cannot be read is tried so
+    /// many times already.
+    pub(crate) fn start(&mut self, unreadable_tries: u32) -> Result<(), StoreError> {
+        self.replica = Some(Replica::open_after(self.disk.clone(), self.id, unreadable_tries)?);
         self.life += 1;
         Ok(())
     }
@@ -119,7 +131,11 @@ impl Node {
         let replica = self.replica.as_mut()?;
         let count = count.min(self.inbox.len());
         let batch: Vec<_> = self.inbox.drain(..count).collect();
-        let output = replica.run(batch.clone());
+        // As a disk thread with several timelines does it: what is written waits for a sync that comes later.
+        let (first, second) = batch.split_at(count / 2);
+        replica.write(first.to_vec());
+        replica.write(second.to_vec());
+        let output = replica.sync();
         for undecided in output.undecided.iter().rev() {
             self.inbox.push_front(undecided.clone());
         }
@@ -132,6 +148,13 @@ impl Node {
         Some(self.replica.as_mut()?.tick(self.now))
     }
 
+    /// Readers and retention need nothing below `lsn`.
+    pub(crate) fn keep_from(&mut self, lsn: Lsn) {
+        if let Some(replica) = &mut self.replica {
+            replica.keep_from(lsn);
+        }
+    }
+
     /// Brings the mirror up to date; says from which position on the log is another one than before. Nothing when the
     /// log cannot be read now.
     pub(crate) fn look(&mut self) -> Option<Lsn> {
@@ -140,15 +163,12 @@ impl Node {
         if matches!(at.health, Health::Poisoned | Health::Corrupt) {
             return None;
         }
+        (self.configuration, self.flushed) = (at.configuration.clone(), at.flush_lsn);
         let seen = (self.life, at.truncations);
-        let from =
-            if self.mirror.seen == seen { self.mirror.end() } else { self.mirror.base().max(at.oldest_lsn) };
+        self.mirror.forget_below(at.oldest_lsn);
+        let from = if self.mirror.seen == seen { self.mirror.end() } else { self.mirror.base() };
         if at.flush_lsn <= from && self.mirror.seen == seen {
             return Some(from);
-        }
-        // Behind the end of what was seen: an empty log was removed below.
-        if from > self.mirror.end() {
-            return None;
         }
         let bytes = read_log(replica, from, at.flush_lsn);
         if from.advance(bytes.len() as u64) < at.flush_lsn {
@@ -195,15 +215,17 @@ impl Node {
         self.recovered_after_power_loss().ok().map(|replica| replica.snapshot().commit_lsn)
     }
 
-    /// The configuration that a start after a power failure would find.
-    pub(crate) fn configuration_after_power_loss(&self) -> Option<Arc<Configuration>> {
-        self.recovered_after_power_loss().ok().map(|replica| replica.snapshot().configuration.clone())
+    /// Term and generation of the configuration that a start after a power failure would find.
+    pub(crate) fn configuration_after_power_loss(&self) -> Option<(Term, Generation)> {
+        let at = self.recovered_after_power_loss().ok()?.snapshot();
+        Some((at.configuration_term, at.configuration.generation))
     }
 
     fn recovered_after_power_loss(&self) -> Result<Replica<ModelDisk>, StoreError> {
         let disk = self.disk.fork().crash(&mut || 0);
         disk.set_capacity_bytes(None);
-        Replica::open(disk, self.id)
+        // Whoever looks has waited for sectors that cannot be read.
+        Replica::open_after(disk, self.id, UNREADABLE_TRIES_MAX)
     }
 
     /// Where the next `count` messages may cut the log.
@@ -242,7 +264,8 @@ pub(crate) fn member(id: NodeId) -> Member {
     Member { id, host: "h".repeat(HOST_BYTES), port: 1 }
 }
 
-fn read_log(replica: &Replica<ModelDisk>, from: Lsn, to: Lsn) -> Vec<u8> {
+/// The bytes `[from, to)` of a log, as far as they can be read.
+pub(crate) fn read_log(replica: &Replica<ModelDisk>, from: Lsn, to: Lsn) -> Vec<u8> {
     let mut reader = replica.reader(ReadMode::Flushed(replica.snapshot().term));
     let mut bytes = vec![0; to.bytes_since(from) as usize];
     let mut filled = 0;

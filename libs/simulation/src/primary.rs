@@ -138,11 +138,6 @@ impl Primary {
         self.ends[first..].iter().copied().take_while(move |end| *end <= to)
     }
 
-    /// The last record end at or below `lsn`.
-    pub(crate) fn record_end_below(&self, lsn: Lsn) -> Lsn {
-        self.ends[self.records_up_to(lsn) as usize]
-    }
-
     /// Records that end at or below `lsn`.
     pub(crate) fn records_up_to(&self, lsn: Lsn) -> u64 {
         self.ends.partition_point(|end| *end <= lsn).saturating_sub(1) as u64

@@ -65,6 +65,24 @@ counts! {
     fetches: "reads from donors", at least 1_000;
     /// Elections while three rivals campaigned.
     duel_elections: "elections in duels", at least 1_000;
+    /// Disks on which something was damaged at rest.
+    damages: "damaged disks", at least 500;
+    /// Nodes that said that they lost something that they had acknowledged.
+    lost_nodes: "nodes that lost acknowledged WAL", at least 200;
+    /// Damaged nodes that held everything again.
+    repairs: "repaired nodes", at least 300;
+    /// Disks that were gone for good.
+    lost_disks: "disks gone for good", at least 100;
+    /// Nodes that came later, with an empty log.
+    new_nodes: "new nodes", at least 500;
+    /// Changes of the members that a leader began.
+    member_changes: "changes of members", at least 500;
+    /// Primaries that a leader was told to designate.
+    designations: "designated primaries", at least 200;
+    /// Configurations that were decided.
+    decided_configurations: "decided configurations", at least 2_000;
+    /// Times that a node removed old segments.
+    removals: "removals of old WAL", at least 1_000;
     /// Schedules whose log is of dialect neon.
     neon_schedules: "schedules of dialect neon", at least 50;
 }

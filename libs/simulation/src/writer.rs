@@ -1,12 +1,12 @@
 //! [`Writer`]: a proposer with its connections, and the checks against the primary that walproposer makes around it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use consensus::{
     AcceptorMessage, Action, Configuration, ConnectionId, Election, LostTerm, Proposer, ProposerMessage,
     ProposerOptions, ProtocolVersion, WalBuffer,
 };
-use wal_types::{Lsn, NodeId, PrimaryId, ProposerId, TenantTimelineId, Term};
+use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId, TenantTimelineId, Term};
 
 use crate::engine::Engine;
 use crate::neon::NeonProposer;
@@ -59,6 +59,14 @@ pub(crate) struct Writer {
     pub(crate) links: BTreeMap<NodeId, Link>,
     /// What the primary's bytes below the term's start sum up to, while the donor is being asked.
     expected_checksum: Option<(Election, u32)>,
+    /// Nodes that it knows of.
+    pub(crate) peers: BTreeSet<NodeId>,
+    /// Generation of the configuration that it acted under when it was last looked at.
+    generation: Option<Generation>,
+    /// It was told to let nobody but this primary write.
+    pub(crate) designates: Option<usize>,
+    /// That is decided.
+    pub(crate) has_designated: bool,
     /// The log's start was seen to be settled.
     pub(crate) told_settled: bool,
 }
@@ -70,6 +78,7 @@ pub(crate) fn primary_id(primary: usize) -> PrimaryId {
 
 impl Writer {
     pub(crate) fn new(campaign: &Campaign, primary: Option<&Primary>, safekeepers: Vec<NodeId>) -> Self {
+        let peers = safekeepers.iter().copied().collect();
         let engine: Box<dyn Engine> = match campaign.version {
             ProtocolVersion::Own => Box::new(own_proposer(campaign, primary, safekeepers)),
             version => Box::new(NeonProposer::new(version, campaign.id, primary.is_some(), &safekeepers)),
@@ -80,7 +89,30 @@ impl Writer {
             engine,
             links: BTreeMap::new(),
             expected_checksum: None,
+            peers,
+            generation: None,
+            designates: None,
+            has_designated: false,
             told_settled: false,
+        }
+    }
+
+    /// One more node to talk to.
+    pub(crate) fn add_peer(&mut self, node: NodeId) {
+        if let Some(proposer) = self.engine.own() {
+            proposer.add_peer(node);
+            self.peers.insert(node);
+        }
+    }
+
+    /// Learns of members that it does not know.
+    fn look_for_members(&mut self) {
+        let proposer = self.engine.own_ref();
+        let generation = proposer.and_then(|proposer| Some(proposer.configuration()?.generation));
+        if generation != self.generation {
+            self.generation = generation;
+            let unknown = proposer.map(Proposer::unknown_members).unwrap_or_default();
+            unknown.into_iter().for_each(|member| self.add_peer(member.id));
         }
     }
 
@@ -128,7 +160,9 @@ impl Writer {
         let Some(message) = link.to_writer.pop_front() else {
             return if link.node_gone { vec![Event::Cut(node)] } else { Vec::new() };
         };
-        match self.engine.receive(node, message) {
+        let received = self.engine.receive(node, message);
+        self.look_for_members();
+        match received {
             Ok(actions) => actions.into_iter().flat_map(|action| self.act(action, primary)).collect(),
             Err(lost) => vec![Event::Ended(Some(lost))],
         }

@@ -1,5 +1,7 @@
 //! [`Cluster`]: nodes, primaries, writers and standbys, and what can happen to them. Each method is one event.
 
+mod damage;
+mod membership;
 mod network;
 mod nodes;
 mod readers;
@@ -8,6 +10,7 @@ mod writers;
 use std::collections::BTreeMap;
 
 use consensus::{Configuration, ConnectionId, Dialect};
+use rand::RngExt;
 use rand::rngs::SmallRng;
 use wal_types::{NodeId, ProposerId, Term};
 
@@ -28,6 +31,8 @@ const STANDBYS: u64 = 2;
 /// Everything that a schedule acts on.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
+    /// Who voted at the beginning.
+    founders: Vec<NodeId>,
     pub(crate) primaries: Vec<Primary>,
     pub(crate) writers: Vec<Option<Writer>>,
     pub(crate) standbys: Vec<Standby>,
@@ -37,6 +42,8 @@ pub(crate) struct Cluster {
     campaigns: BTreeMap<ConnectionId, ProposerId>,
     pub(crate) dialect: Dialect,
     layout: Layout,
+    /// Segments that are kept below the commit position; nothing is removed when there is none.
+    kept_segments: Option<u64>,
     /// Nothing more goes wrong.
     pub(crate) is_calm: bool,
     pub(crate) rng: SmallRng,
@@ -50,7 +57,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(nodes: u64, dialect: Dialect, layout: Layout, rng: SmallRng, trace: Trace) -> Self {
+    pub(crate) fn new(nodes: u64, dialect: Dialect, layout: Layout, mut rng: SmallRng, trace: Trace) -> Self {
+        let kept_segments = [None, Some(0), Some(1), Some(2)][rng.random_range(0..4)];
         let members: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
         let configuration = Configuration {
             members: members.iter().copied().map(member).collect(),
@@ -59,6 +67,7 @@ impl Cluster {
         let create = |&id: &NodeId| Node::create(id, dialect, START, configuration.clone());
         Self {
             nodes: members.iter().map(create).collect(),
+            founders: members,
             primaries: vec![Primary::new(layout)],
             writers: (0..WRITERS_MAX).map(|_| None).collect(),
             standbys: (1..=STANDBYS).map(|id| Standby::new(NodeId(id))).collect(),
@@ -66,6 +75,7 @@ impl Cluster {
             campaigns: BTreeMap::new(),
             dialect,
             layout,
+            kept_segments,
             is_calm: false,
             rng,
             oracle: Oracle::default(),
@@ -82,8 +92,10 @@ impl Cluster {
     }
 
     /// The sets whose majorities decide for a writer.
-    pub(crate) fn sets(&self, _slot: usize) -> Vec<Vec<NodeId>> {
-        vec![self.node_ids()]
+    pub(crate) fn sets(&self, slot: usize) -> Vec<Vec<NodeId>> {
+        let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.own_ref());
+        let sets = proposer.and_then(|proposer| Some(proposer.configuration()?.sets()));
+        sets.unwrap_or_else(|| vec![self.founders.clone()])
     }
 
     pub(crate) fn index(&self, node: NodeId) -> usize {

@@ -32,6 +32,9 @@ impl Cluster {
         else {
             return;
         };
+        if !writer.peers.contains(&node) {
+            return;
+        }
         writer.connect(node, id);
         self.campaigns.insert(id, writer.campaign);
     }
@@ -158,7 +161,11 @@ impl Cluster {
         for (to, message) in output.replies {
             let campaign = self.campaigns.get(&to).copied().unwrap_or_default();
             self.oracle.hear(node, campaign, &message)?;
-            self.note_health(node, &message);
+            if let AcceptorMessage::Vote(vote) = &message {
+                self.stats.refused_votes += u64::from(!vote.vote_given);
+                let index = self.index(node);
+                self.oracle.a_lost_node_does_not_vote(&self.nodes[index], vote)?;
+            }
             let writers = self.writers.iter_mut().flatten();
             if let Some(link) =
                 writers.filter_map(|writer| writer.links.get_mut(&node)).find(|link| link.id == to)
@@ -183,13 +190,5 @@ impl Cluster {
             }
         }
         Ok(())
-    }
-
-    fn note_health(&mut self, _node: NodeId, message: &AcceptorMessage) {
-        if let AcceptorMessage::Vote(vote) = message
-            && !vote.vote_given
-        {
-            self.stats.refused_votes += 1;
-        }
     }
 }

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use rand::RngExt;
-use wal_store::{Output, Rejection, StoreError};
+use wal_store::{Output, Rejection, StoreError, UNREADABLE_TRIES_MAX};
 use wal_types::{Lsn, NodeId};
 
 use super::Cluster;
 use crate::invariants::Violation;
 use crate::node::{Death, lowest_cut};
+use crate::primary::SEGMENT_SIZE;
 
 impl Cluster {
     /// A node takes up to `count` waiting messages as one batch.
@@ -35,7 +36,7 @@ impl Cluster {
         if let (Some(before), Some(after)) = (before, self.nodes[index].snapshot()) {
             // Each cut counts twice: before its first file goes and when it is done.
             self.stats.truncations += after.truncations.saturating_sub(before.truncations) / 2;
-            let segment = |lsn: Lsn| crate::primary::SEGMENT_SIZE.segment_of(lsn);
+            let segment = |lsn: Lsn| SEGMENT_SIZE.segment_of(lsn);
             self.stats.segment_changes += segment(after.flush_lsn).saturating_sub(segment(before.flush_lsn));
             self.trace.mix(&[node.0, after.term.0, after.flush_lsn.0, after.commit_lsn.0]);
             self.trace.line(format_args!(
@@ -52,7 +53,12 @@ impl Cluster {
     /// Time passes on a node.
     pub(crate) fn tick(&mut self, node: NodeId, passed: Duration) -> Result<(), Violation> {
         let index = self.index(node);
+        self.retain(node);
+        let before = self.nodes[index].snapshot();
         let Some(output) = self.nodes[index].tick(passed) else { return Ok(()) };
+        if let (Some(before), Some(after)) = (before, self.nodes[index].snapshot()) {
+            self.stats.removals += u64::from(after.oldest_lsn > before.oldest_lsn);
+        }
         if self.nodes[index].disk.has_crashed() {
             self.oracle.begins_anew(node, None);
             return self.crash(node, Death::Power);
@@ -64,13 +70,42 @@ impl Cluster {
         self.inspect(node)
     }
 
+    /// Retention follows the commit position closely in some schedules, and not at all in others.
+    fn retain(&mut self, node: NodeId) {
+        let index = self.index(node);
+        if let (Some(keep), Some(at)) = (self.kept_segments, self.nodes[index].snapshot()) {
+            let bytes = keep * u64::from(SEGMENT_SIZE.bytes());
+            self.nodes[index].keep_from(Lsn(at.commit_lsn.0.saturating_sub(bytes)));
+        }
+    }
+
     /// What must hold of a node at any time.
     fn inspect(&mut self, node: NodeId) -> Result<(), Violation> {
         let index = self.index(node);
+        self.watch_loss(node)?;
         let Some(changed_from) = self.nodes[index].look() else { return Ok(()) };
         self.oracle.compare_again(node, changed_from);
         self.oracle.a_nodes_commit_only_grows(&self.nodes[index])?;
         self.oracle.a_node_keeps_what_it_knows_committed(&self.nodes[index], changed_from)
+    }
+
+    /// A node says that it lost something, or that a leader has repaired it.
+    fn watch_loss(&mut self, node: NodeId) -> Result<(), Violation> {
+        let index = self.index(node);
+        let Some(seen) = self.nodes[index].serving() else { return Ok(()) };
+        let was_lost = std::mem::replace(&mut self.nodes[index].was_lost, seen.lost.is_some());
+        match (was_lost, &seen.lost) {
+            (false, Some(loss)) => {
+                self.trace
+                    .line(format_args!("node {node} is lost: {loss:?}, its log ends at {}", seen.flush_lsn));
+                self.stats.lost_nodes += 1;
+                self.oracle.a_node_that_lost_nothing_starts(node, &"it calls itself lost")?;
+                self.oracle.note_loss(node, &seen);
+            }
+            (true, None) => self.examine_damage(node),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// A node goes down; its connections with it.
@@ -93,11 +128,15 @@ impl Cluster {
         if self.nodes[index].is_up() || self.nodes[index].is_gone {
             return Ok(());
         }
-        match self.nodes[index].start() {
+        // Somebody has waited for a sector that cannot be read; nobody does for an error that passes.
+        let is_patient = self.oracle.is_damaged(node) && (self.is_calm || self.rng.random());
+        match self.nodes[index].start(if is_patient { UNREADABLE_TRIES_MAX } else { 0 }) {
             Ok(()) => {}
             Err(StoreError::Corrupt(what)) => {
                 self.oracle.a_node_that_lost_nothing_starts(node, &what)?;
-                self.trace.line(format_args!("node {node} refuses to start: {what}"));
+                self.trace.line(format_args!("node {node} refuses to start, for ever: {what}"));
+                self.nodes[index].is_gone = true;
+                self.oracle.note_damage(node);
                 return Ok(());
             }
             // No room, or another crash: it can be tried again.
@@ -109,7 +148,9 @@ impl Cluster {
         }
         self.trace.line(format_args!("node {node} starts"));
         self.oracle.a_restart_forgets_nothing(&self.nodes[index])?;
-        self.inspect(node)
+        self.inspect(node)?;
+        self.examine_damage(node);
+        Ok(())
     }
 
     /// Compares all logs with each other.

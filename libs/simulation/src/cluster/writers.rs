@@ -28,7 +28,8 @@ impl Cluster {
         self.trace
             .line(format_args!("writer {slot} starts campaign {id} for primary {primary:?}, {version:?}"));
         let server = primary.map(|index| &self.primaries[index]);
-        self.writers[slot] = Some(Writer::new(&campaign, server, self.node_ids()));
+        let usable = self.nodes.iter().filter(|node| !node.is_gone).map(|node| node.id).collect();
+        self.writers[slot] = Some(Writer::new(&campaign, server, usable));
     }
 
     /// The writer's process or its primary's connection ends.
@@ -61,8 +62,10 @@ impl Cluster {
     }
 
     /// The generation under which a writer acts.
-    fn generation(&self, _slot: usize) -> Generation {
-        Generation::default()
+    fn generation(&self, slot: usize) -> Generation {
+        let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.own_ref());
+        let configuration = proposer.and_then(|proposer| proposer.configuration());
+        configuration.map_or(Generation::default(), |configuration| configuration.generation)
     }
 
     fn happened(&mut self, slot: usize, event: Event) -> Result<(), Violation> {
@@ -85,7 +88,7 @@ impl Cluster {
                 self.oracle.a_term_begins_above_all_commits()
             }
             Event::Committed(lsn) => self.committed(slot, lsn),
-            Event::Configured(_) => Ok(()),
+            Event::Configured(configuration) => self.configured(slot, &configuration),
             Event::Cut(node) => {
                 self.cut(slot, node);
                 Ok(())
@@ -133,12 +136,28 @@ impl Cluster {
         let term = writer.engine.term();
         let follows = |node: &&crate::node::Node| node.snapshot().is_some_and(|at| at.term == term);
         let holders = self.nodes.iter().filter(follows).filter(|node| !self.oracle.is_damaged(node.id));
-        let holders = holders.filter(|node| node.mirror.end() >= lsn && node.mirror.base() == START);
-        let Some(log) = holders.map(|node| node.mirror.slice(START, lsn)).next() else { return Ok(None) };
-        let wrote = |primary: &Primary| primary.flush_lsn() >= lsn && primary.slice(START, lsn) == log;
+        let mut holders = holders
+            .map(|node| &node.mirror)
+            .filter(|log| log.end() >= lsn && log.base() <= self.oracle.commit_lsn());
+        let Some(held) = holders.next() else { return Ok(None) };
+        // Below a log that begins later everything is committed.
+        let committed = &self.oracle.committed()[..offset(held.base())];
+        let log = &[committed, held.slice(held.base(), lsn)].concat();
+        let wrote =
+            |primary: &Primary| primary.flush_lsn() >= lsn && primary.slice(START, lsn) == log.as_slice();
         // Of those that have these bytes the one that was promoted first has written them.
         let wrote = self.primaries.iter().position(wrote);
         if wrote.is_none() {
+            for (i, p) in self.primaries.iter().enumerate() {
+                eprintln!(
+                    "primary {i} flush {} base {} tl {:?} same {}",
+                    p.flush_lsn(),
+                    p.base,
+                    p.timeline,
+                    crate::mirror::first_difference(log, p.slice(START, p.flush_lsn()))
+                );
+            }
+            eprintln!("log {} lsn {lsn}", log.len());
             self.oracle.committed_bytes_never_change(log)?;
         }
         Ok(wrote)

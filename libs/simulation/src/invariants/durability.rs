@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use consensus::VoteResponse;
 use wal_types::{Lsn, NodeId, Term};
 
 use super::{Oracle, Violation, ensure, has_majorities};
@@ -43,7 +44,7 @@ impl Oracle {
                 break;
             }
             // A disk that was damaged after the node had acknowledged: the fault budget keeps these a minority.
-            let damaged = self.is_damaged(node.id) && node.mirror.end() >= lsn;
+            let damaged = self.is_damaged(node.id) && node.flushed >= lsn;
             match node.after_power_loss(lsn) {
                 _ if damaged => _ = holding.insert(node.id),
                 Ok((from, bytes)) if bytes == self.committed[offset(from)..offset(lsn)] => {
@@ -105,6 +106,18 @@ impl Oracle {
         debt.commit = Lsn::INVALID;
         debt.truncations = seen.truncations;
         Ok(())
+    }
+
+    /// A node that misses what it had acknowledged votes all the same: with its vote a log is elected that lacks what was
+    /// committed with its help.
+    pub(crate) fn a_lost_node_does_not_vote(
+        &self,
+        node: &Node,
+        vote: &VoteResponse,
+    ) -> Result<(), Violation> {
+        ensure("a_lost_node_does_not_vote", !(vote.vote_given && node.is_lost()), || {
+            format!("node {} is lost, and granted term {}", node.id, vote.term)
+        })
     }
 
     /// A scan that is too strict takes a torn tail, which every crash leaves, for damage: after one power failure in

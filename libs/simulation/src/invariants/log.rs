@@ -84,8 +84,8 @@ impl Oracle {
         ensure(name, commit <= decided.max(node.mirror.base()), || {
             format!("node {} commits {commit}, decided is {decided}", node.id)
         })?;
-        let inside =
-            commit > known && commit > node.mirror.base() && self.ends.binary_search(&commit).is_err();
+        let begins = node.mirror.base().max(seen.oldest_lsn);
+        let inside = commit > known && commit > begins && self.ends.binary_search(&commit).is_err();
         ensure(name, !inside, || format!("node {} commits {commit}, inside a record", node.id))
     }
 

@@ -121,11 +121,6 @@ impl Oracle {
         self.debts.get(&node).is_some_and(|debt| debt.damaged)
     }
 
-    /// Nodes whose disks are damaged.
-    pub(crate) fn damaged(&self) -> usize {
-        self.debts.values().filter(|debt| debt.damaged).count()
-    }
-
     /// The disk of a node was damaged: what it acknowledged may be gone, until it holds everything again.
     pub(crate) fn note_damage(&mut self, node: NodeId) {
         self.debts.entry(node).or_default().damaged = true;

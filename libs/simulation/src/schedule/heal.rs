@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use consensus::Dialect;
 use utils::Backoff;
+use wal_types::NodeId;
 
 use super::Schedule;
 use crate::cluster::WRITERS_MAX;
@@ -11,6 +12,7 @@ use crate::invariants::{
     Violation, a_healed_cluster_commits_and_catches_up, a_recovery_settles_the_log, rival_proposers_converge,
 };
 use crate::node::Death;
+use crate::writer::{Writer, primary_id};
 
 /// Rounds in which a healed cluster must settle, and must commit something new.
 const HEALING_ROUNDS_MAX: u64 = 400;
@@ -47,15 +49,21 @@ impl Schedule {
             self.cluster.nodes[index].fill_disk(false);
             // Also those that are down: what was set to go wrong on their disks ends with them.
             self.cluster.crash(node, Death::Process)?;
-            let cluster = &mut self.cluster;
-            cluster.nodes[index].die(Death::Process, &mut cluster.rng);
-            cluster.start_node(node)?;
+            if !self.cluster.nodes[index].is_gone {
+                let cluster = &mut self.cluster;
+                cluster.nodes[index].die(Death::Process, &mut cluster.rng);
+                cluster.start_node(node)?;
+                self.give_up_hidden_damage(node)?;
+            }
         }
         let rounds = self.until(None, |schedule| {
-            schedule.cluster.writers[0].as_ref().is_some_and(crate::writer::Writer::is_settled)
+            let is_settled = schedule.cluster.writers[0].as_ref().is_some_and(Writer::is_settled);
+            let is_own = schedule.cluster.dialect == Dialect::Holdfast;
+            is_settled && (!is_own || schedule.cluster.replace_the_dead(0))
         })?;
         a_recovery_settles_the_log(rounds, HEALING_ROUNDS_MAX)?;
         let primary = self.cluster.promote(0);
+        self.designate(primary)?;
         self.write_last(primary);
         // A public proposer whose server was overtaken by another campaign is replaced together with the server.
         if self.cluster.dialect == Dialect::Holdfast {
@@ -65,9 +73,34 @@ impl Schedule {
         let end = self.cluster.primaries[primary].flush_lsn();
         // Not only a quorum: everybody catches up.
         let rounds = self.until(Some(primary), |schedule| {
-            let mut nodes = schedule.cluster.nodes.iter().filter(|node| !node.is_gone);
-            schedule.cluster.oracle.commit_lsn() >= end
-                && nodes.all(|node| node.snapshot().is_some_and(|at| at.flush_lsn == end))
+            let cluster = &schedule.cluster;
+            let holds = |id: &NodeId| {
+                cluster.nodes[cluster.index(*id)]
+                    .serving()
+                    .is_some_and(|at| at.flush_lsn == end && at.lost.is_none())
+            };
+            cluster.oracle.commit_lsn() >= end && cluster.sets(0).iter().flatten().all(holds)
+        })?;
+        a_healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)
+    }
+
+    /// Damage that a start does not find is not repaired by a leader: whoever knows of it takes the node away.
+    fn give_up_hidden_damage(&mut self, node: NodeId) -> Result<(), Violation> {
+        let index = self.cluster.index(node);
+        let is_hidden = self.cluster.oracle.is_damaged(node) && !self.cluster.nodes[index].is_lost();
+        if is_hidden { self.cluster.give_up(node) } else { Ok(()) }
+    }
+
+    /// Where somebody else may write, and now and then elsewhere, the new primary is designated.
+    fn designate(&mut self, primary: usize) -> Result<(), Violation> {
+        let is_reserved = self.cluster.designated(0).is_some();
+        if self.cluster.dialect == Dialect::Neon || !(is_reserved || self.below(4) == 0) {
+            return Ok(());
+        }
+        let rounds = self.until(None, |schedule| {
+            schedule.cluster.designate(0, primary);
+            schedule.cluster.designated(0) == Some(primary_id(primary))
+                && schedule.cluster.writers[0].as_ref().is_some_and(|writer| writer.has_designated)
         })?;
         a_healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)
     }
@@ -136,7 +169,11 @@ impl Schedule {
     }
 
     /// Works undisturbed until `done`, starting writer 0 again whenever it ends; how many rounds that took.
-    fn until(&mut self, primary: Option<usize>, done: impl Fn(&Self) -> bool) -> Result<u64, Violation> {
+    fn until(
+        &mut self,
+        primary: Option<usize>,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> Result<u64, Violation> {
         for rounds in 0..HEALING_ROUNDS_MAX {
             if done(self) {
                 return Ok(rounds);

@@ -129,7 +129,17 @@ impl Schedule {
                 }
                 self.cluster.read(standby)
             }
-            975..985 => {
+            975..978 => self.cluster.damage(node),
+            978..979 => self.cluster.lose_disk(node),
+            979..981 => {
+                self.cluster.add_node();
+                Ok(())
+            }
+            981..986 => {
+                self.cluster.change_members(slot);
+                Ok(())
+            }
+            986..993 => {
                 self.restart_writer(slot);
                 Ok(())
             }
@@ -195,11 +205,19 @@ impl Schedule {
         self.connect_all(slot);
     }
 
-    /// Begins a recovery, or promotes a standby when one has just settled the log.
+    /// Begins a recovery, or promotes a standby when one has just settled the log; now and then that one is designated
+    /// first, so that nobody else may write.
     fn fail_over(&mut self, slot: usize) {
-        let settled = |writer: &crate::writer::Writer| writer.primary.is_none() && writer.is_settled();
+        let designates = self.below(3) == 0;
         let primary = match &self.cluster.writers[slot] {
-            Some(writer) if settled(writer) => Some(self.cluster.promote(slot)),
+            Some(writer) if writer.has_designated => writer.designates,
+            Some(writer) if writer.primary.is_none() && writer.is_settled() => {
+                let primary = self.cluster.promote(slot);
+                if designates && self.cluster.dialect == Dialect::Holdfast {
+                    return self.cluster.designate(slot, primary);
+                }
+                Some(primary)
+            }
             _ => None,
         };
         self.cluster.start_writer(slot, primary);

@@ -1,0 +1,157 @@
+//! What disks do to bytes that lie on them: they rot, are not where they were written, cannot be read, are gone.
+//!
+//! Not damaged is what no checksum covers and no start can miss: the rest of a switched segment, the torso of an aborted
+//! record, the spare bytes of a page header. No reader of WAL looks at their content; nobody would notice.
+
+use std::time::Duration;
+
+use consensus::Dialect;
+use rand::RngExt;
+use wal_format::RecordScanner;
+use wal_store::{Disk, ModelDisk, Replica, UNREADABLE_TRIES_MAX};
+use wal_types::NodeId;
+
+use super::Cluster;
+use crate::invariants::Violation;
+use crate::node::{Death, Node, read_log};
+use crate::primary::{CONTEXT, START};
+
+/// Sectors are lost, and go astray, as a whole.
+const SECTOR_BYTES: usize = 512;
+const CONTROL: &str = "control";
+/// Behind this many bytes a copy of the control file is empty.
+const CONTROL_BYTES: usize = 400;
+
+/// One fault at rest.
+#[derive(Debug)]
+enum Damage {
+    /// A bit turns over.
+    Rot { name: String, bit: usize },
+    /// A write never reached the disk, and was acknowledged.
+    Lost { name: String, sector: usize },
+    /// A sector's content is found in another place.
+    Misdirected { name: String, from: usize, to: usize },
+    /// A sector cannot be read.
+    Unreadable { name: String, at: usize },
+    /// A file is gone.
+    Gone { name: String },
+}
+
+impl Damage {
+    fn apply(&self, disk: &ModelDisk) -> Option<()> {
+        match self {
+            Self::Rot { name, bit } => disk.flip_bit(name, *bit).ok(),
+            Self::Lost { name, sector } => disk.overwrite(name, *sector, &[0; SECTOR_BYTES]).ok(),
+            Self::Misdirected { name, from, to } => {
+                let image = disk.durable_bytes(name).ok()?;
+                disk.overwrite(name, *to, image.get(*from..from + SECTOR_BYTES)?).ok()
+            }
+            Self::Unreadable { name, at } => disk.spoil_sector(name, *at).ok(),
+            Self::Gone { name } => {
+                disk.lose_file(name);
+                Some(())
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// Something that is durable on a node's disk is damaged, if the fault budget allows it. The node finds out when it
+    /// reads it; most are started again at once.
+    pub(crate) fn damage(&mut self, node: NodeId) -> Result<(), Violation> {
+        let index = self.index(node);
+        let is_apt =
+            self.dialect == Dialect::Holdfast && self.nodes[index].is_up() && !self.oracle.is_damaged(node);
+        if !is_apt || !self.may_lose(node) {
+            return Ok(());
+        }
+        // Only what an idle footer vouches for: the last batch of all has no witness but itself, and its loss looks
+        // like a torn tail. That much is promised, and no more.
+        for _ in 0..2 {
+            self.tick(node, Duration::from_secs(2))?;
+        }
+        if self.nodes[index].serving().is_none() {
+            return Ok(());
+        }
+        let Some(damage) =
+            self.choose_damage(node).filter(|damage| can_be_noticed(&self.nodes[index], damage))
+        else {
+            return Ok(());
+        };
+        if damage.apply(&self.nodes[index].disk).is_none() {
+            return Ok(());
+        }
+        self.trace.line(format_args!("node {node}: {damage:?}"));
+        self.stats.damages += 1;
+        self.oracle.note_damage(node);
+        if self.rng.random_range(0..4) != 0 {
+            let death = if self.rng.random() { Death::Power } else { Death::Process };
+            self.crash(node, death)?;
+        }
+        Ok(())
+    }
+
+    fn choose_damage(&mut self, node: NodeId) -> Option<Damage> {
+        let index = self.index(node);
+        let disk = &self.nodes[index].disk;
+        let kind = self.rng.random_range(0..10);
+        if kind == 0 {
+            // One of the two copies; they begin with what they hold.
+            let copy = self.rng.random_range(0..2) * disk.durable_bytes(CONTROL).ok()?.len() / 2;
+            let at = copy + self.rng.random_range(0..CONTROL_BYTES);
+            return Some(Damage::Rot { name: CONTROL.into(), bit: at * 8 });
+        }
+        let is_segment =
+            |name: &String| name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let segments: Vec<String> = disk.list().ok()?.into_iter().filter(is_segment).collect();
+        let name = segments.get(self.rng.random_range(0..segments.len().max(1)))?.clone();
+        let bytes = disk.durable_bytes(&name).ok()?.len();
+        let at = self.rng.random_range(0..bytes);
+        let sector = |at: usize| at - at % SECTOR_BYTES;
+        Some(match kind {
+            1 => Damage::Gone { name },
+            2 => Damage::Lost { name, sector: sector(at) },
+            3 => Damage::Misdirected { name, from: sector(self.rng.random_range(0..bytes)), to: sector(at) },
+            4 => Damage::Unreadable { name, at },
+            _ => Damage::Rot { name, bit: at * 8 + kind % 8 },
+        })
+    }
+
+    /// A damaged node that was started again, or repaired by a leader, holds everything: the damage was harmless, or is
+    /// mended.
+    pub(super) fn examine_damage(&mut self, node: NodeId) {
+        let index = self.index(node);
+        let Some(seen) = self.nodes[index].serving().filter(|at| at.lost.is_none()) else { return };
+        if !self.oracle.is_damaged(node) {
+            return;
+        }
+        self.nodes[index].look_anew();
+        if self.nodes[index].look().is_none() {
+            return;
+        }
+        let log = &self.nodes[index].mirror;
+        let (from, to) = (log.base().max(seen.oldest_lsn), log.end());
+        let held = log.slice(from, to);
+        let wrote = |one: &crate::primary::Primary| one.flush_lsn() >= to && one.slice(from, to) == held;
+        if from >= to || self.primaries.iter().any(wrote) {
+            self.trace.line(format_args!("node {node} is whole again"));
+            self.stats.repairs += 1;
+            self.oracle.note_repair(node);
+            self.oracle.compare_again(node, START);
+        }
+    }
+}
+
+/// True when a start finds the damage, or a scan of all records does, or nothing changes for anybody.
+fn can_be_noticed(node: &Node, damage: &Damage) -> bool {
+    let disk = node.disk.fork();
+    if damage.apply(&disk).is_none() {
+        return false;
+    }
+    let Ok(replica) = Replica::open_after(disk, node.id, UNREADABLE_TRIES_MAX) else { return true };
+    let seen = replica.snapshot();
+    let from = seen.oldest_lsn.max(node.mirror.base());
+    let log = read_log(&replica, from, seen.flush_lsn);
+    let is_same = log == node.mirror.slice(from, seen.flush_lsn);
+    seen.lost.is_some() || is_same || RecordScanner::at_segment_start(CONTEXT, from).feed(&log).is_err()
+}

@@ -1,0 +1,207 @@
+//! Who votes and who may write: new nodes, changes of the configuration, designated primaries, nodes that never come
+//! back.
+//!
+//! The **fault budget** is here, too: no fault that destroys anything may leave a voting set without a majority of nodes
+//! whose disks are whole. What the oracle demands would be unfair otherwise.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use consensus::{Change, Configuration, Dialect, Member};
+use rand::RngExt;
+use rand::seq::SliceRandom;
+use wal_types::{Lsn, NodeId, PrimaryId};
+
+use super::Cluster;
+use crate::invariants::{Violation, majority};
+use crate::node::{Death, Node, member};
+use crate::writer::primary_id;
+
+/// Nodes that may ever exist in a schedule.
+const NODES_MAX: usize = 9;
+
+impl Cluster {
+    /// A new node with an empty log, which nobody counts yet.
+    pub(crate) fn add_node(&mut self) -> Option<NodeId> {
+        let oldest = self.nodes.iter().filter_map(Node::serving).map(|at| at.oldest_lsn).max()?;
+        if self.nodes.len() >= NODES_MAX || self.dialect == Dialect::Neon {
+            return None;
+        }
+        let id = NodeId(self.nodes.len() as u64 + 1);
+        self.trace.line(format_args!("node {id} is new, its log begins at {oldest}"));
+        self.stats.new_nodes += 1;
+        let first = self.founders.iter().copied().map(member).collect();
+        let configuration = Configuration { members: first, ..Configuration::default() };
+        self.nodes.push(Node::create(id, self.dialect, oldest, configuration));
+        for slot in 0..self.writers.len() {
+            if let Some(writer) = &mut self.writers[slot] {
+                writer.add_peer(id);
+            }
+            self.connect(slot, id);
+        }
+        Some(id)
+    }
+
+    /// A leader is told to let other nodes vote.
+    pub(crate) fn change_members(&mut self, slot: usize) {
+        let Some(current) = self.leading(slot) else { return };
+        let current: Vec<NodeId> = current.members.iter().map(|member| member.id).collect();
+        let mut usable: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .map(|node| node.id)
+            .filter(|&id| self.can_vote(id, current.contains(&id)))
+            .collect();
+        usable.shuffle(&mut self.rng);
+        let size = match self.rng.random_range(0..10) {
+            0 => 1,
+            1 => 2,
+            2 => 4,
+            3..5 => 5,
+            _ => 3,
+        };
+        usable.truncate(size);
+        self.change(slot, usable);
+    }
+
+    fn change(&mut self, slot: usize, members: Vec<NodeId>) -> bool {
+        let Some(proposer) = self.writers[slot].as_mut().and_then(|writer| writer.engine.own()) else {
+            return false;
+        };
+        let listed: Vec<Member> = members.iter().copied().map(member).collect();
+        let begun = proposer.change(Change::Members(listed)).is_ok();
+        if begun {
+            self.trace.line(format_args!("writer {slot} lets {members:?} vote"));
+            self.stats.member_changes += 1;
+        }
+        begun
+    }
+
+    /// A leader is told that only `primary` may write from now on.
+    pub(crate) fn designate(&mut self, slot: usize, primary: usize) {
+        let Some(writer) = &mut self.writers[slot] else { return };
+        let Some(proposer) = writer.engine.own() else { return };
+        if proposer.change(Change::Primary(primary_id(primary))).is_ok() {
+            writer.designates = Some(primary);
+            self.trace.line(format_args!("writer {slot} designates primary {primary}"));
+            self.stats.designations += 1;
+        }
+    }
+
+    /// A leader says that a configuration is decided.
+    pub(super) fn configured(&mut self, slot: usize, configuration: &Configuration) -> Result<(), Violation> {
+        self.trace.line(format_args!(
+            "writer {slot}: decided is generation {}: {:?}, primary {:?}",
+            configuration.generation,
+            configuration.sets(),
+            configuration.primary
+        ));
+        self.stats.decided_configurations += 1;
+        let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
+        if let Some(primary) = writer.designates
+            && configuration.primary == Some(primary_id(primary))
+        {
+            writer.has_designated = true;
+        }
+        let position = (writer.engine.term(), configuration.generation);
+        // Later leaders may have put a newer one in its place, which is how they know that there is nothing to finish.
+        let holds = |node: &&Node| match node.configuration_after_power_loss() {
+            Some(newest) => newest >= position,
+            // Not even its promises are left.
+            None => self.oracle.is_damaged(node.id),
+        };
+        let holders: BTreeSet<NodeId> = self.nodes.iter().filter(holds).map(|node| node.id).collect();
+        self.oracle.one_configuration_per_generation(configuration, &holders)
+    }
+
+    /// The configuration under which the writer in `slot` leads.
+    fn leading(&self, slot: usize) -> Option<Configuration> {
+        let writer = self.writers[slot].as_ref().filter(|writer| writer.engine.leads())?;
+        writer.engine.own_ref()?.configuration().cloned()
+    }
+
+    /// Members that are there no more, or miss what nobody has any longer, give way to others: true when there is none.
+    pub(crate) fn replace_the_dead(&mut self, slot: usize) -> bool {
+        let Some(current) = self.leading(slot) else { return false };
+        let members: Vec<NodeId> = current.members.iter().map(|member| member.id).collect();
+        let (dead, mut next): (Vec<NodeId>, Vec<NodeId>) =
+            members.iter().partition(|&&id| self.is_lost_for_good(id));
+        if !current.new_members.is_empty() || dead.is_empty() {
+            return current.new_members.is_empty();
+        }
+        let others: Vec<NodeId> = self.node_ids().into_iter().filter(|id| !members.contains(id)).collect();
+        let fit: Vec<NodeId> = others.iter().copied().filter(|&id| self.can_vote(id, false)).collect();
+        if fit.len() < dead.len() && self.nodes.len() < NODES_MAX {
+            let coming = others.iter().filter(|&&id| !self.is_lost_for_good(id)).count();
+            if coming < dead.len() {
+                self.add_node();
+            }
+            return false;
+        }
+        next.extend(fit.into_iter().take(dead.len()));
+        self.change(slot, next);
+        false
+    }
+
+    /// Nobody should let a node vote that misses what the others may remove at any moment.
+    fn can_vote(&self, id: NodeId, votes_already: bool) -> bool {
+        let node = &self.nodes[self.index(id)];
+        if self.is_lost_for_good(id) || self.oracle.is_damaged(id) {
+            return false;
+        }
+        let kept =
+            self.nodes.iter().filter_map(Node::serving).map(|at| at.horizon_lsn.max(at.oldest_lsn)).max();
+        votes_already || node.serving().is_some_and(|at| Some(at.flush_lsn) >= kept)
+    }
+
+    /// Its disk is gone, or what it misses was removed by the others, or its damage does not show.
+    pub(crate) fn is_lost_for_good(&self, id: NodeId) -> bool {
+        let node = &self.nodes[self.index(id)];
+        let others = self.nodes.iter().filter(|other| other.id != id).filter_map(Node::serving);
+        let oldest = others.map(|at| at.oldest_lsn).max().unwrap_or(Lsn::INVALID);
+        node.is_gone || node.serving().is_some_and(|at| at.flush_lsn < oldest)
+    }
+
+    /// True when every voting set that anybody knows of still has a majority of whole disks without this one.
+    pub(crate) fn may_lose(&self, node: NodeId) -> bool {
+        let whole =
+            |id: &&NodeId| **id != node && !self.is_lost_for_good(**id) && !self.oracle.is_damaged(**id);
+        self.configurations()
+            .iter()
+            .flat_map(|configuration| configuration.sets())
+            .all(|set| !set.contains(&node) || set.iter().filter(whole).count() >= majority(set.len()))
+    }
+
+    fn configurations(&self) -> Vec<Arc<Configuration>> {
+        let nodes = self.nodes.iter().map(|node| node.configuration.clone());
+        let writers =
+            self.writers.iter().flatten().filter_map(|writer| writer.engine.own_ref()?.configuration());
+        nodes.chain(writers.cloned().map(Arc::new)).collect()
+    }
+
+    /// Who alone may write, as the writer in `slot` knows it.
+    pub(crate) fn designated(&self, slot: usize) -> Option<PrimaryId> {
+        let writer = self.writers[slot].as_ref()?;
+        writer.engine.own_ref()?.configuration()?.primary
+    }
+
+    /// A disk is gone, with it all that the node had promised: it never comes back under its name.
+    pub(crate) fn lose_disk(&mut self, node: NodeId) -> Result<(), Violation> {
+        if !self.may_lose(node) || self.dialect == Dialect::Neon {
+            return Ok(());
+        }
+        self.stats.lost_disks += 1;
+        self.give_up(node)
+    }
+
+    /// A node is taken away for good.
+    pub(crate) fn give_up(&mut self, node: NodeId) -> Result<(), Violation> {
+        self.trace.line(format_args!("node {node} is gone for good"));
+        self.crash(node, Death::Power)?;
+        let index = self.index(node);
+        self.nodes[index].is_gone = true;
+        self.oracle.note_damage(node);
+        self.nodes[index].disk.wipe();
+        Ok(())
+    }
+}
