@@ -81,6 +81,18 @@ impl<D: Disk> ControlFile<D> {
         &self.content
     }
 
+    /// Makes sure that there is room for a content; true when it had to be made. When there is none, nothing has
+    /// changed.
+    pub(crate) fn reserve(&mut self, content: &Control) -> Result<bool, StoreError> {
+        let slot_bytes = slot_bytes_for(content.encode().len());
+        if slot_bytes <= self.slot_bytes {
+            return Ok(false);
+        }
+        self.file = write_new(&self.disk, slot_bytes, self.sequence, &self.content.encode())?;
+        self.slot_bytes = slot_bytes;
+        Ok(true)
+    }
+
     /// Makes a content durable. After a failure nobody knows what the disk holds: drop this and load it again.
     pub(crate) fn store(&mut self, content: Control) -> Result<(), StoreError> {
         let encoded = content.encode();
@@ -144,11 +156,15 @@ fn write_new<D: Disk>(
         file.write_at(0, &bytes)?;
         file.write_at(slot_bytes as u64, &bytes)?;
         file.sync_data()?;
-        disk.rename(NEW, NAME)?;
-        disk.sync_dir()?;
         Ok(file)
     };
-    write().map_err(StoreError::io("write a new control file"))
+    let file = write().map_err(|error| {
+        // Already failing; it has no name that anybody reads.
+        let _ = unlink_if_there(disk, NEW);
+        StoreError::io("write a new control file")(error)
+    })?;
+    disk.rename(NEW, NAME).and_then(|()| disk.sync_dir()).map_err(StoreError::io("name a control file"))?;
+    Ok(file)
 }
 
 fn read_newest<D: Disk>(disk: &D) -> Result<(u64, Control), StoreError> {

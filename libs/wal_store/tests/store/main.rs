@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod dead_tail;
 mod faults;
+mod long_history;
 mod loss;
 mod reading;
 mod removal;

@@ -1,17 +1,20 @@
 //! [`Live`]: an acceptor and the files that it decides about, as long as the disk does not fail.
 //!
+//! Before a message is decided there is room for what may follow ([`prepare`]); after that nothing may be refused.
 //! Carries effects out in the order in which the acceptor gave them. Every error that leaves here means that memory
 //! and disk may differ: [`crate::replica`] then throws this away and recovers from the disk.
+
+mod prepare;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use consensus::{
     Acceptor, AcceptorMessage, AppendRequest, ChecksumResponse, Configuration, ConnectionId, Effect, Lineage,
-    ProposerElected, ProposerGreeting, ProposerMessage, Refusal, TermHistory, TliSwitch,
+    ProposerMessage, Refusal, TermHistory, TliSwitch,
 };
 use wal_format::RecordScanner;
-use wal_types::{Lsn, NodeId, SystemId};
+use wal_types::{Lsn, NodeId};
 
 use crate::control_codec::Control;
 use crate::control_file::ControlFile;
@@ -19,7 +22,6 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::recover::Recovered;
 use crate::removal::Removal;
-use crate::scan::{ScanFailure, scanner_at, scanner_at_record_end};
 use crate::snapshot::{Health, Snapshot};
 use crate::writer::Writer;
 
@@ -96,8 +98,9 @@ pub(crate) trait Post {
 impl<D: Disk> Live<D> {
     pub(crate) fn new(node: NodeId, recovered: Recovered<D>, truncations: u64) -> Self {
         let Recovered { control, writer, scanner, quarantined } = recovered;
-        let Control { lineage, state, .. } = control.content().clone();
-        let acceptor = Acceptor::new(node, lineage, state, writer.end());
+        let Control { lineage, state, oldest_lsn, .. } = control.content().clone();
+        let mut acceptor = Acceptor::new(node, lineage, state, writer.end());
+        acceptor.removed_below(oldest_lsn);
         Self {
             shared: Shared::of(&acceptor),
             acceptor,
@@ -171,12 +174,7 @@ impl<D: Disk> Live<D> {
         }
         self.flush(post)?;
         self.prepared_scanner = None;
-        let prepared = match &message {
-            ProposerMessage::Greeting(greeting) => self.prepare_greeting(greeting)?,
-            ProposerMessage::Elected(elected) => self.prepare_elected(from, elected)?,
-            _ => Outcome::Done,
-        };
-        match prepared {
+        match self.prepare(from, &message)? {
             Outcome::Done => {}
             other => return Ok(other),
         }
@@ -221,98 +219,6 @@ impl<D: Disk> Live<D> {
             }
         }
         Ok(Outcome::Done)
-    }
-
-    /// Looks at the part of an append that would be written, and makes room for it: a scanner that has seen it, nothing
-    /// when there is no such part, or what is wrong.
-    fn look_ahead(
-        &mut self,
-        append: &AppendRequest,
-    ) -> Result<Result<Option<RecordScanner>, Outcome>, StoreError> {
-        let (written, begin, end) = (self.acceptor.write_lsn(), append.begin_lsn, append.end_lsn());
-        let goes_on = append.term == self.acceptor.state().term
-            && begin <= written
-            && written < end
-            && append.wal.len() <= consensus::APPEND_WAL_BYTES_MAX;
-        if !goes_on {
-            return Ok(Ok(None));
-        }
-        let mut ahead = self.scanner.clone();
-        let unknown = append.wal.get(written.bytes_since(begin) as usize..).unwrap_or_default();
-        if let Err(error) = ahead.feed(unknown) {
-            return Ok(Err(Outcome::Refused(Refusal::NotWal(error.to_string()))));
-        }
-        match self.writer.reserve(end, self.acceptor.state().term) {
-            Ok(()) => {
-                self.promise_files(self.writer.files_upto())?;
-                self.is_full = false;
-                Ok(Ok(Some(ahead)))
-            }
-            Err(StoreError::Full { .. }) => {
-                self.is_full = true;
-                Ok(Err(Outcome::NoRoom))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A log whose cluster is not known yet must be of the cluster that it is about to be bound to.
-    fn prepare_greeting(&mut self, greeting: &ProposerGreeting) -> Result<Outcome, StoreError> {
-        let lineage = self.acceptor.lineage();
-        if lineage.system_id != SystemId(0) || greeting.system_id == SystemId(0) {
-            return Ok(Outcome::Done);
-        }
-        match scanner_at(self.writer.segments(), greeting.system_id, self.acceptor.write_lsn()) {
-            Ok(scanner) => self.prepared_scanner = Some(scanner),
-            Err(ScanFailure::Store(error)) => return Err(error),
-            Err(failure) => return Ok(Outcome::Refused(Refusal::NotWal(failure.to_string()))),
-        }
-        Ok(Outcome::Done)
-    }
-
-    /// Makes room for a cut, and checks that it is at a record end: a log that ends elsewhere would not be found again.
-    fn prepare_elected(
-        &mut self,
-        from: ConnectionId,
-        elected: &ProposerElected,
-    ) -> Result<Outcome, StoreError> {
-        let message = ProposerMessage::Elected(elected.clone());
-        if !self.acceptor.may_truncate(&message) {
-            return Ok(Outcome::Done);
-        }
-        let effects = match self.acceptor.clone().step(from, message) {
-            Ok(effects) => effects,
-            Err(refusal) => return Ok(Outcome::Refused(refusal)),
-        };
-        let Some(at) = effects.iter().find_map(|effect| match effect {
-            Effect::Truncate(at) => Some(*at),
-            _ => None,
-        }) else {
-            return Ok(Outcome::Done);
-        };
-        let system_id = self.acceptor.lineage().system_id;
-        match scanner_at_record_end(self.writer.segments(), system_id, at) {
-            Ok(scanner) => self.prepared_scanner = Some(scanner),
-            Err(failure @ ScanFailure::NotARecordEnd { .. }) => {
-                return Ok(Outcome::Refused(Refusal::NotWal(failure.to_string())));
-            }
-            Err(ScanFailure::Store(error)) => return Err(error),
-            Err(_) => return Err(StoreError::Invalid("what was durable is no longer there")),
-        }
-        if let Some(spare) = self.writer.spare_for_cut(at) {
-            self.promise_files(self.writer.segments().start_of(spare))?;
-        }
-        match self.writer.reserve_cut(at, elected.term) {
-            Ok(()) => {
-                self.is_full = false;
-                Ok(Outcome::Done)
-            }
-            Err(StoreError::Full { .. }) => {
-                self.is_full = true;
-                Ok(Outcome::NoRoom)
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// Writes down which segments have a file: before one is written to, so that it is missed when it vanishes, and
@@ -399,6 +305,7 @@ impl<D: Disk> Live<D> {
         let Some(oldest_lsn) = oldest else { return Ok(()) };
         self.control.store(Control { oldest_lsn, ..control.clone() })?;
         self.writer.begin_at(oldest_lsn);
+        self.acceptor.removed_below(oldest_lsn);
         post.publish(self.snapshot());
         self.writer.remove_front(self.is_written, self.acceptor.state().term)
     }
@@ -420,9 +327,7 @@ impl<D: Disk> Live<D> {
                 Effect::Truncate(at) => self.truncate(at, post)?,
                 Effect::Write { .. } => return Err(StoreError::Invalid("WAL that is no append's")),
                 Effect::Checksum { reply_to, from, to } => {
-                    let segments = self.writer.segments();
-                    let is_here = from >= segments.oldest_lsn;
-                    let crc32c = is_here.then(|| segments.checksum(from, to)).transpose()?;
+                    let crc32c = Some(self.writer.segments().checksum(from, to)?);
                     let message = AcceptorMessage::Checksum(ChecksumResponse { from, to, crc32c });
                     post.reply(reply_to, message);
                 }

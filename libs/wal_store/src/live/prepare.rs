@@ -1,0 +1,142 @@
+//! What has to be true before a message is decided: that there is room, and that what it wants is WAL. Found out on a
+//! copy of the acceptor, which is thrown away; when there is no room, nothing has happened.
+
+use consensus::{AppendRequest, ConnectionId, Effect, ProposerGreeting, ProposerMessage, Refusal};
+use wal_format::RecordScanner;
+use wal_types::{Lsn, SystemId};
+
+use super::{Live, Outcome};
+use crate::control_codec::Control;
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::scan::{ScanFailure, scanner_at, scanner_at_record_end};
+
+impl<D: Disk> Live<D> {
+    /// For all but appends.
+    pub(super) fn prepare(
+        &mut self,
+        from: ConnectionId,
+        message: &ProposerMessage,
+    ) -> Result<Outcome, StoreError> {
+        let changes_much = match message {
+            ProposerMessage::Greeting(_) | ProposerMessage::Elected(_) | ProposerMessage::Configure(_) => {
+                true
+            }
+            // A vote fits wherever the one before it did.
+            ProposerMessage::PreVote(_)
+            | ProposerMessage::Vote(_)
+            | ProposerMessage::Checksum(_)
+            | ProposerMessage::Append(_) => false,
+        };
+        if !changes_much {
+            return Ok(Outcome::Done);
+        }
+        let effects = match self.acceptor.clone().step(from, message.clone()) {
+            Ok(effects) => effects,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
+        if let ProposerMessage::Greeting(greeting) = message
+            && let Some(refusal) = self.prepare_cluster(greeting)?
+        {
+            return Ok(Outcome::Refused(refusal));
+        }
+        let cut = effects.iter().find_map(|effect| match effect {
+            Effect::Truncate(at) => Some(*at),
+            _ => None,
+        });
+        if let Some(refusal) = cut.map(|at| self.prepare_cut(at)).transpose()?.flatten() {
+            return Ok(Outcome::Refused(refusal));
+        }
+        match self.reserve(&effects, cut) {
+            Ok(took_room) => {
+                // What needs none says nothing about the disk.
+                self.is_full &= !took_room;
+                Ok(Outcome::Done)
+            }
+            Err(StoreError::Full { .. }) => {
+                self.is_full = true;
+                Ok(Outcome::NoRoom)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at the part of an append that would be written, and makes room for it: a scanner that has seen it, nothing
+    /// when there is no such part, or what is wrong.
+    pub(super) fn look_ahead(
+        &mut self,
+        append: &AppendRequest,
+    ) -> Result<Result<Option<RecordScanner>, Outcome>, StoreError> {
+        let (written, begin, end) = (self.acceptor.write_lsn(), append.begin_lsn, append.end_lsn());
+        let goes_on = append.term == self.acceptor.state().term
+            && begin <= written
+            && written < end
+            && append.wal.len() <= consensus::APPEND_WAL_BYTES_MAX;
+        if !goes_on {
+            return Ok(Ok(None));
+        }
+        let mut ahead = self.scanner.clone();
+        let unknown = append.wal.get(written.bytes_since(begin) as usize..).unwrap_or_default();
+        if let Err(error) = ahead.feed(unknown) {
+            return Ok(Err(Outcome::Refused(Refusal::NotWal(error.to_string()))));
+        }
+        match self.writer.reserve(end, self.acceptor.state().term) {
+            Ok(()) => {
+                self.promise_files(self.writer.files_upto())?;
+                self.is_full = false;
+                Ok(Ok(Some(ahead)))
+            }
+            Err(StoreError::Full { .. }) => {
+                self.is_full = true;
+                Ok(Err(Outcome::NoRoom))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A log whose cluster is not known yet must be of the cluster that it is about to be bound to.
+    fn prepare_cluster(&mut self, greeting: &ProposerGreeting) -> Result<Option<Refusal>, StoreError> {
+        let lineage = self.acceptor.lineage();
+        if lineage.system_id != SystemId(0) || greeting.system_id == SystemId(0) {
+            return Ok(None);
+        }
+        match scanner_at(self.writer.segments(), greeting.system_id, self.acceptor.write_lsn()) {
+            Ok(scanner) => self.prepared_scanner = Some(scanner),
+            Err(ScanFailure::Store(error)) => return Err(error),
+            Err(failure) => return Ok(Some(Refusal::NotWal(failure.to_string()))),
+        }
+        Ok(None)
+    }
+
+    /// A cut must be at a record end: a log that ends elsewhere would not be found again.
+    fn prepare_cut(&mut self, at: Lsn) -> Result<Option<Refusal>, StoreError> {
+        let system_id = self.acceptor.lineage().system_id;
+        match scanner_at_record_end(self.writer.segments(), system_id, at) {
+            Ok(scanner) => self.prepared_scanner = Some(scanner),
+            Err(failure @ ScanFailure::NotARecordEnd { .. }) => {
+                return Ok(Some(Refusal::NotWal(failure.to_string())));
+            }
+            Err(ScanFailure::Store(error)) => return Err(error),
+            Err(_) => return Err(StoreError::Invalid("what was durable is no longer there")),
+        }
+        Ok(None)
+    }
+
+    /// Makes room for a larger control file, when the history has outgrown it, and for the segment that a cut writes.
+    /// True when something was needed.
+    fn reserve(&mut self, effects: &[Effect], cut: Option<Lsn>) -> Result<bool, StoreError> {
+        let mut took_room = false;
+        for effect in effects {
+            if let Effect::Persist(state) = effect {
+                let content = Control { state: state.clone(), ..self.control.content().clone() };
+                took_room |= self.control.reserve(&content)?;
+            }
+        }
+        let Some(at) = cut else { return Ok(took_room) };
+        if let Some(spare) = self.writer.spare_for_cut(at) {
+            self.promise_files(self.writer.segments().start_of(spare))?;
+        }
+        self.writer.reserve_cut(at, self.acceptor.state().term)?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,117 @@
+//! A log of dialect `neon` keeps its history as it comes, and that outgrows the control file: a larger one takes its
+//! place, whole.
+
+use consensus::{
+    Dialect, Lineage, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, VoteRequest,
+};
+use wal_store::{Health, Input, ModelDisk, Output, Replica};
+use wal_types::{Generation, ProposerId, Term};
+
+use crate::common::{
+    NODE, START, all_survives, append_response_of, configuration, greeting, history, lineage,
+    nothing_survives, open, random, vote_of,
+};
+use consensus::ConnectionId;
+
+const CONNECTION: ConnectionId = ConnectionId(1);
+/// Far more than a slot of the smallest control file takes.
+const TERMS: u64 = 5000;
+
+fn neon_log() -> (ModelDisk, Replica<ModelDisk>) {
+    let disk = ModelDisk::new();
+    let lineage = Lineage { dialect: Dialect::Neon, ..lineage() };
+    Replica::create(&disk, NODE, [5; 16], lineage, configuration()).unwrap();
+    let replica = open(&disk);
+    (disk, replica)
+}
+
+fn say(message: ProposerMessage) -> (ConnectionId, Input) {
+    (CONNECTION, Input::Message(message))
+}
+
+fn greet() -> (ConnectionId, Input) {
+    let ProposerMessage::Greeting(greeting) = greeting() else { panic!("a greeting") };
+    say(ProposerMessage::Greeting(ProposerGreeting { version: ProtocolVersion::V3, ..greeting }))
+}
+
+fn vote(term: u64) -> (ConnectionId, Input) {
+    let proposer_id = ProposerId::default();
+    say(ProposerMessage::Vote(VoteRequest { generation: Generation(1), term: Term(term), proposer_id }))
+}
+
+/// The leader after so many terms, none of which wrote anything.
+fn elected(terms: u64) -> (ConnectionId, Input) {
+    let entries: Vec<_> = (1..=terms).map(|term| (term, START)).collect();
+    say(ProposerMessage::Elected(ProposerElected {
+        generation: Generation(1),
+        term: Term(terms),
+        start_streaming_at: START,
+        history: history(&entries),
+        timeline_start_lsn: START,
+        tli_switches: vec![],
+        configuration: configuration(),
+    }))
+}
+
+fn is_undecided(output: &Output) -> bool {
+    output.refused.is_empty() && output.undecided.len() == 1
+}
+
+#[test]
+fn a_history_that_outgrows_the_control_file_is_found_again() {
+    let (disk, mut replica) = neon_log();
+    let before = disk.used_bytes();
+    let output = replica.run(vec![greet(), vote(TERMS), elected(TERMS)]);
+    assert!(output.refused.is_empty() && output.undecided.is_empty(), "{:?}", output.refused);
+    assert!(disk.used_bytes() > 2 * before);
+    drop(replica);
+    for survives in [nothing_survives, all_survives] {
+        let disk = disk.fork().crash(&mut { survives });
+        for _ in 0..2 {
+            assert_eq!(open(&disk).snapshot().history.entries().len(), TERMS as usize);
+        }
+    }
+}
+
+#[test]
+fn without_room_for_a_larger_control_file_the_election_waits_and_votes_pass() {
+    let (disk, mut replica) = neon_log();
+    let used = disk.used_bytes();
+    disk.set_capacity_bytes(Some(used));
+    let output = replica.run(vec![greet(), vote(TERMS), elected(TERMS)]);
+    assert!(is_undecided(&output));
+    assert!(vote_of(&output).is_some_and(|vote| vote.vote_given));
+    assert_eq!(replica.snapshot().health, Health::Full);
+    assert_eq!(disk.used_bytes(), used, "nothing is left behind");
+    let again = replica.run(output.undecided);
+    assert!(is_undecided(&again) && append_response_of(&again).is_none());
+    disk.set_capacity_bytes(None);
+    let output = replica.run(again.undecided);
+    assert!(output.refused.is_empty() && output.undecided.is_empty());
+    assert_eq!((replica.snapshot().health, replica.snapshot().term), (Health::Healthy, Term(TERMS)));
+    drop(replica);
+    assert_eq!(open(&disk).snapshot().history.entries().len(), TERMS as usize);
+}
+
+#[test]
+fn a_crash_while_the_control_file_grows_leaves_the_old_one_or_the_new_one() {
+    for step in 0.. {
+        let (disk, mut replica) = neon_log();
+        let _ = replica.run(vec![greet(), vote(TERMS)]);
+        disk.crash_after(step);
+        let _ = replica.run(vec![elected(TERMS)]);
+        let has_crashed = disk.has_crashed();
+        for outcome in 0..4 {
+            let disk = disk.fork().crash(&mut random(step * 10 + outcome));
+            let snapshot = open(&disk).snapshot();
+            assert_eq!(snapshot.term, Term(TERMS), "step {step}: a promise is gone");
+            let entries = snapshot.history.entries().len();
+            assert!(entries == 0 || entries == TERMS as usize, "step {step}: {entries}");
+            assert!(has_crashed || entries > 0, "step {step}");
+        }
+        if !has_crashed {
+            assert!(step > 8, "{step} steps");
+            break;
+        }
+    }
+}
