@@ -76,7 +76,11 @@ impl Proposer {
     pub(super) fn voted(&mut self, from: NodeId, response: VoteResponse) -> Result<Vec<Action>, LostTerm> {
         self.check_term(from, response.term)?;
         let term = self.term;
-        let Some(peer) = self.expect(from, &PeerState::Voting).filter(|_| response.term == term) else {
+        // Who grants a term cannot hold WAL of it yet.
+        let newest = response.history.last().map_or(Term::ZERO, |last| last.term);
+        let settled = !response.vote_given || self.election.is_some();
+        let possible = response.term == term && (newest < term || (newest == term && settled));
+        let Some(peer) = self.expect(from, &PeerState::Voting).filter(|_| possible) else {
             return Ok(self.reset(from));
         };
         peer.state = PeerState::Voted;

@@ -5,6 +5,7 @@
 mod acceptor;
 mod cluster;
 mod hostile;
+mod hostile_acceptors;
 mod loss;
 mod membership;
 mod proposer;
