@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::Parser;
 use thiserror::Error;
 
+use crate::scram::SCRAM_ITERATIONS_DEFAULT;
+
 pub use crate::auth::ClientAuth;
 pub use crate::proxy_protocol::ProxyProtocol;
 pub use crate::tls::files::{TlsFiles, TlsSources};
@@ -91,6 +93,11 @@ pub struct Flags {
     #[arg(long, value_name = "PATH")]
     mock_secret_file: Option<PathBuf>,
 
+    /// How often the databases hash a password (their scram_iterations). Roles that do not exist show the same number, so
+    /// that nobody can tell them from known ones
+    #[arg(long, value_name = "ROUNDS", default_value_t = SCRAM_ITERATIONS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    scram_iterations: u32,
+
     /// How long an authenticated client waits for its database, a start included
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     connect_timeout: u64,
@@ -131,6 +138,9 @@ Or, where the host name cannot tell the endpoint:
 
   psql \"postgresql://app@10.0.0.1/app?sslmode=require&options=endpoint%3Dmain\"
   psql \"host=10.0.0.1 sslmode=require user=app@main dbname=app\"
+  PGPASSWORD=\"endpoint=main;PASSWORD\" psql \"host=10.0.0.1 sslmode=require user=app dbname=app\"
+
+Other control planes: http:PATH, auth_query:PATH, link:PATH; an example of each is in proxy/examples.
 
 Signals: SIGTERM takes no new sessions and lets the others finish, SIGINT ends at once.";
 
@@ -161,6 +171,8 @@ pub struct Config {
     pub client_auth: ClientAuth,
     /// The secret behind the salts of unknown roles.
     pub mock_secret_file: Option<PathBuf>,
+    /// Rounds of roles that do not exist.
+    pub scram_iterations: u32,
     /// From authenticated to connected.
     pub connect_timeout: Duration,
     /// For idle sessions in a drain.
@@ -278,6 +290,7 @@ impl Flags {
             connections_per_source_max: self.max_connections_per_ip,
             control_plane,
             client_auth: self.client_auth,
+            scram_iterations: self.scram_iterations,
             mock_secret_file: self.mock_secret_file,
             connect_timeout: Duration::from_secs(self.connect_timeout),
             drain_idle: Duration::from_secs(self.drain_idle),

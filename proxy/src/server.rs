@@ -97,7 +97,8 @@ impl Server {
                 mock_secret::find(config)?,
                 config.client_auth,
                 metrics.clone(),
-            ),
+            )
+            .with_iterations(config.scram_iterations),
             control_plane,
             links,
             dial: TcpDial { tls: compute_tls },

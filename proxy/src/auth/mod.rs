@@ -23,7 +23,7 @@ use crate::error::violation;
 use crate::metrics::Metrics;
 use crate::route::{Route, RouteError, Way};
 use crate::scram::server::Proven;
-use crate::scram::{NONCE_BYTES, ScramError, Verifier};
+use crate::scram::{NONCE_BYTES, SCRAM_ITERATIONS_DEFAULT, ScramError, Verifier};
 
 /// From which the salts of roles that do not exist are made. To be kept over restarts: such a salt would change with it,
 /// and a real one does not.
@@ -137,6 +137,8 @@ pub(crate) struct Authenticated {
 pub(crate) struct Authenticator {
     control_plane: Arc<Cached>,
     mock_secret: MockSecret,
+    /// Rounds of roles that do not exist.
+    mock_iterations: u32,
     method: ClientAuth,
     failed_logins: FailedLogins,
     hashing: Hashing,
@@ -151,7 +153,13 @@ impl Authenticator {
         metrics: Metrics,
     ) -> Self {
         let (failed_logins, hashing) = Default::default();
-        Self { control_plane, mock_secret, method, failed_logins, hashing, metrics }
+        let mock_iterations = SCRAM_ITERATIONS_DEFAULT;
+        Self { control_plane, mock_secret, mock_iterations, method, failed_logins, hashing, metrics }
+    }
+
+    /// Where the databases do not use PostgreSQL's usual number of rounds.
+    pub(crate) fn with_iterations(self, mock_iterations: u32) -> Self {
+        Self { mock_iterations, ..self }
     }
 
     /// Has the client prove that it knows its password.
@@ -250,7 +258,8 @@ impl Authenticator {
 
     /// The role's, or one that no password fits and that looks like a role's.
     fn verifier(&self, access: &Access, route: &Route) -> Verifier {
-        let stand_in = || Verifier::mock(&self.mock_secret.0, route.endpoint.as_str(), route.role.as_bytes());
+        let (secret, rounds) = (&self.mock_secret.0, self.mock_iterations);
+        let stand_in = || Verifier::mock(secret, route.endpoint.as_str(), route.role.as_bytes(), rounds);
         access.verifier.clone().unwrap_or_else(stand_in)
     }
 }

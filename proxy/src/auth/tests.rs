@@ -218,6 +218,19 @@ async fn an_unknown_role_and_a_wrong_password_differ_in_nothing_that_can_be_seen
 }
 
 #[tokio::test]
+async fn a_role_that_does_not_exist_has_as_many_rounds_as_the_others() {
+    let mut scene = Scene::new(ClientAuth::Scram);
+    scene.auth = scene.auth.with_iterations(ITERATIONS);
+    for user in ["app@main", "nobody@main"] {
+        let (_, heard) = scene.log_in(As { user, password: "wrong", ..APP }).await;
+        let BackendMessage::Authentication(Authentication::SaslContinue(challenge)) = &heard[1] else {
+            panic!("{heard:?}")
+        };
+        assert!(challenge.ends_with(format!(",i={ITERATIONS}").as_bytes()), "{user} {challenge:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_address_that_is_not_allowed_hears_nothing_else() {
     let scene = Scene::allowing(ClientAuth::Scram, &["10.0.0.0/8"]);
     for address in ["10.1.1.1", "::ffff:10.1.1.1"] {

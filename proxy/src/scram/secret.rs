@@ -73,13 +73,13 @@ impl Verifier {
 
     /// For a role that does not exist: salt and rounds look like a real one's and are the same at every attempt, so
     /// that nobody learns which roles there are. No password fits; the keys are hashes whose origin nobody knows.
-    pub(crate) fn mock(secret: &[u8], endpoint: &str, role: &[u8]) -> Self {
+    pub(crate) fn mock(secret: &[u8], endpoint: &str, role: &[u8], iterations: u32) -> Self {
         // The lengths keep two pairs apart whose texts run into each other.
         let length = (endpoint.len() as u64).to_be_bytes();
         let derive =
             |purpose: &str| hmac_sha256(secret, &[purpose.as_bytes(), &length, endpoint.as_bytes(), role]);
         Self {
-            iterations: SCRAM_ITERATIONS_DEFAULT,
+            iterations,
             salt: derive("mock salt")[..SALT_BYTES].to_vec(),
             stored_key: Key::new(derive("mock stored key")),
             server_key: Key::new(derive("mock server key")),
@@ -152,7 +152,7 @@ mod tests {
         for wrong in [&b""[..], b"foobaz", b"foobar ", b"\xff"] {
             assert!(stored.check_password(wrong).is_none(), "{wrong:?}");
         }
-        assert!(Verifier::mock(b"secret", "main", b"app").check_password(b"foobar").is_none());
+        assert!(Verifier::mock(b"secret", "main", b"app", 1).check_password(b"foobar").is_none());
     }
 
     #[test]
@@ -180,13 +180,13 @@ mod tests {
 
     #[test]
     fn a_stand_in_is_stable_and_looks_like_a_real_one() {
-        let mock = |endpoint, role: &str| Verifier::mock(b"secret", endpoint, role.as_bytes());
+        let mock = |endpoint, role: &str| Verifier::mock(b"secret", endpoint, role.as_bytes(), 4096);
         assert_eq!(mock("main", "app").to_string(), mock("main", "app").to_string());
         assert_eq!((mock("main", "app").iterations, mock("main", "app").salt.len()), (4096, 16));
         for (endpoint, role) in [("main", "app2"), ("mai", "napp"), ("other", "app")] {
             assert_ne!(mock(endpoint, role).salt, mock("main", "app").salt);
         }
-        assert_ne!(Verifier::mock(b"other", "main", b"app").salt, mock("main", "app").salt);
+        assert_ne!(Verifier::mock(b"other", "main", b"app", 4096).salt, mock("main", "app").salt);
     }
 
     #[test]

@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_wrong_password_and_a_stand_in_fail_alike() {
         assert_eq!(login("pencils", verifier()).unwrap_err(), ScramError::WrongProof);
-        let mock = Verifier::mock(b"secret", "main", b"nobody");
+        let mock = Verifier::mock(b"secret", "main", b"nobody", 1);
         assert_eq!(login("pencil", mock).unwrap_err(), ScramError::WrongProof);
     }
 
