@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use futures::future::join_all;
 use test_runner::wait;
 use tokio::net::TcpStream;
 use tokio_postgres::error::SqlState;
@@ -64,12 +65,15 @@ async fn where_a_header_is_required_nobody_gets_in_without_a_right_one() {
     assert!(missing.contains("SFATAL VFATAL C08P01 Mno PROXY protocol header"), "{missing}");
     let torn = answer_to(installation.address, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02no").await;
     assert_eq!(torn, "");
+    // Whoever begins one and does not go on is not waited for without end.
+    let late = answer_to(installation.address, b"\r\n\r\n\0\r\nQUIT").await;
+    assert_eq!(late, "");
     let authority = &installation.certificates.authority;
     let stream = direct_tls(installation.address, authority, &header([203, 0, 113, 9]), ALPN).await;
     session(&installation, stream.unwrap()).await.unwrap();
     let metrics = installation.http("/metrics").await;
     assert!(
-        metrics.contains("holdfast_proxy_connections_refused_total{how=\"bad_proxy_header\"} 2"),
+        metrics.contains("holdfast_proxy_connections_refused_total{how=\"bad_proxy_header\"} 3"),
         "{metrics}"
     );
     installation.passed();
@@ -124,39 +128,68 @@ async fn without_descriptors_the_proxy_waits_and_goes_on() {
     installation.passed();
 }
 
-/// Those that get in, those that do not, and those that ask for nothing.
+/// Connections that come and go.
+const CYCLES: usize = 5_000;
+/// So many at the same time.
+const AT_ONCE: usize = 8;
+/// Memory may move by so much between the first tenth and the last.
+const MEMORY_KIB_MAX: usize = 4 * 1024;
+
 #[tokio::test]
 async fn whoever_comes_and_goes_leaves_nothing_behind() {
     let installation = Installation::new("leaks").await;
-    let mut config = installation.config();
     let proxy = installation.proxy.pid;
     let descriptors = || std::fs::read_dir(format!("/proc/{proxy}/fd")).unwrap().count();
-    let mut before = None;
-    for cycle in 0..60 {
-        let right = crate::support::PASSWORD;
-        let password = if cycle % 3 == 2 { "wrong" } else { right };
-        match installation.connect(config.password(password)).await {
-            Ok((client, _)) => assert!(client.query_one("SELECT 1", &[]).await.is_ok() && password == right),
-            Err(error) => assert_eq!((error.code(), password), (Some(&SqlState::INVALID_PASSWORD), "wrong")),
-        }
-        drop(TcpStream::connect(installation.address).await.unwrap());
-        answer_to(installation.address, b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\0\0\0\x02").await;
-        if cycle == 5 {
-            installation.wait_no_sessions().await;
-            before = Some(descriptors());
-        }
-    }
+    let memory_kib = || {
+        let status = std::fs::read_to_string(format!("/proc/{proxy}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    come_and_go(&installation, CYCLES / 10).await;
     installation.wait_no_sessions().await;
-    wait::until(
-        "descriptors as before",
-        PATIENCE,
-        async || Ok((Some(descriptors()) == before).then_some(())),
-    )
+    let (descriptors_before, memory_before) = (descriptors(), memory_kib());
+    come_and_go(&installation, CYCLES - CYCLES / 10).await;
+    installation.wait_no_sessions().await;
+    wait::until("descriptors as before", PATIENCE, async || {
+        Ok((descriptors() == descriptors_before).then_some(()))
+    })
     .await
     .unwrap();
+    let memory_after = memory_kib();
+    assert!(memory_after <= memory_before + MEMORY_KIB_MAX, "{memory_before} KiB, then {memory_after} KiB");
     let metrics = installation.http("/metrics").await;
     for line in ["holdfast_proxy_sessions 0", "holdfast_proxy_open_connections 0"] {
         assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
     }
     installation.passed();
+}
+
+/// Those that get in, those that do not, and those that ask for nothing.
+async fn come_and_go(installation: &Installation, cycles: usize) {
+    let cycle = async |number: usize| match number % 5 {
+        0 => drop(TcpStream::connect(installation.address).await.unwrap()),
+        1 => {
+            let cancel = b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\0\0\0\x02";
+            assert_eq!(answer_to(installation.address, cancel).await, "");
+        }
+        2 => {
+            let refused = answer_to(installation.address, b"\0\0\0\x08\0\x02\0\0").await;
+            assert!(refused.contains("C0A000"), "{refused}");
+        }
+        3 => {
+            // Bytes in clear behind the request for TLS. (A wrong password would be slowed down.)
+            let refused = answer_to(installation.address, b"\0\0\0\x08\x04\xd2\x16\x2f\x16\x03").await;
+            assert!(refused.contains("C08P01"), "{refused}");
+        }
+        _ => {
+            let (client, _) = installation.connect(&installation.config()).await.unwrap();
+            client.query_one("SELECT 1", &[]).await.unwrap();
+        }
+    };
+    let lane = async |lane: usize| {
+        for number in (lane..cycles).step_by(AT_ONCE) {
+            cycle(number).await;
+        }
+    };
+    join_all((0..AT_ONCE).map(lane)).await;
 }
