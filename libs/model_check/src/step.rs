@@ -1,13 +1,13 @@
 //! [`Step`]: carries a step out on a copy of a state. Every method answers with the state behind it, or with nothing
 //! when the step is not possible.
 
-use consensus::{Phase, ProposerMessage, VoteRequest};
+use consensus::{AcceptorMessage, Phase, ProposerMessage};
 use wal_types::Term;
 
 use crate::bounds::Kind;
 use crate::cluster::{Cluster, State, initial_configuration};
 use crate::coverage::Event;
-use crate::node::Outcome;
+use crate::node::{Node, Outcome};
 use crate::shared::Shared;
 use crate::symmetry::id;
 use crate::writer::{self, Writer, campaign, connection, pieces};
@@ -69,11 +69,12 @@ impl<'a> Step<'a> {
             }
         }
         let message = self.poll_piece(&mut acting, writer, node)?;
-        if self.is_idle(&acting, node, &message) {
+        let is_elected = is_elected(&message);
+        let before = self.state.nodes[node].clone();
+        let crashed = self.deliver(&mut acting, writer, node, message, effects_max);
+        if self.is_idle(&acting, writer, node, &before) {
             return None;
         }
-        let is_elected = is_elected(&message);
-        let crashed = self.deliver(&mut acting, writer, node, message, effects_max);
         if is_elected && effects_max == usize::MAX && self.link(writer, node).is_open {
             // The first append follows on the same connection, and only it is answered.
             if let Some(append) = self.poll_piece(&mut acting, writer, node) {
@@ -134,11 +135,12 @@ impl<'a> Step<'a> {
     pub(crate) fn arrive(mut self, writer: usize, node: usize) -> Option<State> {
         let mut acting = Writer::clone(&self.state.writers[writer]);
         let message = self.link_mut(writer, node, |link| link.to_node.pop_front())?;
-        if self.is_idle(&acting, node, &message) {
+        let and_append = is_elected(&message);
+        let before = self.state.nodes[node].clone();
+        self.deliver(&mut acting, writer, node, message, usize::MAX);
+        if self.is_idle(&acting, writer, node, &before) {
             return None;
         }
-        let and_append = is_elected(&message);
-        self.deliver(&mut acting, writer, node, message, usize::MAX);
         if and_append && let Some(append) = self.link_mut(writer, node, |link| link.to_node.pop_front()) {
             self.deliver(&mut acting, writer, node, append, usize::MAX);
         }
@@ -187,15 +189,14 @@ impl<'a> Step<'a> {
         Some(self.state)
     }
 
-    /// True for a request that changes neither the node nor the chances of a campaign: a vote that is not granted. Once
-    /// the campaign is won the answer tells how to lead the node, so then it is asked.
-    fn is_idle(&self, acting: &Writer, node: usize, message: &ProposerMessage) -> bool {
+    /// True when a vote request was answered, not granted, and changed nothing on the node: it may as well wait. Once the
+    /// campaign is won the answer tells how to lead the node.
+    fn is_idle(&self, acting: &Writer, writer: usize, node: usize, before: &Shared<Node>) -> bool {
         let campaigning =
             acting.campaign.as_ref().is_some_and(|proposer| proposer.phase() == Phase::Campaigning);
-        let state = self.state.nodes[node].acceptor.state();
-        let granted =
-            |vote: &VoteRequest| vote.term > state.term || state.voted_for == Some(vote.proposer_id);
-        matches!(message, ProposerMessage::Vote(vote) if campaigning && !granted(vote))
+        let answer = self.link(writer, node).to_writer.back();
+        let refused = matches!(answer, Some(AcceptorMessage::Vote(vote)) if !vote.vote_given);
+        campaigning && refused && self.state.nodes[node] == *before
     }
 
     /// Drops what no longer makes a difference: campaigns, and messages of those that have ended.
