@@ -416,6 +416,23 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_every_flag_and_its_default() {
+        use clap::CommandFactory;
+        let readme = include_str!("../README.md");
+        for flag in Flags::command().get_arguments() {
+            let Some(name) = flag.get_long().filter(|name| !["help", "version"].contains(name)) else {
+                continue;
+            };
+            let line =
+                readme.lines().find(|line| line.starts_with('|') && line.contains(&format!("`--{name}`")));
+            let line = line.unwrap_or_else(|| panic!("no --{name}"));
+            for default in flag.get_default_values() {
+                assert!(line.contains(&format!("| `{}`", default.to_str().unwrap())), "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn the_help_is_consistent() {
         use clap::CommandFactory;
         Flags::command().debug_assert();
