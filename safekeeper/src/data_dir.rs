@@ -5,6 +5,7 @@
 //! | `safekeeper.lock` | empty; locked (flock) while a safekeeper runs |
 //! | `safekeeper.id` | format version, number of the safekeeper, random id of the disk, checksum; text, for people |
 //! | `<tenant>/<timeline>/` | one timeline, `wal_store`'s |
+//! | `<tenant>/<timeline>.promised` | empty; says that there was one, should its directory vanish |
 //!
 //! The random id tells a wiped disk from the one of before: a safekeeper that comes back empty under its old number
 //! must not vote as if it remembered. Nothing is written into a directory that is not a safekeeper's own, and nothing

@@ -290,6 +290,7 @@ impl<D: Disk> Replica<D> {
         let before = self.snapshots.current();
         let truncations = before.truncations + 1;
         self.snapshots.publish(Snapshot { health, truncations, ..(*before).clone() });
+        self.pending = Output::default();
         self.state = State::Down { rejection, recover_at, unreadable_tries };
     }
 }

@@ -4,12 +4,17 @@
 //! becomes of it depends on the reason. A disk that failed or is full may be well again in a moment, so its thread goes
 //! on trying, and with the first success it is served. A log that is damaged, or not ours, is quarantined: it is left
 //! as it is, for somebody to look at.
+//!
+//! Beside its directory each timeline has an empty file, `<timeline>.promised`, made before it is served the first time.
+//! When the directory is gone and this file is not, the safekeeper knows that it promised something and no longer what,
+//! so it does not let the timeline be created anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
-use std::{fs, io};
 
 use consensus::{Configuration, Lineage};
 use thiserror::Error;
@@ -22,6 +27,8 @@ use super::Timeline;
 use super::task::{DiskPool, Order, Owned, TimelineKey};
 use crate::data_dir::{DataDir, Identity};
 use crate::feedback::Readers;
+
+const PROMISED_SUFFIX: &str = ".promised";
 
 /// All timelines.
 #[derive(Debug)]
@@ -278,6 +285,13 @@ impl Timelines {
         key: TimelineKey,
         unreadable_tries: u32,
     ) -> Result<Arc<Timeline>, StoreError> {
+        if !self.directory(id).try_exists()? {
+            return Err(StoreError::Invalid(
+                "its directory is gone, and with it what this safekeeper promised; it can be a member again only \
+                 under another number",
+            ));
+        }
+        note_promises(&self.directory(id))?;
         let disk = RealDisk::open(&self.directory(id))?;
         let identity = self.data_dir.identity();
         let replica = Replica::open_after(disk.clone(), identity.node, unreadable_tries)?;
@@ -363,27 +377,39 @@ fn same(timeline: &Timeline, new: &NewTimeline) -> Result<(), CreateError> {
     }
 }
 
-/// Every `<tenant>/<timeline>`; what has another name is not a timeline.
+/// Every `<tenant>/<timeline>`, and every one that was there; what has another name is not a timeline.
 fn scan(path: &Path) -> io::Result<Vec<TenantTimelineId>> {
-    let mut found = Vec::new();
+    let mut found = BTreeSet::new();
     for tenant in names(path)? {
         let Ok(tenant_id) = tenant.parse::<TenantId>() else { continue };
-        for timeline in names(&path.join(&tenant))? {
-            if let Ok(timeline) = timeline.parse::<TimelineId>() {
-                found.push(TenantTimelineId { tenant: tenant_id, timeline });
+        if !path.join(&tenant).is_dir() {
+            continue;
+        }
+        for name in names(&path.join(&tenant))? {
+            if let Ok(timeline) = name.strip_suffix(PROMISED_SUFFIX).unwrap_or(&name).parse::<TimelineId>() {
+                found.insert(TenantTimelineId { tenant: tenant_id, timeline });
             }
         }
     }
-    Ok(found)
+    Ok(found.into_iter().collect())
 }
 
 fn names(path: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            names.extend(entry.file_name().into_string());
-        }
+        names.extend(entry?.file_name().into_string());
     }
     Ok(names)
+}
+
+/// Durably notes beside a timeline's directory that it is about to be served.
+fn note_promises(directory: &Path) -> io::Result<()> {
+    let mut note = directory.as_os_str().to_owned();
+    note.push(PROMISED_SUFFIX);
+    if Path::new(&note).try_exists()? {
+        return Ok(());
+    }
+    File::create(&note)?.sync_all()?;
+    let parent = directory.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    File::open(parent)?.sync_all()
 }

@@ -113,3 +113,22 @@ async fn a_timeline_that_is_meant_for_another_disk_is_not_created() {
     }
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeline_whose_directory_is_gone_is_not_created_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = timeline(1);
+    let server = Server::start_in(directory.path()).await;
+    server.at.create(id, Dialect::Holdfast).await;
+    server.stop().await;
+    std::fs::remove_dir_all(directory.path().join(id.tenant.to_string()).join(id.timeline.to_string()))
+        .unwrap();
+    let server = Server::start_in(directory.path()).await;
+    let status = server.at.status(id).await;
+    assert_eq!(status["health"], "corrupt");
+    assert!(status["error"].as_str().unwrap().contains("its directory is gone"), "{status}");
+    let (code, text) = server.at.post(&timeline_body(id, Dialect::Holdfast)).await;
+    assert!(code == 409 && text.contains("exists and cannot be opened"), "{code} {text}");
+    server.at.create(timeline(2), Dialect::Holdfast).await;
+    server.stop().await;
+}
