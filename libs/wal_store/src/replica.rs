@@ -233,7 +233,8 @@ impl<D: Disk> Replica<D> {
         let State::Down { recover_at, rejection: Rejection::Disk(_), unreadable_tries } = self.state else {
             return;
         };
-        if self.now < recover_at {
+        // Who believes to be served by what failed hears of the failure first.
+        if self.now < recover_at || !self.connections.is_empty() {
             return;
         }
         let truncations = self.snapshots.current().truncations + 1;

@@ -335,6 +335,37 @@ fn appends_of_a_batch_share_one_sync_and_get_one_answer() {
 }
 
 #[test]
+fn replicas_may_all_write_before_the_first_one_syncs() {
+    let disks = [ModelDisk::new(), ModelDisk::new(), ModelDisk::new()];
+    let mut writers: Vec<_> = disks
+        .iter()
+        .map(|disk| {
+            create(disk);
+            let (mut replica, mut proposer) = (open(disk), Proposer::first(1));
+            proposer.lead(&mut replica, START);
+            proposer.write(&[1; 600]);
+            (replica, proposer)
+        })
+        .collect();
+    for (replica, proposer) in &mut writers {
+        replica.write(proposer.appends_of(100));
+        // Neither durable nor told.
+        assert_eq!(replica.snapshot().flush_lsn, START);
+    }
+    for disk in &disks {
+        assert_eq!(
+            open(&disk.fork().crash(&mut crate::common::nothing_survives)).snapshot().flush_lsn,
+            START
+        );
+    }
+    for (replica, proposer) in &mut writers {
+        let output = replica.sync();
+        assert_eq!((output.wal_syncs, output.replies.len()), (1, 1));
+        assert_eq!(append_response_of(&output).unwrap().flush_lsn, proposer.end());
+    }
+}
+
+#[test]
 fn a_written_log_has_its_next_segment_before_it_needs_it() {
     let disk = ModelDisk::new();
     create(&disk);

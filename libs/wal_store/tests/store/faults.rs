@@ -50,6 +50,33 @@ fn a_failed_sync_poisons_and_what_it_lost_is_not_acknowledged_as_if_it_were_ther
 }
 
 #[test]
+fn everybody_hears_of_a_failure_before_the_replica_recovers_from_it() {
+    for second in 0..2 {
+        let disk = ModelDisk::new();
+        create(&disk);
+        let mut replica = open(&disk);
+        let mut proposer = Proposer::first(1);
+        proposer.lead(&mut replica, START);
+        proposer.write(&[1; 600]);
+        disk.fail(Fault::Write, 0);
+        let bystander = Proposer::first(9);
+        let mut batch = vec![bystander.greet()];
+        batch.extend(proposer.appends());
+        replica.write(batch);
+        let output = if second == 0 {
+            replica.write(vec![Proposer::first(10).greet()]);
+            replica.sync()
+        } else {
+            replica.tick(Duration::from_secs(1))
+        };
+        assert!(output.replies.is_empty(), "{output:?}");
+        assert_eq!(output.refused.len(), 3 - second, "{output:?}");
+        send(&mut replica, vec![proposer.greet()]);
+        assert_eq!(replica.snapshot().health, Health::Healthy);
+    }
+}
+
+#[test]
 fn a_recovery_that_fails_is_tried_again_later() {
     let disk = ModelDisk::new();
     create(&disk);
