@@ -26,8 +26,8 @@ use crate::{clients, ports, wait};
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a program of the oracle may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// The standby is for one look: what it syncs does not matter.
-const THROWN_AWAY: [(&str, &str); 1] = [("fsync", "off")];
+/// The standby is for one look: what it syncs does not matter, and it has to replay fast.
+const THROWN_AWAY: [(&str, &str); 2] = [("fsync", "off"), ("shared_buffers", "64MB")];
 /// How many missing rows are named.
 const NAMED_ROWS_MAX: usize = 5;
 
