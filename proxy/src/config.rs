@@ -98,6 +98,10 @@ pub struct Flags {
     #[arg(long, value_name = "ROUNDS", default_value_t = SCRAM_ITERATIONS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     scram_iterations: u32,
 
+    /// How long a client may take from its first byte until it is authenticated, TLS included
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    login_timeout: u64,
+
     /// How long an authenticated client waits for its database, a start included
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     connect_timeout: u64,
@@ -173,6 +177,8 @@ pub struct Config {
     pub mock_secret_file: Option<PathBuf>,
     /// Rounds of roles that do not exist.
     pub scram_iterations: u32,
+    /// From the first byte to authenticated.
+    pub login_timeout: Duration,
     /// From authenticated to connected.
     pub connect_timeout: Duration,
     /// For idle sessions in a drain.
@@ -292,6 +298,7 @@ impl Flags {
             client_auth: self.client_auth,
             scram_iterations: self.scram_iterations,
             mock_secret_file: self.mock_secret_file,
+            login_timeout: Duration::from_secs(self.login_timeout),
             connect_timeout: Duration::from_secs(self.connect_timeout),
             drain_idle: Duration::from_secs(self.drain_idle),
             drain_timeout: Duration::from_secs(self.drain_timeout),
@@ -405,6 +412,7 @@ mod tests {
                 "they go in pairs",
             ),
             (&[plane[0], plane[1], "--connect-timeout", "0"], "--connect-timeout"),
+            (&[plane[0], plane[1], "--login-timeout", "0"], "--login-timeout"),
             (&[plane[0], plane[1], "--listen", "h:1", "--listen", "h"], "--listen h: expected HOST:PORT"),
             (&[plane[0], plane[1], "--proxy-protocol-v2", "maybe"], "required, optional or rejected"),
             (&[plane[0], plane[1], "--compute-tls", "prefer"], "disable, require, verify-full"),

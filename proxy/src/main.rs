@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy::config::{Config, ControlPlaneSource, Flags};
 use proxy::{Listeners, Server};
 use serde_json::json;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: &Config, log_level: telemetry::LogLevel) -> anyhow::Result<Drained> {
+    raise_descriptor_limit();
     // Before anything tells the outside that we are up.
     let shutdown = Shutdown::on_process_signals()?;
     let server = Server::new(config, &shutdown)?;
@@ -70,6 +72,16 @@ async fn run(config: &Config, log_level: telemetry::LogLevel) -> anyhow::Result<
     }
     tracing::info!(pg = pg.join(", "), http, "listening");
     Ok(server.serve(listeners, log_level).await)
+}
+
+/// As many as this process may have: a session takes two, and the usual 1024 are meant for programs that use select(2).
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE);
+    let raised = limit.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(descriptors) => tracing::info!(descriptors, "limit of open files and connections"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
 }
 
 async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {

@@ -23,7 +23,7 @@ pub(crate) const PASSWORD: &str = "p\u{e4}ssword";
 /// Few: the rounds are the clients' work, and a crowd of clients in one test would be at it for many seconds.
 const SCRAM_ITERATIONS: u32 = 64;
 /// More than the crowd of the wake test, superusers and walsenders on top.
-const MAX_CONNECTIONS: u32 = 250;
+const MAX_CONNECTIONS: u32 = 1050;
 
 /// What is not as usual.
 #[derive(Default)]
