@@ -131,11 +131,7 @@ impl Node {
         let replica = self.replica.as_mut()?;
         let count = count.min(self.inbox.len());
         let batch: Vec<_> = self.inbox.drain(..count).collect();
-        // As a disk thread with several timelines does it: what is written waits for a sync that comes later.
-        let (first, second) = batch.split_at(count / 2);
-        replica.write(first.to_vec());
-        replica.write(second.to_vec());
-        let output = replica.sync();
+        let output = replica.run(batch.clone());
         for undecided in output.undecided.iter().rev() {
             self.inbox.push_front(undecided.clone());
         }

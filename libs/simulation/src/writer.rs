@@ -61,6 +61,9 @@ pub(crate) struct Writer {
     expected_checksum: Option<(Election, u32)>,
     /// Nodes that it knows of.
     pub(crate) peers: BTreeSet<NodeId>,
+    /// The sets that it acted under, and those that came next.
+    sets: Vec<Vec<NodeId>>,
+    pub(crate) steps: Vec<(Vec<Vec<NodeId>>, Vec<Vec<NodeId>>)>,
     /// Generation of the configuration that it acted under when it was last looked at.
     generation: Option<Generation>,
     /// It was told to let nobody but this primary write.
@@ -90,6 +93,8 @@ impl Writer {
             links: BTreeMap::new(),
             expected_checksum: None,
             peers,
+            sets: Vec::new(),
+            steps: Vec::new(),
             generation: None,
             designates: None,
             has_designated: false,
@@ -106,11 +111,18 @@ impl Writer {
     }
 
     /// Learns of members that it does not know.
-    fn look_for_members(&mut self) {
+    pub(crate) fn look_for_members(&mut self) {
         let proposer = self.engine.own_ref();
         let generation = proposer.and_then(|proposer| Some(proposer.configuration()?.generation));
         if generation != self.generation {
             self.generation = generation;
+            let sets =
+                proposer.and_then(|proposer| Some(proposer.configuration()?.sets())).unwrap_or_default();
+            let before = std::mem::replace(&mut self.sets, sets.clone());
+            if self.engine.leads() {
+                self.steps.push((before, sets));
+            }
+            let proposer = self.engine.own_ref();
             let unknown = proposer.map(Proposer::unknown_members).unwrap_or_default();
             unknown.into_iter().for_each(|member| self.add_peer(member.id));
         }

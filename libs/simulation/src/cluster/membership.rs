@@ -10,6 +10,7 @@ use std::sync::Arc;
 use consensus::{Change, Configuration, Dialect, Member};
 use rand::RngExt;
 use rand::seq::SliceRandom;
+use wal_store::Snapshot;
 use wal_types::{Lsn, NodeId, PrimaryId};
 
 use super::Cluster;
@@ -50,7 +51,7 @@ impl Cluster {
             .nodes
             .iter()
             .map(|node| node.id)
-            .filter(|&id| self.can_vote(id, current.contains(&id)))
+            .filter(|&id| self.can_vote(slot, id, current.contains(&id)))
             .collect();
         usable.shuffle(&mut self.rng);
         let size = match self.rng.random_range(0..10) {
@@ -61,15 +62,18 @@ impl Cluster {
             _ => 3,
         };
         usable.truncate(size);
+        usable.sort_unstable();
         self.change(slot, usable);
     }
 
     fn change(&mut self, slot: usize, members: Vec<NodeId>) -> bool {
-        let Some(proposer) = self.writers[slot].as_mut().and_then(|writer| writer.engine.own()) else {
-            return false;
-        };
+        let Some(writer) = self.writers[slot].as_mut() else { return false };
+        let Some(proposer) = writer.engine.own() else { return false };
         let listed: Vec<Member> = members.iter().copied().map(member).collect();
         let begun = proposer.change(Change::Members(listed)).is_ok();
+        if begun {
+            writer.look_for_members();
+        }
         if begun {
             self.trace.line(format_args!("writer {slot} lets {members:?} vote"));
             self.stats.member_changes += 1;
@@ -83,6 +87,7 @@ impl Cluster {
         let Some(proposer) = writer.engine.own() else { return };
         if proposer.change(Change::Primary(primary_id(primary))).is_ok() {
             writer.designates = Some(primary);
+            writer.look_for_members();
             self.trace.line(format_args!("writer {slot} designates primary {primary}"));
             self.stats.designations += 1;
         }
@@ -130,7 +135,7 @@ impl Cluster {
             return current.new_members.is_empty();
         }
         let others: Vec<NodeId> = self.node_ids().into_iter().filter(|id| !members.contains(id)).collect();
-        let fit: Vec<NodeId> = others.iter().copied().filter(|&id| self.can_vote(id, false)).collect();
+        let fit: Vec<NodeId> = others.iter().copied().filter(|&id| self.can_vote(slot, id, false)).collect();
         if fit.len() < dead.len() && self.nodes.len() < NODES_MAX {
             let coming = others.iter().filter(|&&id| !self.is_lost_for_good(id)).count();
             if coming < dead.len() {
@@ -144,22 +149,34 @@ impl Cluster {
     }
 
     /// Nobody should let a node vote that misses what the others may remove at any moment.
-    fn can_vote(&self, id: NodeId, votes_already: bool) -> bool {
+    fn can_vote(&self, slot: usize, id: NodeId, votes_already: bool) -> bool {
         let node = &self.nodes[self.index(id)];
         if self.is_lost_for_good(id) || self.oracle.is_damaged(id) {
             return false;
         }
         let kept =
             self.nodes.iter().filter_map(Node::serving).map(|at| at.horizon_lsn.max(at.oldest_lsn)).max();
+        let kept = kept.max(Some(self.writers[slot].as_ref().map_or(Lsn::MAX, |writer| {
+            let start = writer.engine.election().map_or(Lsn::MAX, |election| election.start);
+            writer.engine.commit_lsn().max(start)
+        })));
         votes_already || node.serving().is_some_and(|at| Some(at.flush_lsn) >= kept)
     }
 
-    /// Its disk is gone, or what it misses was removed by the others, or its damage does not show.
+    /// Its disk is gone, or what it misses is nowhere else any more, or nobody knows any more where its log agrees with
+    /// the others'.
     pub(crate) fn is_lost_for_good(&self, id: NodeId) -> bool {
         let node = &self.nodes[self.index(id)];
         let others = self.nodes.iter().filter(|other| other.id != id).filter_map(Node::serving);
-        let oldest = others.map(|at| at.oldest_lsn).max().unwrap_or(Lsn::INVALID);
-        node.is_gone || node.serving().is_some_and(|at| at.flush_lsn < oldest)
+        let (mut oldest, mut known_from) = (Lsn::INVALID, Lsn::INVALID);
+        for at in others {
+            oldest = oldest.max(at.oldest_lsn);
+            known_from =
+                known_from.max(at.history.entries().first().map_or(Lsn::INVALID, |entry| entry.start));
+        }
+        let is_empty = |at: &Snapshot| at.flush_lsn <= at.lineage.start_lsn;
+        let needed = |at: &Snapshot| if is_empty(at) { oldest } else { oldest.max(known_from) };
+        node.is_gone || node.serving().is_some_and(|at| at.flush_lsn < needed(&at))
     }
 
     /// True when every voting set that anybody knows of still has a majority of whole disks without this one.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rand::RngExt;
-use wal_store::{Output, Rejection, StoreError, UNREADABLE_TRIES_MAX};
+use wal_store::{StoreError, UNREADABLE_TRIES_MAX};
 use wal_types::{Lsn, NodeId};
 
 use super::Cluster;
@@ -25,7 +25,7 @@ impl Cluster {
             return Ok(());
         }
         let crashed = self.nodes[index].disk.has_crashed();
-        if disk_failed(&output) || crashed {
+        if crashed || self.nodes[index].serving().is_none() {
             self.oracle.begins_anew(node, lowest_cut(batch.iter()));
         }
         if crashed {
@@ -63,7 +63,7 @@ impl Cluster {
             self.oracle.begins_anew(node, None);
             return self.crash(node, Death::Power);
         }
-        if disk_failed(&output) {
+        if self.nodes[index].serving().is_none() {
             self.oracle.begins_anew(node, None);
         }
         self.post(node, output)?;
@@ -172,8 +172,4 @@ impl Cluster {
         }
         self.compare_logs()
     }
-}
-
-fn disk_failed(output: &Output) -> bool {
-    output.refused.iter().any(|(_, why)| matches!(why, Rejection::Disk(_)))
 }

@@ -2,7 +2,7 @@
 
 use consensus::{Dialect, LostTerm, ProtocolVersion};
 use rand::RngExt;
-use wal_types::{Generation, Lsn, NodeId, ProposerId, Tli};
+use wal_types::{Lsn, NodeId, ProposerId, Tli};
 
 use super::Cluster;
 use crate::invariants::Violation;
@@ -61,13 +61,6 @@ impl Cluster {
         self.settles(slot)
     }
 
-    /// The generation under which a writer acts.
-    fn generation(&self, slot: usize) -> Generation {
-        let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.own_ref());
-        let configuration = proposer.and_then(|proposer| proposer.configuration());
-        configuration.map_or(Generation::default(), |configuration| configuration.generation)
-    }
-
     fn happened(&mut self, slot: usize, event: Event) -> Result<(), Violation> {
         match event {
             Event::Leads(election) => {
@@ -76,14 +69,15 @@ impl Cluster {
                     .line(format_args!("writer {slot} leads term {} from {}", election.term, election.start));
                 self.trace.mix(&[election.term.0, election.start.0, election.donor.0]);
                 let sets = self.sets(slot);
-                let Some(writer) = &self.writers[slot] else { return Ok(()) };
-                let (campaign, generation) = (writer.campaign, self.generation(slot));
+                let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
+                let campaign = writer.campaign;
                 let dialect = self.dialect;
                 if let Some(primary) = writer.primary.filter(|_| dialect == Dialect::Neon) {
                     self.primaries[primary].led = Some(election.term);
                 }
                 let voters = self.oracle.one_leader_per_term(election.term, campaign, &sets)?;
-                self.oracle.quorums_of_neighbouring_configurations_intersect(generation, voters)?;
+                let steps = std::mem::take(&mut writer.steps);
+                self.oracle.quorums_of_neighbouring_configurations_intersect(sets, voters, steps)?;
                 self.oracle.note_start(&election);
                 self.oracle.a_term_begins_above_all_commits()
             }
@@ -106,10 +100,11 @@ impl Cluster {
     fn committed(&mut self, slot: usize, lsn: Lsn) -> Result<(), Violation> {
         self.trace.line(format_args!("writer {slot} commits {lsn}"));
         self.trace.mix(&[lsn.0]);
-        let (sets, generation) = (self.sets(slot), self.generation(slot));
-        let Some(writer) = &self.writers[slot] else { return Ok(()) };
+        let sets = self.sets(slot);
+        let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
         let quorum = self.oracle.a_majority_acknowledged(writer.engine.term(), lsn, &sets)?;
-        self.oracle.quorums_of_neighbouring_configurations_intersect(generation, quorum)?;
+        let steps = std::mem::take(&mut writer.steps);
+        self.oracle.quorums_of_neighbouring_configurations_intersect(sets.clone(), quorum, steps)?;
         self.oracle.note_commit(writer.engine.term(), lsn);
         self.oracle.a_term_begins_above_all_commits()?;
         let writes = match writer.primary {

@@ -3,29 +3,58 @@
 use std::collections::BTreeSet;
 
 use consensus::Configuration;
-use wal_types::{Generation, NodeId};
+use wal_types::NodeId;
 
-use super::{Oracle, Violation, ensure, has_majorities};
+use super::{Oracle, Sets, Violation, ensure, has_majorities};
 
 impl Oracle {
     /// S9. Members change from {1,2,3} to {3,4,5} in one step: {1,2} go on committing for the old primary while {4,5}
-    /// elect the new one. Kept here: every set of nodes that elected or committed anything, under the configuration
-    /// that was in force; any two under the same or neighbouring generations share a node.
+    /// elect the new one. Kept here: every set of nodes that elected or committed anything, under the voting sets that
+    /// its leader acted under, and from which sets leaders went over to which. Any two under the same sets, or under
+    /// sets of which one followed the other, share a node.
     pub(crate) fn quorums_of_neighbouring_configurations_intersect(
         &mut self,
-        generation: Generation,
+        sets: Sets,
         quorum: BTreeSet<NodeId>,
+        steps: impl IntoIterator<Item = (Sets, Sets)>,
     ) -> Result<(), Violation> {
         let quorum: Vec<NodeId> = quorum.into_iter().collect();
-        if !self.quorums.entry(generation).or_default().insert(quorum.clone()) {
-            return Ok(());
+        let mut suspects: Vec<Sets> = steps
+            .into_iter()
+            .filter(|step| self.steps.insert(step.clone()))
+            .flat_map(|(a, b)| [a, b])
+            .collect();
+        if self.quorums.entry(sets.clone()).or_default().insert(quorum) {
+            suspects.push(sets);
         }
-        let neighbours = Generation(generation.0.saturating_sub(1))..=Generation(generation.0 + 1);
-        for (other, quorums) in self.quorums.range(neighbours) {
-            let apart = quorums.iter().find(|one| !one.iter().any(|node| quorum.contains(node)));
-            ensure("quorums_of_neighbouring_configurations_intersect", apart.is_none(), || {
-                format!("{quorum:?} decided under generation {generation}, {apart:?} under {other}")
-            })?;
+        for sets in suspects {
+            self.intersect_with_neighbours(&sets)?;
+        }
+        Ok(())
+    }
+
+    fn intersect_with_neighbours(&self, sets: &Sets) -> Result<(), Violation> {
+        let steps = self.steps.iter().filter_map(|(before, after)| match () {
+            () if before == sets => Some(after),
+            () if after == sets => Some(before),
+            () => None,
+        });
+        let quorums = |sets: &Sets| self.quorums.get(sets).into_iter().flatten().cloned().collect::<Vec<_>>();
+        for neighbour in steps.chain([sets]) {
+            for (one, other) in quorums(sets)
+                .iter()
+                .flat_map(|one| quorums(neighbour).into_iter().map(move |other| (one.clone(), other)))
+            {
+                ensure(
+                    "quorums_of_neighbouring_configurations_intersect",
+                    one.iter().any(|node| other.contains(node)),
+                    || {
+                        format!(
+                            "{one:?} decided under {sets:?}, {other:?} under {neighbour:?}, which is one step away"
+                        )
+                    },
+                )?;
+            }
         }
         Ok(())
     }

@@ -46,6 +46,9 @@ pub(crate) fn ensure(
     if holds { Ok(()) } else { Err(Violation { invariant, detail: detail() }) }
 }
 
+/// The voting sets of a configuration.
+pub(crate) type Sets = Vec<Vec<NodeId>>;
+
 /// More than half.
 pub(crate) const fn majority(members: usize) -> usize {
     (members + 2) / 2
@@ -96,8 +99,10 @@ pub(crate) struct Oracle {
     timelines: BTreeMap<Tli, Timeline>,
     /// Decided configurations.
     decided: BTreeMap<Generation, Configuration>,
-    /// Quorums that elected or committed under a generation.
-    quorums: BTreeMap<Generation, BTreeSet<Vec<NodeId>>>,
+    /// Quorums that elected or committed under voting sets.
+    quorums: BTreeMap<Sets, BTreeSet<Vec<NodeId>>>,
+    /// Voting sets from which a leader went over to others.
+    steps: BTreeSet<(Sets, Sets)>,
 }
 
 impl Oracle {

@@ -73,6 +73,10 @@ impl Schedule {
         let end = self.cluster.primaries[primary].flush_lsn();
         // Not only a quorum: everybody catches up.
         let rounds = self.until(Some(primary), |schedule| {
+            let is_own = schedule.cluster.dialect == Dialect::Holdfast;
+            if is_own && !schedule.cluster.replace_the_dead(0) {
+                return false;
+            }
             let cluster = &schedule.cluster;
             let holds = |id: &NodeId| {
                 cluster.nodes[cluster.index(*id)]

@@ -167,7 +167,10 @@ impl Schedule {
             }
             let bytes = 1 + self.below(4000);
             self.cluster.stream(slot, bytes);
-            for node in self.cluster.node_ids() {
+            let mut nodes = self.cluster.node_ids();
+            let first = self.below(nodes.len() as u64) as usize;
+            nodes.rotate_left(first);
+            for node in nodes {
                 self.cluster.send(slot, node, 4)?;
                 self.cluster.deliver(slot, node, 4);
                 self.cluster.run_node(node, 8)?;
