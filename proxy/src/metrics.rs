@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     pub(crate) connect_seconds: Histogram,
     /// Wakes by how they ended.
     pub(crate) wakes: Family<How, Counter>,
+    /// Idle computes that were stopped, by how that ended.
+    pub(crate) suspends: Family<How, Counter>,
     /// Time that a wake took.
     pub(crate) wake_seconds: Histogram,
     /// Lookups of a compute's address.
@@ -68,6 +70,7 @@ impl Metrics {
             login_seconds: seconds(),
             connect_seconds: seconds(),
             wakes: Family::default(),
+            suspends: Family::default(),
             wake_seconds: seconds(),
             cache_lookups: Family::default(),
             control_plane_requests: Family::default(),
@@ -92,6 +95,7 @@ impl Metrics {
             own.connect_seconds,
         );
         registry.register("wakes", "Computes that were started, by result", own.wakes);
+        registry.register("suspends", "Idle computes that were stopped, by result", own.suspends);
         registry.register("wake_seconds", "Time that starting a compute took", own.wake_seconds);
         registry.register("cache_lookups", "Lookups of a compute's address", own.cache_lookups);
         registry.register(

@@ -31,9 +31,6 @@ use crate::session::{self, Ended, Services, SessionError};
 use crate::tls::store::TlsStore;
 use crate::{http, mock_secret};
 
-/// For a client from its first byte until it is authenticated.
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
-
 /// Ports that are open.
 #[derive(Debug)]
 pub struct Listeners {
@@ -91,7 +88,7 @@ impl Server {
         let control_plane = Arc::new(Cached::new(provider, metrics.clone()));
         let services = Services {
             tls: Arc::new(tls),
-            login_timeout: LOGIN_TIMEOUT,
+            login_timeout: config.login_timeout,
             auth: Authenticator::new(
                 Arc::clone(&control_plane),
                 mock_secret::find(config)?,
@@ -130,6 +127,7 @@ impl Server {
         let tls = Arc::clone(&self.services.tls);
         let tls = tokio::spawn(tls.keep_current(shutdown.clone(), self.services.metrics.clone()));
         let control_plane = Arc::clone(&self.services.control_plane);
+        let suspending = tokio::spawn(Arc::clone(&control_plane).suspend_idle(shutdown.clone()));
         let control_plane = tokio::spawn(control_plane.keep_current(shutdown.clone()));
         if let (Some(listener), Some(links)) = (listeners.mgmt, &self.services.links) {
             tokio::spawn(mgmt::listen(listener, Arc::clone(links), shutdown.clone()));
@@ -146,6 +144,7 @@ impl Server {
         }
         tls.abort();
         control_plane.abort();
+        suspending.abort();
         let drained = shutdown.drained(self.drain_timeout).await;
         drop(http_end);
         if drained == Drained::Complete {

@@ -24,7 +24,7 @@ use crate::auth::{AuthError, Authenticated, Authenticator, Peer};
 use crate::cancel::{Cancels, Registered, Target};
 use crate::compute::handshake::{LoggedIn, Login};
 use crate::compute::{self, ConnectError, Dial};
-use crate::control_plane::{Cached, Compute};
+use crate::control_plane::{Cached, Compute, InUse};
 use crate::error::Response;
 use crate::link::{LinkError, Linked, Links};
 use crate::metrics::Metrics;
@@ -97,7 +97,7 @@ pub(crate) async fn run<S: Io, D: Dial>(
     let (version, certificates) = (session.version, tls.certificates.as_deref());
     let accepted =
         Accepted { params: session.params, tls: session.tls, certificates, deadline: session.deadline };
-    let connected = match Box::pin(log_in(accepted, &mut client, services, activity, random)).await {
+    let mut connected = match Box::pin(log_in(accepted, &mut client, services, activity, random)).await {
         Ok(connected) => connected,
         Err(error) => {
             let (mut client, _, unsent) = into_stream(client);
@@ -105,6 +105,7 @@ pub(crate) async fn run<S: Io, D: Dial>(
             return Err(error);
         }
     };
+    let _in_use = connected.in_use.take();
     let (compute, registered) = connected.greet(&mut client, version, services, random).await?;
     services.metrics.login_seconds.observe(begin.elapsed().as_secs_f64());
     Ok(Ended::Session(pass_bytes(client, compute, registered, services, activity).await))
@@ -188,7 +189,7 @@ impl<'c> Accepted<'c> {
         activity.reached(Stage::Connecting);
         let connecting =
             compute::connect_once(&services.dial, &compute, &login, services.connect_timeout, random);
-        Ok(Connected { logged_in: connecting.await?, compute, told: Told::AuthenticationOk })
+        Ok(Connected { logged_in: connecting.await?, compute, told: Told::AuthenticationOk, in_use: None })
     }
 }
 
@@ -227,6 +228,9 @@ impl Authenticated {
         random: &mut (impl Rng + Send),
     ) -> Result<Connected<D::Stream>, SessionError> {
         let begin = Instant::now();
+        let in_use = services.control_plane.in_use(&self.wanted.endpoint);
+        let in_use =
+            timeout(services.connect_timeout, in_use).await.map_err(|_| ConnectError::StillWaking)?;
         let login = Login { params: self.route.params, credentials: Credentials::Keys(self.proven.keys) };
         let connecting = compute::connect(
             &services.dial,
@@ -239,7 +243,7 @@ impl Authenticated {
         let (logged_in, compute) = connecting.await?;
         services.metrics.connect_seconds.observe(begin.elapsed().as_secs_f64());
         let told = Told::Nothing { server_final: self.proven.server_final };
-        Ok(Connected { logged_in, compute, told })
+        Ok(Connected { logged_in, compute, told, in_use: Some(in_use) })
     }
 }
 
@@ -248,6 +252,8 @@ struct Connected<C> {
     logged_in: LoggedIn<C>,
     compute: Arc<Compute>,
     told: Told,
+    /// Keeps the compute from being stopped.
+    in_use: Option<InUse>,
 }
 
 /// What a client has heard of its login so far.

@@ -30,7 +30,11 @@ impl<D: Dial + std::fmt::Debug> AskDatabase for RoleQuery<D> {
             let asking = Box::pin(ask(&self.0, stream, compute, asker, role));
             let late = |_| ComputeError::Lost(io::ErrorKind::TimedOut.into());
             let answer = timeout(QUERY_TIMEOUT, asking).await.map_err(late).flatten();
-            answer.map_err(|error| AskError::Failed(error.to_string()))
+            answer.map_err(|error| match error {
+                // It falls asleep or wakes up: what it said last counts until it can be asked.
+                error if error.is_starting() => AskError::Asleep(io::Error::other(error)),
+                error => AskError::Failed(error.to_string()),
+            })
         })
     }
 }

@@ -74,7 +74,7 @@ pub(crate) type Asked<'a> =
 /// No answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    /// Nobody takes connections there: it sleeps.
+    /// Nobody takes connections there, or not yet, or not any more: it sleeps.
     #[error("{0}")]
     Asleep(io::Error),
     /// It runs, or will in a moment, and did not answer.
@@ -177,6 +177,23 @@ impl AuthQueryControlPlane {
         Ok(verifier)
     }
 
+    /// The verifiers of all roles that were seen, because nobody can ask for them while the database sleeps.
+    async fn read_once_more(&self, name: &EndpointName, endpoint: &Endpoint) {
+        let Some(asker) = &endpoint.auth_query else { return };
+        for role in self.seen.roles(name) {
+            match self.database.rolpassword(&endpoint.compute, asker, &role).await {
+                Ok(stored) => {
+                    let verifier = stored.and_then(|text| text.parse().ok());
+                    self.seen.put(name, &role, verifier.as_ref());
+                }
+                Err(error) => {
+                    tracing::warn!(endpoint = %name, %error, "the verifiers that are kept may be old");
+                    return;
+                }
+            }
+        }
+    }
+
     fn may_wake(&self, endpoint: &EndpointName) -> bool {
         let (mut woken, now) = (self.woken.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
         // As many as there are endpoints in the file at most.
@@ -222,6 +239,19 @@ impl ControlPlane for AuthQueryControlPlane {
 
     fn caching(&self) -> Option<Caching> {
         Some(Caching { access: ACCESS_TTL, negative: NEGATIVE_TTL })
+    }
+
+    fn idle_limits(&self) -> HashMap<EndpointName, Duration> {
+        self.file.content().idle_limits()
+    }
+
+    fn stop<'a>(&'a self, endpoint: &'a EndpointName) -> Reply<'a, ()> {
+        let content = self.file.content();
+        Box::pin(async move {
+            let stopped = content.endpoint(endpoint)?;
+            self.read_once_more(endpoint, stopped).await;
+            stopped.stop(endpoint).await
+        })
     }
 
     fn is_outdated(&self) -> bool {
@@ -274,6 +304,10 @@ impl Seen {
         let verifier = self.lock().get(endpoint.as_str())?.get(role)?.parse().ok()?;
         let is_doubted = self.doubted().contains(&(endpoint.to_string(), role.to_owned()));
         Some(LastSeen { verifier, is_doubted })
+    }
+
+    fn roles(&self, endpoint: &EndpointName) -> Vec<String> {
+        self.lock().get(endpoint.as_str()).map(|roles| roles.keys().cloned().collect()).unwrap_or_default()
     }
 
     fn doubt(&self, endpoint: &EndpointName, role: &str) {

@@ -87,6 +87,23 @@ async fn a_sleeping_database_is_answered_for_by_what_was_seen_even_after_a_resta
 }
 
 #[tokio::test]
+async fn a_password_that_was_changed_unseen_is_read_before_the_database_is_stopped() {
+    let more = "start = [\"true\"]\nstop = [\"true\"]\nsuspend_after_seconds = 1\n";
+    let mut scene = Scene::new(
+        &EXAMPLE
+            .replace("start = [", "#")
+            .replace("[endpoints.main]\n", &format!("[endpoints.main]\n{more}")),
+    );
+    scene.stores(Some("first"));
+    scene.access("app").await.unwrap();
+    scene.stores(Some("second"));
+    scene.plane.stop(&"main".parse().unwrap()).await.unwrap();
+    scene.stores(None);
+    scene.restart();
+    assert_eq!(scene.access("app").await, Ok(Some(stored("second"))));
+}
+
+#[tokio::test]
 async fn a_role_that_was_dropped_is_forgotten() {
     let scene = Scene::new(EXAMPLE);
     scene.stores(Some("first"));

@@ -12,6 +12,7 @@ use utils::timed_lru::{Generation, Lookup, Ttl};
 use utils::{Shutdown, SingleFlight, TimedLru};
 
 use super::cached_access::AccessCache;
+use super::idle::Uses;
 use super::{Compute, ControlPlane, ControlPlaneError, Wanted};
 use crate::metrics::{How, Metrics};
 use crate::route::EndpointName;
@@ -36,6 +37,7 @@ pub(crate) struct Located {
 pub(crate) struct Cached {
     pub(super) provider: Box<dyn ControlPlane>,
     pub(super) access: AccessCache,
+    pub(super) uses: Uses,
     addresses: Mutex<TimedLru<EndpointName, Arc<Compute>>>,
     locating: SingleFlight<EndpointName, Result<Located, ControlPlaneError>>,
     waking: SingleFlight<EndpointName, Result<Located, ControlPlaneError>>,
@@ -47,6 +49,7 @@ impl Cached {
         Self {
             access: AccessCache::new(provider.caching()),
             provider,
+            uses: Uses::default(),
             addresses: Mutex::new(TimedLru::new(ADDRESSES_MAX)),
             locating: SingleFlight::new(),
             waking: SingleFlight::new(),

@@ -1,4 +1,5 @@
-//! A command that starts a compute. It returns when the compute takes connections, or fails. Run by the file provider.
+//! A command that starts a compute, or stops one. It returns when the compute takes connections, or is stopped, or
+//! fails. Run by the providers that have a file.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use utils::Backoff;
 
 /// The longest that one run may take before it is killed.
-const START_COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 /// A run that fails within this time of the first one is followed by another. Just after a crash the remains of the old
 /// server are in the way of the new one; in a container it can take seconds until they are cleared away.
 const START_RETRY_WINDOW: Duration = Duration::from_secs(15);
@@ -20,12 +21,12 @@ const START_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 
 /// Program and arguments; no shell takes part.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct StartCommand {
+pub(super) struct ComputeCommand {
     program: String,
     arguments: Vec<String>,
 }
 
-impl StartCommand {
+impl ComputeCommand {
     /// `None` when there is no program.
     pub(super) fn new(words: Vec<String>) -> Option<Self> {
         let mut words = words.into_iter();
@@ -56,6 +57,15 @@ impl StartCommand {
         }
     }
 
+    /// Runs it once, to stop a compute.
+    pub(super) async fn run_to_stop(&self) -> Result<(), String> {
+        match self.run_once().await {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("its stop command failed ({status})")),
+            Err(error) => Err(format!("its stop command did not run ({error})")),
+        }
+    }
+
     async fn run_once(&self) -> io::Result<ExitStatus> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null());
@@ -65,7 +75,7 @@ impl StartCommand {
         // Ctrl-C at our terminal shall not stop a database.
         command.process_group(0);
         let mut child = command.spawn()?;
-        match timeout(START_COMMAND_TIMEOUT, child.wait()).await {
+        match timeout(COMMAND_TIMEOUT, child.wait()).await {
             Ok(status) => status,
             Err(_) => {
                 child.kill().await?;
@@ -79,8 +89,8 @@ impl StartCommand {
 mod tests {
     use super::*;
 
-    fn shell(script: &str) -> StartCommand {
-        StartCommand::new(["/bin/sh", "-c", script].map(str::to_owned).to_vec()).unwrap()
+    fn shell(script: &str) -> ComputeCommand {
+        ComputeCommand::new(["/bin/sh", "-c", script].map(str::to_owned).to_vec()).unwrap()
     }
 
     #[tokio::test]
@@ -96,7 +106,7 @@ mod tests {
     async fn a_start_that_fails_says_so_without_the_command() {
         let failure = shell("exit 7").run_within("main", Duration::ZERO).await.unwrap_err();
         assert_eq!(failure, "its start command failed (exit status: 7)");
-        let missing = StartCommand::new(vec!["/nonexistent/start".into()]).unwrap();
+        let missing = ComputeCommand::new(vec!["/nonexistent/start".into()]).unwrap();
         assert!(missing.run("main").await.unwrap_err().starts_with("its start command did not run"));
     }
 
@@ -113,7 +123,7 @@ mod tests {
 
     #[test]
     fn no_program_is_no_command() {
-        assert_eq!(StartCommand::new(Vec::new()), None);
-        assert_eq!(StartCommand::new(vec![String::new()]), None);
+        assert_eq!(ComputeCommand::new(Vec::new()), None);
+        assert_eq!(ComputeCommand::new(vec![String::new()]), None);
     }
 }

@@ -25,7 +25,7 @@ use pq_proto::Text;
 use serde::Deserialize;
 
 use super::auth_query::{Asker, RawAuthQuery};
-use super::command::StartCommand;
+use super::command::ComputeCommand;
 use super::{Compute, ControlPlaneError, describe_toml_error};
 use crate::allowlist::Allowlist;
 use crate::route::EndpointName;
@@ -77,7 +77,9 @@ pub(super) struct EndpointsFile {
 pub(super) struct Endpoint {
     pub(super) compute: Arc<Compute>,
     pub(super) roles: HashMap<Text, Verifier>,
-    pub(super) start: Option<StartCommand>,
+    pub(super) start: Option<ComputeCommand>,
+    /// How, and after how long without a session, it may be stopped.
+    suspend: Option<(ComputeCommand, Duration)>,
     pub(super) allowlist: Arc<Allowlist>,
     pub(super) auth_query: Option<Asker>,
 }
@@ -122,12 +124,27 @@ impl EndpointsFile {
         self.endpoints.get(name).ok_or_else(|| ControlPlaneError::UnknownEndpoint(name.clone()))
     }
 
+    pub(super) fn idle_limits(&self) -> HashMap<EndpointName, Duration> {
+        let limit =
+            |(name, endpoint): (&EndpointName, &Endpoint)| Some((name.clone(), endpoint.suspend.as_ref()?.1));
+        self.endpoints.iter().filter_map(limit).collect()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&EndpointName, &Endpoint)> {
         self.endpoints.iter()
     }
 }
 
 impl Endpoint {
+    /// Stops the database.
+    pub(super) async fn stop(&self, name: &EndpointName) -> Result<(), ControlPlaneError> {
+        let failed = |reason| ControlPlaneError::StopFailed { endpoint: name.clone(), reason };
+        match &self.suspend {
+            Some((stop, _)) => stop.run_to_stop().await.map_err(failed),
+            None => Err(failed("it has no stop command any more".into())),
+        }
+    }
+
     /// Starts the database and returns when it takes connections.
     pub(super) async fn wake(&self, name: &EndpointName) -> Result<Arc<Compute>, ControlPlaneError> {
         let start = self.start.as_ref().ok_or_else(|| ControlPlaneError::NotStartable(name.clone()))?;
@@ -175,20 +192,20 @@ impl RawEndpoint {
             self.address.parse().map_err(|error| format!("address \"{}\": {error}", self.address))?;
         let command = |what: &str, words: Option<Vec<String>>| {
             let command =
-                words.map(|words| StartCommand::new(words).ok_or(format!("{what}: no program is named")));
+                words.map(|words| ComputeCommand::new(words).ok_or(format!("{what}: no program is named")));
             command.transpose()
         };
         let start = command("start", self.start)?;
         // A mistake in it shall not wait for the day on which it is needed.
         let stop = command("stop", self.stop)?;
-        if let Some(seconds) = self.suspend_after_seconds {
-            if stop.is_none() || start.is_none() {
-                return Err("suspend_after_seconds: it needs start and stop".into());
-            }
-            if !(1..=SUSPEND_AFTER_MAX.as_secs()).contains(&seconds) {
+        let suspend = match (self.suspend_after_seconds, stop) {
+            (None, _) => None,
+            (Some(seconds), _) if !(1..=SUSPEND_AFTER_MAX.as_secs()).contains(&seconds) => {
                 return Err("suspend_after_seconds: it must be between 1 and 2592000".into());
             }
-        }
+            (Some(seconds), Some(stop)) if start.is_some() => Some((stop, Duration::from_secs(seconds))),
+            (Some(_), _) => return Err("suspend_after_seconds: it needs start and stop".into()),
+        };
         let auth_query = self.auth_query.map(|query| query.check(beside)).transpose()?;
         if auth_query.is_some() && !self.roles.is_empty() {
             return Err("it has both roles and auth_query".into());
@@ -206,6 +223,7 @@ impl RawEndpoint {
             compute: Arc::new(Compute { address, tls, database }),
             roles,
             start,
+            suspend,
             auth_query,
             allowlist: Arc::new(allowlist),
         })

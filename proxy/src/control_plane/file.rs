@@ -1,14 +1,17 @@
 //! The provider for whoever runs a few databases without a service that manages them: one TOML file, see
 //! [`super::endpoints_file`]. It is read again when it has changed; when the new one is wrong, the old one stays.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pq_proto::Text;
 
 use super::endpoints_file::{EndpointsFile, FileError, Fingerprint};
 use super::{Access, Compute, ControlPlane, Reply, Wanted};
+use crate::route::EndpointName;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -76,6 +79,15 @@ impl ControlPlane for FileControlPlane {
     fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
         let content = self.file.content();
         Box::pin(async move { content.endpoint(&wanted.endpoint)?.wake(&wanted.endpoint).await })
+    }
+
+    fn idle_limits(&self) -> HashMap<EndpointName, Duration> {
+        self.file.content().idle_limits()
+    }
+
+    fn stop<'a>(&'a self, endpoint: &'a EndpointName) -> Reply<'a, ()> {
+        let content = self.file.content();
+        Box::pin(async move { content.endpoint(endpoint)?.stop(endpoint).await })
     }
 
     fn is_outdated(&self) -> bool {

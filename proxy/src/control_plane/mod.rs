@@ -8,7 +8,9 @@ mod command;
 mod endpoints_file;
 mod file;
 mod http;
+mod idle;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -24,6 +26,7 @@ pub(crate) use cached::Cached;
 pub(crate) use cached_access::Accessed;
 pub(crate) use file::FileControlPlane;
 pub(crate) use http::HttpControlPlane;
+pub(crate) use idle::InUse;
 
 use crate::activity::SessionId;
 use crate::allowlist::Allowlist;
@@ -52,6 +55,16 @@ pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
     /// How long answers may be kept; `None` when it has all of them in memory and knows of every change.
     fn caching(&self) -> Option<Caching> {
         None
+    }
+
+    /// After how long without a session which computes may be stopped.
+    fn idle_limits(&self) -> HashMap<EndpointName, Duration> {
+        HashMap::new()
+    }
+
+    /// Stops a compute that nobody uses.
+    fn stop<'a>(&'a self, endpoint: &'a EndpointName) -> Reply<'a, ()> {
+        Box::pin(std::future::ready(Err(ControlPlaneError::UnknownEndpoint(endpoint.clone()))))
     }
 
     /// Whether a file that it was made from has changed. Looks at the disk.
@@ -117,6 +130,9 @@ pub(crate) enum ControlPlaneError {
     NotStartable(EndpointName),
     #[error("endpoint \"{endpoint}\" could not be started: {reason}")]
     StartFailed { endpoint: EndpointName, reason: String },
+    /// For the log: no client waits for it.
+    #[error("endpoint \"{endpoint}\" could not be stopped: {reason}")]
+    StopFailed { endpoint: EndpointName, reason: String },
 }
 
 impl ControlPlaneError {
@@ -134,10 +150,11 @@ impl ControlPlaneError {
             ),
             Self::Refused { sqlstate, .. } => response(*sqlstate),
             Self::Busy { .. } => response(SqlState::CANNOT_CONNECT_NOW).with_hint("Try again in a moment."),
-            Self::NotStartable(_) | Self::StartFailed { .. } | Self::Unavailable(_) => {
-                response(SqlState::CONNECTION_FAILURE)
-                    .with_hint("Its operator finds the reason in the proxy's log.")
-            }
+            Self::NotStartable(_)
+            | Self::StartFailed { .. }
+            | Self::StopFailed { .. }
+            | Self::Unavailable(_) => response(SqlState::CONNECTION_FAILURE)
+                .with_hint("Its operator finds the reason in the proxy's log."),
         }
     }
 }

@@ -238,3 +238,28 @@ async fn a_person_logs_in_with_a_browser() {
     assert!(!installation.log().contains(PASSWORD));
     installation.passed();
 }
+
+#[tokio::test]
+async fn a_database_that_nobody_uses_is_stopped_and_the_next_client_wakes_it() {
+    let pid = "DIR/data/postmaster.pid";
+    let stop = format!("kill -INT $(head -1 {pid}); while test -e {pid}; do sleep 0.1; done");
+    let endpoint = format!("suspend_after_seconds = 2\nstop = [\"/bin/sh\", \"-c\", \"{stop}\"]\n");
+    let installation = Installation::with_endpoint("suspend", &endpoint).await;
+    let (client, _connection) = installation.connect(&installation.config()).await.unwrap();
+    // Longer than it may be idle, and it is not: there is a session.
+    client.batch_execute("SELECT pg_sleep(4)").await.unwrap();
+    let asleep = async || Ok(installation.postmaster().is_none().then_some(()));
+    assert!(asleep().await.unwrap().is_none());
+    drop(client);
+    wait::until("the database to be stopped", PATIENCE, asleep).await.unwrap();
+    wait::until("the proxy to know it", PATIENCE, async || {
+        let metrics = installation.http("/metrics").await;
+        Ok(metrics.contains("holdfast_proxy_suspends_total{how=\"stopped\"} 1").then_some(()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(installation.ask(&installation.uri(), &["SELECT current_user"]).await, "app");
+    assert_eq!(installation.starts(), 2);
+    wait::until("it to be stopped again", PATIENCE, asleep).await.unwrap();
+    installation.passed();
+}

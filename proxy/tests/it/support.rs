@@ -249,6 +249,7 @@ fn write_endpoints(directory: &Path, postgres: &Postgres, verifier: &Verifier, s
     let other = setup.endpoints.replace("PORT", &postgres.port.to_string());
     let other = other.replace("START", script.to_str().unwrap());
     let endpoints = if other.is_empty() { usual } else { other };
+    let endpoints = endpoints.replace("DIR", directory.to_str().unwrap());
     fs::write(directory.join("endpoints.toml"), endpoints).unwrap();
 }
 

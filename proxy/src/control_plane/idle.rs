@@ -1,0 +1,264 @@
+//! Which endpoints are in use, and stopping those that are not. Part of [`Cached`].
+//!
+//! A session holds an [`InUse`] from before it looks for its compute until its end, so a compute with a session, or one
+//! that is being woken for somebody, is never idle. Whoever comes while a compute is being stopped waits until that is
+//! done, and wakes it again. Only what a session of this process has used is stopped: nothing is known of the rest.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use utils::Shutdown;
+
+use super::Cached;
+use crate::metrics::How;
+use crate::route::EndpointName;
+
+/// How often is looked for idle computes.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Endpoints that a session has used.
+#[derive(Debug, Default)]
+pub(super) struct Uses {
+    endpoints: Mutex<HashMap<EndpointName, Use>>,
+    stopped: Notify,
+}
+
+#[derive(Debug)]
+struct Use {
+    sessions: usize,
+    /// When the last one ended.
+    idle_since: Instant,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// As far as anybody knows.
+    Awake,
+    Stopping,
+    /// Until somebody uses it again.
+    Stopped,
+}
+
+/// An endpoint is in use for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct InUse {
+    cached: Arc<Cached>,
+    endpoint: EndpointName,
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        if let Some(used) = self.cached.uses.lock().get_mut(&self.endpoint) {
+            used.sessions -= 1;
+            used.idle_since = Instant::now();
+        }
+    }
+}
+
+impl Uses {
+    fn lock(&self) -> MutexGuard<'_, HashMap<EndpointName, Use>> {
+        // Nothing panics under this lock.
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a session, unless the endpoint is being stopped.
+    fn enter(&self, endpoint: &EndpointName) -> bool {
+        let mut endpoints = self.lock();
+        let fresh = || Use { sessions: 0, idle_since: Instant::now(), state: State::Awake };
+        let used = endpoints.entry(endpoint.clone()).or_insert_with(fresh);
+        if used.state == State::Stopping {
+            return false;
+        }
+        used.sessions += 1;
+        used.state = State::Awake;
+        true
+    }
+
+    /// Those that were idle for longer than their limit; from here on they are being stopped. What has neither sessions
+    /// nor a limit is forgotten.
+    fn take_idle(&self, limits: &HashMap<EndpointName, Duration>) -> Vec<EndpointName> {
+        let mut endpoints = self.lock();
+        endpoints.retain(|name, used| used.sessions > 0 || limits.contains_key(name));
+        let is_idle = |name: &EndpointName, used: &Use| {
+            used.sessions == 0
+                && used.state == State::Awake
+                && limits.get(name).is_some_and(|limit| used.idle_since.elapsed() >= *limit)
+        };
+        let idle = endpoints.iter_mut().filter(|(name, used)| is_idle(name, used));
+        idle.map(|(name, used)| {
+            used.state = State::Stopping;
+            name.clone()
+        })
+        .collect()
+    }
+
+    fn has_stopped(&self, endpoint: &EndpointName) {
+        if let Some(used) = self.lock().get_mut(endpoint) {
+            used.state = State::Stopped;
+        }
+        self.stopped.notify_waiters();
+    }
+}
+
+impl Cached {
+    /// Keeps the endpoint's compute from being stopped.
+    pub(crate) async fn in_use(self: &Arc<Self>, endpoint: &EndpointName) -> InUse {
+        loop {
+            // Made before the look: an end of the stop in between is not missed.
+            let stopped = self.uses.stopped.notified();
+            if self.uses.enter(endpoint) {
+                return InUse { cached: Arc::clone(self), endpoint: endpoint.clone() };
+            }
+            stopped.await;
+        }
+    }
+
+    /// Stops idle computes until a drain begins: then another process may have sessions there already.
+    pub(crate) async fn suspend_idle(self: Arc<Self>, shutdown: Shutdown) {
+        let mut draining = std::pin::pin!(shutdown.draining());
+        loop {
+            tokio::select! {
+                () = &mut draining => return,
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+            // The client that a wake was for may have left: what has been woken counts as used from the end of that.
+            if self.waking() > 0 {
+                continue;
+            }
+            for endpoint in self.uses.take_idle(&self.provider.idle_limits()) {
+                let cached = Arc::clone(&self);
+                // In a task of its own: one that takes long does not hold the others up.
+                tokio::spawn(async move { cached.stop(&endpoint).await });
+            }
+        }
+    }
+
+    async fn stop(&self, endpoint: &EndpointName) {
+        tracing::info!(%endpoint, "stopping what nobody uses");
+        let stopped = self.provider.stop(endpoint).await;
+        let how = if stopped.is_ok() { "stopped" } else { "failed" };
+        if let Err(error) = stopped {
+            tracing::error!(%endpoint, %error, "an idle compute was not stopped");
+        }
+        self.metrics.suspends.get_or_create(&How { how }).inc();
+        self.uses.has_stopped(endpoint);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use pq_proto::Text;
+    use tokio::sync::Semaphore;
+    use utils::shutdown::Signal;
+
+    use super::*;
+    use crate::control_plane::{Access, Compute, ControlPlane, NoControlPlane, Reply, Wanted};
+    use crate::metrics::Metrics;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Has one endpoint that may be stopped; each stop waits for a permit.
+    #[derive(Debug)]
+    struct Stoppable {
+        stops: AtomicUsize,
+        go: Semaphore,
+    }
+
+    impl ControlPlane for Arc<Stoppable> {
+        fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
+            NoControlPlane.access(wanted, role)
+        }
+
+        fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+            NoControlPlane.locate(wanted)
+        }
+
+        fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+            NoControlPlane.wake(wanted)
+        }
+
+        fn idle_limits(&self) -> HashMap<EndpointName, Duration> {
+            [("main".parse().unwrap(), LIMIT)].into()
+        }
+
+        fn stop<'a>(&'a self, _: &'a EndpointName) -> Reply<'a, ()> {
+            Box::pin(async {
+                self.stops.fetch_add(1, Ordering::Relaxed);
+                self.go.acquire().await.unwrap().forget();
+                Ok(())
+            })
+        }
+    }
+
+    struct Scene {
+        provider: Arc<Stoppable>,
+        cached: Arc<Cached>,
+        shutdown: Shutdown,
+        main: EndpointName,
+    }
+
+    impl Scene {
+        fn new(permits: usize) -> Self {
+            let provider = Arc::new(Stoppable { stops: AtomicUsize::new(0), go: Semaphore::new(permits) });
+            let metrics = Metrics::new(&mut Default::default());
+            let cached = Arc::new(Cached::new(Box::new(Arc::clone(&provider)), metrics));
+            let shutdown = Shutdown::new();
+            tokio::spawn(Arc::clone(&cached).suspend_idle(shutdown.clone()));
+            Self { provider, cached, shutdown, main: "main".parse().unwrap() }
+        }
+
+        /// Some time passes. How often was something stopped since the begin?
+        async fn stops_after(&self, time: Duration) -> usize {
+            tokio::time::sleep(time).await;
+            self.provider.stops.load(Ordering::Relaxed)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_idle_is_stopped_once_and_what_is_in_use_never() {
+        let scene = Scene::new(10);
+        assert_eq!(scene.stops_after(LIMIT * 2).await, 0);
+        let first = scene.cached.in_use(&scene.main).await;
+        let second = scene.cached.in_use(&scene.main).await;
+        drop(first);
+        assert_eq!(scene.stops_after(LIMIT * 2).await, 0);
+        drop(second);
+        assert_eq!(scene.stops_after(LIMIT / 2).await, 0);
+        assert_eq!(scene.stops_after(LIMIT).await, 1);
+        assert_eq!(scene.stops_after(LIMIT * 5).await, 1);
+        drop(scene.cached.in_use(&scene.main).await);
+        assert_eq!(scene.stops_after(LIMIT * 2).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_comes_during_a_stop_waits_for_its_end() {
+        let scene = Scene::new(0);
+        drop(scene.cached.in_use(&scene.main).await);
+        assert_eq!(scene.stops_after(LIMIT * 2).await, 1);
+        let mut coming = Box::pin(scene.cached.in_use(&scene.main));
+        assert!(tokio::time::timeout(LIMIT, &mut coming).await.is_err());
+        scene.provider.go.add_permits(1);
+        let in_use = coming.await;
+        assert_eq!(scene.stops_after(LIMIT * 2).await, 1);
+        drop(in_use);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_drains_stops_nothing_and_what_has_no_limit_is_forgotten() {
+        let scene = Scene::new(10);
+        drop(scene.cached.in_use(&"other".parse().unwrap()).await);
+        let other = scene.cached.in_use(&"another".parse().unwrap()).await;
+        drop(scene.cached.in_use(&scene.main).await);
+        tokio::time::sleep(LIMIT / 2).await;
+        assert_eq!(scene.cached.uses.lock().len(), 2);
+        drop(other);
+        scene.shutdown.signal(Signal::Terminate);
+        assert_eq!(scene.stops_after(LIMIT * 2).await, 0);
+    }
+}
