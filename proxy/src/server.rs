@@ -191,6 +191,9 @@ impl<'m> Open<'m> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.open_connections.dec();
+        if std::thread::panicking() {
+            self.0.ended.get_or_create(&How { how: "panicked" }).inc();
+        }
     }
 }
 
@@ -220,5 +223,23 @@ fn log_end(activity: &Activity, ended: Result<Ended, SessionError>) -> &'static 
             tracing::info!(endpoint, role, how, %error, "no session");
             how
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_that_panics_is_counted_and_no_longer_open() {
+        let metrics = Metrics::new(&mut Default::default());
+        let counted = metrics.clone();
+        let panicked = tokio::spawn(async move {
+            let _open = Open::new(&counted);
+            panic!("this is what the test is about");
+        });
+        assert!(panicked.await.unwrap_err().is_panic());
+        assert_eq!(metrics.open_connections.get(), 0);
+        assert_eq!(metrics.ended.get_or_create(&How { how: "panicked" }).get(), 1);
     }
 }

@@ -309,7 +309,8 @@ fn services(config: &str, directory: &Path, dial: ScriptedDial) -> Services<Scri
             metrics.clone(),
         ),
         control_plane,
-        links: (config == "link").then(|| Arc::new(load_links("uri = \"https://console.test/login/\"").unwrap())),
+        links: (config == "link")
+            .then(|| Arc::new(load_links("uri = \"https://console.test/login/\"").unwrap())),
         dial,
         cancels: Arc::new(Cancels::new(metrics.clone())),
         connect_timeout: STEP_TIMEOUT,

@@ -48,8 +48,12 @@ impl TlsStore {
         Ok(())
     }
 
-    /// Reloads at SIGHUP and when a file has changed, until the process ends.
+    /// Reloads at SIGHUP and when a file has changed, until the process ends. Where TLS is not configured there is nothing
+    /// to do.
     pub(crate) async fn keep_current(self: Arc<Self>, shutdown: Shutdown, metrics: Metrics) {
+        if self.current().certificates.is_none() {
+            return;
+        }
         let mut asked_for = shutdown.reloads();
         let mut known = self.fingerprint().await;
         loop {
