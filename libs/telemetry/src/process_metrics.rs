@@ -45,6 +45,14 @@ impl Collector for ProcessCollector {
         {
             put(&mut encoder, "process_resident_memory_bytes", "Memory in use", &ConstGauge::new(bytes))?;
         }
+        if let Some(alive) = tasks() {
+            put(
+                &mut encoder,
+                "process_tasks",
+                "Asynchronous tasks that have not ended",
+                &ConstGauge::new(alive),
+            )?;
+        }
         Ok(())
     }
 }
@@ -62,6 +70,12 @@ fn put(
 fn cpu_time() -> Option<Duration> {
     let time = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok()?;
     Some(Duration::from(time))
+}
+
+/// Of the runtime that answers the scrape.
+fn tasks() -> Option<u64> {
+    let alive = tokio::runtime::Handle::try_current().ok()?.metrics().num_alive_tasks();
+    u64::try_from(alive).ok()
 }
 
 /// Counts itself out: reading the directory opens one.
@@ -113,5 +127,15 @@ mod tests {
         assert!(resident_bytes(&fs::read_to_string("/proc/self/status").unwrap()).unwrap() > 100 << 10);
         assert!(open_files_limit(&fs::read_to_string("/proc/self/limits").unwrap()) > Some(100));
         assert!(cpu_time().unwrap() > Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn tasks_are_counted_until_they_end() {
+        let before = tasks().unwrap();
+        let task = tokio::spawn(std::future::pending::<()>());
+        assert_eq!(tasks(), Some(before + 1));
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        assert_eq!(tasks(), Some(before));
     }
 }
