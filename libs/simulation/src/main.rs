@@ -1,17 +1,16 @@
 //! `simulation`: runs schedules by seed, and says which invariant broke and how to see it again.
 
-use std::io::{IsTerminal, Write};
+mod campaign;
+
 use std::ops::Range;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Parser;
 use simulation::{Outcome, Stats};
 
-/// Time between two lines of progress.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+use crate::campaign::{Batch, Found};
 
 /// Simulates clusters with crashes, lost writes, cut connections and rival proposers.
 ///
@@ -20,7 +19,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Parser)]
 struct Flags {
     /// Seeds to run: FIRST..BEHIND-LAST, for example 0..20000.
-    #[arg(long, value_parser = parse_range, conflicts_with = "seed", default_value = "0..1000")]
+    #[arg(long, value_parser = parse_range, conflicts_with_all = ["seed", "campaign"], default_value = "0..1000")]
     seeds: Range<u64>,
     /// One seed, run twice to see that both runs are the same.
     #[arg(long)]
@@ -28,9 +27,21 @@ struct Flags {
     /// Prints every event of --seed.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Runs every seed twice, and compares what happened.
+    #[arg(long)]
+    check_determinism: bool,
     /// Goes on after a violation, and prints each.
     #[arg(long)]
     keep_going: bool,
+    /// Runs so many schedules in slices, from seed 0 on, and writes a line for each slice.
+    #[arg(long, conflicts_with = "seed")]
+    campaign: Option<u64>,
+    /// Schedules in one slice of --campaign.
+    #[arg(long, default_value_t = 50_000, requires = "campaign", value_parser = clap::value_parser!(u64).range(1..))]
+    slice: u64,
+    /// Where the lines of --campaign are. Slices of this very tree that are there already are not run again.
+    #[arg(long, default_value = "docs/simulation.md", requires = "campaign")]
+    resume: PathBuf,
     /// Threads.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     jobs: usize,
@@ -41,92 +52,57 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
     bounds.filter(|range| !range.is_empty()).ok_or_else(|| "expected two numbers, as in 0..20000".to_owned())
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that reports to a terminal")]
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    if let Some(seed) = flags.seed {
-        let outcome = simulation::run(seed, flags.trace);
-        outcome.lines.iter().for_each(|line| println!("{line}"));
-        println!("seed {seed}: trace hash {:016x}; {}", outcome.trace_hash, outcome.stats);
-        if simulation::run(seed, false).trace_hash != outcome.trace_hash {
-            eprintln!(
-                "seed {seed} took another course the second time: something random does not come from the seed"
-            );
-            return ExitCode::FAILURE;
-        }
-        return match outcome.violation {
-            None => ExitCode::SUCCESS,
-            Some(violation) => {
-                eprintln!("seed {seed} violates {violation}");
-                ExitCode::FAILURE
-            }
-        };
+    let batch =
+        Batch { jobs: flags.jobs.max(1), twice: flags.check_determinism, keep_going: flags.keep_going };
+    let is_good = match (flags.seed, flags.campaign) {
+        (Some(seed), _) => one(seed, flags.trace),
+        (None, Some(schedules)) => campaign::run(&batch, schedules, flags.slice, &flags.resume),
+        (None, None) => slice(&batch, flags.seeds),
+    };
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs one seed twice, and shows what happened.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that reports to a terminal")]
+fn one(seed: u64, trace: bool) -> bool {
+    let Outcome { stats, trace_hash, lines, violation } = simulation::run(seed, trace);
+    lines.iter().for_each(|line| println!("{line}"));
+    println!("seed {seed}: trace hash {trace_hash:016x}; {stats}");
+    if simulation::run(seed, false).trace_hash != trace_hash {
+        eprintln!("{}", Found::Indeterminism(seed));
+        return false;
     }
+    if let Some(violation) = &violation {
+        eprintln!("seed {seed} violates {violation}");
+    }
+    violation.is_none()
+}
+
+/// Runs the seeds, and prints one line about them and one about how rich they were.
+#[expect(clippy::print_stdout, reason = "a command that reports to a terminal")]
+fn slice(batch: &Batch, seeds: Range<u64>) -> bool {
     let started = Instant::now();
-    let (stats, broken) = run_all(&flags.seeds, flags.jobs.max(1), flags.keep_going);
-    println!("{stats}; {:.0} schedules per second", stats.schedules as f64 / started.elapsed().as_secs_f64());
-    if let Some((seed, violation)) = broken {
-        eprintln!("seed {seed} violates {violation}\nsee it again with: ./dev sim --seed {seed} --trace");
-        return ExitCode::FAILURE;
-    }
-    if let Some(poverty) = stats.poverty() {
-        eprintln!("{poverty}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    let (stats, found) = batch.run(&seeds);
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{}", campaign::line(&campaign::tree(), &seeds, &stats, found.len()));
+    println!("{stats}; {:.0} schedules per second", stats.schedules as f64 / seconds);
+    judge(&stats, &found)
 }
 
+/// Says what is wrong with a run; false when anything is.
 #[expect(clippy::print_stderr, reason = "a command that reports to a terminal")]
-/// Runs the seeds on several threads; stops at the first violation.
-fn run_all(
-    seeds: &Range<u64>,
-    jobs: usize,
-    keep_going: bool,
-) -> (Stats, Option<(u64, simulation::Violation)>) {
-    let next = AtomicU64::new(seeds.start);
-    let stop = AtomicBool::new(false);
-    let result = Mutex::new((Stats::default(), None));
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        break;
-                    }
-                    let Outcome { stats, violation, .. } = simulation::run(seed, false);
-                    let mut result = result.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    result.0 += stats;
-                    if let Some(violation) = violation {
-                        stop.store(!keep_going, Ordering::Relaxed);
-                        if keep_going {
-                            eprintln!("seed {seed} violates {violation}");
-                        }
-                        result.1.get_or_insert((seed, violation));
-                    }
-                }
-            });
-        }
-        report_progress(seeds, &next, &stop);
-    });
-    result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// One line that refreshes, on a terminal only.
-#[expect(clippy::print_stderr, reason = "progress belongs on the terminal, not in the output")]
-fn report_progress(seeds: &Range<u64>, next: &AtomicU64, stop: &AtomicBool) {
-    if !std::io::stderr().is_terminal() {
-        return;
+fn judge(stats: &Stats, found: &[Found]) -> bool {
+    for one in found {
+        eprintln!("{one}");
     }
-    let mut shown = Instant::now();
-    while !stop.load(Ordering::Relaxed) && next.load(Ordering::Relaxed) < seeds.end {
-        std::thread::park_timeout(Duration::from_millis(50));
-        if shown.elapsed() >= PROGRESS_INTERVAL {
-            shown = Instant::now();
-            let done = next.load(Ordering::Relaxed).min(seeds.end) - seeds.start;
-            eprint!("\r{done} of {} schedules", seeds.end - seeds.start);
-            let _ = std::io::stderr().flush();
-        }
+    if let Some(Found::Violation(seed, _)) = found.first() {
+        eprintln!("see it again with: ./dev sim --seed {seed} --trace");
     }
-    eprint!("\r\x1b[K");
+    let poverty = stats.poverty().filter(|_| found.is_empty());
+    if let Some(poverty) = &poverty {
+        eprintln!("{poverty}");
+    }
+    found.is_empty() && poverty.is_none()
 }

@@ -103,6 +103,13 @@ impl Stats {
         })
     }
 
+    /// What there was of everything in a schedule.
+    pub fn averages(&self) -> String {
+        let one = |(name, count, _)| format!("{:.2} {name}", self.average(count));
+        let all: Vec<String> = self.counts().map(one).collect();
+        format!("on average {}", all.join(", "))
+    }
+
     fn average(&self, count: u64) -> f64 {
         count as f64 / self.schedules.max(1) as f64
     }
@@ -110,10 +117,6 @@ impl Stats {
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} schedules; on average", self.schedules)?;
-        for (index, (name, count, _)) in self.counts().enumerate() {
-            write!(f, "{} {:.2} {name}", if index == 0 { "" } else { "," }, self.average(count))?;
-        }
-        Ok(())
+        write!(f, "{} schedules; {}", self.schedules, self.averages())
     }
 }

@@ -18,3 +18,9 @@ fn schedules_hold_every_invariant_and_are_rich() {
     }
     assert!(sum.elections >= 2 * sum.schedules && sum.crashes >= 3 * sum.schedules, "{sum}");
 }
+
+#[test]
+fn a_run_without_trouble_is_called_poor() {
+    let calm = simulation::Stats { schedules: simulation::RICHNESS_SCHEDULES_MIN, ..Default::default() };
+    assert!(calm.poverty().is_some_and(|poverty| poverty.contains("events")));
+}

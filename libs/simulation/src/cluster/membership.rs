@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use consensus::{Change, Configuration, Dialect, Member};
+use consensus::{Change, Configuration, Dialect, Member, PeerState, Proposer};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use wal_store::Snapshot;
 use wal_types::{Lsn, NodeId, PrimaryId};
 
 use super::Cluster;
-use crate::invariants::{Violation, majority};
+use crate::invariants::{Violation, has_majorities, majority};
 use crate::node::{Death, Node, member};
 use crate::writer::primary_id;
 
@@ -110,12 +110,18 @@ impl Cluster {
         }
         let position = (writer.engine.term(), configuration.generation);
         // Later leaders may have put a newer one in its place, which is how they know that there is nothing to finish.
-        let holds = |node: &&Node| match node.configuration_after_power_loss() {
+        let holds = |node: &Node| match node.configuration_after_power_loss() {
             Some(newest) => newest >= position,
             // Not even its promises are left.
             None => self.oracle.is_damaged(node.id),
         };
-        let holders: BTreeSet<NodeId> = self.nodes.iter().filter(holds).map(|node| node.id).collect();
+        let sets = configuration.sets();
+        let mut holders = BTreeSet::new();
+        for node in &self.nodes {
+            if !has_majorities(&sets, &holders) && holds(node) {
+                holders.insert(node.id);
+            }
+        }
         self.oracle.one_configuration_per_generation(configuration, &holders)
     }
 
@@ -130,14 +136,14 @@ impl Cluster {
         let Some(current) = self.leading(slot) else { return false };
         let members: Vec<NodeId> = current.members.iter().map(|member| member.id).collect();
         let (dead, mut next): (Vec<NodeId>, Vec<NodeId>) =
-            members.iter().partition(|&&id| self.is_lost_for_good(id));
+            members.iter().partition(|&&id| self.is_hopeless(slot, id));
         if !current.new_members.is_empty() || dead.is_empty() {
             return current.new_members.is_empty();
         }
         let others: Vec<NodeId> = self.node_ids().into_iter().filter(|id| !members.contains(id)).collect();
         let fit: Vec<NodeId> = others.iter().copied().filter(|&id| self.can_vote(slot, id, false)).collect();
         if fit.len() < dead.len() && self.nodes.len() < NODES_MAX {
-            let coming = others.iter().filter(|&&id| !self.is_lost_for_good(id)).count();
+            let coming = others.iter().filter(|&&id| !self.is_hopeless(slot, id)).count();
             if coming < dead.len() {
                 self.add_node();
             }
@@ -146,6 +152,14 @@ impl Cluster {
         next.extend(fit.into_iter().take(dead.len()));
         self.change(slot, next);
         false
+    }
+
+    /// No leader can feed it, or this one says so.
+    fn is_hopeless(&self, slot: usize, id: NodeId) -> bool {
+        let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.own_ref());
+        let peers = proposer.map(Proposer::status).unwrap_or_default();
+        let is_unseeded = peers.iter().any(|peer| peer.id == id && peer.state == PeerState::Unseeded);
+        is_unseeded || self.is_lost_for_good(id)
     }
 
     /// Nobody should let a node vote that misses what the others may remove at any moment.
@@ -174,9 +188,10 @@ impl Cluster {
             known_from =
                 known_from.max(at.history.entries().first().map_or(Lsn::INVALID, |entry| entry.start));
         }
-        let is_empty = |at: &Snapshot| at.flush_lsn <= at.lineage.start_lsn;
-        let needed = |at: &Snapshot| if is_empty(at) { oldest } else { oldest.max(known_from) };
-        node.is_gone || node.serving().is_some_and(|at| at.flush_lsn < needed(&at))
+        let is_known = |at: &Snapshot| {
+            at.flush_lsn <= at.lineage.start_lsn.max(at.horizon_lsn) || at.flush_lsn > known_from
+        };
+        node.is_gone || node.serving().is_some_and(|at| at.flush_lsn < oldest || !is_known(&at))
     }
 
     /// True when every voting set that anybody knows of still has a majority of whole disks without this one.

@@ -11,7 +11,7 @@ use crate::primary::{Primary, START, Timeline};
 use crate::writer::{Campaign, Event, Writer};
 
 /// Of so many commits one is checked against the loss of power on all nodes.
-const DURABILITY_CHECK_EVERY: u64 = 6;
+const DURABILITY_CHECK_EVERY: u64 = 8;
 
 impl Cluster {
     /// Starts a campaign in `slot`, for a primary or as a recovery.
@@ -161,7 +161,9 @@ impl Cluster {
     /// A recovery tells that it is done.
     fn settles(&mut self, slot: usize) -> Result<(), Violation> {
         let sets = self.sets(slot);
-        let Some(writer) = self.writers[slot].as_mut().filter(|writer| !writer.told_settled) else {
+        let Some(writer) =
+            self.writers[slot].as_mut().filter(|writer| !writer.told_settled && writer.primary.is_none())
+        else {
             return Ok(());
         };
         if !writer.is_settled() {

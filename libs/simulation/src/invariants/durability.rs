@@ -67,13 +67,13 @@ impl Oracle {
         sets: &[Vec<NodeId>],
         start: Lsn,
     ) -> Result<(), Violation> {
-        let persisted: BTreeSet<NodeId> = nodes
-            .filter(|node| {
-                self.is_damaged(node.id)
-                    || node.commit_after_power_loss().is_some_and(|commit| commit >= start)
-            })
-            .map(|node| node.id)
-            .collect();
+        let mut persisted = BTreeSet::new();
+        for node in nodes {
+            let holds = |node: &Node| node.commit_after_power_loss().is_some_and(|commit| commit >= start);
+            if !has_majorities(sets, &persisted) && (self.is_damaged(node.id) || holds(node)) {
+                persisted.insert(node.id);
+            }
+        }
         ensure("a_settled_start_is_persisted_on_a_quorum", has_majorities(sets, &persisted), || {
             format!("{start} is called settled, it is on the disks of {persisted:?} of {sets:?}")
         })

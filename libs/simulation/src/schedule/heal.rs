@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use consensus::Dialect;
+use consensus::{Dialect, Proposer};
 use utils::Backoff;
 use wal_types::NodeId;
 
 use super::Schedule;
-use crate::cluster::WRITERS_MAX;
+use crate::cluster::{Cluster, WRITERS_MAX};
 use crate::invariants::{
     Violation, a_healed_cluster_commits_and_catches_up, a_recovery_settles_the_log, rival_proposers_converge,
 };
@@ -19,10 +19,12 @@ const HEALING_ROUNDS_MAX: u64 = 400;
 /// Records written after healing; all of them must be committed.
 const LAST_RECORDS: u64 = 5;
 /// What a round stands for when rivals wait: a message goes to a node and an answer comes back.
-const ROUND: Duration = Duration::from_millis(50);
+const ROUND: Duration = Duration::from_millis(100);
 /// Between two attempts of one rival, as walproposer and its recovery have it.
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
+/// Rounds after which an undecided campaign is given up: two may have split the votes, and wait for a node that is gone.
+const CAMPAIGN_ROUNDS_MAX: u64 = 40;
 /// Elections that rivals may need until the last of them is content.
 const DUEL_ELECTIONS_MAX: u64 = 30;
 
@@ -33,6 +35,8 @@ struct Rival {
     backoff: Backoff,
     /// Round in which it begins again.
     begins_at: u64,
+    /// Round in which it gives up unless it leads.
+    gives_up_at: u64,
     is_content: bool,
 }
 
@@ -123,6 +127,7 @@ impl Schedule {
             primary,
             backoff: Backoff::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX),
             begins_at: 0,
+            gives_up_at: u64::MAX,
             is_content: false,
         };
         let mut rivals: Vec<Rival> = [Some(primary), None, None].into_iter().enumerate().map(rival).collect();
@@ -137,6 +142,7 @@ impl Schedule {
             self.round()?;
             round += 1;
             if round > HEALING_ROUNDS_MAX * 4 {
+                self.describe();
                 return a_healed_cluster_commits_and_catches_up(round, HEALING_ROUNDS_MAX);
             }
         }
@@ -151,6 +157,9 @@ impl Schedule {
                 rival.is_content = true;
                 self.cluster.end_writer(rival.slot);
             }
+            (Some(writer), _) if !writer.engine.leads() && round >= rival.gives_up_at => {
+                self.cluster.end_writer(rival.slot);
+            }
             (Some(writer), Some(primary)) => {
                 let end = self.cluster.primaries[primary].flush_lsn();
                 rival.is_content = writer.engine.leads() && writer.engine.commit_lsn() >= end;
@@ -162,6 +171,7 @@ impl Schedule {
                 self.cluster.start_writer(rival.slot, rival.primary);
                 self.connect_all(rival.slot);
                 rival.begins_at = u64::MAX;
+                rival.gives_up_at = round + CAMPAIGN_ROUNDS_MAX;
             }
             (None, _) if rival.begins_at == u64::MAX => {
                 let delay = rival.backoff.next_delay(&mut self.cluster.rng);
@@ -188,7 +198,28 @@ impl Schedule {
             self.connect_all(0);
             self.round()?;
         }
+        self.describe();
         Ok(HEALING_ROUNDS_MAX)
+    }
+
+    /// Who stands where, for whoever wants to know why nothing moves.
+    fn describe(&mut self) {
+        let Cluster { nodes, writers, oracle, trace, .. } = &mut self.cluster;
+        for node in nodes {
+            let (id, is_gone, is_damaged) = (node.id, node.is_gone, oracle.is_damaged(node.id));
+            let seen = node.snapshot().map(|at| {
+                let known_from = at.history.entries().first().map(|entry| entry.start);
+                (at.health, at.term, at.oldest_lsn, at.flush_lsn, at.commit_lsn, at.horizon_lsn, known_from)
+            });
+            trace.line(format_args!("node {id}: gone {is_gone}, damaged {is_damaged}, {seen:?}"));
+        }
+        for writer in writers.iter().flatten() {
+            let (commit, received) = (writer.engine.commit_lsn(), writer.engine.received_lsn());
+            trace.line(format_args!("writer for {:?}: commit {commit}, received {received}", writer.primary));
+            for peer in writer.engine.own_ref().map(Proposer::status).unwrap_or_default() {
+                trace.line(format_args!("  {peer:?}"));
+            }
+        }
     }
 
     fn round(&mut self) -> Result<(), Violation> {

@@ -17,7 +17,7 @@ use crate::stats::Stats;
 use crate::trace::Trace;
 
 /// Events before healing begins: from, to.
-const EVENTS: std::ops::Range<u64> = 400..1200;
+const EVENTS: std::ops::Range<u64> = 350..1000;
 /// All logs are compared this often: healing mends what a schedule broke before the last comparison could see it.
 const COMPARE_EVERY_EVENTS: u64 = 10;
 
