@@ -1,17 +1,14 @@
-//! The command line: raw flags as people write them, and the validated [`Config`] that the rest of the program uses.
-//! Opens no file and no socket. Called by `main`, and by tests that build a [`Config`] by hand.
+//! The command line, as people write it, and what is checked about it. Called by `main`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use thiserror::Error;
 
+use super::{
+    ClientAuth, ComputeTls, Config, ConfigError, ControlPlaneSource, ProxyProtocol, TlsFiles, TlsSources,
+};
 use crate::scram::SCRAM_ITERATIONS_DEFAULT;
-
-pub use crate::auth::ClientAuth;
-pub use crate::proxy_protocol::ProxyProtocol;
-pub use crate::tls::files::{TlsFiles, TlsSources};
 
 /// One address for many PostgreSQL databases: finds the one that a client wants, authenticates the client, wakes the
 /// database if it is stopped, and passes bytes.
@@ -148,111 +145,6 @@ Other control planes: http:PATH, auth_query:PATH, link:PATH; an example of each 
 
 Signals: SIGTERM takes no new sessions and lets the others finish, SIGINT ends at once.";
 
-/// What the program runs with.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where clients connect.
-    pub listen: Vec<String>,
-    /// Where the management port listens, with [`ControlPlaneSource::Link`].
-    pub listen_mgmt: String,
-    /// Where the HTTP port listens.
-    pub listen_http: String,
-    /// Where to tell the addresses.
-    pub address_file: Option<PathBuf>,
-    /// Certificates. Sessions are in plain when there is none.
-    pub tls: TlsSources,
-    /// To computes that the control plane says nothing about.
-    pub compute_tls: ComputeTls,
-    /// Whether connections begin with the PROXY protocol.
-    pub proxy_protocol: ProxyProtocol,
-    /// Connections at the same time; 0 is without limit.
-    pub connections_max: usize,
-    /// Connections from one address at the same time; 0 is without limit.
-    pub connections_per_source_max: usize,
-    /// Who knows the endpoints.
-    pub control_plane: ControlPlaneSource,
-    /// How clients prove that they know their password.
-    pub client_auth: ClientAuth,
-    /// The secret behind the salts of unknown roles.
-    pub mock_secret_file: Option<PathBuf>,
-    /// Rounds of roles that do not exist.
-    pub scram_iterations: u32,
-    /// From the first byte to authenticated.
-    pub login_timeout: Duration,
-    /// From authenticated to connected.
-    pub connect_timeout: Duration,
-    /// For idle sessions in a drain.
-    pub drain_idle: Duration,
-    /// For all sessions in a drain.
-    pub drain_timeout: Duration,
-    /// Look of the log.
-    pub log_format: telemetry::LogFormat,
-    /// What is logged.
-    pub log_level: Option<String>,
-}
-
-/// How connections to computes are encrypted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ComputeTls {
-    /// Not at all.
-    Disable,
-    /// Encrypted, with whomever.
-    Require,
-    /// Encrypted, and the certificate must be for the host.
-    VerifyFull {
-        /// Who may vouch for it, PEM.
-        authorities: PathBuf,
-    },
-}
-
-/// Who knows the endpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ControlPlaneSource {
-    /// A file that has everything.
-    File(PathBuf),
-    /// A service over HTTP.
-    Http(PathBuf),
-    /// A file with addresses; verifiers are in the databases.
-    AuthQuery(PathBuf),
-    /// Logins with a browser.
-    Link(PathBuf),
-}
-
-/// A flag whose value cannot be used.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// Not `host:port`.
-    #[error("{flag} {value}: expected HOST:PORT, for example 127.0.0.1:5432")]
-    Address {
-        /// The flag.
-        flag: &'static str,
-        /// Its value.
-        value: String,
-    },
-    /// A certificate without a key, or a key without a certificate.
-    #[error("--tls-cert is given {certificates} times and --tls-key {keys} times: they go in pairs")]
-    Pairs {
-        /// Certificates.
-        certificates: usize,
-        /// Keys.
-        keys: usize,
-    },
-    /// Authorities for a check that does not take place, or a check without authorities.
-    #[error("--compute-tls {mode} and --compute-tls-ca: verify-full needs it, and nothing else does")]
-    ComputeAuthorities {
-        /// The mode.
-        mode: String,
-    },
-    /// Certificates of clients where there is no TLS.
-    #[error("--tls-client-ca needs --tls-cert or --tls-certs-dir")]
-    ClientAuthority,
-    /// Not a known kind of control plane.
-    #[error(
-        "--control-plane {0}: expected file:PATH, http:PATH, auth_query:PATH or link:PATH, for example file:endpoints.toml"
-    )]
-    ControlPlane(String),
-}
-
 impl Flags {
     /// Checks the flags.
     pub fn validate(self) -> Result<Config, ConfigError> {
@@ -315,134 +207,5 @@ fn check_address(flag: &'static str, value: &str) -> Result<(), ConfigError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(extra: &[&str]) -> Result<Config, String> {
-        let flags =
-            Flags::try_parse_from(["proxy"].iter().chain(extra)).map_err(|error| error.to_string())?;
-        flags.validate().map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_control_plane_is_enough() {
-        let config = config(&["--control-plane", "file:e.toml"]).unwrap();
-        assert_eq!(config.control_plane, ControlPlaneSource::File("e.toml".into()));
-        assert_eq!(
-            (config.listen.as_slice(), &config.tls),
-            (&["127.0.0.1:0".to_owned()][..], &TlsSources::default())
-        );
-        assert_eq!(
-            (config.compute_tls, config.proxy_protocol),
-            (ComputeTls::Disable, ProxyProtocol::Rejected)
-        );
-        assert_eq!((config.connections_max, config.connections_per_source_max), (0, 0));
-        assert_eq!(config.connect_timeout, Duration::from_secs(60));
-    }
-
-    #[test]
-    fn certificates_and_keys_go_in_pairs() {
-        let all = [
-            "--tls-cert",
-            "c1",
-            "--tls-key",
-            "k1",
-            "--tls-cert",
-            "c2",
-            "--tls-key",
-            "k2",
-            "--control-plane",
-            "file:e",
-        ];
-        let second = TlsFiles { certificate: "c2".into(), key: "k2".into() };
-        assert_eq!(config(&all).unwrap().tls.pairs[1], second);
-    }
-
-    #[test]
-    fn databases_are_believed_as_the_flags_say() {
-        let tls = |flags: &[&str]| {
-            config(&[&["--control-plane", "file:e"], flags].concat()).map(|config| config.compute_tls)
-        };
-        assert_eq!(tls(&["--compute-tls", "require"]), Ok(ComputeTls::Require));
-        let verified = tls(&["--compute-tls", "verify-full", "--compute-tls-ca", "ca.pem"]);
-        assert_eq!(verified, Ok(ComputeTls::VerifyFull { authorities: "ca.pem".into() }));
-        for flags in [
-            &["--compute-tls", "verify-full"][..],
-            &["--compute-tls-ca", "ca.pem"],
-            &["--compute-tls", "require", "--compute-tls-ca", "ca.pem"],
-        ] {
-            assert!(tls(flags).unwrap_err().contains("verify-full needs it"), "{flags:?}");
-        }
-    }
-
-    #[test]
-    fn several_ports_and_limits_are_taken() {
-        let config = config(&[
-            "--control-plane",
-            "file:e",
-            "--listen",
-            "[::1]:1",
-            "--listen",
-            "127.0.0.1:2",
-            "--max-connections",
-            "7",
-            "--max-connections-per-ip",
-            "3",
-            "--proxy-protocol-v2",
-            "optional",
-        ]);
-        let config = config.unwrap();
-        assert_eq!(config.listen, ["[::1]:1", "127.0.0.1:2"]);
-        assert_eq!((config.connections_max, config.connections_per_source_max), (7, 3));
-        assert_eq!(config.proxy_protocol, ProxyProtocol::Optional);
-    }
-
-    #[test]
-    fn a_bad_flag_is_refused_with_a_sentence_that_names_it() {
-        let plane = ["--control-plane", "file:e"];
-        for (flags, part) in [
-            (&[][..], "--control-plane <KIND:PATH>"),
-            (&["--control-plane", "e.toml"], "--control-plane e.toml: expected file:PATH"),
-            (&["--control-plane", "file:"], "expected file:PATH"),
-            (&[plane[0], plane[1], "--listen", "5432"], "--listen 5432: expected HOST:PORT"),
-            (&[plane[0], plane[1], "--listen-http", ":80"], "--listen-http :80: expected HOST:PORT"),
-            (&[plane[0], plane[1], "--tls-cert", "c"], "--tls-key"),
-            (
-                &[plane[0], plane[1], "--tls-cert", "c", "--tls-key", "k", "--tls-key", "k"],
-                "they go in pairs",
-            ),
-            (&[plane[0], plane[1], "--connect-timeout", "0"], "--connect-timeout"),
-            (&[plane[0], plane[1], "--login-timeout", "0"], "--login-timeout"),
-            (&[plane[0], plane[1], "--listen", "h:1", "--listen", "h"], "--listen h: expected HOST:PORT"),
-            (&[plane[0], plane[1], "--proxy-protocol-v2", "maybe"], "required, optional or rejected"),
-            (&[plane[0], plane[1], "--compute-tls", "prefer"], "disable, require, verify-full"),
-            (&[plane[0], plane[1], "--tls-client-ca", "ca"], "--tls-client-ca needs --tls-cert"),
-        ] {
-            let error = config(flags).unwrap_err();
-            assert!(error.contains(part), "{flags:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn the_readme_has_every_flag_and_its_default() {
-        use clap::CommandFactory;
-        let readme = include_str!("../README.md");
-        for flag in Flags::command().get_arguments() {
-            let Some(name) = flag.get_long().filter(|name| !["help", "version"].contains(name)) else {
-                continue;
-            };
-            let line =
-                readme.lines().find(|line| line.starts_with('|') && line.contains(&format!("`--{name}`")));
-            let line = line.unwrap_or_else(|| panic!("no --{name}"));
-            for default in flag.get_default_values() {
-                assert!(line.contains(&format!("| `{}`", default.to_str().unwrap())), "{line}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_help_is_consistent() {
-        use clap::CommandFactory;
-        Flags::command().debug_assert();
-    }
-}
+#[path = "flags_tests.rs"]
+mod tests;

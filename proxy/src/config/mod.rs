@@ -1,0 +1,119 @@
+//! What the program runs with: the validated [`Config`], which [`Flags`] make of the command line. Opens no file and no
+//! socket. Called by `main`, and by tests that build a [`Config`] by hand.
+
+mod flags;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use self::flags::Flags;
+pub use crate::auth::ClientAuth;
+pub use crate::proxy_protocol::ProxyProtocol;
+pub use crate::tls::files::{TlsFiles, TlsSources};
+
+/// What the program runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Vec<String>,
+    /// Where the management port listens, with [`ControlPlaneSource::Link`].
+    pub listen_mgmt: String,
+    /// Where the HTTP port listens.
+    pub listen_http: String,
+    /// Where to tell the addresses.
+    pub address_file: Option<PathBuf>,
+    /// Certificates. Sessions are in plain when there is none.
+    pub tls: TlsSources,
+    /// To computes that the control plane says nothing about.
+    pub compute_tls: ComputeTls,
+    /// Whether connections begin with the PROXY protocol.
+    pub proxy_protocol: ProxyProtocol,
+    /// Connections at the same time; 0 is without limit.
+    pub connections_max: usize,
+    /// Connections from one address at the same time; 0 is without limit.
+    pub connections_per_source_max: usize,
+    /// Who knows the endpoints.
+    pub control_plane: ControlPlaneSource,
+    /// How clients prove that they know their password.
+    pub client_auth: ClientAuth,
+    /// The secret behind the salts of unknown roles.
+    pub mock_secret_file: Option<PathBuf>,
+    /// Rounds of roles that do not exist.
+    pub scram_iterations: u32,
+    /// From the first byte to authenticated.
+    pub login_timeout: Duration,
+    /// From authenticated to connected.
+    pub connect_timeout: Duration,
+    /// For idle sessions in a drain.
+    pub drain_idle: Duration,
+    /// For all sessions in a drain.
+    pub drain_timeout: Duration,
+    /// Look of the log.
+    pub log_format: telemetry::LogFormat,
+    /// What is logged.
+    pub log_level: Option<String>,
+}
+
+/// How connections to computes are encrypted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ComputeTls {
+    /// Not at all.
+    Disable,
+    /// Encrypted, with whomever.
+    Require,
+    /// Encrypted, and the certificate must be for the host.
+    VerifyFull {
+        /// Who may vouch for it, PEM.
+        authorities: PathBuf,
+    },
+}
+
+/// Who knows the endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlPlaneSource {
+    /// A file that has everything.
+    File(PathBuf),
+    /// A service over HTTP.
+    Http(PathBuf),
+    /// A file with addresses; verifiers are in the databases.
+    AuthQuery(PathBuf),
+    /// Logins with a browser.
+    Link(PathBuf),
+}
+
+/// A flag whose value cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// Not `host:port`.
+    #[error("{flag} {value}: expected HOST:PORT, for example 127.0.0.1:5432")]
+    Address {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A certificate without a key, or a key without a certificate.
+    #[error("--tls-cert is given {certificates} times and --tls-key {keys} times: they go in pairs")]
+    Pairs {
+        /// Certificates.
+        certificates: usize,
+        /// Keys.
+        keys: usize,
+    },
+    /// Authorities for a check that does not take place, or a check without authorities.
+    #[error("--compute-tls {mode} and --compute-tls-ca: verify-full needs it, and nothing else does")]
+    ComputeAuthorities {
+        /// The mode.
+        mode: String,
+    },
+    /// Certificates of clients where there is no TLS.
+    #[error("--tls-client-ca needs --tls-cert or --tls-certs-dir")]
+    ClientAuthority,
+    /// Not a known kind of control plane.
+    #[error(
+        "--control-plane {0}: expected file:PATH, http:PATH, auth_query:PATH or link:PATH, for example file:endpoints.toml"
+    )]
+    ControlPlane(String),
+}
