@@ -34,6 +34,6 @@ pub struct AcceptorState {
 pub struct Loss {
     /// Its term when the loss was found: no proposer above it counted an acknowledgement of what is lost.
     pub term: Term,
-    /// Nothing at or above this position was ever acknowledged.
+    /// So far the disk remembers to have acknowledged; perhaps it was a little more.
     pub acked_upto: Lsn,
 }

@@ -352,3 +352,54 @@ fn a_vote_of_before_the_loss_is_not_given_again() {
     }
     assert_eq!(acceptor.state().voted_for, None);
 }
+
+/// Term 1 wrote 100 bytes, which this node acknowledged; it promised term 2 with all of them and then lost those above
+/// 40. Its disk remembers to have acknowledged 60. Led by term 2 again from 40 on.
+fn lost_after_its_vote(dialect: Dialect) -> Acceptor {
+    let entry = |term, at| TermStart { term: Term(term), start: START.advance(at), tli: Tli::FIRST };
+    let state = AcceptorState {
+        term: Term(2),
+        history: TermHistory::new(vec![entry(1, 0)]).unwrap(),
+        commit_lsn: START,
+        lost: Some(Loss { term: Term(2), acked_upto: START.advance(60) }),
+        ..AcceptorState::default()
+    };
+    let mut acceptor = Acceptor::new(NodeId(1), lineage(dialect), state, START.advance(40));
+    let version = match dialect {
+        Dialect::Neon => ProtocolVersion::V3,
+        Dialect::Holdfast => ProtocolVersion::Own,
+    };
+    acceptor.step(A, greeting(version, Configuration::default())).unwrap();
+    let elected = ProposerElected {
+        generation: Generation(0),
+        term: Term(2),
+        start_streaming_at: START.advance(40),
+        history: TermHistory::new(vec![entry(1, 0), entry(2, 100)]).unwrap(),
+        timeline_start_lsn: START,
+        tli_switches: Vec::new(),
+        configuration: Configuration::default(),
+    };
+    acceptor.step(A, ProposerMessage::Elected(elected)).unwrap();
+    acceptor
+}
+
+#[test]
+fn a_node_that_lost_what_it_had_voted_with_needs_all_below_the_start_of_that_term() {
+    // The leader of term 2 begins where this node's vote said that the log ends: what lies below may be committed, with
+    // this node as one of two that had it.
+    let mut acceptor = lost_after_its_vote(Dialect::Holdfast);
+    for (at, bytes, still_lost) in [(40, 30, true), (70, 29, true), (99, 1, false)] {
+        acceptor.step(A, append(0, 2, at, bytes, 0, 0)).unwrap();
+        flush(&mut acceptor);
+        assert_eq!(acceptor.state().lost.is_some(), still_lost, "{at}");
+    }
+}
+
+#[test]
+fn a_public_proposer_that_never_learns_of_a_loss_does_not_end_it() {
+    // It goes on counting what this node acknowledged before, so what this node needs cannot be told from its appends.
+    let mut acceptor = lost_after_its_vote(Dialect::Neon);
+    acceptor.step(A, append(0, 2, 40, 80, 0, 0)).unwrap();
+    flush(&mut acceptor);
+    assert!(acceptor.state().lost.is_some());
+}
