@@ -166,7 +166,9 @@ impl Node {
         if at.flush_lsn <= from && self.mirror.seen == seen {
             return Some(from);
         }
+        self.disk.set_undisturbed(true);
         let bytes = read_log(replica, from, at.flush_lsn);
+        self.disk.set_undisturbed(false);
         if from.advance(bytes.len() as u64) < at.flush_lsn {
             return None;
         }

@@ -58,8 +58,12 @@ impl Cluster {
             return Ok(());
         }
         self.stats.fetches += 1;
-        let held = donor.mirror.slice(fetch.from, fetch.from.advance(wal.len() as u64));
-        self.oracle.a_donor_serves_its_own_log(fetch.donor, fetch.from, &wal, held)?;
+        let end = fetch.from.advance(wal.len() as u64);
+        // A disk that has just stopped was not looked at.
+        if fetch.from >= donor.mirror.base() && end <= donor.mirror.end() {
+            let held = donor.mirror.slice(fetch.from, end);
+            self.oracle.a_donor_serves_its_own_log(fetch.donor, fetch.from, &wal, held)?;
+        }
         assert!(writer.engine.fetched(node, fetch.from, &wal.into()), "fetched from where it was asked for");
         Ok(())
     }

@@ -122,20 +122,20 @@ impl Schedule {
                 self.cluster.deliver_stray();
                 Ok(())
             }
-            960..975 => {
+            960..966 => {
                 let standby = self.below(self.cluster.standbys.len() as u64) as usize;
                 if self.below(4) == 0 {
                     self.cluster.move_standby(standby);
                 }
                 self.cluster.read(standby)
             }
-            975..978 => self.cluster.damage(node),
-            978..979 => self.cluster.lose_disk(node),
-            979..981 => {
+            966..974 => self.cluster.damage(node),
+            974..975 => self.cluster.lose_disk(node),
+            975..977 => {
                 self.cluster.add_node();
                 Ok(())
             }
-            981..986 => {
+            977..986 => {
                 self.cluster.change_members(slot);
                 Ok(())
             }

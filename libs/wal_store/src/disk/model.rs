@@ -46,6 +46,8 @@ struct Medium {
     names: Names,
     /// Each with the number of operations of its kind that still succeed.
     faults: Vec<(Fault, u64)>,
+    /// Faults wait.
+    undisturbed: bool,
     operations: u64,
     crash_at: Option<u64>,
     capacity_bytes: Option<u64>,
@@ -94,6 +96,11 @@ impl ModelDisk {
     /// Lets one operation fail, after so many of the same kind that succeed.
     pub fn fail(&self, fault: Fault, after: u64) {
         lock(&self.medium).faults.push((fault, after));
+    }
+
+    /// While it is set, what was set to fail waits: somebody looks on who is no part of the program.
+    pub fn set_undisturbed(&self, undisturbed: bool) {
+        lock(&self.medium).undisturbed = undisturbed;
     }
 
     /// Lets every operation fail once so many that change something have succeeded, counted from now.
@@ -181,6 +188,9 @@ impl ModelDisk {
 impl Medium {
     /// True when an operation of this kind has to fail now.
     fn fails(&mut self, kind: Fault) -> bool {
+        if self.undisturbed {
+            return false;
+        }
         let mut fires = false;
         self.faults.retain_mut(|(fault, after)| {
             let due = *fault == kind && *after == 0;
