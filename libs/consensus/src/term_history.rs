@@ -134,6 +134,12 @@ impl TermHistory {
         while kept.len() > TERM_HISTORY_ENTRIES_MAX {
             kept.remove(usize::from(kept.first().copied() == reserved));
         }
+        // What was left out behind it is not its own.
+        if let Some(at) = kept.iter().position(|entry| Some(*entry) == reserved)
+            && let Some(next) = kept.get(at + 1).map(|next| next.start)
+        {
+            kept[at].start = next;
+        }
         Self(kept)
     }
 
@@ -313,6 +319,20 @@ mod tests {
         // Once it holds WAL of its own the empty entry has nothing left to say.
         let later = after.elected(Term(7), Lsn(200), Tli(3), Lsn(8));
         assert_eq!(later.entries(), [entry(1, 8, 1), entry(6, 100, 1), entry(7, 200, 3)]);
+    }
+
+    /// A reserved number owns no byte: an entry that ended up in front of a gap would claim what the left out ones wrote.
+    #[test]
+    fn a_reserved_timeline_number_does_not_part_logs_that_are_the_same() {
+        let entry = |term, start, tli| TermStart { term: Term(term), start: Lsn(start), tli: Tli(tli) };
+        let entries = vec![entry(1, 8, 1), entry(5, 100, 2), entry(6, 100, 1), entry(7, 300, 1)];
+        let local = TermHistory::new(entries).unwrap();
+        let elected = local.elected(Term(9), Lsn(500), Tli(1), Lsn(400));
+        assert_eq!(elected.highest_tli(), Some(Tli(2)));
+        assert_eq!(elected.entries(), [entry(5, 300, 2), entry(7, 300, 1), entry(9, 500, 1)]);
+        let log = LogExtent { history: local, start: Lsn(8), end: Lsn(500), agreed: Lsn(400) };
+        assert_eq!(common_point(&elected, &log), Some(Lsn(500)));
+        assert_eq!(elected.elected(Term(10), Lsn(600), Tli(1), Lsn(550)).highest_tli(), Some(Tli(2)));
     }
 
     #[test]
