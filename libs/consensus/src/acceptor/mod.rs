@@ -223,8 +223,17 @@ impl Acceptor {
             history: self.local_history(),
             start: self.oldest_lsn,
             end: self.flush_lsn,
-            agreed: self.persisted_horizon,
+            agreed: self.agreed_lsn(),
         }
+    }
+
+    /// Up to where this log is that of whoever is elected, whatever the histories say: up to the horizon; and all of it,
+    /// when it is committed and yet ends before the history begins, as that of a new member does which was interrupted.
+    fn agreed_lsn(&self) -> Lsn {
+        let flush_lsn = self.flush_lsn;
+        let is_before = self.state.history.entries().first().is_some_and(|first| first.start > flush_lsn);
+        let is_committed = is_before && self.state.commit_lsn >= flush_lsn;
+        if is_committed { self.persisted_horizon.max(flush_lsn) } else { self.persisted_horizon }
     }
 
     /// What the old term's proposer said about commits and who owned it no longer counts.

@@ -44,7 +44,7 @@ impl Acceptor {
             term: self.state.term,
             vote_given,
             flush_lsn: self.flush_lsn,
-            truncate_lsn: if own { self.persisted_horizon } else { self.state.horizon_lsn },
+            truncate_lsn: if own { self.agreed_lsn() } else { self.state.horizon_lsn },
             history: self.local_history(),
             timeline_start_lsn: if own { self.oldest_lsn } else { Lsn::INVALID },
             tli_switches: self.state.tli_switches.clone(),

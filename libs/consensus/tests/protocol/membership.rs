@@ -270,3 +270,27 @@ fn an_empty_member_begins_where_its_log_does() {
     assert_eq!(second.peer(8), PeerState::Unseeded);
     assert_eq!(second.proposer.term(), Term(2));
 }
+
+#[test]
+fn a_new_member_that_was_interrupted_below_what_the_history_remembers_goes_on() {
+    let mut cluster = Cluster::new(&configuration(1, OLD, &[]));
+    for (term, bytes) in [(1, 400_000), (2, 50)] {
+        let mut leader = Campaign::elected(&mut cluster, term, OLD);
+        leader.write(&mut cluster, bytes, OLD);
+        leader.proposer.heartbeat();
+        leader.talk(&mut cluster, OLD).unwrap();
+        for &id in OLD {
+            cluster.nodes.get_mut(&id).unwrap().checkpoint();
+        }
+    }
+    let mut leader = Campaign::elected(&mut cluster, 3, OLD);
+    leader.write(&mut cluster, 50, OLD);
+    cluster.create(4, &configuration(1, OLD, &[]), START);
+    leader.proposer.add_peer(NodeId(4));
+    leader.say(&mut cluster, 4, 5);
+    let fed = cluster.flush(4);
+    assert!(fed > 0 && fed < 400_000, "{fed}");
+    leader.disconnect(&mut cluster, 4);
+    leader.talk(&mut cluster, &[4]).unwrap();
+    assert_eq!(cluster.flush(4), 400_100, "{:?} {:?}", leader.peer(4), cluster.refusals);
+}
