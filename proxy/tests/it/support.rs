@@ -217,7 +217,7 @@ impl Drop for Installation {
 }
 
 async fn make_database(postgres: &Postgres, certificates: &Certificates, verifier: &Verifier, hba: &str) {
-    postgres.initdb().await.unwrap();
+    postgres.initdb(&[]).await.unwrap();
     for (from, name) in [(&certificates.certificate, "server.crt"), (&certificates.key, "server.key")] {
         let copy = postgres.data_dir.join(name);
         fs::copy(from, &copy).unwrap();
