@@ -8,17 +8,21 @@
 //!   cluster    all of them, in the right order           clients psql and an SQL connection (over TLS: tls_client)
 //!   workload   a writer that knows what was acknowledged oracle  what the safekeepers' disks hold
 //!   faulty_network, certs, unsynced                      relays that fail, certificates, disks that forget
+//!   front                                                PostgreSQL with nothing but the proxy before it
+//!   bulk                                                 many bytes into a table and out of it again
 //!   wire                                                 what safekeepers told the walproposer, and so owe
 //! ```
 //!
 //! Nothing of the product is linked in except value types and the codecs of the wire: what is tested is tested from
 //! outside.
 
+pub mod bulk;
 pub mod certs;
 pub mod clients;
 pub mod cluster;
 pub mod env;
 pub mod faulty_network;
+pub mod front;
 pub mod oracle;
 pub mod ports;
 pub mod postgres;

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod chaos;
+mod clients;
 mod crash;
 mod loss;
 mod network;

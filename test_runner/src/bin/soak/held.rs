@@ -1,0 +1,85 @@
+//! What the proxy holds when nobody is connected: descriptors, tasks, memory.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use test_runner::front::Front;
+use test_runner::wait;
+
+/// How long the last connections may take to be gone.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// By how much memory may grow after the first tenth.
+const GROWTH_BYTES_MAX: u64 = 4 << 20;
+
+/// At one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    descriptors: u64,
+    tasks: u64,
+    memory_bytes: u64,
+}
+
+impl Held {
+    /// Once nobody is connected any more, and descriptors and tasks are as `before`.
+    pub(crate) async fn settled(front: &Front, before: Option<&Self>) -> Result<Self> {
+        let mut last = None;
+        let settled = wait::until("the proxy to hold as much as before", SETTLE_TIMEOUT, async || {
+            let (held, open_connections) = Self::now(front).await?;
+            let is_as_before = before.is_none_or(|before| held.is_as_many_as(before));
+            last = Some(held.clone());
+            Ok((open_connections == 0 && is_as_before).then_some(held))
+        });
+        match settled.await {
+            Ok(held) => Ok(held),
+            Err(error) => bail!("{error:#}: before {before:?}, now {last:?}"),
+        }
+    }
+
+    /// Also how many connections are open.
+    async fn now(front: &Front) -> Result<(Self, u64)> {
+        let metrics = front.http("/metrics").await?;
+        let value = |name: &str| -> Result<u64> {
+            let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.with_context(|| format!("no metric {name}"))?.parse().with_context(|| name.to_owned())
+        };
+        let held = Self {
+            descriptors: value("process_open_fds")?,
+            tasks: value("process_tasks")?,
+            memory_bytes: value("process_resident_memory_bytes")?,
+        };
+        Ok((held, value("holdfast_proxy_open_connections")?))
+    }
+
+    fn is_as_many_as(&self, before: &Self) -> bool {
+        (self.descriptors, self.tasks) == (before.descriptors, before.tasks)
+    }
+
+    /// Of memory.
+    pub(crate) fn has_hardly_grown_since(&self, first: &Self) -> bool {
+        self.memory_bytes.saturating_sub(first.memory_bytes) <= GROWTH_BYTES_MAX
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { descriptors, tasks, memory_bytes } = self;
+        let mebibytes = *memory_bytes as f64 / f64::from(1 << 20);
+        write!(f, "{descriptors} descriptors, {tasks} tasks, {mebibytes:.1} MiB")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_descriptor_or_task_more_is_one_too_many_and_memory_has_some_room() {
+        let before = Held { descriptors: 10, tasks: 5, memory_bytes: 1 << 20 };
+        assert!(before.is_as_many_as(&before));
+        assert!(!Held { descriptors: 11, ..before.clone() }.is_as_many_as(&before));
+        assert!(!Held { tasks: 6, ..before.clone() }.is_as_many_as(&before));
+        assert!(Held { memory_bytes: 5 << 20, ..before.clone() }.has_hardly_grown_since(&before));
+        assert!(!Held { memory_bytes: (5 << 20) + 1, ..before.clone() }.has_hardly_grown_since(&before));
+    }
+}

@@ -1,0 +1,114 @@
+//! The program behind `./dev soak`: a proxy and a PostgreSQL, very many connections one after the other, and many bytes
+//! through one. Afterwards the proxy must hold no more than before.
+//!
+//! ```text
+//!   cycles    one connection after the other, and the ways in which clients leave
+//!   held      descriptors, tasks and memory of the proxy, and when they are too many
+//! ```
+
+mod cycles;
+mod held;
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use test_runner::bulk;
+use test_runner::env::{Tools, state};
+use test_runner::front::{Front, Options, make_database};
+
+use self::held::Held;
+
+/// Parts of a run after which memory is looked at.
+const PARTS: u64 = 10;
+/// Before anything counts: what is made for the first connections is made once.
+const WARM_UP_CYCLES: u64 = 100;
+
+/// Connects and disconnects very often, copies very much, and looks at what the proxy holds.
+#[derive(Debug, Parser)]
+#[command(name = "dev", bin_name = "./dev soak")]
+struct Arguments {
+    /// How many connections.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(PARTS..))]
+    cycles: u64,
+    /// How much is copied into a table, and out of it again.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    copy: u64,
+    /// Where everything lies, below .holdfast.
+    #[arg(long, hide = true, default_value = "soak")]
+    name: String,
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    match run(&Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("soak: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<()> {
+    let state = state()?;
+    let directory = state.join(&arguments.name);
+    if directory.exists() {
+        fs::remove_dir_all(&directory)?;
+    }
+    fs::create_dir_all(&directory)?;
+    let postgres = make_database(&Tools::find(&state)?, &directory).await?;
+    let front = Front::start(postgres, Options::default()).await?;
+    if arguments.copy > 0 {
+        copy(&front, arguments.copy).await?;
+    }
+    cycle(&front, arguments.cycles).await?;
+    front.stop().await?;
+    fs::remove_dir_all(&directory)?;
+    Ok(())
+}
+
+async fn copy(front: &Front, mebibytes: u64) -> Result<()> {
+    let transfer = bulk::there_and_back(front, mebibytes << 20).await?;
+    let rate = |seconds: f64| (transfer.bytes >> 20) as f64 / seconds;
+    say(&format!(
+        "copied {mebibytes} MiB there at {:.0} MiB/s and back at {:.0} MiB/s, with equal checksums",
+        rate(transfer.there.as_secs_f64()),
+        rate(transfer.back.as_secs_f64())
+    ));
+    Ok(())
+}
+
+async fn cycle(front: &Front, cycles: u64) -> Result<()> {
+    cycles::run(front, 0..WARM_UP_CYCLES).await?;
+    let before = Held::settled(front, None).await?;
+    let begin = Instant::now();
+    let mut after_parts = Vec::new();
+    for part in 0..PARTS {
+        cycles::run(front, cycles * part / PARTS..cycles * (part + 1) / PARTS).await?;
+        let held = Held::settled(front, Some(&before)).await?;
+        say(&format!(
+            "{} of {cycles} connections after {} s: the proxy holds {held}",
+            cycles * (part + 1) / PARTS,
+            begin.elapsed().as_secs()
+        ));
+        after_parts.push(held);
+    }
+    let (first, last) = (&after_parts[0], &after_parts[after_parts.len() - 1]);
+    ensure!(
+        last.has_hardly_grown_since(first),
+        "memory grew: {first} after the first tenth, {last} at the end"
+    );
+    say(&format!(
+        "{cycles} connections in {} s; before: {before}; after the first tenth: {first}; at the end: {last}",
+        begin.elapsed().as_secs()
+    ));
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "what a person waits for")]
+fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,102 @@
+//! A service that knows where the one endpoint is, over HTTP as proxies ask it, and counts how often it is asked.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+/// The service; it ends with the runtime of its test.
+#[derive(Clone)]
+pub(crate) struct ControlPlane(Arc<Inner>);
+
+struct Inner {
+    verifiers: Vec<(String, String)>,
+    /// Where it is.
+    address: Mutex<String>,
+    wakes: AtomicUsize,
+    /// Somebody may want to do something at each wake; the answer waits for it.
+    at_wake: Option<mpsc::UnboundedSender<Wake>>,
+}
+
+/// A wake that waits to be done.
+pub(crate) type Wake = tokio::sync::oneshot::Sender<()>;
+
+#[derive(Deserialize)]
+struct Asked {
+    endpointish: String,
+    role: Option<String>,
+}
+
+impl ControlPlane {
+    /// Starts it, and writes the file that a proxy needs; the value of `--control-plane`.
+    pub(crate) async fn start(
+        directory: &Path,
+        verifiers: Vec<(String, String)>,
+        address: &str,
+        at_wake: Option<mpsc::UnboundedSender<Wake>>,
+    ) -> Result<(Self, String)> {
+        let inner =
+            Inner { verifiers, address: Mutex::new(address.into()), wakes: AtomicUsize::new(0), at_wake };
+        let this = Self(Arc::new(inner));
+        let router = Router::new()
+            .route("/get_endpoint_access_control", get(access))
+            .route("/wake_compute", get(wake))
+            .with_state(this.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let file = directory.join("control-plane.toml");
+        std::fs::write(&file, format!("url = \"http://{}\"\n", listener.local_addr()?))?;
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok((this, format!("http:{}", file.display())))
+    }
+
+    /// How often it was asked to wake.
+    pub(crate) fn wakes(&self) -> usize {
+        self.0.wakes.load(Ordering::SeqCst)
+    }
+
+    /// It is somewhere else from now on.
+    pub(crate) fn moved_to(&self, address: &str) -> Result<()> {
+        let mut current = self.0.address.lock().ok().context("a holder of the lock panicked")?;
+        address.clone_into(&mut current);
+        Ok(())
+    }
+}
+
+async fn access(
+    State(this): State<ControlPlane>,
+    Query(asked): Query<Asked>,
+) -> Result<axum::Json<Value>, StatusCode> {
+    if asked.endpointish != "main" {
+        return Err(StatusCode::NOT_FOUND);
+    }
+    let role = asked.role.unwrap_or_default();
+    let verifier =
+        this.0.verifiers.iter().find(|(name, _)| *name == role).map_or("", |(_, verifier)| verifier);
+    Ok(axum::Json(json!({"role_secret": verifier})))
+}
+
+async fn wake(
+    State(this): State<ControlPlane>,
+    Query(asked): Query<Asked>,
+) -> Result<axum::Json<Value>, StatusCode> {
+    if asked.endpointish != "main" {
+        return Err(StatusCode::NOT_FOUND);
+    }
+    this.0.wakes.fetch_add(1, Ordering::SeqCst);
+    if let Some(at_wake) = &this.0.at_wake {
+        let (done, waiting) = tokio::sync::oneshot::channel();
+        at_wake.send(done).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+        waiting.await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    }
+    let address = this.0.address.lock().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?.clone();
+    Ok(axum::Json(json!({"address": address, "aux": {}})))
+}

@@ -1,0 +1,71 @@
+//! A thousand clients at once, and nobody is at home.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::future::join_all;
+use nix::sys::signal::Signal;
+use test_runner::env::TestEnvironment;
+use test_runner::front::{Front, Options, copy_database, verifiers};
+use test_runner::wait::until;
+use tokio::sync::mpsc;
+
+use super::control_plane::ControlPlane;
+
+const CROWD: usize = 1_000;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_clients_of_a_sleeping_database_cost_one_wake_and_all_are_served() -> Result<()> {
+    let environment = TestEnvironment::new("clients-crowd")?;
+    let postgres = copy_database(&environment.tools, &environment.directory).await?;
+    let settings = [("max_connections", (CROWD + 20).to_string()), ("shared_buffers", "16MB".into())];
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let process = postgres.start(&settings).await?;
+    let known = verifiers(&postgres).await?;
+    let (at_wake, mut wakes) = mpsc::unbounded_channel();
+    let address = format!("127.0.0.1:{}", postgres.port);
+    let (service, control_plane) =
+        ControlPlane::start(&environment.directory, known, &address, Some(at_wake)).await?;
+    let options = Options { control_plane: Some(control_plane), ..Options::default() };
+    process.end(Signal::SIGINT, PATIENCE).await?;
+    let front = Front::before(postgres.clone(), &options).await?;
+
+    let clients = tokio::spawn({
+        let (config, tls) = (front.config("crowd"), front.tls()?);
+        async move {
+            let connect = |_| {
+                let (config, tls) = (config.clone(), tls.clone());
+                tokio::spawn(async move { config.connect(tls).await })
+            };
+            join_all((0..CROWD).map(connect)).await
+        }
+    });
+    let wake = tokio::time::timeout(PATIENCE, wakes.recv()).await?.context("the service is gone")?;
+    // All of them have come before the one wake ends.
+    until("the crowd to be at the door", PATIENCE, async || {
+        let open = front.metric("holdfast_proxy_open_connections").await?;
+        Ok((open as usize == CROWD).then_some(()))
+    })
+    .await?;
+    let process = postgres.start(&settings).await?;
+    ensure!(wake.send(()).is_ok(), "the service gave up");
+
+    let mut sessions = Vec::new();
+    for connected in tokio::time::timeout(PATIENCE, clients).await.context("they still wait")?? {
+        let (client, connection) = connected??;
+        tokio::spawn(connection);
+        sessions.push(client);
+    }
+    let answers = join_all(sessions.iter().map(|client| client.query_one("SELECT 42", &[]))).await;
+    for answer in answers {
+        ensure!(answer?.get::<_, i32>(0) == 42);
+    }
+    ensure!(service.wakes() == 1, "{} wakes", service.wakes());
+    ensure!(front.metric("holdfast_proxy_sessions").await? as usize == CROWD);
+    drop(sessions);
+    front.stop().await?;
+    process.end(Signal::SIGQUIT, PATIENCE).await?;
+    environment.passed();
+    Ok(())
+}

