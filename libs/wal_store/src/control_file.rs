@@ -181,14 +181,21 @@ fn read_newest<D: Disk>(disk: &D) -> Result<(u64, Control), StoreError> {
         return Err(Corruption::ControlFile.into());
     }
     let mut newest: Option<(u64, Vec<u8>)> = None;
+    let mut unreadable = None;
     for copy in 0..2 {
-        let found = read_slot(&file, copy * slot_bytes as u64, slot_bytes)
-            .map_err(StoreError::io("read the control file"))?;
+        // One that cannot be read is as bad as one that is torn: what was told to anybody is in the other one, too.
+        let found = read_slot(&file, copy * slot_bytes as u64, slot_bytes).unwrap_or_else(|error| {
+            unreadable = Some(error);
+            None
+        });
         newest = match (newest, found) {
             (Some(before), Some(found)) if before.0 >= found.0 => Some(before),
             (before, None) => before,
             (_, found) => found,
         };
+    }
+    if let Some(error) = unreadable.filter(|_| newest.is_none()) {
+        return Err(StoreError::io("read the control file")(error));
     }
     let (sequence, content) = newest.ok_or(Corruption::ControlFile)?;
     Ok((sequence, Control::decode(&content)?))

@@ -7,7 +7,7 @@ use consensus::Loss;
 use wal_store::{Corruption, Disk, DiskFile, Health, ModelDisk, Replica, StoreError, UNREADABLE_TRIES_MAX};
 use wal_types::{Lsn, Term};
 
-use crate::common::{NODE, Proposer, SEGMENT_BYTES, START, create, open, send, try_open};
+use crate::common::{NODE, Proposer, SEGMENT_BYTES, START, create, nothing_survives, open, send, try_open};
 use crate::world::read_log;
 
 const CONTROL_SLOT_BYTES: usize = 32 * 1024;
@@ -266,6 +266,32 @@ fn a_sector_that_cannot_be_read_is_waited_for_and_then_counts_as_lost() {
     check_whole(&unchanged, &proposer);
 }
 
+/// The footers know of everything but the last batch. A disk that cannot read there hides whether it was acknowledged.
+#[test]
+fn a_sector_that_cannot_be_read_behind_the_last_footer_may_have_been_acknowledged() {
+    let (disk, first) = acknowledged_log(true);
+    let known = first.end();
+    let mut proposer = Proposer::after(&first, 2, first.ends.len() - 1);
+    let mut replica = open(&disk);
+    proposer.lead(&mut replica, known);
+    proposer.write(&[7; 9000]);
+    for append in proposer.appends() {
+        send(&mut replica, vec![append]);
+    }
+    assert_eq!(replica.snapshot().flush_lsn, proposer.end());
+    drop(replica);
+    let disk = disk.crash(&mut nothing_survives);
+    // In the page behind the one that the footers know of.
+    let sector = known.align_up(4096);
+    disk.spoil_sector(&segment_name(sector.0 / SEGMENT_BYTES), (sector.0 % SEGMENT_BYTES) as usize).unwrap();
+    let replica = Replica::open_after(disk.clone(), NODE, UNREADABLE_TRIES_MAX).unwrap();
+    let snapshot = replica.snapshot();
+    assert!(snapshot.flush_lsn < proposer.end());
+    assert_eq!(snapshot.health, Health::Lost, "its log ends at {}", snapshot.flush_lsn);
+    drop(replica);
+    assert_eq!(open(&disk).snapshot().health, Health::Lost, "and it is written down");
+}
+
 #[test]
 fn a_running_replica_waits_half_a_minute_for_a_bad_sector() {
     let (disk, proposer) = acknowledged_log(true);
@@ -304,6 +330,22 @@ fn either_control_slot_is_enough_none_is_not() {
     disk.flip_bit("control", 30 * 8).unwrap();
     disk.flip_bit("control", (CONTROL_SLOT_BYTES + 30) * 8).unwrap();
     assert_eq!(corruption(&disk), Corruption::ControlFile);
+}
+
+#[test]
+fn a_control_slot_that_cannot_be_read_is_as_good_as_a_bad_one() {
+    let (disk, _) = acknowledged_log(true);
+    for slot in 0..2 {
+        let disk = disk.fork();
+        disk.spoil_sector("control", slot * CONTROL_SLOT_BYTES).unwrap();
+        let opened = try_open(&disk).map(|replica| replica.snapshot().term);
+        assert!(matches!(opened, Ok(Term(1))), "slot {slot}");
+    }
+    for slot in 0..2 {
+        disk.spoil_sector("control", slot * CONTROL_SLOT_BYTES).unwrap();
+    }
+    // That may pass: it is no damage yet.
+    assert!(matches!(try_open(&disk), Err(StoreError::Io { .. })));
 }
 
 #[test]
