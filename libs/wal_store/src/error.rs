@@ -96,6 +96,9 @@ pub enum Corruption {
     /// The log begins below a segment that has no file, and goes on above it.
     #[error("segment {0} is missing")]
     MissingSegment(SegmentNumber),
+    /// The disk does not give back what was written there.
+    #[error("nothing can be read at {0}")]
+    CannotBeRead(Lsn),
     /// A segment file has a length that it was never given.
     #[error("the file of segment {segment} has {found} bytes instead of {expected}")]
     SegmentLength {
@@ -126,6 +129,7 @@ impl Corruption {
             | Self::BelowAcknowledged { .. }
             | Self::Footer(_)
             | Self::MissingSegment(_)
+            | Self::CannotBeRead(_)
             | Self::SegmentLength { .. } => true,
         }
     }

@@ -99,6 +99,15 @@ impl Evidence {
         Ok(())
     }
 
+    /// A scan came to bytes that are there and cannot be read. No witness knows of the last batch, so it may have been in
+    /// them: only zeros, or another record, that are *read* say that the log had ended before.
+    pub(crate) fn cannot_be_read<D: Disk>(&mut self, segments: &Segments<D>, at: Lsn) {
+        let segment = segments.number_of(at);
+        if self.listed.contains(&segment) && !self.missing.contains(&segment) {
+            self.may_have_been_full(segments, segment, Corruption::CannotBeRead(at));
+        }
+    }
+
     fn is_missing<D: Disk>(&mut self, segments: &Segments<D>, segment: SegmentNumber, fault: Corruption) {
         self.missing.insert(segment);
         self.may_have_been_full(segments, segment, fault);

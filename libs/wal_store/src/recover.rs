@@ -64,8 +64,8 @@ pub(crate) fn recover<D: Disk>(
     for _ in 0..JUDGEMENTS_MAX {
         let Control { lineage, oldest_lsn, .. } = control.content().clone();
         let segments = Segments { disk: disk.clone(), lineage, oldest_lsn, unreadable };
-        let evidence = Evidence::gather(&segments, control.content())?;
-        match judge(&segments, control.content(), &evidence)? {
+        let mut evidence = Evidence::gather(&segments, control.content())?;
+        match judge(&segments, control.content(), &mut evidence)? {
             Verdict::Whole(end) => return settle(control, segments, &evidence, *end),
             Verdict::BeginsAt(lsn, why) => begin_later(&mut control, lsn, &why)?,
             Verdict::EndsBelow { end, why } => lose(&mut control, &segments, &evidence, end, &why)?,
@@ -87,7 +87,7 @@ fn remove_unfinished<D: Disk>(disk: &D) -> Result<(), StoreError> {
 fn judge<D: Disk>(
     segments: &Segments<D>,
     control: &Control,
-    evidence: &Evidence,
+    evidence: &mut Evidence,
 ) -> Result<Verdict, StoreError> {
     let (oldest, commit_lsn) = (control.oldest_lsn, committed(control));
     let agreed = control.state.horizon_lsn.min(commit_lsn).max(oldest);
@@ -103,6 +103,9 @@ fn judge<D: Disk>(
             continue;
         }
         let Some(end) = find_end(segments, from, evidence.acked_upto)? else { continue };
+        if let Stop::NoMoreBytes { at } = end.stopped {
+            evidence.cannot_be_read(segments, at);
+        }
         if end.record_end >= evidence.claimed_upto {
             return Ok(Verdict::Whole(Box::new(end)));
         }
