@@ -87,6 +87,8 @@ impl Proposer {
         peer.term = response.term;
         // What it acknowledged in this term over an earlier connection counts only as far as it still has it.
         peer.acked = if response.lost { Lsn::INVALID } else { peer.acked.min(response.flush_lsn) };
+        // Nor does it say any more that this is committed.
+        peer.persisted_commit = peer.persisted_commit.min(peer.acked);
         let told = (response.configuration_term, response.configuration.clone());
         peer.vote = Some(response);
         self.learn(from, told)?;

@@ -101,6 +101,22 @@ fn the_leader_forgets_what_a_lost_node_had_acknowledged() {
 }
 
 #[test]
+fn what_a_lost_node_had_written_down_as_committed_settles_nothing() {
+    let (mut cluster, mut leader) = cluster();
+    leader.disconnect(&mut cluster, 2);
+    let mut second = Campaign::new(2, None, ALL);
+    second.talk(&mut cluster, &[1, 3]).unwrap();
+    assert!(second.proposer.start_is_settled());
+    second.disconnect(&mut cluster, 3);
+    lose(&mut cluster, 3, 40, 100);
+    // Greeting, vote: now it is known.
+    second.say(&mut cluster, 3, 2);
+    assert!(!second.proposer.start_is_settled(), "node 1 alone says so");
+    second.talk(&mut cluster, &[3]).unwrap();
+    assert!(second.proposer.start_is_settled());
+}
+
+#[test]
 fn a_second_campaign_is_not_won_by_a_promise_that_is_older_than_the_loss() {
     let mut cluster = Cluster::new(&configuration(1, ALL, &[]));
     let mut first = Campaign::new(1, None, ALL);
