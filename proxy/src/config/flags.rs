@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::{
-    ClientAuth, ComputeTls, Config, ConfigError, ControlPlaneSource, ProxyProtocol, TlsFiles, TlsSources,
+    CacheOptions, Caches, ClientAuth, ComputeTls, Config, ConfigError, ControlPlaneSource, LoginLimits,
+    ProxyProtocol, RateOptions, TlsFiles, TlsSources,
 };
 use crate::scram::SCRAM_ITERATIONS_DEFAULT;
 
@@ -75,6 +76,35 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     max_connections_per_ip: usize,
 
+    /// Connections from one /24 of IPv4 or one /64 of IPv6: so many a second, and so many at once after a pause. One more is
+    /// refused with SQLSTATE 53300. "off" is without limit
+    #[arg(long, value_name = "OPTIONS", default_value = "rate=1000,burst=5000")]
+    network_limit: RateOptions,
+
+    /// The same for logins to one endpoint, right or wrong
+    #[arg(long, value_name = "OPTIONS", default_value = "rate=1000,burst=5000")]
+    endpoint_limit: RateOptions,
+
+    /// How often one endpoint is woken. Only real wakes count, not the clients that wait for one. One more is refused with
+    /// SQLSTATE 53400
+    #[arg(long, value_name = "OPTIONS", default_value = "rate=1,burst=20")]
+    wake_limit: RateOptions,
+
+    /// Where databases are, as the control plane said it: how many are kept, and for how long. Keys are size; ttl (or
+    /// absolute_ttl), since the answer; idle_ttl, since the last use; negative_ttl, that there is no such thing. size=0
+    /// switches a cache off
+    #[arg(long, value_name = "OPTIONS", default_value = "size=4000,ttl=5m")]
+    wake_compute_cache: CacheOptions,
+
+    /// The same for verifiers of roles. Its negative_ttl, for roles that do not exist, is as long as the others, so that
+    /// nobody can tell them apart
+    #[arg(long, value_name = "OPTIONS", default_value = "size=10000,ttl=1m")]
+    role_secret_cache: CacheOptions,
+
+    /// The same for the addresses that endpoints take clients from. Its negative_ttl is for endpoints that do not exist
+    #[arg(long, value_name = "OPTIONS", default_value = "size=10000,ttl=1m,negative_ttl=5s")]
+    access_rules_cache: CacheOptions,
+
     /// Who knows the endpoints, and the TOML file that says the rest. file: addresses, roles and start commands are in it.
     /// http: a service is asked. auth_query: as file, but the databases themselves are asked for verifiers. link: people
     /// log in with a browser, see --listen-mgmt
@@ -103,11 +133,21 @@ pub struct Flags {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     connect_timeout: u64,
 
+    /// A Unix socket by which a new proxy gets the listening sockets of the one that runs with the same flag, and that one
+    /// drains; a cancel request that reaches the new one finds the sessions of the old one. For processes of one account
+    #[arg(long, value_name = "PATH")]
+    handover_socket: Option<PathBuf>,
+
+    /// After SIGTERM: how long the ports stay open, for load balancers to see in /readyz that it is over. Who comes then
+    /// is told to come again
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    drain_grace: u64,
+
     /// After SIGTERM: how long sessions that have nothing to do may stay
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
     drain_idle: u64,
 
-    /// After SIGTERM: how long the others may take until they are cut
+    /// After SIGTERM: how long the others may take until they are cut. 0 is without limit
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     drain_timeout: u64,
 
@@ -143,7 +183,8 @@ Or, where the host name cannot tell the endpoint:
 
 Other control planes: http:PATH, auth_query:PATH, link:PATH; an example of each is in proxy/examples.
 
-Signals: SIGTERM takes no new sessions and lets the others finish, SIGINT ends at once.";
+Signals: SIGTERM takes no new sessions and lets the others finish; a second one, and SIGINT, end at once. SIGHUP reads
+certificates, endpoints and limits again.";
 
 impl Flags {
     /// Checks the flags.
@@ -186,12 +227,21 @@ impl Flags {
             proxy_protocol: self.proxy_protocol_v2,
             connections_max: self.max_connections,
             connections_per_source_max: self.max_connections_per_ip,
+            login_limits: LoginLimits { per_endpoint: self.endpoint_limit, per_network: self.network_limit },
             control_plane,
+            caches: Caches {
+                computes: self.wake_compute_cache,
+                role_secrets: self.role_secret_cache,
+                access_rules: self.access_rules_cache,
+                wakes: self.wake_limit,
+            },
             client_auth: self.client_auth,
             scram_iterations: self.scram_iterations,
             mock_secret_file: self.mock_secret_file,
             login_timeout: Duration::from_secs(self.login_timeout),
             connect_timeout: Duration::from_secs(self.connect_timeout),
+            handover_socket: self.handover_socket,
+            drain_grace: Duration::from_secs(self.drain_grace),
             drain_idle: Duration::from_secs(self.drain_idle),
             drain_timeout: Duration::from_secs(self.drain_timeout),
             log_format: self.log_format,

@@ -18,6 +18,7 @@ fn a_control_plane_is_enough() {
     assert_eq!((config.compute_tls, config.proxy_protocol), (ComputeTls::Disable, ProxyProtocol::Rejected));
     assert_eq!((config.connections_max, config.connections_per_source_max), (0, 0));
     assert_eq!(config.connect_timeout, Duration::from_secs(60));
+    assert_eq!(config.caches.computes, CacheOptions::new(4000, Duration::from_secs(300)));
 }
 
 #[test]
@@ -93,6 +94,11 @@ fn a_bad_flag_is_refused_with_a_sentence_that_names_it() {
         (&[plane[0], plane[1], "--listen", "h:1", "--listen", "h"], "--listen h: expected HOST:PORT"),
         (&[plane[0], plane[1], "--proxy-protocol-v2", "maybe"], "required, optional or rejected"),
         (&[plane[0], plane[1], "--compute-tls", "prefer"], "disable, require, verify-full"),
+        (&[plane[0], plane[1], "--wake-compute-cache", "size=1,tll=5m"], "--wake-compute-cache <OPTIONS>"),
+        (&[plane[0], plane[1], "--wake-compute-cache", "size=1,tll=5m"], "unknown key \"tll\""),
+        (&[plane[0], plane[1], "--role-secret-cache", "size=1"], "missing key \"ttl\""),
+        (&[plane[0], plane[1], "--access-rules-cache", "ttl=1s"], "missing key \"size\""),
+        (&[plane[0], plane[1], "--wake-limit", "rate=1"], "missing key \"burst\""),
         (&[plane[0], plane[1], "--tls-client-ca", "ca"], "--tls-client-ca needs --tls-cert"),
     ] {
         let error = config(flags).unwrap_err();

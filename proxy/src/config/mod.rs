@@ -2,6 +2,7 @@
 //! socket. Called by `main`, and by tests that build a [`Config`] by hand.
 
 mod flags;
+mod options;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::flags::Flags;
+pub use self::options::{CacheOptions, OptionError, RateOptions};
 pub use crate::auth::ClientAuth;
 pub use crate::proxy_protocol::ProxyProtocol;
 pub use crate::tls::files::{TlsFiles, TlsSources};
@@ -34,8 +36,12 @@ pub struct Config {
     pub connections_max: usize,
     /// Connections from one address at the same time; 0 is without limit.
     pub connections_per_source_max: usize,
+    /// Logins to one endpoint, and connections from one network.
+    pub login_limits: LoginLimits,
     /// Who knows the endpoints.
     pub control_plane: ControlPlaneSource,
+    /// What is kept of its answers.
+    pub caches: Caches,
     /// How clients prove that they know their password.
     pub client_auth: ClientAuth,
     /// The secret behind the salts of unknown roles.
@@ -46,14 +52,40 @@ pub struct Config {
     pub login_timeout: Duration,
     /// From authenticated to connected.
     pub connect_timeout: Duration,
+    /// By which a new process takes over from an old one.
+    pub handover_socket: Option<PathBuf>,
+    /// For which the ports stay open in a drain.
+    pub drain_grace: Duration,
     /// For idle sessions in a drain.
     pub drain_idle: Duration,
-    /// For all sessions in a drain.
+    /// For all sessions in a drain; zero is without limit.
     pub drain_timeout: Duration,
     /// Look of the log.
     pub log_format: telemetry::LogFormat,
     /// What is logged.
     pub log_level: Option<String>,
+}
+
+/// What is kept of the answers of a control plane, and how often it may be asked to wake something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caches {
+    /// Where computes are.
+    pub computes: CacheOptions,
+    /// Verifiers of roles.
+    pub role_secrets: CacheOptions,
+    /// From where each endpoint takes clients, and that there is no such endpoint.
+    pub access_rules: CacheOptions,
+    /// Wakes of one endpoint.
+    pub wakes: RateOptions,
+}
+
+/// How often clients may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoginLimits {
+    /// To one endpoint.
+    pub per_endpoint: RateOptions,
+    /// From one /24 of IPv4 or /64 of IPv6.
+    pub per_network: RateOptions,
 }
 
 /// How connections to computes are encrypted.
