@@ -17,6 +17,8 @@ use telemetry::LogFormat;
 use wal_types::{NodeId, TenantId, TenantTimelineId, TimelineId};
 
 use crate::conninfo::ConnInfo;
+use crate::members::MembersFlags;
+use crate::primary_name::PrimaryName;
 
 /// Longest token file that is read.
 const TOKEN_BYTES_MAX: u64 = 8 * 1024;
@@ -45,6 +47,11 @@ const RECOVER_EXAMPLES: &str = "\
 Run it when the primary is gone, or stopped for good, to learn where its log ends:
 every WAL byte below the printed position is then committed, and nothing above it ever will be under an older term.
 
+For a failover add --primary-name with the name of the server that takes over: from then on the log takes the WAL of
+that primary only, and the old one is refused when it comes back. When two do this at once, one of them wins and the
+other one is told so. Let the standby replay up to the printed position, promote it, and start its walproposer with
+the same --primary-name.
+
 Example:
   walproposer recover --safekeepers 1@10.0.0.1:5454,2@10.0.0.2:5454,3@10.0.0.3:5454 \\
     --tenant-id 9ef87a5bf0d92544f6fafeeb3239695c \\
@@ -63,7 +70,7 @@ pub struct Flags {
     pub command: Command,
 }
 
-/// The two things that this program does.
+/// What this program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a primary until stopped.
@@ -72,6 +79,8 @@ pub enum Command {
     /// Hold one election without a primary, settle the end of the log, print it and exit.
     #[command(after_help = RECOVER_EXAMPLES)]
     Recover(RecoverFlags),
+    /// Show or change who stores the log, by way of a running walproposer.
+    Members(MembersFlags),
 }
 
 /// Which safekeepers, which log.
@@ -110,6 +119,13 @@ pub struct RunFlags {
     /// With a password in it, give it in the environment: everybody on the machine can read a command line.
     #[arg(long, value_name = "CONNINFO", env = "HOLDFAST_PRIMARY", hide_env_values = true)]
     primary: ConnInfo,
+    /// Name of this primary, up to 16 letters, digits, '.', '_' and '-'.
+    ///
+    /// Once a log was given to a primary of some name (walproposer recover --primary-name, or PUT /v1/primary), it takes
+    /// no other one's WAL: a server that was replaced cannot come back by mistake. Without a name, only a log that was
+    /// given to nobody is written.
+    #[arg(long, value_name = "NAME")]
+    primary_name: Option<PrimaryName>,
     #[command(flatten)]
     cluster: ClusterFlags,
     /// Physical replication slot on the primary; it keeps the WAL that the quorum lacks.
@@ -121,7 +137,7 @@ pub struct RunFlags {
     /// WAL kept in memory for safekeepers that lag, in bytes; who needs older WAL reads it from another safekeeper.
     #[arg(long, value_name = "BYTES", default_value_t = SEND_BUFFER_BYTES_MAX)]
     send_buffer_bytes: u64,
-    /// Where to answer HTTP: /v1/status /metrics /healthz /readyz.
+    /// Where to answer HTTP: /v1/status /metrics /healthz /readyz, PUT /v1/members and /v1/primary.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen_http: SocketAddr,
     /// File to write the bound address to, as JSON.
@@ -140,6 +156,9 @@ pub struct RecoverFlags {
     /// Give up after this long, such as 60s or 2m.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
+    /// Give the log to the primary of this name as soon as its end is settled.
+    #[arg(long, value_name = "NAME")]
+    primary_name: Option<PrimaryName>,
     /// Print a JSON object instead of the bare position.
     #[arg(long)]
     json: bool,
@@ -203,6 +222,8 @@ impl Cluster {
 pub struct RunConfig {
     /// The primary.
     pub primary: ConnInfo,
+    /// What it is called, where logs are given to primaries.
+    pub primary_name: Option<PrimaryName>,
     /// The safekeepers.
     pub cluster: Cluster,
     /// Name of the slot.
@@ -224,6 +245,8 @@ pub struct RecoverConfig {
     pub cluster: Cluster,
     /// When to give up.
     pub timeout: Duration,
+    /// Who the log is given to.
+    pub primary_name: Option<PrimaryName>,
     /// Whether the result is printed as JSON.
     pub json: bool,
 }
@@ -248,6 +271,7 @@ impl RunFlags {
         ensure!(!application_name.is_empty(), "--application-name must not be empty");
         Ok(RunConfig {
             primary: self.primary,
+            primary_name: self.primary_name,
             cluster: self.cluster.validate()?,
             slot: self.slot,
             application_name,
@@ -261,7 +285,8 @@ impl RunFlags {
 impl RecoverFlags {
     /// Checks what clap cannot.
     pub fn validate(self) -> anyhow::Result<RecoverConfig> {
-        Ok(RecoverConfig { cluster: self.cluster.validate()?, timeout: self.timeout, json: self.json })
+        let Self { cluster, timeout, primary_name, json, log: _ } = self;
+        Ok(RecoverConfig { cluster: cluster.validate()?, timeout, primary_name, json })
     }
 }
 
@@ -285,7 +310,7 @@ fn is_slot_name(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-fn read_token(path: &std::path::Path) -> anyhow::Result<String> {
+pub(crate) fn read_token(path: &std::path::Path) -> anyhow::Result<String> {
     let length =
         std::fs::metadata(path).with_context(|| format!("--auth-token-file {}", path.display()))?.len();
     ensure!(length <= TOKEN_BYTES_MAX, "--auth-token-file {}: too long for a token", path.display());
@@ -310,7 +335,7 @@ mod tests {
     fn run_config(line: &str) -> Result<RunConfig, String> {
         match parse(line)?.command {
             Command::Run(flags) => flags.validate().map_err(|error| error.to_string()),
-            Command::Recover(_) => Err("recover".into()),
+            Command::Recover(_) | Command::Members(_) => Err("not run".into()),
         }
     }
 
@@ -360,6 +385,7 @@ mod tests {
             ),
             ("recover --safekeepers 1@h:1 --tenant-id 12 --timeline-id 34".into(), "32 hexadecimal digits"),
             (format!("recover {CLUSTER} --timeout soon"), "--timeout"),
+            (format!("recover {CLUSTER} --primary-name pg/a"), "as in pg-a"),
         ] {
             let error = match parse(&line) {
                 Ok(Flags { command: Command::Run(flags) }) => flags.validate().unwrap_err().to_string(),

@@ -3,24 +3,31 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::mpsc;
 use utils::Shutdown;
 use wal_types::Lsn;
 
 use crate::config::RunConfig;
 use crate::cycle::{self, Carried, End};
+use crate::orders::Order;
 use crate::pauses::Pauses;
 use crate::primary::PrimaryError;
 use crate::status::{Board, LinkState, State};
 
 /// Serves the primary until `shutdown` begins. Dropping the future closes every connection at once.
-pub(crate) async fn run(config: &RunConfig, board: &Board, shutdown: &Shutdown) {
+pub(crate) async fn run(
+    config: &RunConfig,
+    board: &Board,
+    orders: &mut mpsc::Receiver<Order>,
+    shutdown: &Shutdown,
+) {
     let cluster = Arc::new(config.cluster.clone());
     let mut pauses = Pauses::new();
     let mut told = String::new();
     let mut carried = Carried::default();
     loop {
         let started = Instant::now();
-        let end = match cycle::run(config, &cluster, board, carried, shutdown).await {
+        let end = match cycle::run(config, &cluster, board, carried, orders, shutdown).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
@@ -54,6 +61,7 @@ fn record(board: &Board, end: &End, reason: &str) {
                 snapshot.refusal = Some(reason.to_owned());
             }
         }
+        snapshot.lost_leadership();
         snapshot.term = None;
         snapshot.proposer_id = None;
         snapshot.term_start_lsn = Lsn::INVALID;

@@ -1,16 +1,45 @@
-//! The routes of the walproposer's HTTP port: `GET /v1/status` beside those that every program has
-//! ([`telemetry::admin`]). All of them read the [`Board`] and change nothing of the driver.
+//! The routes of the walproposer's HTTP port, beside those that every program has ([`telemetry::admin`]).
+//!
+//! | route | answer |
+//! |---|---|
+//! | `GET /v1/status` | what it does, who follows, what blocks commits |
+//! | `PUT /v1/members` | a list of `{"id", "host", "port"}`: who votes from now on |
+//! | `PUT /v1/primary` | `{"primary": NAME}`: the only primary whose WAL the log takes from now on |
+//!
+//! A change that begins is answered 202 and the generation that it ends with; `change` in the status tells how far it is.
+//! 200: everything is so already. 400: not a configuration. 409: no leader, or another change is under way. With a token
+//! file, who changes anything has to show the token.
 
 use std::sync::Arc;
 
-use axum::routing::get;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
 use axum::{Json, Router};
+use consensus::{Change, ChangeRefused, Member};
+use serde::{Deserialize, Serialize};
 use telemetry::{Admin, LogLevel};
+use wal_types::NodeId;
 
+use crate::campaign::ChangeError;
 use crate::metrics;
+use crate::orders::{Accepted, Orders, Refused};
+use crate::primary_name::PrimaryName;
 use crate::status::{Board, Status};
 
-pub(crate) fn router(board: &Board, log_level: LogLevel) -> Router {
+/// Longest body in bytes: a list of members needs a tenth.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// What changes need.
+#[derive(Clone)]
+struct Changes {
+    orders: Orders,
+    token: Option<Arc<str>>,
+}
+
+pub(crate) fn router(board: &Board, log_level: LogLevel, orders: Orders, token: Option<String>) -> Router {
     let ready = board.clone();
     let admin = Admin {
         metrics: Arc::new(metrics::registry(board)),
@@ -18,6 +47,111 @@ pub(crate) fn router(board: &Board, log_level: LogLevel) -> Router {
         ready: Arc::new(move || ready.read().ready()),
     };
     let status = board.clone();
-    let own = Router::new().route("/v1/status", get(async move || Json(Status::from(&status.read()))));
-    admin.router().merge(own)
+    let own = Router::new()
+        .route("/v1/status", get(async move || Json(Status::from(&status.read()))))
+        .route("/v1/members", put(set_members))
+        .route("/v1/primary", put(set_primary));
+    let changes = Changes { orders, token: token.map(Into::into) };
+    admin.router().merge(own.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(changes))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemberBody {
+    id: u64,
+    host: String,
+    port: u16,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PrimaryBody {
+    primary: String,
+}
+
+async fn set_members(
+    State(changes): State<Changes>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    changes.check(&headers)?;
+    let members: Vec<MemberBody> = serde_json::from_slice(&body).map_err(|error| Problem::bad(&error))?;
+    let member = |body: MemberBody| Member { id: NodeId(body.id), host: body.host, port: body.port };
+    changes.give(Change::Members(members.into_iter().map(member).collect())).await
+}
+
+async fn set_primary(
+    State(changes): State<Changes>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    changes.check(&headers)?;
+    let body: PrimaryBody = serde_json::from_slice(&body).map_err(|error| Problem::bad(&error))?;
+    let name: PrimaryName = body.primary.parse().map_err(|error| Problem::bad(&error))?;
+    changes.give(Change::Primary(name.0)).await
+}
+
+impl Changes {
+    async fn give(&self, change: Change) -> Result<Response, Problem> {
+        #[derive(Serialize)]
+        struct Body {
+            generation: u32,
+        }
+        let (status, generation) = match self.orders.give(change).await? {
+            Accepted::Begun(generation) => (StatusCode::ACCEPTED, generation),
+            Accepted::Already(generation) => (StatusCode::OK, generation),
+        };
+        Ok((status, Json(Body { generation: generation.0 })).into_response())
+    }
+
+    /// Who may talk to the safekeepers as a walproposer may also change who they are.
+    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let Some(token) = &self.token else { return Ok(()) };
+        let shown = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+        let shown = shown.split_at_checked("bearer ".len());
+        let matches = shown.is_some_and(|(scheme, shown)| {
+            scheme.eq_ignore_ascii_case(b"bearer ") && is_same(shown, token.as_bytes())
+        });
+        let refusal = "send the token of --auth-token-file as Authorization: Bearer";
+        if matches { Ok(()) } else { Err(Problem(StatusCode::UNAUTHORIZED, refusal.to_owned())) }
+    }
+}
+
+/// Takes the same time whichever byte differs.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let difference = one.iter().zip(other).fold(0, |found, (one, other)| found | (one ^ other));
+    one.len() == other.len() && std::hint::black_box(difference) == 0
+}
+
+/// What a request is answered when it cannot be done.
+struct Problem(StatusCode, String);
+
+impl Problem {
+    fn bad(error: &impl ToString) -> Self {
+        Self(StatusCode::BAD_REQUEST, error.to_string())
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let status = match &refused {
+            Refused::Change(
+                ChangeError::Refused(ChangeRefused::NoMembers | ChangeRefused::Invalid(_))
+                | ChangeError::Address(_)
+                | ChangeError::TooManyFollowers,
+            ) => StatusCode::BAD_REQUEST,
+            Refused::Change(_) | Refused::NotLeading(_) => StatusCode::CONFLICT,
+        };
+        Self(status, refused.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body {
+            error: String,
+        }
+        (self.0, Json(Body { error: self.1 })).into_response()
+    }
 }

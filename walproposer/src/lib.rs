@@ -17,9 +17,12 @@ mod cycle;
 mod donor;
 mod driver;
 mod http;
+pub mod members;
 mod metrics;
+mod orders;
 mod pauses;
 mod primary;
+mod primary_name;
 pub mod recover;
 mod safekeeper_client;
 mod safekeeper_link;
@@ -29,4 +32,5 @@ mod server;
 mod status;
 
 pub use conninfo::{ConnInfo, ConnInfoError};
+pub use primary_name::{PrimaryName, PrimaryNameError};
 pub use server::serve;

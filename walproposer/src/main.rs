@@ -9,11 +9,13 @@ use tokio::net::TcpListener;
 use utils::Shutdown;
 use walproposer::config::{Command, Flags, LogFlags, RunConfig, RunFlags};
 use walproposer::config::{RecoverConfig, RecoverFlags};
+use walproposer::members::MembersFlags;
 
 fn main() -> ExitCode {
     let outcome = match Flags::parse().command {
         Command::Run(flags) => run(flags),
         Command::Recover(flags) => recover(flags),
+        Command::Members(flags) => members(flags),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,6 +64,11 @@ fn recover(flags: RecoverFlags) -> anyhow::Result<()> {
     let recovered = runtime()?.block_on(walproposer::recover::run(&config));
     telemetry.flush();
     print(&config, &recovered?)
+}
+
+fn members(flags: MembersFlags) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(walproposer::members::run(flags))
 }
 
 fn print(config: &RecoverConfig, recovered: &walproposer::recover::Recovered) -> anyhow::Result<()> {

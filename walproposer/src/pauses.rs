@@ -41,7 +41,7 @@ impl Pauses {
     pub(crate) fn after(&mut self, end: &End, lasted: Duration, random: &mut impl Rng) -> Duration {
         let (backoff, forgotten_after) = match end {
             End::Primary(PrimaryError::Down(_)) => return PRIMARY_RETRY,
-            End::Lost(LostTerm::Deposed { .. } | LostTerm::Outvoted(_)) => {
+            End::Lost(LostTerm::Deposed { .. } | LostTerm::Outvoted(_)) | End::Undecided(_) => {
                 (&mut self.duels, DUEL_FORGOTTEN_AFTER)
             }
             _ => (&mut self.attempts, CAMPAIGN_RETRY_DELAY_MAX),

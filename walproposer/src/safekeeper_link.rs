@@ -5,6 +5,7 @@
 //! the incarnation of its connection, so that the driver can tell a late answer from a fresh one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use consensus::codec::{self, CodecError};
@@ -63,6 +64,8 @@ pub(crate) struct DriverHandle {
     pub(crate) events: mpsc::Sender<Envelope>,
     /// There may be room in a queue again.
     pub(crate) wake: Arc<Notify>,
+    /// The next connection's number: none is used twice, whichever link opens it.
+    pub(crate) incarnations: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Error)]
@@ -85,7 +88,8 @@ enum LinkError {
 /// Runs for ever; aborted by the driver.
 pub(crate) async fn run(cluster: Arc<Cluster>, address: SafekeeperAddress, driver: DriverHandle) {
     let mut backoff = Backoff::new(LINK_RETRY_DELAY_MIN, LINK_RETRY_DELAY_MAX);
-    for incarnation in 1.. {
+    loop {
+        let incarnation = driver.incarnations.fetch_add(1, Ordering::Relaxed);
         let started = Instant::now();
         let link = Link { node: address.id, incarnation, driver: driver.clone() };
         link.tell(LinkEvent::Connecting).await;
@@ -194,7 +198,7 @@ mod tests {
     async fn a_peer_that_takes_no_bytes_does_not_hold_a_closed_link_up() {
         let (copy, _server) = scripted::copy_both().await;
         let (events, _driver) = mpsc::channel(1);
-        let driver = DriverHandle { events, wake: Arc::new(Notify::new()) };
+        let driver = DriverHandle { events, wake: Arc::new(Notify::new()), incarnations: Arc::default() };
         let link = Link { node: NodeId(1), incarnation: 1, driver };
         let (sender, queue) = mpsc::channel(MESSAGES);
         for _ in 0..MESSAGES {

@@ -6,6 +6,7 @@ use tokio::net::TcpListener;
 use utils::Shutdown;
 
 use crate::config::RunConfig;
+use crate::orders::Orders;
 use crate::status::Board;
 use crate::{driver, http};
 
@@ -13,11 +14,14 @@ use crate::{driver, http};
 /// its own stop.
 pub async fn serve(config: RunConfig, listener: TcpListener, shutdown: Shutdown, log_level: LogLevel) {
     let board = Board::new(&config.cluster);
-    let http = telemetry::serve(listener, http::router(&board, log_level), shutdown.draining());
+    let (giver, mut orders) = Orders::new(&board);
+    let token = config.cluster.token.clone();
+    let router = http::router(&board, log_level, giver, token);
+    let http = telemetry::serve(listener, router, shutdown.draining());
     let driving = async {
         // Dropped in the middle of whatever it does: every connection is closed with it.
         tokio::select! {
-            () = driver::run(&config, &board, &shutdown) => {}
+            () = driver::run(&config, &board, &mut orders, &shutdown) => {}
             () = shutdown.immediate() => {}
         }
     };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use consensus::{PeerState, PeerStatus, Proposer, ProposerMessage};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use wal_types::NodeId;
 
@@ -19,6 +20,8 @@ const DONOR_RETRY_DELAY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Follower {
     pub(super) address: SafekeeperAddress,
+    /// Keeps the connection open.
+    pub(super) link: AbortHandle,
     pub(super) connecting: bool,
     pub(super) connection: Option<Connection>,
     pub(super) donation: Option<Donation>,
@@ -49,9 +52,10 @@ pub(super) struct Donors<'a> {
 }
 
 impl Follower {
-    pub(super) const fn new(address: SafekeeperAddress) -> Self {
+    pub(super) const fn new(address: SafekeeperAddress, link: AbortHandle) -> Self {
         Self {
             address,
+            link,
             connecting: false,
             connection: None,
             donation: None,

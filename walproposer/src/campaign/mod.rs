@@ -6,21 +6,26 @@
 //! there is room.
 
 mod follower;
+mod members;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{
     AcceptorMessage, Action, LostTerm, MEMBERS_MAX, Phase, Proposer, ProposerOptions, WalBuffer,
 };
+use rand::{Rng, RngExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
-use wal_types::{Lsn, NodeId, ProposerId};
+use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId};
 
 use self::follower::{Connection, Donors, Follower, Trouble};
+use self::members::Asked;
+pub(crate) use self::members::ChangeError;
 use crate::config::{Cluster, SafekeeperAddress};
 use crate::safekeeper_link::{self, DriverHandle, Envelope, LinkEvent};
 use crate::status::Board;
@@ -36,6 +41,9 @@ const COMMIT_TELL_DELAY: Duration = Duration::from_millis(5);
 /// A safekeeper that leaves a message unanswered for this long is dropped.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Votes are a message and a sync each. A term that was asked for in vain costs nothing but another one.
+const ELECTION_TIMEOUT_MIN: Duration = Duration::from_secs(5);
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 /// Most safekeepers that are talked to: members of a joint configuration, and as many that just left. Whoever tells us
 /// configurations must not make us dial the world.
 const FOLLOWERS_MAX: usize = 4 * MEMBERS_MAX;
@@ -58,6 +66,10 @@ pub(crate) struct Campaign {
     tell_commit_at: Option<Instant>,
     /// A recovery talks to those that it was given and to no others: they may be copies, made to be looked at.
     dials_members: bool,
+    /// Newest generation that is decided under this term.
+    decided: Option<Generation>,
+    asked: Option<Asked>,
+    primary: Option<PrimaryId>,
     driver: DriverHandle,
     /// Aborted, and their connections closed, when the campaign is dropped.
     links: JoinSet<()>,
@@ -68,22 +80,20 @@ impl Campaign {
     pub(crate) fn start(cluster: &Arc<Cluster>, options: ProposerOptions, board: &Board) -> Self {
         let (sender, events) = mpsc::channel(LINK_EVENTS_MAX);
         let wake = Arc::new(Notify::new());
-        let driver = DriverHandle { events: sender, wake: Arc::clone(&wake) };
-        let mut links = JoinSet::new();
-        let mut followers = BTreeMap::new();
-        for address in &cluster.safekeepers {
-            links.spawn(safekeeper_link::run(Arc::clone(cluster), address.clone(), driver.clone()));
-            followers.insert(address.id, Follower::new(address.clone()));
-        }
+        let incarnations = Arc::new(AtomicU64::new(1));
+        let driver = DriverHandle { events: sender, wake: Arc::clone(&wake), incarnations };
         let mut tick = interval(TICK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self {
+        let mut campaign = Self {
             dials_members: options.tli.is_some(),
+            decided: None,
+            asked: None,
+            primary: options.primary,
             proposer_id: options.proposer_id,
             proposer: Proposer::new(options),
             cluster: Arc::clone(cluster),
             board: board.clone(),
-            followers,
+            followers: BTreeMap::new(),
             events,
             wake,
             ready: VecDeque::new(),
@@ -91,8 +101,12 @@ impl Campaign {
             heartbeat_at: Instant::now() + HEARTBEAT_INTERVAL,
             tell_commit_at: None,
             driver,
-            links,
+            links: JoinSet::new(),
+        };
+        for address in &cluster.safekeepers {
+            campaign.dial(address.clone());
         }
+        campaign
     }
 
     /// What to decide next; resets are carried out here and never returned. Cancel-safe.
@@ -123,6 +137,7 @@ impl Campaign {
             }
             _ = self.tick.tick() => self.ticked(),
         }
+        self.advance_change();
         Ok(())
     }
 
@@ -180,6 +195,11 @@ impl Campaign {
         &self.proposer
     }
 
+    /// The primary whose WAL this is, where logs are given to primaries.
+    pub(crate) const fn primary(&self) -> Option<PrimaryId> {
+        self.primary
+    }
+
     /// Names the connection to `node`, if there is one: another value later means that it was another connection.
     pub(crate) fn incarnation(&self, node: NodeId) -> Option<u64> {
         Some(self.followers.get(&node)?.connection.as_ref()?.incarnation)
@@ -232,10 +252,12 @@ impl Campaign {
                     self.tell_commit_at.get_or_insert(Instant::now() + COMMIT_TELL_DELAY);
                     self.ready.push_back(action);
                 }
-                Action::Surveyed { .. }
-                | Action::Elected(_)
-                | Action::Configured(_)
-                | Action::Checksum { .. } => {
+                Action::Configured(configuration) => {
+                    self.configuration_decided(&configuration);
+                    self.publish();
+                    self.ready.push_back(Action::Configured(configuration));
+                }
+                Action::Surveyed { .. } | Action::Elected(_) | Action::Checksum { .. } => {
                     self.ready.push_back(action);
                 }
             }
@@ -252,14 +274,34 @@ impl Campaign {
             if self.followers.len() >= FOLLOWERS_MAX {
                 return;
             }
-            let address = SafekeeperAddress { id: member.id, host: member.host, port: member.port };
+            let address = members::address_of(&member);
             tracing::info!(safekeeper = %address.id, %address, "a member that was not listed: connecting");
-            Arc::make_mut(&mut self.cluster).safekeepers.push(address.clone());
-            self.proposer.add_peer(address.id);
-            self.followers.insert(address.id, Follower::new(address.clone()));
-            let cluster = Arc::clone(&self.cluster);
-            self.links.spawn(safekeeper_link::run(cluster, address, self.driver.clone()));
+            self.dial(address);
         }
+    }
+
+    /// Begins to talk to a safekeeper, unless it is talked to.
+    fn dial(&mut self, address: SafekeeperAddress) {
+        if self.followers.contains_key(&address.id) {
+            return;
+        }
+        if self.cluster.safekeepers.iter().all(|known| known.id != address.id) {
+            Arc::make_mut(&mut self.cluster).safekeepers.push(address.clone());
+        }
+        self.proposer.add_peer(address.id);
+        let running = safekeeper_link::run(Arc::clone(&self.cluster), address.clone(), self.driver.clone());
+        let link = self.links.spawn(running);
+        self.followers.insert(address.id, Follower::new(address, link));
+    }
+
+    /// Closes the connection for good.
+    fn release(&mut self, node: NodeId) {
+        self.drop_connection(node);
+        if let Some(follower) = self.followers.remove(&node) {
+            follower.link.abort();
+        }
+        Arc::make_mut(&mut self.cluster).safekeepers.retain(|known| known.id != node);
+        while self.links.try_join_next().is_some() {}
     }
 
     /// Closes the connection; its link opens a new one.
@@ -313,6 +355,7 @@ impl Campaign {
         for node in silent {
             self.give_up(node, "no answer for 10 s");
         }
+        self.release_strangers();
         self.publish();
     }
 
@@ -325,6 +368,10 @@ impl Campaign {
         let proposer = &self.proposer;
         self.board.update(|snapshot| {
             snapshot.safekeepers = safekeepers;
+            snapshot.configuration = self.configuration_view();
+            if let Some(asked) = &self.asked {
+                snapshot.change = Some(asked.view.clone());
+            }
             snapshot.proposer_id = Some(self.proposer_id);
             snapshot.term = matches!(proposer.phase(), Phase::Campaigning | Phase::Elected | Phase::Leading)
                 .then(|| proposer.term());
@@ -334,8 +381,14 @@ impl Campaign {
     }
 }
 
+/// How long votes are waited for. Two candidates may have split them, and each go on waiting for the vote of somebody
+/// who is gone; at random, so that they don't come back together.
+pub(crate) fn election_timeout(random: &mut impl Rng) -> Duration {
+    random.random_range(ELECTION_TIMEOUT_MIN..=ELECTION_TIMEOUT_MAX)
+}
+
 /// Completes at a time, or never.
-async fn due(at: Option<Instant>) {
+pub(crate) async fn due(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

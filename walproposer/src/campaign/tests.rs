@@ -92,9 +92,7 @@ async fn a_full_queue_is_left_alone_until_there_is_room() {
     let mut campaign = campaign();
     let (sender, mut queue) = mpsc::channel(1);
     sender
-        .try_send(ProposerMessage::PreVote(consensus::PreVoteRequest {
-            generation: wal_types::Generation(0),
-        }))
+        .try_send(ProposerMessage::PreVote(consensus::PreVoteRequest { generation: Generation(0) }))
         .unwrap();
     campaign.tell(1, LinkEvent::Connected(sender));
     campaign.send_what_is_due();

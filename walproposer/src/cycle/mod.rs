@@ -18,17 +18,20 @@ use std::time::Duration;
 
 use consensus::{Action, Election, LostTerm, ProposerOptions};
 use thiserror::Error;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use utils::Shutdown;
 use wal_types::{Lsn, NodeId, ProposerId, Tli};
 
 pub(crate) use self::carried::Carried;
 use self::comparison::Comparison;
 use self::streaming::Streaming;
-use crate::campaign::Campaign;
+use crate::campaign::{Campaign, due, election_timeout};
 use crate::check::{self, Fork, NotAContinuation};
 use crate::config::{Cluster, RunConfig};
+use crate::orders::Order;
 use crate::primary::{Facts, Primary, PrimaryError, PrimaryPosition};
+use crate::primary_name::PrimaryName;
 use crate::status::{Board, State};
 
 /// While nothing is streamed, the primary is asked this often whether it is still there.
@@ -40,7 +43,13 @@ pub(crate) enum End {
     #[error(transparent)]
     Primary(#[from] PrimaryError),
     #[error(transparent)]
-    Lost(#[from] LostTerm),
+    Lost(LostTerm),
+    #[error(
+        "the log was given to primary {0} and takes no other one's WAL; this walproposer was not started with --primary-name {0}: if its primary was replaced, stop both"
+    )]
+    NotDesignated(PrimaryName),
+    #[error("no majority voted for one of the candidates within {} s", .0.as_secs())]
+    Undecided(Duration),
     #[error(transparent)]
     NotAContinuation(#[from] NotAContinuation),
     #[error(
@@ -67,12 +76,22 @@ pub(crate) enum End {
     Stuck,
 }
 
+impl From<LostTerm> for End {
+    fn from(lost: LostTerm) -> Self {
+        match lost {
+            LostTerm::NotDesignated { designated } => Self::NotDesignated(PrimaryName(designated)),
+            other => Self::Lost(other),
+        }
+    }
+}
+
 /// Runs one turn.
 pub(crate) async fn run(
     config: &RunConfig,
     cluster: &Arc<Cluster>,
     board: &Board,
     carried: Carried,
+    orders: &mut mpsc::Receiver<Order>,
     shutdown: &Shutdown,
 ) -> Result<Infallible, End> {
     // Dropped in the middle of whatever it does, before anything was acknowledged: there is nothing to bring to an end.
@@ -80,7 +99,7 @@ pub(crate) async fn run(
         led = lead(config, cluster, board, carried) => led?,
         () = shutdown.draining() => return Err(End::Leaving),
     };
-    streaming.run(shutdown).await
+    streaming.run(orders, shutdown).await
 }
 
 async fn lead<'a>(
@@ -127,7 +146,7 @@ impl<'a> Connected<'a> {
             tli: Some(position.tli),
             safekeepers: cluster.nodes(),
             term_floor: carried.term_floor,
-            primary: None,
+            primary: config.primary_name.map(|name| name.0),
             send_buffer_bytes_max: config.send_buffer_bytes_max,
         };
         Ok(Self { config, board, carried, primary, campaign: Campaign::start(cluster, options, board) })
@@ -137,10 +156,13 @@ impl<'a> Connected<'a> {
     async fn elect(mut self) -> Result<Elected<'a>, End> {
         let mut probe = interval(PRIMARY_PROBE_INTERVAL);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let within = election_timeout(&mut rand::rng());
+        let mut deadline = None;
         loop {
-            // Both may be dropped: an action that was not returned stays queued, a tick stays due.
+            // All may be dropped: an action that was not returned stays queued, what is due stays due.
             let action = tokio::select! {
                 action = self.campaign.next() => action?,
+                () = due(deadline) => return Err(End::Undecided(within)),
                 _ = probe.tick() => {
                     self.position().await?;
                     continue;
@@ -151,6 +173,7 @@ impl<'a> Connected<'a> {
                     self.check(flush_lsn, tli).await?;
                     self.board.enter(State::Campaigning);
                     self.campaign.campaign()?;
+                    deadline = Some(Instant::now() + within);
                 }
                 Action::Elected(election) => {
                     let Election { term, start, donor, .. } = election;

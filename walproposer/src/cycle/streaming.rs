@@ -3,15 +3,18 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use consensus::Action;
+use consensus::{Action, Configuration};
 use pq_proto::replication::{FromPrimary, XLogData};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use utils::Shutdown;
 use wal_types::Lsn;
 
 use super::End;
 use crate::campaign::Campaign;
+use crate::orders::{self, Order};
 use crate::primary::WalStream;
+use crate::primary_name::PrimaryName;
 use crate::status::Board;
 
 /// How often it is looked whether anybody can still serve those that lag.
@@ -27,27 +30,31 @@ pub(super) struct Streaming<'a> {
 impl Streaming<'_> {
     /// Streams until something ends it, then tells the followers the last commit position: nobody else will, until the
     /// next election.
-    pub(super) async fn run(mut self, shutdown: &Shutdown) -> Result<Infallible, End> {
+    pub(super) async fn run(
+        mut self,
+        orders: &mut mpsc::Receiver<Order>,
+        shutdown: &Shutdown,
+    ) -> Result<Infallible, End> {
         let end = tokio::select! {
-            ended = self.stream() => match ended {
+            ended = self.stream(orders) => match ended {
                 Ok(never) => match never {},
                 Err(end) => end,
             },
             () = shutdown.draining() => End::Leaving,
         };
-        if let End::Primary(_) | End::Leaving = &end {
+        if let End::Primary(_) | End::Leaving | End::NotDesignated(_) = &end {
             drop(self.stream);
             self.campaign.farewell().await;
         }
         Err(end)
     }
 
-    async fn stream(&mut self) -> Result<Infallible, End> {
+    async fn stream(&mut self, orders: &mut mpsc::Receiver<Order>) -> Result<Infallible, End> {
         let mut check = interval(STUCK_CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while let Some(action) = self.campaign.take_action() {
-                self.act(&action);
+                self.act(&action)?;
             }
             self.campaign.send_what_is_due();
             // With a full buffer the primary is read no further, but it goes on hearing from us, and its end is seen.
@@ -55,6 +62,11 @@ impl Streaming<'_> {
             // All may be dropped: what was not returned stays queued.
             tokio::select! {
                 changed = self.campaign.changed() => changed?,
+                order = orders::take(orders) => {
+                    let answer = self.campaign.change(order.change);
+                    // Who asked may have gone; the status tells it as well.
+                    let _ = order.answer.send(answer);
+                }
                 item = self.stream.next_or_end(wants_wal) => self.take(item?)?,
                 _ = check.tick() => if self.campaign.proposer().is_stuck() {
                     return Err(End::Stuck);
@@ -63,14 +75,28 @@ impl Streaming<'_> {
         }
     }
 
-    fn act(&self, action: &Action) {
-        if let &Action::Committed(lsn) = action {
-            self.stream.report(lsn);
-            self.board.update(|snapshot| {
-                snapshot.commit_lsn = lsn;
-                snapshot.reported_lsn = lsn;
-            });
+    fn act(&self, action: &Action) -> Result<(), End> {
+        match action {
+            &Action::Committed(lsn) => {
+                self.stream.report(lsn);
+                self.board.update(|snapshot| {
+                    snapshot.commit_lsn = lsn;
+                    snapshot.reported_lsn = lsn;
+                });
+            }
+            // The log was given away under our own term: what is written from here on is not for it.
+            Action::Configured(Configuration { primary: Some(designated), .. })
+                if self.campaign.primary() != Some(*designated) =>
+            {
+                return Err(End::NotDesignated(PrimaryName(*designated)));
+            }
+            Action::Configured(_)
+            | Action::Surveyed { .. }
+            | Action::Elected(_)
+            | Action::Checksum { .. }
+            | Action::Reset(_) => {}
         }
+        Ok(())
     }
 
     /// Takes a message and those that wait behind it, so that they go out together.

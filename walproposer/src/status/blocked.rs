@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use consensus::quorum::majority;
+use consensus::quorum::{self, majority};
 use wal_types::NodeId;
 
 use super::{LinkState, SafekeeperView, Snapshot, State};
@@ -44,9 +44,9 @@ impl Snapshot {
     }
 
     fn stream_blocked(&self) -> Option<String> {
-        let following = |view: &&SafekeeperView| view.state == LinkState::Streaming && !view.is_stalled();
+        let following = |view: &SafekeeperView| view.state == LinkState::Streaming && !view.is_stalled();
         let settled = self.commit_lsn.is_valid();
-        if settled && self.safekeepers.iter().filter(following).count() >= majority(self.safekeepers.len()) {
+        if settled && quorum::reached(&self.voters(), |node| self.view(node).is_some_and(following)) {
             return None;
         }
         Some(self.quorum_missing().or_else(|| self.stall()).or_else(|| self.catch_up()).unwrap_or_else(
@@ -59,21 +59,30 @@ impl Snapshot {
         ))
     }
 
+    fn view(&self, node: NodeId) -> Option<&SafekeeperView> {
+        self.safekeepers.iter().find(|view| view.address.id == node)
+    }
+
     fn quorum_missing(&self) -> Option<String> {
-        let away = |view: &&SafekeeperView| matches!(view.state, LinkState::Offline | LinkState::Connecting);
-        let missing: Vec<&SafekeeperView> = self.safekeepers.iter().filter(away).collect();
-        let (all, present) = (self.safekeepers.len(), self.safekeepers.len() - missing.len());
+        self.voters().into_iter().find_map(|set| self.missing_of(&set))
+    }
+
+    fn missing_of(&self, set: &[NodeId]) -> Option<String> {
+        let away = |view: &SafekeeperView| matches!(view.state, LinkState::Offline | LinkState::Connecting);
+        let missing: Vec<NodeId> =
+            set.iter().copied().filter(|&node| self.view(node).is_none_or(away)).collect();
+        let (all, present) = (set.len(), set.len() - missing.len());
         let needed = majority(all).checked_sub(present).filter(|&needed| needed > 0)?;
-        let which = ids(missing.iter().map(|view| view.address.id));
+        let which = ids(missing.iter().copied());
         let needed = if needed == 1 { "one".to_owned() } else { needed.to_string() };
         let verb = if missing.len() == 1 { "is" } else { "are" };
         let mut sentence = format!(
             "{} of {all} safekeepers {verb} unreachable ({which}): commits wait for {needed} of them",
             missing.len()
         );
-        for view in missing {
-            if let Some(error) = &view.last_error {
-                sentence.push_str(&format!("; {}: {error}", view.address.id));
+        for node in missing {
+            if let Some(error) = self.view(node).and_then(|view| view.last_error.as_ref()) {
+                sentence.push_str(&format!("; {node}: {error}"));
             }
         }
         Some(sentence)

@@ -5,14 +5,17 @@
 //! `recover` to say what was missing.
 
 mod blocked;
+mod configuration;
 
 use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use wal_types::{Lsn, ProposerId, Term};
+use wal_types::{Lsn, NodeId, ProposerId, Term};
 
+pub(crate) use self::configuration::{ChangeState, ChangeView, ConfigurationView};
+use self::configuration::{ChangeStatus, ConfigurationStatus};
 use crate::config::{Cluster, SafekeeperAddress};
 
 /// Where the run cycle stands.
@@ -91,6 +94,10 @@ pub(crate) struct Snapshot {
     pub(crate) refusal: Option<String>,
     /// Elections won since the start.
     pub(crate) elections: u64,
+    /// Who votes and who may write, as the safekeepers told it.
+    pub(crate) configuration: Option<ConfigurationView>,
+    /// The last change that was asked for.
+    pub(crate) change: Option<ChangeView>,
     /// By id.
     pub(crate) safekeepers: Vec<SafekeeperView>,
 }
@@ -124,6 +131,8 @@ impl Board {
             primary_error: None,
             refusal: None,
             elections: 0,
+            configuration: None,
+            change: None,
             safekeepers,
         })))
     }
@@ -161,6 +170,8 @@ pub(crate) struct Status {
     primary_flush_lsn: String,
     reported_lsn: String,
     blocked: Option<String>,
+    configuration: Option<ConfigurationStatus>,
+    change: Option<ChangeStatus>,
     safekeepers: Vec<SafekeeperStatus>,
 }
 
@@ -168,6 +179,8 @@ pub(crate) struct Status {
 struct SafekeeperStatus {
     id: u64,
     address: String,
+    /// Whether it votes, now or in the next configuration.
+    member: bool,
     state: LinkState,
     flush_lsn: String,
     commit_lsn: String,
@@ -178,9 +191,11 @@ struct SafekeeperStatus {
 
 impl From<&Snapshot> for Status {
     fn from(snapshot: &Snapshot) -> Self {
+        let voters = snapshot.voters();
         let safekeeper = |view: &SafekeeperView| SafekeeperStatus {
             id: view.address.id.0,
             address: view.address.to_string(),
+            member: voters.iter().flatten().any(|&id| id == view.address.id),
             state: view.state,
             flush_lsn: view.flush_lsn.to_string(),
             commit_lsn: view.commit_lsn.to_string(),
@@ -197,12 +212,28 @@ impl From<&Snapshot> for Status {
             primary_flush_lsn: snapshot.primary_flush_lsn.to_string(),
             reported_lsn: snapshot.reported_lsn.to_string(),
             blocked: snapshot.blocked(),
+            configuration: snapshot.configuration.as_ref().map(ConfigurationStatus::from),
+            change: snapshot.change.as_ref().map(ChangeStatus::from),
             safekeepers: snapshot.safekeepers.iter().map(safekeeper).collect(),
         }
     }
 }
 
 impl Snapshot {
+    /// The voting sets: the configuration's, or everybody where nothing else is known.
+    pub(crate) fn voters(&self) -> Vec<Vec<NodeId>> {
+        let listed = self.configuration.as_ref().map(|view| view.configuration.sets());
+        let everybody = || vec![self.safekeepers.iter().map(|view| view.address.id).collect()];
+        listed.filter(|sets| !sets.is_empty()).unwrap_or_else(everybody)
+    }
+
+    /// Leadership ended.
+    pub(crate) fn lost_leadership(&mut self) {
+        if let Some(change) = &mut self.change {
+            change.interrupted();
+        }
+    }
+
     /// How far a safekeeper is behind the primary.
     pub(crate) fn lag_bytes(&self, view: &SafekeeperView) -> Option<u64> {
         view.flush_lsn.is_valid().then(|| self.primary_flush_lsn.bytes_since(view.flush_lsn))

@@ -51,9 +51,24 @@ impl Safekeepers {
             safekeepers.start(node).await;
         }
         for node in 1..=count {
-            safekeepers.create_log(node).await;
+            safekeepers.create_log(node, LINEAGE_START).await;
         }
         safekeepers
+    }
+
+    /// Starts one more, whose log begins at `start`, and is empty; its address, as a member's.
+    pub(crate) async fn add(&mut self, node: u64, start: Lsn) -> Value {
+        let address = SafekeeperAddress { id: NodeId(node), host: "127.0.0.1".into(), port: 0 };
+        self.cluster.safekeepers.push(address);
+        self.start(node).await;
+        self.create_log(node, start).await;
+        self.member(node)
+    }
+
+    /// A member's entry, in a creation or a change.
+    pub(crate) fn member(&self, node: u64) -> Value {
+        let found = self.cluster.safekeepers.iter().find(|address| address.id.0 == node).unwrap();
+        json!({"id": node, "host": found.host, "port": found.port})
     }
 
     /// For the walproposer.
@@ -117,13 +132,13 @@ impl Safekeepers {
         tokio::time::timeout(DEADLINE, task).await.expect("it does not stop").unwrap().unwrap();
     }
 
-    async fn create_log(&self, node: u64) {
-        let member = |address: &SafekeeperAddress| json!({"id": address.id.0, "host": address.host, "port": address.port});
-        let members: Vec<Value> = self.cluster.safekeepers.iter().map(member).collect();
+    async fn create_log(&self, node: u64, start: Lsn) {
+        let members: Vec<Value> =
+            self.cluster.safekeepers.iter().map(|address| self.member(address.id.0)).collect();
         let body = json!({
             "tenant_id": self.cluster.id.tenant.to_string(),
             "timeline_id": self.cluster.id.timeline.to_string(),
-            "start_lsn": LINEAGE_START.to_string(),
+            "start_lsn": start.to_string(),
             "system_id": SYSTEM_ID.to_string(),
             "pg_version": PG_VERSION,
             "wal_segment_size": SEGMENT_BYTES,

@@ -46,10 +46,21 @@ impl Walproposer {
         cluster: &Cluster,
         send_buffer_bytes_max: u64,
     ) -> Self {
+        Self::start_as(primary, cluster, send_buffer_bytes_max, None).await
+    }
+
+    /// The same for a primary that has a name.
+    pub(crate) async fn start_as(
+        primary: &ScriptedPrimary,
+        cluster: &Cluster,
+        send_buffer_bytes_max: u64,
+        name: Option<&str>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = listener.local_addr().unwrap();
         let config = RunConfig {
             primary: primary.conninfo(),
+            primary_name: name.map(|name| name.parse().unwrap()),
             cluster: cluster.clone(),
             slot: "wp".into(),
             application_name: "wp".into(),
@@ -72,6 +83,27 @@ impl Walproposer {
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let response = reqwest::get(format!("http://{}{path}", self.http)).await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    /// Answer of a PUT: status code and JSON.
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.put_with_token(path, body, "").await
+    }
+
+    /// The same with a token.
+    pub(crate) async fn put_with_token(&self, path: &str, body: &Value, token: &str) -> (u16, Value) {
+        let request = reqwest::Client::new().put(format!("http://{}{path}", self.http)).bearer_auth(token);
+        let response = request.json(body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// Waits until the configuration of this generation is decided and no other one follows.
+    pub(crate) async fn decided(&self, generation: &Value) -> Value {
+        let status = self.until("a decided configuration", |status| {
+            let configuration = &status["configuration"];
+            configuration["generation"] == *generation && configuration["decided"] == true
+        });
+        status.await
     }
 
     /// `GET /v1/status`.
@@ -101,8 +133,19 @@ impl Walproposer {
 
 /// One election without a primary.
 pub(crate) async fn recover(cluster: &Cluster, timeout: Duration) -> anyhow::Result<Recovered> {
+    fail_over(cluster, timeout, None).await
+}
+
+/// The same, and the log is given to the primary of this name.
+pub(crate) async fn fail_over(
+    cluster: &Cluster,
+    timeout: Duration,
+    name: Option<&str>,
+) -> anyhow::Result<Recovered> {
     log_level();
-    walproposer::recover::run(&RecoverConfig { cluster: cluster.clone(), timeout, json: false }).await
+    let primary_name = name.map(|name| name.parse().unwrap());
+    let config = RecoverConfig { cluster: cluster.clone(), timeout, primary_name, json: false };
+    walproposer::recover::run(&config).await
 }
 
 /// Asks until the answer is `Ok`; the last `Err` is shown when that takes too long.

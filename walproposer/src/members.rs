@@ -1,0 +1,225 @@
+//! `walproposer members`: shows and changes who stores a log, for a person. It talks to the HTTP port of the
+//! walproposer that runs, and to nobody else. Called by `main`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::config::{SafekeeperAddress, read_token};
+
+/// One answer of the walproposer.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the progress of a change is asked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Longest answer that is read into a sentence.
+const REFUSAL_CHARS_MAX: usize = 1000;
+
+const SET_EXAMPLES: &str = "\
+To replace safekeeper 3, whose disk is gone, by a new one with the number 4 (a number is never used for a second disk):
+
+1. Start the new safekeeper, empty:
+     safekeeper --id 4 --data-dir /var/lib/sk4 ...
+2. Create the log on it. All values are as GET /v1/timelines/TENANT/TIMELINE of a good safekeeper tells them, except:
+   start_lsn is the highest oldest_lsn among the good ones, and members are the new ones:
+     curl -X POST http://SK4/v1/timelines -d '{...}'
+3. Tell the walproposer:
+     walproposer members set 1@10.0.0.1:5454,2@10.0.0.2:5454,4@10.0.0.4:5454 --http 127.0.0.1:7676
+   It copies the log to the new one, while commits go on, then lets it vote, and returns when that is decided.
+4. Write the new list into --safekeepers, for the next start.";
+
+/// Flags of `members`.
+#[derive(Debug, Args)]
+pub struct MembersFlags {
+    #[command(subcommand)]
+    command: MembersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum MembersCommand {
+    /// Print who stores the log, and who may write it.
+    Show(WalproposerFlags),
+    /// Let these safekeepers store the log from now on, and no others; wait until that is decided.
+    #[command(after_help = SET_EXAMPLES)]
+    Set(SetFlags),
+}
+
+#[derive(Debug, Args)]
+struct WalproposerFlags {
+    /// The HTTP port of the walproposer that runs.
+    #[arg(long, value_name = "HOST:PORT")]
+    http: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SetFlags {
+    /// All members, separated by commas.
+    #[arg(value_name = "ID@HOST:PORT", value_delimiter = ',', required = true)]
+    members: Vec<SafekeeperAddress>,
+    #[command(flatten)]
+    walproposer: WalproposerFlags,
+    /// File with the token that the walproposer was started with.
+    #[arg(long, value_name = "FILE")]
+    auth_token_file: Option<PathBuf>,
+    /// Stop waiting after this long, such as 60s or 2h; the change goes on.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+/// Runs the command, and prints what it came to.
+pub async fn run(flags: MembersFlags) -> Result<()> {
+    match flags.command {
+        MembersCommand::Show(flags) => {
+            let status = Walproposer::new(&flags)?.status().await?;
+            print(&status["configuration"], flags.json);
+        }
+        MembersCommand::Set(flags) => {
+            let configuration = set(&flags).await?;
+            print(&configuration, flags.walproposer.json);
+        }
+    }
+    Ok(())
+}
+
+async fn set(flags: &SetFlags) -> Result<Value> {
+    let walproposer = Walproposer::new(&flags.walproposer)?;
+    let token = flags.auth_token_file.as_deref().map(read_token).transpose()?;
+    let generation = walproposer.put_members(&flags.members, token.as_deref()).await?;
+    let deadline = Instant::now() + flags.timeout;
+    let mut told = String::new();
+    loop {
+        let status = walproposer.status().await?;
+        if let Some(configuration) = finished(&status, generation)? {
+            return Ok(configuration);
+        }
+        let now = progress(&status);
+        if now != told {
+            say(&now);
+            told = now;
+        }
+        if Instant::now() > deadline {
+            let long = humantime::format_duration(flags.timeout);
+            bail!("not decided after {long} ({told}); it goes on, see walproposer members show");
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// The configuration when the change is decided; an error when it will not be.
+fn finished(status: &Value, generation: u64) -> Result<Option<Value>> {
+    let (configuration, change) = (&status["configuration"], &status["change"]);
+    let reached = configuration["generation"].as_u64() >= Some(generation);
+    if reached && configuration["decided"] == true && configuration["joint"] == false {
+        return Ok(Some(configuration.clone()));
+    }
+    let ours = change["generation"].as_u64() == Some(generation);
+    if ours && change["state"] == "failed" {
+        bail!("{}", change["error"].as_str().unwrap_or("the members were not changed"));
+    }
+    // What became of it the next leader tells.
+    let led_again = status["state"] == "streaming" && configuration["decided"] == true;
+    if ours && change["state"] == "unsettled" && led_again && configuration["joint"] == false {
+        bail!(
+            "the members were not changed: leadership ended before enough safekeepers had agreed; ask again"
+        );
+    }
+    Ok(None)
+}
+
+fn progress(status: &Value) -> String {
+    let change = &status["change"];
+    let waits: Vec<String> = change["waits_for"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|one| match one["lag_bytes"].as_u64() {
+            Some(lag) => format!("safekeeper {} lacks {} MiB", one["id"], lag.div_ceil(1 << 20)),
+            None => format!("safekeeper {} does not follow yet", one["id"]),
+        })
+        .collect();
+    match (change["state"].as_str(), waits.is_empty()) {
+        (Some("catching_up"), false) => format!("catching up: {}", waits.join(", ")),
+        (Some("unsettled"), _) => "the walproposer lost its leadership: waiting for the next one".to_owned(),
+        _ => "waiting for the safekeepers to agree".to_owned(),
+    }
+}
+
+struct Walproposer {
+    http: String,
+    client: reqwest::Client,
+}
+
+impl Walproposer {
+    fn new(flags: &WalproposerFlags) -> Result<Self> {
+        let client = reqwest::Client::builder().timeout(HTTP_TIMEOUT).no_proxy().build()?;
+        Ok(Self { http: flags.http.clone(), client })
+    }
+
+    async fn status(&self) -> Result<Value> {
+        let url = format!("http://{}/v1/status", self.http);
+        let answer = self.client.get(&url).send().await;
+        let answer = answer.with_context(|| format!("no walproposer answers at {}", self.http))?;
+        Ok(answer.error_for_status()?.json().await?)
+    }
+
+    /// The generation that the change ends with.
+    async fn put_members(&self, members: &[SafekeeperAddress], token: Option<&str>) -> Result<u64> {
+        let member = |one: &SafekeeperAddress| json!({"id": one.id.0, "host": one.host, "port": one.port});
+        let body: Vec<Value> = members.iter().map(member).collect();
+        let mut request = self.client.put(format!("http://{}/v1/members", self.http)).json(&body);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let answer = request.send().await;
+        let answer = answer.with_context(|| format!("no walproposer answers at {}", self.http))?;
+        let (code, text) = (answer.status(), answer.text().await?);
+        let body: Value = serde_json::from_str(&text).unwrap_or_default();
+        match (code, body["generation"].as_u64()) {
+            (StatusCode::OK | StatusCode::ACCEPTED, Some(generation)) => Ok(generation),
+            _ => {
+                let said: String = text.chars().take(REFUSAL_CHARS_MAX).collect();
+                bail!("{}", body["error"].as_str().unwrap_or(&format!("{code}: {said}")))
+            }
+        }
+    }
+}
+
+fn table(configuration: &Value) -> String {
+    if configuration.is_null() {
+        return "the safekeepers were not heard of yet".to_owned();
+    }
+    let list = |name: &str| {
+        let members = configuration[name].as_array().into_iter().flatten();
+        let one = |member: &Value| {
+            format!("{}@{}:{}", member["id"], member["host"].as_str().unwrap_or("?"), member["port"])
+        };
+        members.map(one).collect::<Vec<_>>().join(",")
+    };
+    let decided = if configuration["decided"] == true { "" } else { " (not decided under this term)" };
+    let mut lines = vec![
+        format!("generation  {}{decided}", configuration["generation"]),
+        format!("members     {}", list("members")),
+    ];
+    if configuration["joint"] == true {
+        lines.push(format!("next        {}", list("new_members")));
+    }
+    lines.push(format!("primary     {}", configuration["primary"].as_str().unwrap_or("any")));
+    lines.join("\n")
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn print(configuration: &Value, as_json: bool) {
+    if as_json { println!("{configuration}") } else { println!("{}", table(configuration)) }
+}
+
+#[expect(clippy::print_stderr, reason = "progress is for the person who waits, not for a pipe")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
