@@ -41,8 +41,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// What is not as usual.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Settings of PostgreSQL.
-    pub settings: Vec<(&'static str, String)>,
     /// `--control-plane`, instead of a file that knows every role.
     pub control_plane: Option<String>,
     /// `--log-level`.
@@ -122,9 +120,7 @@ pub async fn verifiers(postgres: &Postgres) -> Result<Vec<(String, String)>> {
 impl Front {
     /// Starts PostgreSQL, and the proxy before it.
     pub async fn start(postgres: Postgres, options: Options) -> Result<Self> {
-        let settings: Vec<(&str, &str)> =
-            options.settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let postmaster = postgres.start(&settings).await?;
+        let postmaster = postgres.start(&[]).await?;
         let starting = Starting::new(postmaster);
         let mut front = Self::before(postgres, &options).await?;
         starting.keep();

@@ -13,6 +13,8 @@ use tokio::sync::mpsc;
 use super::control_plane::ControlPlane;
 
 const CROWD: usize = 1_000;
+/// So many come at the same moment.
+const GROUP: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,29 +33,29 @@ async fn a_thousand_clients_of_a_sleeping_database_cost_one_wake_and_all_are_ser
     process.end(Signal::SIGINT, PATIENCE).await?;
     let front = Front::before(postgres.clone(), &options).await?;
 
-    let clients = tokio::spawn({
-        let (config, tls) = (front.config("crowd"), front.tls()?);
-        async move {
-            let connect = |_| {
-                let (config, tls) = (config.clone(), tls.clone());
-                tokio::spawn(async move { config.connect(tls).await })
-            };
-            join_all((0..CROWD).map(connect)).await
-        }
-    });
+    let (config, tls) = (front.config("crowd"), front.tls()?);
+    let mut clients = Vec::new();
+    // Who comes in groups has no other's TLS to wait for. All of them are there before the one wake ends.
+    for _ in 0..CROWD / GROUP {
+        clients.extend((0..GROUP).map(|_| {
+            let (config, tls) = (config.clone(), tls.clone());
+            tokio::spawn(async move { config.connect(tls).await })
+        }));
+        until("the group to be let in", PATIENCE, async || {
+            let sessions = front.http("/v1/sessions").await.unwrap_or_default();
+            let waiting = sessions.matches("\"state\":\"connecting\"").count();
+            Ok((waiting == clients.len()).then_some(()))
+        })
+        .await?;
+    }
     let wake = tokio::time::timeout(PATIENCE, wakes.recv()).await?.context("the service is gone")?;
-    // All of them have come before the one wake ends.
-    until("the crowd to be at the door", PATIENCE, async || {
-        let open = front.metric("holdfast_proxy_open_connections").await?;
-        Ok((open as usize == CROWD).then_some(()))
-    })
-    .await?;
     let process = postgres.start(&settings).await?;
     ensure!(wake.send(()).is_ok(), "the service gave up");
 
     let mut sessions = Vec::new();
-    for connected in tokio::time::timeout(PATIENCE, clients).await.context("they still wait")?? {
-        let (client, connection) = connected??;
+    for client in clients {
+        let (client, connection) =
+            tokio::time::timeout(PATIENCE, client).await.context("it still waits")???;
         tokio::spawn(connection);
         sessions.push(client);
     }

@@ -21,11 +21,7 @@ async fn a_client_of_a_database_that_moved_notices_nothing() -> Result<()> {
     let known = verifiers(&postgres).await?;
     let address = format!("127.0.0.1:{}", postgres.port);
     let (service, control_plane) = ControlPlane::start(&environment.directory, known, &address, None).await?;
-    let options = Options {
-        control_plane: Some(control_plane),
-        log_level: Some("info,proxy=debug"),
-        ..Options::default()
-    };
+    let options = Options { control_plane: Some(control_plane), log_level: Some("info,proxy=debug") };
     let front = Front::before(postgres.clone(), &options).await?;
     let ask = async || {
         anyhow::Ok(front.connect("crowd").await?.query_one("SHOW port", &[]).await?.get::<_, String>(0))
