@@ -176,6 +176,11 @@ impl Node {
         Some(self.mirror.replace(from, &bytes))
     }
 
+    /// True when the mirror is of the log as it is now.
+    pub(crate) fn is_mirrored(&self) -> bool {
+        self.serving().is_some_and(|at| self.mirror.seen == (self.life, at.truncations))
+    }
+
     /// Everything is read again at the next look.
     pub(crate) fn look_anew(&mut self) {
         self.mirror.seen = (0, 0);

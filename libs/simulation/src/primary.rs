@@ -132,6 +132,13 @@ impl Primary {
         self.ends.binary_search(&lsn).is_ok()
     }
 
+    /// Who this is and where its records end around `lsn`.
+    pub(crate) fn describe(&self, lsn: Lsn) -> String {
+        let above = self.ends.partition_point(|end| *end <= lsn);
+        let around = &self.ends[above.saturating_sub(2)..(above + 2).min(self.ends.len())];
+        format!("{:?} from {} on, records end at {around:?}", self.timeline, self.base)
+    }
+
     /// Record ends above `from`, up to `to`.
     pub(crate) fn record_ends(&self, from: Lsn, to: Lsn) -> impl Iterator<Item = Lsn> {
         let first = self.ends.partition_point(|end| *end <= from);

@@ -66,17 +66,17 @@ counts! {
     /// Elections while three rivals campaigned.
     duel_elections: "elections in duels", at least 1_000;
     /// Disks on which something was damaged at rest.
-    damages: "damaged disks", at least 500;
+    damages: "damaged disks", at least 200;
     /// Nodes that said that they lost something that they had acknowledged.
-    lost_nodes: "nodes that lost acknowledged WAL", at least 200;
+    lost_nodes: "nodes that lost acknowledged WAL", at least 50;
     /// Damaged nodes that held everything again.
-    repairs: "repaired nodes", at least 300;
+    repairs: "repaired nodes", at least 150;
     /// Disks that were gone for good.
     lost_disks: "disks gone for good", at least 100;
     /// Nodes that came later, with an empty log.
     new_nodes: "new nodes", at least 500;
     /// Changes of the members that a leader began.
-    member_changes: "changes of members", at least 500;
+    member_changes: "changes of members", at least 300;
     /// Primaries that a leader was told to designate.
     designations: "designated primaries", at least 200;
     /// Configurations that were decided.

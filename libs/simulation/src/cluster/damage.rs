@@ -1,7 +1,7 @@
 //! What disks do to bytes that lie on them: they rot, are not where they were written, cannot be read, are gone.
 //!
-//! Not damaged is what no checksum covers and no start can miss: the rest of a switched segment, the torso of an aborted
-//! record, the spare bytes of a page header. No reader of WAL looks at their content; nobody would notice.
+//! Not damaged is what no checksum covers, so that nobody can notice: the rest of a switched segment, the torso of an
+//! aborted record, some bytes of a page header.
 
 use std::time::Duration;
 
@@ -154,5 +154,5 @@ fn can_be_noticed(node: &Node, damage: &Damage) -> bool {
     let from = seen.oldest_lsn.max(node.mirror.base());
     let log = read_log(&replica, from, seen.flush_lsn);
     let is_same = log == node.mirror.slice(from, seen.flush_lsn);
-    seen.lost.is_some() || is_same || RecordScanner::at_segment_start(CONTEXT, from).feed(&log).is_err()
+    is_same || (seen.lost.is_none() && RecordScanner::at_segment_start(CONTEXT, from).feed(&log).is_err())
 }

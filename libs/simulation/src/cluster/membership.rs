@@ -73,6 +73,8 @@ impl Cluster {
         let begun = proposer.change(Change::Members(listed)).is_ok();
         if begun {
             writer.look_for_members();
+            let joint = writer.engine.own_ref().and_then(Proposer::configuration).cloned();
+            self.proposed.extend(joint);
         }
         if begun {
             self.trace.line(format_args!("writer {slot} lets {members:?} vote"));
@@ -208,7 +210,10 @@ impl Cluster {
         let nodes = self.nodes.iter().map(|node| node.configuration.clone());
         let writers =
             self.writers.iter().flatten().filter_map(|writer| writer.engine.own_ref()?.configuration());
-        nodes.chain(writers.cloned().map(Arc::new)).collect()
+        let newest_decided = self.oracle.newest_generation();
+        // What was proposed once may still be on its way.
+        let proposed = self.proposed.iter().filter(|one| one.generation >= newest_decided);
+        nodes.chain(writers.chain(proposed).cloned().map(Arc::new)).collect()
     }
 
     /// Who alone may write, as the writer in `slot` knows it.

@@ -36,6 +36,8 @@ pub(crate) struct Cluster {
     pub(crate) primaries: Vec<Primary>,
     pub(crate) writers: Vec<Option<Writer>>,
     pub(crate) standbys: Vec<Standby>,
+    /// Configurations that leaders were told to go over to.
+    proposed: Vec<Configuration>,
     /// Connections whose writer's end is gone, with what was on its way.
     strays: Vec<Stray>,
     /// Which campaign a connection belongs to.
@@ -71,6 +73,7 @@ impl Cluster {
             primaries: vec![Primary::new(layout)],
             writers: (0..WRITERS_MAX).map(|_| None).collect(),
             standbys: (1..=STANDBYS).map(|id| Standby::new(NodeId(id))).collect(),
+            proposed: Vec::new(),
             strays: Vec::new(),
             campaigns: BTreeMap::new(),
             dialect,

@@ -60,7 +60,7 @@ impl Cluster {
         self.stats.fetches += 1;
         let end = fetch.from.advance(wal.len() as u64);
         // A disk that has just stopped was not looked at.
-        if fetch.from >= donor.mirror.base() && end <= donor.mirror.end() {
+        if donor.is_mirrored() && fetch.from >= donor.mirror.base() && end <= donor.mirror.end() {
             let held = donor.mirror.slice(fetch.from, end);
             self.oracle.a_donor_serves_its_own_log(fetch.donor, fetch.from, &wal, held)?;
         }

@@ -2,6 +2,7 @@
 
 use consensus::{Dialect, LostTerm, ProtocolVersion};
 use rand::RngExt;
+use wal_store::Snapshot;
 use wal_types::{Lsn, NodeId, ProposerId, Tli};
 
 use super::Cluster;
@@ -129,8 +130,18 @@ impl Cluster {
     fn settled_by_recovery(&mut self, slot: usize, lsn: Lsn) -> Result<Option<usize>, Violation> {
         let Some(writer) = &self.writers[slot] else { return Ok(None) };
         let term = writer.engine.term();
-        let follows = |node: &&crate::node::Node| node.snapshot().is_some_and(|at| at.term == term);
-        let holders = self.nodes.iter().filter(follows).filter(|node| !self.oracle.is_damaged(node.id));
+        let follows = |node: &&crate::node::Node| {
+            // Who has only voted may still have a dead tail.
+            let led_by =
+                |at: &Snapshot| at.term == term && at.history.last().is_some_and(|last| last.term == term);
+            node.serving().is_some_and(|at| led_by(&at))
+        };
+        let holders = self
+            .nodes
+            .iter()
+            .filter(|node| node.is_mirrored())
+            .filter(follows)
+            .filter(|node| !self.oracle.is_damaged(node.id));
         let mut holders = holders
             .map(|node| &node.mirror)
             .filter(|log| log.end() >= lsn && log.base() <= self.oracle.commit_lsn());

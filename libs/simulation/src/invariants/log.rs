@@ -17,7 +17,8 @@ impl Oracle {
         other: &Node,
     ) -> Result<(), Violation> {
         let (Some(a), Some(b)) = (one.snapshot(), other.snapshot()) else { return Ok(()) };
-        if self.is_damaged(one.id) || self.is_damaged(other.id) {
+        let can_be_compared = |node: &Node| node.is_mirrored() && !self.is_damaged(node.id);
+        if !can_be_compared(one) || !can_be_compared(other) {
             return Ok(());
         }
         let equal = self.equal_upto.entry((one.id, other.id)).or_insert(START);
@@ -62,7 +63,7 @@ impl Oracle {
     /// promoted there ends its log below and writes other bytes over what was called committed.
     pub(crate) fn a_commit_is_a_record_end(&mut self, primary: &Primary, lsn: Lsn) -> Result<(), Violation> {
         ensure("a_commit_is_a_record_end", primary.is_record_end(lsn), || {
-            format!("{lsn} lies inside a record")
+            format!("{lsn} lies inside a record: {}", primary.describe(lsn))
         })?;
         let known = self.ends.last().copied().unwrap_or_default();
         self.ends.extend(primary.record_ends(known, lsn));

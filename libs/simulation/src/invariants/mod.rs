@@ -121,6 +121,11 @@ impl Oracle {
         self.timelines.last_key_value().map_or(Timeline::FIRST, |(_, timeline)| *timeline)
     }
 
+    /// Generation of the newest decided configuration.
+    pub(crate) fn newest_generation(&self) -> Generation {
+        self.decided.last_key_value().map_or(Generation::default(), |(generation, _)| *generation)
+    }
+
     /// True while a node may lack what it once acknowledged, because its disk was damaged.
     pub(crate) fn is_damaged(&self, node: NodeId) -> bool {
         self.debts.get(&node).is_some_and(|debt| debt.damaged)
