@@ -11,9 +11,10 @@ use postgres_backend::Stream;
 use postgres_backend::stream::Prefixed;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
-use utils::{Backoff, Shutdown};
+use tokio::time::{Instant, timeout};
+use utils::Backoff;
 
+use crate::drain::Drain;
 use crate::error::{Response, violation};
 use crate::metrics::{How, Metrics};
 use crate::passthrough::last_word;
@@ -35,7 +36,7 @@ pub(crate) struct Door {
     connections: Arc<Connections>,
     proxy_protocol: ProxyProtocol,
     refusals: Arc<Semaphore>,
-    shutdown: Shutdown,
+    drain: Arc<Drain>,
     metrics: Metrics,
 }
 
@@ -45,6 +46,8 @@ pub(crate) struct Arrived {
     pub(crate) stream: Prefixed<TcpStream>,
     /// The client, as far as is known.
     pub(crate) peer: SocketAddr,
+    /// When it came.
+    pub(crate) since: Instant,
     /// One that is too many gets no session, but is heard: clients show nothing that was said before TLS, and a cancel
     /// request is welcome at such a time.
     pub(crate) too_many: Option<TooMany>,
@@ -85,26 +88,26 @@ impl Door {
     pub(crate) fn new(
         connections: Connections,
         proxy_protocol: ProxyProtocol,
-        shutdown: Shutdown,
+        drain: Arc<Drain>,
         metrics: Metrics,
     ) -> Self {
         let (connections, refusals) = (Arc::new(connections), Arc::new(Semaphore::new(REFUSALS_MAX)));
-        Self { connections, proxy_protocol, refusals, shutdown, metrics }
+        Self { connections, proxy_protocol, refusals, drain, metrics }
     }
 
-    /// Until a drain begins. `serve` gets every connection that is heard, each in a task of its own.
+    /// Until a drain closes the doors. `serve` gets every connection that is heard, each in a task of its own.
     pub(crate) async fn watch<F>(
         self: Arc<Self>,
-        listener: TcpListener,
+        listener: Arc<TcpListener>,
         serve: impl Fn(Arrived) -> F + Clone + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let mut backoff = Backoff::new(ACCEPT_RETRY_DELAY_MIN, ACCEPT_RETRY_DELAY_MAX);
-        let mut draining = std::pin::pin!(self.shutdown.draining());
+        let mut closing = std::pin::pin!(self.drain.doors_close());
         loop {
             let accepted = tokio::select! {
-                () = &mut draining => return,
+                () = &mut closing => return,
                 // Cancel safe: an accept that did not return has taken no connection.
                 accepted = listener.accept() => accepted,
             };
@@ -131,13 +134,14 @@ impl Door {
         F: Future<Output = ()> + Send + 'static,
     {
         self.metrics.connections.inc();
+        let since = Instant::now();
         let admission = self.connections.enter().map_err(|too_many| (too_many, self.refusal()));
         if let Err((too_many, None)) = &admission {
             return self.note(peer, &TurnedAway::TooMany(*too_many));
         }
         let door = Arc::clone(self);
-        self.shutdown.spawn(async move {
-            match Box::pin(door.look_at(stream, peer, admission)).await {
+        self.drain.shutdown.spawn(async move {
+            match Box::pin(door.look_at(stream, peer, since, admission)).await {
                 Ok(arrived) => serve(arrived).await,
                 Err(turned_away) => door.note(peer, &turned_away),
             }
@@ -153,6 +157,7 @@ impl Door {
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
+        since: Instant,
         admission: Result<Admitted, (TooMany, Option<OwnedSemaphorePermit>)>,
     ) -> Result<Arrived, TurnedAway> {
         socket::prepare(&stream)?;
@@ -177,7 +182,7 @@ impl Door {
             Err((too_many, Some(permit))) => (Some(too_many), Place::Refusal { _permit: permit }),
             Err((too_many, None)) => return Err(too_many.into()),
         };
-        Ok(Arrived { stream: Prefixed::new(read_before, stream), peer, too_many, _place: place })
+        Ok(Arrived { stream: Prefixed::new(read_before, stream), peer, since, too_many, _place: place })
     }
 
     fn note(&self, peer: SocketAddr, turned_away: &TurnedAway) {

@@ -1,16 +1,17 @@
 //! [`Activity`]: what is going on on one connection, for the log, the metrics and `GET /v1/sessions`. Sessions write it,
 //! `http` reads it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::metrics::Metrics;
+use crate::phases::Phases;
 
 /// Number of a session, in the log and in `/v1/sessions`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,11 +58,12 @@ pub(crate) struct Activity {
     bytes_from_client: AtomicU64,
     bytes_to_client: AtomicU64,
     transaction: AtomicU8,
+    pub(crate) phases: Arc<Phases>,
     metrics: Metrics,
 }
 
 /// Where a client wants to go.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Destination {
     pub(crate) endpoint: String,
     pub(crate) role: String,
@@ -78,6 +80,7 @@ impl Activity {
             bytes_from_client: AtomicU64::new(0),
             bytes_to_client: AtomicU64::new(0),
             transaction: AtomicU8::new(0),
+            phases: Arc::default(),
             metrics,
         }
     }
@@ -133,10 +136,21 @@ impl Activity {
                 _ => None,
             },
             age_ms: self.started.elapsed().as_millis() as u64,
+            phases_ms: self
+                .phases
+                .spent()
+                .iter()
+                .map(|(phase, time)| (phase.name(), milliseconds(*time)))
+                .collect(),
             bytes_from_client: self.bytes_from_client.load(Ordering::Relaxed),
             bytes_to_client: self.bytes_to_client.load(Ordering::Relaxed),
         }
     }
+}
+
+/// To a tenth: more is noise.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e4).round() / 10.0
 }
 
 /// One connection, for people.
@@ -149,7 +163,9 @@ pub(crate) struct View {
     destination: Option<Destination>,
     /// The compute's last word on it; a query may be running.
     transaction: Option<&'static str>,
-    age_ms: u64,
+    pub(crate) age_ms: u64,
+    /// Milliseconds by phase of the login.
+    phases_ms: BTreeMap<&'static str, f64>,
     pub(crate) bytes_from_client: u64,
     pub(crate) bytes_to_client: u64,
 }

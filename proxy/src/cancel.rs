@@ -1,10 +1,11 @@
 //! Cancel requests: every client has a key of the proxy's own, and whoever shows it cancels what runs for that client
-//! at its compute (PostgreSQL documentation, "Canceling Requests in Progress"). The keys are those of this process.
+//! at its compute (PostgreSQL documentation, "Canceling Requests in Progress"). The keys are those of this process; where
+//! others share its ports, these are asked for keys that are not known here.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::compute::{self, ComputeError, Dial};
 use crate::control_plane::Compute;
+use crate::handover::Peers;
 use crate::metrics::{How, Metrics};
 use crate::rate_limit::Rate;
 
@@ -34,6 +36,8 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Cancels {
     known: Mutex<HashMap<i32, Known>>,
     rate: Rate,
+    /// Processes that may have the session.
+    peers: OnceLock<Peers>,
     metrics: Metrics,
 }
 
@@ -67,7 +71,13 @@ impl Drop for Registered {
 
 impl Cancels {
     pub(crate) fn new(metrics: Metrics) -> Self {
-        Self { known: Mutex::default(), rate: Rate::new(REQUESTS_PER_SECOND, REQUESTS_BURST), metrics }
+        let rate = Rate::new(REQUESTS_PER_SECOND, REQUESTS_BURST);
+        Self { known: Mutex::default(), rate, peers: OnceLock::new(), metrics }
+    }
+
+    /// Asks these for keys that are not known here; to be told once.
+    pub(crate) fn ask_too(&self, peers: Peers) {
+        let _ = self.peers.set(peers);
     }
 
     /// Makes a key for a client of this backend.
@@ -95,17 +105,23 @@ impl Cancels {
     /// Passes a cancel request on, when its key is one of ours. A wrong one is met with silence, like a right one.
     pub(crate) async fn pass_on(&self, dial: &impl Dial, peer: Option<SocketAddr>, pid: i32, key: &[u8]) {
         let is_allowed = peer.is_none_or(|peer| self.rate.allows(peer.ip()));
-        let how = match self.find(pid, key) {
+        let how = match (self.find(pid, key), self.peers.get()) {
             _ if !is_allowed => "too_many",
-            None => "wrong_key",
-            Some(target) => match target.cancel(dial).await {
-                Ok(()) => "passed_on",
-                Err(error) => {
-                    tracing::warn!(address = %target.compute.address, %error, "a cancel request did not arrive");
-                    "failed"
-                }
-            },
+            (Some(target), _) => pass_on_to(&target, dial).await,
+            (None, Some(peers)) if peers.cancel(pid, key).await => "passed_to_peer",
+            (None, _) => "wrong_key",
         };
+        self.count(how);
+    }
+
+    /// A request that came to another process. True when its key is one of ours.
+    pub(crate) async fn pass_on_here(&self, dial: &impl Dial, pid: i32, key: &[u8]) -> bool {
+        let Some(target) = self.find(pid, key) else { return false };
+        self.count(pass_on_to(&target, dial).await);
+        true
+    }
+
+    fn count(&self, how: &'static str) {
         tracing::debug!(how, "cancel request");
         self.metrics.cancels.get_or_create(&How { how }).inc();
     }
@@ -119,6 +135,16 @@ impl Cancels {
     fn lock(&self) -> MutexGuard<'_, HashMap<i32, Known>> {
         // Nothing panics under this lock.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn pass_on_to(target: &Target, dial: &impl Dial) -> &'static str {
+    match target.cancel(dial).await {
+        Ok(()) => "passed_on",
+        Err(error) => {
+            tracing::warn!(address = %target.compute.address, %error, "a cancel request did not arrive");
+            "failed"
+        }
     }
 }
 

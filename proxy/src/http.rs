@@ -40,8 +40,8 @@ pub(crate) fn router<D: Dial>(
     metrics: Arc<Registry>,
     log_level: LogLevel,
 ) -> Router {
-    let shutdown = services.shutdown.clone();
-    let ready = move || if shutdown.is_draining() { Err("draining".to_owned()) } else { Ok(()) };
+    let drain = Arc::clone(&services.drain);
+    let ready = move || if drain.has_begun() { Err("draining".to_owned()) } else { Ok(()) };
     let admin = Admin { metrics, log_level, ready: Arc::new(ready) };
     let (activities, control_plane) = (Arc::clone(activities), Arc::clone(&services.control_plane));
     admin

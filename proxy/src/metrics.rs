@@ -1,4 +1,4 @@
-//! What an operator can count and time. Imports nothing of this crate; everybody else imports this.
+//! What an operator can count and time. Imports of this crate only what counts, too; everybody else imports this.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -6,6 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+use crate::phases::PhaseSeconds;
 
 /// Counters and timers of a proxy; clones count together.
 #[derive(Clone, Debug)]
@@ -46,6 +48,10 @@ pub(crate) struct Metrics {
     pub(crate) bytes_to_clients: Counter,
     /// Cancel requests by what became of them.
     pub(crate) cancels: Family<How, Counter>,
+    /// Tasks beside the sessions that failed and began anew.
+    pub(crate) side_task_failures: Family<How, Counter>,
+    /// Where the time of logins goes.
+    pub(crate) phase_seconds: PhaseSeconds,
 }
 
 /// How something ended: a word of a small, fixed set.
@@ -59,6 +65,7 @@ impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         // From a millisecond to the half minute that a cold start may take.
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
+        let registry = registry.sub_registry_with_prefix("proxy");
         let metrics = Self {
             connections: Counter::default(),
             refused: Family::default(),
@@ -78,9 +85,10 @@ impl Metrics {
             bytes_from_clients: Counter::default(),
             bytes_to_clients: Counter::default(),
             cancels: Family::default(),
+            side_task_failures: Family::default(),
+            phase_seconds: PhaseSeconds::new(registry),
         };
         let own = metrics.clone();
-        let registry = registry.sub_registry_with_prefix("proxy");
         registry.register("connections", "Connections accepted", own.connections);
         registry.register("connections_refused", "Connections that met a limit", own.refused);
         registry.register("tls_reloads", "Times that certificates were read again", own.tls_reloads);
@@ -110,6 +118,11 @@ impl Metrics {
         );
         registry.register("from_clients_bytes", "Bytes that clients sent", own.bytes_from_clients);
         registry.register("to_clients_bytes", "Bytes that clients got", own.bytes_to_clients);
+        registry.register(
+            "side_task_failures",
+            "Tasks beside the sessions that failed and began anew",
+            own.side_task_failures,
+        );
         registry.register("cancel_requests", "Cancel requests by what became of them", own.cancels);
         metrics
     }

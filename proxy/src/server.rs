@@ -1,6 +1,7 @@
 //! The proxy as a whole: gives each connection that comes through the door to a session of its own, and sees to a clean
 //! end. Listeners and shutdown come in. Called by `main`.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use telemetry::{LogLevel, Metrics as Registry};
 use tokio::net::TcpListener;
-use tracing::Instrument;
+use tokio::sync::watch;
+use tracing::{Instrument, field};
 use utils::Shutdown;
 use utils::shutdown::Drained;
 
@@ -24,23 +26,21 @@ use crate::config::{ComputeTls, Config, ControlPlaneSource};
 use crate::control_plane::{
     AuthQueryControlPlane, Cached, ControlPlane, FileControlPlane, HttpControlPlane, NoControlPlane,
 };
+use crate::drain::{Drain, Times};
+use crate::ending::Ending;
+use crate::handover::{self, Host};
 use crate::link::{Links, mgmt};
-use crate::metrics::{How, Metrics};
+use crate::listeners::{Listener, Listeners};
+use crate::metrics::Metrics;
+use crate::phases::Phase;
 use crate::rate_limit::Connections;
-use crate::session::{self, Ended, Services, SessionError};
+use crate::session::{self, Services};
+use crate::supervise::{Supervised, supervise};
 use crate::tls::store::TlsStore;
 use crate::{http, mock_secret};
 
-/// Ports that are open.
-#[derive(Debug)]
-pub struct Listeners {
-    /// For clients.
-    pub pg: Vec<TcpListener>,
-    /// For operators.
-    pub http: TcpListener,
-    /// For the service behind logins with a browser, where there are such.
-    pub mgmt: Option<TcpListener>,
-}
+/// For sessions to say goodbye at the deadline.
+const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a server is made of, checked but not yet running.
 #[derive(Debug)]
@@ -49,7 +49,6 @@ pub struct Server {
     door: Arc<Door>,
     activities: Arc<Activities>,
     registry: Arc<Registry>,
-    drain_timeout: Duration,
 }
 
 impl Server {
@@ -86,6 +85,8 @@ impl Server {
             _ => None,
         };
         let control_plane = Arc::new(Cached::new(provider, metrics.clone()));
+        let Config { drain_grace: grace, drain_idle: idle, drain_timeout: timeout, .. } = *config;
+        let drain = Arc::new(Drain::new(shutdown.clone(), Times { grace, idle, timeout }));
         let services = Services {
             tls: Arc::new(tls),
             login_timeout: config.login_timeout,
@@ -101,57 +102,149 @@ impl Server {
             dial: TcpDial { tls: compute_tls },
             cancels: Arc::new(Cancels::new(metrics.clone())),
             connect_timeout: config.connect_timeout,
-            drain_idle: config.drain_idle,
-            shutdown: shutdown.clone(),
+            drain: Arc::clone(&drain),
             metrics,
         };
         let connections = Connections::new(config.connections_max, config.connections_per_source_max);
-        let door = Door::new(connections, config.proxy_protocol, shutdown.clone(), services.metrics.clone());
+        let door = Door::new(connections, config.proxy_protocol, drain, services.metrics.clone());
         Ok(Self {
             services: Arc::new(services),
             door: Arc::new(door),
             activities: Arc::default(),
             registry: Arc::new(registry),
-            drain_timeout: config.drain_timeout,
         })
     }
 
     /// Serves until the end of a drain, or until an immediate end is asked for.
-    pub async fn serve(self, listeners: Listeners, log_level: LogLevel) -> Drained {
-        let shutdown = self.services.shutdown.clone();
-        let router = http::router(&self.services, &self.activities, self.registry, log_level);
-        let (http_end, wait_http_end) = tokio::sync::oneshot::channel::<()>();
-        let http = tokio::spawn(telemetry::serve(listeners.http, router, async {
-            let _ = wait_http_end.await;
-        }));
-        let tls = Arc::clone(&self.services.tls);
-        let tls = tokio::spawn(tls.keep_current(shutdown.clone(), self.services.metrics.clone()));
-        let control_plane = Arc::clone(&self.services.control_plane);
-        let suspending = tokio::spawn(Arc::clone(&control_plane).suspend_idle(shutdown.clone()));
-        let control_plane = tokio::spawn(control_plane.keep_current(shutdown.clone()));
-        if let (Some(listener), Some(links)) = (listeners.mgmt, &self.services.links) {
-            tokio::spawn(mgmt::listen(listener, Arc::clone(links), shutdown.clone()));
+    pub async fn serve(self, listeners: Listeners, log_level: LogLevel) -> anyhow::Result<Drained> {
+        let drain = Arc::clone(&self.services.drain);
+        let (http_end, http_ends) = watch::channel(());
+        let http = self.answer_operators(&listeners.http, log_level, http_ends)?;
+        let beside = self.beside_sessions(&listeners);
+        let handover = self.answer_successors(&listeners);
+        let doors = self.open_doors(listeners.pg);
+        drop((listeners.http, listeners.mgmt));
+        if let Some(predecessor) = listeners.predecessor {
+            predecessor.is_replaced().await;
         }
-        let (services, activities) = (self.services, self.activities);
-        let serve = move |arrived| serve_connection(arrived, Arc::clone(&services), Arc::clone(&activities));
-        let doors = listeners.pg.into_iter().map(|listener| {
-            let watching = Arc::clone(&self.door).watch(listener, serve.clone());
-            tokio::spawn(watching)
-        });
-        for door in doors.collect::<Vec<_>>() {
-            // Only a panic ends one early, and the others go on.
-            let _ = door.await;
+        if let Some(handover) = &listeners.handover {
+            handover.lead_here().context("--handover-socket")?;
         }
-        tls.abort();
-        control_plane.abort();
-        suspending.abort();
-        let drained = shutdown.drained(self.drain_timeout).await;
-        drop(http_end);
+        for door in doors {
+            door.ended().await;
+        }
+        drop(beside);
+        let drained = wait_for_sessions(&drain).await;
+        drop((handover, http_end));
         if drained == Drained::Complete {
-            let _ = http.await;
+            http.ended().await;
         }
-        drained
+        Ok(drained)
     }
+
+    /// `/readyz` tells others of the drain, so it is served until its end, or until somebody else has the port.
+    fn answer_operators(
+        &self,
+        listener: &Listener,
+        log_level: LogLevel,
+        end: watch::Receiver<()>,
+    ) -> anyhow::Result<Supervised> {
+        let router = http::router(&self.services, &self.activities, Arc::clone(&self.registry), log_level);
+        let (socket, drain) = (Arc::clone(&listener.socket), Arc::clone(&self.services.drain));
+        Ok(supervise("http", &self.services.metrics, move || {
+            let (router, drain, mut end) = (router.clone(), Arc::clone(&drain), end.clone());
+            let socket = another(&socket);
+            async move {
+                let end = async move {
+                    tokio::select! {
+                        // The other side is dropped.
+                        _ = end.changed() => {}
+                        () = drain.handed_over() => {}
+                    }
+                };
+                match socket {
+                    Ok(socket) => telemetry::serve(socket, router, end).await,
+                    Err(error) => tracing::error!(%error, "nobody answers operators"),
+                }
+            }
+        }))
+    }
+
+    /// Work that sessions do not wait for.
+    fn beside_sessions(&self, listeners: &Listeners) -> Vec<Supervised> {
+        let Services { metrics, drain, tls, control_plane, links, .. } = &*self.services;
+        let shutdown = &drain.shutdown;
+        let mut tasks = Vec::new();
+        let (own, reloads, counted) = (Arc::clone(tls), shutdown.clone(), metrics.clone());
+        tasks.push(supervise("tls", metrics, move || {
+            Arc::clone(&own).keep_current(reloads.clone(), counted.clone())
+        }));
+        let (own, reloads) = (Arc::clone(control_plane), shutdown.clone());
+        tasks.push(supervise("control_plane", metrics, move || {
+            Arc::clone(&own).keep_current(reloads.clone())
+        }));
+        let (own, end) = (Arc::clone(control_plane), shutdown.clone());
+        tasks.push(supervise("suspend", metrics, move || Arc::clone(&own).suspend_idle(end.clone())));
+        if let (Some(listener), Some(links)) = (&listeners.mgmt, links) {
+            let (socket, links) = (Arc::clone(&listener.socket), Arc::clone(links));
+            let drain = Arc::clone(drain);
+            tasks.push(supervise("mgmt", metrics, move || {
+                let (socket, links, drain) = (another(&socket), Arc::clone(&links), Arc::clone(&drain));
+                async move {
+                    let Ok(socket) = socket else {
+                        return tracing::error!("no port for logins with a browser");
+                    };
+                    tokio::select! {
+                        () = mgmt::listen(socket, links, drain.shutdown.clone()) => {}
+                        () = drain.handed_over() => {}
+                    }
+                }
+            }));
+        }
+        tasks
+    }
+
+    fn answer_successors(&self, listeners: &Listeners) -> Option<Supervised> {
+        let handover = listeners.handover.as_ref()?;
+        self.services.cancels.ask_too(handover.peers());
+        let (socket, host) =
+            (handover.listener(), Arc::new(Host::new(listeners, Arc::clone(&self.services))));
+        Some(supervise("handover", &self.services.metrics, move || {
+            handover::answer(Arc::clone(&socket), Arc::clone(&host))
+        }))
+    }
+
+    fn open_doors(&self, listeners: Vec<Listener>) -> Vec<Supervised> {
+        let doors = listeners.into_iter().map(|listener| {
+            let (door, socket) = (Arc::clone(&self.door), listener.socket);
+            let (services, activities) = (Arc::clone(&self.services), Arc::clone(&self.activities));
+            supervise("door", &self.services.metrics, move || {
+                let (services, activities) = (Arc::clone(&services), Arc::clone(&activities));
+                let serve =
+                    move |arrived| serve_connection(arrived, Arc::clone(&services), Arc::clone(&activities));
+                Arc::clone(&door).watch(Arc::clone(&socket), serve)
+            })
+        });
+        doors.collect()
+    }
+}
+
+/// At the deadline sessions end by themselves, which takes a moment.
+async fn wait_for_sessions(drain: &Drain) -> Drained {
+    let at_deadline = async {
+        drain.deadline().await;
+        drain.shutdown.drained(CUT_OFF_TIMEOUT).await
+    };
+    tokio::select! {
+        biased;
+        drained = drain.shutdown.drained(Duration::MAX) => drained,
+        drained = at_deadline => drained,
+    }
+}
+
+/// The same socket once more: a task that begins anew begins with one.
+fn another(socket: &TcpListener) -> std::io::Result<TcpListener> {
+    TcpListener::from_std(socket.as_fd().try_clone_to_owned()?.into())
 }
 
 async fn serve_connection(arrived: Arrived, services: Arc<Services<TcpDial>>, activities: Arc<Activities>) {
@@ -159,87 +252,17 @@ async fn serve_connection(arrived: Arrived, services: Arc<Services<TcpDial>>, ac
     let mut random = StdRng::from_rng(&mut rand::rng());
     let id = SessionId(random.random());
     let activity = Activity::new(id, Some(peer), services.metrics.clone());
+    activity.phases.add(Phase::Accept, arrived.since.elapsed());
     let listed = activities.list(Arc::new(activity));
-    let span = tracing::info_span!("session", %id, %peer);
-    let session = async {
-        let metrics = &services.metrics;
-        let _open = Open::new(metrics);
-        let ended = Box::pin(session::run(
-            arrived.stream,
-            arrived.too_many,
-            &services,
-            &listed.activity,
-            &mut random,
-        ))
-        .await;
-        let how = log_end(&listed.activity, ended);
-        metrics.ended.get_or_create(&How { how }).inc();
-    };
-    session.instrument(span).await;
-}
-
-/// Counts a connection for as long as it lives, however it ends.
-struct Open<'m>(&'m Metrics);
-
-impl<'m> Open<'m> {
-    fn new(metrics: &'m Metrics) -> Self {
-        metrics.open_connections.inc();
-        Self(metrics)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.open_connections.dec();
-        if std::thread::panicking() {
-            self.0.ended.get_or_create(&How { how: "panicked" }).inc();
-        }
-    }
-}
-
-/// One line for each connection. One that asked for nothing, as port checks do, is not worth a line.
-fn log_end(activity: &Activity, ended: Result<Ended, SessionError>) -> &'static str {
-    let (endpoint, role) = match activity.destination() {
-        Some(destination) => (destination.endpoint.as_str(), destination.role.as_str()),
-        None => ("", ""),
-    };
-    let view = activity.view();
-    match ended {
-        Ok(Ended::NothingAsked) => "nothing_asked",
-        Ok(Ended::CancelRequest) => "cancel_request",
-        Ok(Ended::Session(ended)) => {
-            let how = ended.how();
-            let (received, sent) = (view.bytes_from_client, view.bytes_to_client);
-            tracing::info!(endpoint, role, how, received, sent, "session ended");
-            how
-        }
-        Err(error) if error.is_ours() => {
-            let how = error.how();
-            tracing::warn!(endpoint, role, how, %error, "no session");
-            how
-        }
-        Err(error) => {
-            let how = error.how();
-            tracing::info!(endpoint, role, how, %error, "no session");
-            how
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_session_that_panics_is_counted_and_no_longer_open() {
-        let metrics = Metrics::new(&mut Default::default());
-        let counted = metrics.clone();
-        let panicked = tokio::spawn(async move {
-            let _open = Open::new(&counted);
-            panic!("this is what the test is about");
-        });
-        assert!(panicked.await.unwrap_err().is_panic());
-        assert_eq!(metrics.open_connections.get(), 0);
-        assert_eq!(metrics.ended.get_or_create(&How { how: "panicked" }).get(), 1);
-    }
+    let span = tracing::info_span!(
+        "session",
+        %id, %peer,
+        otel.kind = "server",
+        endpoint = field::Empty, role = field::Empty, outcome = field::Empty
+    );
+    let ending = Ending::of(Arc::clone(&listed.activity), services.metrics.clone(), span.clone());
+    let run = session::run(arrived.stream, arrived.too_many, &services, &listed.activity, &mut random);
+    let phases = Arc::clone(&listed.activity.phases);
+    let ended = Box::pin(phases.of(run)).instrument(span).await;
+    ending.with(ended);
 }

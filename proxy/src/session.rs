@@ -17,7 +17,6 @@ use pq_proto::{
 use prometheus_client::metrics::gauge::Gauge;
 use rand::Rng;
 use tokio::time::{Instant, timeout, timeout_at};
-use utils::Shutdown;
 
 use crate::activity::{Activity, Destination, Stage};
 use crate::auth::{AuthError, Authenticated, Authenticator, Peer};
@@ -25,10 +24,12 @@ use crate::cancel::{Cancels, Registered, Target};
 use crate::compute::handshake::{LoggedIn, Login};
 use crate::compute::{self, ConnectError, Dial};
 use crate::control_plane::{Cached, Compute, InUse};
+use crate::drain::Drain;
 use crate::error::Response;
 use crate::link::{LinkError, Linked, Links};
 use crate::metrics::Metrics;
-use crate::passthrough::{self, into_stream, last_word};
+use crate::passthrough::{self, Limits, into_stream, last_word};
+use crate::phases::{Phase, timed};
 use crate::rate_limit::TooMany;
 use crate::route::{Route, RouteError, Way};
 use crate::scram::Credentials;
@@ -52,9 +53,7 @@ pub(crate) struct Services<D> {
     pub(crate) links: Option<Arc<Links>>,
     /// From authenticated to connected, a wake included.
     pub(crate) connect_timeout: Duration,
-    /// How long after the begin of a drain idle sessions may stay.
-    pub(crate) drain_idle: Duration,
-    pub(crate) shutdown: Shutdown,
+    pub(crate) drain: Arc<Drain>,
     pub(crate) metrics: Metrics,
 }
 
@@ -80,7 +79,9 @@ pub(crate) async fn run<S: Io, D: Dial>(
     let begin = Instant::now();
     let tls = services.tls.current();
     let config = HandshakeConfig { tls: tls.policy.clone(), timeout: services.login_timeout };
-    let session = match Box::pin(handshake::accept(stream, &config)).await? {
+    // Whether it will be TLS is seen at its end only.
+    let accepting = timed(Phase::Tls, handshake::accept(stream, &config));
+    let session = match Box::pin(accepting).await? {
         handshake::Accepted::Session(session) => *session,
         handshake::Accepted::Closed => return Ok(Ended::NothingAsked),
         handshake::Accepted::Cancel { pid, key } => {
@@ -88,6 +89,9 @@ pub(crate) async fn run<S: Io, D: Dial>(
             return Ok(Ended::CancelRequest);
         }
     };
+    if session.tls.is_none() {
+        activity.phases.rename(Phase::Tls, Phase::Startup);
+    }
     let mut client = session.connection;
     if let Some(too_many) = too_many {
         let (mut client, _, unsent) = into_stream(client);
@@ -97,7 +101,11 @@ pub(crate) async fn run<S: Io, D: Dial>(
     let (version, certificates) = (session.version, tls.certificates.as_deref());
     let accepted =
         Accepted { params: session.params, tls: session.tls, certificates, deadline: session.deadline };
-    let mut connected = match Box::pin(log_in(accepted, &mut client, services, activity, random)).await {
+    let connected = tokio::select! {
+        connected = Box::pin(log_in(accepted, &mut client, services, activity, random)) => connected,
+        () = services.drain.deadline() => Err(SessionError::Draining),
+    };
+    let mut connected = match connected {
         Ok(connected) => connected,
         Err(error) => {
             let (mut client, _, unsent) = into_stream(client);
@@ -106,7 +114,8 @@ pub(crate) async fn run<S: Io, D: Dial>(
         }
     };
     let _in_use = connected.in_use.take();
-    let (compute, registered) = connected.greet(&mut client, version, services, random).await?;
+    let greeting = timed(Phase::Connect, connected.greet(&mut client, version, services, random));
+    let (compute, registered) = greeting.await?;
     services.metrics.login_seconds.observe(begin.elapsed().as_secs_f64());
     Ok(Ended::Session(pass_bytes(client, compute, registered, services, activity).await))
 }
@@ -118,7 +127,7 @@ async fn log_in<S: Io, D: Dial>(
     activity: &Activity,
     random: &mut (impl Rng + Send),
 ) -> Result<Connected<D::Stream>, SessionError> {
-    if services.shutdown.is_draining() {
+    if services.drain.refuses_sessions() {
         return Err(SessionError::Draining);
     }
     if let Some(links) = &services.links {
@@ -129,11 +138,13 @@ async fn log_in<S: Io, D: Dial>(
         activity.goes_to(Destination::of(route));
     }
     activity.reached(Stage::Authenticating);
-    let authenticated = routed.authenticate(client, services, activity, random).await?;
+    let authenticating =
+        Box::pin(timed(Phase::Auth, routed.authenticate(client, services, activity, random)));
+    let authenticated = authenticating.await?;
     activity.goes_to(Destination::of(&authenticated.route));
     activity.reached(Stage::Connecting);
     tokio::select! {
-        connected = authenticated.connect(services, random) => connected,
+        connected = timed(Phase::Connect, authenticated.connect(services, random)) => connected,
         // Nobody starts anything for a client that has left. What others wait for too goes on.
         error = gone(client) => Err(SessionError::Client(error)),
     }
@@ -184,12 +195,18 @@ impl<'c> Accepted<'c> {
         random: &mut (impl Rng + Send),
     ) -> Result<Connected<D::Stream>, SessionError> {
         activity.reached(Stage::Authenticating);
-        let Linked { compute, login, role } = links.log_in(client, self.params, random).await?;
+        let linking = Box::pin(timed(Phase::Auth, links.log_in(client, self.params, random)));
+        let Linked { compute, login, role } = linking.await?;
         activity.goes_to(Destination { endpoint: compute.address.to_string(), role });
         activity.reached(Stage::Connecting);
         let connecting =
             compute::connect_once(&services.dial, &compute, &login, services.connect_timeout, random);
-        Ok(Connected { logged_in: connecting.await?, compute, told: Told::AuthenticationOk, in_use: None })
+        Ok(Connected {
+            logged_in: timed(Phase::Connect, connecting).await?,
+            compute,
+            told: Told::AuthenticationOk,
+            in_use: None,
+        })
     }
 }
 
@@ -315,17 +332,15 @@ async fn pass_bytes<S: Io, D: Dial>(
 ) -> passthrough::Ended {
     activity.reached(Stage::Passing);
     let counted = Counted::new(&services.metrics.sessions);
-    let (draining, drain_idle) = (services.shutdown.draining(), services.drain_idle);
-    let drain = async move {
-        draining.await;
-        tokio::time::sleep(drain_idle).await;
-    };
-    let ended = Box::pin(passthrough::run(client, compute, activity, drain)).await;
+    let drain = &services.drain;
+    let limits = Limits { when_idle: drain.idle_sessions_end(), at_all: drain.deadline() };
+    let ended = Box::pin(passthrough::run(client, compute, activity, limits)).await;
     drop(counted);
     if let Some(Cancellable { target, registered }) = cancellable {
         drop(registered);
         // Nobody waits for the answer any more, but the database would still work on it.
-        if ended == (passthrough::Ended::ClientVanished { busy: true })
+        use passthrough::Ended::{ClientVanished, CutOff};
+        if matches!(ended, ClientVanished { busy: true } | CutOff { busy: true })
             && let Err(error) = target.cancel(&services.dial).await
         {
             tracing::warn!(%error, "the query of a client that vanished was not cancelled");

@@ -21,6 +21,7 @@ use crate::activity::SessionId;
 use crate::control_plane::{Access, Accessed, Cached, ControlPlaneError, Wanted};
 use crate::error::violation;
 use crate::metrics::Metrics;
+use crate::phases::{Phase, timed};
 use crate::route::{Route, RouteError, Way};
 use crate::scram::server::Proven;
 use crate::scram::{NONCE_BYTES, SCRAM_ITERATIONS_DEFAULT, ScramError, Verifier};
@@ -218,7 +219,8 @@ impl Authenticator {
             Ok(proven) => Ok(Authenticated { wanted, route, proven }),
             Err(AuthError::Scram(ScramError::WrongProof)) => {
                 // This exchange cannot begin anew, but whoever tries the next time meets the password of today.
-                let _ = self.control_plane.access_again(&wanted, &route.role, &accessed).await;
+                let asking = self.control_plane.access_again(&wanted, &route.role, &accessed);
+                let _ = timed(Phase::ControlPlane, asking).await;
                 Err(wrong_password(&route.role))
             }
             Err(error) => Err(error),
@@ -229,7 +231,8 @@ impl Authenticator {
     async fn access(&self, route: &Route, peer: &Peer<'_>) -> Result<(Wanted, Accessed), AuthError> {
         let application = route.params.get("application_name").cloned();
         let wanted = Wanted { endpoint: route.endpoint.clone(), session: peer.session, application };
-        let accessed = self.control_plane.access(&wanted, &route.role).await?;
+        let asking = self.control_plane.access(&wanted, &route.role);
+        let accessed = timed(Phase::ControlPlane, asking).await?;
         if accessed.access.allowlist.allows(peer.address) {
             return Ok((wanted, accessed));
         }
@@ -248,7 +251,9 @@ impl Authenticator {
         let verifier = self.verifier(&accessed.access, &route);
         let mut keys = self.hashing.check(verifier, password.clone()).await?;
         if keys.is_none()
-            && let Some(again) = self.control_plane.access_again(&wanted, &route.role, &accessed).await
+            && let Some(again) =
+                timed(Phase::ControlPlane, self.control_plane.access_again(&wanted, &route.role, &accessed))
+                    .await
         {
             keys = self.hashing.check(self.verifier(&again?.access, &route), password).await?;
         }

@@ -22,6 +22,7 @@ use utils::Backoff;
 use self::handshake::{LoggedIn, Login};
 use crate::control_plane::{Address, Cached, Compute, ControlPlaneError, Wanted};
 use crate::error::Response;
+use crate::phases::{Phase, timed};
 use crate::socket;
 
 /// For a TCP connection to one address of a compute.
@@ -229,7 +230,7 @@ async fn attempts<D: Dial>(
     so_far: &mut ConnectError,
 ) -> Result<(LoggedIn<D::Stream>, Arc<Compute>), ConnectError> {
     let mut backoff = Backoff::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
-    let mut located = control_plane.locate(wanted).await?;
+    let mut located = timed(Phase::ControlPlane, control_plane.locate(wanted)).await?;
     let (mut woken, mut located_again, mut lost_logins) = (false, false, 0);
     loop {
         let compute = Arc::clone(&located.compute);
@@ -248,7 +249,7 @@ async fn attempts<D: Dial>(
             if woken {
                 tokio::time::sleep(backoff.next_delay(random)).await;
             }
-            located = match control_plane.wake(wanted, located.generation).await {
+            located = match timed(Phase::Wake, control_plane.wake(wanted, located.generation)).await {
                 Err(ControlPlaneError::NotStartable(_)) => return Err(failure),
                 located => located?,
             };
@@ -257,7 +258,8 @@ async fn attempts<D: Dial>(
             *so_far = failure;
             tokio::time::sleep(backoff.next_delay(random)).await;
         } else if may_have_moved
-            && let Ok(newer) = control_plane.locate_again(wanted, located.generation).await
+            && let Ok(newer) =
+                timed(Phase::ControlPlane, control_plane.locate_again(wanted, located.generation)).await
             && newer.compute.address != compute.address
         {
             located = newer;

@@ -62,6 +62,11 @@ impl Direction {
         self.kept.is_empty()
     }
 
+    /// What was read and could not be passed on.
+    pub(super) fn into_kept(self) -> BytesMut {
+        self.kept
+    }
+
     /// Passes on what there is. `see` gets every byte that is read, in order.
     pub(super) fn poll(
         &mut self,

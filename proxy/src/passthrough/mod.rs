@@ -46,6 +46,11 @@ pub(crate) enum Ended {
     },
     /// The proxy is shutting down, and the session had nothing to do.
     Drained,
+    /// The proxy is shutting down, and the time for sessions that still have something to do is over.
+    CutOff {
+        /// It had asked for something that is not answered yet.
+        busy: bool,
+    },
 }
 
 impl Ended {
@@ -57,16 +62,25 @@ impl Ended {
             Self::ClientVanished { busy: true } => "client_vanished_busy",
             Self::ComputeClosed { .. } => "compute_closed",
             Self::Drained => "drained",
+            Self::CutOff { .. } => "drain_timeout",
         }
     }
 }
 
-/// Passes bytes until the session ends. When `drain` completes, it ends as soon as it is idle.
+/// When a session ends though neither side wants it to. A time that is over stays over.
+pub(crate) struct Limits<I, A> {
+    /// From then on it ends as soon as it is idle.
+    pub(crate) when_idle: I,
+    /// Then it ends.
+    pub(crate) at_all: A,
+}
+
+/// Passes bytes until the session ends.
 pub(crate) async fn run<C: Io, S: Io>(
     client: Connection<C>,
     compute: Connection<S>,
     activity: &Activity,
-    drain: impl Future<Output = ()>,
+    limits: Limits<impl Future<Output = ()>, impl Future<Output = ()>>,
 ) -> Ended {
     let (client, from_client, _) = into_stream(client);
     let (compute, from_compute, _) = into_stream(compute);
@@ -76,12 +90,17 @@ pub(crate) async fn run<C: Io, S: Io>(
     let (up, down) = (Some(Direction::new(from_client)), Direction::new(from_compute));
     let mut relay = Relay { client, compute, knowledge, up, down, farewell: None, draining: false };
 
-    let mut drain = std::pin::pin!(drain);
+    let (mut when_idle, mut at_all) = (std::pin::pin!(limits.when_idle), std::pin::pin!(limits.at_all));
     let ended = poll_fn(|cx| {
         if !relay.draining {
-            relay.draining = drain.as_mut().poll(cx).is_ready();
+            relay.draining = when_idle.as_mut().poll(cx).is_ready();
         }
-        relay.poll(cx, activity)
+        match relay.poll(cx, activity) {
+            Poll::Pending if at_all.as_mut().poll(cx).is_ready() => {
+                Poll::Ready(Ended::CutOff { busy: relay.knowledge.is_busy() })
+            }
+            poll => poll,
+        }
     });
     let ended = ended.await;
     relay.say_goodbye(ended).await;
@@ -191,6 +210,7 @@ impl<C: Io, S: Io> Relay<C, S> {
 
     /// Tells the client why, where it does not know yet and can be told, and closes.
     async fn say_goodbye(mut self, ended: Ended) {
+        let mut unsent = BytesMut::new();
         let response = match ended {
             Ended::ComputeClosed { between_messages: true } if !self.knowledge.follower.last_was_error() => {
                 Some(ErrorResponse::fatal(
@@ -200,15 +220,24 @@ impl<C: Io, S: Io> Relay<C, S> {
             }
             Ended::Drained => {
                 let _ = timeout(LAST_WORD_TIMEOUT, self.compute.write_all(&TERMINATE)).await;
-                let message = "terminating connection due to administrator command";
-                Some(ErrorResponse::fatal(SqlState::ADMIN_SHUTDOWN, message))
+                Some(administrators_command())
+            }
+            Ended::CutOff { .. } if self.knowledge.follower.at_boundary() => {
+                unsent = self.down.into_kept();
+                Some(administrators_command())
             }
             _ => None,
         };
         if !matches!(ended, Ended::ClientVanished { .. }) {
-            last_word(&mut self.client, BytesMut::new(), response.map(Response::Own).as_ref()).await;
+            last_word(&mut self.client, unsent, response.map(Response::Own).as_ref()).await;
         }
     }
+}
+
+/// What PostgreSQL says, too, when it ends.
+fn administrators_command() -> ErrorResponse {
+    let message = "terminating connection due to administrator command";
+    ErrorResponse::fatal(SqlState::ADMIN_SHUTDOWN, message)
 }
 
 impl Farewell {
@@ -267,6 +296,8 @@ pub(crate) fn into_stream<S: Io>(connection: Connection<S>) -> (Stream<S>, Bytes
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use pq_proto::Frame;
     use tokio::io::{DuplexStream, duplex};
 
@@ -312,7 +343,7 @@ mod tests {
             let metrics = Metrics::new(&mut Default::default());
             let activity = Activity::new(SessionId(1), None, metrics.clone());
             let (ended, at_client, at_compute) = tokio::join!(
-                run(client, compute, &activity, std::future::pending()),
+                run(client, compute, &activity, Limits { when_idle: pending(), at_all: pending() }),
                 send_and_receive(client_end, up[100..].to_vec()),
                 send_and_receive(compute_end, down[3..].to_vec()),
             );

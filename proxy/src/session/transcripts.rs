@@ -34,6 +34,7 @@ use rand::rand_core::TryRng;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use utils::Shutdown;
 use utils::shutdown::Signal;
 
 use super::*;
@@ -41,6 +42,7 @@ use crate::activity::SessionId;
 use crate::auth::{ClientAuth, MockSecret};
 use crate::compute::Dial;
 use crate::control_plane::{Address, FileControlPlane};
+use crate::drain::Times;
 use crate::link::mgmt;
 use crate::link::tests::load as load_links;
 use crate::scram::Verifier;
@@ -257,7 +259,7 @@ impl Scene {
                 mgmt::take(links, report).map_err(|error| error.to_string())
             }
             ("drain", "") => {
-                self.services.shutdown.signal(Signal::Terminate);
+                self.services.drain.shutdown.signal(Signal::Terminate);
                 Ok(())
             }
             _ => Err("no such step".into()),
@@ -314,8 +316,7 @@ fn services(config: &str, directory: &Path, dial: ScriptedDial) -> Services<Scri
         dial,
         cancels: Arc::new(Cancels::new(metrics.clone())),
         connect_timeout: STEP_TIMEOUT,
-        drain_idle: Duration::ZERO,
-        shutdown: Shutdown::new(),
+        drain: Arc::new(Drain::new(Shutdown::new(), Times::default())),
         metrics,
     }
 }
