@@ -39,8 +39,6 @@ pub(crate) struct Node {
     life: u64,
     /// Its log, as it was when [`Node::look`] was last called.
     pub(crate) mirror: Mirror,
-    /// The flush position that it showed last.
-    pub(crate) flushed: Lsn,
     /// The configuration that it showed last.
     pub(crate) configuration: Arc<Configuration>,
     /// It said that it misses something, when it was last looked at.
@@ -74,7 +72,6 @@ impl Node {
             life: 0,
             mirror: Mirror::new(start),
             configuration,
-            flushed: start,
             was_lost: false,
             is_gone: false,
         };
@@ -159,7 +156,7 @@ impl Node {
         if matches!(at.health, Health::Poisoned | Health::Corrupt) {
             return None;
         }
-        (self.configuration, self.flushed) = (at.configuration.clone(), at.flush_lsn);
+        self.configuration = at.configuration.clone();
         let seen = (self.life, at.truncations);
         self.mirror.forget_below(at.oldest_lsn);
         let from = if self.mirror.seen == seen { self.mirror.end() } else { self.mirror.base() };

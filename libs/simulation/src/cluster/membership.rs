@@ -164,19 +164,21 @@ impl Cluster {
         is_unseeded || self.is_lost_for_good(id)
     }
 
-    /// Nobody should let a node vote that misses what the others may remove at any moment.
+    /// Nobody should let a node vote that misses what the others may remove at any moment: a new one has to follow, and
+    /// hold what is committed.
     fn can_vote(&self, slot: usize, id: NodeId, votes_already: bool) -> bool {
-        let node = &self.nodes[self.index(id)];
         if self.is_lost_for_good(id) || self.oracle.is_damaged(id) {
             return false;
         }
+        let Some(writer) = &self.writers[slot] else { return false };
+        let Some(start) = writer.engine.election().map(|election| election.start) else { return false };
         let kept =
             self.nodes.iter().filter_map(Node::serving).map(|at| at.horizon_lsn.max(at.oldest_lsn)).max();
-        let kept = kept.max(Some(self.writers[slot].as_ref().map_or(Lsn::MAX, |writer| {
-            let start = writer.engine.election().map_or(Lsn::MAX, |election| election.start);
-            writer.engine.commit_lsn().max(start)
-        })));
-        votes_already || node.serving().is_some_and(|at| Some(at.flush_lsn) >= kept)
+        let needed = kept.unwrap_or_default().max(writer.engine.commit_lsn()).max(start);
+        let follows = |at: &Snapshot| {
+            at.history.last().is_some_and(|last| last.term == writer.engine.term()) && at.flush_lsn >= needed
+        };
+        votes_already || self.nodes[self.index(id)].serving().is_some_and(|at| follows(&at))
     }
 
     /// Its disk is gone, or what it misses is nowhere else any more, or nobody knows any more where its log agrees with

@@ -103,10 +103,11 @@ impl Cluster {
         self.trace.mix(&[lsn.0]);
         let sets = self.sets(slot);
         let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
-        let quorum = self.oracle.a_majority_acknowledged(writer.engine.term(), lsn, &sets)?;
+        let term = writer.engine.term();
+        let quorum = self.oracle.a_majority_acknowledged(term, lsn, &sets)?;
         let steps = std::mem::take(&mut writer.steps);
         self.oracle.quorums_of_neighbouring_configurations_intersect(sets.clone(), quorum, steps)?;
-        self.oracle.note_commit(writer.engine.term(), lsn);
+        self.oracle.note_commit(term, lsn);
         self.oracle.a_term_begins_above_all_commits()?;
         let writes = match writer.primary {
             Some(index) => Some(index),
@@ -121,7 +122,7 @@ impl Cluster {
         }
         self.commits += 1;
         if self.commits.is_multiple_of(DURABILITY_CHECK_EVERY) && self.oracle.commit_lsn() >= lsn {
-            self.oracle.a_commit_is_durable_on_a_quorum(self.nodes.iter(), &sets, lsn)?;
+            self.oracle.a_commit_is_durable_on_a_quorum(self.nodes.iter(), &sets, term, lsn)?;
         }
         Ok(())
     }

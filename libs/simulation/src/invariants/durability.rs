@@ -10,6 +10,11 @@ use crate::mirror::offset;
 use crate::node::Node;
 
 impl Oracle {
+    /// How far a node told that it holds the log of a term.
+    fn told(&self, term: Term, node: NodeId) -> Lsn {
+        self.acknowledged.get(&(term, node)).copied().unwrap_or_default()
+    }
+
     /// S5, what was told. A proposer commits entries of an earlier term because a majority holds them, or takes one node
     /// too few for a majority: the next leader's votes need not contain a holder. Counted here, from what the nodes
     /// said under this very term.
@@ -20,8 +25,7 @@ impl Oracle {
         sets: &[Vec<NodeId>],
     ) -> Result<BTreeSet<NodeId>, Violation> {
         let members = sets.iter().flatten().copied();
-        let told = |node: &NodeId| self.acknowledged.get(&(term, *node)).is_some_and(|upto| *upto >= lsn);
-        let holders: BTreeSet<NodeId> = members.filter(told).collect();
+        let holders: BTreeSet<NodeId> = members.filter(|&node| self.told(term, node) >= lsn).collect();
         ensure("a_majority_acknowledged", has_majorities(sets, &holders), || {
             format!("{lsn} is called committed in term {term}, {holders:?} of {sets:?} acknowledged it")
         })?;
@@ -35,6 +39,7 @@ impl Oracle {
         &self,
         nodes: impl Iterator<Item = &'a Node>,
         sets: &[Vec<NodeId>],
+        term: Term,
         lsn: Lsn,
     ) -> Result<(), Violation> {
         let mut holding = BTreeSet::new();
@@ -44,7 +49,7 @@ impl Oracle {
                 break;
             }
             // A disk that was damaged after the node had acknowledged: the fault budget keeps these a minority.
-            let damaged = self.is_damaged(node.id) && node.flushed >= lsn;
+            let damaged = self.is_damaged(node.id) && self.told(term, node.id) >= lsn;
             match node.after_power_loss(lsn) {
                 _ if damaged => _ = holding.insert(node.id),
                 Ok((from, bytes)) if bytes == self.committed[offset(from)..offset(lsn)] => {
