@@ -31,6 +31,8 @@ pub struct Walproposer {
     pub tenant_id: String,
     /// The timeline.
     pub timeline_id: String,
+    /// The name of the primary, where logs are given to primaries.
+    pub primary_name: Option<String>,
     /// Whether it is killed with the thread that started it.
     pub dies_with_parent: bool,
 }
@@ -48,6 +50,12 @@ pub struct WalproposerStatus {
     pub primary_flush_lsn: Option<String>,
     /// What blocks commits now.
     pub blocked: Option<String>,
+    /// Who votes and who may write: `generation`, `decided`, `joint`, `members`, `new_members`, `primary`.
+    #[serde(default)]
+    pub configuration: serde_json::Value,
+    /// The last change of it that was asked for.
+    #[serde(default)]
+    pub change: serde_json::Value,
     /// Each safekeeper as the walproposer sees it.
     #[serde(default)]
     pub safekeepers: Vec<SafekeeperView>,
@@ -90,6 +98,9 @@ impl Walproposer {
         let mut arguments: Vec<String> =
             ["run", "--slot", "wp", "--application-name", "wp"].map(Into::into).into();
         arguments.extend(self.lineage());
+        if let Some(name) = &self.primary_name {
+            arguments.extend(["--primary-name".to_owned(), name.clone()]);
+        }
         arguments.extend([
             "--listen-http".into(),
             format!("127.0.0.1:{}", self.http_port),
@@ -122,10 +133,31 @@ impl Walproposer {
 
     /// One election without a primary: what these safekeepers together hold as committed.
     pub async fn recover(&self) -> Result<Lsn> {
-        let mut arguments = vec!["recover".to_owned()];
-        arguments.extend(self.lineage());
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let printed = clients::run(&self.tools.programs.join("walproposer"), &arguments, &[]).await?;
+        let printed = self.run_recover(&[]).await?;
         printed.trim().parse().with_context(|| format!("walproposer recover printed {printed:?}"))
+    }
+
+    /// The same, and the log is given to the primary of this name. What it printed.
+    pub async fn fail_over(&self, name: &str) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.run_recover(&["--primary-name", name, "--json"]).await?)?)
+    }
+
+    async fn run_recover(&self, more: &[&str]) -> Result<String> {
+        let lineage = self.lineage();
+        let all: Vec<&str> = ["recover"]
+            .into_iter()
+            .chain(lineage.iter().map(String::as_str))
+            .chain(more.iter().copied())
+            .collect();
+        clients::run(&self.tools.programs.join("walproposer"), &all, &[]).await
+    }
+
+    /// `walproposer members`, of this one. What it printed.
+    pub async fn members(&self, arguments: &[&str]) -> Result<serde_json::Value> {
+        let http = format!("127.0.0.1:{}", self.http_port);
+        let first = ["members"].into_iter().chain(arguments.iter().copied());
+        let all: Vec<&str> = first.chain(["--http", &http, "--json"]).collect();
+        let printed = clients::run(&self.tools.programs.join("walproposer"), &all, &[]).await?;
+        Ok(serde_json::from_str(&printed)?)
     }
 }

@@ -16,17 +16,17 @@ use test_runner::wait::until;
 use test_runner::workload::Workload;
 use wal_types::Lsn;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
-const ROWS: u64 = 300;
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const ROWS: u64 = 300;
 const ATTEMPTS_MAX: usize = 20;
 /// More than a batch of the load: what is damaged so far below the end was acknowledged.
 const DEPTH_BYTES: u64 = 8_000;
 
-async fn status(cluster: &Cluster, id: u64) -> Result<TimelineStatus> {
+pub(crate) async fn status(cluster: &Cluster, id: u64) -> Result<TimelineStatus> {
     cluster.safekeeper(id)?.timeline(&cluster.state.tenant_id, &cluster.state.timeline_id).await
 }
 
-async fn becomes(cluster: &Cluster, id: u64, health: &str) -> Result<TimelineStatus> {
+pub(crate) async fn becomes(cluster: &Cluster, id: u64, health: &str) -> Result<TimelineStatus> {
     until(&format!("sk{id} to be {health}"), TIMEOUT, async || {
         let status = status(cluster, id).await?;
         Ok((status.health == health).then_some(status))
@@ -35,7 +35,7 @@ async fn becomes(cluster: &Cluster, id: u64, health: &str) -> Result<TimelineSta
 }
 
 /// Turns the bits of some bytes of WAL, in the file that holds them.
-fn damage(cluster: &Cluster, id: u64, at: Lsn) -> Result<PathBuf> {
+pub(crate) fn damage(cluster: &Cluster, id: u64, at: Lsn) -> Result<PathBuf> {
     let (tenant, timeline) = (&cluster.state.tenant_id, &cluster.state.timeline_id);
     let directory = cluster.safekeeper(id)?.data_dir.join(tenant).join(timeline);
     let segment_bytes = cluster.state.origin.as_ref().context("never started")?.wal_segment_size;
@@ -58,7 +58,7 @@ fn segment(directory: &Path, number: u64, segment_bytes: u64) -> Result<PathBuf>
 
 /// Kills safekeeper 1 when what it acknowledged is well above the commit position that it had written down, which it
 /// does now and then only. From there on a start reads everything. Returns both; nobody reaches it any more.
-async fn kill_far_behind_its_commit(
+pub(crate) async fn kill_far_behind_its_commit(
     cluster: &mut Cluster,
     relay: &Relay,
     workload: &Workload,

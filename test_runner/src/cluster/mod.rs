@@ -192,6 +192,7 @@ impl Cluster {
                 .collect(),
             tenant_id: self.state.tenant_id.clone(),
             timeline_id: self.state.timeline_id.clone(),
+            primary_name: None,
             dies_with_parent: self.options.dies_with_parent,
         }
     }

@@ -20,6 +20,8 @@ pub struct Status {
     pub proxy: Option<ProxyStatus>,
     /// What blocks commits now, in one sentence; none when they go through.
     pub blocked: Option<String>,
+    /// What else a person should know, a sentence each.
+    pub remarks: Vec<String>,
 }
 
 /// One program.
@@ -78,7 +80,8 @@ impl Cluster {
         let parts =
             self.parts().into_iter().map(|name| self.part_status(name)).collect::<anyhow::Result<_>>()?;
         let blocked = self.what_blocks(walproposer.as_ref());
-        Ok(Status { parts, safekeepers, walproposer, proxy, blocked })
+        let remarks = remarks(&safekeepers, walproposer.as_ref());
+        Ok(Status { parts, safekeepers, walproposer, proxy, blocked, remarks })
     }
 
     fn part_status(&self, name: PartName) -> anyhow::Result<PartStatus> {
@@ -139,6 +142,24 @@ impl Cluster {
     }
 }
 
+/// Safekeepers that don't vote, and what becomes of them.
+fn remarks(safekeepers: &[SafekeeperStatus], walproposer: Option<&WalproposerStatus>) -> Vec<String> {
+    let lost = safekeepers.iter().filter(|safekeeper| safekeeper.health.as_deref() == Some("lost"));
+    let sentence = |safekeeper: &SafekeeperStatus| {
+        let follows = |status: &WalproposerStatus| {
+            let views = status.safekeepers.iter();
+            let mut own = views.filter(|view| view.id == safekeeper.id);
+            own.any(|view| ["streaming", "catching_up"].contains(&view.state.as_str()))
+        };
+        let then = match walproposer.is_some_and(follows) {
+            true => "is being repaired",
+            false => "will be repaired by the walproposer, once that leads the others and reaches it",
+        };
+        format!("sk{} lost WAL and {then}; until then it does not vote", safekeeper.id)
+    };
+    lost.map(sentence).collect()
+}
+
 /// Lag is counted from the furthest that anybody is known to be.
 fn fill_in_lag(safekeepers: &mut [SafekeeperStatus], walproposer: Option<&WalproposerStatus>) {
     let parse = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<Lsn>().ok());
@@ -157,6 +178,19 @@ mod tests {
 
     fn at(flush_lsn: Option<&str>) -> SafekeeperStatus {
         SafekeeperStatus { flush_lsn: flush_lsn.map(Into::into), ..SafekeeperStatus::default() }
+    }
+
+    #[test]
+    fn a_safekeeper_that_lost_something_is_spoken_of() {
+        let lost = SafekeeperStatus { id: 2, health: Some("lost".into()), ..SafekeeperStatus::default() };
+        let well = SafekeeperStatus { id: 1, health: Some("healthy".into()), ..SafekeeperStatus::default() };
+        assert!(remarks(std::slice::from_ref(&well), None).is_empty());
+        let nobody_leads = &remarks(&[well.clone(), lost.clone()], None)[0];
+        assert!(nobody_leads.starts_with("sk2 lost WAL and will be repaired"), "{nobody_leads}");
+        let leading = r#"{"state": "streaming", "safekeepers": [{"id": 2, "state": "streaming"}]}"#;
+        let leading = serde_json::from_str(leading).unwrap();
+        let repaired = &remarks(&[well, lost], Some(&leading))[0];
+        assert!(repaired.starts_with("sk2 lost WAL and is being repaired"), "{repaired}");
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub(crate) fn status(status: &Status) {
         ]
     });
     table(["safekeeper", "health", "term", "flush LSN", "commit LSN", "lag"], safekeepers.collect());
+    status.remarks.iter().for_each(|remark| line(remark));
     line("");
     if let Some(proxy) = &status.proxy {
         sessions(proxy);

@@ -1,0 +1,209 @@
+//! A safekeeper is replaced under load, and a primary by its standby.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use test_runner::cluster::state::{Part, SafekeeperState};
+use test_runner::cluster::{Cluster, ClusterUnderTest, Options, PartName};
+use test_runner::oracle;
+use test_runner::oracle::wait_replayed;
+use test_runner::safekeepers::{client, get_json};
+use test_runner::wait::until;
+use test_runner::walproposer::Walproposer;
+use test_runner::workload::Workload;
+use test_runner::{clients, ports};
+use wal_types::Lsn;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+const ROWS: u64 = 300;
+/// How long a commit is watched that must not return.
+const HELD_FOR: Duration = Duration::from_secs(2);
+
+fn options() -> Options {
+    Options { base_backup: true, without_proxy: true, ..Options::default() }
+}
+
+/// What a safekeeper says of the log, all of it.
+async fn log_of(cluster: &Cluster, id: u64) -> Result<Value> {
+    let (tenant, timeline) = (&cluster.state.tenant_id, &cluster.state.timeline_id);
+    get_json(&format!("{}/v1/timelines/{tenant}/{timeline}", cluster.safekeeper(id)?.http())).await
+}
+
+/// Creates the log on safekeeper `id`, as an operator would: with what a good one says of it. `disk` is what the
+/// safekeeper of this number is known to have. The status, and what was said.
+async fn create_log(
+    cluster: &Cluster,
+    id: u64,
+    members: &[u64],
+    disk: Option<&str>,
+) -> Result<(u16, String)> {
+    let good = log_of(cluster, 1).await?;
+    let other = log_of(cluster, 2).await?;
+    let oldest = |log: &Value| log["oldest_lsn"].as_str().unwrap_or_default().parse::<Lsn>();
+    let start = oldest(&good)?.max(oldest(&other)?);
+    let member = |&id: &u64| {
+        let port = cluster.safekeeper(id)?.pg_port;
+        let mut member = json!({"id": id, "host": "127.0.0.1", "port": port});
+        if let Some(disk) = disk {
+            member["disk_id"] = json!(disk);
+        }
+        Ok(member)
+    };
+    let members = members.iter().map(member).collect::<Result<Vec<_>>>()?;
+    let body = json!({
+        "tenant_id": cluster.state.tenant_id, "timeline_id": cluster.state.timeline_id,
+        "start_lsn": start.to_string(), "system_id": good["system_id"], "pg_version": good["pg_version"],
+        "wal_segment_size": good["wal_segment_size"], "dialect": good["dialect"], "members": members,
+    });
+    let url = format!("{}/v1/timelines", cluster.safekeeper(id)?.http());
+    let answer = client()?.post(url).json(&body).send().await?;
+    Ok((answer.status().as_u16(), answer.text().await?))
+}
+
+/// Safekeeper 3 is killed and its disk wiped, in two ways; under its number it does not get the log again. What it had
+/// lies beside it afterwards.
+async fn lose_the_third(cluster: &mut Cluster) -> Result<()> {
+    let third = cluster.safekeeper(3)?;
+    let identity: Value = get_json(&format!("{}/v1/status", third.http())).await?;
+    let disk = identity["disk_id"].as_str().context("no disk_id")?.to_owned();
+    cluster.kill_part(PartName::Safekeeper(3)).await?;
+    let kept = third.data_dir.with_extension("kept");
+    clients::run("cp".as_ref(), &["-a", path(&third.data_dir)?, path(&kept)?], &[]).await?;
+
+    fs::remove_dir_all(third.data_dir.join(&cluster.state.tenant_id).join(&cluster.state.timeline_id))?;
+    cluster.start_part(PartName::Safekeeper(3)).await?;
+    let (code, said) = create_log(cluster, 3, &[1, 2, 3], None).await?;
+    ensure!(code == 409, "what it promised is forgotten: {code} {said}");
+
+    cluster.kill_part(PartName::Safekeeper(3)).await?;
+    fs::remove_dir_all(&third.data_dir)?;
+    cluster.start_part(PartName::Safekeeper(3)).await?;
+    let (code, said) = create_log(cluster, 3, &[1, 2, 3], Some(&disk)).await?;
+    ensure!(code == 409 && said.contains("another disk of safekeeper 3"), "{code} {said}");
+    cluster.kill_part(PartName::Safekeeper(3)).await
+}
+
+fn path(path: &std::path::Path) -> Result<&str> {
+    path.to_str().context("a path is not UTF-8")
+}
+
+/// One commit, watched in the background.
+fn commit(cluster: &Cluster) -> tokio::task::JoinHandle<Result<()>> {
+    let uri = cluster.application_uri();
+    tokio::spawn(async move {
+        let client = clients::connect(&uri).await?;
+        Ok(client.batch_execute("INSERT INTO acknowledged VALUES (1000, 1)").await?)
+    })
+}
+
+#[tokio::test]
+async fn a_safekeeper_whose_disk_is_gone_is_replaced_under_load() -> Result<()> {
+    let mut test = ClusterUnderTest::start_with("members", options()).await?;
+    let cluster = &mut test.cluster;
+    let workload = Workload::start(&cluster.application_uri(), 4, 500).await?;
+    workload.wait_for_more(ROWS, TIMEOUT).await?;
+    let old = cluster.walproposer();
+    lose_the_third(cluster).await?;
+
+    let part = Part { port: ports::pick()?, process: None };
+    cluster.state.safekeepers.push(SafekeeperState { id: 4, http_port: ports::pick()?, part });
+    cluster.start_part(PartName::Safekeeper(4)).await?;
+    let (code, said) = create_log(cluster, 4, &[1, 2, 4], None).await?;
+    ensure!(code == 201, "{code} {said}");
+    let [one, two, four] = [1, 2, 4].map(|id| cluster.safekeeper(id).map(|safekeeper| safekeeper.pg_port));
+    let members = format!("1@127.0.0.1:{},2@127.0.0.1:{},4@127.0.0.1:{}", one?, two?, four?);
+    let changed = old.members(&["set", &members]).await?;
+    ensure!(changed["generation"] == 2 && changed["decided"] == true, "{changed}");
+    ensure!(old.members(&["show"]).await? == changed, "another one is shown");
+    workload.wait_for_more(ROWS, TIMEOUT).await?;
+
+    // 3 comes back with its old disk, to a walproposer that was started with the old list.
+    let third = cluster.safekeeper(3)?;
+    fs::remove_dir_all(&third.data_dir)?;
+    fs::rename(third.data_dir.with_extension("kept"), &third.data_dir)?;
+    cluster.start_part(PartName::Safekeeper(3)).await?;
+    cluster.kill_part(PartName::Walproposer).await?;
+    cluster.state.walproposer.process = Some(old.start().await?);
+    workload.wait_for_more(ROWS, TIMEOUT).await?;
+    for id in [1, 4] {
+        cluster.kill_part(PartName::Safekeeper(id)).await?;
+    }
+    until("the lack of a majority to be told", TIMEOUT, async || {
+        let blocked = old.status().await?.blocked.unwrap_or_default();
+        Ok(blocked.contains("2 of 3 safekeepers are unreachable (1, 4)").then_some(()))
+    })
+    .await?;
+    let mut held = commit(cluster);
+    let returned = tokio::time::timeout(HELD_FOR, &mut held).await;
+    ensure!(returned.is_err(), "one member and one that was removed let a commit return");
+    cluster.start_part(PartName::Safekeeper(4)).await?;
+    tokio::time::timeout(TIMEOUT, held).await???;
+    workload.wait_for_more(ROWS, TIMEOUT).await?;
+
+    for part in cluster.parts() {
+        cluster.kill_part(part).await?;
+    }
+    let acknowledged = workload.stop().await?;
+    cluster.state.safekeepers.retain(|safekeeper| safekeeper.id != 3);
+    let loss = oracle::loss(cluster, &acknowledged).await?;
+    ensure!(loss.is_none(), "lost: {}", loss.unwrap_or_default());
+    test.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_a_failover_the_old_primary_is_refused() -> Result<()> {
+    let mut test = ClusterUnderTest::start_with("failover", options()).await?;
+    let standby = test.cluster.standby("standby", 1).await?;
+    let cluster = &mut test.cluster;
+    let synchronous = [("synchronous_standby_names", "FIRST 1 (wp)")];
+    test.others.push(standby.start(&synchronous).await?);
+    Workload::make_table(&cluster.application_uri()).await?;
+    let workload = Workload::go_on(&cluster.application_uri(), 2, 100, 0)?;
+    workload.wait_for_more(ROWS, TIMEOUT).await?;
+    cluster.kill_part(PartName::Postgres).await?;
+    let acknowledged = workload.stop().await?;
+
+    let settled = cluster.walproposer().fail_over("pg-b").await?;
+    ensure!(settled["primary"] == "pg-b", "{settled}");
+    let end: Lsn = settled["end_lsn"].as_str().context("no end_lsn")?.parse()?;
+    wait_replayed(&standby, end).await?;
+    standby.ask("postgres", "SELECT pg_promote()").await?;
+    standby.ask("postgres", "SELECT pg_create_physical_replication_slot('wp', true)").await?;
+    let new = Walproposer {
+        log: cluster.directory.join("walproposer-b.log"),
+        http_port: ports::pick()?,
+        primary: format!(
+            "postgresql://wp:{}@127.0.0.1:{}/postgres",
+            cluster.state.passwords.walproposer, standby.port
+        ),
+        primary_name: Some("pg-b".into()),
+        ..cluster.walproposer()
+    };
+    test.others.push(new.start().await?);
+    let writing = standby.ask("app", "INSERT INTO acknowledged VALUES (2000, 1) RETURNING client");
+    tokio::time::timeout(TIMEOUT, writing).await??;
+    let rows: usize = standby.ask("app", "SELECT count(*) FROM acknowledged").await?.parse()?;
+    ensure!(rows > acknowledged.len(), "{} acknowledged, {rows} there", acknowledged.len());
+
+    // Its walproposer has run all the time, and it comes back as it was.
+    let postgres = cluster.postgres();
+    until("the old PostgreSQL to start again", TIMEOUT, async || {
+        // Processes of the dead server may hold its shared memory for a moment.
+        Ok(cluster.start_part(PartName::Postgres).await.ok())
+    })
+    .await?;
+    until("the old primary to be refused", TIMEOUT, async || {
+        let blocked = cluster.walproposer().status().await?.blocked.unwrap_or_default();
+        Ok(blocked.contains("was given to primary pg-b").then_some(()))
+    })
+    .await?;
+    let held = tokio::time::timeout(HELD_FOR, commit(cluster)).await;
+    ensure!(held.is_err(), "{} acknowledged a commit", postgres.name);
+    standby.ask("app", "INSERT INTO acknowledged VALUES (2000, 2) RETURNING client").await?;
+    ensure!(new.status().await?.configuration["primary"] == "pg-b", "taken back");
+    test.passed();
+    Ok(())
+}
