@@ -11,7 +11,7 @@ use crate::scan_error::ScanError;
 use crate::scanner::RecordScanner;
 
 /// Bytes that are asked for at once.
-const READ_BYTES: usize = 256 * 1024;
+const READ_BYTES: usize = 64 * 1024;
 
 /// Where a scan of stored WAL ended.
 #[derive(Clone, Debug)]

@@ -235,8 +235,8 @@ pub(crate) fn is_zero_behind<D: Disk>(
     end: Lsn,
 ) -> Result<bool, StoreError> {
     let file = segments.open(segment)?;
-    let mut buffer = vec![0; READ_BYTES];
     let mut at = end.bytes_since(segments.start_of(segment));
+    let mut buffer = vec![0; READ_BYTES.min((segments.wal_bytes() - at) as usize)];
     while at < segments.wal_bytes() {
         let part = &mut buffer[..((segments.wal_bytes() - at) as usize).min(READ_BYTES)];
         match file.read_at(at, part) {

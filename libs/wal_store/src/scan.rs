@@ -72,9 +72,9 @@ fn feed_up_to<D: Disk>(
     scanner: &mut RecordScanner,
     lsn: Lsn,
 ) -> Result<(), ScanFailure> {
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = vec![0; READ_BYTES.min(segments.wal_bytes() as usize)];
     while scanner.position() < lsn {
-        let left = lsn.bytes_since(scanner.position()).min(READ_BYTES as u64) as usize;
+        let left = lsn.bytes_since(scanner.position()).min(buffer.len() as u64) as usize;
         match read(segments, scanner.position(), &mut buffer[..left])? {
             0 => return Err(ScanFailure::NoSegment(scanner.position())),
             count => scanner.feed(&buffer[..count])?,

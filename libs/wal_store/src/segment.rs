@@ -120,11 +120,11 @@ impl<D: Disk> Segments<D> {
 
     /// CRC-32C of a part of the log.
     pub(crate) fn checksum(&self, from: Lsn, to: Lsn) -> Result<u32, StoreError> {
-        let mut buffer = vec![0; COPY_BYTES];
+        let mut buffer = vec![0; COPY_BYTES.min(self.wal_bytes() as usize)];
         let (mut at, mut checksum) = (from, 0);
         while at < to {
             let left_in_segment = self.wal_bytes() - self.offset_of(at);
-            let count = left_in_segment.min(to.bytes_since(at)).min(COPY_BYTES as u64) as usize;
+            let count = left_in_segment.min(to.bytes_since(at)).min(buffer.len() as u64) as usize;
             self.read(at, &mut buffer[..count])?;
             checksum = crc32c::crc32c_append(checksum, &buffer[..count]);
             at = at.advance(count as u64);

@@ -6,8 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use super::SECTOR_BYTES;
-
-type Sector = [u8; SECTOR_BYTES];
+use super::image::{Image, Sector, page_of};
 
 /// A source of random numbers, for what a power failure leaves to chance.
 pub(super) type Random<'a> = &'a mut dyn FnMut() -> u64;
@@ -21,9 +20,9 @@ pub(super) fn chance(random: Random<'_>, percent: u64) -> bool {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
     /// What a process reads.
-    seen: Vec<u8>,
+    seen: Image,
     /// What is there after a power failure, but for the dirty sectors, which may be there or not.
-    durable: Vec<u8>,
+    durable: Image,
     /// Sectors that were written since the last sync.
     dirty: BTreeSet<usize>,
     /// What dirty sectors held between two writes, oldest first: that may have reached the disk, too.
@@ -41,37 +40,45 @@ impl Inode {
     }
 
     pub(super) fn read(&self, offset: usize, buffer: &mut [u8]) -> io::Result<()> {
-        let bytes = self.seen.get(offset..offset + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         let sectors = offset / SECTOR_BYTES..(offset + buffer.len()).div_ceil(SECTOR_BYTES);
         if self.unreadable.range(sectors).next().is_some() {
             return Err(io::Error::other("a sector cannot be read"));
         }
-        buffer.copy_from_slice(bytes);
-        Ok(())
+        if self.seen.read(offset, buffer) { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset + bytes.len();
         if self.seen.len() < end {
-            self.seen.resize(end, 0);
+            self.seen.resize(end);
         }
         for sector in offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
             if !self.dirty.insert(sector) {
-                self.between.push((sector, sector_of(&self.seen, sector)));
+                self.between.push((sector, self.seen.sector(sector)));
             }
             self.lost.remove(&sector);
             self.unreadable.remove(&sector);
         }
-        self.seen[offset..end].copy_from_slice(bytes);
+        self.seen.write(offset, bytes);
     }
 
     pub(super) fn sync(&mut self) {
         if self.durable.len() < self.seen.len() {
-            self.durable.resize(self.seen.len(), 0);
+            self.durable.resize(self.seen.len());
         }
+        let mut shared = None;
         for sector in std::mem::take(&mut self.dirty) {
-            let range = range_of(sector, self.seen.len());
-            self.durable[range.clone()].copy_from_slice(&self.seen[range]);
+            let page = page_of(sector);
+            if shared == Some(page) {
+                continue;
+            }
+            // But for dirty and lost sectors the two images are equal.
+            if self.lost.iter().any(|&lost| page_of(lost) == page) {
+                self.durable.set_sector(sector, &self.seen.sector(sector));
+            } else {
+                self.durable.share_page(page, &self.seen);
+                shared = Some(page);
+            }
         }
         self.between.clear();
     }
@@ -86,36 +93,29 @@ impl Inode {
         for sector in std::mem::take(&mut self.dirty) {
             let older = self.between.iter().filter(|(of, _)| *of == sector).map(|(_, bytes)| *bytes);
             let kept = if chance(random, survives) {
-                Some(sector_of(&self.seen, sector))
+                Some(self.seen.sector(sector))
             } else {
                 let older: Vec<Sector> = older.collect();
                 older.get(random() as usize % (older.len() + 1)).copied()
             };
             if let Some(bytes) = kept {
-                let range = range_of(sector, self.seen.len());
-                if self.durable.len() < range.end {
-                    self.durable.resize(range.end, 0);
+                let end = ((sector + 1) * SECTOR_BYTES).min(self.seen.len());
+                if self.durable.len() < end {
+                    self.durable.resize(end);
                 }
-                self.durable[range.clone()].copy_from_slice(&bytes[..range.len()]);
+                self.durable.set_sector(sector, &bytes);
             }
-            self.revert(sector);
         }
-        for sector in std::mem::take(&mut self.lost) {
-            self.revert(sector);
-        }
+        self.lost.clear();
         self.between.clear();
-        self.seen.resize(self.durable.len(), 0);
-    }
-
-    fn revert(&mut self, sector: usize) {
-        let range = range_of(sector, self.seen.len().min(self.durable.len()));
-        self.seen[range.clone()].copy_from_slice(&self.durable[range]);
+        self.seen = self.durable.clone();
     }
 
     pub(super) fn flip_bit(&mut self, bit: usize) {
         for image in [&mut self.seen, &mut self.durable] {
-            if let Some(byte) = image.get_mut(bit / 8) {
-                *byte ^= 1 << (bit % 8);
+            let mut byte = [0];
+            if image.read(bit / 8, &mut byte) {
+                image.write(bit / 8, &[byte[0] ^ 1 << (bit % 8)]);
             }
         }
     }
@@ -126,26 +126,13 @@ impl Inode {
 
     pub(super) fn overwrite(&mut self, offset: usize, bytes: &[u8]) {
         for image in [&mut self.seen, &mut self.durable] {
-            if let Some(place) = image.get_mut(offset..offset + bytes.len()) {
-                place.copy_from_slice(bytes);
-            }
+            image.write(offset, bytes);
         }
     }
 
-    pub(super) fn durable(&self) -> &[u8] {
+    pub(super) fn durable(&self) -> &Image {
         &self.durable
     }
-}
-
-fn range_of(sector: usize, len: usize) -> std::ops::Range<usize> {
-    (sector * SECTOR_BYTES).min(len)..((sector + 1) * SECTOR_BYTES).min(len)
-}
-
-fn sector_of(image: &[u8], sector: usize) -> Sector {
-    let mut bytes = [0; SECTOR_BYTES];
-    let range = range_of(sector, image.len());
-    bytes[..range.len()].copy_from_slice(&image[range]);
-    bytes
 }
 
 pub(super) type Shared = Arc<Mutex<Inode>>;

@@ -11,6 +11,8 @@
 use std::io;
 
 #[cfg(feature = "model")]
+mod image;
+#[cfg(feature = "model")]
 mod medium;
 #[cfg(feature = "model")]
 mod model;
