@@ -16,6 +16,9 @@ pub enum Kind {
     Members,
     /// As `Atomic`, and a leader may reserve the log for either primary.
     Primary,
+    /// As `Atomic`, and two terms are over before it begins: the first left two records on one node, the second another
+    /// record on another node, and nothing is committed. Whoever counts copies of what an earlier term wrote loses it.
+    EarlierTerms,
 }
 
 impl Kind {
@@ -26,6 +29,7 @@ impl Kind {
             Self::InFlight => "in-flight",
             Self::Members => "members",
             Self::Primary => "primary",
+            Self::EarlierTerms => "earlier-terms",
         }
     }
 }
@@ -49,13 +53,18 @@ pub struct Bounds {
     pub heartbeats: bool,
     /// True when a node may write down its commit position at any time.
     pub checkpoints: bool,
+    /// Explores every order of steps of different terms. Else one term comes after the other, which leads to the same
+    /// nodes; see [`Action::Term`](crate::cluster::Action::Term).
+    pub interleaved: bool,
+    /// Explores states once that differ only in names.
+    pub symmetry: bool,
 }
 
 impl Bounds {
     /// Safekeepers.
     pub(crate) const fn nodes(&self) -> usize {
         match self.kind {
-            Kind::Atomic | Kind::InFlight | Kind::Primary => MEMBERS,
+            Kind::Atomic | Kind::InFlight | Kind::Primary | Kind::EarlierTerms => MEMBERS,
             Kind::Members => MEMBERS + 1,
         }
     }
@@ -63,7 +72,9 @@ impl Bounds {
     /// How many different changes of the configuration there are.
     pub(crate) const fn changes(&self) -> usize {
         match self.kind {
-            Kind::Atomic | Kind::InFlight => 0,
+            Kind::Atomic | Kind::InFlight | Kind::EarlierTerms => 0,
+            // In one term both changes of members are the same but for names.
+            Kind::Members if self.terms == 1 => 1,
             Kind::Members | Kind::Primary => 2,
         }
     }
@@ -71,7 +82,7 @@ impl Bounds {
     /// One of them.
     pub(crate) fn change(&self, choice: usize) -> Option<Change> {
         match self.kind {
-            Kind::Atomic | Kind::InFlight => None,
+            Kind::Atomic | Kind::InFlight | Kind::EarlierTerms => None,
             Kind::Primary => Some(Change::Primary(primary(choice))),
             Kind::Members => {
                 let nodes = if choice == 0 { [0, 1, 3] } else { [0, 2, 3] };
@@ -90,9 +101,10 @@ impl Bounds {
     /// What is worth minutes: the largest that ends within ten of them on two cores.
     pub const fn full(kind: Kind) -> Self {
         let (terms, log) = match kind {
-            Kind::Atomic => (2, 2),
-            Kind::InFlight | Kind::Members => (1, 1),
-            Kind::Primary => (2, 1),
+            Kind::Atomic => (3, 2),
+            Kind::InFlight | Kind::Primary => (2, 1),
+            Kind::Members => (1, 1),
+            Kind::EarlierTerms => (4, 2),
         };
         Self::plain(kind, terms, log)
     }
@@ -102,7 +114,9 @@ impl Bounds {
         let (terms, log) = match kind {
             Kind::Atomic => (2, 1),
             Kind::Primary => (1, 1),
-            Kind::InFlight | Kind::Members => (1, 0),
+            Kind::InFlight => (1, 1),
+            Kind::Members => (1, 0),
+            Kind::EarlierTerms => (3, 2),
         };
         Self::plain(kind, terms, log)
     }
@@ -110,6 +124,17 @@ impl Bounds {
     /// Without crashes, without broken connections.
     const fn plain(kind: Kind, terms: u64, log: usize) -> Self {
         let (crashes, cuts, in_flight) = (0, 0, 1);
-        Self { kind, terms, log, crashes, cuts, in_flight, heartbeats: false, checkpoints: false }
+        Self {
+            kind,
+            terms,
+            log,
+            crashes,
+            cuts,
+            in_flight,
+            heartbeats: false,
+            checkpoints: false,
+            interleaved: false,
+            symmetry: true,
+        }
     }
 }

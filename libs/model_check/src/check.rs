@@ -1,7 +1,8 @@
 //! [`check`]: explores a model breadth first, and says what was found.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use stateright::{Checker, HasDiscoveries, Model};
@@ -9,6 +10,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 use crate::bounds::{Bounds, Kind};
 use crate::cluster::Cluster;
 use crate::coverage::{Coverage, EVENTS, Event};
+use crate::seen::Seen;
 
 /// Time between two looks at a running check.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -57,10 +59,31 @@ pub fn check(
     bounds: Bounds,
     threads: usize,
     time_max: Duration,
+    progress: impl FnMut(usize, usize),
+) -> Report {
+    explore(bounds, Arc::default(), threads, time_max, progress)
+}
+
+/// Also tells what the nodes held together in some state: one number for each such thing, the same in all checks.
+pub fn check_and_collect(bounds: Bounds, threads: usize, time_max: Duration) -> (Report, BTreeSet<u64>) {
+    let seen = Arc::new(Seen { together: Some(Mutex::default()), ..Seen::default() });
+    let report = explore(bounds, Arc::clone(&seen), threads, time_max, |_, _| {});
+    let together = seen
+        .together
+        .as_ref()
+        .map(|together| together.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    (report, together.unwrap_or_default())
+}
+
+fn explore(
+    bounds: Bounds,
+    seen: Arc<Seen>,
+    threads: usize,
+    time_max: Duration,
     mut progress: impl FnMut(usize, usize),
 ) -> Report {
     let coverage = Arc::new(Coverage::default());
-    let model = Cluster { bounds, coverage: Arc::clone(&coverage) };
+    let model = Cluster { bounds, coverage: Arc::clone(&coverage), seen };
     let started = Instant::now();
     let checker = model
         .checker()
@@ -100,12 +123,15 @@ pub fn check(
 /// What a complete check must have seen and has not.
 fn poverty(bounds: &Bounds, coverage: &Coverage) -> Option<String> {
     let terms = coverage.terms(bounds.terms);
-    if let Some(term) = terms.iter().position(|&(elections, commits)| elections == 0 || commits == 0) {
+    let scripted = if bounds.kind == Kind::EarlierTerms { 2 } else { 0 };
+    let is_poor = |&(elections, commits): &(u64, u64)| elections == 0 || commits == 0;
+    if let Some(term) = terms.iter().skip(scripted).position(is_poor).map(|term| term + scripted) {
         return Some(format!("no state commits in term {}", term + 1));
     }
     let mut needed = Vec::new();
     if bounds.terms > 1 {
-        needed.extend([Event::Truncated, Event::Deposed, Event::Recovered]);
+        needed.extend([Event::Truncated, Event::Recovered]);
+        needed.extend(bounds.interleaved.then_some(Event::Deposed));
     }
     if bounds.crashes > 0 {
         needed.push(Event::Crashed);
@@ -120,7 +146,18 @@ fn poverty(bounds: &Bounds, coverage: &Coverage) -> Option<String> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Bounds { kind, terms, log, crashes, cuts, in_flight, checkpoints, heartbeats } = self.bounds;
+        let Bounds {
+            kind,
+            terms,
+            log,
+            crashes,
+            cuts,
+            in_flight,
+            checkpoints,
+            heartbeats,
+            interleaved,
+            symmetry,
+        } = self.bounds;
         write!(f, "{}: {terms} terms x {log} records, {crashes} crashes, {cuts} cuts", kind.name())?;
         if kind == Kind::InFlight {
             write!(f, ", {in_flight} in flight")?;
@@ -130,6 +167,12 @@ impl fmt::Display for Report {
         }
         if checkpoints {
             write!(f, ", checkpoints")?;
+        }
+        if interleaved {
+            write!(f, ", terms interleaved")?;
+        }
+        if !symmetry {
+            write!(f, ", without symmetry")?;
         }
         let seconds = self.elapsed.as_secs_f64();
         write!(

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use consensus::{AcceptorState, Configuration, Member};
 use stateright::{Model, Property};
-use wal_types::Generation;
+use wal_types::{Generation, Term};
 
 use crate::bounds::{Bounds, Kind};
 use crate::coverage::Coverage;
 use crate::invariant::{INVARIANTS, Invariant};
 use crate::node::Node;
 use crate::record::Record;
+use crate::seen::Seen;
 use crate::shared::{Printed, Shared};
 use crate::step::Step;
 use crate::symmetry::{self, Print, id};
@@ -32,6 +33,10 @@ pub(crate) struct State {
     pub(crate) ledger: Shared<Ledger>,
     pub(crate) crashes_left: u8,
     pub(crate) cuts_left: u8,
+    /// The term whose steps are taken, where one term comes after the other.
+    pub(crate) term: u64,
+    /// False when each state is its own.
+    pub(crate) symmetry: bool,
 }
 
 impl Hash for State {
@@ -40,8 +45,8 @@ impl Hash for State {
             let (columns, common) = self.columns(swapped);
             symmetry::hash(&[columns.concat(), common].concat())
         };
-        print(0).min(print(1)).hash(hasher);
-        (self.crashes_left, self.cuts_left).hash(hasher);
+        let print = if self.symmetry { print(0).min(print(1)) } else { print(0) };
+        (print, self.crashes_left, self.cuts_left, self.term).hash(hasher);
     }
 }
 
@@ -54,7 +59,7 @@ impl State {
             self.nodes.iter().map(|node| vec![node.print().common[swapped]]).collect();
         let mut common = vec![self.ledger.print().common[swapped]];
         // Four nodes are not alike: one is no member.
-        let mut told_apart = nodes == MEMBERS;
+        let mut told_apart = self.symmetry && nodes == MEMBERS;
         for place in 0..WRITERS {
             let writer = place ^ swapped;
             let print = self.writers[writer].print();
@@ -103,6 +108,8 @@ pub(crate) struct Ledger {
     pub(crate) voters: Vec<Vec<usize>>,
     /// Configurations that were decided.
     pub(crate) decided: Vec<Configuration>,
+    /// Configurations that a node ever held, and the terms that wrote them. A survey may hear each of them.
+    pub(crate) held: Vec<(Term, Configuration)>,
     /// What a step has broken.
     pub(crate) broken: Option<Invariant>,
 }
@@ -110,8 +117,21 @@ pub(crate) struct Ledger {
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// A writer drops its campaign, if it has one, hears the configurations of the nodes of the mask, and campaigns.
-    Begin { writer: usize, term: u64, mask: u8 },
+    /// A writer drops its campaign, if it has one, hears of one of the configurations that nodes ever held, and campaigns.
+    Begin { writer: usize, term: u64, heard: usize },
+    /// Nothing happens any more in the terms so far; both writers begin to campaign for the next one.
+    ///
+    /// Terms may be taken one after the other because nothing that a term does depends on a higher one. What a node
+    /// does for a term it does before it promises a higher one (checked in every state:
+    /// [`Invariant::AnEarlierTermIsOver`]). A campaign hears of a higher term only that it is over itself (checked as
+    /// well), and then it might as well have stopped by itself. It begins with what its own earlier campaigns left in
+    /// the primary's WAL, and with a configuration that some node once held: a survey may hear of every one. So in each
+    /// run two neighbouring steps of which the later one belongs to a lower term can change places, and whatever state
+    /// the nodes are in at some moment of any run, a run that takes the terms one by one brings them there.
+    ///
+    /// Both writers campaign: who is never listened to has not campaigned. And they do so at once, because nobody is in
+    /// the term yet when they are surveyed.
+    Term { heard: [usize; WRITERS] },
     /// The next message reaches the node, and its answers reach the writer.
     Exchange { writer: usize, node: usize },
     /// The same, but the node crashes after so many effects.
@@ -134,10 +154,27 @@ pub(crate) enum Action {
     Cut { writer: usize, node: usize },
 }
 
+/// Two terms of which each leaves records on one node, where no other one has them, and nothing is committed.
+const EARLIER_TERMS: [Action; 11] = [
+    Action::Term { heard: [0, 0] },
+    Action::Exchange { writer: 0, node: 0 },
+    Action::Exchange { writer: 0, node: 1 },
+    Action::Exchange { writer: 0, node: 0 },
+    Action::Exchange { writer: 0, node: 0 },
+    Action::Exchange { writer: 0, node: 0 },
+    Action::Term { heard: [0, 0] },
+    Action::Exchange { writer: 1, node: 1 },
+    Action::Exchange { writer: 1, node: 2 },
+    Action::Exchange { writer: 1, node: 2 },
+    Action::Exchange { writer: 1, node: 2 },
+];
+
 /// The model: bounds, and counters of what was seen.
 pub(crate) struct Cluster {
     pub(crate) bounds: Bounds,
     pub(crate) coverage: Arc<Coverage>,
+    /// What the checks of whole states have in common.
+    pub(crate) seen: Arc<Seen>,
 }
 
 impl Cluster {
@@ -148,19 +185,48 @@ impl Cluster {
         State {
             writers: vec![Shared::new(Writer::default()); WRITERS],
             links: vec![Shared::new(Link::default()); WRITERS * nodes],
-            ledger: Shared::new(Ledger { voters: vec![vec![0, 1, 2]], ..Ledger::default() }),
+            ledger: Shared::new(Ledger {
+                voters: vec![vec![0, 1, 2]],
+                held: vec![(Term::ZERO, initial_configuration())],
+                ..Ledger::default()
+            }),
             crashes_left: self.bounds.crashes,
             cuts_left: self.bounds.cuts,
-            nodes: (0..nodes).map(|node| Shared::new(Node::new(id(node), disk.clone()))).collect(),
+            term: 0,
+            symmetry: self.bounds.symmetry,
+            nodes: (0..nodes)
+                .map(|node| Shared::new(Node::new(id(node), disk.clone(), self.bounds.crashes > 0)))
+                .collect(),
         }
     }
 
-    /// Sets of nodes whose configuration a survey may hear. It matters only once they have different ones.
-    fn masks(&self, state: &State) -> Vec<u8> {
-        let all = (1_u8 << state.nodes.len()) - 1;
-        let initial = initial_configuration();
-        let changed = state.nodes.iter().any(|node| node.acceptor.state().configuration != initial);
-        if self.bounds.changes() > 0 && changed { (0..=all).collect() } else { vec![all] }
+    /// The configurations that a survey before `term` may hear of. Who tells one of a term is in that term. Who heard the
+    /// same one as it was written by an earlier term does the same, only that it gives up sooner.
+    fn surveys(state: &State, term: u64) -> impl Iterator<Item = usize> {
+        let held = state.ledger.held.as_slice();
+        let possible = held.partition_point(move |(by, _)| by.0 < term);
+        (0..possible)
+            .filter(move |&heard| held[heard + 1..possible].iter().all(|(_, same)| *same != held[heard].1))
+    }
+
+    /// Campaigns that may begin.
+    fn begins(&self, state: &State, actions: &mut Vec<Action>) {
+        if self.bounds.interleaved {
+            // Any term that a survey could lead to.
+            let highest =
+                state.nodes.iter().map(|node| node.acceptor.state().term.0).max().unwrap_or_default();
+            for writer in 0..WRITERS {
+                for term in state.writers[writer].floor + 1..=self.bounds.terms.min(highest + 1) {
+                    let surveys = Self::surveys(state, term);
+                    actions.extend(surveys.map(|heard| Action::Begin { writer, term, heard }));
+                }
+            }
+        } else if state.term < self.bounds.terms {
+            for one in Self::surveys(state, state.term + 1) {
+                let surveys = Self::surveys(state, state.term + 1);
+                actions.extend(surveys.map(|other| Action::Term { heard: [one, other] }));
+            }
+        }
     }
 
     fn writer_actions(&self, state: &State, writer: usize, actions: &mut Vec<Action>) {
@@ -197,13 +263,6 @@ impl Cluster {
                 actions.push(Action::Cut { writer, node });
             }
         }
-        // Any term that a survey could lead to.
-        let highest = state.nodes.iter().map(|node| node.acceptor.state().term.0).max().unwrap_or_default();
-        let terms = state.writers[writer].floor + 1..=self.bounds.terms.min(highest + 1);
-        let masks = self.masks(state);
-        let begins =
-            terms.flat_map(|term| masks.iter().map(move |&mask| Action::Begin { writer, term, mask }));
-        actions.extend(begins);
     }
 }
 
@@ -212,18 +271,16 @@ impl Model for Cluster {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        vec![self.initial()]
+        let scripted: &[Action] = if self.bounds.kind == Kind::EarlierTerms { &EARLIER_TERMS } else { &[] };
+        let step = |state: State, action: &Action| self.next_state(&state, *action);
+        scripted.iter().try_fold(self.initial(), step).into_iter().collect()
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         if state.ledger.broken.is_some() {
             return;
         }
-        // Writers are alike and so are nodes, until somebody does something.
-        if *state == self.initial() {
-            actions.push(Action::Begin { writer: 0, term: 1, mask: (1 << state.nodes.len()) - 1 });
-            return;
-        }
+        self.begins(state, actions);
         for writer in 0..state.writers.len() {
             self.writer_actions(state, writer, actions);
         }
@@ -240,7 +297,8 @@ impl Model for Cluster {
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let step = Step::new(self, state);
         match action {
-            Action::Begin { writer, term, mask } => step.begin(writer, term, mask),
+            Action::Begin { writer, term, heard } => step.begin(writer, term, heard),
+            Action::Term { heard } => Some(step.term(heard)),
             Action::Exchange { writer, node } => step.exchange(writer, node, usize::MAX),
             Action::CrashWithin { writer, node, effects } => step.exchange(writer, node, effects),
             Action::Change { writer, choice } => step.change(writer, choice),
@@ -264,8 +322,8 @@ fn property(invariant: Invariant) -> Property<Cluster> {
     macro_rules! always {
         ($($which:ident),*) => {
             match invariant {
-                $(Invariant::$which => Property::always(Invariant::$which.name(), |_: &Cluster, state: &State| {
-                    Invariant::$which.holds(state)
+                $(Invariant::$which => Property::always(Invariant::$which.name(), |model: &Cluster, state: &State| {
+                    Invariant::$which.holds(model, state)
                 }),)*
             }
         };
@@ -278,6 +336,7 @@ fn property(invariant: Invariant) -> Property<Cluster> {
         ANodeKeepsWhatItKnowsCommitted,
         APromiseIsDurable,
         ALogHasNoHoles,
-        OneConfigurationPerGeneration
+        OneConfigurationPerGeneration,
+        AnEarlierTermIsOver
     )
 }

@@ -166,7 +166,10 @@ impl Step<'_> {
             if !link.is_open {
                 continue;
             }
-            if self.model.bounds.kind != Kind::InFlight || link.to_node.is_empty() {
+            // Where terms come one after the other only vote requests could be on their way here, and they take nothing
+            // but promises of this term, which is over without this campaign or led by somebody else.
+            let can_arrive = self.model.bounds.kind == Kind::InFlight && self.model.bounds.interleaved;
+            if !can_arrive || link.to_node.is_empty() {
                 self.close(writer, node);
                 continue;
             }

@@ -2,7 +2,8 @@
 
 use consensus::TermHistory;
 
-use crate::cluster::State;
+use crate::cluster::{Cluster, State};
+use crate::earlier;
 use crate::node::Node;
 use crate::record::{lsn, records_below};
 
@@ -25,10 +26,13 @@ pub enum Invariant {
     ALogHasNoHoles,
     /// A generation stands for one configuration, and with it for one designated primary.
     OneConfigurationPerGeneration,
+    /// A node that promised a term does nothing for an earlier one, and whoever hears of its promise gives up an earlier
+    /// one. That is what allows to explore one term after the other.
+    AnEarlierTermIsOver,
 }
 
 /// All of them.
-pub(crate) const INVARIANTS: [Invariant; 8] = [
+pub(crate) const INVARIANTS: [Invariant; 9] = [
     Invariant::OneLeaderPerTerm,
     Invariant::LogsMatchWhereHistoriesDo,
     Invariant::CommittedBytesNeverChange,
@@ -37,6 +41,7 @@ pub(crate) const INVARIANTS: [Invariant; 8] = [
     Invariant::APromiseIsDurable,
     Invariant::ALogHasNoHoles,
     Invariant::OneConfigurationPerGeneration,
+    Invariant::AnEarlierTermIsOver,
 ];
 
 impl Invariant {
@@ -51,11 +56,12 @@ impl Invariant {
             Self::APromiseIsDurable => "a_promise_is_durable",
             Self::ALogHasNoHoles => "a_log_has_no_holes",
             Self::OneConfigurationPerGeneration => "one_configuration_per_generation",
+            Self::AnEarlierTermIsOver => "an_earlier_term_is_over",
         }
     }
 
     /// True when `state` shows nothing against it. What only a step can show was written down by the step.
-    pub(crate) fn holds(self, state: &State) -> bool {
+    pub(crate) fn holds(self, model: &Cluster, state: &State) -> bool {
         if state.ledger.broken == Some(self) {
             return false;
         }
@@ -77,6 +83,16 @@ impl Invariant {
                 let known = records_below(node.acceptor.state().commit_lsn);
                 state.ledger.committed.get(..known).is_some_and(|committed| node.holds(committed))
             }),
+            Self::AnEarlierTermIsOver => {
+                model.seen.note(state);
+                let nodes = state
+                    .nodes
+                    .iter()
+                    .all(|node| !model.seen.is_new(node) || earlier::is_over_for_node(node));
+                let mut writers = state.writers.iter();
+                nodes
+                    && writers.all(|writer| !model.seen.is_new(writer) || earlier::is_over_for_writer(writer))
+            }
             _ => true,
         }
     }

@@ -10,15 +10,17 @@ mod check;
 mod cluster;
 mod coverage;
 mod deliver;
+mod earlier;
 mod invariant;
 mod node;
 mod observe;
 mod record;
+mod seen;
 mod shared;
 mod step;
 mod symmetry;
 mod writer;
 
 pub use bounds::{Bounds, Kind};
-pub use check::{Report, Verdict, check};
+pub use check::{Report, Verdict, check, check_and_collect};
 pub use invariant::Invariant;

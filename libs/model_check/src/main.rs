@@ -39,6 +39,12 @@ struct Flags {
     /// Safekeepers may write down their commit position at any time.
     #[arg(long)]
     checkpoints: Option<bool>,
+    /// Every order of steps of different terms, instead of one term after the other.
+    #[arg(long)]
+    interleaved: Option<bool>,
+    /// States that differ only in names are explored once.
+    #[arg(long)]
+    symmetry: Option<bool>,
     /// Stops a model after so many seconds; what was not finished fails.
     #[arg(long, default_value_t = 600)]
     seconds_max: u64,
@@ -55,6 +61,7 @@ enum Which {
     Atomic,
     InFlight,
     Configuration,
+    EarlierTerms,
     All,
 }
 
@@ -64,7 +71,8 @@ impl Which {
             Self::Atomic => &[Kind::Atomic],
             Self::InFlight => &[Kind::InFlight],
             Self::Configuration => &[Kind::Members, Kind::Primary],
-            Self::All => &[Kind::Atomic, Kind::InFlight, Kind::Members, Kind::Primary],
+            Self::EarlierTerms => &[Kind::EarlierTerms],
+            Self::All => &[Kind::Atomic, Kind::EarlierTerms, Kind::InFlight, Kind::Members, Kind::Primary],
         }
     }
 }
@@ -84,6 +92,8 @@ fn main() -> ExitCode {
             in_flight: flags.in_flight.unwrap_or(default.in_flight),
             heartbeats: flags.heartbeats.unwrap_or(default.heartbeats),
             checkpoints: flags.checkpoints.unwrap_or(default.checkpoints),
+            interleaved: flags.interleaved.unwrap_or(default.interleaved),
+            symmetry: flags.symmetry.unwrap_or(default.symmetry),
         };
         let report = check(bounds, flags.jobs.max(1), Duration::from_secs(flags.seconds_max), progress());
         println!("{report}");

@@ -7,7 +7,7 @@
 use consensus::{
     Acceptor, AcceptorMessage, AcceptorState, ConnectionId, Dialect, Effect, Lineage, ProposerMessage,
 };
-use wal_types::{Lsn, NodeId, SystemId, TenantId, TenantTimelineId, TimelineId, Tli};
+use wal_types::{Lsn, NodeId, SystemId, TenantId, TenantTimelineId, Term, TimelineId, Tli};
 
 use crate::coverage::{Coverage, Event};
 use crate::invariant::Invariant;
@@ -32,6 +32,10 @@ pub(crate) struct Node {
     disk: AcceptorState,
     /// The log, durable.
     log: Vec<Record>,
+    /// The term whose steps are taken, where one term comes after the other.
+    pub(crate) level: u64,
+    /// What is on disk makes a difference.
+    may_crash: bool,
 }
 
 /// What became of a message.
@@ -45,8 +49,8 @@ pub(crate) enum Outcome {
 }
 
 impl Node {
-    pub(crate) fn new(id: NodeId, disk: AcceptorState) -> Self {
-        Self { id, acceptor: acceptor(id, &disk, 0), disk, log: Vec::new() }
+    pub(crate) fn new(id: NodeId, disk: AcceptorState, may_crash: bool) -> Self {
+        Self { id, acceptor: acceptor(id, &disk, 0), disk, log: Vec::new(), level: 0, may_crash }
     }
 
     /// The durable log.
@@ -57,6 +61,12 @@ impl Node {
     /// True when the durable log begins with `records`.
     pub(crate) fn holds(&self, records: &[Record]) -> bool {
         self.log.starts_with(records)
+    }
+
+    /// What it holds: all but promises.
+    pub(crate) fn held(&self) -> impl std::hash::Hash {
+        let state = self.acceptor.state().clone();
+        (AcceptorState { term: Term::ZERO, voted_for: None, ..state }, self.log.clone())
     }
 
     /// Decides a message and carries out what follows, or crashes after `effects_max` effects.
@@ -158,6 +168,14 @@ impl Node {
         }
     }
 
+    /// As if the term that it has promised, and done nothing else for, were still to be promised. The promise wrote down
+    /// all that there was.
+    pub(crate) fn take_back_promise(&mut self) {
+        let state = self.acceptor.state().clone();
+        self.disk = AcceptorState { term: Term(state.term.0 - 1), voted_for: None, ..state };
+        self.restart();
+    }
+
     /// Loses all that is not on disk.
     pub(crate) fn restart(&mut self) {
         self.acceptor = acceptor(self.id, &self.disk, self.log.len());
@@ -177,8 +195,17 @@ impl Node {
 }
 
 impl Printed for Node {
+    /// Of a node that does nothing any more in its term only what a later term can learn counts. Its term is not part of
+    /// that, for each later one is higher. The first thing that a later one makes it do is to write down all that it knows.
     fn print(&self) -> Print {
-        Print::of_node(self)
+        let state = self.acceptor.state();
+        if state.term.0 >= self.level {
+            return Print::of_node(self);
+        }
+        let on_disk = (self.disk.commit_lsn, self.disk.horizon_lsn, self.disk.term);
+        let on_disk = self.may_crash.then_some(on_disk);
+        let left = AcceptorState { term: Term::ZERO, voted_for: None, ..state.clone() };
+        Print::of_node(&(left, on_disk, &self.log))
     }
 }
 

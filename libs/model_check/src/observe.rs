@@ -48,10 +48,12 @@ impl Step<'_> {
         }
         if acting.wal.starts_with(log) {
             proposer.approve(writer::buffer(&acting.wal));
+            acting.fetches = false;
         } else {
             self.model.coverage.count(Event::Recovered);
             acting.wal = log.to_vec();
             proposer.approve(WalBuffer::new(election.start));
+            acting.fetches = start > 0;
         }
     }
 
@@ -75,6 +77,26 @@ impl Step<'_> {
 
 /// What the observer writes down of configurations.
 impl Step<'_> {
+    /// Which configurations nodes hold, or held.
+    pub(crate) fn note_configurations(&mut self) {
+        let interleaved = self.model.bounds.interleaved;
+        for node in 0..self.state.nodes.len() {
+            let known = self.state.nodes[node].acceptor.state();
+            let held = &self.state.ledger.held;
+            let (term, configuration) = (known.configuration_term, &known.configuration);
+            if held.iter().any(|(by, held)| *by == term && held == configuration) {
+                continue;
+            }
+            let configuration = configuration.clone();
+            self.ledger(|ledger| {
+                // No survey of a later term needs to hear of the older one.
+                ledger.held.retain(|(_, same)| interleaved || *same != configuration);
+                ledger.held.push((term, configuration));
+                ledger.held.sort_by_key(|(term, configuration)| (*term, configuration.generation));
+            });
+        }
+    }
+
     pub(crate) fn configured(&mut self, configuration: Configuration) {
         self.model.coverage.count(Event::Configured);
         let decided = &self.state.ledger.decided;

@@ -3,13 +3,19 @@
 //! A step changes two or three parts of a state. The others are neither copied nor hashed again.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::symmetry::Print;
 
-/// An immutable value and its print.
+/// A value and its print, which is made when it is first asked for.
 #[derive(Debug)]
-pub(crate) struct Shared<T>(Arc<(Print, T)>);
+pub(crate) struct Shared<T>(Arc<Printable<T>>);
+
+#[derive(Clone, Debug)]
+struct Printable<T> {
+    print: OnceLock<Print>,
+    value: T,
+}
 
 /// What has a print.
 pub(crate) trait Printed {
@@ -18,21 +24,20 @@ pub(crate) trait Printed {
 
 impl<T: Printed> Shared<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(Arc::new((value.print(), value)))
+        Self(Arc::new(Printable { print: OnceLock::new(), value }))
     }
 
     pub(crate) fn print(&self) -> &Print {
-        &self.0.0
+        self.0.print.get_or_init(|| self.0.value.print())
     }
 }
 
 impl<T: Printed + Clone> Shared<T> {
-    /// Replaces the value by a changed copy.
+    /// Changes the value: a copy of it, when others have it too.
     pub(crate) fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
-        let mut value = T::clone(self);
-        let result = change(&mut value);
-        *self = Self::new(value);
-        result
+        let own = Arc::make_mut(&mut self.0);
+        own.print.take();
+        change(&mut own.value)
     }
 }
 
@@ -46,12 +51,12 @@ impl<T> Deref for Shared<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.0.1
+        &self.0.value
     }
 }
 
 impl<T: PartialEq> PartialEq for Shared<T> {
     fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
+        Arc::ptr_eq(&self.0, &other.0) || self.0.value == other.0.value
     }
 }

@@ -1,15 +1,15 @@
 //! [`Step`]: carries a step out on a copy of a state. Every method answers with the state behind it, or with nothing
 //! when the step is not possible.
 
-use consensus::{AcceptorMessage, Phase, ProposerMessage};
+use consensus::{AcceptorMessage, PeerState, Phase, Proposer, ProposerMessage};
 use wal_types::Term;
 
 use crate::bounds::Kind;
-use crate::cluster::{Cluster, State, initial_configuration};
+use crate::cluster::{Cluster, State, WRITERS, initial_configuration};
 use crate::coverage::Event;
 use crate::node::{Node, Outcome};
 use crate::shared::Shared;
-use crate::symmetry::id;
+use crate::symmetry::{id, index};
 use crate::writer::{self, Writer, campaign, connection, pieces};
 
 /// A state in the making. The writer that acts is taken out while it does.
@@ -24,33 +24,77 @@ impl<'a> Step<'a> {
     }
 
     /// A campaign from its beginning to its vote requests. A survey changes no node, and all that stays of it are the
-    /// configuration and the term that is campaigned for. So it is told that all nodes are empty and one term behind, and
-    /// any term may come; a node outside of the mask answered before it heard of any other configuration.
-    pub(crate) fn begin(mut self, writer: usize, term: u64, mask: u8) -> Option<State> {
+    /// newest configuration that was told and the term that is campaigned for. So it is told that all nodes are empty and
+    /// one term behind, and all tell the same configuration: those that hold it now or held it once, and the others might
+    /// have told an older one, as all held one in the beginning.
+    pub(crate) fn begin(mut self, writer: usize, term: u64, heard: usize) -> Option<State> {
         self.end_campaign(writer);
         let mut acting = Writer::clone(&self.state.writers[writer]);
         acting.floor = term;
+        self.survey(&mut acting, writer, term, heard)?;
+        self.finish(writer, acting)
+    }
+
+    /// Ends everything that belongs to earlier terms, and begins the next one.
+    pub(crate) fn term(mut self, heard: [usize; WRITERS]) -> State {
+        self.state.term += 1;
+        let term = self.state.term;
+        for writer in 0..WRITERS {
+            self.end_campaign(writer);
+            for node in 0..self.state.nodes.len() {
+                self.end_late(writer, node);
+            }
+        }
+        self.ledger(|ledger| ledger.elected.clear());
+        for node in &mut self.state.nodes {
+            node.change(|node| node.level = term);
+        }
+        for (writer, heard) in heard.into_iter().enumerate() {
+            let mut acting = Writer::clone(&self.state.writers[writer]);
+            if self.survey(&mut acting, writer, term, heard).is_none() {
+                acting.campaign = None;
+            }
+            let lost = acting.campaign.is_none();
+            self.state.writers[writer] = Shared::new(acting);
+            if lost {
+                self.state.writers[writer].change(|writer| writer.campaign = None);
+                (0..self.state.nodes.len()).for_each(|node| self.close_if_open(writer, node));
+            }
+        }
+        self.state
+    }
+
+    fn survey(&mut self, acting: &mut Writer, writer: usize, term: u64, heard: usize) -> Option<()> {
         let nodes = self.state.nodes.len();
+        let told = self.state.ledger.held.get(heard)?.clone();
         acting.campaign = Some(writer::proposer(writer, nodes, self.model.bounds.kind));
-        let is_heard = |node: &usize| mask & (1 << node) != 0;
-        let outside = (0..nodes).filter(|node| !is_heard(node));
-        for node in (0..nodes).filter(is_heard).chain(outside) {
-            let state = self.state.nodes[node].acceptor.state();
-            let known = (state.configuration_term, state.configuration.clone());
-            let known = if is_heard(&node) { known } else { (Term::ZERO, initial_configuration()) };
+        for node in 0..nodes {
             let proposer = acting.campaign.as_mut()?;
             proposer.connected(id(node));
             let greeting = proposer.poll_send(id(node))?;
-            proposer.receive(id(node), writer::surveyed_greeting(id(node), term, known.clone())).ok()?;
+            proposer.receive(id(node), writer::surveyed_greeting(id(node), term, told.clone())).ok()?;
             proposer.poll_send(id(node))?;
-            proposer.receive(id(node), writer::surveyed_position(term, known)).ok()?;
+            proposer.receive(id(node), writer::surveyed_position(term, told.clone())).ok()?;
             self.link_mut(writer, node, |link| link.is_open = true);
-            self.deliver(&mut acting, writer, node, greeting, usize::MAX);
+            self.deliver(acting, writer, node, greeting, usize::MAX);
             self.link_mut(writer, node, |link| link.to_writer.clear());
         }
         let proposer = acting.campaign.as_mut().filter(|proposer| proposer.phase() == Phase::Surveyed)?;
         proposer.campaign().ok()?;
-        self.finish(writer, acting)
+        if self.model.bounds.kind == Kind::InFlight && !self.model.bounds.interleaved {
+            // A vote request that is sent late and one that is late to arrive are the same.
+            for node in 0..nodes {
+                let request = acting.campaign.as_mut()?.poll_send(id(node));
+                self.link_mut(writer, node, |link| link.to_node.extend(request));
+            }
+        }
+        Some(())
+    }
+
+    fn close_if_open(&mut self, writer: usize, node: usize) {
+        if self.link(writer, node).is_open {
+            self.close(writer, node);
+        }
     }
 
     /// The next message and its answers; where there is no connection, a new one and its greeting come first.
@@ -179,7 +223,8 @@ impl<'a> Step<'a> {
     }
 
     /// Puts the writer back; a campaign that it has lost closes its connections.
-    fn finish(mut self, writer: usize, acting: Writer) -> Option<State> {
+    fn finish(mut self, writer: usize, mut acting: Writer) -> Option<State> {
+        self.ask_the_rest(&mut acting, writer);
         let lost = acting.campaign.is_none();
         self.state.writers[writer] = Shared::new(acting);
         if lost {
@@ -201,6 +246,7 @@ impl<'a> Step<'a> {
 
     /// Drops what no longer makes a difference: campaigns, and messages of those that have ended.
     fn forget(&mut self) {
+        self.note_configurations();
         for writer in 0..self.state.writers.len() {
             if self.is_powerless(writer) {
                 self.end_campaign(writer);
@@ -209,26 +255,88 @@ impl<'a> Step<'a> {
                 let term = self.state.nodes[node].acceptor.state().term;
                 let link = self.link(writer, node);
                 if link.late.front().and_then(term_of).is_some_and(|late| late < term) {
-                    let older = connection(writer, !link.is_second);
-                    self.link_mut(writer, node, |link| link.late.clear());
-                    self.state.nodes[node].change(|node| node.acceptor.disconnected(older));
+                    self.end_late(writer, node);
                 }
             }
         }
     }
 
-    /// True when no node would do anything any more that the campaign of `writer` asks for.
+    /// Nothing comes any more over the connection that the writer has left.
+    fn end_late(&mut self, writer: usize, node: usize) {
+        let link = self.link(writer, node);
+        if link.late.is_empty() {
+            return;
+        }
+        let older = connection(writer, !link.is_second);
+        self.link_mut(writer, node, |link| link.late.clear());
+        self.state.nodes[node].change(|node| node.acceptor.disconnected(older));
+    }
+
+    /// Who leads asks those that have not answered its vote request yet, all at once. This only allows it to send them
+    /// more later: they answer the same as later, nobody else gets anything out of their votes, and for the terms to come
+    /// it does not matter whether they promised this one. A vote for the rival does not matter any more either. (A leader that
+    /// changes the configuration later brings a node to the same state by two messages that it could have brought by one.)
+    fn ask_the_rest(&mut self, acting: &mut Writer, writer: usize) {
+        if self.model.bounds.interleaved || !acting.is_leading() {
+            return;
+        }
+        let rival = writer ^ 1;
+        let in_flight = self.model.bounds.kind == Kind::InFlight;
+        if !in_flight && self.state.writers[rival].campaign.is_some() && self.is_powerless(rival) {
+            self.end_campaign(rival);
+            for node in 0..self.state.nodes.len() {
+                if self.state.nodes[node].acceptor.state().voted_for == Some(campaign(rival)) {
+                    self.take_back_vote(writer, node);
+                }
+            }
+        }
+        for node in 0..self.state.nodes.len() {
+            let asks = |proposer: &Proposer| {
+                proposer.status().iter().any(|peer| peer.id == id(node) && peer.state == PeerState::Voting)
+            };
+            if !acting.campaign.as_ref().is_some_and(asks) || !self.link(writer, node).is_open {
+                continue;
+            }
+            // In flight, a request that is not on its way has arrived.
+            let is_due = !in_flight || !self.link(writer, node).to_node.is_empty();
+            if is_due && let Some(message) = self.poll_piece(acting, writer, node) {
+                self.deliver(acting, writer, node, message, usize::MAX);
+            }
+            self.hear_all(acting, writer, node);
+        }
+    }
+
+    fn take_back_vote(&mut self, writer: usize, node: usize) {
+        let from = connection(writer, self.link(writer, node).is_second);
+        let was_greeted = self.link(writer, node).is_open;
+        let kind = self.model.bounds.kind;
+        let nodes = self.state.nodes.len();
+        let coverage = &self.model.coverage;
+        self.state.nodes[node].change(|state| {
+            state.take_back_promise();
+            let mut greeting = writer::proposer(writer, nodes, kind);
+            greeting.connected(id(node));
+            if let Some(greeting) = greeting.poll_send(id(node)).filter(|_| was_greeted) {
+                let _ = state.receive(from, greeting, usize::MAX, coverage);
+            }
+        });
+    }
+
+    /// True when no node would do anything any more that the campaign of `writer` asks for, and that makes a difference.
     fn is_powerless(&self, writer: usize) -> bool {
         let Some(proposer) = &self.state.writers[writer].campaign else { return false };
         let term = proposer.term();
         let campaigning = proposer.phase() == Phase::Campaigning;
+        let is_gone = |node: &Shared<Node>| {
+            let node = node.acceptor.state();
+            node.term > term || (campaigning && node.term == term && node.voted_for != Some(campaign(writer)))
+        };
+        if !self.model.bounds.interleaved {
+            // Where it can't win, the votes that it still takes keep nobody from winning who could not do without them.
+            return campaigning && !proposer.quorum(|node| !is_gone(&self.state.nodes[index(node)]));
+        }
         let links = &self.state.links[writer * self.state.nodes.len()..][..self.state.nodes.len()];
-        links.iter().all(|link| link.to_writer.is_empty())
-            && self.state.nodes.iter().all(|node| {
-                let node = node.acceptor.state();
-                node.term > term
-                    || (campaigning && node.term == term && node.voted_for != Some(campaign(writer)))
-            })
+        links.iter().all(|link| link.to_writer.is_empty()) && self.state.nodes.iter().all(is_gone)
     }
 }
 

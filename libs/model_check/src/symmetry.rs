@@ -11,7 +11,7 @@
 //! The two writers are alike too. What a writer leaves elsewhere are its records, the names of its campaigns and of its
 //! connections; a print is made for both orders of the writers, and the lesser one counts.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::LazyLock;
 
 use consensus::Proposer;
@@ -19,6 +19,7 @@ use wal_types::NodeId;
 
 use crate::cluster::{MEMBERS, initial_configuration};
 use crate::record::RECORD_FIRST;
+use crate::writer::CONNECTIONS;
 
 /// Ids begin here: a number that is no position, no length and no term.
 const ID_FIRST: u64 = 0x6e6f_6465_5f69_6430;
@@ -27,8 +28,6 @@ const ID_LAST: u64 = ID_FIRST + 0xff;
 
 /// Names of connections begin here.
 pub(crate) const CONNECTION_FIRST: u64 = 0x636f_6e6e_6563_7430;
-/// Connections that a node can have.
-const CONNECTIONS: u64 = 4;
 
 /// Id of the node with this index.
 pub(crate) const fn id(node: usize) -> NodeId {
@@ -72,8 +71,9 @@ impl Print {
         Self { common: pair(&words), columns: Vec::new() }
     }
 
-    /// Of a proposer, which lists nodes and [`END`] behind them.
-    pub(crate) fn of_proposer(proposer: &Proposer) -> Self {
+    /// Of a proposer, which lists nodes and [`END`] behind them. Without `needs_donor` it does not matter whose log its
+    /// election chose.
+    pub(crate) fn of_proposer(proposer: &Proposer, needs_donor: bool) -> Self {
         let mut words = without_members(words(proposer));
         let ids: Vec<usize> = (0..words.len()).filter(|&at| is_id(words[at])).collect();
         let expected = (0..MEMBERS as u64).map(|node| ID_FIRST + node).chain([ID_LAST]);
@@ -85,7 +85,8 @@ impl Print {
             return Self { common: pair(&words), columns: Vec::new() };
         }
         let parts = &ids[MEMBERS + 1..];
-        let is_donor = |node: usize| donor.is_some_and(|at| words[at] == ID_FIRST + node as u64);
+        let is_donor =
+            |node: usize| needs_donor && donor.is_some_and(|at| words[at] == ID_FIRST + node as u64);
         let columns = (0..MEMBERS).map(|node| {
             let part = &words[parts[node]..parts[node + 1]];
             pair(&[&[u64::from(is_donor(node))], &part[1..]].concat())
@@ -123,7 +124,11 @@ fn without_members(words: Vec<u64>) -> Vec<u64> {
     let mut kept = Vec::with_capacity(words.len());
     while let Some((&word, behind)) = rest.split_first() {
         kept.push(word);
-        rest = if rest.starts_with(&NAMED) { &rest[NAMED.len()..] } else { behind };
+        rest = if rest.first() == NAMED.first() && rest.starts_with(&NAMED) {
+            &rest[NAMED.len()..]
+        } else {
+            behind
+        };
     }
     kept
 }
@@ -132,7 +137,8 @@ fn without_members(words: Vec<u64>) -> Vec<u64> {
 fn pair(words: &[u64]) -> Pair {
     let mut swapped: Vec<u64> = words.iter().map(|&word| other_writer(word)).collect();
     let is_connection = |word: u64| (CONNECTION_FIRST..CONNECTION_FIRST + CONNECTIONS).contains(&word);
-    for _ in 1..CONNECTIONS {
+    let connections = words.iter().filter(|&&word| is_connection(word)).count();
+    for _ in 1..connections {
         for at in 2..swapped.len() {
             let (one, other) = (swapped[at - 2], swapped[at]);
             if is_connection(one) && is_connection(other) && one > other {
@@ -147,29 +153,32 @@ fn pair(words: &[u64]) -> Pair {
 fn other_writer(word: u64) -> u64 {
     const RECORD_LAST: u64 = RECORD_FIRST as u64 + 0x1f;
     let other_record = |byte: u64| byte ^ 0x30;
-    let bytes = word.to_be_bytes();
+    let repeated = |byte: u8| u64::from_be_bytes([byte; 8]);
     if (RECORD_FIRST.into()..=RECORD_LAST).contains(&word) {
         return other_record(word);
     }
     if (CONNECTION_FIRST..CONNECTION_FIRST + CONNECTIONS).contains(&word) {
         return CONNECTION_FIRST + ((word - CONNECTION_FIRST) ^ 2);
     }
-    if bytes.iter().all(|byte| *byte == bytes[0]) {
-        return match bytes[0] {
-            name @ (1 | 2) => u64::from_be_bytes([3 - name; 8]),
-            record if (RECORD_FIRST.into()..=RECORD_LAST).contains(&record.into()) => {
-                u64::from_be_bytes([record ^ 0x30; 8])
-            }
+    let byte = word as u8;
+    if word == repeated(byte) {
+        return match byte {
+            name @ (1 | 2) => repeated(3 - name),
+            record if (RECORD_FIRST.into()..=RECORD_LAST).contains(&record.into()) => repeated(record ^ 0x30),
             _ => word,
         };
     }
     word
 }
 
+/// Two independent 64-bit halves of a product, folded for each word: quick, and as good as random.
 pub(crate) fn hash(words: &[u64]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    words.iter().for_each(|word| hasher.write_u64(*word));
-    hasher.finish()
+    const MULTIPLIERS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93];
+    let fold = |state: u64, word: u64| {
+        let product = u128::from(state ^ word.wrapping_mul(MULTIPLIERS[1])) * u128::from(MULTIPLIERS[0]);
+        (product as u64 ^ (product >> 64) as u64).rotate_left(23).wrapping_add(MULTIPLIERS[1])
+    };
+    fold(words.iter().fold(words.len() as u64, |state, &word| fold(state, word)), 0)
 }
 
 /// Writes down what it should hash.

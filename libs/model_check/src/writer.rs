@@ -24,10 +24,12 @@ pub(crate) struct Writer {
     /// standby that has replayed the log.
     pub(crate) wal: Vec<Record>,
     /// The term of its last campaign. It never campaigns for one twice: then a campaign needs no other name than its
-    /// writer's.
+    /// writer's. Zero where one term comes after the other: then it goes without saying.
     pub(crate) floor: u64,
     /// The campaign, and its term once it is won.
     pub(crate) campaign: Option<Proposer>,
+    /// It leads without WAL of its own below the start of its term, and fetches from nodes what others need.
+    pub(crate) fetches: bool,
 }
 
 impl Writer {
@@ -46,8 +48,10 @@ impl Writer {
 
 impl Printed for Writer {
     fn print(&self) -> Print {
-        let own = Print::of(&(&self.wal, self.floor));
-        self.campaign.as_ref().map_or(own.clone(), |proposer| own.with(Print::of_proposer(proposer)))
+        let own = Print::of(&(&self.wal, self.floor, self.fetches));
+        self.campaign.as_ref().map_or(own.clone(), |proposer| {
+            own.with(Print::of_proposer(proposer, !self.is_leading() || self.fetches))
+        })
     }
 }
 
@@ -137,6 +141,14 @@ pub(crate) struct Link {
 /// The name of a connection.
 pub(crate) fn connection(writer: usize, is_second: bool) -> ConnectionId {
     ConnectionId(CONNECTION_FIRST + (writer * 2 + usize::from(is_second)) as u64)
+}
+
+/// Names of connections that there can be.
+pub(crate) const CONNECTIONS: u64 = 4;
+
+/// The `index`-th of them.
+pub(crate) const fn nth_connection(index: u64) -> ConnectionId {
+    ConnectionId(CONNECTION_FIRST + index)
 }
 
 /// A message as it may arrive in pieces: appends carry one record each, so that a catch-up can end in the middle.

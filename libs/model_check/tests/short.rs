@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model_check::{Bounds, Kind, Verdict, check};
+use model_check::{Bounds, Kind, Verdict, check, check_and_collect};
 
 /// Far more than it takes; a check that is stopped has failed.
 const TIME_MAX: Duration = Duration::from_secs(300);
@@ -32,4 +32,23 @@ fn no_invariant_breaks_soon_while_members_change() {
 #[test]
 fn all_invariants_hold_while_the_primary_is_changed() {
     assert_all_invariants_hold(Kind::Primary);
+}
+
+/// Two terms left what is not committed: it is not lost by being committed too soon.
+#[test]
+fn all_invariants_hold_after_two_terms_that_committed_nothing() {
+    assert_all_invariants_hold(Kind::EarlierTerms);
+}
+
+#[test]
+fn what_is_left_out_leads_to_no_other_nodes() {
+    let reduced = Bounds { terms: 2, log: 1, ..Bounds::short(Kind::Atomic) };
+    let (report, expected) = check_and_collect(reduced, 2, TIME_MAX);
+    assert_eq!(report.verdict, Verdict::Holds, "{report}");
+    let others = [Bounds { interleaved: true, ..reduced }, Bounds { symmetry: false, ..reduced }];
+    for bounds in others {
+        let (report, together) = check_and_collect(bounds, 2, TIME_MAX);
+        assert_eq!(report.verdict, Verdict::Holds, "{report}");
+        assert!(together == expected, "{report}: {} instead of {}", together.len(), expected.len());
+    }
 }
