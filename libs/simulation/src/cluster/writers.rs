@@ -154,19 +154,7 @@ impl Cluster {
             |primary: &Primary| primary.flush_lsn() >= lsn && primary.slice(START, lsn) == log.as_slice();
         // Of those that have these bytes the one that was promoted first has written them.
         let wrote = self.primaries.iter().position(wrote);
-        if wrote.is_none() {
-            for (i, p) in self.primaries.iter().enumerate() {
-                eprintln!(
-                    "primary {i} flush {} base {} tl {:?} same {}",
-                    p.flush_lsn(),
-                    p.base,
-                    p.timeline,
-                    crate::mirror::first_difference(log, p.slice(START, p.flush_lsn()))
-                );
-            }
-            eprintln!("log {} lsn {lsn}", log.len());
-            self.oracle.committed_bytes_never_change(log)?;
-        }
+        self.oracle.somebody_wrote_what_is_committed(wrote.is_some(), lsn)?;
         Ok(wrote)
     }
 

@@ -59,6 +59,18 @@ impl Oracle {
         Ok(())
     }
 
+    /// S3, for a recovery, which has no WAL of its own: it commits what is left of two logs, one behind the other, or
+    /// bytes that a disk made up: no primary ever wrote the log that is called committed.
+    pub(crate) fn somebody_wrote_what_is_committed(
+        &self,
+        is_written: bool,
+        lsn: Lsn,
+    ) -> Result<(), Violation> {
+        ensure("somebody_wrote_what_is_committed", is_written, || {
+            format!("no primary has the log up to {lsn} that a recovery commits")
+        })
+    }
+
     /// S4. A proposer counts bytes instead of records: the commit position lies inside a record, and a standby that is
     /// promoted there ends its log below and writes other bytes over what was called committed.
     pub(crate) fn a_commit_is_a_record_end(&mut self, primary: &Primary, lsn: Lsn) -> Result<(), Violation> {
