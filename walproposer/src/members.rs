@@ -96,7 +96,7 @@ async fn set(flags: &SetFlags) -> Result<Value> {
     let mut told = String::new();
     loop {
         let status = walproposer.status().await?;
-        if let Some(configuration) = finished(&status, generation)? {
+        if let Some(configuration) = finished(&status, generation, &flags.members)? {
             return Ok(configuration);
         }
         let now = progress(&status);
@@ -113,11 +113,16 @@ async fn set(flags: &SetFlags) -> Result<Value> {
 }
 
 /// The configuration when the change is decided; an error when it will not be.
-fn finished(status: &Value, generation: u64) -> Result<Option<Value>> {
+fn finished(status: &Value, generation: u64, wanted: &[SafekeeperAddress]) -> Result<Option<Value>> {
     let (configuration, change) = (&status["configuration"], &status["change"]);
     let reached = configuration["generation"].as_u64() >= Some(generation);
     if reached && configuration["decided"] == true && configuration["joint"] == false {
-        return Ok(Some(configuration.clone()));
+        // A change that was dropped leaves its number to the next one.
+        let members = configuration["members"].as_array().map_or(&[][..], Vec::as_slice);
+        if members.len() == wanted.len() && wanted.iter().map(as_member).all(|one| members.contains(&one)) {
+            return Ok(Some(configuration.clone()));
+        }
+        bail!("somebody else changed the members meanwhile: see walproposer members show");
     }
     let ours = change["generation"].as_u64() == Some(generation);
     if ours && change["state"] == "failed" {
@@ -131,6 +136,10 @@ fn finished(status: &Value, generation: u64) -> Result<Option<Value>> {
         );
     }
     Ok(None)
+}
+
+fn as_member(one: &SafekeeperAddress) -> Value {
+    json!({"id": one.id.0, "host": one.host, "port": one.port})
 }
 
 fn progress(status: &Value) -> String {
@@ -171,8 +180,7 @@ impl Walproposer {
 
     /// The generation that the change ends with.
     async fn put_members(&self, members: &[SafekeeperAddress], token: Option<&str>) -> Result<u64> {
-        let member = |one: &SafekeeperAddress| json!({"id": one.id.0, "host": one.host, "port": one.port});
-        let body: Vec<Value> = members.iter().map(member).collect();
+        let body: Vec<Value> = members.iter().map(as_member).collect();
         let mut request = self.client.put(format!("http://{}/v1/members", self.http)).json(&body);
         if let Some(token) = token {
             request = request.bearer_auth(token);
@@ -222,4 +230,53 @@ fn print(configuration: &Value, as_json: bool) {
 #[expect(clippy::print_stderr, reason = "progress is for the person who waits, not for a pipe")]
 fn say(text: &str) {
     eprintln!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(generation: u64, decided: bool, change: &Value) -> Value {
+        let members = [json!({"id": 1, "host": "h", "port": 5})];
+        let configuration = json!({
+            "generation": generation, "decided": decided, "joint": false, "members": members,
+            "new_members": [], "primary": null,
+        });
+        json!({"state": "streaming", "configuration": configuration, "change": change})
+    }
+
+    #[test]
+    fn a_change_is_over_when_it_is_decided_or_cannot_be_any_more() {
+        let change = |state: &str| json!({"generation": 2, "state": state, "error": "why"});
+        for (status, wanted, expected) in [
+            (status(0, true, &change("catching_up")), "1@h:5", Ok(false)),
+            (status(2, false, &change("proposed")), "1@h:5", Ok(false)),
+            (status(2, true, &change("decided")), "1@h:5", Ok(true)),
+            (status(3, true, &Value::Null), "1@h:5", Ok(true)),
+            (status(2, true, &Value::Null), "1@h:6", Err("somebody else")),
+            (status(0, true, &change("failed")), "1@h:5", Err("why")),
+            (status(0, false, &change("unsettled")), "1@h:5", Ok(false)),
+            (status(0, true, &change("unsettled")), "1@h:5", Err("ask again")),
+        ] {
+            let over = finished(&status, 2, &[wanted.parse().unwrap()]);
+            let over = over.map(|found| found.is_some()).map_err(|error| error.to_string());
+            match (over, expected) {
+                (Ok(over), Ok(expected)) => assert_eq!(over, expected, "{status}"),
+                (Err(error), Err(words)) => assert!(error.contains(words), "{error}"),
+                (over, _) => panic!("{over:?}: {status}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_shown_can_be_typed() {
+        let shown = table(&status(7, true, &Value::Null)["configuration"]);
+        assert_eq!(shown, "generation  7\nmembers     1@h:5\nprimary     any");
+        let change = json!({"state": "catching_up", "waits_for": [
+            {"id": 4, "lag_bytes": 3 << 20}, {"id": 5, "lag_bytes": null}]});
+        assert_eq!(
+            progress(&status(0, true, &change)),
+            "catching up: safekeeper 4 lacks 3 MiB, safekeeper 5 does not follow yet"
+        );
+    }
 }

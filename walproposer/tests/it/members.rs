@@ -143,20 +143,30 @@ async fn a_log_that_was_given_away_takes_no_other_primarys_wal() {
 #[tokio::test]
 async fn of_two_failovers_at_once_one_wins_and_the_other_is_told() {
     let safekeepers = Safekeepers::create(3).await;
-    let cluster = safekeepers.cluster();
     for round in 0..5 {
-        let names = [format!("a{round}"), format!("b{round}")];
-        let (one, other) = tokio::join!(
-            fail_over(cluster, LONG, Some(&names[0])),
-            fail_over(cluster, LONG, Some(&names[1]))
-        );
-        let settled = fail_over(cluster, LONG, None).await.unwrap();
-        let last = settled.primary.unwrap();
-        let won = [&one, &other].into_iter().flatten().filter_map(|won| won.primary.clone());
-        let won: Vec<String> = won.collect();
-        assert!(won.contains(&last), "{last} was not promised to anybody: {one:?} {other:?}");
-        for lost in [one, other].into_iter().filter_map(Result::err) {
-            assert!(lost.to_string().contains(&format!("given to primary {last}")), "{lost}");
-        }
+        two_failovers(&safekeepers, round).await;
+    }
+}
+
+#[tokio::test]
+async fn two_that_split_the_votes_do_not_wait_for_the_vote_of_one_that_is_gone() {
+    let mut safekeepers = Safekeepers::create(3).await;
+    safekeepers.stop(3).await;
+    for round in 0..5 {
+        two_failovers(&safekeepers, round).await;
+    }
+}
+
+async fn two_failovers(safekeepers: &Safekeepers, round: u32) {
+    let cluster = safekeepers.cluster();
+    let names = [format!("a{round}"), format!("b{round}")];
+    let (one, other) =
+        tokio::join!(fail_over(cluster, LONG, Some(&names[0])), fail_over(cluster, LONG, Some(&names[1])));
+    let last = fail_over(cluster, LONG, None).await.unwrap().primary.unwrap();
+    let won = [&one, &other].into_iter().flatten().filter_map(|won| won.primary.clone());
+    let won: Vec<String> = won.collect();
+    assert!(won.contains(&last), "{last} was not promised to anybody: {one:?} {other:?}");
+    for lost in [one, other].into_iter().filter_map(Result::err) {
+        assert!(lost.to_string().contains(&format!("given to primary {last}")), "{lost}");
     }
 }
