@@ -234,8 +234,8 @@ impl Node {
     }
 
     /// Makes the disk stop at some operation in the near future.
-    pub(crate) fn plan_crash(&mut self, rng: &mut SmallRng) {
-        self.disk.crash_after(rng.random_range(0..12));
+    pub(crate) fn plan_crash(&mut self, rng: &mut SmallRng, max: u64) {
+        self.disk.crash_after(rng.random_range(0..max));
     }
 
     /// Makes one of the next operations fail.

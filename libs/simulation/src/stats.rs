@@ -48,7 +48,7 @@ counts! {
     /// Records that were committed.
     committed_records: "committed records", at least 100_000;
     /// Disk faults that were injected: failed read, write or sync, full disk.
-    disk_faults: "disk faults", at least 2_000;
+    disk_faults: "disk faults", at least 1_200;
     /// Primaries that took over from the committed log.
     failovers: "failovers", at least 1_000;
     /// Promotions to a new PostgreSQL timeline.
@@ -56,21 +56,21 @@ counts! {
     /// Votes that were asked for and not granted.
     refused_votes: "refused votes", at least 500;
     /// Messages that arrived when their writer was gone.
-    late_messages: "late messages", at least 1_000;
+    late_messages: "late messages", at least 300;
     /// Connections of which everything was sent once more over another one.
-    repeated_connections: "repeated connections", at least 300;
+    repeated_connections: "repeated connections", at least 150;
     /// Reads that brought something to a standby.
     reads: "reads of standbys", at least 3_000;
     /// Reads from a donor, for a node that lags.
     fetches: "reads from donors", at least 1_000;
     /// Elections while three rivals campaigned.
-    duel_elections: "elections in duels", at least 1_000;
+    duel_elections: "elections in duels", at least 500;
     /// Disks on which something was damaged at rest.
-    damages: "damaged disks", at least 200;
+    damages: "damaged disks", at least 120;
     /// Nodes that said that they lost something that they had acknowledged.
-    lost_nodes: "nodes that lost acknowledged WAL", at least 50;
+    lost_nodes: "nodes that lost acknowledged WAL", at least 30;
     /// Damaged nodes that held everything again.
-    repairs: "repaired nodes", at least 150;
+    repairs: "repaired nodes", at least 100;
     /// Disks that were gone for good.
     lost_disks: "disks gone for good", at least 100;
     /// Nodes that came later, with an empty log.
@@ -82,7 +82,7 @@ counts! {
     /// Configurations that were decided.
     decided_configurations: "decided configurations", at least 2_000;
     /// Times that a node removed old segments.
-    removals: "removals of old WAL", at least 1_000;
+    removals: "removals of old WAL", at least 500;
     /// Schedules whose log is of dialect neon.
     neon_schedules: "schedules of dialect neon", at least 50;
 }

@@ -107,6 +107,9 @@ impl Cluster {
         let segments: Vec<String> = disk.list().ok()?.into_iter().filter(is_segment).collect();
         let name = segments.get(self.rng.random_range(0..segments.len().max(1)))?.clone();
         let bytes = disk.durable_bytes(&name).ok()?.len();
+        if bytes == 0 {
+            return None;
+        }
         let at = self.rng.random_range(0..bytes);
         let sector = |at: usize| at - at % SECTOR_BYTES;
         Some(match kind {

@@ -21,6 +21,9 @@ use crate::writer::primary_id;
 /// Nodes that may ever exist in a schedule.
 const NODES_MAX: usize = 9;
 
+/// Of the configurations that were decided once more, so many are looked for on the disks: one in this many.
+const REDECIDED_LOOKED_AT_EVERY: u64 = 3;
+
 impl Cluster {
     /// A new node with an empty log, which nobody counts yet.
     pub(crate) fn add_node(&mut self) -> Option<NodeId> {
@@ -118,7 +121,11 @@ impl Cluster {
             None => self.oracle.is_damaged(node.id),
         };
         let sets = configuration.sets();
-        let mut holders = BTreeSet::new();
+        // Every leader decides anew what it found, and to recover disks is dear.
+        let is_looked_at = !self.oracle.has_decided(configuration.generation)
+            || self.stats.decided_configurations.is_multiple_of(REDECIDED_LOOKED_AT_EVERY);
+        let mut holders: BTreeSet<NodeId> =
+            if is_looked_at { BTreeSet::new() } else { sets.iter().flatten().copied().collect() };
         for node in &self.nodes {
             if !has_majorities(&sets, &holders) && holds(node) {
                 holders.insert(node.id);

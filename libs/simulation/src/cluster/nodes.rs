@@ -17,7 +17,7 @@ impl Cluster {
         let index = self.index(node);
         // A cut is a few operations in a thousand: without help a crash hardly ever comes between two of them.
         if !self.is_calm && self.nodes[index].may_cut(count) && self.rng.random_range(0..4) == 0 {
-            self.nodes[index].plan_crash(&mut self.rng);
+            self.nodes[index].plan_crash(&mut self.rng, 40);
         }
         let before = self.nodes[index].snapshot();
         let Some((batch, output)) = self.nodes[index].run(count) else { return Ok(()) };
@@ -129,6 +129,16 @@ impl Cluster {
             return Ok(());
         }
         // Somebody has waited for a sector that cannot be read; nobody does for an error that passes.
+        if !self.is_calm {
+            match self.rng.random_range(0..16) {
+                0..4 => self.nodes[index].plan_crash(&mut self.rng, 40),
+                4 => self.nodes[index].plan_fault(wal_store::Fault::Read, &mut self.rng),
+                5 => self.nodes[index].plan_fault(wal_store::Fault::Sync, &mut self.rng),
+                6 => self.nodes[index].plan_fault(wal_store::Fault::SyncDir, &mut self.rng),
+                7 => self.nodes[index].plan_fault(wal_store::Fault::Write, &mut self.rng),
+                _ => {}
+            }
+        }
         let is_patient = self.oracle.is_damaged(node) && (self.is_calm || self.rng.random());
         match self.nodes[index].start(if is_patient { UNREADABLE_TRIES_MAX } else { 0 }) {
             Ok(()) => {}
@@ -142,7 +152,8 @@ impl Cluster {
             // No room, or another crash: it can be tried again.
             Err(error) => {
                 self.trace.line(format_args!("node {node} does not start: {error}"));
-                self.nodes[index].die(Death::Power, &mut self.rng);
+                let death = if self.rng.random() { Death::Power } else { Death::Process };
+                self.nodes[index].die(death, &mut self.rng);
                 return Ok(());
             }
         }

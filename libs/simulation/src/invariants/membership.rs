@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use consensus::Configuration;
-use wal_types::NodeId;
+use wal_types::{Generation, NodeId};
 
 use super::{Oracle, Sets, Violation, ensure, has_majorities};
 
@@ -57,6 +57,11 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+
+    /// True when a leader said that a configuration of this generation is decided.
+    pub(crate) fn has_decided(&self, generation: Generation) -> bool {
+        self.decided.contains_key(&generation)
     }
 
     /// S10. Two controllers move generation 7 to 8 at once; one reaches one node, the other two. Generation 8 then

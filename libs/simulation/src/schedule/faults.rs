@@ -15,7 +15,7 @@ impl Schedule {
             3..6 => {
                 let index = self.cluster.index(node);
                 let cluster = &mut self.cluster;
-                cluster.nodes[index].plan_crash(&mut cluster.rng);
+                cluster.nodes[index].plan_crash(&mut cluster.rng, 12);
                 Ok(())
             }
             _ => {

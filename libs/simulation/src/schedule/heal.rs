@@ -25,6 +25,8 @@ const RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 /// Rounds after which an undecided campaign is given up: two may have split the votes, and wait for a node that is gone.
 const CAMPAIGN_ROUNDS_MAX: u64 = 40;
+/// Rivals come at the end of one schedule in this many.
+const DUEL_EVERY_SCHEDULES: u64 = 3;
 /// Elections that rivals may need until the last of them is content.
 const DUEL_ELECTIONS_MAX: u64 = 30;
 
@@ -70,7 +72,7 @@ impl Schedule {
         self.designate(primary)?;
         self.write_last(primary);
         // A public proposer whose server was overtaken by another campaign is replaced together with the server.
-        if self.cluster.dialect == Dialect::Holdfast {
+        if self.cluster.dialect == Dialect::Holdfast && self.below(DUEL_EVERY_SCHEDULES) == 0 {
             self.duel(primary)?;
             self.write_last(primary);
         }

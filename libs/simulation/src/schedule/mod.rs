@@ -17,7 +17,7 @@ use crate::stats::Stats;
 use crate::trace::Trace;
 
 /// Events before healing begins: from, to.
-const EVENTS: std::ops::Range<u64> = 350..1000;
+const EVENTS: std::ops::Range<u64> = 300..420;
 /// All logs are compared this often: healing mends what a schedule broke before the last comparison could see it.
 const COMPARE_EVERY_EVENTS: u64 = 10;
 
@@ -184,7 +184,7 @@ impl Schedule {
     fn write(&mut self) {
         let newest = self.cluster.primaries.len() as u64 - 1;
         let primary = if self.below(4) == 0 { self.below(newest + 1) } else { newest };
-        for _ in 0..=self.below(11) {
+        for _ in 0..=self.below(19) {
             let cluster = &mut self.cluster;
             cluster.primaries[primary as usize].write(&mut cluster.rng);
         }
