@@ -14,19 +14,21 @@ use rand::{Rng, RngExt};
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+use utils::leaky_bucket::Rate;
 
 use crate::compute::{self, ComputeError, Dial};
+use crate::config::RateOptions;
 use crate::control_plane::Compute;
 use crate::handover::Peers;
 use crate::metrics::{How, Metrics};
-use crate::rate_limit::Rate;
+use crate::rate_limit::NetworkLimit;
 
 /// Bytes of the secret in protocol 3.0, which knows no other length.
 const SHORT_SECRET_BYTES: usize = 4;
 /// From protocol 3.2 on: nobody guesses it.
 const LONG_SECRET_BYTES: usize = 32;
-/// Requests of one network in a second, and at once after a pause.
-const REQUESTS_PER_SECOND: u32 = 100;
+/// Requests of one network: one in this time, and so many at once after a pause.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(10);
 const REQUESTS_BURST: u32 = 1000;
 /// From connecting to the compute until it has closed that connection, which it does when the signal is sent.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,7 +37,7 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Cancels {
     known: Mutex<HashMap<i32, Known>>,
-    rate: Rate,
+    rate: NetworkLimit,
     /// Processes that may have the session.
     peers: OnceLock<Peers>,
     metrics: Metrics,
@@ -71,8 +73,8 @@ impl Drop for Registered {
 
 impl Cancels {
     pub(crate) fn new(metrics: Metrics) -> Self {
-        let rate = Rate::new(REQUESTS_PER_SECOND, REQUESTS_BURST);
-        Self { known: Mutex::default(), rate, peers: OnceLock::new(), metrics }
+        let rate = RateOptions { rate: Some(Rate::new(REQUEST_INTERVAL, REQUESTS_BURST)) };
+        Self { known: Mutex::default(), rate: NetworkLimit::new(rate), peers: OnceLock::new(), metrics }
     }
 
     /// Asks these for keys that are not known here; to be told once.
@@ -104,7 +106,7 @@ impl Cancels {
 
     /// Passes a cancel request on, when its key is one of ours. A wrong one is met with silence, like a right one.
     pub(crate) async fn pass_on(&self, dial: &impl Dial, peer: Option<SocketAddr>, pid: i32, key: &[u8]) {
-        let is_allowed = peer.is_none_or(|peer| self.rate.allows(peer.ip()));
+        let is_allowed = peer.is_none_or(|peer| self.rate.take(peer.ip()).is_ok());
         let how = match (self.find(pid, key), self.peers.get()) {
             _ if !is_allowed => "too_many",
             (Some(target), _) => pass_on_to(&target, dial).await,
@@ -238,6 +240,6 @@ mod tests {
         assert_eq!(ask("192.0.2.200:1", 1).await, 0);
         assert_eq!(ask("198.51.100.1:1", 1).await, 1);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(ask("192.0.2.1:1", REQUESTS_BURST).await, REQUESTS_PER_SECOND);
+        assert_eq!(ask("192.0.2.1:1", REQUESTS_BURST).await, 100);
     }
 }

@@ -4,17 +4,19 @@
 //! |---|---|
 //! | `GET /v1/sessions` | every open connection: where it goes, how far it is, how much it passed |
 //! | `GET /v1/cache` | the addresses that are known, and how many computes are being woken |
+//! | `POST /v1/invalidate` | forgets what is kept of an endpoint, a project or a role, and says how much that was |
 
 use std::sync::Arc;
 
-use axum::routing::get;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 use telemetry::{Admin, LogLevel, Metrics as Registry};
 
 use crate::activity::{Activities, View};
 use crate::compute::Dial;
-use crate::control_plane::Cached;
+use crate::control_plane::{Cached, Dropped, Invalidation};
 use crate::session::Services;
 
 #[derive(Serialize)]
@@ -44,10 +46,15 @@ pub(crate) fn router<D: Dial>(
     let ready = move || if drain.has_begun() { Err("draining".to_owned()) } else { Ok(()) };
     let admin = Admin { metrics, log_level, ready: Arc::new(ready) };
     let (activities, control_plane) = (Arc::clone(activities), Arc::clone(&services.control_plane));
+    let invalidated = Arc::clone(&control_plane);
     admin
         .router()
         .route("/v1/sessions", get(async move || Json(Sessions { sessions: activities.views() })))
         .route("/v1/cache", get(async move || Json(cache(&control_plane))))
+        .route(
+            "/v1/invalidate",
+            post(async move |Json(which): Json<Invalidation>| invalidate(&invalidated, &which)),
+        )
 }
 
 fn cache(control_plane: &Cached) -> Cache {
@@ -58,4 +65,11 @@ fn cache(control_plane: &Cached) -> Cache {
         .collect();
     addresses.sort_by(|one, other| one.endpoint.cmp(&other.endpoint));
     Cache { addresses, waking: control_plane.waking() }
+}
+
+fn invalidate(control_plane: &Cached, which: &Invalidation) -> Result<Json<Dropped>, (StatusCode, String)> {
+    let dropped = control_plane.invalidate(which);
+    let dropped = dropped.map_err(|error| (StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n")))?;
+    tracing::info!(?which, ?dropped, "invalidated");
+    Ok(Json(dropped))
 }

@@ -17,6 +17,7 @@ mod accept;
 mod activity;
 mod allowlist;
 mod auth;
+mod cache_metrics;
 mod cancel;
 mod compute;
 pub mod config;

@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::cache_metrics::CacheMetrics;
 use crate::phases::PhaseSeconds;
 
 /// Counters and timers of a proxy; clones count together.
@@ -36,8 +37,8 @@ pub(crate) struct Metrics {
     pub(crate) suspends: Family<How, Counter>,
     /// Time that a wake took.
     pub(crate) wake_seconds: Histogram,
-    /// Lookups of a compute's address.
-    pub(crate) cache_lookups: Family<How, Counter>,
+    /// What is kept of the control plane's answers.
+    pub(crate) caches: CacheMetrics,
     /// Questions to a control plane that is not in this process.
     pub(crate) control_plane_requests: Family<How, Counter>,
     /// Logins that were made to wait because of failed ones before.
@@ -79,7 +80,7 @@ impl Metrics {
             wakes: Family::default(),
             suspends: Family::default(),
             wake_seconds: seconds(),
-            cache_lookups: Family::default(),
+            caches: CacheMetrics::default(),
             control_plane_requests: Family::default(),
             slowed_logins: Counter::default(),
             bytes_from_clients: Counter::default(),
@@ -105,7 +106,7 @@ impl Metrics {
         registry.register("wakes", "Computes that were started, by result", own.wakes);
         registry.register("suspends", "Idle computes that were stopped, by result", own.suspends);
         registry.register("wake_seconds", "Time that starting a compute took", own.wake_seconds);
-        registry.register("cache_lookups", "Lookups of a compute's address", own.cache_lookups);
+        own.caches.register(registry);
         registry.register(
             "control_plane_requests",
             "Questions to a control plane outside",

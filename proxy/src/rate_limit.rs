@@ -1,17 +1,20 @@
-//! How much one address may ask for: connections at the same time ([`Connections`]) and events by and by ([`Rate`]).
-//! Both are decided before anything expensive. Called by `accept` and `cancel`.
+//! How much somebody may ask for: connections at the same time ([`Connections`]), and events by and by ([`Limit`],
+//! [`NetworkLimit`]). Both are decided before anything expensive. Called by `accept`, `auth`, `cancel` and, for wakes, by
+//! `control_plane`.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pq_proto::{ErrorResponse, SqlState};
 use tokio::time::Instant;
-use utils::TimedLru;
-use utils::timed_lru::{Lookup, Ttl};
+use utils::leaky_bucket::LeakyBuckets;
 
-/// Networks that a [`Rate`] remembers at most; the one that was quiet for longest is forgotten first.
+use crate::config::RateOptions;
+
+/// Networks that are remembered at most; the one that was quiet for longest is forgotten first.
 const NETWORKS_MAX: usize = 10_000;
 
 /// Who counts as one client. With IPv6 a single one has a whole /64.
@@ -38,6 +41,7 @@ pub(crate) struct Connections {
     /// Of one client; 0 is without limit.
     per_source_max: usize,
     open: Mutex<Open>,
+    arrivals: NetworkLimit,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +57,8 @@ pub(crate) enum TooMany {
     Total,
     #[error("sorry, too many connections from this address already")]
     FromSource,
+    #[error("sorry, too many connections from this network in a short time")]
+    FromNetwork,
 }
 
 impl TooMany {
@@ -61,6 +67,7 @@ impl TooMany {
         match self {
             Self::Total => "too_many",
             Self::FromSource => "too_many_from_address",
+            Self::FromNetwork => "too_many_from_network",
         }
     }
 
@@ -73,7 +80,12 @@ impl TooMany {
 
 impl Connections {
     pub(crate) fn new(total_max: usize, per_source_max: usize) -> Self {
-        Self { total_max, per_source_max, open: Mutex::default() }
+        Self { total_max, per_source_max, open: Mutex::default(), arrivals: NetworkLimit::default() }
+    }
+
+    /// And not more often than that from one network.
+    pub(crate) fn with_arrivals(self, arrivals: RateOptions) -> Self {
+        Self { arrivals: NetworkLimit::new(arrivals), ..self }
     }
 
     /// Lets one more in, from wherever it comes.
@@ -102,6 +114,7 @@ pub(crate) struct Admitted {
 impl Admitted {
     /// Says who it is, once that is known.
     pub(crate) fn comes_from(&mut self, address: IpAddr) -> Result<(), TooMany> {
+        self.connections.arrivals.take(address).map_err(|_| TooMany::FromNetwork)?;
         let per_source_max = self.connections.per_source_max;
         if per_source_max == 0 {
             return Ok(());
@@ -133,47 +146,53 @@ impl Drop for Admitted {
     }
 }
 
-/// So many events in a second from one network, and so many at once after a pause.
+/// How often something may be done for each of many keys.
 #[derive(Debug)]
-pub(crate) struct Rate {
-    per_second: f64,
-    burst: f64,
-    left: Mutex<TimedLru<IpAddr, Left>>,
-}
+pub(crate) struct Limit<K>(Option<Mutex<LeakyBuckets<K>>>);
 
-/// Events that are left, at a time.
-#[derive(Clone, Copy, Debug)]
-struct Left {
-    events: f64,
-    at: Instant,
-}
+impl<K: Clone + Eq + Hash> Limit<K> {
+    /// Remembers `keys_max` at most; of more, those that were quiet for longest are forgotten first.
+    pub(crate) fn new(options: RateOptions, keys_max: usize) -> Self {
+        Self(options.rate.map(|rate| Mutex::new(LeakyBuckets::new(rate, keys_max))))
+    }
 
-impl Rate {
-    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
-        Self {
-            per_second: per_second.into(),
-            burst: burst.into(),
-            left: Mutex::new(TimedLru::new(NETWORKS_MAX)),
+    /// Counts an event. An error says how long to wait before the next one, and does not count.
+    pub(crate) fn take(&self, key: &K) -> Result<(), Duration> {
+        let Some(mut buckets) = self.lock() else { return Ok(()) };
+        buckets.take(key, Instant::now().into_std()).map_err(|refused| refused.retry_after)
+    }
+
+    /// Forgets who is as if it had never been there.
+    pub(crate) fn sweep(&self) {
+        if let Some(mut buckets) = self.lock() {
+            buckets.sweep(Instant::now().into_std());
         }
     }
 
-    /// Counts an event; false when it is one too many.
-    pub(crate) fn allows(&self, address: IpAddr) -> bool {
-        let (network, now) = (network(address), Instant::now());
-        let mut all = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = match all.get(&network, now.into_std()) {
-            Lookup::Hit { value, .. } => {
-                let regained = now.duration_since(value.at).as_secs_f64() * self.per_second;
-                (value.events + regained).min(self.burst)
-            }
-            Lookup::Expired | Lookup::Miss => self.burst,
-        };
-        let allowed = left >= 1.0;
-        let events = if allowed { left - 1.0 } else { left };
-        // When all would be there again, there is nothing to remember.
-        let full_again = Duration::from_secs_f64(self.burst / self.per_second);
-        all.insert(network, Left { events, at: now }, Ttl::absolute(full_again), now.into_std());
-        allowed
+    fn lock(&self) -> Option<MutexGuard<'_, LeakyBuckets<K>>> {
+        // Nothing panics under this lock.
+        self.0.as_ref().map(|buckets| buckets.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The same for the networks that clients come from.
+#[derive(Debug)]
+pub(crate) struct NetworkLimit(Limit<IpAddr>);
+
+impl Default for NetworkLimit {
+    fn default() -> Self {
+        Self::new(RateOptions { rate: None })
+    }
+}
+
+impl NetworkLimit {
+    pub(crate) fn new(options: RateOptions) -> Self {
+        Self(Limit::new(options, NETWORKS_MAX))
+    }
+
+    /// Counts an event; an error says how long to wait.
+    pub(crate) fn take(&self, address: IpAddr) -> Result<(), Duration> {
+        self.0.take(&network(address))
     }
 }
 
@@ -236,12 +255,41 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_let_through_and_then_the_rate() {
-        let rate = Rate::new(2, 10);
-        let burst = |address| (0..100).filter(|_| rate.allows(ip(address))).count();
+        let limit = NetworkLimit::new("rate=2,burst=10".parse().unwrap());
+        let burst = |address| (0..100).filter(|_| limit.take(ip(address)).is_ok()).count();
         assert_eq!((burst("192.0.2.1"), burst("192.0.2.255"), burst("192.0.3.1")), (10, 0, 10));
+        assert_eq!(limit.take(ip("192.0.2.1")), Err(Duration::from_millis(500)));
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(burst("192.0.2.1"), 6);
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(burst("192.0.2.1"), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_keys_are_remembered_as_there_may_be_and_none_that_is_quiet() {
+        let limit = Limit::new("rate=1,burst=1".parse().unwrap(), 100);
+        (0..1000).for_each(|key| limit.take(&key).unwrap());
+        assert_eq!(limit.lock().unwrap().len(), 100);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        limit.sweep();
+        assert!(limit.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn connections_from_one_network_in_a_short_time_have_a_limit_and_others_do_not_feel_it() {
+        let connections = Arc::new(Connections::new(0, 0).with_arrivals("rate=1,burst=3".parse().unwrap()));
+        let enter = |address: &str| connections.enter().unwrap().comes_from(ip(address));
+        for last in 1..=3 {
+            enter(&format!("192.0.2.{last}")).unwrap();
+        }
+        assert_eq!(enter("192.0.2.4").unwrap_err(), TooMany::FromNetwork);
+        enter("192.0.3.1").unwrap();
+        assert_eq!(TooMany::FromNetwork.response().sqlstate, SqlState::TOO_MANY_CONNECTIONS);
+    }
+
+    #[test]
+    fn what_is_off_is_without_limit() {
+        let limit = Limit::new("off".parse().unwrap(), 1);
+        assert!((0..100_000).all(|_| limit.take(&1).is_ok()));
     }
 }

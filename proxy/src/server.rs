@@ -84,7 +84,7 @@ impl Server {
             ControlPlaneSource::Link(path) => Some(Arc::new(Links::load(path).context("--control-plane")?)),
             _ => None,
         };
-        let control_plane = Arc::new(Cached::new(provider, metrics.clone()));
+        let control_plane = Arc::new(Cached::new(provider, &config.caches, metrics.clone()));
         let Config { drain_grace: grace, drain_idle: idle, drain_timeout: timeout, .. } = *config;
         let drain = Arc::new(Drain::new(shutdown.clone(), Times { grace, idle, timeout }));
         let services = Services {
@@ -96,7 +96,8 @@ impl Server {
                 config.client_auth,
                 metrics.clone(),
             )
-            .with_iterations(config.scram_iterations),
+            .with_iterations(config.scram_iterations)
+            .with_limit(config.login_limits.per_endpoint),
             control_plane,
             links,
             dial: TcpDial { tls: compute_tls },
@@ -105,7 +106,8 @@ impl Server {
             drain: Arc::clone(&drain),
             metrics,
         };
-        let connections = Connections::new(config.connections_max, config.connections_per_source_max);
+        let connections = Connections::new(config.connections_max, config.connections_per_source_max)
+            .with_arrivals(config.login_limits.per_network);
         let door = Door::new(connections, config.proxy_protocol, drain, services.metrics.clone());
         Ok(Self {
             services: Arc::new(services),

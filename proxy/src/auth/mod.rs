@@ -8,6 +8,7 @@ mod sasl;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use postgres_backend::{Connection, Io};
@@ -18,13 +19,18 @@ use tokio::time::Instant;
 use self::cleartext::Hashing;
 use self::failed_logins::FailedLogins;
 use crate::activity::SessionId;
+use crate::config::RateOptions;
 use crate::control_plane::{Access, Accessed, Cached, ControlPlaneError, Wanted};
 use crate::error::violation;
 use crate::metrics::Metrics;
 use crate::phases::{Phase, timed};
-use crate::route::{Route, RouteError, Way};
+use crate::rate_limit::Limit;
+use crate::route::{EndpointName, Route, RouteError, Way};
 use crate::scram::server::Proven;
 use crate::scram::{NONCE_BYTES, SCRAM_ITERATIONS_DEFAULT, ScramError, Verifier};
+
+/// Endpoints whose logins are counted at most; those that were quiet for longest are forgotten first.
+const LOGIN_LIMITS_MAX: usize = 10_000;
 
 /// From which the salts of roles that do not exist are made. To be kept over restarts: such a salt would change with it,
 /// and a real one does not.
@@ -59,6 +65,8 @@ pub(crate) enum AuthError {
     NoAddress,
     #[error("the password of this role cannot be checked: its verifier has too many iterations")]
     TooManyIterations,
+    #[error("too many logins to this endpoint in a short time")]
+    TooManyLogins(Duration),
     #[error(transparent)]
     Route(#[from] RouteError),
     #[error(transparent)]
@@ -79,6 +87,7 @@ impl AuthError {
             Self::WrongPassword(_) => "wrong_password",
             Self::NotAllowed(_) | Self::NoAddress => "address_not_allowed",
             Self::TooManyIterations => "unusable_verifier",
+            Self::TooManyLogins(_) => "too_many_to_endpoint",
             Self::Route(_) => "no_route",
             Self::Scram(_) | Self::Protocol(_) => "bad_authentication",
             Self::Closed | Self::Connection(_) => "client_left",
@@ -103,6 +112,9 @@ impl AuthError {
                 response.with_hint("The endpoint has a list of the addresses that it takes clients from.")
             }),
             Self::TooManyIterations => with(SqlState::CONFIGURATION_LIMIT_EXCEEDED),
+            Self::TooManyLogins(retry_after) => with(SqlState::TOO_MANY_CONNECTIONS).map(|response| {
+                response.with_hint(format!("Try again in {} s.", retry_after.as_secs().saturating_add(1)))
+            }),
             Self::Route(error) => Some(error.response()),
             Self::Scram(ScramError::ChannelBinding) => with(SqlState::INVALID_AUTHORIZATION),
             Self::Scram(ScramError::Unsupported(_)) => with(SqlState::FEATURE_NOT_SUPPORTED),
@@ -142,6 +154,8 @@ pub(crate) struct Authenticator {
     mock_iterations: u32,
     method: ClientAuth,
     failed_logins: FailedLogins,
+    /// Logins to each endpoint, right or wrong.
+    logins: Limit<EndpointName>,
     hashing: Hashing,
     metrics: Metrics,
 }
@@ -155,7 +169,13 @@ impl Authenticator {
     ) -> Self {
         let (failed_logins, hashing) = Default::default();
         let mock_iterations = SCRAM_ITERATIONS_DEFAULT;
-        Self { control_plane, mock_secret, mock_iterations, method, failed_logins, hashing, metrics }
+        let logins = Limit::new(RateOptions { rate: None }, 0);
+        Self { control_plane, mock_secret, mock_iterations, method, failed_logins, logins, hashing, metrics }
+    }
+
+    /// Where one endpoint may not get as many logins as come.
+    pub(crate) fn with_limit(self, per_endpoint: RateOptions) -> Self {
+        Self { logins: Limit::new(per_endpoint, LOGIN_LIMITS_MAX), ..self }
     }
 
     /// Where the databases do not use PostgreSQL's usual number of rounds.
@@ -229,6 +249,7 @@ impl Authenticator {
 
     /// Before anything else is done for a client its address must be one of those that the endpoint allows.
     async fn access(&self, route: &Route, peer: &Peer<'_>) -> Result<(Wanted, Accessed), AuthError> {
+        self.logins.take(&route.endpoint).map_err(AuthError::TooManyLogins)?;
         let application = route.params.get("application_name").cloned();
         let wanted = Wanted { endpoint: route.endpoint.clone(), session: peer.session, application };
         let asking = self.control_plane.access(&wanted, &route.role);

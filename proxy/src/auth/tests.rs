@@ -15,10 +15,10 @@ use tokio::io::duplex;
 
 use super::*;
 use crate::allowlist::Allowlist;
-use crate::control_plane::{Caching, Compute, ControlPlane, Reply};
+use crate::config::Caches;
+use crate::control_plane::{Compute, ControlPlane, Reply};
 use crate::scram::{SCRAM_SHA_256, client};
 
-const CACHING: Caching = Caching { access: Duration::from_secs(60), negative: Duration::from_secs(5) };
 const ITERATIONS: u32 = 2;
 
 /// Knows endpoint `main` with role `app`, and counts the questions.
@@ -37,7 +37,7 @@ impl ControlPlane for Arc<Plane> {
         let verifier = (*role == "app").then(|| Verifier::from_password(&password, b"salt", ITERATIONS));
         let allowlist = Arc::new(Allowlist::parse(self.allowed.iter().copied()).unwrap());
         let unknown = || ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone());
-        let access = known.then_some(Access { verifier, allowlist }).ok_or_else(unknown);
+        let access = known.then_some(Access { verifier, allowlist, project: None }).ok_or_else(unknown);
         Box::pin(std::future::ready(access))
     }
 
@@ -49,8 +49,8 @@ impl ControlPlane for Arc<Plane> {
         panic!("nothing is woken by a login")
     }
 
-    fn caching(&self) -> Option<Caching> {
-        Some(CACHING)
+    fn is_in_memory(&self) -> bool {
+        false
     }
 }
 
@@ -82,7 +82,7 @@ impl Scene {
             questions: AtomicUsize::new(0),
         });
         let metrics = Metrics::new(&mut Default::default());
-        let cached = Arc::new(Cached::new(Box::new(Arc::clone(&plane)), metrics.clone()));
+        let cached = Arc::new(Cached::new(Box::new(Arc::clone(&plane)), &Caches::default(), metrics.clone()));
         Self { plane, auth: Authenticator::new(cached, MockSecret([0; 32]), method, metrics) }
     }
 
@@ -273,13 +273,46 @@ async fn a_password_that_was_changed_costs_each_client_one_attempt_at_most() {
         // Nobody has noticed yet.
         assert!(scene.result(APP).await.is_ok());
         let brush = As { password: "brush", ..APP };
-        let first = join_all((0..20).map(|_| scene.result(brush))).await;
+        // Each tries until it is let in, and none waits for the others.
+        let failures = join_all((0..20).map(|_| async {
+            let mut failures = 0;
+            while let Err(error) = scene.result(brush).await {
+                assert!(matches!(error, AuthError::WrongPassword(_)), "{error}");
+                failures += 1;
+                // From the first question on the old one is no password any more.
+                assert_eq!(scene.questions(), 2, "{method:?}");
+                assert_eq!(sqlstate(scene.result(APP).await), "28P01");
+            }
+            failures
+        }));
+        let failures = failures.await;
+        assert!(failures.iter().all(|failures| *failures <= 1), "{failures:?}");
         // A password in clear is checked again in place.
-        assert_eq!(first.iter().all(Result::is_ok), method == ClientAuth::Password);
-        assert_eq!(scene.questions(), 2, "{method:?}");
-        let second = join_all((0..20).map(|_| scene.result(brush))).await;
-        assert!(second.iter().all(Result::is_ok));
+        assert_eq!(failures.iter().sum::<u32>() == 0, method == ClientAuth::Password, "{failures:?}");
         assert_eq!(sqlstate(scene.result(APP).await), "28P01");
         assert_eq!(scene.questions(), 2, "{method:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_endpoint_gets_so_many_logins_and_the_control_plane_does_not_hear_of_more() {
+    let mut scene = Scene::new(ClientAuth::Scram);
+    scene.auth = scene.auth.with_limit("rate=1,burst=3".parse().unwrap());
+    let made_up = As { user: "app@none", ..APP };
+    for _ in 0..3 {
+        assert!(scene.result(APP).await.is_ok());
+        assert_eq!(sqlstate(scene.result(made_up).await), "28000");
+    }
+    let questions = scene.questions();
+    for who in [APP, made_up] {
+        let (result, heard) = scene.log_in(who).await;
+        assert!(heard.is_empty());
+        let response = result.unwrap_err().response().unwrap();
+        assert_eq!(response.sqlstate, SqlState::TOO_MANY_CONNECTIONS);
+        assert_eq!(response.hint.as_deref(), Some("Try again in 2 s."));
+    }
+    assert_eq!(scene.questions(), questions);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(scene.result(APP).await.is_ok());
+    assert_eq!(sqlstate(scene.result(APP).await), "53300");
 }

@@ -242,6 +242,9 @@ async fn attempts<D: Dial>(
         lost_logins = if matches!(error, ComputeError::Lost(_)) { lost_logins + 1 } else { 0 };
         let passes_by_itself = error.is_starting() || (1..LOST_LOGINS_MAX).contains(&lost_logins);
         let is_unreachable = matches!(error, ComputeError::Unreachable(_));
+        if is_unreachable || error.is_perhaps_another_ones() {
+            control_plane.metrics.caches.connection_failed(located.source);
+        }
         let may_have_moved = !located_again && error.is_perhaps_another_ones();
         let failure = ConnectError::Compute { address: compute.address.clone(), error };
         if is_unreachable {
@@ -249,8 +252,10 @@ async fn attempts<D: Dial>(
             if woken {
                 tokio::time::sleep(backoff.next_delay(random)).await;
             }
-            located = match timed(Phase::Wake, control_plane.wake(wanted, located.generation)).await {
+            located = match timed(Phase::Wake, control_plane.wake(wanted, &located)).await {
                 Err(ControlPlaneError::NotStartable(_)) => return Err(failure),
+                // It was woken for this client already, and may yet come.
+                Err(ControlPlaneError::TooManyWakes { .. }) if woken => located,
                 located => located?,
             };
             woken = true;
@@ -258,8 +263,7 @@ async fn attempts<D: Dial>(
             *so_far = failure;
             tokio::time::sleep(backoff.next_delay(random)).await;
         } else if may_have_moved
-            && let Ok(newer) =
-                timed(Phase::ControlPlane, control_plane.locate_again(wanted, located.generation)).await
+            && let Ok(newer) = timed(Phase::ControlPlane, control_plane.locate_again(wanted, &located)).await
             && newer.compute.address != compute.address
         {
             located = newer;

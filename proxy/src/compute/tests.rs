@@ -11,7 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::control_plane::{Access, Caching, ControlPlane, Reply};
+use crate::config::Caches;
+use crate::control_plane::{Access, ControlPlane, Reply};
 use crate::metrics::Metrics;
 use crate::scram::{Credentials, ScramKeys};
 
@@ -64,7 +65,8 @@ async fn failure(answer: Option<ErrorResponse>) -> (ConnectError, usize) {
         }
         connections
     });
-    let cached = Arc::new(Cached::new(Box::new(Sleepy), Metrics::new(&mut Default::default())));
+    let cached =
+        Arc::new(Cached::new(Box::new(Sleepy), &Caches::default(), Metrics::new(&mut Default::default())));
     let keys = ScramKeys::of_password(b"x", b"salt", 1);
     let login =
         Login { params: [("user", "app")].into_iter().collect(), credentials: Credentials::Keys(keys) };
@@ -132,8 +134,8 @@ impl ControlPlane for Arc<Moving> {
         self.answer("wake")
     }
 
-    fn caching(&self) -> Option<Caching> {
-        Some(Caching { access: Duration::from_secs(60), negative: Duration::from_secs(60) })
+    fn is_in_memory(&self) -> bool {
+        false
     }
 }
 
@@ -176,8 +178,11 @@ async fn a_compute_that_has_moved_is_found_and_the_client_notices_nothing() {
         (&[Some(NO_DATABASE)], &["locate"], false),
     ] {
         let provider = Arc::new(Moving::default());
-        let cached =
-            Arc::new(Cached::new(Box::new(Arc::clone(&provider)), Metrics::new(&mut Default::default())));
+        let cached = Arc::new(Cached::new(
+            Box::new(Arc::clone(&provider)),
+            &Caches::default(),
+            Metrics::new(&mut Default::default()),
+        ));
         let script = Script(Mutex::new((answers.iter().copied().collect(), Vec::new())));
         let login = Login {
             params: [("user", "app")].into_iter().collect(),
@@ -191,4 +196,70 @@ async fn a_compute_that_has_moved_is_found_and_the_client_notices_nothing() {
         let called = script.0.into_inner().unwrap().1;
         assert_eq!(called, ["h:1", "h:2"][..answers.len()], "{answers:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_connect_is_counted_by_where_the_address_came_from_and_a_stale_one_costs_one_wake() {
+    let provider = Arc::new(Moving::default());
+    let metrics = Metrics::new(&mut Default::default());
+    let caches = &Caches::default();
+    let cached = Arc::new(Cached::new(Box::new(Arc::clone(&provider)), caches, metrics.clone()));
+    let login = Login {
+        params: [("user", "app")].into_iter().collect(),
+        credentials: Credentials::Keys(ScramKeys::of_password(b"x", b"salt", 1)),
+    };
+    let (main, within) = (Wanted::for_test("main"), Duration::from_secs(10));
+    let mut random = StdRng::seed_from_u64(1);
+    let counts = || ["cached", "uncached", "unwoken"].map(|kind| metrics.caches.connection_failures(kind));
+    for (answers, expected, spurious) in [
+        (&[Some(WELCOME)][..], [0, 0, 0], 0),
+        // It has moved since.
+        (&[None, Some(WELCOME)], [1, 0, 0], 1),
+        // Somebody else seems to be there, and the control plane says that it is right: the cache was not wrong.
+        (&[Some(WRONG_PASSWORD)], [2, 0, 0], 1),
+        // Nobody is there, and not yet either when it was woken.
+        (&[None, None, Some(WELCOME)], [3, 1, 0], 2),
+        // What a database says of itself is no failure.
+        (&[Some(NO_DATABASE)], [3, 1, 0], 2),
+    ] {
+        let script = Script(Mutex::new((answers.iter().copied().collect(), Vec::new())));
+        let _ = connect(&script, &cached, &main, &login, within, &mut random).await;
+        assert_eq!((counts(), metrics.caches.spurious_hits("compute")), (expected, spurious), "{answers:?}");
+    }
+    let questions = ["locate", "wake", "locate", "wake", "wake"];
+    assert_eq!(*provider.0.lock().unwrap(), questions);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_share_an_address_share_nothing_else() {
+    let cached = Cached::new(
+        Box::new(Arc::new(Moving::default())),
+        &Caches::default(),
+        Metrics::new(&mut Default::default()),
+    );
+    let cached = Arc::new(cached);
+    let mut connected = Vec::new();
+    for (user, database) in [("one", "first"), ("two", "second")] {
+        let (sender, mut receiver) = mpsc::unbounded_channel::<DuplexStream>();
+        let credentials = Credentials::Keys(ScramKeys::of_password(user.as_bytes(), b"salt", 1));
+        let params =
+            [("user", user), ("database", database), ("application_name", user)].into_iter().collect();
+        let wanted = Wanted { application: Some(user.into()), ..Wanted::for_test("main") };
+        let login = Login { params, credentials };
+        let (dial, mut random) = (Pipes(sender), StdRng::seed_from_u64(1));
+        let connecting = connect(&dial, &cached, &wanted, &login, Duration::from_secs(10), &mut random);
+        let compute = async {
+            let (mut stream, mut startup) = (receiver.recv().await.unwrap(), BytesMut::new());
+            stream.read_buf(&mut startup).await.unwrap();
+            stream.write_all(WELCOME).await.unwrap();
+            // It stays until the client is connected.
+            (startup, stream)
+        };
+        let (result, (startup, _stream)) = tokio::join!(connecting, compute);
+        let expected = format!("user\0{user}\0database\0{database}\0application_name\0{user}\0\0");
+        assert!(startup.ends_with(expected.as_bytes()), "{startup:?}");
+        connected.push(result.unwrap().1);
+    }
+    // It was one entry all the same.
+    assert!(Arc::ptr_eq(&connected[0], &connected[1]));
 }

@@ -79,6 +79,15 @@ pub struct Caches {
     pub wakes: RateOptions,
 }
 
+/// As the flags are when nobody gives them.
+#[cfg(test)]
+impl Default for Caches {
+    fn default() -> Self {
+        use clap::Parser;
+        Flags::parse_from(["proxy", "--control-plane", "file:e"]).validate().unwrap().caches
+    }
+}
+
 /// How often clients may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoginLimits {

@@ -32,14 +32,10 @@ use tokio::time::Instant;
 
 use super::endpoints_file::{Endpoint, FileError};
 use super::file::Reloaded;
-use super::{Access, Caching, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
+use super::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
 use crate::route::EndpointName;
 use crate::scram::Verifier;
 
-/// How long an answer is kept. A password that does not fit is asked for again before.
-const ACCESS_TTL: Duration = Duration::from_secs(30);
-/// How long is kept that there is no such endpoint. The file is in memory; it costs nothing to look again.
-const NEGATIVE_TTL: Duration = Duration::from_millis(500);
 /// A client that has proven nothing wakes a database at most once in this time.
 pub(super) const WAKE_UNAUTHENTICATED_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest password of the role that asks, and longest state file, in bytes.
@@ -216,7 +212,7 @@ impl ControlPlane for AuthQueryControlPlane {
             let content = self.file.content();
             let endpoint = content.endpoint(&wanted.endpoint)?;
             let verifier = self.verifier(wanted, endpoint, role).await?;
-            Ok(Access { verifier, allowlist: Arc::clone(&endpoint.allowlist) })
+            Ok(Access { verifier, allowlist: Arc::clone(&endpoint.allowlist), project: None })
         })
     }
 
@@ -237,8 +233,9 @@ impl ControlPlane for AuthQueryControlPlane {
         }
     }
 
-    fn caching(&self) -> Option<Caching> {
-        Some(Caching { access: ACCESS_TTL, negative: NEGATIVE_TTL })
+    /// Addresses are, but whoever asks the databases should not have to do so for each login.
+    fn is_in_memory(&self) -> bool {
+        false
     }
 
     fn idle_limits(&self) -> HashMap<EndpointName, Duration> {

@@ -1,35 +1,43 @@
 //! [`Cached`]: a provider behind caches, asked once for everybody who asks at the same time.
 //!
 //! Here are the addresses: one stays until its time is over or somebody finds nobody there. Who may come in is in
-//! [`super::cached_access`]. A provider that has everything in memory is asked every time. Called by `auth` and `compute`.
+//! [`super::cached_access`]. A provider that has everything in memory is asked every time. An error is kept too, for a
+//! shorter time: that of an endpoint that does not exist, or [`TROUBLE_TTL`] where something went wrong. Nothing that is
+//! kept depends on who asked for it. Called by `auth` and `compute`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::Instrument;
-use utils::timed_lru::{Generation, Lookup, Ttl};
-use utils::{Shutdown, SingleFlight, TimedLru};
+use utils::SingleFlight;
+use utils::timed_lru::Generation;
 
+use super::cache::{Cache, Found, Questions};
 use super::cached_access::AccessCache;
 use super::idle::Uses;
 use super::{Compute, ControlPlane, ControlPlaneError, Wanted};
+use crate::cache_metrics::Source;
+use crate::config::{CacheOptions, Caches};
 use crate::metrics::{How, Metrics};
+use crate::rate_limit::Limit;
 use crate::route::EndpointName;
 
-/// Addresses that are kept at most.
-pub(crate) const ADDRESSES_MAX: usize = 4_000;
-/// How long one is kept, however often it is used.
-const ADDRESS_TTL: Duration = Duration::from_secs(240);
-
-/// How often is looked for changed files.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// What is remembered of a provider that has everything in memory: not what it said, but who heard it.
+const IN_MEMORY: CacheOptions = CacheOptions::new(10_000, Duration::from_secs(300));
+/// How long an error is kept that says nothing about the endpoint: whoever comes at the same time need not try too.
+const TROUBLE_TTL: Duration = Duration::from_secs(1);
+/// Endpoints whose wakes are counted at most; those that were woken longest ago are forgotten first.
+const WAKE_LIMITS_MAX: usize = 10_000;
 
 /// A compute, and which answer of the provider it came from.
 #[derive(Debug, Clone)]
 pub(crate) struct Located {
     pub(crate) compute: Arc<Compute>,
-    pub(crate) generation: Generation,
+    pub(crate) source: Source,
+    /// `None` when the answer is not kept.
+    generation: Option<Generation>,
 }
 
 /// A provider behind a cache; see the module's text.
@@ -38,72 +46,73 @@ pub(crate) struct Cached {
     pub(super) provider: Box<dyn ControlPlane>,
     pub(super) access: AccessCache,
     pub(super) uses: Uses,
-    addresses: Mutex<TimedLru<EndpointName, Arc<Compute>>>,
-    locating: SingleFlight<EndpointName, Result<Located, ControlPlaneError>>,
-    waking: SingleFlight<EndpointName, Result<Located, ControlPlaneError>>,
-    pub(super) metrics: Metrics,
+    pub(super) questions: Arc<Questions>,
+    pub(super) addresses: Cache<EndpointName, Arc<Compute>, ControlPlaneError>,
+    negative_ttl: Duration,
+    /// Where a compute is, woken or not. By the last invalidation, too: who comes after it does not wait for an answer
+    /// from before.
+    asking: SingleFlight<(EndpointName, u64), Result<Located, ControlPlaneError>>,
+    wakes: Limit<EndpointName>,
+    pub(crate) metrics: Metrics,
 }
 
 impl Cached {
-    pub(crate) fn new(provider: Box<dyn ControlPlane>, metrics: Metrics) -> Self {
+    pub(crate) fn new(provider: Box<dyn ControlPlane>, caches: &Caches, metrics: Metrics) -> Self {
+        let questions = Arc::<Questions>::default();
+        let computes = if provider.is_in_memory() { &IN_MEMORY } else { &caches.computes };
         Self {
-            access: AccessCache::new(provider.caching()),
+            access: AccessCache::new(caches, &questions, &metrics),
             provider,
             uses: Uses::default(),
-            addresses: Mutex::new(TimedLru::new(ADDRESSES_MAX)),
-            locating: SingleFlight::new(),
-            waking: SingleFlight::new(),
+            addresses: Cache::new("compute", computes, Arc::clone(&questions), metrics.caches.clone()),
+            negative_ttl: computes.negative_ttl(),
+            questions,
+            asking: SingleFlight::new(),
+            wakes: Limit::new(caches.wakes, WAKE_LIMITS_MAX),
             metrics,
         }
     }
 
     /// Where the compute is, or was when it was last asked for.
     pub(crate) async fn locate(self: &Arc<Self>, wanted: &Wanted) -> Result<Located, ControlPlaneError> {
-        if self.provider.caching().is_none() {
+        if self.provider.is_in_memory() {
             return self.locate_in_memory(wanted).await;
         }
-        let known = self.known(&wanted.endpoint);
-        let how = if known.is_some() { "hit" } else { "miss" };
-        self.metrics.cache_lookups.get_or_create(&How { how }).inc();
-        if let Some(known) = known {
-            return Ok(known);
+        let found = self.addresses.find(&wanted.endpoint);
+        let word = found.word();
+        match found {
+            Found::Hit(hit) => {
+                self.addresses.looked_up(word);
+                let generation = Some(hit.generation);
+                return Ok(Located { compute: hit.value, source: Source::Cached, generation });
+            }
+            Found::Negative(hit) => {
+                self.addresses.looked_up(word);
+                return Err(hit.value);
+            }
+            Found::Expired | Found::Miss => {}
         }
         if let Some(error) = self.access.closed(&wanted.endpoint) {
+            self.addresses.looked_up("negative");
             return Err(error);
         }
-        let (cached, wanted) = (Arc::clone(self), wanted.clone());
-        self.undisturbed(wanted.endpoint.clone(), async move {
-            cached.locating.run(wanted.endpoint.clone(), || cached.ask_where(&wanted)).await.0
-        })
-        .await
+        let (located, has_asked) = self.ask(wanted, false).await;
+        self.addresses.looked_up(if has_asked { word } else { "shared" });
+        located
     }
 
     /// Asks again, because somebody else was where `stale` says.
     pub(crate) async fn locate_again(
         self: &Arc<Self>,
         wanted: &Wanted,
-        stale: Generation,
+        stale: &Located,
     ) -> Result<Located, ControlPlaneError> {
-        self.lock().invalidate(&wanted.endpoint, stale);
-        self.locate(wanted).await
-    }
-
-    /// What the provider says now. An entry is kept all the same: its generation tells who saw the same address.
-    async fn locate_in_memory(&self, wanted: &Wanted) -> Result<Located, ControlPlaneError> {
-        let compute = self.provider.locate(wanted).await?;
-        match self.known(&wanted.endpoint) {
-            Some(known) if Arc::ptr_eq(&known.compute, &compute) => Ok(known),
-            _ => Ok(self.remember(&wanted.endpoint, compute)),
+        self.drop_stale(&wanted.endpoint, stale);
+        let newer = self.locate(wanted).await?;
+        if newer.compute.address != stale.compute.address {
+            self.was_spurious(stale);
         }
-    }
-
-    async fn ask_where(&self, wanted: &Wanted) -> Result<Located, ControlPlaneError> {
-        self.count_request("locate");
-        let compute = self.provider.locate(wanted).await;
-        if let Err(error) = &compute {
-            self.access.remember_closed(&wanted.endpoint, error);
-        }
-        Ok(self.remember(&wanted.endpoint, compute?))
+        Ok(newer)
     }
 
     /// Wakes the compute, because nobody was where `stale` says. Whoever comes late, when another one has woken it
@@ -111,13 +120,56 @@ impl Cached {
     pub(crate) async fn wake(
         self: &Arc<Self>,
         wanted: &Wanted,
-        stale: Generation,
+        stale: &Located,
     ) -> Result<Located, ControlPlaneError> {
+        self.drop_stale(&wanted.endpoint, stale);
+        self.was_spurious(stale);
+        self.ask(wanted, true).await.0
+    }
+
+    fn drop_stale(&self, endpoint: &EndpointName, stale: &Located) {
+        if let Some(generation) = stale.generation {
+            self.addresses.drop_stale(endpoint, generation);
+        }
+    }
+
+    fn was_spurious(&self, stale: &Located) {
+        if stale.source == Source::Cached {
+            self.addresses.was_spurious();
+        }
+    }
+
+    /// What the provider says now. An entry is kept all the same: its generation tells who saw the same address.
+    async fn locate_in_memory(&self, wanted: &Wanted) -> Result<Located, ControlPlaneError> {
+        let question = self.questions.ask();
+        let compute = self.provider.locate(wanted).await?;
+        let source = Source::Unwoken;
+        match self.addresses.find(&wanted.endpoint) {
+            Found::Hit(hit) if Arc::ptr_eq(&hit.value, &compute) => {
+                Ok(Located { compute, source, generation: Some(hit.generation) })
+            }
+            _ => {
+                let kept = self.addresses.keep(wanted.endpoint.clone(), Arc::clone(&compute), None, question);
+                Ok(Located { compute, source, generation: kept })
+            }
+        }
+    }
+
+    /// Asks the provider, or waits for whoever does already; and whether it was this caller's question that was answered.
+    async fn ask(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        wake: bool,
+    ) -> (Result<Located, ControlPlaneError>, bool) {
         let (cached, wanted) = (Arc::clone(self), wanted.clone());
-        self.undisturbed(wanted.endpoint.clone(), async move {
-            cached.waking.run(wanted.endpoint.clone(), || cached.wake_unless_done(&wanted, stale)).await.0
-        })
-        .await
+        let key = (wanted.endpoint.clone(), self.questions.epoch(&wanted.endpoint));
+        let asked = self.undisturbed(wanted.endpoint.clone(), async move {
+            let has_asked = AtomicBool::new(false);
+            let ask = || cached.ask_unless_done(&wanted, wake, &has_asked);
+            let (located, _) = cached.asking.run(key, ask).await;
+            Ok((located, has_asked.into_inner()))
+        });
+        asked.await.unwrap_or_else(|error| (Err(error), true))
     }
 
     /// Runs in a task of its own: a client that leaves must not stop what others wait for, nor let it begin anew.
@@ -131,21 +183,60 @@ impl Cached {
     }
 
     pub(super) fn count_request(&self, how: &'static str) {
-        if self.provider.caching().is_some() {
+        if !self.provider.is_in_memory() {
             self.metrics.control_plane_requests.get_or_create(&How { how }).inc();
         }
     }
 
-    async fn wake_unless_done(
-        &self,
+    async fn ask_unless_done(
+        self: &Arc<Self>,
         wanted: &Wanted,
-        stale: Generation,
+        wake: bool,
+        has_asked: &AtomicBool,
     ) -> Result<Located, ControlPlaneError> {
         let endpoint = &wanted.endpoint;
-        self.lock().invalidate(endpoint, stale);
-        if let Some(newer) = self.known(endpoint) {
-            return Ok(newer);
+        let source = Source::Uncached;
+        match self.addresses.find(endpoint) {
+            Found::Hit(hit) => {
+                return Ok(Located { compute: hit.value, source, generation: Some(hit.generation) });
+            }
+            Found::Negative(hit) => return Err(hit.value),
+            Found::Expired | Found::Miss => {}
         }
+        if wake || self.provider.locating_wakes() {
+            let limit =
+                |retry_after| ControlPlaneError::TooManyWakes { endpoint: endpoint.clone(), retry_after };
+            self.wakes.take(endpoint).map_err(limit)?;
+        }
+        // Nobody stops it until the end of this.
+        let _in_use = self.in_use(endpoint).await;
+        has_asked.store(true, Ordering::Relaxed);
+        let question = self.questions.ask();
+        let answer = if wake { self.wake_now(wanted).await } else { self.locate_now(wanted).await };
+        match answer {
+            Ok(compute) => {
+                let project = self.access.project(endpoint);
+                let kept = self.addresses.keep(endpoint.clone(), Arc::clone(&compute), project, question);
+                Ok(Located { compute, source, generation: kept })
+            }
+            Err(error) => {
+                self.access.remember_closed(endpoint, &error, question);
+                if let Some(ttl) = error.kept_for(self.negative_ttl) {
+                    let project = self.access.project(endpoint);
+                    self.addresses.keep_negative(endpoint.clone(), error.clone(), ttl, project, question);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn locate_now(&self, wanted: &Wanted) -> Result<Arc<Compute>, ControlPlaneError> {
+        self.count_request("locate");
+        self.provider.locate(wanted).await
+    }
+
+    async fn wake_now(&self, wanted: &Wanted) -> Result<Arc<Compute>, ControlPlaneError> {
+        let endpoint = &wanted.endpoint;
         tracing::info!(%endpoint, "waking");
         let started = Instant::now();
         self.count_request("wake");
@@ -155,197 +246,41 @@ impl Cached {
         self.metrics.wakes.get_or_create(&How { how }).inc();
         self.metrics.wake_seconds.observe(seconds);
         tracing::info!(%endpoint, how, seconds, "woke");
-        Ok(self.remember(endpoint, woken?))
-    }
-
-    fn known(&self, endpoint: &EndpointName) -> Option<Located> {
-        match self.lock().get(endpoint, Instant::now().into_std()) {
-            Lookup::Hit { value, generation, .. } => Some(Located { compute: Arc::clone(value), generation }),
-            Lookup::Expired | Lookup::Miss => None,
-        }
-    }
-
-    fn remember(&self, endpoint: &EndpointName, compute: Arc<Compute>) -> Located {
-        let now = Instant::now().into_std();
-        let inserted =
-            self.lock().insert(endpoint.clone(), Arc::clone(&compute), Ttl::absolute(ADDRESS_TTL), now);
-        Located { compute, generation: inserted.generation }
-    }
-
-    /// Has the provider read its files again at SIGHUP and when one has changed, until the process ends.
-    pub(crate) async fn keep_current(self: Arc<Self>, shutdown: Shutdown) {
-        let mut asked_for = shutdown.reloads();
-        loop {
-            let is_asked_for = tokio::select! {
-                () = asked_for.next() => true,
-                () = tokio::time::sleep(LOOK_INTERVAL) => false,
-            };
-            let cached = Arc::clone(&self);
-            let reloaded = tokio::task::spawn_blocking(move || {
-                (is_asked_for || cached.provider.is_outdated()).then(|| cached.provider.reload())
-            });
-            match reloaded.await {
-                Ok(Some(Ok(()))) => tracing::info!("the control plane's files were read again"),
-                Ok(Some(Err(error))) => {
-                    tracing::error!(
-                        error,
-                        "the control plane's files cannot be used: what was read before stays"
-                    );
-                }
-                Ok(None) | Err(_) => {}
-            }
-        }
+        woken
     }
 
     /// Endpoints and addresses that are kept, in no order.
     pub(crate) fn entries(&self) -> Vec<(EndpointName, String)> {
-        let mut addresses = self.lock();
-        addresses.sweep(Instant::now().into_std());
-        let mut entries = Vec::new();
-        addresses.retain(|endpoint, compute| {
-            entries.push((endpoint.clone(), compute.address.to_string()));
-            true
-        });
-        entries
+        self.addresses.map(|endpoint, compute| (endpoint.clone(), compute.address.to_string()))
     }
 
-    /// Endpoints that are being woken.
+    /// Endpoints whose compute is being asked for or woken.
     pub(crate) fn waking(&self) -> usize {
-        self.waking.in_flight()
+        self.asking.in_flight()
     }
 
-    fn lock(&self) -> MutexGuard<'_, TimedLru<EndpointName, Arc<Compute>>> {
-        // Nothing panics under this lock.
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Removes what has expired from the caches, and what has leaked from the limits.
+    pub(super) fn sweep(&self) {
+        self.addresses.sweep();
+        self.access.sweep();
+        self.wakes.sweep();
+    }
+}
+
+impl ControlPlaneError {
+    /// How long others are told the same without asking again.
+    pub(super) fn kept_for(&self, negative_ttl: Duration) -> Option<Duration> {
+        match self {
+            Self::UnknownEndpoint(_) | Self::Refused { .. } => Some(negative_ttl),
+            Self::Busy { .. } | Self::Unavailable(_) | Self::StartFailed { .. } => {
+                Some(negative_ttl.min(TROUBLE_TTL))
+            }
+            // These cost nothing, or nobody waits for them.
+            Self::NotStartable(_) | Self::StopFailed { .. } | Self::TooManyWakes { .. } => None,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use pq_proto::Text;
-    use tokio::sync::Semaphore;
-
-    use super::*;
-    use crate::control_plane::{Access, Caching, Reply};
-
-    /// Counts; each wake waits for a permit.
-    #[derive(Debug)]
-    struct Counting {
-        locates: AtomicUsize,
-        wakes: AtomicUsize,
-        go: Semaphore,
-    }
-
-    impl Counting {
-        fn compute(&self, count: &AtomicUsize) -> Arc<Compute> {
-            let port = u16::try_from(count.fetch_add(1, Ordering::Relaxed)).unwrap() + 1;
-            let address = super::super::Address { host: "h".into(), port };
-            Arc::new(Compute { address, tls: None, database: None })
-        }
-    }
-
-    impl ControlPlane for Arc<Counting> {
-        fn access<'a>(&'a self, _: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
-            Box::pin(async { Ok(Access::default()) })
-        }
-
-        fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-            Box::pin(async {
-                tokio::task::yield_now().await;
-                Ok(self.compute(&self.locates))
-            })
-        }
-
-        fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-            Box::pin(async {
-                self.go.acquire().await.unwrap().forget();
-                Ok(self.compute(&self.wakes))
-            })
-        }
-
-        fn caching(&self) -> Option<Caching> {
-            Some(Caching { access: Duration::from_secs(60), negative: Duration::from_secs(5) })
-        }
-    }
-
-    fn cached() -> (Arc<Counting>, Arc<Cached>, Wanted) {
-        let provider = Arc::new(Counting {
-            locates: AtomicUsize::new(0),
-            wakes: AtomicUsize::new(0),
-            go: Semaphore::new(0),
-        });
-        let metrics = Metrics::new(&mut Default::default());
-        let cached = Cached::new(Box::new(Arc::clone(&provider)), metrics);
-        (provider, Arc::new(cached), Wanted::for_test("main"))
-    }
-
-    #[tokio::test]
-    async fn a_crowd_wakes_a_compute_once_whenever_each_of_it_comes() {
-        let (provider, cached, main) = cached();
-        let stale = cached.locate(&main).await.unwrap().generation;
-        let crowd: Vec<_> = (0..100)
-            .map(|_| {
-                let (cached, main) = (Arc::clone(&cached), main.clone());
-                tokio::spawn(async move { cached.wake(&main, stale).await.unwrap().generation })
-            })
-            .collect();
-        provider.go.add_permits(100);
-        let mut generations = Vec::new();
-        for one in crowd {
-            generations.push(one.await.unwrap());
-        }
-        generations.push(cached.wake(&main, stale).await.unwrap().generation);
-        generations.dedup();
-        assert_eq!(generations.len(), 1);
-        assert_eq!(provider.wakes.load(Ordering::Relaxed), 1);
-    }
-
-    #[tokio::test]
-    async fn a_client_that_leaves_does_not_stop_the_wake_of_others() {
-        let (provider, cached, main) = cached();
-        let stale = cached.locate(&main).await.unwrap().generation;
-        let mut first = Box::pin(cached.wake(&main, stale));
-        assert!(waits(&mut first).await);
-        drop(first);
-        let second = cached.wake(&main, stale);
-        provider.go.add_permits(100);
-        second.await.unwrap();
-        assert_eq!(provider.wakes.load(Ordering::Relaxed), 1);
-    }
-
-    /// Polls once; true when it waits.
-    async fn waits(future: &mut (impl Future + Unpin)) -> bool {
-        let pending = std::future::poll_fn(|cx| {
-            std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx).is_pending())
-        });
-        let pending = pending.await;
-        // Lets the task that it spawned begin.
-        tokio::task::yield_now().await;
-        pending
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_address_is_asked_for_once_and_again_when_its_time_is_over() {
-        let (provider, cached, main) = cached();
-        let (one, two) = tokio::join!(cached.locate(&main), cached.locate(&main));
-        assert_eq!(one.unwrap().generation, two.unwrap().generation);
-        cached.locate(&main).await.unwrap();
-        assert_eq!(provider.locates.load(Ordering::Relaxed), 1);
-        tokio::time::advance(ADDRESS_TTL).await;
-        cached.locate(&main).await.unwrap();
-        assert_eq!(provider.locates.load(Ordering::Relaxed), 2);
-        assert_eq!(cached.entries(), [(main.endpoint, "h:2".to_owned())]);
-    }
-
-    #[tokio::test]
-    async fn a_compute_that_went_away_again_is_woken_again() {
-        let (provider, cached, main) = cached();
-        provider.go.add_permits(2);
-        let stale = cached.locate(&main).await.unwrap().generation;
-        let woken = cached.wake(&main, stale).await.unwrap().generation;
-        assert!(cached.wake(&main, woken).await.unwrap().generation > woken);
-        assert_eq!(provider.wakes.load(Ordering::Relaxed), 2);
-    }
-}
+#[path = "cached_tests.rs"]
+mod tests;

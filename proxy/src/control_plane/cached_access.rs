@@ -1,135 +1,241 @@
-//! Who may come in, kept: verifiers and allowlists, and for a short time that there is no such endpoint. A made-up
-//! endpoint costs one question in that time, whatever roles it is asked for. Part of [`Cached`].
+//! Who may come in, kept: verifiers of roles, allowlists of endpoints, and for a short time that there is no such
+//! endpoint. One question answers for both caches. A made-up endpoint costs one question in its time, whatever roles it is
+//! asked for. Part of [`Cached`].
+//!
+//! A verifier that a password does not fit may be that of yesterday. [`Cached::access_again`] asks once more, one for
+//! everybody and at most once a second for each role, and keeps what it had until there is an answer: whoever guesses
+//! passwords while the provider is down does not lock others out.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pq_proto::Text;
 use tokio::time::Instant;
+use utils::SingleFlight;
+use utils::leaky_bucket::Rate;
 use utils::single_flight::Role as Part;
-use utils::timed_lru::{Generation, Lookup, Ttl};
-use utils::{SingleFlight, TimedLru};
 
-use super::{Access, Cached, Caching, ControlPlaneError, Wanted};
+use super::cache::{Cache, Found, Hit, Question, Questions};
+use super::{Access, Cached, ControlPlaneError, Project, Wanted};
+use crate::allowlist::Allowlist;
+use crate::config::{Caches, RateOptions};
+use crate::metrics::Metrics;
+use crate::rate_limit::Limit;
 use crate::route::EndpointName;
+use crate::scram::Verifier;
 
-/// Roles whose verifiers are kept at most.
-const ACCESS_ENTRIES_MAX: usize = 10_000;
-/// Endpoints at most that are known to be there, and to be closed or not there.
-const ENDPOINTS_MAX: usize = 10_000;
 /// A verifier that does not fit is asked for again unless it is as new as that.
 const REFETCH_AGE_MIN: Duration = Duration::from_secs(1);
+/// And not more often than once in this time, when there was no answer.
+const REFETCH_RATE: RateOptions = RateOptions { rate: Some(Rate::new(REFETCH_AGE_MIN, 1)) };
+/// Roles at most for which that is counted.
+const REFETCH_LIMITS_MAX: usize = 10_000;
+
+/// A role of an endpoint.
+type Key = (EndpointName, Text);
+type Answer = Result<Accessed, ControlPlaneError>;
 
 /// Who may come in, and which answer of the provider says so.
 #[derive(Debug, Clone)]
 pub(crate) struct Accessed {
     pub(crate) access: Access,
     /// `None` when it is the provider's own memory.
-    entry: Option<Entry>,
+    answer: Option<(Question, Instant)>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    generation: Generation,
-    age: Duration,
+/// Why there is no verifier.
+#[derive(Debug, Clone)]
+pub(super) enum NoVerifier {
+    /// The endpoint has no such role, or the role has no password.
+    NoRole,
+    /// Nobody could say it, a moment ago.
+    Trouble(ControlPlaneError),
 }
 
 /// The caches.
 #[derive(Debug)]
 pub(super) struct AccessCache {
-    caching: Option<Caching>,
-    kept: Mutex<Kept>,
-    /// One at a time finds out whether there is an endpoint.
-    finding: SingleFlight<EndpointName, Result<Accessed, ControlPlaneError>>,
-    asking: SingleFlight<(EndpointName, Text), Result<Accessed, ControlPlaneError>>,
-}
-
-#[derive(Debug)]
-struct Kept {
-    access: TimedLru<(EndpointName, Text), Access>,
-    open: TimedLru<EndpointName, ()>,
-    closed: TimedLru<EndpointName, ControlPlaneError>,
+    pub(super) secrets: Cache<Key, Verifier, NoVerifier>,
+    pub(super) rules: Cache<EndpointName, Arc<Allowlist>, ControlPlaneError>,
+    no_role_ttl: Duration,
+    no_endpoint_ttl: Duration,
+    /// One at a time finds out whether there is an endpoint. By the last invalidation, too: who comes after it does not
+    /// wait for an answer from before.
+    finding: SingleFlight<(EndpointName, u64), Answer>,
+    asking: SingleFlight<(Key, u64), Answer>,
+    asking_again: SingleFlight<(Key, u64), Option<Answer>>,
+    refetches: Limit<Key>,
 }
 
 impl AccessCache {
-    pub(super) fn new(caching: Option<Caching>) -> Self {
-        let kept = Kept {
-            access: TimedLru::new(ACCESS_ENTRIES_MAX),
-            open: TimedLru::new(ENDPOINTS_MAX),
-            closed: TimedLru::new(ENDPOINTS_MAX),
-        };
-        Self { caching, kept: Mutex::new(kept), finding: SingleFlight::new(), asking: SingleFlight::new() }
+    pub(super) fn new(caches: &Caches, questions: &Arc<Questions>, metrics: &Metrics) -> Self {
+        let (secrets, rules) = (&caches.role_secrets, &caches.access_rules);
+        Self {
+            secrets: Cache::new("role_secret", secrets, Arc::clone(questions), metrics.caches.clone()),
+            rules: Cache::new("access_rules", rules, Arc::clone(questions), metrics.caches.clone()),
+            no_role_ttl: secrets.negative_ttl_as_positive(),
+            no_endpoint_ttl: rules.negative_ttl(),
+            finding: SingleFlight::new(),
+            asking: SingleFlight::new(),
+            asking_again: SingleFlight::new(),
+            refetches: Limit::new(REFETCH_RATE, REFETCH_LIMITS_MAX),
+        }
     }
 
     /// Why nobody comes to this endpoint, when that was said a moment ago.
     pub(super) fn closed(&self, endpoint: &EndpointName) -> Option<ControlPlaneError> {
-        self.lock().closed.get(endpoint, Instant::now().into_std()).value().cloned()
-    }
-
-    /// Keeps an error for a while if it is about the endpoint.
-    pub(super) fn remember_closed(&self, endpoint: &EndpointName, error: &ControlPlaneError) {
-        let Some(caching) = self.caching.filter(|_| error.is_about_the_endpoint()) else { return };
-        let (ttl, now) = (Ttl::absolute(caching.negative), Instant::now().into_std());
-        let mut kept = self.lock();
-        kept.open.remove(endpoint);
-        kept.closed.insert(endpoint.clone(), error.clone(), ttl, now);
-    }
-
-    fn known(&self, key: &(EndpointName, Text)) -> Option<Accessed> {
-        match self.lock().access.get(key, Instant::now().into_std()) {
-            Lookup::Hit { value, generation, age } => {
-                Some(Accessed { access: value.clone(), entry: Some(Entry { generation, age }) })
-            }
-            Lookup::Expired | Lookup::Miss => None,
+        match self.rules.find(endpoint) {
+            Found::Negative(hit) => Some(hit.value),
+            _ => None,
         }
     }
 
-    fn is_open(&self, endpoint: &EndpointName) -> bool {
-        self.lock().open.get(endpoint, Instant::now().into_std()).value().is_some()
+    /// Keeps an error for a while if it is about the endpoint.
+    pub(super) fn remember_closed(
+        &self,
+        endpoint: &EndpointName,
+        error: &ControlPlaneError,
+        question: Question,
+    ) {
+        if error.is_about_the_endpoint() {
+            let project = self.project(endpoint);
+            self.rules.keep_negative(
+                endpoint.clone(),
+                error.clone(),
+                self.no_endpoint_ttl,
+                project,
+                question,
+            );
+        }
     }
 
-    fn remember(&self, caching: Caching, key: (EndpointName, Text), access: Access) -> Accessed {
-        let (ttl, now) = (Ttl::absolute(caching.access), Instant::now().into_std());
-        let mut kept = self.lock();
-        kept.open.insert(key.0.clone(), (), ttl, now);
-        let inserted = kept.access.insert(key, access.clone(), ttl, now);
-        let entry = Entry { generation: inserted.generation, age: Duration::ZERO };
-        Accessed { access, entry: Some(entry) }
+    /// As far as it was told.
+    pub(super) fn project(&self, endpoint: &EndpointName) -> Option<Project> {
+        self.rules.project(endpoint)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        // Nothing panics under this lock.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn sweep(&self) {
+        self.secrets.sweep();
+        self.rules.sweep();
+        self.refetches.sweep();
+    }
+
+    fn remember(&self, key: &Key, access: &Access, question: Question) {
+        let project = || access.project.clone();
+        self.rules.keep(key.0.clone(), Arc::clone(&access.allowlist), project(), question);
+        match access.verifier.clone() {
+            Some(verifier) => {
+                self.secrets.keep(key.clone(), verifier, project(), question);
+            }
+            None => {
+                let ttl = self.no_role_ttl;
+                self.secrets.keep_negative(key.clone(), NoVerifier::NoRole, ttl, project(), question);
+            }
+        }
+    }
+
+    /// What both caches say together; `None` when one of them says nothing.
+    fn known(&self, key: &Key) -> Option<Answer> {
+        let secret = self.secrets.find(key);
+        if let Found::Negative(Hit { value: NoVerifier::Trouble(error), .. }) = secret {
+            return Some(Err(error));
+        }
+        let allowlist = match self.rules.find(&key.0) {
+            Found::Hit(hit) => hit.value,
+            Found::Negative(hit) => return Some(Err(hit.value)),
+            Found::Expired | Found::Miss => return None,
+        };
+        let (verifier, question, age) = match secret {
+            Found::Hit(hit) => (Some(hit.value), hit.question, hit.age),
+            Found::Negative(hit) => (None, hit.question, hit.age),
+            Found::Expired | Found::Miss => return None,
+        };
+        let access = Access { verifier, allowlist, project: None };
+        // The clock did not begin with this process, but an entry is never older than that.
+        let asked_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+        Some(Ok(Accessed { access, answer: Some((question, asked_at)) }))
+    }
+
+    /// Counts a lookup in both. Where there is no endpoint nobody looks for roles.
+    fn looked_up(&self, rules: &'static str, secrets: &'static str) {
+        self.rules.looked_up(rules);
+        if rules != "negative" {
+            self.secrets.looked_up(secrets);
+        }
     }
 }
 
 impl Cached {
     /// Who may come in as `role`.
-    pub(crate) async fn access(
-        self: &Arc<Self>,
-        wanted: &Wanted,
-        role: &Text,
-    ) -> Result<Accessed, ControlPlaneError> {
-        let Some(caching) = self.access.caching else {
-            return Ok(Accessed { access: self.provider.access(wanted, role).await?, entry: None });
-        };
-        let key = (wanted.endpoint.clone(), role.clone());
-        if let Some(known) = self.access.known(&key) {
-            return Ok(known);
+    pub(crate) async fn access(self: &Arc<Self>, wanted: &Wanted, role: &Text) -> Answer {
+        if self.provider.is_in_memory() {
+            return Ok(Accessed { access: self.provider.access(wanted, role).await?, answer: None });
         }
+        let key = (wanted.endpoint.clone(), role.clone());
+        let rules = self.access.rules.find(&wanted.endpoint).word();
+        let secrets = self.access.secrets.find(&key).word();
+        if let Some(known) = self.access.known(&key) {
+            self.access.looked_up(rules, secrets);
+            return known;
+        }
+        let (answer, has_asked) = self.ask_who(wanted, key).await;
+        let word = |own: &'static str| if has_asked || own == "hit" { own } else { "shared" };
+        self.access.looked_up(word(rules), word(secrets));
+        answer
+    }
+
+    /// And whether it was this caller's question that was answered.
+    async fn ask_who(self: &Arc<Self>, wanted: &Wanted, key: Key) -> (Answer, bool) {
         let (cached, wanted) = (Arc::clone(self), wanted.clone());
-        self.undisturbed(wanted.endpoint.clone(), async move {
-            if !cached.access.is_open(&wanted.endpoint) {
-                let find = || cached.ask_unless_closed(caching, &wanted, &key);
-                let found = cached.access.finding.run(wanted.endpoint.clone(), find).await;
+        let asked = self.undisturbed(wanted.endpoint.clone(), async move {
+            let (epoch, has_asked) = (cached.questions.epoch(&wanted.endpoint), AtomicBool::new(false));
+            if !cached.access.rules.find(&wanted.endpoint).is_there() {
+                let find = || cached.ask_who_unless_done(&wanted, &key, &has_asked);
+                let found = cached.access.finding.run((wanted.endpoint.clone(), epoch), find).await;
                 // Another one's answer says that the endpoint is there, but not who this role is.
                 if found.1 == Part::Led || found.0.is_err() {
-                    return found.0;
+                    return Ok((found.0, has_asked.into_inner()));
                 }
             }
-            cached.access.asking.run(key.clone(), || cached.ask_unless_closed(caching, &wanted, &key)).await.0
-        })
-        .await
+            let ask = || cached.ask_who_unless_done(&wanted, &key, &has_asked);
+            let (answer, _) = cached.access.asking.run((key.clone(), epoch), ask).await;
+            Ok((answer, has_asked.into_inner()))
+        });
+        asked.await.unwrap_or_else(|error| (Err(error), true))
+    }
+
+    async fn ask_who_unless_done(&self, wanted: &Wanted, key: &Key, has_asked: &AtomicBool) -> Answer {
+        // Whoever came late finds what somebody else asked for.
+        if let Some(known) = self.access.known(key) {
+            return known;
+        }
+        has_asked.store(true, Ordering::Relaxed);
+        let question = self.questions.ask();
+        let answer = self.ask_who_now(wanted, key, question).await;
+        if let Err(error) = &answer
+            && !error.is_about_the_endpoint()
+            && let Some(ttl) = error.kept_for(self.access.no_endpoint_ttl)
+        {
+            let trouble = NoVerifier::Trouble(error.clone());
+            let project = self.access.project(&key.0);
+            self.access.secrets.keep_negative(key.clone(), trouble, ttl, project, question);
+        }
+        answer
+    }
+
+    async fn ask_who_now(&self, wanted: &Wanted, key: &Key, question: Question) -> Answer {
+        self.count_request("access");
+        match self.provider.access(wanted, &key.1).await {
+            Ok(access) => {
+                self.access.remember(key, &access, question);
+                Ok(Accessed { access, answer: Some((question, Instant::now())) })
+            }
+            Err(error) => {
+                self.access.remember_closed(&wanted.endpoint, &error, question);
+                Err(error)
+            }
+        }
     }
 
     /// Who may come in now, after what was said before did not fit. `None` when that is as good as new: each role costs
@@ -139,169 +245,39 @@ impl Cached {
         wanted: &Wanted,
         role: &Text,
         doubted: &Accessed,
-    ) -> Option<Result<Accessed, ControlPlaneError>> {
+    ) -> Option<Answer> {
         self.provider.doubted(wanted, role);
-        let entry = doubted.entry.filter(|entry| entry.age >= REFETCH_AGE_MIN)?;
-        self.access.lock().access.invalidate(&(wanted.endpoint.clone(), role.clone()), entry.generation);
-        Some(self.access(wanted, role).await)
+        let (question, asked_at) = doubted.answer?;
+        if asked_at.elapsed() < REFETCH_AGE_MIN {
+            return None;
+        }
+        let key = (wanted.endpoint.clone(), role.clone());
+        let (cached, wanted) = (Arc::clone(self), wanted.clone());
+        let asked = self.undisturbed(wanted.endpoint.clone(), async move {
+            let flight = (key.clone(), cached.questions.epoch(&wanted.endpoint));
+            let again = || cached.ask_again(&wanted, &key, question);
+            Ok(cached.access.asking_again.run(flight, again).await.0)
+        });
+        let answer = asked.await.unwrap_or_else(|error| Some(Err(error)))?;
+        let verifier = |accessed: &Accessed| accessed.access.verifier.as_ref().map(Verifier::to_string);
+        if answer.as_ref().is_ok_and(|newer| verifier(newer) != verifier(doubted)) {
+            self.access.secrets.was_spurious();
+        }
+        Some(answer)
     }
 
-    async fn ask_unless_closed(
-        &self,
-        caching: Caching,
-        wanted: &Wanted,
-        key: &(EndpointName, Text),
-    ) -> Result<Accessed, ControlPlaneError> {
+    async fn ask_again(&self, wanted: &Wanted, key: &Key, doubted: Question) -> Option<Answer> {
         // Whoever came late finds what somebody else asked for.
-        if let Some(known) = self.access.known(key) {
-            return Ok(known);
+        if let Some(Ok(newer)) = self.access.known(key)
+            && newer.answer.is_some_and(|(question, _)| question > doubted)
+        {
+            return Some(Ok(newer));
         }
-        if let Some(error) = self.access.closed(&wanted.endpoint) {
-            return Err(error);
-        }
-        self.count_request("access");
-        let access = self.provider.access(wanted, &key.1).await;
-        if let Err(error) = &access {
-            self.access.remember_closed(&wanted.endpoint, error);
-        }
-        Ok(self.access.remember(caching, key.clone(), access?))
+        self.access.refetches.take(key).ok()?;
+        Some(self.ask_who_now(wanted, key, self.questions.ask()).await)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use futures::future::join_all;
-
-    use super::*;
-    use crate::control_plane::{Compute, ControlPlane, Reply};
-    use crate::metrics::Metrics;
-    use crate::scram::Verifier;
-
-    const CACHING: Caching = Caching { access: Duration::from_secs(60), negative: Duration::from_secs(5) };
-
-    /// Knows endpoint `main` with role `app`, whose verifier is another one each time, and counts the questions.
-    #[derive(Debug, Default)]
-    struct Counting(AtomicUsize);
-
-    impl ControlPlane for Arc<Counting> {
-        fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
-            Box::pin(async move {
-                let count = self.0.fetch_add(1, Ordering::Relaxed) + 1;
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                if wanted.endpoint.as_str() != "main" {
-                    return Err(ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone()));
-                }
-                let verifier = Verifier::from_password("pencil", &count.to_be_bytes(), 1);
-                Ok(Access { verifier: (*role == "app").then_some(verifier), ..Access::default() })
-            })
-        }
-
-        fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Box::pin(async { Err(ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone())) })
-        }
-
-        fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-            self.locate(wanted)
-        }
-
-        fn caching(&self) -> Option<Caching> {
-            Some(CACHING)
-        }
-    }
-
-    struct Scene {
-        provider: Arc<Counting>,
-        cached: Arc<Cached>,
-    }
-
-    impl Scene {
-        fn new() -> Self {
-            let provider = Arc::<Counting>::default();
-            let metrics = Metrics::new(&mut Default::default());
-            Self { cached: Arc::new(Cached::new(Box::new(Arc::clone(&provider)), metrics)), provider }
-        }
-
-        fn questions(&self) -> usize {
-            self.provider.0.load(Ordering::Relaxed)
-        }
-
-        async fn access(&self, endpoint: &str, role: &str) -> Result<Accessed, ControlPlaneError> {
-            self.cached.access(&Wanted::for_test(endpoint), &role.into()).await
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_made_up_endpoint_costs_one_question_in_its_time_whatever_the_roles() {
-        let scene = Scene::new();
-        let roles: Vec<String> = (0..50).map(|number| format!("role{number}")).collect();
-        for round in 1..=3 {
-            let answers = join_all(roles.iter().map(|role| scene.access("none", role))).await;
-            assert!(
-                answers.iter().all(|answer| matches!(answer, Err(ControlPlaneError::UnknownEndpoint(_))))
-            );
-            scene.cached.locate(&Wanted::for_test("none")).await.unwrap_err();
-            scene.access("none", "another").await.unwrap_err();
-            assert_eq!(scene.questions(), round);
-            tokio::time::advance(CACHING.negative).await;
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_role_is_asked_for_once_by_a_crowd_and_again_when_its_time_is_over() {
-        let scene = Scene::new();
-        for round in 1..=2 {
-            let answers = join_all((0..50).map(|_| scene.access("main", "app"))).await;
-            assert!(answers.into_iter().all(|answer| answer.unwrap().access.verifier.is_some()));
-            scene.access("main", "app").await.unwrap();
-            assert_eq!(scene.questions(), round);
-            tokio::time::advance(CACHING.access).await;
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_unknown_role_costs_what_a_known_one_costs() {
-        let mut counts = Vec::new();
-        for role in ["app", "nobody"] {
-            let scene = Scene::new();
-            for _ in 0..3 {
-                let accessed = scene.access("main", role).await.unwrap();
-                scene.cached.access_again(&Wanted::for_test("main"), &role.into(), &accessed).await;
-                tokio::time::advance(Duration::from_secs(2)).await;
-            }
-            counts.push(scene.questions());
-        }
-        assert_eq!(counts, [3, 3]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_verifier_that_does_not_fit_is_asked_for_again_but_not_when_it_is_new() {
-        let scene = Scene::new();
-        let (main, app) = (Wanted::for_test("main"), Text::from("app"));
-        let first = scene.access("main", "app").await.unwrap();
-        assert!(scene.cached.access_again(&main, &app, &first).await.is_none());
-        tokio::time::advance(REFETCH_AGE_MIN).await;
-        let old = scene.access("main", "app").await.unwrap();
-        // Twenty clients with the old password at once: one question, and the old verifier is gone for all of them.
-        let again = join_all((0..20).map(|_| scene.cached.access_again(&main, &app, &old))).await;
-        assert_eq!(scene.questions(), 2);
-        let text = |accessed: &Accessed| accessed.access.verifier.as_ref().unwrap().to_string();
-        for answer in again {
-            assert_ne!(text(&answer.unwrap().unwrap()), text(&old));
-        }
-        assert_ne!(text(&scene.access("main", "app").await.unwrap()), text(&old));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_leaves_does_not_cost_another_question() {
-        let scene = Scene::new();
-        for _ in 0..5 {
-            let impatient = scene.access("none", "app");
-            assert!(tokio::time::timeout(Duration::from_millis(1), impatient).await.is_err());
-        }
-        scene.access("none", "app").await.unwrap_err();
-        assert_eq!(scene.questions(), 1);
-    }
-}
+#[path = "cached_access_tests.rs"]
+mod tests;

@@ -66,6 +66,7 @@ impl ControlPlane for FileControlPlane {
         let access = self.file.content().endpoint(&wanted.endpoint).map(|endpoint| Access {
             verifier: endpoint.roles.get(role).cloned(),
             allowlist: Arc::clone(&endpoint.allowlist),
+            project: None,
         });
         Box::pin(std::future::ready(access))
     }

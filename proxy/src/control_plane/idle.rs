@@ -1,7 +1,7 @@
 //! Which endpoints are in use, and stopping those that are not. Part of [`Cached`].
 //!
-//! A session holds an [`InUse`] from before it looks for its compute until its end, so a compute with a session, or one
-//! that is being woken for somebody, is never idle. Whoever comes while a compute is being stopped waits until that is
+//! A session holds an [`InUse`] from before it looks for its compute until its end, and a wake holds one of its own, because
+//! the client that it was for may have left: a compute with a session, or one that is being woken, is never idle. Whoever comes while a compute is being stopped waits until that is
 //! done, and wakes it again. Only what a session of this process has used is stopped: nothing is known of the rest.
 
 use std::collections::HashMap;
@@ -125,10 +125,6 @@ impl Cached {
                 () = &mut draining => return,
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
-            // The client that a wake was for may have left: what has been woken counts as used from the end of that.
-            if self.waking() > 0 {
-                continue;
-            }
             for endpoint in self.uses.take_idle(&self.provider.idle_limits()) {
                 let cached = Arc::clone(&self);
                 // In a task of its own: one that takes long does not hold the others up.
@@ -158,6 +154,7 @@ mod tests {
     use utils::shutdown::Signal;
 
     use super::*;
+    use crate::config::Caches;
     use crate::control_plane::{Access, Compute, ControlPlane, NoControlPlane, Reply, Wanted};
     use crate::metrics::Metrics;
 
@@ -168,6 +165,8 @@ mod tests {
     struct Stoppable {
         stops: AtomicUsize,
         go: Semaphore,
+        /// Each wake waits for a permit of these.
+        awake: Semaphore,
     }
 
     impl ControlPlane for Arc<Stoppable> {
@@ -175,12 +174,16 @@ mod tests {
             NoControlPlane.access(wanted, role)
         }
 
-        fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-            NoControlPlane.locate(wanted)
+        fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+            let compute = Compute { address: "h:1".parse().unwrap(), tls: None, database: None };
+            Box::pin(std::future::ready(Ok(Arc::new(compute))))
         }
 
-        fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-            NoControlPlane.wake(wanted)
+        fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+            Box::pin(async {
+                self.awake.acquire().await.unwrap().forget();
+                Ok(Arc::new(Compute { address: "h:1".parse().unwrap(), tls: None, database: None }))
+            })
         }
 
         fn idle_limits(&self) -> HashMap<EndpointName, Duration> {
@@ -205,9 +208,13 @@ mod tests {
 
     impl Scene {
         fn new(permits: usize) -> Self {
-            let provider = Arc::new(Stoppable { stops: AtomicUsize::new(0), go: Semaphore::new(permits) });
+            let provider = Arc::new(Stoppable {
+                stops: AtomicUsize::new(0),
+                go: Semaphore::new(permits),
+                awake: Semaphore::new(0),
+            });
             let metrics = Metrics::new(&mut Default::default());
-            let cached = Arc::new(Cached::new(Box::new(Arc::clone(&provider)), metrics));
+            let cached = Arc::new(Cached::new(Box::new(Arc::clone(&provider)), &Caches::default(), metrics));
             let shutdown = Shutdown::new();
             tokio::spawn(Arc::clone(&cached).suspend_idle(shutdown.clone()));
             Self { provider, cached, shutdown, main: "main".parse().unwrap() }
@@ -247,6 +254,25 @@ mod tests {
         let in_use = coming.await;
         assert_eq!(scene.stops_after(LIMIT * 2).await, 1);
         drop(in_use);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_being_woken_is_not_stopped_though_its_client_has_left() {
+        let scene = Scene::new(10);
+        let main = Wanted::for_test("main");
+        // Another endpoint that takes long to wake does not keep this one awake, nor the other way round.
+        let other = Wanted::for_test("other");
+        for wanted in [&main, &other] {
+            let _in_use = scene.cached.in_use(&wanted.endpoint).await;
+            let stale = scene.cached.locate(wanted).await.unwrap();
+            let waking = scene.cached.wake(wanted, &stale);
+            assert!(tokio::time::timeout(Duration::from_secs(1), waking).await.is_err());
+        }
+        assert_eq!(scene.stops_after(LIMIT * 5).await, 0);
+        // The first one that was asked for is awake.
+        scene.provider.awake.add_permits(1);
+        assert_eq!(scene.stops_after(LIMIT / 2).await, 0);
+        assert_eq!(scene.stops_after(LIMIT).await, 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //! file, an HTTP service or the database itself can be asked; [`Cached`] stands before all of them.
 
 mod auth_query;
+mod cache;
 mod cached;
 mod cached_access;
 mod command;
@@ -9,6 +10,7 @@ mod endpoints_file;
 mod file;
 mod http;
 mod idle;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -27,6 +29,7 @@ pub(crate) use cached_access::Accessed;
 pub(crate) use file::FileControlPlane;
 pub(crate) use http::HttpControlPlane;
 pub(crate) use idle::InUse;
+pub(crate) use upkeep::{Dropped, Invalidation};
 
 use crate::activity::SessionId;
 use crate::allowlist::Allowlist;
@@ -52,9 +55,14 @@ pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
         let _ = (wanted, role);
     }
 
-    /// How long answers may be kept; `None` when it has all of them in memory and knows of every change.
-    fn caching(&self) -> Option<Caching> {
-        None
+    /// Whether it has all answers in memory and knows of every change. Nothing is kept of what it says.
+    fn is_in_memory(&self) -> bool {
+        true
+    }
+
+    /// Whether to locate a compute is to wake it, which is limited.
+    fn locating_wakes(&self) -> bool {
+        false
     }
 
     /// After how long without a session which computes may be stopped.
@@ -101,16 +109,12 @@ pub(crate) struct Access {
     /// `None` when the endpoint has no such role, or the role has no password.
     pub(crate) verifier: Option<Verifier>,
     pub(crate) allowlist: Arc<Allowlist>,
+    /// To whom the endpoint belongs, where that is told.
+    pub(crate) project: Option<Project>,
 }
 
-/// How long answers of a provider may be kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Caching {
-    /// Verifiers and allowlists.
-    pub(crate) access: Duration,
-    /// That there is no such endpoint, or that it is closed.
-    pub(crate) negative: Duration,
-}
+/// Name of a project: endpoints that belong together.
+pub(crate) type Project = Arc<str>;
 
 /// No answer. Clones go to everybody who waited for the same one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -130,6 +134,9 @@ pub(crate) enum ControlPlaneError {
     NotStartable(EndpointName),
     #[error("endpoint \"{endpoint}\" could not be started: {reason}")]
     StartFailed { endpoint: EndpointName, reason: String },
+    /// It was started so often in a short time that it is not tried again now.
+    #[error("endpoint \"{endpoint}\" was started too often in a short time")]
+    TooManyWakes { endpoint: EndpointName, retry_after: Duration },
     /// For the log: no client waits for it.
     #[error("endpoint \"{endpoint}\" could not be stopped: {reason}")]
     StopFailed { endpoint: EndpointName, reason: String },
@@ -150,6 +157,8 @@ impl ControlPlaneError {
             ),
             Self::Refused { sqlstate, .. } => response(*sqlstate),
             Self::Busy { .. } => response(SqlState::CANNOT_CONNECT_NOW).with_hint("Try again in a moment."),
+            Self::TooManyWakes { retry_after, .. } => response(SqlState::CONFIGURATION_LIMIT_EXCEEDED)
+                .with_hint(format!("Try again in {} s.", retry_after.as_secs().saturating_add(1))),
             Self::NotStartable(_)
             | Self::StartFailed { .. }
             | Self::StopFailed { .. }

@@ -64,11 +64,11 @@ async fn answer(
 async fn a_service_over_http_is_asked_once_by_a_crowd_and_once_for_what_is_not_there() {
     let service = Arc::<Service>::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url =
-        format!("url = \"http://{}/api\"\nnegative_ttl_seconds = 600\n", listener.local_addr().unwrap());
+    let url = format!("url = \"http://{}/api\"\n", listener.local_addr().unwrap());
     let router = axum::Router::new().fallback(answer).with_state(Arc::clone(&service));
     tokio::spawn(async { axum::serve(listener, router).await });
-    let setup = Setup { control_plane: "http:DIR/http.toml", ..Setup::default() };
+    let flags = &["--access-rules-cache", "size=100,ttl=1m,negative_ttl=10m"];
+    let setup = Setup { control_plane: "http:DIR/http.toml", flags, ..Setup::default() };
     let write = |directory: &std::path::Path| fs::write(directory.join("http.toml"), url).unwrap();
     let installation = Installation::with_files("http", &setup, write).await;
     let start = installation.directory().join("start.sh");

@@ -9,8 +9,6 @@
 //! | `compute_ca` | authorities (PEM) for computes that the service gives a `server_name` for | such computes are refused |
 //! | `access_try_seconds`, `access_seconds` | for one try, and for all tries, of asking who may come in | 5, 12 |
 //! | `wake_try_seconds`, `wake_seconds` | the same for waking, a cold start included | 50, 55 |
-//! | `access_ttl_seconds` | how long verifiers and allowlists are kept | 60 |
-//! | `negative_ttl_seconds` | how long is kept that there is no such endpoint, or that it is closed | 5 |
 
 use std::fs;
 use std::io;
@@ -21,9 +19,9 @@ use postgres_backend::TlsError;
 use postgres_backend::client::ClientTls;
 use serde::Deserialize;
 
+use super::HttpControlPlane;
 use super::client::{Client, UrlError};
 use super::dialect::Dialect;
-use super::{Caching, HttpControlPlane};
 use crate::control_plane::describe_toml_error;
 
 /// The file cannot be used.
@@ -67,10 +65,6 @@ pub(super) struct HttpConfig {
     wake_try_seconds: u64,
     #[serde(default = "seconds::<55>")]
     wake_seconds: u64,
-    #[serde(default = "seconds::<60>")]
-    access_ttl_seconds: u64,
-    #[serde(default = "seconds::<5>")]
-    negative_ttl_seconds: u64,
 }
 
 const fn seconds<const DEFAULT: u64>() -> u64 {
@@ -114,10 +108,6 @@ impl HttpConfig {
                 each: duration("wake_try_seconds", self.wake_try_seconds)?,
                 total: duration("wake_seconds", self.wake_seconds)?,
             },
-            caching: Caching {
-                access: duration("access_ttl_seconds", self.access_ttl_seconds)?,
-                negative: duration("negative_ttl_seconds", self.negative_ttl_seconds)?,
-            },
             compute_tls: self.compute_ca.map(authorities).transpose()?,
         })
     }
@@ -139,7 +129,6 @@ mod tests {
         let plane = load("url = \"http://127.0.0.1:9095/proxy/api/v1\"").unwrap();
         assert_eq!(plane.dialect, Dialect::V1);
         assert_eq!(plane.access_limits.each, Duration::from_secs(5));
-        assert_eq!(plane.caching.negative, Duration::from_secs(5));
     }
 
     #[test]

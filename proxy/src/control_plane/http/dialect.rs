@@ -74,6 +74,8 @@ struct AccessAnswer {
     role_secret: String,
     #[serde(default)]
     allowed_ips: Option<Vec<String>>,
+    #[serde(default)]
+    project_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -133,7 +135,7 @@ impl Dialect {
         let secret = Some(answer.role_secret).filter(|secret| !secret.is_empty());
         let verifier = secret.map(|secret| secret.parse().map_err(unusable)).transpose()?;
         let allowlist = Allowlist::parse_lossy(answer.allowed_ips.iter().flatten().map(String::as_str));
-        Ok(Access { verifier, allowlist: Arc::new(allowlist) })
+        Ok(Access { verifier, allowlist: Arc::new(allowlist), project: answer.project_id.map(Arc::from) })
     }
 
     pub(super) fn read_woken(self, endpoint: &EndpointName, response: &Response) -> Result<Woken, Failure> {

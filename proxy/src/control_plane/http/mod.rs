@@ -24,7 +24,7 @@ use utils::Backoff;
 use self::client::{Client, Request, Response};
 use self::config::{HttpConfig, TimeLimits};
 use self::dialect::{Dialect, Failure, Retry, Woken};
-use super::{Access, Caching, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
+use super::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
 
 pub(crate) use self::config::HttpConfigError;
 
@@ -43,7 +43,6 @@ pub(crate) struct HttpControlPlane {
     dialect: Dialect,
     access_limits: TimeLimits,
     wake_limits: TimeLimits,
-    caching: Caching,
     /// For computes whose certificates have names.
     compute_tls: Option<ClientTls>,
 }
@@ -129,7 +128,11 @@ impl ControlPlane for HttpControlPlane {
         self.locate(wanted)
     }
 
-    fn caching(&self) -> Option<Caching> {
-        Some(self.caching)
+    fn is_in_memory(&self) -> bool {
+        false
+    }
+
+    fn locating_wakes(&self) -> bool {
+        true
     }
 }
