@@ -212,6 +212,18 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
+    /// Says in **both** footers that everything up to `acked_upto` is complete. Where WAL is under no checksum they alone
+    /// say so, and one of them may rot.
+    pub(crate) fn vouch(&mut self, acked_upto: Lsn, term: Term) -> Result<(), StoreError> {
+        for _ in 0..2 {
+            self.flush_footer(acked_upto, term)?;
+            // The next one goes to the other slot.
+            self.vouched_upto = Lsn::INVALID;
+        }
+        self.vouched_upto = acked_upto;
+        Ok(())
+    }
+
     /// Durably removes every byte at and above `at`; [`Writer::reserve_cut`] was called. Each state on the way is the
     /// old log, perhaps shorter, or the cut one: the new file is whole before the first segment goes, segments go from
     /// the highest down, and the one that is cut is replaced at once. Nothing is overwritten in place: what is left of

@@ -251,7 +251,7 @@ impl<D: Disk> Live<D> {
         if unchecked <= self.writer.vouched_upto() || record_end < unchecked {
             return Ok(());
         }
-        self.writer.flush_footer(record_end, self.acceptor.state().term)
+        self.writer.vouch(record_end, self.acceptor.state().term)
     }
 
     /// What has to happen now and then, but not while somebody waits.

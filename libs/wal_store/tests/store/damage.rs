@@ -292,6 +292,39 @@ fn a_sector_that_cannot_be_read_behind_the_last_footer_may_have_been_acknowledge
     assert_eq!(open(&disk).snapshot().health, Health::Lost, "and it is written down");
 }
 
+/// What an aborted record left and the rest of a switched segment are under no checksum: only a footer says that they
+/// are complete, and one of the two may rot.
+#[test]
+fn a_rotten_footer_hides_nothing_that_only_footers_vouch_for() {
+    for is_switch in [false, true] {
+        let disk = ModelDisk::new();
+        create(&disk);
+        let mut replica = open(&disk);
+        let mut proposer = Proposer::first(1);
+        proposer.lead(&mut replica, START);
+        proposer.write(&[1; 2000]);
+        if is_switch {
+            proposer.switch()
+        } else {
+            proposer.abort()
+        }
+        for append in proposer.appends() {
+            send(&mut replica, vec![append]);
+        }
+        assert_eq!(replica.snapshot().flush_lsn, proposer.end());
+        drop(replica);
+        let disk = disk.crash(&mut nothing_survives);
+        let last = segment_name((proposer.end().0 - 1) / SEGMENT_BYTES);
+        for slot in 0..2 {
+            let disk = disk.fork();
+            disk.flip_bit(&last, (SEGMENT_BYTES as usize + slot * FOOTER_SLOT_BYTES + 84) * 8).unwrap();
+            let snapshot = open(&disk).snapshot();
+            let seen = (snapshot.health, snapshot.flush_lsn);
+            assert_eq!(seen, (Health::Healthy, proposer.end()), "switch {is_switch}, slot {slot}");
+        }
+    }
+}
+
 #[test]
 fn a_running_replica_waits_half_a_minute_for_a_bad_sector() {
     let (disk, proposer) = acknowledged_log(true);
