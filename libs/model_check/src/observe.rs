@@ -1,7 +1,7 @@
 //! What an observer writes down who sees every election, every commit and every decided configuration.
 
 use consensus::{Configuration, Election, WalBuffer};
-use wal_types::Lsn;
+use wal_types::{Lsn, Term};
 
 use crate::cluster::{Ledger, initial_configuration};
 use crate::coverage::Event;
@@ -84,7 +84,8 @@ impl Step<'_> {
             let known = self.state.nodes[node].acceptor.state();
             let held = &self.state.ledger.held;
             let (term, configuration) = (known.configuration_term, &known.configuration);
-            if held.iter().any(|(by, held)| *by == term && held == configuration) {
+            let is_known = |by: Term| by == term || (by > term && !interleaved);
+            if held.iter().any(|(by, held)| is_known(*by) && held == configuration) {
                 continue;
             }
             let configuration = configuration.clone();
