@@ -3,17 +3,18 @@
 use std::fs;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, Uri};
 use futures::future::join_all;
 use nix::sys::signal::Signal;
+use proxy::scram::Verifier;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use test_runner::wait;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::error::SqlState;
 
 use crate::support::{Installation, PASSWORD, PATIENCE, Setup, verifier};
@@ -26,8 +27,26 @@ const CROWD: usize = 100;
 struct Service {
     /// The port of PostgreSQL and the command that starts it.
     database: OnceLock<(u16, std::path::PathBuf)>,
+    /// Of role `app`, when it is not the usual one.
+    verifier: Mutex<Option<Verifier>>,
     access_calls: AtomicUsize,
     wake_calls: AtomicUsize,
+}
+
+impl Service {
+    /// Its configuration, once it listens.
+    async fn listen(self: &Arc<Self>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("url = \"http://{}/api\"\n", listener.local_addr().unwrap());
+        let router = axum::Router::new().fallback(answer).with_state(Arc::clone(self));
+        tokio::spawn(async { axum::serve(listener, router).await });
+        url
+    }
+
+    /// Who may come in, and where it is.
+    fn calls(&self) -> [usize; 2] {
+        [&self.access_calls, &self.wake_calls].map(|calls| calls.load(Ordering::Relaxed))
+    }
 }
 
 #[derive(Deserialize)]
@@ -51,11 +70,15 @@ async fn answer(
     }
     let answer = if is_wake {
         let (port, start) = service.database.get().unwrap();
-        assert!(tokio::process::Command::new(start).status().await.unwrap().success());
+        if TcpStream::connect(("127.0.0.1", *port)).await.is_err() {
+            assert!(tokio::process::Command::new(start).status().await.unwrap().success());
+        }
         json!({"address": format!("127.0.0.1:{port}"), "aux": {}})
     } else {
         let is_known = asked.role.as_deref() == Some("app");
-        json!({"role_secret": if is_known { verifier().to_string() } else { String::new() }})
+        let verifier = service.verifier.lock().unwrap().clone().unwrap_or_else(verifier);
+        let secret = if is_known { verifier.to_string() } else { String::new() };
+        json!({"role_secret": secret, "project_id": "shop"})
     };
     (StatusCode::OK, answer.to_string())
 }
@@ -63,10 +86,7 @@ async fn answer(
 #[tokio::test]
 async fn a_service_over_http_is_asked_once_by_a_crowd_and_once_for_what_is_not_there() {
     let service = Arc::<Service>::default();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("url = \"http://{}/api\"\n", listener.local_addr().unwrap());
-    let router = axum::Router::new().fallback(answer).with_state(Arc::clone(&service));
-    tokio::spawn(async { axum::serve(listener, router).await });
+    let url = service.listen().await;
     let flags = &["--access-rules-cache", "size=100,ttl=1m,negative_ttl=10m"];
     let setup = Setup { control_plane: "http:DIR/http.toml", flags, ..Setup::default() };
     let write = |directory: &std::path::Path| fs::write(directory.join("http.toml"), url).unwrap();
@@ -77,7 +97,7 @@ async fn a_service_over_http_is_asked_once_by_a_crowd_and_once_for_what_is_not_t
     let config = installation.config();
     let clients = join_all((0..CROWD).map(|_| installation.connect(&config))).await;
     let clients: Vec<_> = clients.into_iter().map(|client| client.expect("served")).collect();
-    let calls = || [&service.access_calls, &service.wake_calls].map(|calls| calls.load(Ordering::Relaxed));
+    let calls = || service.calls();
     assert_eq!((calls(), installation.starts()), ([1, 1], 1));
     drop(clients);
 
@@ -94,6 +114,81 @@ async fn a_service_over_http_is_asked_once_by_a_crowd_and_once_for_what_is_not_t
         assert!(said.contains("endpoint \"none\" is not known"), "{said}");
     }
     assert_eq!(calls(), [before[0] + 1, before[1]]);
+    installation.passed();
+}
+
+#[tokio::test]
+async fn what_is_invalidated_is_asked_for_again_and_a_database_that_went_away_costs_one_connect() {
+    let service = Arc::<Service>::default();
+    let url = service.listen().await;
+    let setup = Setup { control_plane: "http:DIR/http.toml", ..Setup::default() };
+    let write = |directory: &std::path::Path| fs::write(directory.join("http.toml"), url).unwrap();
+    let installation = Installation::with_files("caches", &setup, write).await;
+    let start = installation.directory().join("start.sh");
+    service.database.set((installation.postgres.port, start)).unwrap();
+    let mut config = installation.config();
+    for _ in 0..2 {
+        installation.connect(&config).await.unwrap();
+    }
+    assert_eq!(service.calls(), [1, 1]);
+
+    let brush = Verifier::from_password("brush", b"sixteen bytes of", 64);
+    let superuser = installation.postgres.connect("postgres").await.unwrap();
+    superuser.batch_execute(&format!("ALTER ROLE app PASSWORD '{brush}'")).await.unwrap();
+    *service.verifier.lock().unwrap() = Some(brush);
+    for (which, dropped) in [
+        (r#"{"project": "shop", "role": "app"}"#, r#"{"compute":0,"role_secret":1,"access_rules":0}"#),
+        (r#"{"endpoint": "none"}"#, r#"{"compute":0,"role_secret":0,"access_rules":0}"#),
+        (r#"{"project": "shop"}"#, r#"{"compute":1,"role_secret":0,"access_rules":1}"#),
+    ] {
+        assert_eq!(installation.post("/v1/invalidate", which).await, (200, dropped.to_owned()), "{which}");
+    }
+    for (which, said) in
+        [("{}", "name an endpoint"), (r#"{"endpoints": "main"}"#, "unknown field `endpoints`")]
+    {
+        let (status, text) = installation.post("/v1/invalidate", which).await;
+        assert!(status == 422 && text.contains(said), "{status} {text}");
+    }
+    let refused = installation.connect(&config).await.err().unwrap();
+    assert_eq!(refused.code(), Some(&SqlState::INVALID_PASSWORD));
+    installation.connect(config.password("brush")).await.unwrap();
+    assert_eq!(service.calls(), [2, 2]);
+
+    drop(superuser);
+    installation.put_to_sleep().await;
+    installation.connect(&config).await.unwrap();
+    assert_eq!((service.calls(), installation.starts()), ([2, 3], 2));
+    let metrics = installation.http("/metrics").await;
+    for line in [
+        r#"compute_connection_failures_total{kind="cached"} 1"#,
+        r#"cache_spurious_hits_total{cache="compute"} 1"#,
+        r#"cache_evictions_total{cache="compute",cause="stale"} 1"#,
+        r#"cache_evictions_total{cache="role_secret",cause="invalidated"} 1"#,
+        r#"cache_lookups_total{cache="compute",result="hit"} 2"#,
+        r#"cache_lookups_total{cache="compute",result="miss"} 2"#,
+        r#"cache_entries{cache="compute"} 1"#,
+    ] {
+        let line = format!("holdfast_proxy_{line}");
+        assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
+    }
+    installation.passed();
+}
+
+#[tokio::test]
+async fn logins_and_wakes_beyond_their_limits_are_refused_with_what_to_do() {
+    let flags = &["--endpoint-limit", "rate=0.01,burst=3", "--wake-limit", "rate=0.01,burst=1"];
+    let installation = Installation::with("limits", &Setup { flags, ..Setup::default() }).await;
+    let config = installation.config();
+    drop(installation.connect(&config).await.unwrap());
+    installation.put_to_sleep().await;
+    for (sqlstate, hint) in [("53400", "Try again in"), ("53400", "Try again in"), ("53300", "Try again in")]
+    {
+        let refused = installation.connect(&config).await.err().unwrap();
+        let refused = refused.as_db_error().unwrap();
+        assert_eq!(refused.code().code(), sqlstate);
+        assert!(refused.hint().unwrap().starts_with(hint), "{refused:?}");
+    }
+    assert_eq!(installation.starts(), 1);
     installation.passed();
 }
 

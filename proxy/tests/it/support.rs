@@ -182,6 +182,13 @@ impl Installation {
         response.text().await.unwrap()
     }
 
+    /// Tells the proxy's own port something in JSON; status and answer.
+    pub(crate) async fn post(&self, path: &str, body: &'static str) -> (u16, String) {
+        let request = reqwest::Client::new().post(format!("http://{}{path}", self.http));
+        let response = request.header("content-type", "application/json").body(body).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
     /// Waits until the operator's port shows no session any more.
     pub(crate) async fn wait_no_sessions(&self) {
         wait::until("sessions to end", PATIENCE, async || {
