@@ -86,12 +86,12 @@ impl TurnedAway {
 
 impl Door {
     pub(crate) fn new(
-        connections: Connections,
+        connections: Arc<Connections>,
         proxy_protocol: ProxyProtocol,
         drain: Arc<Drain>,
         metrics: Metrics,
     ) -> Self {
-        let (connections, refusals) = (Arc::new(connections), Arc::new(Semaphore::new(REFUSALS_MAX)));
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         Self { connections, proxy_protocol, refusals, drain, metrics }
     }
 

@@ -27,6 +27,7 @@ mod ending;
 mod error;
 mod handover;
 mod http;
+mod limits;
 mod link;
 mod listeners;
 mod metrics;

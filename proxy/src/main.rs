@@ -88,16 +88,18 @@ async fn run(config: &Config, log_level: LogLevel) -> anyhow::Result<Drained> {
     let texts = |addresses: Vec<_>| addresses.iter().map(ToString::to_string).collect::<Vec<String>>();
     let pg = texts(listeners.pg_addresses()?);
     let http = listeners.http_address()?.to_string();
+    let mgmt = listeners.mgmt_address()?;
+    let running = server.start(listeners, log_level).await?;
     if let Some(path) = &config.address_file {
         let mut content = json!({"pid": std::process::id(), "pg": pg.first(), "pg_all": pg, "http": http});
-        if let Some(mgmt) = listeners.mgmt_address()? {
+        if let Some(mgmt) = mgmt {
             content["mgmt"] = mgmt.to_string().into();
         }
         address_file::write(path, content.to_string().as_bytes())
             .with_context(|| format!("--address-file {}", path.display()))?;
     }
     tracing::info!(pg = pg.join(", "), http, "listening");
-    server.serve(listeners, log_level).await
+    Ok(running.ended().await)
 }
 
 /// As many as this process may have: a session takes two, and the usual 1024 are meant for programs that use select(2).

@@ -49,6 +49,8 @@ pub(crate) struct Metrics {
     pub(crate) bytes_to_clients: Counter,
     /// Cancel requests by what became of them.
     pub(crate) cancels: Family<How, Counter>,
+    /// Times that the limits were read again, by result.
+    pub(crate) limits_reloads: Family<How, Counter>,
     /// Tasks beside the sessions that failed and began anew.
     pub(crate) side_task_failures: Family<How, Counter>,
     /// Where the time of logins goes.
@@ -86,6 +88,7 @@ impl Metrics {
             bytes_from_clients: Counter::default(),
             bytes_to_clients: Counter::default(),
             cancels: Family::default(),
+            limits_reloads: Family::default(),
             side_task_failures: Family::default(),
             phase_seconds: PhaseSeconds::new(registry),
         };
@@ -119,6 +122,7 @@ impl Metrics {
         );
         registry.register("from_clients_bytes", "Bytes that clients sent", own.bytes_from_clients);
         registry.register("to_clients_bytes", "Bytes that clients got", own.bytes_to_clients);
+        registry.register("limits_reloads", "Times that limits were read again", own.limits_reloads);
         registry.register(
             "side_task_failures",
             "Tasks beside the sessions that failed and began anew",

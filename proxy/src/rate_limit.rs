@@ -36,16 +36,22 @@ fn network(address: IpAddr) -> IpAddr {
 /// Connections at the same time, of all clients and of each.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    /// Of all clients; 0 is without limit.
-    total_max: usize,
-    /// Of one client; 0 is without limit.
-    per_source_max: usize,
     open: Mutex<Open>,
     arrivals: NetworkLimit,
 }
 
+/// How many there may be; 0 is without limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ConnectionsMax {
+    /// Of all clients.
+    pub(crate) total: usize,
+    /// Of one client.
+    pub(crate) per_source: usize,
+}
+
 #[derive(Debug, Default)]
 struct Open {
+    max: ConnectionsMax,
     total: usize,
     by_source: HashMap<IpAddr, usize>,
 }
@@ -79,8 +85,13 @@ impl TooMany {
 }
 
 impl Connections {
-    pub(crate) fn new(total_max: usize, per_source_max: usize) -> Self {
-        Self { total_max, per_source_max, open: Mutex::default(), arrivals: NetworkLimit::default() }
+    pub(crate) fn new(max: ConnectionsMax) -> Self {
+        Self { open: Mutex::new(Open { max, ..Open::default() }), arrivals: NetworkLimit::default() }
+    }
+
+    /// From now on. Those that are too many by it stay.
+    pub(crate) fn set_max(&self, max: ConnectionsMax) {
+        self.lock().max = max;
     }
 
     /// And not more often than that from one network.
@@ -91,7 +102,7 @@ impl Connections {
     /// Lets one more in, from wherever it comes.
     pub(crate) fn enter(self: &Arc<Self>) -> Result<Admitted, TooMany> {
         let mut open = self.lock();
-        if self.total_max > 0 && open.total >= self.total_max {
+        if open.max.total > 0 && open.total >= open.max.total {
             return Err(TooMany::Total);
         }
         open.total += 1;
@@ -115,17 +126,15 @@ impl Admitted {
     /// Says who it is, once that is known.
     pub(crate) fn comes_from(&mut self, address: IpAddr) -> Result<(), TooMany> {
         self.connections.arrivals.take(address).map_err(|_| TooMany::FromNetwork)?;
-        let per_source_max = self.connections.per_source_max;
-        if per_source_max == 0 {
-            return Ok(());
-        }
         let source = source(address);
         let mut open = self.connections.lock();
-        let count = open.by_source.entry(source).or_default();
-        if *count >= per_source_max {
+        let per_source_max = open.max.per_source;
+        let count = open.by_source.get(&source).copied().unwrap_or_default();
+        if per_source_max > 0 && count >= per_source_max {
             return Err(TooMany::FromSource);
         }
-        *count += 1;
+        // Counted without a limit, too: one may come while they are here.
+        open.by_source.insert(source, count + 1);
         self.source = Some(source);
         Ok(())
     }
@@ -218,7 +227,7 @@ mod tests {
 
     #[test]
     fn who_leaves_makes_room() {
-        let connections = Arc::new(Connections::new(2, 0));
+        let connections = Arc::new(Connections::new(ConnectionsMax { total: 2, per_source: 0 }));
         let one = connections.enter().unwrap();
         let _two = connections.enter().unwrap();
         assert_eq!(connections.enter().unwrap_err(), TooMany::Total);
@@ -228,7 +237,7 @@ mod tests {
 
     #[test]
     fn one_address_takes_no_room_from_another_and_is_forgotten_when_it_leaves() {
-        let connections = Arc::new(Connections::new(0, 1));
+        let connections = Arc::new(Connections::new(ConnectionsMax { total: 0, per_source: 1 }));
         let enter = |address| {
             let mut admitted = connections.enter().unwrap();
             admitted.comes_from(ip(address)).map(|()| admitted)
@@ -247,8 +256,27 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_changes_counts_those_who_are_here_and_sends_nobody_away() {
+        let connections = Arc::new(Connections::new(ConnectionsMax::default()));
+        let enter = || {
+            let mut admitted = connections.enter()?;
+            admitted.comes_from(ip("192.0.2.1")).map(|()| admitted)
+        };
+        let here = [enter().unwrap(), enter().unwrap()];
+        connections.set_max(ConnectionsMax { total: 0, per_source: 2 });
+        assert_eq!(enter().unwrap_err(), TooMany::FromSource);
+        connections.set_max(ConnectionsMax { total: 1, per_source: 0 });
+        assert_eq!(enter().unwrap_err(), TooMany::Total);
+        connections.set_max(ConnectionsMax { total: 3, per_source: 3 });
+        let third = enter().unwrap();
+        drop((here, third));
+        let open = connections.lock();
+        assert_eq!((open.total, open.by_source.len()), (0, 0));
+    }
+
+    #[test]
     fn zero_is_without_limit() {
-        let connections = Arc::new(Connections::new(0, 0));
+        let connections = Arc::new(Connections::new(ConnectionsMax::default()));
         let all: Vec<_> = (0..1000).map(|_| connections.enter().unwrap()).collect();
         assert_eq!(connections.lock().total, all.len());
     }
@@ -277,7 +305,7 @@ mod tests {
 
     #[test]
     fn connections_from_one_network_in_a_short_time_have_a_limit_and_others_do_not_feel_it() {
-        let connections = Arc::new(Connections::new(0, 0).with_arrivals("rate=1,burst=3".parse().unwrap()));
+        let connections = Arc::new(Connections::new(ConnectionsMax::default()).with_arrivals("rate=1,burst=3".parse().unwrap()));
         let enter = |address: &str| connections.enter().unwrap().comes_from(ip(address));
         for last in 1..=3 {
             enter(&format!("192.0.2.{last}")).unwrap();

@@ -28,12 +28,13 @@ use crate::control_plane::{
 };
 use crate::drain::{Drain, Times};
 use crate::ending::Ending;
-use crate::handover::{self, Host};
+use crate::handover::{self, Handover, Host};
+use crate::limits::LimitsFile;
 use crate::link::{Links, mgmt};
 use crate::listeners::{Listener, Listeners};
 use crate::metrics::Metrics;
 use crate::phases::Phase;
-use crate::rate_limit::Connections;
+use crate::rate_limit::{Connections, ConnectionsMax};
 use crate::session::{self, Services};
 use crate::supervise::{Supervised, supervise};
 use crate::tls::store::TlsStore;
@@ -48,6 +49,7 @@ pub struct Server {
     services: Arc<Services<TcpDial>>,
     door: Arc<Door>,
     activities: Arc<Activities>,
+    limits: Option<(Arc<LimitsFile>, Arc<Connections>)>,
     registry: Arc<Registry>,
 }
 
@@ -106,42 +108,39 @@ impl Server {
             drain: Arc::clone(&drain),
             metrics,
         };
-        let connections = Connections::new(config.connections_max, config.connections_per_source_max)
-            .with_arrivals(config.login_limits.per_network);
+        let flags =
+            ConnectionsMax { total: config.connections_max, per_source: config.connections_per_source_max };
+        let limits_file = config.limits_file.clone().map(|path| Arc::new(LimitsFile::new(path, flags)));
+        let max = limits_file.as_ref().map_or(Ok(flags), |file| file.read()).context("--limits-file")?;
+        let connections = Arc::new(Connections::new(max).with_arrivals(config.login_limits.per_network));
+        let limits = limits_file.map(|file| (file, Arc::clone(&connections)));
         let door = Door::new(connections, config.proxy_protocol, drain, services.metrics.clone());
         Ok(Self {
             services: Arc::new(services),
             door: Arc::new(door),
             activities: Arc::default(),
+            limits,
             registry: Arc::new(registry),
         })
     }
 
-    /// Serves until the end of a drain, or until an immediate end is asked for.
-    pub async fn serve(self, listeners: Listeners, log_level: LogLevel) -> anyhow::Result<Drained> {
+    /// Opens the doors, and has a process close its own that had them before.
+    pub async fn start(self, listeners: Listeners, log_level: LogLevel) -> anyhow::Result<Running> {
         let drain = Arc::clone(&self.services.drain);
         let (http_end, http_ends) = watch::channel(());
         let http = self.answer_operators(&listeners.http, log_level, http_ends)?;
         let beside = self.beside_sessions(&listeners);
-        let handover = self.answer_successors(&listeners);
+        let successors = self.answer_successors(&listeners);
         let doors = self.open_doors(listeners.pg);
         drop((listeners.http, listeners.mgmt));
         if let Some(predecessor) = listeners.predecessor {
-            predecessor.is_replaced().await;
+            predecessor.tell_it_is_replaced().await;
         }
         if let Some(handover) = &listeners.handover {
             handover.lead_here().context("--handover-socket")?;
         }
-        for door in doors {
-            door.ended().await;
-        }
-        drop(beside);
-        let drained = wait_for_sessions(&drain).await;
-        drop((handover, http_end));
-        if drained == Drained::Complete {
-            http.ended().await;
-        }
-        Ok(drained)
+        let handover = listeners.handover;
+        Ok(Running { drain, doors, beside, http, http_end, _successors: successors, _handover: handover })
     }
 
     /// `/readyz` tells others of the drain, so it is served until its end, or until somebody else has the port.
@@ -187,6 +186,12 @@ impl Server {
         }));
         let (own, end) = (Arc::clone(control_plane), shutdown.clone());
         tasks.push(supervise("suspend", metrics, move || Arc::clone(&own).suspend_idle(end.clone())));
+        if let Some((file, connections)) = self.limits.clone() {
+            let (reloads, counted) = (shutdown.clone(), metrics.clone());
+            tasks.push(supervise("limits", metrics, move || {
+                Arc::clone(&file).keep_current(Arc::clone(&connections), reloads.clone(), counted.clone())
+            }));
+        }
         if let (Some(listener), Some(links)) = (&listeners.mgmt, links) {
             let (socket, links) = (Arc::clone(&listener.socket), Arc::clone(links));
             let drain = Arc::clone(drain);
@@ -228,6 +233,34 @@ impl Server {
             })
         });
         doors.collect()
+    }
+}
+
+/// A server whose doors are open.
+#[derive(Debug)]
+pub struct Running {
+    drain: Arc<Drain>,
+    doors: Vec<Supervised>,
+    beside: Vec<Supervised>,
+    http: Supervised,
+    http_end: watch::Sender<()>,
+    _successors: Option<Supervised>,
+    _handover: Option<Handover>,
+}
+
+impl Running {
+    /// Serves until the end of a drain, or until an immediate end is asked for.
+    pub async fn ended(self) -> Drained {
+        for door in self.doors {
+            door.ended().await;
+        }
+        drop(self.beside);
+        let drained = wait_for_sessions(&self.drain).await;
+        drop(self.http_end);
+        if drained == Drained::Complete {
+            self.http.ended().await;
+        }
+        drained
     }
 }
 

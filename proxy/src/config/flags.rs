@@ -105,6 +105,11 @@ pub struct Flags {
     #[arg(long, value_name = "OPTIONS", default_value = "size=10000,ttl=1m,negative_ttl=5s")]
     access_rules_cache: CacheOptions,
 
+    /// Limits that can be changed while the proxy runs: TOML, with max_connections and max_connections_per_ip in place of
+    /// these flags. Read again at SIGHUP
+    #[arg(long, value_name = "PATH")]
+    limits_file: Option<PathBuf>,
+
     /// Who knows the endpoints, and the TOML file that says the rest. file: addresses, roles and start commands are in it.
     /// http: a service is asked. auth_query: as file, but the databases themselves are asked for verifiers. link: people
     /// log in with a browser, see --listen-mgmt
@@ -227,6 +232,7 @@ impl Flags {
             proxy_protocol: self.proxy_protocol_v2,
             connections_max: self.max_connections,
             connections_per_source_max: self.max_connections_per_ip,
+            limits_file: self.limits_file,
             login_limits: LoginLimits { per_endpoint: self.endpoint_limit, per_network: self.network_limit },
             control_plane,
             caches: Caches {

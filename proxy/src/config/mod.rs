@@ -38,6 +38,8 @@ pub struct Config {
     pub connections_per_source_max: usize,
     /// Logins to one endpoint, and connections from one network.
     pub login_limits: LoginLimits,
+    /// What stands in place of these limits.
+    pub limits_file: Option<PathBuf>,
     /// Who knows the endpoints.
     pub control_plane: ControlPlaneSource,
     /// What is kept of its answers.

@@ -49,8 +49,13 @@ pub(crate) struct Predecessor(UnixStream);
 
 impl Predecessor {
     /// Its doors may close.
-    pub(crate) async fn is_replaced(mut self) {
-        match wire::send(&mut self.0, &Serving {}).await {
+    pub(crate) async fn tell_it_is_replaced(mut self) {
+        // It closes the connection once it drains: a signal that comes to it from now on finds it replaced.
+        let told = match wire::send(&mut self.0, &Serving {}).await {
+            Ok(()) => wire::closed(&mut self.0).await,
+            error => error,
+        };
+        match told {
             Ok(()) => tracing::info!("took over from another process"),
             // It has ended in between, and the ports are ours in any case.
             Err(error) => {

@@ -128,6 +128,15 @@ pub(super) async fn receive_with<T: DeserializeOwned>(
     Ok((serde_json::from_slice(&rest_of_line(stream, begin, LINE_TIMEOUT).await?)?, sockets))
 }
 
+/// Waits for the other one to hang up.
+pub(super) async fn closed(stream: &mut UnixStream) -> Result<(), WireError> {
+    match rest_of_line(stream, Vec::new(), LINE_TIMEOUT).await {
+        Err(WireError::Closed) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(WireError::TooLong),
+    }
+}
+
 fn line(what: &impl Serialize) -> Result<Vec<u8>, WireError> {
     let mut line = serde_json::to_vec(what)?;
     line.push(b'\n');

@@ -20,6 +20,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tracing::{Instrument, info_span};
 
 /// Longest body of an answer in bytes.
 const RESPONSE_BYTES_MAX: usize = 64 * 1024;
@@ -119,8 +120,13 @@ impl Client {
         self.encrypted && self.tls.is_none()
     }
 
-    /// Asks once. The caller has the time limit.
+    /// Asks once. The caller has the time limit. The service can tell by `traceparent` which login it was for.
     pub(super) async fn get(&self, request: &Request) -> Result<Response, ClientError> {
+        let span = info_span!("control_plane_request", otel.kind = "client", call = request.call);
+        self.connect_and_exchange(request).instrument(span).await
+    }
+
+    async fn connect_and_exchange(&self, request: &Request) -> Result<Response, ClientError> {
         let stream = self.connect().await?;
         let Some(tls) = self.tls.as_ref().filter(|_| self.encrypted) else {
             return self.exchange(stream, request).await;
@@ -174,6 +180,9 @@ impl Client {
             .header(HOST, format!("{}:{}", self.host, self.port))
             .header(ACCEPT, "application/json")
             .header("x-request-id", request_id());
+        if let Some(trace) = telemetry::traceparent() {
+            builder = builder.header("traceparent", trace);
+        }
         if let Some(token) = self.token()? {
             builder = builder.header(AUTHORIZATION, token);
         }
