@@ -305,7 +305,9 @@ mod tests {
 
     #[test]
     fn connections_from_one_network_in_a_short_time_have_a_limit_and_others_do_not_feel_it() {
-        let connections = Arc::new(Connections::new(ConnectionsMax::default()).with_arrivals("rate=1,burst=3".parse().unwrap()));
+        let connections = Arc::new(
+            Connections::new(ConnectionsMax::default()).with_arrivals("rate=1,burst=3".parse().unwrap()),
+        );
         let enter = |address: &str| connections.enter().unwrap().comes_from(ip(address));
         for last in 1..=3 {
             enter(&format!("192.0.2.{last}")).unwrap();

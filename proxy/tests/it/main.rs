@@ -5,10 +5,14 @@
 mod control_planes;
 mod door;
 mod failures;
+mod handover;
+mod observed;
 mod passwords;
+mod program;
 mod raw;
 mod replication;
 mod sessions;
+mod signals;
 mod support;
 mod tls;
 mod wake;

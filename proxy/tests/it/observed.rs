@@ -1,0 +1,168 @@
+//! What an operator sees: phases, one line for each session, spans, and the level of the log.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use test_runner::wait;
+
+use crate::program::Proxy;
+use crate::support::{Installation, PASSWORD, PATIENCE, verifier};
+
+/// What HTTP clients sent: first line and headers in lower case, and the body.
+type Requests = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
+/// Answers every request with 200 and this body, and keeps it.
+fn service(answer: impl Fn(&str) -> String + Send + 'static) -> (String, Requests) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Requests::default();
+    let kept = Arc::clone(&requests);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && stream.read_until(b'\n', &mut head).unwrap_or(0) > 0 {}
+            let head = String::from_utf8(head).unwrap().to_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let mut body = vec![0; length.map_or(0, |length| length.trim().parse().unwrap())];
+            stream.read_exact(&mut body).unwrap();
+            let said = answer(&head);
+            let head_bytes =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", said.len());
+            kept.lock().unwrap().push((head, body));
+            let _ = stream.get_mut().write_all((head_bytes + &said).as_bytes());
+        }
+    });
+    (url, requests)
+}
+
+/// True when one of the bodies has these bytes.
+fn has(requests: &Requests, bytes: &[u8]) -> bool {
+    let requests = requests.lock().unwrap();
+    requests.iter().any(|(_, body)| body.windows(bytes.len()).any(|window| window == bytes))
+}
+
+#[tokio::test]
+async fn the_last_spans_arrive_however_the_process_is_stopped_and_the_control_plane_knows_the_trace() {
+    let installation = Installation::new("traces").await;
+    installation.start_postgres().await;
+    let port = installation.postgres.port;
+    let (control_plane, asked) = service(move |head| {
+        if head.contains("wake_compute") {
+            format!("{{\"address\": \"127.0.0.1:{port}\", \"aux\": {{}}}}")
+        } else {
+            format!("{{\"role_secret\": \"{}\"}}", verifier())
+        }
+    });
+    let plane = installation.directory().join("http.toml");
+    fs::write(&plane, format!("url = \"{control_plane}/api\"\n")).unwrap();
+    let flag = format!("http:{}", plane.display());
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let (collector, spans) = service(|_| String::new());
+        // So long between two batches that only the end sends any.
+        let environment =
+            [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "3600000")];
+        asked.lock().unwrap().clear();
+        let mut proxy =
+            Proxy::start(&installation, "proxy-traced", &["--control-plane", &flag], &environment).await;
+        let (client, connection) = installation.connect(&proxy.config()).await.unwrap();
+        client.batch_execute("SELECT 1").await.unwrap();
+        assert!(spans.lock().unwrap().is_empty(), "the test waits for the last spans only");
+        proxy.signal(signal);
+        let _ = connection.await.unwrap();
+        assert!(proxy.ended().await.0.success());
+        let log = proxy.log();
+        assert!(!log.contains("spans were not sent"), "{log}");
+        for name in ["session", "tls", "auth", "control_plane", "connect", "control_plane_request", "main"] {
+            assert!(has(&spans, name.as_bytes()), "{signal}: no {name}");
+        }
+        let outcome = if signal == Signal::SIGTERM { "drained" } else { "cut_off" };
+        assert!(has(&spans, outcome.as_bytes()), "{signal}: no {outcome}");
+        assert!(!has(&spans, PASSWORD.as_bytes()));
+
+        let heads: Vec<String> = asked.lock().unwrap().iter().map(|(head, _)| head.clone()).collect();
+        assert!(heads.len() >= 2, "{heads:?}");
+        for head in heads {
+            let trace =
+                head.lines().find_map(|line| line.strip_prefix("traceparent: ")).expect("traceparent");
+            let parts: Vec<&str> = trace.trim().split('-').collect();
+            assert_eq!((parts[0], parts[1].len(), parts[3]), ("00", 32, "01"), "{trace}");
+            // Both the trace and the very span are among those that the collector has.
+            for id in [parts[1], parts[2]] {
+                assert!(has(&spans, &hex::decode(id).unwrap()), "{signal}: {trace}");
+            }
+        }
+    }
+    installation.passed();
+}
+
+#[tokio::test]
+async fn a_session_leaves_one_line_and_its_phases_in_the_metrics() {
+    let installation = Installation::new("observed").await;
+    let proxy = Proxy::start(&installation, "proxy-json", &["--log-format", "json"], &[]).await;
+    let uri = proxy.uri(&installation);
+    assert_eq!(installation.ask(&uri, &["SELECT 1"]).await, "1");
+    proxy.wait_open(0).await;
+    let wrong = installation.psql(&uri.replace("app:", "mallory:"), &["SELECT 1"]).await;
+    assert!(!wrong.status.success());
+    let lines = wait::until("two lines", PATIENCE, async || {
+        let log = proxy.log();
+        // Between them are the words of the command that started PostgreSQL.
+        let own = log.lines().filter(|line| line.starts_with('{'));
+        let all = own.map(|line| serde_json::from_str::<Value>(line).expect("every line is JSON"));
+        let ends: Vec<Value> = all.filter(|line| line["outcome"].is_string()).collect();
+        Ok((ends.len() >= 2).then_some(ends))
+    });
+    let lines = lines.await.unwrap();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let fields = |line: usize, name: &str| lines[line][name].clone();
+    for (line, role, outcome) in [(0, "app", "client_closed"), (1, "mallory", "wrong_password")] {
+        assert_eq!((fields(line, "endpoint"), fields(line, "role")), ("main".into(), role.into()));
+        assert_eq!(fields(line, "outcome"), outcome);
+        assert_eq!(fields(line, "session").as_str().unwrap().len(), 16);
+    }
+    assert!(fields(0, "received").as_u64() > Some(10) && fields(0, "sent").as_u64() > Some(10));
+    let phases = fields(0, "phases_ms").as_str().unwrap().to_owned();
+    // PostgreSQL slept.
+    let expected = ["accept", "tls", "auth", "control_plane", "wake", "connect"];
+    let names: Vec<&str> = phases.split(' ').map(|phase| phase.split_once('=').unwrap().0).collect();
+    assert_eq!(names, expected, "{phases}");
+    let sum: f64 =
+        phases.split(' ').map(|phase| phase.split_once('=').unwrap().1.parse::<f64>().unwrap()).sum();
+    assert!(sum <= fields(0, "ms").as_f64().unwrap() + 1.0, "{:?}", lines[0]);
+
+    let (_, metrics) = proxy.get("/metrics").await.unwrap();
+    for (phase, count) in expected.into_iter().zip([2, 2, 2, 2, 1, 1]) {
+        let line = format!("holdfast_proxy_phase_seconds_count{{phase=\"{phase}\"}} ");
+        let found: u64 =
+            metrics.lines().find_map(|one| one.strip_prefix(&line)).expect(phase).parse().unwrap();
+        assert!(found >= count, "{phase}: {found}");
+    }
+    // Names of clients' choosing are no labels.
+    assert!(!metrics.contains("mallory") && !metrics.contains("\"main\""), "{metrics}");
+    drop(proxy);
+    installation.passed();
+}
+
+#[tokio::test]
+async fn the_level_of_the_log_changes_while_the_proxy_runs() {
+    let installation = Installation::new("level").await;
+    let proxy = Proxy::start(&installation, "proxy-level", &["--log-level", "warn"], &[]).await;
+    let uri = proxy.uri(&installation);
+    installation.ask(&uri, &["SELECT 1"]).await;
+    assert!(!proxy.log().contains("session ended"));
+    assert_eq!(proxy.put("/v1/log-level", "info").await, (200, "info\n".to_owned()));
+    assert_eq!(proxy.get("/healthz").await.unwrap(), (200, "ok\n".to_owned()));
+    installation.ask(&uri, &["SELECT 1"]).await;
+    wait::until("a line", PATIENCE, async || Ok(proxy.log().contains("session ended").then_some(())))
+        .await
+        .unwrap();
+    assert_eq!(proxy.put("/v1/log-level", "loud").await.0, 400);
+    drop(proxy);
+    installation.passed();
+}

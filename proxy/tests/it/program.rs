@@ -1,0 +1,132 @@
+//! More proxies before the PostgreSQL of an [`Installation`], whose exit status and whole environment are a test's own.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use test_runner::wait;
+
+use crate::support::{Installation, PASSWORD, PATIENCE};
+
+/// A proxy that runs, and is killed with this.
+pub(crate) struct Proxy {
+    child: Child,
+    pub(crate) log: PathBuf,
+    /// Where clients connect.
+    pub(crate) address: SocketAddr,
+    pub(crate) http: String,
+}
+
+impl Proxy {
+    /// One with these flags; returns when it serves.
+    pub(crate) async fn start(
+        installation: &Installation,
+        name: &str,
+        flags: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_proxy"));
+        command.stdin(Stdio::null());
+        command.args(flags).envs(environment.iter().copied());
+        Self::start_by(installation, name, command).await
+    }
+
+    /// The same by a command that ends in the name of the program.
+    pub(crate) async fn start_by(installation: &Installation, name: &str, mut command: Command) -> Self {
+        let directory = installation.directory();
+        let (address_file, log) =
+            (directory.join(format!("{name}.address")), directory.join(format!("{name}.log")));
+        let _ = fs::remove_file(&address_file);
+        let certificates = &installation.certificates;
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        if !command.get_args().any(|argument| argument == "--control-plane") {
+            command.args(["--control-plane", &format!("file:{}", path(&directory.join("endpoints.toml")))]);
+        }
+        command.args(["--address-file", &path(&address_file)]);
+        command.args(["--tls-cert", &path(&certificates.certificate), "--tls-key", &path(&certificates.key)]);
+        let file = fs::File::create(&log).unwrap();
+        command.stdout(Stdio::null()).stderr(file);
+        // A group of its own: what it starts outlives it.
+        let mut child = command.process_group(0).spawn().unwrap();
+        let text = wait::until("the proxy's address file", PATIENCE, async || {
+            assert!(child.try_wait()?.is_none(), "{}", fs::read_to_string(&log)?);
+            Ok(fs::read_to_string(&address_file).ok())
+        });
+        let told: serde_json::Value = serde_json::from_str(&text.await.unwrap()).unwrap();
+        let address = told["pg"].as_str().unwrap().parse().unwrap();
+        let http = told["http"].as_str().unwrap().to_owned();
+        Self { child, log, address, http }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// How it ended, once it has; and when that was.
+    pub(crate) async fn ended(&mut self) -> (ExitStatus, Instant) {
+        let status = wait::until("the proxy to end", PATIENCE, async || Ok(self.child.try_wait()?)).await;
+        (status.unwrap(), Instant::now())
+    }
+
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Status and text of an answer of the operator's port.
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Result<(u16, String)> {
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
+        let response = client.get(format!("http://{}{path}", self.http)).send().await?;
+        Ok((response.status().as_u16(), response.text().await?))
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &'static str) -> (u16, String) {
+        let request = reqwest::Client::new().put(format!("http://{}{path}", self.http)).body(body);
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    /// Waits until so many connections are open.
+    pub(crate) async fn wait_open(&self, count: usize) {
+        wait::until("connections to end", PATIENCE, async || {
+            let sessions: serde_json::Value = serde_json::from_str(&self.get("/v1/sessions").await?.1)?;
+            Ok((sessions["sessions"].as_array().map(Vec::len) == Some(count)).then_some(()))
+        })
+        .await
+        .unwrap();
+    }
+
+    /// What psql and pgbench connect to.
+    pub(crate) fn uri(&self, installation: &Installation) -> String {
+        let own = format!(":{}/app", self.address.port());
+        installation.uri().replace(&format!(":{}/app", installation.address.port()), &own)
+    }
+
+    pub(crate) fn config(&self) -> tokio_postgres::Config {
+        config_for(self.address)
+    }
+}
+
+/// Of a client of whoever listens there.
+pub(crate) fn config_for(address: SocketAddr) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config.host("main.db.test").hostaddr(address.ip()).port(address.port());
+    config.user("app").password(PASSWORD).dbname("app");
+    config.ssl_mode(tokio_postgres::config::SslMode::Require);
+    config
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
