@@ -138,7 +138,13 @@ fn poverty(bounds: &Bounds, coverage: &Coverage) -> Option<String> {
         needed.push(Event::CrashedWithin);
     }
     if bounds.changes() > 0 {
-        needed.extend([Event::Changing, Event::Configured]);
+        needed.extend([Event::Changing, Event::DecidedNext]);
+        needed.extend((bounds.kind == Kind::Members).then_some(Event::DecidedJoint));
+        // The start of a term is committed before anything is changed.
+        if bounds.log > 0 {
+            needed.extend((bounds.kind == Kind::Members).then_some(Event::CommittedJoint));
+            needed.push(Event::CommittedNext);
+        }
     }
     let missing = EVENTS.iter().find(|(event, _)| needed.contains(event) && coverage.of(*event) == 0);
     missing.map(|(_, name)| format!("no state shows {name}"))

@@ -28,6 +28,14 @@ pub(crate) enum Event {
     Reconnected,
     /// A configuration was decided.
     Configured,
+    /// A configuration with two lists of members was decided.
+    DecidedJoint,
+    /// A configuration was decided to which a leader had changed, with one list of members.
+    DecidedNext,
+    /// Something was committed by both lists of members.
+    CommittedJoint,
+    /// Something was committed under a configuration like that of `DecidedNext`.
+    CommittedNext,
     /// A change of the configuration was begun.
     Changing,
     /// A campaign ended because of a newer configuration, or for not being designated.
@@ -35,7 +43,7 @@ pub(crate) enum Event {
 }
 
 /// All events, and what they are called in the output.
-pub(crate) const EVENTS: [(Event, &str); 11] = [
+pub(crate) const EVENTS: [(Event, &str); 15] = [
     (Event::Truncated, "truncations"),
     (Event::Refused, "refusals"),
     (Event::Crashed, "crashes"),
@@ -45,6 +53,10 @@ pub(crate) const EVENTS: [(Event, &str); 11] = [
     (Event::Fetched, "fetches"),
     (Event::Reconnected, "reconnects"),
     (Event::Configured, "decided configurations"),
+    (Event::DecidedJoint, "of them joint"),
+    (Event::DecidedNext, "of them changed"),
+    (Event::CommittedJoint, "commits under a joint configuration"),
+    (Event::CommittedNext, "commits under a changed configuration"),
     (Event::Changing, "begun changes"),
     (Event::Reconfigured, "campaigns ended by a configuration"),
 ];

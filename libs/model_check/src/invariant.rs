@@ -26,8 +26,8 @@ pub enum Invariant {
     ALogHasNoHoles,
     /// A generation stands for one configuration, and with it for one designated primary.
     OneConfigurationPerGeneration,
-    /// A node that promised a term does nothing for an earlier one, and whoever hears of its promise gives up an earlier
-    /// one. That is what allows to explore one term after the other.
+    /// A node that promised a term does nothing for an earlier one and gives this term's vote to nobody else, and whoever
+    /// hears of its promise gives up an earlier term. That is what allows to explore one term after the other.
     AnEarlierTermIsOver,
 }
 

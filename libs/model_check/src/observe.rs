@@ -60,6 +60,9 @@ impl Step<'_> {
     pub(crate) fn committed(&mut self, acting: &mut Writer, commit: Lsn) {
         let Some(proposer) = &mut acting.campaign else { return };
         self.model.coverage.committed(proposer.term());
+        if let Some(configuration) = proposer.configuration() {
+            self.count_of(configuration, Event::CommittedJoint, Event::CommittedNext);
+        }
         if self.model.bounds.heartbeats {
             proposer.tell_commit();
         }
@@ -98,8 +101,17 @@ impl Step<'_> {
         }
     }
 
+    fn count_of(&self, configuration: &Configuration, joint: Event, next: Event) {
+        if !configuration.new_members.is_empty() {
+            self.model.coverage.count(joint);
+        } else if configuration.generation > initial_configuration().generation {
+            self.model.coverage.count(next);
+        }
+    }
+
     pub(crate) fn configured(&mut self, configuration: Configuration) {
         self.model.coverage.count(Event::Configured);
+        self.count_of(&configuration, Event::DecidedJoint, Event::DecidedNext);
         let decided = &self.state.ledger.decided;
         let same = decided.iter().find(|known| known.generation == configuration.generation);
         if same.is_some_and(|same| *same != configuration) {

@@ -56,6 +56,5 @@ fn what_is_left_out_leads_to_no_other_nodes() {
 fn nodes_together(bounds: Bounds) -> BTreeSet<u64> {
     let (report, together) = check_and_collect(bounds, 2, TIME_MAX);
     assert!(matches!(report.verdict, Verdict::Holds | Verdict::Poor(_)), "{report}");
-    println!("{} {report}", together.len());
     together
 }
