@@ -1,8 +1,9 @@
 //! [`AcceptorState`]: what an acceptor must never forget.
 
-use wal_types::{Lsn, ProposerId, Term};
+use wal_types::{Lsn, ProposerId, Term, Tli};
 
 use crate::configuration::Configuration;
+use crate::lineage::Lineage;
 use crate::term_history::{TermHistory, TliSwitch};
 
 /// The part of an acceptor that goes to the control file, whole, each time it changes.
@@ -27,6 +28,16 @@ pub struct AcceptorState {
     pub configuration_term: Term,
     /// Set while this node misses WAL that it had acknowledged: it follows, but must not vote.
     pub lost: Option<Loss>,
+}
+
+impl AcceptorState {
+    /// The highest PostgreSQL timeline that WAL of the log can be of: a new one is in the history of its first proposer
+    /// before any of its WAL comes.
+    pub fn highest_tli(&self, lineage: &Lineage) -> Tli {
+        let of_terms = self.history.entries().iter().map(|entry| entry.tli);
+        let switched_to = self.tli_switches.iter().map(|switch| switch.tli);
+        of_terms.chain(switched_to).fold(lineage.start_tli.max(Tli::FIRST), Tli::max)
+    }
 }
 
 /// What a node had promised before its disk lost a part of the log.

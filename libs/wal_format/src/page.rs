@@ -198,6 +198,9 @@ pub enum PageError {
     Address(Lsn),
     #[error("timeline {found} after a page of timeline {before}")]
     TimelineDecreased { before: Tli, found: Tli },
+    /// The log has no such timeline.
+    #[error("timeline {found} in a log whose highest is timeline {highest}")]
+    TimelineAbove { highest: Tli, found: Tli },
     #[error("the long header is on the first page of a segment, and only there")]
     HeaderLength,
     #[error("database system identifier {found}, expected {expected}")]

@@ -20,15 +20,22 @@ pub struct ScanContext {
 pub(crate) struct PageChain {
     magic: Option<PageMagic>,
     tli: Tli,
+    /// No page is of a higher timeline.
+    highest: Tli,
 }
 
 impl PageChain {
     /// Before the first page. No cluster has a timeline lower than the first one.
-    pub(crate) const START: Self = Self { magic: None, tli: Tli::FIRST };
+    pub(crate) const START: Self = Self { magic: None, tli: Tli::FIRST, highest: Tli(u32::MAX) };
 
     /// Timeline of the last page.
     pub(crate) fn tli(&self) -> Tli {
         self.tli
+    }
+
+    /// The same pages, followed by none of a timeline above `highest`.
+    pub(crate) fn within(self, highest: Tli) -> Self {
+        Self { highest, ..self }
     }
 
     /// Takes the page at `at`. `remaining` is what is still to come of a record that began before, `None` if that is
@@ -54,8 +61,11 @@ impl PageChain {
         if page.tli < self.tli {
             return Err(PageError::TimelineDecreased { before: self.tli, found: page.tli });
         }
+        if page.tli > self.highest {
+            return Err(PageError::TimelineAbove { highest: self.highest, found: page.tli });
+        }
         check_remaining(page, remaining)?;
-        *self = Self { magic: Some(page.magic), tli: page.tli };
+        *self = Self { magic: Some(page.magic), tli: page.tli, ..*self };
         Ok(())
     }
 }

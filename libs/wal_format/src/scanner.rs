@@ -8,6 +8,10 @@
 //! What it cannot see: two servers that part from the same log may write records of equal lengths at the same
 //! positions. Behind the end of one, the tail of the other then scans as a continuation, each checksum and each
 //! `xl_prev` valid. Whoever stores WAL has to make sure that nothing but zeros is behind the end.
+//!
+//! Nor are page headers under any checksum. A timeline number in one that turned into a higher one is found by
+//! [`RecordScanner::within_timeline`], if it is above every number of the log, and else by the next page; a log whose
+//! timelines changed may end with a page that claims a wrong one of them.
 
 use wal_types::{Lsn, SegmentSize, Tli};
 
@@ -114,6 +118,13 @@ impl RecordScanner {
     #[must_use]
     pub fn trusting_up_to(self, lsn: Lsn) -> Self {
         Self { trusted_upto: lsn, ..self }
+    }
+
+    /// From here on takes no page of a timeline above `highest`, the highest one that is known of this log.
+    #[must_use]
+    pub fn within_timeline(self, highest: Tli) -> Self {
+        let good = RecordEnd { chain: self.good.chain.within(highest), ..self.good };
+        Self { chain: self.chain.within(highest), good, ..self }
     }
 
     /// A scanner that has seen what this one has, up to [`record_end`](Self::record_end) and not further: to write

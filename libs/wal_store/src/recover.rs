@@ -23,7 +23,7 @@ use crate::error::{Corruption, StoreError};
 use crate::evidence::{Evidence, committed};
 use crate::footer::Footer;
 use crate::loss::{begin_later, lose};
-use crate::scan::{ScanFailure, scan_to_end, scanner_at};
+use crate::scan::{ScanFailure, Signs, scan_to_end, scanner_at};
 use crate::segment::{Segments, UNFINISHED_SUFFIX, Unreadable};
 use crate::writer::Writer;
 
@@ -102,7 +102,7 @@ fn judge<D: Disk>(
         if from > readable_upto {
             continue;
         }
-        let Some(end) = find_end(segments, from, evidence.acked_upto)? else { continue };
+        let Some(end) = find_end(segments, Signs::of(control), from, evidence.acked_upto)? else { continue };
         if let Stop::NoMoreBytes { at } = end.stopped {
             evidence.cannot_be_read(segments, at);
         }
@@ -119,10 +119,11 @@ fn judge<D: Disk>(
 /// acknowledged only bytes under a checksum count: of the others a crash may have left any part.
 fn find_end<D: Disk>(
     segments: &Segments<D>,
+    signs: Signs,
     from: Lsn,
     acked_upto: Lsn,
 ) -> Result<Option<ScanEnd>, StoreError> {
-    match scanner_at(segments, segments.lineage.system_id, from) {
+    match scanner_at(segments, signs, from) {
         Ok(scanner) => {
             let end = scan_to_end(segments, scanner.trusting_up_to(acked_upto))?;
             Ok((end.record_end >= from).then_some(end))
@@ -172,7 +173,8 @@ fn settle<D: Disk>(
     writer.drop_segments_behind_end()?;
     if make_durable(writer.segments(), term, known, end)? || rebuilt {
         // Between the scan and the copy the cache may have dropped pages, and shown what the disk has instead.
-        let again = find_end(writer.segments(), committed(control.content()), known)?;
+        let again =
+            find_end(writer.segments(), Signs::of(control.content()), committed(control.content()), known)?;
         let again = again.filter(|again| again.record_end == end).ok_or_else(changes)?;
         scanner = again.scanner;
         writer.reopen();

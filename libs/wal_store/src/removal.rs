@@ -11,7 +11,7 @@ use wal_types::Lsn;
 use crate::control_codec::Control;
 use crate::disk::Disk;
 use crate::error::{Corruption, StoreError};
-use crate::scan::{ScanFailure, scanner_at};
+use crate::scan::{ScanFailure, Signs, scanner_at};
 use crate::segment::Segments;
 
 /// See the module.
@@ -39,7 +39,9 @@ impl Removal {
         let is_enough = |(at, start): &(Lsn, Lsn)| *start >= unneeded || *at == commit_lsn;
         let (_, record_start) = match self.seen.filter(is_enough) {
             Some(seen) => seen,
-            None => *self.seen.insert((commit_lsn, last_record_start(segments, commit_lsn)?)),
+            None => {
+                *self.seen.insert((commit_lsn, last_record_start(segments, Signs::of(control), commit_lsn)?))
+            }
         };
         let oldest = unneeded.min(segment_start(record_start));
         Ok((oldest > segments.oldest_lsn).then_some(oldest))
@@ -47,8 +49,12 @@ impl Removal {
 }
 
 /// Where the last record below `commit_lsn` begins; the beginning of the log when it shows none.
-fn last_record_start<D: Disk>(segments: &Segments<D>, commit_lsn: Lsn) -> Result<Lsn, StoreError> {
-    match scanner_at(segments, segments.lineage.system_id, commit_lsn) {
+fn last_record_start<D: Disk>(
+    segments: &Segments<D>,
+    signs: Signs,
+    commit_lsn: Lsn,
+) -> Result<Lsn, StoreError> {
+    match scanner_at(segments, signs, commit_lsn) {
         Ok(scanner) => Ok(scanner.last_record_start().unwrap_or(segments.oldest_lsn)),
         Err(ScanFailure::Store(error)) => Err(error),
         // A recovery finds out what it means.

@@ -6,8 +6,9 @@ use std::io;
 
 use thiserror::Error;
 use wal_format::{RecordScanner, ScanContext, ScanEnd, ScanError, find_end_of_log};
-use wal_types::{Lsn, SystemId};
+use wal_types::{Lsn, SystemId, Tli};
 
+use crate::control_codec::Control;
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::evidence::is_not_found;
@@ -16,6 +17,22 @@ use crate::segment::{Segments, Unreadable};
 const READ_BYTES: usize = 64 * 1024;
 /// What a disk loses at once.
 const PAGE_BYTES: u64 = 4096;
+
+/// What all WAL of a log has in common. What else is there in a page header is under no checksum.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signs {
+    /// The cluster; zero for any.
+    pub(crate) system_id: SystemId,
+    /// The highest PostgreSQL timeline that the log knows of.
+    pub(crate) highest_tli: Tli,
+}
+
+impl Signs {
+    pub(crate) fn of(control: &Control) -> Self {
+        let Control { lineage, state, .. } = control;
+        Self { system_id: lineage.system_id, highest_tli: state.highest_tli(lineage) }
+    }
+}
 
 /// Why there is no scanner at a position.
 #[derive(Debug, Error)]
@@ -38,14 +55,15 @@ pub(crate) enum ScanFailure {
 /// only then does it check the next `xl_prev` exactly.
 pub(crate) fn scanner_at<D: Disk>(
     segments: &Segments<D>,
-    system_id: SystemId,
+    signs: Signs,
     lsn: Lsn,
 ) -> Result<RecordScanner, ScanFailure> {
+    let Signs { system_id, highest_tli } = signs;
     let ctx = ScanContext { segment_size: segments.lineage.segment_size, system_id };
     let first = segments.oldest_lsn;
     let mut from = segments.start_of(segments.number_of(lsn)).max(first);
     loop {
-        let mut scanner = RecordScanner::at_segment_start(ctx, from);
+        let mut scanner = RecordScanner::at_segment_start(ctx, from).within_timeline(highest_tli);
         feed_up_to(segments, &mut scanner, lsn)?;
         if scanner.last_record_start().is_some() || from <= first {
             return Ok(scanner);
@@ -57,10 +75,10 @@ pub(crate) fn scanner_at<D: Disk>(
 /// The same, for a `lsn` that has to be a record end.
 pub(crate) fn scanner_at_record_end<D: Disk>(
     segments: &Segments<D>,
-    system_id: SystemId,
+    signs: Signs,
     lsn: Lsn,
 ) -> Result<RecordScanner, ScanFailure> {
-    let scanner = scanner_at(segments, system_id, lsn)?;
+    let scanner = scanner_at(segments, signs, lsn)?;
     match scanner.record_end() {
         record_end if record_end == lsn => Ok(scanner),
         record_end => Err(ScanFailure::NotARecordEnd { lsn, record_end }),

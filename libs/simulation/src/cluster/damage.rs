@@ -1,7 +1,8 @@
 //! What disks do to bytes that lie on them: they rot, are not where they were written, cannot be read, are gone.
 //!
 //! Not damaged is what no checksum covers, so that nobody can notice: the rest of a switched segment, the torso of an
-//! aborted record, some bytes of a page header.
+//! aborted record, some bytes of a page header. Nor is the lowest byte of a page's timeline number: what it turns into
+//! may be another timeline of this log, now or later, and pass where the pages around it are not looked at.
 
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use crate::primary::{CONTEXT, START};
 /// Sectors are lost, and go astray, as a whole.
 const SECTOR_BYTES: usize = 512;
 const CONTROL: &str = "control";
+const PAGE_BYTES: usize = 8192;
+/// Where a page header has the lowest byte of its timeline number.
+const TLI_LOW_OFFSET: usize = 4;
 /// Behind this many bytes a copy of the control file is empty.
 const CONTROL_BYTES: usize = 400;
 
@@ -38,6 +42,11 @@ enum Damage {
 }
 
 impl Damage {
+    /// True for what may turn a page into one of another timeline of the log.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Rot { name, bit } if name != CONTROL && bit / 8 % PAGE_BYTES == TLI_LOW_OFFSET)
+    }
+
     fn apply(&self, disk: &ModelDisk) -> Option<()> {
         match self {
             Self::Rot { name, bit } => disk.flip_bit(name, *bit).ok(),
@@ -74,8 +83,9 @@ impl Cluster {
         if self.nodes[index].serving().is_none_or(|at| at.write_lsn != at.flush_lsn) {
             return Ok(());
         }
-        let Some(damage) =
-            self.choose_damage(node).filter(|damage| can_be_noticed(&self.nodes[index], damage))
+        let Some(damage) = self
+            .choose_damage(node)
+            .filter(|damage| !damage.may_pass() && can_be_noticed(&self.nodes[index], damage))
         else {
             return Ok(());
         };

@@ -14,7 +14,7 @@ use consensus::{
     ProposerMessage, Refusal, TermHistory, TliSwitch,
 };
 use wal_format::RecordScanner;
-use wal_types::{Lsn, NodeId};
+use wal_types::{Lsn, NodeId, Tli};
 
 use crate::control_codec::Control;
 use crate::control_file::ControlFile;
@@ -65,12 +65,13 @@ pub(crate) struct Live<D: Disk> {
     is_written: bool,
 }
 
-/// The parts of a snapshot that change seldom.
+/// What follows from the state and changes seldom: most of it parts of a snapshot.
 struct Shared {
     history: Arc<TermHistory>,
     tli_switches: Arc<[TliSwitch]>,
     lineage: Arc<Lineage>,
     configuration: Arc<Configuration>,
+    highest_tli: Tli,
 }
 
 impl Shared {
@@ -81,6 +82,7 @@ impl Shared {
             tli_switches: state.tli_switches.clone().into(),
             lineage: acceptor.lineage().clone().into(),
             configuration: state.configuration.clone().into(),
+            highest_tli: state.highest_tli(acceptor.lineage()),
         }
     }
 }

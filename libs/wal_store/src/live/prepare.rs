@@ -9,7 +9,7 @@ use super::{Live, Outcome};
 use crate::control_codec::Control;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::scan::{ScanFailure, scanner_at, scanner_at_record_end};
+use crate::scan::{ScanFailure, Signs, scanner_at, scanner_at_record_end};
 
 impl<D: Disk> Live<D> {
     /// For all but appends.
@@ -75,7 +75,7 @@ impl<D: Disk> Live<D> {
         if !goes_on {
             return Ok(Ok(None));
         }
-        let mut ahead = self.scanner.clone();
+        let mut ahead = self.scanner.clone().within_timeline(self.shared.highest_tli);
         let unknown = append.wal.get(written.bytes_since(begin) as usize..).unwrap_or_default();
         if let Err(error) = ahead.feed(unknown) {
             return Ok(Err(Outcome::Refused(Refusal::NotWal(error.to_string()))));
@@ -100,7 +100,8 @@ impl<D: Disk> Live<D> {
         if lineage.system_id != SystemId(0) || greeting.system_id == SystemId(0) {
             return Ok(None);
         }
-        match scanner_at(self.writer.segments(), greeting.system_id, self.acceptor.write_lsn()) {
+        let signs = Signs { system_id: greeting.system_id, ..self.signs() };
+        match scanner_at(self.writer.segments(), signs, self.acceptor.write_lsn()) {
             Ok(scanner) => self.prepared_scanner = Some(scanner),
             Err(ScanFailure::Store(error)) => return Err(error),
             Err(failure) => return Ok(Some(Refusal::NotWal(failure.to_string()))),
@@ -110,8 +111,7 @@ impl<D: Disk> Live<D> {
 
     /// A cut must be at a record end: a log that ends elsewhere would not be found again.
     fn prepare_cut(&mut self, at: Lsn) -> Result<Option<Refusal>, StoreError> {
-        let system_id = self.acceptor.lineage().system_id;
-        match scanner_at_record_end(self.writer.segments(), system_id, at) {
+        match scanner_at_record_end(self.writer.segments(), self.signs(), at) {
             Ok(scanner) => self.prepared_scanner = Some(scanner),
             Err(failure @ ScanFailure::NotARecordEnd { .. }) => {
                 return Ok(Some(Refusal::NotWal(failure.to_string())));
@@ -120,6 +120,11 @@ impl<D: Disk> Live<D> {
             Err(_) => return Err(StoreError::Invalid("what was durable is no longer there")),
         }
         Ok(None)
+    }
+
+    /// Of the log as it is, before what is being decided.
+    fn signs(&self) -> Signs {
+        Signs { system_id: self.acceptor.lineage().system_id, highest_tli: self.shared.highest_tli }
     }
 
     /// Makes room for a larger control file, when the history has outgrown it, and for the segment that a cut writes.

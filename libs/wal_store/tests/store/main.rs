@@ -12,4 +12,5 @@ mod long_history;
 mod loss;
 mod reading;
 mod removal;
+mod timelines;
 mod world;

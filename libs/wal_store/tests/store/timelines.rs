@@ -1,0 +1,68 @@
+//! Page headers are under no checksum. A timeline number in one of them is believed as far as the term history goes.
+
+use consensus::{TermHistory, TermStart};
+use wal_store::{Health, ModelDisk};
+use wal_types::{Lsn, Term, Tli};
+
+use crate::common::{Proposer, START, create, open, send};
+use crate::damage::{acknowledged_log, rot};
+use crate::world::read_log;
+
+const PAGE_BYTES: u64 = 8192;
+/// A byte of `xlp_tli` that is zero.
+const TLI_OFFSET: u64 = 6;
+
+/// Also the last page, which none comes behind that would tell.
+#[test]
+fn a_page_whose_timeline_rotted_is_not_kept_and_a_leader_repairs_it() {
+    let (disk, proposer) = acknowledged_log(true);
+    let pages = (START.0..proposer.end().0).step_by(PAGE_BYTES as usize);
+    let mut repaired = 0;
+    for page in pages.filter(|&page| page >= proposer.commit_lsn.0) {
+        let disk = disk.fork();
+        rot(&disk, Lsn(page + TLI_OFFSET));
+        let mut replica = open(&disk);
+        let seen = replica.snapshot();
+        let before = proposer.ends.partition_point(|end| end.0 <= page) - 1;
+        assert_eq!((seen.health, seen.flush_lsn), (Health::Lost, proposer.ends[before]), "{page:X}");
+
+        let mut next = Proposer::after(&proposer, 2, proposer.ends.len() - 1);
+        let start = proposer.ends[before];
+        send(&mut replica, vec![next.greet(), next.elected(start)]);
+        next.start_from(start);
+        send(&mut replica, next.appends());
+        drop(replica);
+        assert!(read_log(&open(&disk)) == next.log, "{page:X}");
+        repaired += 1;
+    }
+    assert!(repaired >= 3, "{repaired}");
+}
+
+#[test]
+fn a_page_of_a_timeline_that_no_term_has_is_refused_until_a_term_has_it() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut first = Proposer::first(1);
+    first.lead(&mut replica, START);
+    first.write(&[1; 500]);
+    send(&mut replica, first.appends());
+    first.builder.set_tli(Tli(2));
+    first.write(&[2; 9000]);
+    let output = replica.run(first.appends());
+    assert_eq!(output.refused.len(), 1, "{output:?}");
+    assert_eq!(replica.snapshot().flush_lsn, first.ends[1]);
+
+    let mut promoted = Proposer::after(&first, 2, 1);
+    let start = promoted.end();
+    let of = |term, start, tli| TermStart { term: Term(term), start, tli: Tli(tli) };
+    promoted.history = TermHistory::new(vec![of(1, START, 1), of(2, start, 2)]).unwrap();
+    promoted.builder.set_tli(Tli(2));
+    promoted.write(&[2; 9000]);
+    promoted.lead(&mut replica, start);
+    send(&mut replica, promoted.appends());
+    drop(replica);
+    let replica = open(&disk);
+    assert_eq!(replica.snapshot().health, Health::Healthy);
+    assert!(read_log(&replica) == promoted.log);
+}
