@@ -8,15 +8,38 @@ use std::sync::Arc;
 use serde::Deserialize;
 use utils::Shutdown;
 
+use crate::config::{Config, RateOptions};
 use crate::metrics::{How, Metrics};
-use crate::rate_limit::{Connections, ConnectionsMax};
+use crate::rate_limit::{Connections, ConnectionsMax, Limit};
+use crate::route::EndpointName;
 
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct LimitsFile {
     path: PathBuf,
     /// Those of the flags.
-    otherwise: ConnectionsMax,
+    otherwise: Limits,
+    limited: Limited,
+}
+
+/// All limits that can be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) connections: ConnectionsMax,
+    /// New connections from one network.
+    pub(crate) arrivals: RateOptions,
+    /// Logins to one endpoint.
+    pub(crate) logins: RateOptions,
+    /// Wakes of one endpoint.
+    pub(crate) wakes: RateOptions,
+}
+
+/// Where they count.
+#[derive(Debug)]
+pub(crate) struct Limited {
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) logins: Arc<Limit<EndpointName>>,
+    pub(crate) wakes: Arc<Limit<EndpointName>>,
 }
 
 /// What the file has.
@@ -25,6 +48,9 @@ pub(crate) struct LimitsFile {
 struct Content {
     max_connections: Option<usize>,
     max_connections_per_ip: Option<usize>,
+    network_limit: Option<String>,
+    endpoint_limit: Option<String>,
+    wake_limit: Option<String>,
 }
 
 /// The file cannot be used.
@@ -36,37 +62,34 @@ pub(crate) struct LimitsFileError {
 }
 
 impl LimitsFile {
-    pub(crate) fn new(path: PathBuf, otherwise: ConnectionsMax) -> Self {
-        Self { path, otherwise }
+    pub(crate) fn new(path: PathBuf, otherwise: Limits, limited: Limited) -> Self {
+        Self { path, otherwise, limited }
     }
 
-    /// What counts now.
-    pub(crate) fn read(&self) -> Result<ConnectionsMax, LimitsFileError> {
+    /// Has what the file says count from now on. On an error everything stays as it is.
+    pub(crate) fn reload(&self) -> Result<Limits, LimitsFileError> {
+        let limits = self.read()?;
+        self.limited.set(&limits);
+        Ok(limits)
+    }
+
+    fn read(&self) -> Result<Limits, LimitsFileError> {
         let wrong = |error: String| LimitsFileError { path: self.path.clone(), error };
         let text = fs::read_to_string(&self.path).map_err(|error| wrong(error.to_string()))?;
         let content: Content = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        Ok(ConnectionsMax {
-            total: content.max_connections.unwrap_or(self.otherwise.total),
-            per_source: content.max_connections_per_ip.unwrap_or(self.otherwise.per_source),
-        })
+        content.check(&self.otherwise).map_err(wrong)
     }
 
     /// Reads it again at each SIGHUP.
-    pub(crate) async fn keep_current(
-        self: Arc<Self>,
-        connections: Arc<Connections>,
-        shutdown: Shutdown,
-        metrics: Metrics,
-    ) {
+    pub(crate) async fn keep_current(self: Arc<Self>, shutdown: Shutdown, metrics: Metrics) {
         let mut asked_for = shutdown.reloads();
         loop {
             asked_for.next().await;
             let file = Arc::clone(&self);
-            let Ok(read) = tokio::task::spawn_blocking(move || file.read()).await else { continue };
-            let how = match read {
-                Ok(max) => {
-                    connections.set_max(max);
-                    tracing::info!(?max, "limits were read again");
+            let Ok(reloaded) = tokio::task::spawn_blocking(move || file.reload()).await else { continue };
+            let how = match reloaded {
+                Ok(limits) => {
+                    tracing::info!(?limits, "limits were read again");
                     "reloaded"
                 }
                 Err(error) => {
@@ -79,27 +102,143 @@ impl LimitsFile {
     }
 }
 
+impl Limits {
+    /// As they are without a file.
+    pub(crate) fn of_flags(config: &Config) -> Self {
+        let (total, per_source) = (config.connections_max, config.connections_per_source_max);
+        Self {
+            connections: ConnectionsMax { total, per_source },
+            arrivals: config.login_limits.per_network,
+            logins: config.login_limits.per_endpoint,
+            wakes: config.caches.wakes,
+        }
+    }
+}
+
+impl Limited {
+    /// None of this can fail, so nobody is left with half of it.
+    fn set(&self, limits: &Limits) {
+        self.connections.set_max(limits.connections);
+        self.connections.set_arrivals(limits.arrivals);
+        self.logins.set(limits.logins);
+        self.wakes.set(limits.wakes);
+    }
+}
+
+impl Content {
+    /// What is missing is as in `otherwise`.
+    fn check(self, otherwise: &Limits) -> Result<Limits, String> {
+        let rate = |key: &str, text: Option<String>, otherwise: RateOptions| match text {
+            Some(text) => text.parse().map_err(|error| format!("{key} = \"{text}\": {error}")),
+            None => Ok(otherwise),
+        };
+        Ok(Limits {
+            connections: ConnectionsMax {
+                total: self.max_connections.unwrap_or(otherwise.connections.total),
+                per_source: self.max_connections_per_ip.unwrap_or(otherwise.connections.per_source),
+            },
+            arrivals: rate("network_limit", self.network_limit, otherwise.arrivals)?,
+            logins: rate("endpoint_limit", self.endpoint_limit, otherwise.logins)?,
+            wakes: rate("wake_limit", self.wake_limit, otherwise.wakes)?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const RATES: [&str; 3] = ["rate=0.001,burst=3", "rate=0.001,burst=4", "rate=0.001,burst=5"];
+
+    struct Scene {
+        file: LimitsFile,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let [arrivals, logins, wakes] = RATES.map(|rate| rate.parse().unwrap());
+            let connections = ConnectionsMax { total: 7, per_source: 3 };
+            let flags = Limits { connections, arrivals, logins, wakes };
+            let limited = Limited {
+                connections: Arc::new(Connections::new(ConnectionsMax::default()).with_arrivals(arrivals)),
+                logins: Arc::new(Limit::new(logins, 10)),
+                wakes: Arc::new(Limit::new(wakes, 10)),
+            };
+            let file = LimitsFile::new(directory.path().join("limits.toml"), flags, limited);
+            Self { file, _directory: directory }
+        }
+
+        fn reload(&self, content: &str) -> Result<Limits, String> {
+            fs::write(&self.file.path, content).unwrap();
+            self.file.reload().map_err(|error| error.error)
+        }
+
+        /// How many arrivals, logins and wakes are let through at once.
+        fn at_once(&self) -> [usize; 3] {
+            let Limited { connections, logins, wakes } = &self.file.limited;
+            let (main, address) = ("main".parse().unwrap(), "192.0.2.1".parse().unwrap());
+            let arrives = || connections.enter().is_ok_and(|mut one| one.comes_from(address).is_ok());
+            let count = |next: &dyn Fn() -> bool| (0..100).filter(|_| next()).count();
+            [count(&arrives), count(&|| logins.take(&main).is_ok()), count(&|| wakes.take(&main).is_ok())]
+        }
+    }
+
     #[test]
     fn what_the_file_does_not_have_is_as_in_the_flags_and_a_wrong_one_is_refused_whole() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("limits.toml");
-        let file = LimitsFile::new(path.clone(), ConnectionsMax { total: 7, per_source: 3 });
-        file.read().unwrap_err();
-        for (content, expected) in [
-            ("", Some((7, 3))),
-            ("max_connections = 9", Some((9, 3))),
-            ("max_connections = 0\nmax_connections_per_ip = 1", Some((0, 1))),
-            ("max_connections = 9\nmax_conections_per_ip = 1", None),
-            ("max_connections = -1", None),
-            ("max_connections", None),
+        let scene = Scene::new();
+        scene.file.reload().unwrap_err();
+        let [three, four, five] = RATES;
+        for (content, max, rates) in [
+            ("", (7, 3), RATES),
+            ("max_connections = 9", (9, 3), RATES),
+            ("max_connections = 0\nmax_connections_per_ip = 1", (0, 1), RATES),
+            ("network_limit = \"off\"", (7, 3), ["off", four, five]),
+            ("endpoint_limit = \"rate=2,burst=9\"", (7, 3), [three, "rate=2,burst=9", five]),
+            ("wake_limit = \"burst=9,rate=2\"", (7, 3), [three, four, "rate=2,burst=9"]),
         ] {
-            fs::write(&path, content).unwrap();
-            let read = file.read().map(|max| (max.total, max.per_source));
-            assert_eq!(read.as_ref().ok(), expected.as_ref(), "{content}: {read:?}");
+            let read = scene.reload(content).unwrap();
+            let [arrivals, logins, wakes] = rates.map(|rate| rate.parse().unwrap());
+            let connections = ConnectionsMax { total: max.0, per_source: max.1 };
+            assert_eq!(read, Limits { connections, arrivals, logins, wakes }, "{content}");
         }
+    }
+
+    #[test]
+    fn a_wrong_file_changes_nothing_and_says_what_is_wrong() {
+        let scene = Scene::new();
+        scene.reload("max_connections = 50").unwrap();
+        assert_eq!(scene.at_once(), [3, 4, 5]);
+        let right = "max_connections = 1\nmax_connections_per_ip = 1\nnetwork_limit = \"off\"\n";
+        for (wrong, expected) in [
+            ("max_conections = 1", "unknown field `max_conections`"),
+            ("endpoint_limit = \"off\"\nwake_limit = \"rate=1\"", "wake_limit = \"rate=1\": missing key"),
+            ("wake_limit = \"off\"\nendpoint_limit = \"rate=0,burst=1\"", "endpoint_limit = \"rate=0,burst"),
+            ("wake_limit = \"off\"\nendpoint_limit = 5", "expected a string"),
+            ("wake_limit = \"\"", "wake_limit = \"\": missing key"),
+            ("wake_limit = -1", "expected a string"),
+            ("wake_limit", "line 4"),
+        ] {
+            let error = scene.reload(&format!("{right}{wrong}")).unwrap_err();
+            assert!(error.contains(expected), "{wrong}: {error}");
+            // Of a limit that was set nobody would be refused.
+            assert_eq!(scene.at_once(), [0, 0, 0], "{wrong}");
+            let all: Vec<_> = (0..60).filter_map(|_| scene.file.limited.connections.enter().ok()).collect();
+            assert_eq!(all.len(), 50, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_raised_rate_counts_at_once_and_a_reload_that_changes_none_forgives_nobody() {
+        let scene = Scene::new();
+        scene.reload("").unwrap();
+        assert_eq!(scene.at_once(), [3, 4, 5]);
+        scene.reload("max_connections = 8").unwrap();
+        assert_eq!(scene.at_once(), [0, 0, 0]);
+        // Faster, with the same burst.
+        let faster = "network_limit = \"rate=0.01,burst=3\"\nendpoint_limit = \"rate=0.01,burst=4\"\n";
+        scene.reload(&format!("{faster}wake_limit = \"off\"")).unwrap();
+        assert_eq!(scene.at_once(), [3, 4, 100]);
     }
 }

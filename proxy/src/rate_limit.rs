@@ -94,6 +94,11 @@ impl Connections {
         self.lock().max = max;
     }
 
+    /// How often one network may come, from now on.
+    pub(crate) fn set_arrivals(&self, arrivals: RateOptions) {
+        self.arrivals.0.set(arrivals);
+    }
+
     /// And not more often than that from one network.
     pub(crate) fn with_arrivals(self, arrivals: RateOptions) -> Self {
         Self { arrivals: NetworkLimit::new(arrivals), ..self }
@@ -157,30 +162,57 @@ impl Drop for Admitted {
 
 /// How often something may be done for each of many keys.
 #[derive(Debug)]
-pub(crate) struct Limit<K>(Option<Mutex<LeakyBuckets<K>>>);
+pub(crate) struct Limit<K> {
+    keys_max: usize,
+    current: Mutex<Current<K>>,
+}
+
+#[derive(Debug)]
+struct Current<K> {
+    options: RateOptions,
+    /// `None` is without limit.
+    buckets: Option<LeakyBuckets<K>>,
+}
+
+impl<K: Eq + Hash> Current<K> {
+    fn new(options: RateOptions, keys_max: usize) -> Self {
+        Self { options, buckets: options.rate.map(|rate| LeakyBuckets::new(rate, keys_max)) }
+    }
+}
 
 impl<K: Clone + Eq + Hash> Limit<K> {
     /// Remembers `keys_max` at most; of more, those that were quiet for longest are forgotten first.
     pub(crate) fn new(options: RateOptions, keys_max: usize) -> Self {
-        Self(options.rate.map(|rate| Mutex::new(LeakyBuckets::new(rate, keys_max))))
+        Self { keys_max, current: Mutex::new(Current::new(options, keys_max)) }
+    }
+
+    /// From now on. Buckets are kept as times: what filled one slowly would take as long to leak from a faster one, so who
+    /// was refused would wait longer by a higher rate. Hence everybody begins anew.
+    pub(crate) fn set(&self, options: RateOptions) {
+        let mut current = self.lock();
+        // What is read again because of something else forgives nobody.
+        if current.options != options {
+            *current = Current::new(options, self.keys_max);
+        }
     }
 
     /// Counts an event. An error says how long to wait before the next one, and does not count.
     pub(crate) fn take(&self, key: &K) -> Result<(), Duration> {
-        let Some(mut buckets) = self.lock() else { return Ok(()) };
+        let mut current = self.lock();
+        let Some(buckets) = &mut current.buckets else { return Ok(()) };
         buckets.take(key, Instant::now().into_std()).map_err(|refused| refused.retry_after)
     }
 
     /// Forgets who is as if it had never been there.
     pub(crate) fn sweep(&self) {
-        if let Some(mut buckets) = self.lock() {
+        if let Some(buckets) = &mut self.lock().buckets {
             buckets.sweep(Instant::now().into_std());
         }
     }
 
-    fn lock(&self) -> Option<MutexGuard<'_, LeakyBuckets<K>>> {
+    fn lock(&self) -> MutexGuard<'_, Current<K>> {
         // Nothing panics under this lock.
-        self.0.as_ref().map(|buckets| buckets.lock().unwrap_or_else(PoisonError::into_inner))
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -297,10 +329,11 @@ mod tests {
     async fn as_many_keys_are_remembered_as_there_may_be_and_none_that_is_quiet() {
         let limit = Limit::new("rate=1,burst=1".parse().unwrap(), 100);
         (0..1000).for_each(|key| limit.take(&key).unwrap());
-        assert_eq!(limit.lock().unwrap().len(), 100);
+        let kept = || limit.lock().buckets.as_ref().unwrap().len();
+        assert_eq!(kept(), 100);
         tokio::time::advance(Duration::from_secs(1)).await;
         limit.sweep();
-        assert!(limit.lock().unwrap().is_empty());
+        assert_eq!(kept(), 0);
     }
 
     #[test]
@@ -315,6 +348,24 @@ mod tests {
         assert_eq!(enter("192.0.2.4").unwrap_err(), TooMany::FromNetwork);
         enter("192.0.3.1").unwrap();
         assert_eq!(TooMany::FromNetwork.response().sqlstate, SqlState::TOO_MANY_CONNECTIONS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_that_changes_counts_at_once_for_whoever_was_refused_by_the_old_one() {
+        let limit = Limit::new("rate=1,burst=20".parse().unwrap(), 10);
+        let burst = || (0..1000).filter(|_| limit.take(&1).is_ok()).count();
+        assert_eq!((burst(), burst()), (20, 0));
+        // The same again forgives nothing.
+        limit.set("burst=20,rate=1".parse().unwrap());
+        assert_eq!(burst(), 0);
+        for (options, at_once) in
+            [("rate=10,burst=20", 20), ("rate=10,burst=30", 30), ("off", 1000), ("rate=1,burst=2", 2)]
+        {
+            limit.set(options.parse().unwrap());
+            assert_eq!(burst(), at_once, "{options}");
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(burst(), 1);
     }
 
     #[test]

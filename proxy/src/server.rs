@@ -29,12 +29,12 @@ use crate::control_plane::{
 use crate::drain::{Drain, Times};
 use crate::ending::Ending;
 use crate::handover::{self, Handover, Host};
-use crate::limits::LimitsFile;
+use crate::limits::{Limited, Limits, LimitsFile};
 use crate::link::{Links, mgmt};
 use crate::listeners::{Listener, Listeners};
 use crate::metrics::Metrics;
 use crate::phases::Phase;
-use crate::rate_limit::{Connections, ConnectionsMax};
+use crate::rate_limit::Connections;
 use crate::session::{self, Services};
 use crate::supervise::{Supervised, supervise};
 use crate::tls::store::TlsStore;
@@ -49,7 +49,7 @@ pub struct Server {
     services: Arc<Services<TcpDial>>,
     door: Arc<Door>,
     activities: Arc<Activities>,
-    limits: Option<(Arc<LimitsFile>, Arc<Connections>)>,
+    limits: Option<Arc<LimitsFile>>,
     registry: Arc<Registry>,
 }
 
@@ -108,12 +108,16 @@ impl Server {
             drain: Arc::clone(&drain),
             metrics,
         };
-        let flags =
-            ConnectionsMax { total: config.connections_max, per_source: config.connections_per_source_max };
-        let limits_file = config.limits_file.clone().map(|path| Arc::new(LimitsFile::new(path, flags)));
-        let max = limits_file.as_ref().map_or(Ok(flags), |file| file.read()).context("--limits-file")?;
-        let connections = Arc::new(Connections::new(max).with_arrivals(config.login_limits.per_network));
-        let limits = limits_file.map(|file| (file, Arc::clone(&connections)));
+        let flags = Limits::of_flags(config);
+        let connections =
+            Arc::new(Connections::new(flags.connections).with_arrivals(config.login_limits.per_network));
+        let limited = Limited {
+            connections: Arc::clone(&connections),
+            logins: services.auth.logins(),
+            wakes: services.control_plane.wakes(),
+        };
+        let limits = config.limits_file.clone().map(|path| Arc::new(LimitsFile::new(path, flags, limited)));
+        limits.as_ref().map_or(Ok(flags), |file| file.reload()).context("--limits-file")?;
         let door = Door::new(connections, config.proxy_protocol, drain, services.metrics.clone());
         Ok(Self {
             services: Arc::new(services),
@@ -186,10 +190,10 @@ impl Server {
         }));
         let (own, end) = (Arc::clone(control_plane), shutdown.clone());
         tasks.push(supervise("suspend", metrics, move || Arc::clone(&own).suspend_idle(end.clone())));
-        if let Some((file, connections)) = self.limits.clone() {
+        if let Some(file) = self.limits.clone() {
             let (reloads, counted) = (shutdown.clone(), metrics.clone());
             tasks.push(supervise("limits", metrics, move || {
-                Arc::clone(&file).keep_current(Arc::clone(&connections), reloads.clone(), counted.clone())
+                Arc::clone(&file).keep_current(reloads.clone(), counted.clone())
             }));
         }
         if let (Some(listener), Some(links)) = (&listeners.mgmt, links) {

@@ -155,7 +155,7 @@ pub(crate) struct Authenticator {
     method: ClientAuth,
     failed_logins: FailedLogins,
     /// Logins to each endpoint, right or wrong.
-    logins: Limit<EndpointName>,
+    logins: Arc<Limit<EndpointName>>,
     hashing: Hashing,
     metrics: Metrics,
 }
@@ -169,13 +169,18 @@ impl Authenticator {
     ) -> Self {
         let (failed_logins, hashing) = Default::default();
         let mock_iterations = SCRAM_ITERATIONS_DEFAULT;
-        let logins = Limit::new(RateOptions { rate: None }, 0);
+        let logins = Arc::new(Limit::new(RateOptions { rate: None }, LOGIN_LIMITS_MAX));
         Self { control_plane, mock_secret, mock_iterations, method, failed_logins, logins, hashing, metrics }
     }
 
     /// Where one endpoint may not get as many logins as come.
     pub(crate) fn with_limit(self, per_endpoint: RateOptions) -> Self {
-        Self { logins: Limit::new(per_endpoint, LOGIN_LIMITS_MAX), ..self }
+        Self { logins: Arc::new(Limit::new(per_endpoint, LOGIN_LIMITS_MAX)), ..self }
+    }
+
+    /// To be changed while clients come.
+    pub(crate) fn logins(&self) -> Arc<Limit<EndpointName>> {
+        Arc::clone(&self.logins)
     }
 
     /// Where the databases do not use PostgreSQL's usual number of rounds.

@@ -105,8 +105,8 @@ pub struct Flags {
     #[arg(long, value_name = "OPTIONS", default_value = "size=10000,ttl=1m,negative_ttl=5s")]
     access_rules_cache: CacheOptions,
 
-    /// Limits that can be changed while the proxy runs: TOML, with max_connections and max_connections_per_ip in place of
-    /// these flags. Read again at SIGHUP
+    /// Limits that can be changed while the proxy runs: TOML, with max_connections, max_connections_per_ip, network_limit,
+    /// endpoint_limit and wake_limit in place of these flags. Read again at SIGHUP
     #[arg(long, value_name = "PATH")]
     limits_file: Option<PathBuf>,
 

@@ -30,7 +30,7 @@ use pq_proto::Text;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::endpoints_file::{Endpoint, FileError};
+use super::endpoints_file::{Endpoint, EndpointsFile, FileError};
 use super::file::Reloaded;
 use super::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
 use crate::route::EndpointName;
@@ -124,18 +124,21 @@ pub(crate) struct AuthQueryControlPlane {
 
 impl AuthQueryControlPlane {
     pub(crate) fn load(path: &Path, database: Box<dyn AskDatabase>) -> Result<Self, FileError> {
-        let file = Reloaded::load(path)?;
-        let content = file.content();
-        let wrong = |endpoint: String, problem: &str| FileError::Value { endpoint, problem: problem.into() };
+        let file = Reloaded::load(path, |path, content| Self::check(path, content).map(|_| ()))?;
+        let seen = Seen::load(Self::check(path, &file.content())?)?;
+        Ok(Self { file, database, seen, woken: Mutex::default() })
+    }
+
+    /// Returns the state file.
+    fn check(path: &Path, content: &EndpointsFile) -> Result<PathBuf, FileError> {
         if let Some((name, _)) = content.iter().find(|(_, endpoint)| endpoint.auth_query.is_none()) {
-            return Err(wrong(name.to_string(), "it has no auth_query"));
+            let problem = "it has no auth_query".into();
+            return Err(FileError::Value { endpoint: name.to_string(), problem });
         }
-        let state_file = content.state_file.clone().ok_or_else(|| FileError::Syntax {
+        content.state_file.clone().ok_or_else(|| FileError::Syntax {
             path: path.to_owned(),
             message: "missing field `state_file`".into(),
-        })?;
-        let seen = Seen::load(state_file)?;
-        Ok(Self { file, database, seen, woken: Mutex::default() })
+        })
     }
 
     async fn verifier(

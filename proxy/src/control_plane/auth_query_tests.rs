@@ -104,6 +104,20 @@ async fn a_password_that_was_changed_unseen_is_read_before_the_database_is_stopp
 }
 
 #[tokio::test]
+async fn a_file_that_is_for_another_provider_is_refused_at_a_reload_as_at_the_start() {
+    let scene = Scene::new(EXAMPLE);
+    let path = scene.directory.path().join("endpoints.toml");
+    scene.stores(Some("first"));
+    for wrong in [format!("{EXAMPLE}\n[endpoints.bare]\naddress = \"h:1\"\n"), "".into()] {
+        fs::write(&path, &wrong).unwrap();
+        scene.plane.reload().unwrap_err();
+        assert_eq!(scene.access("app").await, Ok(Some(stored("first"))), "{wrong}");
+    }
+    fs::write(&path, EXAMPLE).unwrap();
+    scene.plane.reload().unwrap();
+}
+
+#[tokio::test]
 async fn a_role_that_was_dropped_is_forgotten() {
     let scene = Scene::new(EXAMPLE);
     scene.stores(Some("first"));

@@ -52,7 +52,7 @@ pub(crate) struct Cached {
     /// Where a compute is, woken or not. By the last invalidation, too: who comes after it does not wait for an answer
     /// from before.
     asking: SingleFlight<(EndpointName, u64), Result<Located, ControlPlaneError>>,
-    wakes: Limit<EndpointName>,
+    wakes: Arc<Limit<EndpointName>>,
     pub(crate) metrics: Metrics,
 }
 
@@ -68,9 +68,14 @@ impl Cached {
             negative_ttl: computes.negative_ttl(),
             questions,
             asking: SingleFlight::new(),
-            wakes: Limit::new(caches.wakes, WAKE_LIMITS_MAX),
+            wakes: Arc::new(Limit::new(caches.wakes, WAKE_LIMITS_MAX)),
             metrics,
         }
+    }
+
+    /// How often one endpoint may be woken; to be changed while clients come.
+    pub(crate) fn wakes(&self) -> Arc<Limit<EndpointName>> {
+        Arc::clone(&self.wakes)
     }
 
     /// Where the compute is, or was when it was last asked for.

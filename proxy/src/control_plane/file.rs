@@ -19,19 +19,30 @@ pub(crate) struct FileControlPlane {
     file: Reloaded,
 }
 
+/// What a provider wants of a file besides its being one, at the start and at every reload.
+pub(super) type Check = fn(&Path, &EndpointsFile) -> Result<(), FileError>;
+
 /// A file, as it was when it was last read and good.
 #[derive(Debug)]
 pub(super) struct Reloaded {
     path: PathBuf,
+    check: Check,
     content: ArcSwap<EndpointsFile>,
     seen: Mutex<Option<Fingerprint>>,
 }
 
 impl Reloaded {
-    pub(super) fn load(path: &Path) -> Result<Self, FileError> {
+    pub(super) fn load(path: &Path, check: Check) -> Result<Self, FileError> {
         // Before it is read: what changes meanwhile is seen the next time.
         let seen = Mutex::new(Fingerprint::of(path));
-        Ok(Self { path: path.to_owned(), content: ArcSwap::from_pointee(EndpointsFile::load(path)?), seen })
+        let content = ArcSwap::from_pointee(Self::read(path, check)?);
+        Ok(Self { path: path.to_owned(), check, content, seen })
+    }
+
+    fn read(path: &Path, check: Check) -> Result<EndpointsFile, FileError> {
+        let content = EndpointsFile::load(path)?;
+        check(path, &content)?;
+        Ok(content)
     }
 
     pub(super) fn content(&self) -> Arc<EndpointsFile> {
@@ -44,7 +55,7 @@ impl Reloaded {
 
     pub(super) fn reload(&self) -> Result<(), String> {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Fingerprint::of(&self.path);
-        let content = EndpointsFile::load(&self.path).map_err(|error| error.to_string())?;
+        let content = Self::read(&self.path, self.check).map_err(|error| error.to_string())?;
         self.content.store(Arc::new(content));
         Ok(())
     }
@@ -52,12 +63,15 @@ impl Reloaded {
 
 impl FileControlPlane {
     pub(crate) fn load(path: &Path) -> Result<Self, FileError> {
-        let file = Reloaded::load(path)?;
-        if let Some((name, _)) = file.content().iter().find(|(_, endpoint)| endpoint.auth_query.is_some()) {
-            let problem = "auth_query is for --control-plane auth_query:PATH".into();
-            return Err(FileError::Value { endpoint: name.to_string(), problem });
-        }
-        Ok(Self { file })
+        Ok(Self { file: Reloaded::load(path, Self::check)? })
+    }
+
+    fn check(_: &Path, content: &EndpointsFile) -> Result<(), FileError> {
+        let Some((name, _)) = content.iter().find(|(_, endpoint)| endpoint.auth_query.is_some()) else {
+            return Ok(());
+        };
+        let problem = "auth_query is for --control-plane auth_query:PATH".into();
+        Err(FileError::Value { endpoint: name.to_string(), problem })
     }
 }
 
@@ -170,6 +184,13 @@ mod tests {
         assert!(plane.reload().unwrap_err().contains("line 2"));
         // It is not complained about again before it changes again.
         assert_eq!((plane.is_outdated(), address().await.as_str()), (false, "h:22"));
+        // Good, but for the other provider, which would have roles that this one does not.
+        fs::write(directory.path().join("password"), "x").unwrap();
+        let other = "auth_query = { user = \"u\", password_file = \"password\" }";
+        fs::write(&path, format!("[endpoints.main]\naddress = \"h:4\"\n{other}\n")).unwrap();
+        let error = plane.reload().unwrap_err();
+        assert!(error.contains("auth_query is for --control-plane"), "{error}");
+        assert_eq!(address().await, "h:22");
         fs::remove_file(&path).unwrap();
         assert!(plane.is_outdated() && plane.reload().is_err());
         assert_eq!((plane.is_outdated(), address().await.as_str()), (false, "h:22"));
