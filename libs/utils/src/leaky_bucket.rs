@@ -61,11 +61,6 @@ impl<K: Eq + Hash> LeakyBuckets<K> {
         Self { rate, empty_at: LruCache::new_unbounded(), keys_max }
     }
 
-    /// Another rate from now on. What is in the buckets stays.
-    pub fn set_rate(&mut self, rate: Rate) {
-        self.rate = rate;
-    }
-
     /// Puts one unit into the bucket of `key`, if it fits.
     pub fn take<Q>(&mut self, key: &Q, now: Instant) -> Result<(), Refused>
     where
