@@ -1,10 +1,9 @@
 //! What an operator sees of a server: its log, its traces, its metrics, and the HTTP port that shows them.
 //!
 //! ```text
-//!   main:  let telemetry = telemetry::init(&options)?;      log to stderr, spans to a collector
-//!          let metrics = Metrics::new("proxy", version);    the registry; the binary adds its own to it
+//!   main:  telemetry::run(&options, work)                   log to stderr, spans to a collector, flushed at every end
+//!   work:  let metrics = Metrics::new("proxy", version);    the registry; the binary adds its own to it
 //!          serve(listener, admin.router().merge(own), end)  /metrics /healthz /readyz /v1/log-level
-//!          telemetry.flush();                               on every way out
 //! ```
 //!
 //! Nothing here knows what a server does: metrics and routes are the binaries' own. A collector that is down, slow
@@ -14,6 +13,7 @@ pub mod admin;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod process;
 mod process_metrics;
 #[cfg(feature = "otlp")]
 mod traces;
@@ -31,10 +31,11 @@ pub use admin::Admin;
 pub use http::serve;
 pub use logging::{LevelError, LogFormat, LogLevel};
 pub use metrics::Metrics;
+pub use process::run;
 pub use traces::traceparent;
 
-/// The longest that [`Telemetry::flush`] holds up the end of the process.
-pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest that [`Telemetry::flush`] holds up the end of the process, which has [`process::END_TIMEOUT`] for all of it.
+pub const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// What [`init`] needs to know.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +65,7 @@ pub enum InitError {
     AlreadyInstalled,
 }
 
-/// The running telemetry of the process. Keep it in `main` until the end.
+/// The running telemetry of the process, kept until its end.
 #[derive(Debug)]
 pub struct Telemetry {
     level: LogLevel,
@@ -77,8 +78,8 @@ impl Telemetry {
         &self.level
     }
 
-    /// Sends the spans that have ended, and stops sending: call it on every way out of `main`. Blocks the calling
-    /// thread for [`FLUSH_TIMEOUT`] at most, whatever the collector does. A second call does nothing.
+    /// Sends the spans that have ended, and stops sending. Blocks the calling thread for [`FLUSH_TIMEOUT`] at most,
+    /// whatever the collector does. A second call does nothing.
     ///
     /// Dropping does the same, which covers a `?` and a panic; `std::process::exit` drops nothing.
     pub fn flush(&self) {
@@ -92,7 +93,7 @@ impl Drop for Telemetry {
     }
 }
 
-/// Sets up the log and the traces of this process. Once per process, before anything logs.
+/// Sets up the log and the traces of this process. Once per process, before anything logs. A server lets [`run`] do it.
 pub fn init(options: &Options) -> Result<Telemetry, InitError> {
     let level = logging::startup_level(options.level.as_deref(), std::env::var("RUST_LOG").ok());
     let ansi = logging::stderr_has_colours();

@@ -1,23 +1,36 @@
 //! Telemetry as a program has it: set up once per process, with collectors that work, refuse, and never answer.
 //!
-//! [`child`] is that program; the tests run it, in a process of its own and with an environment of its own.
+//! [`child`] is that program, and [`server`] is one as `main` of the servers is; the tests run them, in a process of its
+//! own and with an environment of its own.
 #![cfg(feature = "otlp")]
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
+use std::error::Error;
+use std::fs::OpenOptions;
+use std::future::pending;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use telemetry::{FLUSH_TIMEOUT, Options};
+use telemetry::process::{END_TIMEOUT, TASKS_END_TIMEOUT};
+use telemetry::{FLUSH_TIMEOUT, LogFormat, Options};
+use tokio::sync::oneshot;
+use tracing::{Instrument, info_span};
 
 /// What the child does besides, one word.
 const CHILD_TASK: &str = "TEST_CHILD_TASK";
 /// Less than the time after which the exporter itself gives up (10 s), and far more than a flush takes.
 const FLUSH_SLACK: Duration = Duration::from_secs(4);
 const COLLECTOR_DEADLINE: Duration = Duration::from_secs(30);
+/// Exit code of a server that did not end by itself.
+const NEVER_ENDED: i32 = 3;
+/// The last that a server logs before its work ends.
+const LAST_WORDS: &str = "the work ends now";
+/// So long between two batches that only the end sends any.
+const ONLY_AT_THE_END: (&str, &str) = ("OTEL_BSP_SCHEDULE_DELAY", "3600000");
 
 #[test]
 #[ignore = "run by the other tests, as a process of its own"]
@@ -153,4 +166,173 @@ fn without_an_endpoint_or_with_the_sdk_disabled_no_span_leaves() {
 fn rust_log_is_the_level_when_the_command_line_has_none() {
     let log = run_child("flush", &[("RUST_LOG", "warn")]);
     assert!(!log.contains("the program is still there"), "{log}");
+}
+
+type AnyError = Box<dyn Error + Send + Sync>;
+
+#[test]
+#[ignore = "run by the other tests, as a process of its own"]
+fn server() {
+    let task = std::env::var(CHILD_TASK).unwrap_or_default();
+    let options =
+        Options { service: "server", version: "1.2.3", format: LogFormat::Json, ..Options::default() };
+    let ended = telemetry::run(&options, async |_| -> Result<&str, AnyError> {
+        spawn_and_enter(info_span!("task_that_is_cut_off"), async {
+            let _moment = EndsSlowly;
+            pending().await
+        })
+        .await;
+        call_that_never_returns();
+        info_span!("work", part = 7).in_scope(|| {
+            tracing::info!("{LAST_WORDS}");
+            match task.as_str() {
+                "panic" => panic!("this is what the test is about"),
+                "fail" => Err("the work failed".into()),
+                _ => Ok("the value of the work"),
+            }
+        })
+    });
+    match ended {
+        Ok(value) => assert_eq!(value, "the value of the work"),
+        Err(error) => assert_eq!(error.to_string(), "the work failed"),
+    }
+}
+
+#[test]
+#[ignore = "run by the other tests, as a process of its own"]
+fn server_with_trouble_beside_it() {
+    let options =
+        Options { service: "server", version: "1.2.3", format: LogFormat::Json, ..Options::default() };
+    telemetry::run(&options, async |_| -> Result<(), AnyError> {
+        call_that_never_returns();
+        let session = async { panic!("this is what the test is about") };
+        let session: Result<(), _> = tokio::spawn(session.instrument(info_span!("session", id = 9))).await;
+        assert!(session.unwrap_err().is_panic());
+        tracing::info!("{LAST_WORDS}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Takes a moment for its end, as a task does that is in the middle of something.
+struct EndsSlowly;
+
+impl Drop for EndsSlowly {
+    fn drop(&mut self) {
+        thread::sleep(TASKS_END_TIMEOUT / 5);
+    }
+}
+
+/// As one into an operating system whose disk has gone. Nobody can end it, so the child ends itself should all else fail.
+fn call_that_never_returns() {
+    tokio::task::spawn_blocking(|| {
+        thread::sleep(COLLECTOR_DEADLINE);
+        std::process::exit(NEVER_ENDED);
+    });
+}
+
+/// Returns when the task has been inside its span.
+async fn spawn_and_enter(span: tracing::Span, task: impl Future<Output = ()> + Send + 'static) {
+    let (entered, wait) = oneshot::channel();
+    tokio::spawn(
+        async move {
+            let _ = entered.send(());
+            task.await;
+        }
+        .instrument(span),
+    );
+    wait.await.unwrap();
+}
+
+/// Its log, how it ended, and how long after its work that was.
+fn run_server(child: &str, task: &str, collector: &str) -> (String, ExitStatus, Duration) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", child, "--ignored", "--nocapture"])
+        .env_clear()
+        .envs([(CHILD_TASK, task), ("OTEL_EXPORTER_OTLP_ENDPOINT", collector), ONLY_AT_THE_END])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = String::new();
+    let mut ends = None;
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.contains(LAST_WORDS) {
+            ends = Some(Instant::now());
+        }
+        log.extend([&line, "\n"]);
+    }
+    let status = child.wait().unwrap();
+    (log, status, ends.expect("its last words").elapsed())
+}
+
+#[test]
+fn a_panic_is_a_line_of_log_and_the_last_spans_arrive_and_the_exit_code_is_101() {
+    let (url, requests) = collector();
+    let (log, status, _) = run_server("server", "panic", &url);
+    assert_eq!(status.code(), Some(101), "{log}");
+    let (_, body) = requests.recv_timeout(COLLECTOR_DEADLINE).expect("spans arrive");
+    // The panic belongs to its span, with the collector too.
+    for word in ["task_that_is_cut_off", "work", "panicked: this is what the test is about"] {
+        assert!(contains(&body, word), "{word}");
+    }
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("this is what")).collect();
+    let [line] = lines[..] else { panic!("not one line: {log}") };
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!(
+        (&line["level"], &line["message"]),
+        (&"ERROR".into(), &"panicked: this is what the test is about".into())
+    );
+    assert!(line["location"].as_str().unwrap().contains("process.rs:"), "{line}");
+    assert_eq!(line["span"]["part"], 7, "{line}");
+}
+
+#[test]
+fn a_panic_in_a_task_ends_the_task_and_not_the_process() {
+    let (url, requests) = collector();
+    let (log, status, _) = run_server("server_with_trouble_beside_it", "", &url);
+    assert!(status.success(), "{log}");
+    let line = log.lines().find(|line| line.contains("panicked")).expect("a line for the panic");
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!(line["span"]["id"], 9, "{line}");
+    let (_, body) = requests.recv_timeout(COLLECTOR_DEADLINE).expect("spans arrive");
+    assert!(contains(&body, "session"));
+}
+
+#[test]
+fn every_end_is_over_in_time_whatever_the_collector_does() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", listener.local_addr().unwrap());
+    for (child, task, code) in [
+        ("server", "", 0),
+        ("server", "fail", 0),
+        ("server", "panic", 101),
+        ("server_with_trouble_beside_it", "", 0),
+    ] {
+        let (url, requests) = collector();
+        let (log, status, answered) = run_server(child, task, &url);
+        assert_eq!(status.code(), Some(code), "{log}");
+        requests.recv_timeout(COLLECTOR_DEADLINE).expect("spans arrive");
+        let (log, status, unanswered) = run_server(child, task, &silent);
+        assert_eq!(status.code(), Some(code), "{log}");
+        assert!(log.contains("the last spans were not sent"), "{log}");
+        println!("{child} {task}: {answered:?} with a collector, {unanswered:?} with one that is silent");
+        for took in [answered, unanswered] {
+            assert!(took < END_TIMEOUT + FLUSH_SLACK, "{child} {task}: {took:?} {log}");
+        }
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .env_clear()
+        .stdout(Stdio::null())
+        .stderr(full)
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
 }
