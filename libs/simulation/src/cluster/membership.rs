@@ -90,8 +90,9 @@ impl Cluster {
     pub(crate) fn designate(&mut self, slot: usize, primary: usize) {
         let Some(writer) = &mut self.writers[slot] else { return };
         let Some(proposer) = writer.engine.own() else { return };
-        if proposer.change(Change::Primary(primary_id(primary))).is_ok() {
+        if let Ok(generation) = proposer.change(Change::Primary(primary_id(primary))) {
             writer.designates = Some(primary);
+            self.oracle.note_designation(writer.engine.term(), generation, primary_id(primary));
             writer.look_for_members();
             self.trace.line(format_args!("writer {slot} designates primary {primary}"));
             self.stats.designations += 1;
@@ -113,7 +114,10 @@ impl Cluster {
         {
             writer.has_designated = true;
         }
-        let position = (writer.engine.term(), configuration.generation);
+        let term = writer.engine.term();
+        self.oracle.note_decided(term, configuration);
+        self.oracle.only_the_designated_primary_writes()?;
+        let position = (term, configuration.generation);
         // Later leaders may have put a newer one in its place, which is how they know that there is nothing to finish.
         let holds = |node: &Node| match node.configuration_after_power_loss() {
             Some(newest) => newest >= position,

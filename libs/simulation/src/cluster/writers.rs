@@ -9,7 +9,7 @@ use super::Cluster;
 use crate::invariants::Violation;
 use crate::mirror::offset;
 use crate::primary::{Primary, START, Timeline};
-use crate::writer::{Campaign, Event, Writer};
+use crate::writer::{Campaign, Event, Writer, primary_id};
 
 /// Of so many commits one is checked against the loss of power on all nodes.
 const DURABILITY_CHECK_EVERY: u64 = 8;
@@ -79,6 +79,10 @@ impl Cluster {
                 let voters = self.oracle.one_leader_per_term(election.term, campaign, &sets)?;
                 let steps = std::mem::take(&mut writer.steps);
                 self.oracle.quorums_of_neighbouring_configurations_intersect(sets, voters, steps)?;
+                if let Some(primary) = writer.primary.filter(|_| dialect == Dialect::Holdfast) {
+                    self.oracle.note_writes(election.term, primary_id(primary));
+                    self.oracle.only_the_designated_primary_writes()?;
+                }
                 self.oracle.note_start(&election);
                 self.oracle.a_term_begins_above_all_commits()
             }

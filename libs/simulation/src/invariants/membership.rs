@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use consensus::Configuration;
-use wal_types::{Generation, NodeId};
+use wal_types::{Generation, NodeId, PrimaryId, Term};
 
 use super::{Oracle, Sets, Violation, ensure, has_majorities};
 
@@ -84,5 +84,47 @@ impl Oracle {
                 configuration.sets()
             )
         })
+    }
+
+    /// S10, second half. A standby is promoted, and designated lest the old primary go on; its clients are told where to
+    /// write. The old one was only paused: it campaigns in a higher term with the same log, leads, and takes the clients
+    /// back that never heard of the other.
+    ///
+    /// A designation was decided under term 5: then who votes for a higher term has one among them that knows it, and
+    /// whoever leads that term with WAL of its own is the designated primary, or one that a leader was told to designate
+    /// since (which may not be decided yet: it is by the time that the term commits). Lower terms may go on until they are
+    /// deposed, and recoveries may lead: they add no WAL.
+    pub(crate) fn only_the_designated_primary_writes(&self) -> Result<(), Violation> {
+        for (&term, &writes) in &self.writes {
+            let newest = self.designated.range(..term).next_back();
+            let Some((&decided, &(generation, designated))) = newest else { continue };
+            let is_told = |&(at, step, told): &(Term, Generation, PrimaryId)| {
+                (at, step) > (decided, generation) && at < term && told == writes
+            };
+            let may = writes == designated || self.designations.iter().any(is_told);
+            ensure("only_the_designated_primary_writes", may, || {
+                format!("term {term} takes the WAL of {writes}; term {decided} had designated {designated}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A primary leads a term.
+    pub(crate) fn note_writes(&mut self, term: Term, primary: PrimaryId) {
+        self.writes.insert(term, primary);
+    }
+
+    /// The leader of `term` was told to let only `primary` write.
+    pub(crate) fn note_designation(&mut self, term: Term, generation: Generation, primary: PrimaryId) {
+        self.designations.insert((term, generation, primary));
+    }
+
+    /// The leader of `term` says that `configuration` is decided.
+    pub(crate) fn note_decided(&mut self, term: Term, configuration: &Configuration) {
+        let Some(primary) = configuration.primary else { return };
+        let newest = self.designated.entry(term).or_insert((configuration.generation, primary));
+        if newest.0 < configuration.generation {
+            *newest = (configuration.generation, primary);
+        }
     }
 }

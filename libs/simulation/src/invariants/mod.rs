@@ -16,7 +16,7 @@ use std::fmt;
 
 use consensus::{AcceptorMessage, Configuration};
 use wal_store::Snapshot;
-use wal_types::{Generation, Lsn, NodeId, ProposerId, Term, Tli};
+use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId, Term, Tli};
 
 pub(crate) use self::liveness::{
     a_healed_cluster_commits_and_catches_up, a_recovery_settles_the_log, rival_proposers_converge,
@@ -99,6 +99,12 @@ pub(crate) struct Oracle {
     timelines: BTreeMap<Tli, Timeline>,
     /// Decided configurations.
     decided: BTreeMap<Generation, Configuration>,
+    /// The primary whose WAL a term takes; recoveries have none.
+    writes: BTreeMap<Term, PrimaryId>,
+    /// Who alone may write, by the term under which it was decided: the newest generation of each.
+    designated: BTreeMap<Term, (Generation, PrimaryId)>,
+    /// What leaders were told to designate.
+    designations: BTreeSet<(Term, Generation, PrimaryId)>,
     /// Quorums that elected or committed under voting sets.
     quorums: BTreeMap<Sets, BTreeSet<Vec<NodeId>>>,
     /// Voting sets from which a leader went over to others.
