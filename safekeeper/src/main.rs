@@ -6,44 +6,36 @@ use anyhow::Context as _;
 use clap::Parser;
 use safekeeper::{Config, DataDir, Flags, Listeners, serve};
 use serde_json::json;
-use telemetry::Telemetry;
+use telemetry::LogLevel;
 use utils::{Shutdown, address_file};
 
 fn main() -> ExitCode {
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // The whole chain in one sentence: this is what somebody at a terminal gets to see.
-            tracing::debug!(?error, "ended by an error");
-            complain(&error);
-            ExitCode::FAILURE
-        }
+        // The whole chain in one sentence: this is what somebody at a terminal gets to see.
+        Err(error) => telemetry::process::failed("safekeeper", &error),
     }
-}
-
-#[expect(clippy::print_stderr, reason = "the one line for whoever started the program, log or no log")]
-fn complain(error: &anyhow::Error) {
-    eprintln!("safekeeper: {error:#}");
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.validate()?;
-    let telemetry = telemetry::init(&telemetry::Options {
+    let options = telemetry::Options {
         service: "safekeeper",
         version: env!("CARGO_PKG_VERSION"),
         level: config.log_level.clone(),
         format: config.log_format,
         collector: None,
-    })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(live(&config, &telemetry));
-    // Not dropped, which would wait for blocking reads: an end that is asked for at once is at once.
-    runtime.shutdown_background();
-    telemetry.flush();
-    served
+    };
+    telemetry::run(&options, async |log_level| {
+        let served = live(&config, log_level).await;
+        if let Err(error) = &served {
+            tracing::debug!(?error, "ended by an error");
+        }
+        served
+    })
 }
 
-async fn live(config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+async fn live(config: &Config, log_level: LogLevel) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_process_signals().context("cannot handle signals")?;
     let data_dir = DataDir::open(&config.data_dir, config.id)?;
     let listeners = Listeners::bind(config).await?;
@@ -57,7 +49,7 @@ async fn live(config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         address_file::write(path, format!("{addresses}\n").as_bytes())
             .with_context(|| format!("--address-file {}: cannot write it", path.display()))?;
     }
-    let served = serve(config, data_dir, listeners, telemetry.log_level().clone(), shutdown).await;
+    let served = serve(config, data_dir, listeners, log_level, shutdown).await;
     if let (Err(_), Some(path)) = (&served, &config.address_file) {
         // Nobody shall look for a server that could not start. The first error is the one worth reporting.
         let _ = std::fs::remove_file(path);

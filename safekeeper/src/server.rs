@@ -3,6 +3,7 @@
 //! Listeners and the shutdown are arguments, so that tests take free ports and no signals.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use telemetry::{Admin, LogLevel};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use tracing::{Instrument, field};
 use utils::Shutdown;
 use utils::shutdown::Drained;
 
@@ -118,7 +120,10 @@ pub async fn serve(
     }
     // Last, so that an operator can watch the end.
     drop(end_http);
-    http.await?;
+    tokio::select! {
+        ended = http => ended?,
+        () = shutdown.immediate() => {}
+    }
     tracing::info!("everything received is on disk");
     Ok(())
 }
@@ -143,7 +148,7 @@ async fn accept(listener: TcpListener, context: &Arc<Context>) {
             () = context.shutdown.draining() => return,
             // Cancel-safe: an accept that did not return has taken no connection.
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => admit(stream, context),
+                Ok((stream, peer)) => admit(stream, peer, context),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
@@ -153,7 +158,7 @@ async fn accept(listener: TcpListener, context: &Arc<Context>) {
     }
 }
 
-fn admit(stream: TcpStream, context: &Arc<Context>) {
+fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<Context>) {
     if context.shutdown.tasks() >= CONNECTIONS_MAX {
         context.metrics.count_accepted("too_many");
         return;
@@ -164,7 +169,8 @@ fn admit(stream: TcpStream, context: &Arc<Context>) {
     }
     let context = Arc::clone(context);
     let shutdown = context.shutdown.clone();
-    shutdown.spawn(async move {
+    let span = tracing::info_span!("connection", %peer, timeline = field::Empty);
+    let served = async move {
         let connections = context.metrics.connections.clone();
         connections.inc();
         tokio::select! {
@@ -173,7 +179,8 @@ fn admit(stream: TcpStream, context: &Arc<Context>) {
             () = context.shutdown.immediate() => {}
         }
         connections.dec();
-    });
+    };
+    shutdown.spawn(served.instrument(span));
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {

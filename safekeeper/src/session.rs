@@ -50,6 +50,7 @@ pub(crate) async fn run<S: Io>(stream: S, context: Arc<Context>) {
         }
     };
     context.metrics.count_accepted("served");
+    tracing::Span::current().record("timeline", tracing::field::display(commands.id));
     if let Err(error) = serve(connection, &mut commands, context.shutdown.draining()).await {
         tracing::debug!(timeline = %commands.id, %error, "connection ended");
     }

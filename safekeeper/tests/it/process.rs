@@ -21,18 +21,23 @@ pub(crate) struct Program {
     child: Child,
 }
 
-fn command(directory: &Path, id: &str) -> Command {
+pub(crate) fn command(directory: &Path, id: &str, log_level: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_safekeeper"));
-    command.args(["--id", id, "--log-level", "warn"]).arg("--data-dir").arg(directory.join("data"));
+    command.args(["--id", id, "--log-level", log_level]).arg("--data-dir").arg(directory.join("data"));
     command.arg("--address-file").arg(directory.join("address")).kill_on_drop(true);
     command
 }
 
 impl Program {
     pub(crate) async fn start(directory: &Path) -> Self {
+        Self::start_as(directory, command(directory, "1", "warn")).await
+    }
+
+    /// The same by another command.
+    pub(crate) async fn start_as(directory: &Path, mut command: Command) -> Self {
         let file = directory.join("address");
         let _ = fs::remove_file(&file);
-        let mut child = command(directory, "1").spawn().unwrap();
+        let mut child = command.spawn().unwrap();
         let address: Value = eventually("the address file", async || {
             assert!(child.try_wait().unwrap().is_none(), "it ended");
             serde_json::from_slice(&fs::read(&file).ok()?).ok()
@@ -44,14 +49,28 @@ impl Program {
     }
 
     pub(crate) async fn end(mut self, signal: Signal) -> ExitStatus {
-        let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap());
-        kill(pid, signal).unwrap();
+        self.signal(signal);
+        self.ended().await
+    }
+
+    /// The program must not have ended.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().unwrap().try_into().unwrap()), signal).unwrap();
+    }
+
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         within("the end of the program", self.child.wait()).await.unwrap()
+    }
+
+    /// Returns when it takes no more connections, or has ended.
+    pub(crate) async fn draining(&self) {
+        let refused = async || std::net::TcpStream::connect(self.at.pg).is_err().then_some(());
+        eventually("the port to close", refused).await;
     }
 }
 
 async fn refused(directory: &Path, id: &str) -> Output {
-    let child = command(directory, id).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = command(directory, id, "warn").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let output = within("a refusal", child.wait_with_output()).await.unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(!directory.join("address").exists());
@@ -147,7 +166,7 @@ async fn a_port_that_is_taken_is_said_to_be() {
     let directory = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let mut command = command(directory.path(), "1");
+    let mut command = command(directory.path(), "1", "warn");
     let child = command.args(["--listen-pg", &address]).stderr(Stdio::piped()).spawn().unwrap();
     let output = within("a refusal", child.wait_with_output()).await.unwrap();
     assert_eq!(output.status.code(), Some(1));

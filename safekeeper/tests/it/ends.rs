@@ -1,0 +1,121 @@
+//! Every way in which the program ends: how soon, with what exit code, and what a collector of spans has got by then.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use consensus::ProtocolVersion;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use telemetry::process::END_TIMEOUT;
+
+use crate::process::{Program, command};
+use crate::support::{Proposer, START, timeline, within};
+
+/// What a busy machine may add. The exporter of spans by itself would give up after 10 s.
+const SLACK: Duration = Duration::from_secs(4);
+
+/// Takes requests and keeps their bodies. One that is silent never answers.
+struct Collector {
+    url: String,
+    bodies: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Collector {
+    fn start(is_silent: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let bodies = Arc::<Mutex<Vec<u8>>>::default();
+        let kept = Arc::clone(&bodies);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.unwrap());
+                let mut length = 0;
+                for line in stream.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty())
+                {
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length: ") {
+                        length = value.parse().unwrap();
+                    }
+                }
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).unwrap();
+                if is_silent {
+                    thread::park_timeout(2 * END_TIMEOUT + SLACK);
+                    continue;
+                }
+                kept.lock().unwrap().extend(body);
+                stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+            }
+        });
+        Self { url, bodies }
+    }
+
+    fn has(&self, word: &str) -> bool {
+        self.bodies.lock().unwrap().windows(word.len()).any(|window| window == word.as_bytes())
+    }
+}
+
+/// Ends a server with a proposer and a reader, the way `signals` say; how, and how long after the last signal.
+async fn end(collector: &Collector, signals: &[Signal]) -> (ExitStatus, Duration) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = command(directory.path(), "1", "info");
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
+    // So long between two batches that only the end sends any.
+    command.env("OTEL_BSP_SCHEDULE_DELAY", "3600000").stderr(Stdio::null());
+    let mut program = Program::start_as(directory.path(), command).await;
+    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    program.at.create(id, version.dialect()).await;
+    let _proposer = Proposer::elected(program.at, id, version, &[(1, START)]).await;
+    let _reader = program.at.read(id, &START.to_string()).await;
+    // Holds up the end of a drain: a request whose body does not come.
+    let mut stuck = std::net::TcpStream::connect(program.at.http).unwrap();
+    stuck.write_all(b"PUT /v1/log-level HTTP/1.1\r\nhost: test\r\ncontent-length: 4\r\n\r\n").unwrap();
+    let mut begin = Instant::now();
+    for signal in signals {
+        begin = Instant::now();
+        program.signal(*signal);
+        // Two that come at the same time would be one.
+        program.draining().await;
+    }
+    (program.ended().await, begin.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_signal_ends_it_in_time_and_the_last_spans_arrive() {
+    for signals in
+        [&[Signal::SIGTERM][..], &[Signal::SIGTERM, Signal::SIGTERM], &[Signal::SIGINT], &[Signal::SIGQUIT]]
+    {
+        let collector = Collector::start(false);
+        let (status, answered) = end(&collector, signals).await;
+        assert!(status.success(), "{signals:?}: {status}");
+        for word in ["connection", "safekeeper", &timeline(1).timeline.to_string()] {
+            assert!(collector.has(word), "{signals:?}: no {word}");
+        }
+        let (status, unanswered) = end(&Collector::start(true), signals).await;
+        assert!(status.success(), "{signals:?}: {status}");
+        println!("{signals:?}: {answered:?} with a collector, {unanswered:?} with one that is silent");
+        // The work after one SIGTERM includes the drain.
+        let work = telemetry::http::HTTP_DRAIN_TIMEOUT * u32::from(signals == [Signal::SIGTERM]);
+        for took in [answered, unanswered] {
+            assert!(took < work + END_TIMEOUT + SLACK, "{signals:?}: {took:?}");
+        }
+    }
+}
+
+/// Threads without a number are none: tokio panics about it, in `main`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_a_line_of_log_and_the_exit_code_is_101() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = command(directory.path(), "1", "info");
+    command.args(["--log-format", "json"]).env("TOKIO_WORKER_THREADS", "many").stderr(Stdio::piped());
+    let output = within("the end of the program", command.output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(101), "{:?}", output.status.signal());
+    let text = String::from_utf8(output.stderr).unwrap();
+    let line: Value = serde_json::from_str(&text).expect("one line of log");
+    assert!(line["message"].as_str().unwrap().starts_with("panicked: \"TOKIO_WORKER_THREADS\""), "{line}");
+    assert_eq!(line["level"], "ERROR");
+}
