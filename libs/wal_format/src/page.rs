@@ -192,7 +192,7 @@ pub enum PageError {
     UnknownMagic(u16),
     #[error("info bits {0:04X} contain unknown ones")]
     UnknownFlags(u16),
-    #[error("magic number {found:?} after pages with {before:?}")]
+    #[error("magic number {found:?} in a log of {before:?}")]
     MagicChanged { before: PageMagic, found: PageMagic },
     #[error("the page says that it is at {0}")]
     Address(Lsn),

@@ -18,6 +18,7 @@ pub struct ScanContext {
 /// What the pages so far say about the next one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageChain {
+    /// Of the pages so far, or known from elsewhere.
     magic: Option<PageMagic>,
     tli: Tli,
     /// No page is of a higher timeline.
@@ -36,6 +37,11 @@ impl PageChain {
     /// The same pages, followed by none of a timeline above `highest`.
     pub(crate) fn within(self, highest: Tli) -> Self {
         Self { highest, ..self }
+    }
+
+    /// The same pages, followed only by such that begin with `magic`.
+    pub(crate) fn of_version(self, magic: PageMagic) -> Self {
+        Self { magic: Some(magic), ..self }
     }
 
     /// Takes the page at `at`. `remaining` is what is still to come of a record that began before, `None` if that is
@@ -89,7 +95,8 @@ fn check_remaining(page: &PageHeader, expected: Option<u32>) -> Result<(), PageE
     let PageHeader { flags, remaining_bytes: found, .. } = *page;
     let continues = flags.contains(PageFlags::FIRST_IS_CONTRECORD);
     let overwrites = flags.contains(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD);
-    if continues != (found > 0) || continues && overwrites {
+    // Where nothing was begun, there is nothing to overwrite.
+    if continues != (found > 0) || overwrites && (continues || expected == Some(0)) {
         return Err(PageError::Contradiction { flags, remaining_bytes: found });
     }
     match expected {

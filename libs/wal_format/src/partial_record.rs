@@ -5,7 +5,7 @@
 
 use wal_types::Lsn;
 
-use crate::page::u32_at;
+use crate::page::{u32_at, u64_at};
 use crate::record::{RECORD_HEADER_BYTES, RecordError, RecordHeader, check_total_bytes, record_checksum};
 
 /// Length of the field that says how long the record is.
@@ -20,7 +20,23 @@ pub(crate) struct PartialRecord {
     have: u32,
     /// Of the body so far.
     checksum: u32,
+    /// Where the page says that it replaces another record.
+    overwrite: Option<Overwrite>,
 }
+
+/// What an overwriting record has to be (`xl_overwrite_contrecord` in PostgreSQL's `access/xlog_internal.h`): the server
+/// that recovers stops at any other.
+#[derive(Clone, Copy, Debug)]
+struct Overwrite {
+    /// Where the record begins that was cut off, if the scan has seen it.
+    torso: Option<Lsn>,
+    /// As far as it was fed.
+    body: [u8; OVERWRITE_BODY_BYTES],
+}
+
+/// Mark and length of the main data, the position of what was cut off, the time.
+const OVERWRITE_BODY_BYTES: usize = 18;
+const OVERWRITE_DATA_HEADER: [u8; 2] = [255, 16];
 
 /// What some bytes made of a [`PartialRecord`].
 pub(crate) enum Progress {
@@ -37,7 +53,13 @@ pub(crate) enum Progress {
 impl PartialRecord {
     /// No byte yet of the record that begins at `start`, or, if a page does, behind that page's header.
     pub(crate) const fn at(start: Lsn) -> Self {
-        Self { start, header: [0; RECORD_HEADER_BYTES], have: 0, checksum: 0 }
+        Self { start, header: [0; RECORD_HEADER_BYTES], have: 0, checksum: 0, overwrite: None }
+    }
+
+    /// The same, where a page says that what began at `torso` ends before it.
+    pub(crate) const fn overwriting(start: Lsn, torso: Option<Lsn>) -> Self {
+        let overwrite = Overwrite { torso, body: [0; OVERWRITE_BODY_BYTES] };
+        Self { overwrite: Some(overwrite), ..Self::at(start) }
     }
 
     pub(crate) fn start(&self) -> Lsn {
@@ -65,6 +87,10 @@ impl PartialRecord {
         }
         let taken = bytes.len().min(self.remaining() as usize);
         self.checksum = crc32c::crc32c_append(self.checksum, &bytes[..taken]);
+        if let Some(overwrite) = &mut self.overwrite {
+            let have = self.have as usize - RECORD_HEADER_BYTES;
+            overwrite.body[have..have + taken].copy_from_slice(&bytes[..taken]);
+        }
         self.have += taken as u32;
         (taken, self.progress())
     }
@@ -99,8 +125,28 @@ impl PartialRecord {
         match prev {
             Some(expected) if found != expected => Err(RecordError::Prev { expected, found }),
             None if found >= self.start => Err(RecordError::PrevNotBefore(found)),
+            _ => self.check_kind(&header),
+        }
+    }
+
+    /// Page and record tell of a record that was cut off, or neither does.
+    fn check_kind(&self, header: &RecordHeader) -> Result<(), RecordError> {
+        let has_length = header.total_bytes as usize == RECORD_HEADER_BYTES + OVERWRITE_BODY_BYTES;
+        match self.overwrite {
+            Some(_) if !header.is_overwrite() || !has_length => Err(RecordError::NotAnOverwrite),
+            None if header.is_overwrite() => Err(RecordError::OverwritesNothing),
             _ => Ok(()),
         }
+    }
+
+    fn check_overwrite(&self) -> Result<(), RecordError> {
+        let Some(Overwrite { torso, body }) = self.overwrite else { return Ok(()) };
+        if body[..2] != OVERWRITE_DATA_HEADER {
+            return Err(RecordError::NotAnOverwrite);
+        }
+        let told = Lsn(u64_at(&body, 2));
+        let is_torso = torso.map_or(told < self.start, |torso| told == torso);
+        if is_torso { Ok(()) } else { Err(RecordError::Overwrites(told)) }
     }
 
     fn progress(&self) -> Progress {
@@ -109,10 +155,12 @@ impl PartialRecord {
         }
         let header = RecordHeader::parse(&self.header);
         let (computed, stored) = (record_checksum(&self.header, self.checksum), header.checksum);
-        if computed == stored {
-            Progress::Whole { is_switch: header.is_switch() }
-        } else {
-            Progress::Wrong(RecordError::Checksum { computed, stored })
+        if computed != stored {
+            return Progress::Wrong(RecordError::Checksum { computed, stored });
+        }
+        match self.check_overwrite() {
+            Ok(()) => Progress::Whole { is_switch: header.is_switch() },
+            Err(problem) => Progress::Wrong(problem),
         }
     }
 }

@@ -80,7 +80,16 @@ impl RecordHeader {
 
     /// True for the record after which the rest of the segment is unused (`XLOG_SWITCH`).
     pub const fn is_switch(&self) -> bool {
-        self.rmid == RMID_XLOG && self.info & !INFO_FREE_BITS == INFO_XLOG_SWITCH
+        self.is_xlog(INFO_XLOG_SWITCH)
+    }
+
+    /// True for the record that replaces one which a crash cut off (`XLOG_OVERWRITE_CONTRECORD`).
+    pub const fn is_overwrite(&self) -> bool {
+        self.is_xlog(INFO_XLOG_OVERWRITE_CONTRECORD)
+    }
+
+    const fn is_xlog(&self, info: u8) -> bool {
+        self.rmid == RMID_XLOG && self.info & !INFO_FREE_BITS == info
     }
 }
 
@@ -112,6 +121,12 @@ pub enum RecordError {
     PrevNotBefore(Lsn),
     #[error("checksum {computed:08X}, stored {stored:08X}")]
     Checksum { computed: u32, stored: u32 },
+    #[error("the page says that a record was cut off before it, and this is not the one that tells which")]
+    NotAnOverwrite,
+    #[error("it tells of a record that was cut off, and the page does not")]
+    OverwritesNothing,
+    #[error("it tells that a record at {0} was cut off, which is not the one before it")]
+    Overwrites(Lsn),
 }
 
 #[cfg(test)]

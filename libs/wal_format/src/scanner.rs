@@ -9,13 +9,16 @@
 //! positions. Behind the end of one, the tail of the other then scans as a continuation, each checksum and each
 //! `xl_prev` valid. Whoever stores WAL has to make sure that nothing but zeros is behind the end.
 //!
-//! Nor are page headers under any checksum. A timeline number in one that turned into a higher one is found by
-//! [`RecordScanner::within_timeline`], if it is above every number of the log, and else by the next page; a log whose
-//! timelines changed may end with a page that claims a wrong one of them.
+//! Nor are page headers under any checksum; but what readers heed in one follows from the log before it and from what
+//! [`RecordScanner::of_version`] and [`RecordScanner::within_timeline`] are told, with one exception: a timeline number
+//! that turned into a higher one which the log knows is found by the next page only, so a log whose timelines changed
+//! may end with a page that claims a wrong one of them.
 
 use wal_types::{Lsn, SegmentSize, Tli};
 
-use crate::page::{PAGE_BYTES, PAGE_HEADER_LONG_BYTES, PageError, PageFlags, PageHeader, page_header_bytes};
+use crate::page::{
+    PAGE_BYTES, PAGE_HEADER_LONG_BYTES, PageError, PageFlags, PageHeader, PageMagic, page_header_bytes,
+};
 use crate::page_chain::{PageChain, ScanContext};
 use crate::partial_record::{Continuation, PartialRecord, Progress};
 use crate::record::RECORD_ALIGNMENT_BYTES;
@@ -25,9 +28,9 @@ use crate::scan_error::ScanError;
 ///
 /// Checked are each record's checksum, length and resource manager; `xl_prev`, exactly, but for the first record after
 /// a start that does not know it; each page's position, magic number, and that its timeline is not lower than the one
-/// before; on the first page of a segment the cluster, the segment size and the page size; and over a page boundary
-/// how much of the record is to come. Not checked are bytes that belong to nothing: alignment, and what follows a
-/// segment switch; and the rest of a record that began before the scan.
+/// before; on the first page of a segment the cluster, the segment size and the page size; over a page boundary how much
+/// of the record is to come, or, where it was cut off, that the record behind tells so. Not checked are bytes that
+/// belong to nothing: alignment, and what follows a segment switch; and the rest of a record that began before the scan.
 #[derive(Clone, Debug)]
 pub struct RecordScanner {
     ctx: ScanContext,
@@ -125,6 +128,13 @@ impl RecordScanner {
     pub fn within_timeline(self, highest: Tli) -> Self {
         let good = RecordEnd { chain: self.good.chain.within(highest), ..self.good };
         Self { chain: self.chain.within(highest), good, ..self }
+    }
+
+    /// From here on takes only pages of this version, which the log is known to be of.
+    #[must_use]
+    pub fn of_version(self, magic: PageMagic) -> Self {
+        let good = RecordEnd { chain: self.good.chain.of_version(magic), ..self.good };
+        Self { chain: self.chain.of_version(magic), good, ..self }
     }
 
     /// A scanner that has seen what this one has, up to [`record_end`](Self::record_end) and not further: to write
@@ -252,7 +262,11 @@ impl RecordScanner {
         let left = page.remaining_bytes;
         if page.flags.contains(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD) {
             self.take_unchecked(at)?;
-            self.stage = between_records(self.position);
+            let torso = match self.stage {
+                Stage::Record(record) => Some(record.start()),
+                _ => None,
+            };
+            self.stage = Stage::Record(PartialRecord::overwriting(self.position, torso));
         } else if matches!(self.stage, Stage::Unknown) {
             self.stage = match left {
                 0 => between_records(self.position),

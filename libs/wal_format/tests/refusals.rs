@@ -70,6 +70,18 @@ fn a_page_that_does_not_belong_there_is_refused() {
 }
 
 #[test]
+fn where_no_record_is_cut_off_a_page_cannot_say_so() {
+    let mut log = Log::new(64);
+    log.noop(PAGE_BYTES - 40);
+    log.noop(100);
+    log.bytes[PAGE_BYTES + 2] = 8;
+    let error = log.scanner().feed(&log.bytes).unwrap_err();
+    let problem =
+        PageError::Contradiction { flags: PageFlags::FIRST_IS_OVERWRITE_CONTRECORD, remaining_bytes: 0 };
+    assert_eq!(error, ScanError::Page { at: log.start.advance(PAGE_BYTES as u64), problem });
+}
+
+#[test]
 fn timelines_rise_from_page_to_page_and_never_fall() {
     let mut log = Log::new(64);
     log.builder.set_tli(Tli(2));

@@ -4,8 +4,9 @@
 
 use std::io;
 
+use consensus::Lineage;
 use thiserror::Error;
-use wal_format::{RecordScanner, ScanContext, ScanEnd, ScanError, find_end_of_log};
+use wal_format::{PageMagic, RecordScanner, ScanContext, ScanEnd, ScanError, find_end_of_log};
 use wal_types::{Lsn, SystemId, Tli};
 
 use crate::control_codec::Control;
@@ -25,12 +26,28 @@ pub(crate) struct Signs {
     pub(crate) system_id: SystemId,
     /// The highest PostgreSQL timeline that the log knows of.
     pub(crate) highest_tli: Tli,
+    /// PostgreSQL's major version; none for any.
+    pub(crate) magic: Option<PageMagic>,
 }
 
 impl Signs {
     pub(crate) fn of(control: &Control) -> Self {
         let Control { lineage, state, .. } = control;
-        Self { system_id: lineage.system_id, highest_tli: state.highest_tli(lineage) }
+        Self::of_lineage(lineage, state.highest_tli(lineage))
+    }
+
+    pub(crate) fn of_lineage(lineage: &Lineage, highest_tli: Tli) -> Self {
+        let magic = PageMagic::of_major(lineage.pg_major());
+        Self { system_id: lineage.system_id, highest_tli, magic }
+    }
+
+    /// What a scanner can be told at any time.
+    pub(crate) fn tell(&self, scanner: RecordScanner) -> RecordScanner {
+        let scanner = scanner.within_timeline(self.highest_tli);
+        match self.magic {
+            Some(magic) => scanner.of_version(magic),
+            None => scanner,
+        }
     }
 }
 
@@ -58,12 +75,11 @@ pub(crate) fn scanner_at<D: Disk>(
     signs: Signs,
     lsn: Lsn,
 ) -> Result<RecordScanner, ScanFailure> {
-    let Signs { system_id, highest_tli } = signs;
-    let ctx = ScanContext { segment_size: segments.lineage.segment_size, system_id };
+    let ctx = ScanContext { segment_size: segments.lineage.segment_size, system_id: signs.system_id };
     let first = segments.oldest_lsn;
     let mut from = segments.start_of(segments.number_of(lsn)).max(first);
     loop {
-        let mut scanner = RecordScanner::at_segment_start(ctx, from).within_timeline(highest_tli);
+        let mut scanner = signs.tell(RecordScanner::at_segment_start(ctx, from));
         feed_up_to(segments, &mut scanner, lsn)?;
         if scanner.last_record_start().is_some() || from <= first {
             return Ok(scanner);

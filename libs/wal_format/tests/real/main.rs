@@ -9,6 +9,8 @@
 mod cut;
 mod damage;
 mod fixture;
+mod headers;
+mod overwritten;
 mod record;
 mod record_ends;
 #[path = "../server/mod.rs"]

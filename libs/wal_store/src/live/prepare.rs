@@ -2,7 +2,7 @@
 //! copy of the acceptor, which is thrown away; when there is no room, nothing has happened.
 
 use consensus::{AppendRequest, ConnectionId, Effect, ProposerGreeting, ProposerMessage, Refusal};
-use wal_format::RecordScanner;
+use wal_format::{PageMagic, RecordScanner};
 use wal_types::{Lsn, SystemId};
 
 use super::{Live, Outcome};
@@ -75,7 +75,7 @@ impl<D: Disk> Live<D> {
         if !goes_on {
             return Ok(Ok(None));
         }
-        let mut ahead = self.scanner.clone().within_timeline(self.shared.highest_tli);
+        let mut ahead = self.signs().tell(self.scanner.clone());
         let unknown = append.wal.get(written.bytes_since(begin) as usize..).unwrap_or_default();
         if let Err(error) = ahead.feed(unknown) {
             return Ok(Err(Outcome::Refused(Refusal::NotWal(error.to_string()))));
@@ -100,7 +100,8 @@ impl<D: Disk> Live<D> {
         if lineage.system_id != SystemId(0) || greeting.system_id == SystemId(0) {
             return Ok(None);
         }
-        let signs = Signs { system_id: greeting.system_id, ..self.signs() };
+        let magic = PageMagic::of_major(greeting.pg_version / 10_000).or(self.signs().magic);
+        let signs = Signs { system_id: greeting.system_id, magic, ..self.signs() };
         match scanner_at(self.writer.segments(), signs, self.acceptor.write_lsn()) {
             Ok(scanner) => self.prepared_scanner = Some(scanner),
             Err(ScanFailure::Store(error)) => return Err(error),
@@ -124,7 +125,7 @@ impl<D: Disk> Live<D> {
 
     /// Of the log as it is, before what is being decided.
     fn signs(&self) -> Signs {
-        Signs { system_id: self.acceptor.lineage().system_id, highest_tli: self.shared.highest_tli }
+        Signs::of_lineage(self.acceptor.lineage(), self.shared.highest_tli)
     }
 
     /// Makes room for a larger control file, when the history has outgrown it, and for the segment that a cut writes.

@@ -1,10 +1,14 @@
-//! Page headers are under no checksum. A timeline number in one of them is believed as far as the term history goes.
+//! Page headers are under no checksum. A timeline number in one of them is believed as far as the term history goes, a
+//! magic number when it is that of the version which the log is of.
+
+use std::time::Duration;
 
 use consensus::{TermHistory, TermStart};
+use wal_format::{PageMagic, WalBuilder};
 use wal_store::{Health, ModelDisk};
 use wal_types::{Lsn, Term, Tli};
 
-use crate::common::{Proposer, START, create, open, send};
+use crate::common::{Proposer, START, context, create, open, send};
 use crate::damage::{acknowledged_log, rot};
 use crate::world::read_log;
 
@@ -65,4 +69,40 @@ fn a_page_of_a_timeline_that_no_term_has_is_refused_until_a_term_has_it() {
     let replica = open(&disk);
     assert_eq!(replica.snapshot().health, Health::Healthy);
     assert!(read_log(&replica) == promoted.log);
+}
+
+/// One bit turns the magic number of PostgreSQL 15 into that of 18. No other page is there that would tell.
+#[test]
+fn the_only_page_of_a_log_is_not_taken_for_another_versions() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(&[1; 500]);
+    send(&mut replica, proposer.appends());
+    // Idle, so that the footer tells what was acknowledged.
+    for seconds in [1, 9] {
+        let _ = replica.tick(Duration::from_secs(seconds));
+    }
+    drop(replica);
+    rot(&disk, START);
+    let replica = open(&disk);
+    assert_eq!((replica.snapshot().health, replica.snapshot().flush_lsn), (Health::Lost, START));
+}
+
+#[test]
+fn wal_of_another_version_is_refused_from_the_first_page_on() {
+    for (magic, taken) in [(PageMagic::POSTGRES_15, true), (PageMagic::POSTGRES_18, false)] {
+        let disk = ModelDisk::new();
+        create(&disk);
+        let mut replica = open(&disk);
+        let mut proposer = Proposer::first(1);
+        proposer.lead(&mut replica, START);
+        proposer.builder = WalBuilder::new(context(), magic, Tli::FIRST, START, Lsn(0));
+        proposer.write(&[1; 500]);
+        let output = replica.run(proposer.appends());
+        assert_eq!(output.refused.is_empty(), taken, "{output:?}");
+        assert_eq!(replica.snapshot().flush_lsn, if taken { proposer.end() } else { START });
+    }
 }
