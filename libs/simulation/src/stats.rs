@@ -77,6 +77,8 @@ counts! {
     new_nodes: "new nodes", at least 500;
     /// Changes of the members that a leader began.
     member_changes: "changes of members", at least 300;
+    /// Of these: while most of the old members heard of a rival only.
+    parted_changes: "changes of members while the network parts", at least 30;
     /// Primaries that a leader was told to designate.
     designations: "designated primaries", at least 200;
     /// Configurations that were decided.

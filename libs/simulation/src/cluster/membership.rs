@@ -69,6 +69,23 @@ impl Cluster {
         self.change(slot, usable);
     }
 
+    /// A leader loses most of the members, and is told to let only nodes vote that it has left. Names those that it lost;
+    /// none when it cannot change anything.
+    pub(crate) fn leave_most_behind(&mut self, slot: usize) -> Vec<NodeId> {
+        let Some(current) = self.leading(slot) else { return Vec::new() };
+        let mut lost: Vec<NodeId> = current.members.iter().map(|member| member.id).collect();
+        lost.shuffle(&mut self.rng);
+        let left = lost.split_off(majority(lost.len()).min(lost.len()));
+        let stays = |id: &NodeId| !lost.contains(id) && self.can_vote(slot, *id, left.contains(id));
+        let next: Vec<NodeId> = self.node_ids().into_iter().filter(stays).collect();
+        if next.is_empty() || !self.change(slot, next) {
+            return Vec::new();
+        }
+        self.stats.parted_changes += 1;
+        lost.iter().for_each(|&node| self.cut(slot, node));
+        lost
+    }
+
     fn change(&mut self, slot: usize, members: Vec<NodeId>) -> bool {
         let Some(writer) = self.writers[slot].as_mut() else { return false };
         let Some(proposer) = writer.engine.own() else { return false };
@@ -136,6 +153,11 @@ impl Cluster {
             }
         }
         self.oracle.one_configuration_per_generation(configuration, &holders)
+    }
+
+    /// True while a proposer that can change members leads.
+    pub(crate) fn leads(&self, slot: usize) -> bool {
+        self.leading(slot).is_some()
     }
 
     /// The configuration under which the writer in `slot` leads.

@@ -4,6 +4,7 @@ use wal_store::Fault;
 use wal_types::NodeId;
 
 use super::Schedule;
+use crate::cluster::WRITERS_MAX;
 use crate::invariants::Violation;
 use crate::node::Death;
 
@@ -43,5 +44,20 @@ impl Schedule {
             Some(fault) => cluster.nodes[index].plan_fault(fault, &mut cluster.rng),
             None => cluster.nodes[index].fill_disk(full),
         }
+    }
+
+    /// The network parts while members change: a leader loses most of the old ones, and is told to go on with those that
+    /// it has left; most of the old ones hear of a rival, and of nothing else.
+    pub(super) fn part(&mut self, rival: usize) {
+        let Some(leader) = (0..WRITERS_MAX).find(|&slot| slot != rival && self.cluster.leads(slot)) else {
+            return;
+        };
+        let others = self.cluster.leave_most_behind(leader);
+        if others.is_empty() {
+            return;
+        }
+        let primary = (self.below(2) == 0).then(|| self.cluster.primaries.len() - 1);
+        self.cluster.start_writer(rival, primary);
+        others.into_iter().for_each(|node| self.cluster.connect(rival, node));
     }
 }

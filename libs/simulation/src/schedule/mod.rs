@@ -135,8 +135,12 @@ impl Schedule {
                 self.cluster.add_node();
                 Ok(())
             }
-            977..986 => {
+            977..985 => {
                 self.cluster.change_members(slot);
+                Ok(())
+            }
+            985..986 => {
+                self.part(slot);
                 Ok(())
             }
             986..993 => {
