@@ -83,6 +83,9 @@ impl Cluster {
     fn inspect(&mut self, node: NodeId) -> Result<(), Violation> {
         let index = self.index(node);
         self.watch_loss(node)?;
+        if let Some(seen) = self.nodes[index].serving() {
+            self.oracle.note_cut(node, &seen);
+        }
         let Some(changed_from) = self.nodes[index].look() else { return Ok(()) };
         self.oracle.compare_again(node, changed_from);
         self.oracle.a_nodes_commit_only_grows(&self.nodes[index])?;

@@ -121,10 +121,6 @@ impl Oracle {
         let (known, commit) = (debt.commit, seen.commit_lsn);
         debt.commit = commit;
         debt.persisted_commit = seen.persisted_commit_lsn;
-        if seen.truncations != debt.truncations {
-            debt.truncations = seen.truncations;
-            debt.acknowledged = debt.acknowledged.min(seen.flush_lsn);
-        }
         if damaged {
             return Ok(());
         }
@@ -143,7 +139,8 @@ impl Oracle {
 }
 
 /// Up to where two logs must be equal: as long as both histories name the same term. Below the first entry of either
-/// all members agree, which is why older entries could be dropped.
+/// all members agree, which is why older entries could be dropped. Two that differ as soon as both lists begin may differ
+/// below as well: one of them left the members before the others agreed.
 fn agreement(one: &TermHistory, other: &TermHistory, shorter: Lsn) -> Lsn {
     let term = |history: &TermHistory, at: Lsn| -> Option<Term> {
         history.entries().iter().rev().find(|entry| entry.start <= at).map(|entry| entry.term)
@@ -153,5 +150,9 @@ fn agreement(one: &TermHistory, other: &TermHistory, shorter: Lsn) -> Lsn {
     let starts =
         one.entries().iter().chain(other.entries()).map(|entry| entry.start).filter(|at| *at >= base);
     let parting = starts.chain([base]).filter(|at| *at < shorter && term(one, *at) != term(other, *at)).min();
-    parting.unwrap_or(shorter)
+    match parting {
+        None => shorter,
+        Some(at) if at == base => START,
+        Some(at) => at,
+    }
 }

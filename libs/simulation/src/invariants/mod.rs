@@ -150,6 +150,15 @@ impl Oracle {
         debt.commit = Lsn::INVALID;
     }
 
+    /// An elected proposer had a node cut its log: what was above is owed no longer.
+    pub(crate) fn note_cut(&mut self, node: NodeId, seen: &Snapshot) {
+        let debt = self.debts.entry(node).or_default();
+        if seen.truncations != debt.truncations {
+            debt.truncations = seen.truncations;
+            debt.acknowledged = debt.acknowledged.min(seen.flush_lsn);
+        }
+    }
+
     /// A damaged node was seen to hold everything that it should.
     pub(crate) fn note_repair(&mut self, node: NodeId) {
         self.debts.entry(node).or_default().damaged = false;
