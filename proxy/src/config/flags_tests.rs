@@ -22,6 +22,25 @@ fn a_control_plane_is_enough() {
 }
 
 #[test]
+fn each_cache_and_each_limit_has_a_flag_of_its_own() {
+    let flags = [
+        ["--control-plane", "file:e"],
+        ["--wake-compute-cache", "size=1,ttl=1s"],
+        ["--role-secret-cache", "size=2,ttl=1s"],
+        ["--access-rules-cache", "size=3,ttl=1s"],
+        ["--wake-limit", "rate=1,burst=4"],
+        ["--endpoint-limit", "rate=1,burst=5"],
+        ["--network-limit", "rate=1,burst=6"],
+    ];
+    let Config { caches, login_limits, .. } = config(flags.as_flattened()).unwrap();
+    let Caches { computes, role_secrets, access_rules, wakes } = caches;
+    assert_eq!([computes.size, role_secrets.size, access_rules.size], [1, 2, 3]);
+    for (limit, burst) in [(wakes, 4), (login_limits.per_endpoint, 5), (login_limits.per_network, 6)] {
+        assert_eq!(limit, format!("rate=1,burst={burst}").parse().unwrap());
+    }
+}
+
+#[test]
 fn certificates_and_keys_go_in_pairs() {
     let all = [
         "--tls-cert",

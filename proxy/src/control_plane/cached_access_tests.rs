@@ -13,7 +13,8 @@ use crate::scram::Verifier;
 const ACCESS_TTL: Duration = Duration::from_secs(60);
 const NEGATIVE_TTL: Duration = Duration::from_secs(5);
 
-/// Knows endpoint `main` with role `app`, whose verifier is another one each time, and counts the questions.
+/// Knows endpoint `main` with roles `app` and `other`, whose verifiers are others each time, and counts the questions. A
+/// verifier has as many rounds as its role's name has letters.
 #[derive(Debug, Default)]
 struct Counting {
     questions: AtomicUsize,
@@ -31,8 +32,10 @@ impl ControlPlane for Arc<Counting> {
             if wanted.endpoint.as_str() != "main" {
                 return Err(ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone()));
             }
-            let verifier = Verifier::from_password("pencil", &count.to_be_bytes(), 1);
-            Ok(Access { verifier: (*role == "app").then_some(verifier), ..Access::default() })
+            let rounds = u32::try_from(role.to_str_lossy().len()).unwrap();
+            let verifier = Verifier::from_password("pencil", &count.to_be_bytes(), rounds);
+            let is_known = *role == "app" || *role == "other";
+            Ok(Access { verifier: is_known.then_some(verifier), ..Access::default() })
         })
     }
 
@@ -57,12 +60,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with(&Caches::default())
+    }
+
+    fn with(caches: &Caches) -> Self {
         let provider = Arc::<Counting>::default();
         let metrics = Metrics::new(&mut Default::default());
-        Self {
-            cached: Arc::new(Cached::new(Box::new(Arc::clone(&provider)), &Caches::default(), metrics)),
-            provider,
-        }
+        Self { cached: Arc::new(Cached::new(Box::new(Arc::clone(&provider)), caches, metrics)), provider }
     }
 
     fn questions(&self) -> usize {
@@ -218,4 +222,67 @@ async fn roles_that_are_made_up_do_not_push_real_ones_out() {
     let questions = scene.questions();
     scene.access("main", "app").await.unwrap();
     assert_eq!(scene.questions(), questions);
+}
+
+/// Whose verifier it is, by its rounds; 0 when there is none.
+fn rounds(accessed: &Accessed) -> usize {
+    let verifier = accessed.access.verifier.as_ref().map(Verifier::to_string).unwrap_or_default();
+    let rounds = verifier.split(['$', ':']).nth(1).unwrap_or("0");
+    rounds.parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn roles_that_come_at_the_same_time_get_their_own_verifiers() {
+    for is_endpoint_known in [false, true] {
+        let scene = Scene::new();
+        if is_endpoint_known {
+            scene.access("main", "somebody").await.unwrap();
+        }
+        let before = scene.questions();
+        let roles = [("app", 3), ("other", 5), ("nobody", 0)];
+        let crowd = join_all((0..30).map(|number| {
+            let (role, expected) = roles[number % roles.len()];
+            let scene = &scene;
+            async move { (rounds(&scene.access("main", role).await.unwrap()), expected) }
+        }));
+        for (found, expected) in crowd.await {
+            assert_eq!(found, expected, "{is_endpoint_known}");
+        }
+        assert_eq!(scene.questions() - before, roles.len(), "{is_endpoint_known}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn doubts_about_one_role_take_nothing_from_another() {
+    let (scene, main) = (Scene::new(), Wanted::for_test("main"));
+    let mut known = Vec::new();
+    for role in ["app", "other"] {
+        known.push((Text::from(role), scene.access("main", role).await.unwrap()));
+    }
+    tokio::time::advance(REFETCH_AGE_MIN).await;
+    let before = scene.questions();
+    let again = join_all(known.iter().map(|(role, old)| scene.cached.access_again(&main, role, old)));
+    let again: Vec<_> = again.await.into_iter().map(|answer| rounds(&answer.unwrap().unwrap())).collect();
+    assert_eq!((again, scene.questions() - before), (vec![3, 5], 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_role_or_no_endpoint_is_kept_for_as_long_as_the_options_say() {
+    for (option, endpoint, role) in [("role_secrets", "main", "nobody"), ("access_rules", "none", "app")] {
+        for seconds in [2, 20] {
+            let options = format!("size=9,ttl=1m,negative_ttl={seconds}s").parse().unwrap();
+            let mut caches = Caches::default();
+            let cache =
+                if option == "role_secrets" { &mut caches.role_secrets } else { &mut caches.access_rules };
+            *cache = options;
+            let scene = Scene::with(&caches);
+            let _ = scene.access(endpoint, role).await;
+            tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
+            let _ = scene.access(endpoint, role).await;
+            assert_eq!(scene.questions(), 1, "{option} {seconds}");
+            tokio::time::advance(Duration::from_millis(1)).await;
+            let _ = scene.access(endpoint, role).await;
+            assert_eq!(scene.questions(), 2, "{option} {seconds}");
+        }
+    }
 }

@@ -231,3 +231,36 @@ async fn a_cache_that_is_off_keeps_nothing() {
     }
     assert_eq!((provider.counts(), cached.entries().len()), ([3, 0], 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_nobody_asks_for_goes_after_its_idle_time_and_one_in_use_stays() {
+    let computes = "size=9,idle_ttl=10s".parse().unwrap();
+    let (provider, cached, main) = cached_with(&Caches { computes, ..Caches::default() });
+    for _ in 0..10 {
+        cached.locate(&main).await.unwrap();
+        assert_eq!(provider.counts(), [1, 0]);
+        tokio::time::advance(Duration::from_millis(9_999)).await;
+    }
+    tokio::time::advance(Duration::from_millis(1)).await;
+    cached.locate(&main).await.unwrap();
+    assert_eq!(provider.counts(), [2, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_compute_is_kept_for_as_long_as_the_options_say() {
+    for seconds in [2, 20] {
+        let computes = format!("size=9,ttl=5m,negative_ttl={seconds}s").parse().unwrap();
+        // What is known of the endpoint otherwise would answer, too.
+        let access_rules = "size=0".parse().unwrap();
+        let caches = Caches { computes, access_rules, ..Caches::default() };
+        let (provider, cached, main) = cached_with(&caches);
+        *provider.error.lock().unwrap() = Some(ControlPlaneError::UnknownEndpoint(main.endpoint.clone()));
+        cached.locate(&main).await.unwrap_err();
+        tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
+        cached.locate(&main).await.unwrap_err();
+        assert_eq!(provider.counts(), [1, 0], "{seconds}");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        cached.locate(&main).await.unwrap_err();
+        assert_eq!(provider.counts(), [2, 0], "{seconds}");
+    }
+}
