@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
-use telemetry::Telemetry;
+use telemetry::LogLevel;
 use tokio::net::TcpListener;
 use utils::Shutdown;
 use walproposer::config::{Command, Flags, LogFlags, RunConfig, RunFlags};
@@ -19,28 +19,17 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            #[expect(
-                clippy::print_stderr,
-                reason = "the sentence is for whoever started the program, not for the log"
-            )]
-            {
-                eprintln!("walproposer: {error:#}");
-            }
-            ExitCode::FAILURE
-        }
+        Err(error) => telemetry::process::failed("walproposer", &error),
     }
 }
 
 fn run(flags: RunFlags) -> anyhow::Result<()> {
-    let telemetry = start_telemetry(&flags.log)?;
+    let options = telemetry_options(&flags.log);
     let config = flags.validate()?;
-    let served = runtime()?.block_on(serve(config, &telemetry));
-    telemetry.flush();
-    served
+    telemetry::run(&options, async |log_level| serve(config, log_level).await)
 }
 
-async fn serve(config: RunConfig, telemetry: &Telemetry) -> anyhow::Result<()> {
+async fn serve(config: RunConfig, log_level: LogLevel) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_process_signals().context("cannot handle signals")?;
     let address = config.listen_http;
     let listener = TcpListener::bind(address)
@@ -53,16 +42,22 @@ async fn serve(config: RunConfig, telemetry: &Telemetry) -> anyhow::Result<()> {
         utils::address_file::write(path, content.as_bytes())
             .with_context(|| format!("cannot write --address-file {}", path.display()))?;
     }
-    walproposer::serve(config, listener, shutdown, telemetry.log_level().clone()).await;
+    walproposer::serve(config, listener, shutdown, log_level).await;
     tracing::info!("stopped");
     Ok(())
 }
 
 fn recover(flags: RecoverFlags) -> anyhow::Result<()> {
-    let telemetry = start_telemetry(&flags.log)?;
+    let options = telemetry_options(&flags.log);
     let config = flags.validate()?;
-    let recovered = runtime()?.block_on(walproposer::recover::run(&config));
-    telemetry.flush();
+    let recovered = telemetry::run(&options, async |_| {
+        let shutdown = Shutdown::on_process_signals().context("cannot handle signals")?;
+        tokio::select! {
+            recovered = walproposer::recover::run(&config) => recovered,
+            // Whatever was settled by then stays so, and the next one begins with a new term.
+            () = shutdown.draining() => bail!("told to end before the end of the log was settled"),
+        }
+    });
     print(&config, &recovered?)
 }
 
@@ -80,17 +75,12 @@ fn print(config: &RecoverConfig, recovered: &walproposer::recover::Recovered) ->
     Ok(())
 }
 
-fn start_telemetry(flags: &LogFlags) -> anyhow::Result<Telemetry> {
-    let options = telemetry::Options {
+fn telemetry_options(flags: &LogFlags) -> telemetry::Options {
+    telemetry::Options {
         service: "walproposer",
         version: env!("CARGO_PKG_VERSION"),
         level: flags.log_level.clone(),
         format: flags.log_format,
         ..telemetry::Options::default()
-    };
-    Ok(telemetry::init(&options)?)
-}
-
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+    }
 }

@@ -15,6 +15,7 @@ use consensus::{Action, Change, ChangeRefused, Election, LostTerm, ProposerOptio
 use serde::Serialize;
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
+use tracing::{Instrument, info_span};
 use utils::Backoff;
 use wal_types::{PrimaryId, ProposerId, SegmentSize, SystemId, Term};
 
@@ -49,7 +50,8 @@ pub struct Recovered {
 pub async fn run(config: &RecoverConfig) -> anyhow::Result<Recovered> {
     let cluster = Arc::new(config.cluster.clone());
     let board = Board::new(&cluster);
-    match timeout(config.timeout, attempts(config, &cluster, &board)).await {
+    let settling = attempts(config, &cluster, &board).instrument(info_span!("recovery"));
+    match timeout(config.timeout, settling).await {
         Ok(settled) => settled,
         // Elapsed: the safekeepers' own words are better than the clock's.
         Err(_) => bail!(

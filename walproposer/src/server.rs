@@ -18,12 +18,10 @@ pub async fn serve(config: RunConfig, listener: TcpListener, shutdown: Shutdown,
     let token = config.cluster.token.clone();
     let router = http::router(&board, log_level, giver, token);
     let http = telemetry::serve(listener, router, shutdown.draining());
-    let driving = async {
-        // Dropped in the middle of whatever it does: every connection is closed with it.
-        tokio::select! {
-            () = driver::run(&config, &board, &mut orders, &shutdown) => {}
-            () = shutdown.immediate() => {}
-        }
-    };
-    tokio::join!(http, driving);
+    let driving = driver::run(&config, &board, &mut orders, &shutdown);
+    // Dropped in the middle of whatever it does: every connection is closed with it.
+    tokio::select! {
+        _ = async { tokio::join!(http, driving) } => {}
+        () = shutdown.immediate() => {}
+    }
 }

@@ -1,7 +1,7 @@
 //! Every way in which the program ends: how soon, with what exit code, and what a collector of spans has got by then.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -71,9 +71,8 @@ async fn end(collector: &Collector, signals: &[Signal]) -> (ExitStatus, Duration
     program.at.create(id, version.dialect()).await;
     let _proposer = Proposer::elected(program.at, id, version, &[(1, START)]).await;
     let _reader = program.at.read(id, &START.to_string()).await;
-    // Holds up the end of a drain: a request whose body does not come.
-    let mut stuck = std::net::TcpStream::connect(program.at.http).unwrap();
-    stuck.write_all(b"PUT /v1/log-level HTTP/1.1\r\nhost: test\r\ncontent-length: 4\r\n\r\n").unwrap();
+    // Holds up the end of a drain.
+    let _stuck = stuck_request(program.at.http);
     let mut begin = Instant::now();
     for signal in signals {
         begin = Instant::now();
@@ -82,6 +81,19 @@ async fn end(collector: &Collector, signals: &[Signal]) -> (ExitStatus, Duration
         program.draining().await;
     }
     (program.ended().await, begin.elapsed())
+}
+
+/// A request that is under way, and whose body does not come.
+fn stuck_request(http: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(http).unwrap();
+    let head =
+        "PUT /v1/log-level HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    // RFC 9110, section 10.1.1: says that the body is waited for.
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
+    stream
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,7 @@ use consensus::{Action, Election, LostTerm, ProposerOptions};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{Instrument, info_span};
 use utils::Shutdown;
 use wal_types::{Lsn, NodeId, ProposerId, Tli};
 
@@ -109,8 +110,8 @@ async fn lead<'a>(
     carried: Carried,
 ) -> Result<Streaming<'a>, End> {
     let connected = Connected::new(config, cluster, board, carried).await?;
-    let elected = connected.elect().await?;
-    elected.compare().await
+    let elected = connected.elect().instrument(info_span!("election")).await?;
+    elected.compare().instrument(info_span!("comparison")).await
 }
 
 /// The primary answers, the safekeepers are being asked.

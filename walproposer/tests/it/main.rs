@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod catch_up;
+mod ends;
 mod members;
 mod primary;
 mod primary_checks;
