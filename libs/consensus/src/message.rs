@@ -157,6 +157,12 @@ impl VoteResponse {
         self.vote_given && !self.lost
     }
 
+    /// True when the node has no byte of the log and never had one.
+    pub fn is_of_new_log(&self) -> bool {
+        let is_empty = self.flush_lsn <= self.timeline_start_lsn && self.history.entries().is_empty();
+        is_empty && !self.lost
+    }
+
     /// What the answer tells about where this log parts from the leader's.
     pub fn extent(&self) -> LogExtent {
         LogExtent {

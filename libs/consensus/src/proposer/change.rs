@@ -10,6 +10,7 @@
 use wal_types::{Generation, Lsn, NodeId};
 
 use super::membership::Membership;
+use super::peer::PeerState;
 use super::{Action, Change, ChangeRefused, LostTerm, Phase, Proposer};
 use crate::configuration::{Configuration, Member};
 use crate::message::{ConfigureRequest, ConfigureResponse, ProposerMessage};
@@ -101,9 +102,12 @@ impl Proposer {
                 let listed = self.configuration().filter(|configuration| !configuration.members.is_empty());
                 actions.extend(listed.cloned().map(Action::Configured));
             }
-            let Some(last) = self.successor() else { return actions };
+            let Some(last) = self.successor() else { break };
             self.propose(last);
         }
+        // Perhaps it was for this that they wait.
+        self.in_state(&PeerState::Voted).into_iter().for_each(|node| self.lead(node));
+        actions
     }
 
     fn advance_commit(&mut self) -> Option<Action> {
@@ -114,7 +118,7 @@ impl Proposer {
         })
     }
 
-    fn acknowledged_by_quorum(&self) -> Lsn {
+    pub(super) fn acknowledged_by_quorum(&self) -> Lsn {
         let acked = |node: NodeId| self.peers.get(&node).map_or(Lsn::INVALID, |peer| peer.acked);
         quorum::committed(&self.sets(), self.term_start(), acked)
     }

@@ -92,7 +92,8 @@ impl Proposer {
         behind.for_each(|peer| peer.heartbeat = true);
     }
 
-    /// Tells a voter where the logs part, and streams to it from there.
+    /// Tells a voter where the logs part, and streams to it from there. One whose empty log may not begin where it does
+    /// is asked again with every acknowledgement.
     pub(super) fn lead(&mut self, node: NodeId) {
         let generation = self.membership.generation();
         let configuration = self.membership.configuration().cloned().unwrap_or_default();
@@ -102,12 +103,16 @@ impl Proposer {
         let served_from = oldest.unwrap_or(Lsn::MAX).min(self.wal.start());
         let end = self.wal.end().max(self.term_start());
         let servable = |start: &Lsn| (served_from..=end).contains(start);
+        let settled = self.settled_lsn(node);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(vote) = peer.vote.as_ref() else { return };
         let Some(start) = term_history::common_point(&self.history, &vote.extent()).filter(servable) else {
             peer.state = PeerState::Unseeded;
             return;
         };
+        if vote.is_of_new_log() && start > settled {
+            return;
+        }
         peer.outbox.push_back(ProposerMessage::Elected(ProposerElected {
             generation,
             term: self.term,
@@ -120,6 +125,31 @@ impl Proposer {
         peer.state = PeerState::Streaming { sent: start };
         // Its first answer tells what it holds under this term.
         peer.heartbeat = true;
+    }
+
+    /// Up to here the log of `node`, if it is new, may begin: nobody will need from it what is below.
+    ///
+    /// One that begins higher would from its first byte on pass for a log that holds what it begins behind. In a quorum it
+    /// would count for bytes that it never had, and in the next election it might be the newest log, without those bytes.
+    ///
+    /// All members held what is below a voter's oldest byte, or its horizon; and what is below the first entry of the
+    /// history, or there never was anything. Who votes already, and does not count yet, is not needed below what the
+    /// others have in common without it; who is to vote later may be, by a member that lags.
+    fn settled_lsn(&self, node: NodeId) -> Lsn {
+        let sets = self.sets();
+        let acked = |node: &NodeId| self.peers.get(node).map_or(Lsn::INVALID, |peer| peer.acked);
+        let held = if sets.iter().flatten().any(|&voter| voter == node) {
+            let by_all = sets.first().and_then(|set| set.iter().map(acked).min());
+            by_all.unwrap_or_default().max(self.acknowledged_by_quorum())
+        } else {
+            self.agreed_lsn()
+        };
+        let votes = self.peers.values().filter_map(|peer| peer.vote.as_ref());
+        let agreed = votes
+            .filter(|vote| !vote.is_of_new_log())
+            .map(|vote| vote.timeline_start_lsn.max(vote.truncate_lsn));
+        let first = self.history.entries().first().map(|entry| entry.start);
+        agreed.chain(first).fold(held, Lsn::max)
     }
 
     /// An append for `node`, which counts as sent.

@@ -294,3 +294,76 @@ fn a_new_member_that_was_interrupted_below_what_the_history_remembers_goes_on() 
     leader.talk(&mut cluster, &[4]).unwrap();
     assert_eq!(cluster.flush(4), 400_100, "{:?} {:?}", leader.peer(4), cluster.refusals);
 }
+
+/// What the log of every test here is compared with: node 1 alone holds what node 4's log begins behind.
+fn only_the_first_holds_more() -> (Cluster, Campaign) {
+    let mut cluster = cluster();
+    let mut leader = Campaign::elected(&mut cluster, 1, OLD);
+    leader.write(&mut cluster, 100, OLD);
+    leader.write(&mut cluster, 0x20_0000 - 100, &[1]);
+    assert_eq!(leader.commit(), 100);
+    for id in [4, 5] {
+        cluster.create(id, &configuration(1, OLD, &[]), START.advance(0x10_0000));
+        leader.proposer.add_peer(NodeId(id));
+    }
+    (cluster, leader)
+}
+
+#[test]
+fn a_member_that_begins_above_what_is_committed_waits_until_that_is_committed() {
+    let (mut cluster, mut leader) = only_the_first_holds_more();
+    leader.talk(&mut cluster, &[1, 4]).unwrap();
+    assert_eq!((leader.peer(4), cluster.flush(4)), (PeerState::Voted, 0x10_0000));
+    assert!(cluster.state(4).history.entries().is_empty());
+    leader.talk(&mut cluster, OLD).unwrap();
+    leader.talk(&mut cluster, &[4]).unwrap();
+    assert_eq!((leader.commit(), cluster.flush(4)), (0x20_0000, 0x20_0000));
+}
+
+#[test]
+fn a_log_that_begins_above_what_is_committed_is_nobodys_newest() {
+    let (mut cluster, mut leader) = only_the_first_holds_more();
+    leader.talk(&mut cluster, &[1, 4, 5]).unwrap();
+    leader.proposer.change(Change::Members(members(&[2, 4, 5]))).unwrap();
+    leader.talk(&mut cluster, &[1, 4, 5]).unwrap();
+    // It hears of the new members, and no more of the log.
+    leader.say(&mut cluster, 2, 1);
+    // Under both sets. The first node, which alone holds what is below the start of the new ones, is away.
+    let next = Campaign::elected(&mut cluster, 2, &[2, 3, 4, 5]);
+    let election = next.proposer.election().unwrap();
+    assert_eq!((election.start, election.donor), (START.advance(100), NodeId(3)));
+    assert_eq!(next.proposer.configuration().unwrap().new_members, members(&[2, 4, 5]));
+}
+
+#[test]
+fn nobody_counts_for_what_lies_below_the_beginning_of_its_log() {
+    // next members, who is reached before the change and after it, generation that is come to; the joint one is 2
+    for (next, before, after, generation) in [
+        // The second lags, and would need what only the first has.
+        ([1, 2, 4], &[4, 5][..], &[1, 3, 4, 5][..], 2),
+        ([1, 2, 4], &[1, 3, 4, 5], &[1, 3, 4, 5], 2),
+        ([1, 2, 4], &[4, 5], &[1, 2, 4, 5], 3),
+        ([1, 4, 5], &[4, 5], &[1, 3, 4, 5], 2),
+        // All that voted before hold it.
+        ([1, 4, 5], &[4, 5], &[1, 2, 3, 4, 5], 3),
+        ([1, 4, 5], &[1, 2, 3, 4, 5], &[1, 3, 4, 5], 3),
+    ] {
+        let (mut cluster, mut leader) = only_the_first_holds_more();
+        leader.talk(&mut cluster, before).unwrap();
+        leader.proposer.change(Change::Members(members(&next))).unwrap();
+        leader.talk(&mut cluster, after).unwrap();
+        assert_eq!(leader.generation(), generation, "{next:?} {before:?} {after:?}");
+        let is_committed = leader.commit() == 0x20_0000;
+        assert_eq!(is_committed, generation == 3 || before.contains(&3), "{next:?} {before:?} {after:?}");
+    }
+}
+
+#[test]
+fn a_member_without_a_byte_may_be_needed_for_a_quorum_at_once() {
+    // Elected while the new member was away; then one of the others is.
+    let mut cluster = Cluster::new(&configuration(1, OLD, &[]));
+    let mut first = Campaign::elected(&mut cluster, 1, &[1, 2]);
+    first.write(&mut cluster, 100, &[1, 2]);
+    let second = Campaign::elected(&mut cluster, 2, &[1, 3]);
+    assert_eq!((second.commit(), cluster.flush(3)), (100, 100));
+}
