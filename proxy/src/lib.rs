@@ -45,4 +45,4 @@ mod supervise;
 mod tls;
 
 pub use listeners::Listeners;
-pub use server::Server;
+pub use server::{Running, Server};

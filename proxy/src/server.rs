@@ -262,7 +262,10 @@ impl Running {
         let drained = wait_for_sessions(&self.drain).await;
         drop(self.http_end);
         if drained == Drained::Complete {
-            self.http.ended().await;
+            tokio::select! {
+                () = self.http.ended() => {}
+                () = self.drain.shutdown.immediate() => {}
+            }
         }
         drained
     }

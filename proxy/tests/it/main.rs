@@ -4,6 +4,7 @@
 
 mod control_planes;
 mod door;
+mod ends;
 mod failures;
 mod handover;
 mod observed;

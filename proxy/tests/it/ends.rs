@@ -1,0 +1,126 @@
+//! Ends that need no session: in the middle of a start, in the middle of an answer to an operator, by a panic, by an error.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use telemetry::process::END_TIMEOUT;
+use test_runner::wait;
+
+use crate::support::PATIENCE;
+
+/// What a busy machine may add. Who is not answered would wait for 10 s.
+const SLACK: Duration = Duration::from_secs(4);
+
+/// Without a PostgreSQL; the log is JSON in the file `log`.
+fn command(directory: &Path) -> Command {
+    let endpoints = directory.join("endpoints.toml");
+    fs::write(&endpoints, "").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_proxy"));
+    command.args(["--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "info"]);
+    command.arg("--control-plane").arg(format!("file:{}", endpoints.display()));
+    command.arg("--address-file").arg(directory.join("address"));
+    command.stderr(fs::File::create(directory.join("log")).unwrap());
+    command
+}
+
+fn log(directory: &Path) -> String {
+    fs::read_to_string(directory.join("log")).unwrap()
+}
+
+async fn logged(directory: &Path, words: &str) {
+    wait::until(words, PATIENCE, async || Ok(log(directory).contains(words).then_some(()))).await.unwrap();
+}
+
+/// How it ended, and how long after the signal.
+async fn end(child: &mut Child, signal: Signal) -> (ExitStatus, Duration) {
+    let begin = Instant::now();
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+    let status = wait::until("the end", PATIENCE, async || Ok(child.try_wait()?)).await.unwrap();
+    (status, begin.elapsed())
+}
+
+#[expect(clippy::print_stdout, reason = "the times are worth reading")]
+fn in_time(what: &str, took: Duration) {
+    println!("{what}: {took:?}");
+    assert!(took < END_TIMEOUT + SLACK, "{what}: {took:?}");
+}
+
+#[tokio::test]
+async fn a_start_that_waits_for_the_process_before_ends_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    // Takes connections and never answers.
+    let silent = UnixListener::bind(directory.join("ports.1")).unwrap();
+    symlink("ports.1", directory.join("ports")).unwrap();
+    let mut command = command(directory);
+    let mut child = command.arg("--handover-socket").arg(directory.join("ports")).spawn().unwrap();
+    let (_asked, _) = silent.accept().unwrap();
+    let (status, took) = end(&mut child, Signal::SIGINT).await;
+    assert!(status.success() && log(directory).contains("Interrupted"), "{status} {}", log(directory));
+    assert!(!directory.join("address").exists());
+    in_time("SIGINT in the middle of a start", took);
+}
+
+#[tokio::test]
+async fn a_request_of_an_operator_whose_body_does_not_come_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    // Takes connections and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let mut child = command(directory).env("OTEL_EXPORTER_OTLP_ENDPOINT", url).spawn().unwrap();
+    logged(directory, "listening").await;
+    let address: Value = serde_json::from_slice(&fs::read(directory.join("address")).unwrap()).unwrap();
+    // A connection that says nothing leaves a span.
+    drop(TcpStream::connect(address["pg"].as_str().unwrap()).unwrap());
+    let mut stuck = TcpStream::connect(address["http"].as_str().unwrap()).unwrap();
+    let head =
+        "PUT /v1/log-level HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
+    stuck.write_all(head.as_bytes()).unwrap();
+    // RFC 9110, section 10.1.1: says that the body is waited for.
+    let mut answer = [0; 12];
+    stuck.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
+    let (status, took) = end(&mut child, Signal::SIGINT).await;
+    let log = log(directory);
+    assert!(status.success() && log.contains("the last spans were not sent"), "{status} {log}");
+    in_time("SIGINT in the middle of a request", took);
+}
+
+#[tokio::test]
+async fn an_error_at_the_start_is_logged_and_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut child = command(directory.path()).args(["--listen-http", &address]).spawn().unwrap();
+    let status = wait::until("the end", PATIENCE, async || Ok(child.try_wait()?)).await.unwrap();
+    let log = log(directory.path());
+    assert_eq!(status.code(), Some(1), "{log}");
+    let lines: Vec<&str> = log.lines().collect();
+    let [.., logged, said] = &lines[..] else { panic!("{log}") };
+    let logged: Value = serde_json::from_str(logged).unwrap();
+    assert!(logged["error"].as_str().unwrap().contains(&address), "{log}");
+    assert!(said.starts_with("proxy: ") && said.contains(&address), "{log}");
+}
+
+/// Threads without a number are none: tokio panics about it, in `main`.
+#[tokio::test]
+async fn a_panic_is_a_line_of_log_and_the_exit_code_is_101() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = command(directory.path());
+    let status = command.env("TOKIO_WORKER_THREADS", "many").stdout(Stdio::null()).status().unwrap();
+    let log = log(directory.path());
+    assert_eq!(status.code(), Some(101), "{log}");
+    let line: Value = serde_json::from_str(&log).expect("one line of log");
+    assert!(line["message"].as_str().unwrap().starts_with("panicked: \"TOKIO_WORKER_THREADS\""), "{line}");
+    assert_eq!(line["level"], "ERROR");
+}
