@@ -103,7 +103,9 @@ mod tests {
             released.notified().await;
             "waited"
         };
+        let fail = async || -> &'static str { panic!("this is what a test is about") };
         let router = Router::new().route("/", get(async || "here")).route("/wait", get(wait));
+        let router = router.route("/fail", get(fail));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (end, ended) = oneshot::channel::<()>();
@@ -180,6 +182,17 @@ mod tests {
         let mut stranger = TcpStream::connect(server.address).await.unwrap();
         stranger.write_all(&[0xff; 100]).await.unwrap();
         answer(stranger).await;
+        assert!(answer(request(server.address, "/").await).await.ends_with("here"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_panics_ends_its_connection_and_no_other() {
+        let server = server().await;
+        let under_way = request(server.address, "/wait").await;
+        server.arrived.notified().await;
+        assert_eq!(answer(request(server.address, "/fail").await).await, "");
+        server.release.notify_one();
+        assert!(answer(under_way).await.ends_with("waited"));
         assert!(answer(request(server.address, "/").await).await.ends_with("here"));
     }
 
