@@ -328,6 +328,62 @@ fn a_commit_position_of_an_older_term_is_dropped_with_the_term() {
 }
 
 #[test]
+fn what_a_vote_tells_of_the_log_is_all_that_an_older_term_ever_hears_of() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123");
+    acceptor.step(A, append(1, 4, b"4567", 0)).unwrap();
+    let acknowledged = appended(&flush(&mut acceptor)).flush_lsn;
+    let told = voted(&acceptor.step(B, vote(2, TWO)).unwrap()).flush_lsn;
+    assert_eq!((told, acknowledged), (START.advance(8), START.advance(8)), "flushed, though not committed");
+    // Of what comes later nothing is written, and nothing is acknowledged.
+    let effects = acceptor.step(A, append(1, 8, b"89ab", 8)).unwrap();
+    assert_eq!((effects.len(), appended(&effects).term, appended(&effects).flush_lsn), (1, Term(2), Lsn(0)));
+    assert_eq!((flush(&mut acceptor), acceptor.flush_lsn()), (vec![], told));
+}
+
+#[test]
+fn behind_a_cut_the_log_goes_on_at_the_cut_and_nowhere_else() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123456789");
+    let effects = acceptor.step(B, elected(4, &[(1, 0), (2, 4)])).unwrap();
+    let cuts = |effect: &&Effect| matches!(effect, Effect::Truncate(at) if *at == START.advance(4));
+    assert_eq!(effects.iter().filter(cuts).count(), 1);
+    assert_eq!((acceptor.write_lsn(), acceptor.flush_lsn()), (START.advance(4), START.advance(4)));
+    let out_of = |at| Refusal::OutOfSequence { expected: START.advance(4), got: START.advance(at) };
+    for at in [0, 3, 5, 10] {
+        assert_eq!(acceptor.step(B, append(2, at, b"wxyz", 0)), Err(out_of(at)));
+    }
+    let effects = acceptor.step(B, append(2, 4, b"wxyz", 0)).unwrap();
+    assert_eq!(effects, [Effect::Write { at: START.advance(4), wal: Bytes::from_static(b"wxyz") }]);
+    let effects = acceptor.step(B, append(2, 8, b"0", 0)).unwrap();
+    assert_eq!(effects, [Effect::Write { at: START.advance(8), wal: Bytes::from_static(b"0") }]);
+}
+
+#[test]
+fn a_commit_position_counts_only_from_the_leader_whose_log_this_is() {
+    for (by, term, taken) in [(A, 3, true), (B, 3, false), (A, 2, false), (B, 2, false), (B, 4, false)] {
+        let mut acceptor = acceptor();
+        write(&mut acceptor, 2, b"0123");
+        write(&mut acceptor, 3, b"4567");
+        let _ = acceptor.step(by, append(term, 8, b"", 8));
+        flush(&mut acceptor);
+        acceptor.step(A, append(3, 8, b"", 0)).unwrap();
+        flush(&mut acceptor);
+        let expected = if taken { START.advance(8) } else { START };
+        assert_eq!(acceptor.state().commit_lsn, expected, "{by:?} of term {term}");
+    }
+    // Who leads a term that was not followed yet knows what is committed, but not of this log.
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 2, b"0123");
+    acceptor.step(B, vote(3, TWO)).unwrap();
+    for (by, term) in [(A, 2), (A, 3), (B, 3)] {
+        let _ = acceptor.step(by, append(term, 4, b"", 4));
+        flush(&mut acceptor);
+        assert_eq!(acceptor.state().commit_lsn, START, "{by:?} of term {term}");
+    }
+}
+
+#[test]
 fn crossing_the_term_start_is_persisted_before_it_is_reported() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123");
