@@ -238,9 +238,9 @@ impl Node {
         self.disk.crash_after(rng.random_range(0..max));
     }
 
-    /// Makes one of the next operations fail.
-    pub(crate) fn plan_fault(&mut self, fault: Fault, rng: &mut SmallRng) {
-        self.disk.fail(fault, rng.random_range(0..4));
+    /// Makes one of the next `max` operations of a kind fail.
+    pub(crate) fn plan_fault(&mut self, fault: Fault, rng: &mut SmallRng, max: u64) {
+        self.disk.fail(fault, rng.random_range(0..max));
     }
 
     /// Leaves no room on the disk, or gives it back.

@@ -43,6 +43,8 @@ counts! {
     crashes: "crashes", at least 3_000;
     /// Logs that were cut above a position where another term's bytes lay.
     truncations: "truncations", at least 1_000;
+    /// Times that a node was told to cut what no other one has, and died soon after.
+    dead_tails: "dead tails", at least 20;
     /// Segments that a node began beyond its first.
     segment_changes: "segment changes", at least 1_000;
     /// Records that were committed.

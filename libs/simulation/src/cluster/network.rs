@@ -161,6 +161,9 @@ impl Cluster {
         for (to, message) in output.replies {
             let campaign = self.campaigns.get(&to).copied().unwrap_or_default();
             self.oracle.hear(node, campaign, &message)?;
+            if let Some(seen) = self.nodes[self.index(node)].snapshot() {
+                self.oracle.a_node_offers_only_what_it_has(&seen, node, &message)?;
+            }
             if let AcceptorMessage::Vote(vote) = &message {
                 self.stats.refused_votes += u64::from(!vote.vote_given);
                 let index = self.index(node);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rand::RngExt;
-use wal_store::{StoreError, UNREADABLE_TRIES_MAX};
+use wal_store::{Fault, StoreError, UNREADABLE_TRIES_MAX};
 use wal_types::{Lsn, NodeId};
 
 use super::Cluster;
@@ -135,10 +135,11 @@ impl Cluster {
         if !self.is_calm {
             match self.rng.random_range(0..16) {
                 0..4 => self.nodes[index].plan_crash(&mut self.rng, 40),
-                4 => self.nodes[index].plan_fault(wal_store::Fault::Read, &mut self.rng),
-                5 => self.nodes[index].plan_fault(wal_store::Fault::Sync, &mut self.rng),
-                6 => self.nodes[index].plan_fault(wal_store::Fault::SyncDir, &mut self.rng),
-                7 => self.nodes[index].plan_fault(wal_store::Fault::Write, &mut self.rng),
+                // The first reads are of the control file, then come the footers, then the log.
+                4..6 => self.nodes[index].plan_fault(Fault::Read, &mut self.rng, 12),
+                6 => self.nodes[index].plan_fault(Fault::Sync, &mut self.rng, 4),
+                7 => self.nodes[index].plan_fault(Fault::SyncDir, &mut self.rng, 4),
+                8 => self.nodes[index].plan_fault(Fault::Write, &mut self.rng, 4),
                 _ => {}
             }
         }

@@ -1,5 +1,7 @@
 //! What standbys and other readers are shown.
 
+use consensus::{AcceptorMessage, Dialect};
+use wal_store::Snapshot;
 use wal_types::{Lsn, NodeId};
 
 use super::{Oracle, Violation, ensure};
@@ -38,6 +40,28 @@ impl Oracle {
         ensure("a_donor_serves_its_own_log", self.is_damaged(node) || bytes == log, || {
             let same = from.advance(first_difference(bytes, log) as u64);
             format!("node {node} serves other bytes at {same} than its log has")
+        })
+    }
+
+    /// A node says that its log begins where it began before old segments were removed. The leader believes that somebody
+    /// still has what a laggard lacks, and feeds it from there: nothing ever comes, and nobody is told that this laggard
+    /// must be built anew.
+    pub(crate) fn a_node_offers_only_what_it_has(
+        &self,
+        seen: &Snapshot,
+        node: NodeId,
+        message: &AcceptorMessage,
+    ) -> Result<(), Violation> {
+        let offered = match message {
+            // The public protocol does not say where a log begins.
+            _ if seen.lineage.dialect == Dialect::Neon => return Ok(()),
+            AcceptorMessage::PreVote(response) => response.start_lsn,
+            AcceptorMessage::Vote(response) => response.timeline_start_lsn,
+            _ => return Ok(()),
+        };
+        let has = seen.oldest_lsn.min(seen.flush_lsn);
+        ensure("a_node_offers_only_what_it_has", offered >= has, || {
+            format!("node {node} offers its log from {offered} on, it has none below {}", seen.oldest_lsn)
         })
     }
 }

@@ -41,7 +41,7 @@ impl Schedule {
         let cluster = &mut self.cluster;
         cluster.trace.line(format_args!("node {node}: the disk will fail: {fault:?}"));
         match fault {
-            Some(fault) => cluster.nodes[index].plan_fault(fault, &mut cluster.rng),
+            Some(fault) => cluster.nodes[index].plan_fault(fault, &mut cluster.rng, 4),
             None => cluster.nodes[index].fill_disk(full),
         }
     }

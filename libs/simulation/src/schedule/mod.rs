@@ -1,5 +1,6 @@
 //! One schedule: some hundred random events, then healing, then the last comparison.
 
+mod dead_tail;
 mod faults;
 mod heal;
 
@@ -80,7 +81,8 @@ impl Schedule {
         let slot = self.below(WRITERS_MAX as u64) as usize;
         let node = self.any_node();
         match self.below(1000) {
-            0..330 => self.work(),
+            0..329 => self.work(),
+            329..330 => self.dead_tail(node),
             330..470 => {
                 let count = 1 + self.below(5) as usize;
                 self.cluster.run_node(node, count)

@@ -1,0 +1,132 @@
+//! A dead tail, on purpose: a primary reaches one node only, another one takes over without that node, and when the node
+//! hears of it, it dies somewhere in the cut. By chance alone the bytes that come in place of a tail are mostly the same
+//! ones, written again by the same primary, and a tail that stays where it was harms nobody.
+
+use wal_types::NodeId;
+
+use super::Schedule;
+use crate::cluster::WRITERS_MAX;
+use crate::invariants::Violation;
+use crate::writer::Writer;
+
+/// Rounds in which a quorum decides when nothing hinders it.
+const ROUNDS_MAX: u64 = 10;
+/// Records of a tail: some, or more than a segment has.
+const TAIL_RECORDS: [u64; 4] = [2, 8, 30, 90];
+/// Bytes of WAL in a round: what is sent at once is all that a node may have at once.
+const ROUND_BYTES: u64 = 16 * 1024;
+/// Disk operations of a cut, and of what comes before and behind it.
+const CUT_OPERATIONS: u64 = 40;
+
+impl Schedule {
+    pub(super) fn dead_tail(&mut self, node: NodeId) -> Result<(), Violation> {
+        for id in self.cluster.node_ids() {
+            self.cluster.start_node(id)?;
+        }
+        let Some((slot, primary)) = self.who_writes()? else { return Ok(()) };
+        let mut others = self.cluster.node_ids();
+        others.retain(|id| *id != node);
+        let records = TAIL_RECORDS[self.below(TAIL_RECORDS.len() as u64) as usize];
+        self.write_some(primary, records);
+        for _ in 0..2 {
+            self.serve(slot, &[node])?;
+        }
+        // The primary is gone, and so is for now whoever has its last records.
+        for &other in &others {
+            self.cluster.start_node(other)?;
+        }
+        self.cluster.start_writer(slot, None);
+        if !self.serve_until(slot, &others, Writer::is_settled)? || self.cluster.designated(slot).is_some() {
+            return Ok(());
+        }
+        let successor = self.cluster.promote(slot);
+        self.write_some(successor, records / 2 + 1);
+        self.cluster.start_writer(slot, Some(successor));
+        if self.serve_until(slot, &others, |writer| writer.engine.leads() && writer.is_settled())? {
+            self.hear_and_die(slot, node)?;
+            let all = self.cluster.node_ids();
+            for _ in 0..3 {
+                self.serve(slot, &all)?;
+            }
+        }
+        self.cluster.compare_logs()
+    }
+
+    /// A writer that leads and its primary; one is started when there is none.
+    fn who_writes(&mut self) -> Result<Option<(usize, usize)>, Violation> {
+        let writes = |schedule: &Self, slot: usize| {
+            let writer = schedule.cluster.writers[slot].as_ref().filter(|writer| writer.engine.leads())?;
+            Some((slot, writer.primary?))
+        };
+        if let Some(found) = (0..WRITERS_MAX).find_map(|slot| writes(self, slot)) {
+            return Ok(Some(found));
+        }
+        let (slot, all) = (self.below(WRITERS_MAX as u64) as usize, self.cluster.node_ids());
+        self.cluster.start_writer(slot, Some(self.cluster.primaries.len() - 1));
+        self.serve_until(slot, &all, |writer| writer.engine.leads())?;
+        Ok(writes(self, slot))
+    }
+
+    /// A node hears of a leader, dies on the way, and comes back.
+    fn hear_and_die(&mut self, slot: usize, node: NodeId) -> Result<(), Violation> {
+        let index = self.cluster.index(node);
+        for _ in 0..ROUNDS_MAX {
+            self.cluster.connect(slot, node);
+            self.cluster.send(slot, node, 4)?;
+            self.cluster.deliver(slot, node, 4);
+            let cuts = self.cluster.nodes[index].may_cut(4);
+            if cuts {
+                self.cluster.stats.dead_tails += 1;
+                let cluster = &mut self.cluster;
+                cluster.nodes[index].plan_crash(&mut cluster.rng, CUT_OPERATIONS);
+            }
+            self.cluster.run_node(node, 4)?;
+            self.cluster.receive(slot, node)?;
+            if cuts {
+                break;
+            }
+        }
+        for _ in 0..2 {
+            self.cluster.start_node(node)?;
+        }
+        Ok(())
+    }
+
+    fn write_some(&mut self, primary: usize, records: u64) {
+        for _ in 0..records {
+            let cluster = &mut self.cluster;
+            cluster.primaries[primary].write(&mut cluster.rng);
+        }
+    }
+
+    /// Only these nodes and this writer do what is due, until `done` is true of the writer; false when it did not
+    /// become true.
+    fn serve_until(
+        &mut self,
+        slot: usize,
+        nodes: &[NodeId],
+        done: impl Fn(&Writer) -> bool,
+    ) -> Result<bool, Violation> {
+        for _ in 0..ROUNDS_MAX {
+            match &self.cluster.writers[slot] {
+                None => return Ok(false),
+                Some(writer) if done(writer) => return Ok(true),
+                Some(_) => self.serve(slot, nodes)?,
+            }
+        }
+        Ok(false)
+    }
+
+    fn serve(&mut self, slot: usize, nodes: &[NodeId]) -> Result<(), Violation> {
+        self.cluster.stream(slot, ROUND_BYTES);
+        self.proposer_time(slot);
+        for &node in nodes {
+            self.cluster.connect(slot, node);
+            self.cluster.send(slot, node, 4)?;
+            self.cluster.deliver(slot, node, 4);
+            self.cluster.run_node(node, 8)?;
+            self.cluster.receive(slot, node)?;
+        }
+        Ok(())
+    }
+}
