@@ -36,6 +36,7 @@ mod passthrough;
 mod phases;
 mod proxy_protocol;
 mod rate_limit;
+mod reload;
 mod route;
 pub mod scram;
 mod server;

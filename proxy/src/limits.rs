@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use utils::Shutdown;
 
 use crate::config::{Config, RateOptions};
-use crate::metrics::{How, Metrics};
+use crate::control_plane::describe_toml_error;
 use crate::rate_limit::{Connections, ConnectionsMax, Limit};
+use crate::reload::{Source, Take};
 use crate::route::EndpointName;
 
 /// See the module's text.
@@ -66,39 +66,23 @@ impl LimitsFile {
         Self { path, otherwise, limited }
     }
 
-    /// Has what the file says count from now on. On an error everything stays as it is.
-    pub(crate) fn reload(&self) -> Result<Limits, LimitsFileError> {
-        let limits = self.read()?;
-        self.limited.set(&limits);
-        Ok(limits)
-    }
-
-    fn read(&self) -> Result<Limits, LimitsFileError> {
+    fn limits(&self) -> Result<Limits, LimitsFileError> {
         let wrong = |error: String| LimitsFileError { path: self.path.clone(), error };
         let text = fs::read_to_string(&self.path).map_err(|error| wrong(error.to_string()))?;
-        let content: Content = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let content: Content =
+            toml::from_str(&text).map_err(|error| wrong(describe_toml_error(&error, &text)))?;
         content.check(&self.otherwise).map_err(wrong)
     }
+}
 
-    /// Reads it again at each SIGHUP.
-    pub(crate) async fn keep_current(self: Arc<Self>, shutdown: Shutdown, metrics: Metrics) {
-        let mut asked_for = shutdown.reloads();
-        loop {
-            asked_for.next().await;
-            let file = Arc::clone(&self);
-            let Ok(reloaded) = tokio::task::spawn_blocking(move || file.reload()).await else { continue };
-            let how = match reloaded {
-                Ok(limits) => {
-                    tracing::info!(?limits, "limits were read again");
-                    "reloaded"
-                }
-                Err(error) => {
-                    tracing::error!(%error, "the limits cannot be used: what was read before stays");
-                    "failed"
-                }
-            };
-            metrics.limits_reloads.get_or_create(&How { how }).inc();
-        }
+impl Source for LimitsFile {
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
+    fn read(&self) -> Result<Take<'_>, String> {
+        let limits = self.limits().map_err(|error| error.to_string())?;
+        Ok(Box::new(move || self.limited.set(&limits)))
     }
 }
 
@@ -172,7 +156,8 @@ mod tests {
 
         fn reload(&self, content: &str) -> Result<Limits, String> {
             fs::write(&self.file.path, content).unwrap();
-            self.file.reload().map_err(|error| error.error)
+            self.file.read()?();
+            self.file.limits().map_err(|error| error.error)
         }
 
         /// How many arrivals, logins and wakes are let through at once.
@@ -188,7 +173,7 @@ mod tests {
     #[test]
     fn what_the_file_does_not_have_is_as_in_the_flags_and_a_wrong_one_is_refused_whole() {
         let scene = Scene::new();
-        scene.file.reload().unwrap_err();
+        assert!(scene.file.read().is_err());
         let [three, four, five] = RATES;
         for (content, max, rates) in [
             ("", (7, 3), RATES),

@@ -1,5 +1,7 @@
 //! What an operator can count and time. Imports of this crate only what counts, too; everybody else imports this.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,8 +19,10 @@ pub(crate) struct Metrics {
     pub(crate) connections: Counter,
     /// Connections that were turned away before their first byte, by the limit that they met.
     pub(crate) refused: Family<How, Counter>,
-    /// Exchanges of certificates by result.
-    pub(crate) tls_reloads: Family<How, Counter>,
+    /// Times that certificates, endpoints, token and limits were read again, by result.
+    pub(crate) reloads: Family<How, Counter>,
+    /// When they were last read and all of them good, in seconds since 1970.
+    pub(crate) last_reload_success: Gauge<f64, AtomicU64>,
     /// Accepts that failed.
     pub(crate) accept_errors: Counter,
     /// Connections that are open.
@@ -49,8 +53,6 @@ pub(crate) struct Metrics {
     pub(crate) bytes_to_clients: Counter,
     /// Cancel requests by what became of them.
     pub(crate) cancels: Family<How, Counter>,
-    /// Times that the limits were read again, by result.
-    pub(crate) limits_reloads: Family<How, Counter>,
     /// Tasks beside the sessions that failed and began anew.
     pub(crate) side_task_failures: Family<How, Counter>,
     /// Where the time of logins goes.
@@ -72,7 +74,8 @@ impl Metrics {
         let metrics = Self {
             connections: Counter::default(),
             refused: Family::default(),
-            tls_reloads: Family::default(),
+            reloads: Family::default(),
+            last_reload_success: Gauge::default(),
             accept_errors: Counter::default(),
             open_connections: Gauge::default(),
             sessions: Gauge::default(),
@@ -88,14 +91,18 @@ impl Metrics {
             bytes_from_clients: Counter::default(),
             bytes_to_clients: Counter::default(),
             cancels: Family::default(),
-            limits_reloads: Family::default(),
             side_task_failures: Family::default(),
             phase_seconds: PhaseSeconds::new(registry),
         };
         let own = metrics.clone();
         registry.register("connections", "Connections accepted", own.connections);
         registry.register("connections_refused", "Connections that met a limit", own.refused);
-        registry.register("tls_reloads", "Times that certificates were read again", own.tls_reloads);
+        registry.register("reloads", "Times that the configuration was read again, by result", own.reloads);
+        registry.register(
+            "last_reload_success_timestamp_seconds",
+            "When the configuration was last read and good",
+            own.last_reload_success,
+        );
         registry.register("accept_errors", "Accepts that failed", own.accept_errors);
         registry.register("open_connections", "Connections that are open", own.open_connections);
         registry.register("sessions", "Sessions that are connected to a compute", own.sessions);
@@ -122,7 +129,6 @@ impl Metrics {
         );
         registry.register("from_clients_bytes", "Bytes that clients sent", own.bytes_from_clients);
         registry.register("to_clients_bytes", "Bytes that clients got", own.bytes_to_clients);
-        registry.register("limits_reloads", "Times that limits were read again", own.limits_reloads);
         registry.register(
             "side_task_failures",
             "Tasks beside the sessions that failed and began anew",

@@ -25,6 +25,7 @@ use crate::compute::role_query::RoleQuery;
 use crate::config::{ComputeTls, Config, ControlPlaneSource};
 use crate::control_plane::{
     AuthQueryControlPlane, Cached, ControlPlane, FileControlPlane, HttpControlPlane, NoControlPlane,
+    TokenFile,
 };
 use crate::drain::{Drain, Times};
 use crate::ending::Ending;
@@ -35,6 +36,7 @@ use crate::listeners::{Listener, Listeners};
 use crate::metrics::Metrics;
 use crate::phases::Phase;
 use crate::rate_limit::Connections;
+use crate::reload::{ReloadError, Source, Sources};
 use crate::session::{self, Services};
 use crate::supervise::{Supervised, supervise};
 use crate::tls::store::TlsStore;
@@ -49,7 +51,7 @@ pub struct Server {
     services: Arc<Services<TcpDial>>,
     door: Arc<Door>,
     activities: Arc<Activities>,
-    limits: Option<Arc<LimitsFile>>,
+    sources: Arc<Sources>,
     registry: Arc<Registry>,
 }
 
@@ -69,12 +71,15 @@ impl Server {
                 Some(ClientTls::verify_full(authorities, None).context("--compute-tls-ca")?)
             }
         };
+        let mut token = None;
         let provider: Box<dyn ControlPlane> = match &config.control_plane {
             ControlPlaneSource::File(path) => {
                 Box::new(FileControlPlane::load(path).context("--control-plane")?)
             }
             ControlPlaneSource::Http(path) => {
-                Box::new(HttpControlPlane::load(path).context("--control-plane")?)
+                let plane = HttpControlPlane::load(path).context("--control-plane")?;
+                token = plane.token();
+                Box::new(plane)
             }
             ControlPlaneSource::AuthQuery(path) => {
                 let database = Box::new(RoleQuery(TcpDial { tls: compute_tls.clone() }));
@@ -116,14 +121,14 @@ impl Server {
             logins: services.auth.logins(),
             wakes: services.control_plane.wakes(),
         };
-        let limits = config.limits_file.clone().map(|path| Arc::new(LimitsFile::new(path, flags, limited)));
-        limits.as_ref().map_or(Ok(flags), |file| file.reload()).context("--limits-file")?;
+        let limits = config.limits_file.clone().map(|path| LimitsFile::new(path, flags, limited));
+        let sources = sources(&services, token, limits)?;
         let door = Door::new(connections, config.proxy_protocol, drain, services.metrics.clone());
         Ok(Self {
             services: Arc::new(services),
             door: Arc::new(door),
             activities: Arc::default(),
-            limits,
+            sources: Arc::new(sources),
             registry: Arc::new(registry),
         })
     }
@@ -177,25 +182,17 @@ impl Server {
 
     /// Work that sessions do not wait for.
     fn beside_sessions(&self, listeners: &Listeners) -> Vec<Supervised> {
-        let Services { metrics, drain, tls, control_plane, links, .. } = &*self.services;
+        let Services { metrics, drain, control_plane, links, .. } = &*self.services;
         let shutdown = &drain.shutdown;
         let mut tasks = Vec::new();
-        let (own, reloads, counted) = (Arc::clone(tls), shutdown.clone(), metrics.clone());
-        tasks.push(supervise("tls", metrics, move || {
+        let (own, reloads, counted) = (Arc::clone(&self.sources), shutdown.clone(), metrics.clone());
+        tasks.push(supervise("reload", metrics, move || {
             Arc::clone(&own).keep_current(reloads.clone(), counted.clone())
         }));
-        let (own, reloads) = (Arc::clone(control_plane), shutdown.clone());
-        tasks.push(supervise("control_plane", metrics, move || {
-            Arc::clone(&own).keep_current(reloads.clone())
-        }));
+        let own = Arc::clone(control_plane);
+        tasks.push(supervise("sweep", metrics, move || Arc::clone(&own).keep_swept()));
         let (own, end) = (Arc::clone(control_plane), shutdown.clone());
         tasks.push(supervise("suspend", metrics, move || Arc::clone(&own).suspend_idle(end.clone())));
-        if let Some(file) = self.limits.clone() {
-            let (reloads, counted) = (shutdown.clone(), metrics.clone());
-            tasks.push(supervise("limits", metrics, move || {
-                Arc::clone(&file).keep_current(reloads.clone(), counted.clone())
-            }));
-        }
         if let (Some(listener), Some(links)) = (&listeners.mgmt, links) {
             let (socket, links) = (Arc::clone(&listener.socket), Arc::clone(links));
             let drain = Arc::clone(drain);
@@ -238,6 +235,19 @@ impl Server {
         });
         doors.collect()
     }
+}
+
+/// What is read again, all of it read.
+fn sources(
+    services: &Services<TcpDial>,
+    token: Option<Arc<TokenFile>>,
+    limits: Option<LimitsFile>,
+) -> Result<Sources, ReloadError> {
+    let mut sources: Vec<Arc<dyn Source>> =
+        vec![Arc::clone(&services.tls) as _, Arc::clone(&services.control_plane) as _];
+    sources.extend(token.map(|token| token as _));
+    sources.extend(limits.map(|limits| Arc::new(limits) as _));
+    Sources::load(sources, &services.metrics)
 }
 
 /// A server whose doors are open.

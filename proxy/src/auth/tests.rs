@@ -37,7 +37,7 @@ impl ControlPlane for Arc<Plane> {
         let verifier = (*role == "app").then(|| Verifier::from_password(&password, b"salt", ITERATIONS));
         let allowlist = Arc::new(Allowlist::parse(self.allowed.iter().copied()).unwrap());
         let unknown = || ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone());
-        let access = known.then_some(Access { verifier, allowlist, project: None }).ok_or_else(unknown);
+        let access = known.then_some(Access { verifier, allowlist, ..Access::default() }).ok_or_else(unknown);
         Box::pin(std::future::ready(access))
     }
 

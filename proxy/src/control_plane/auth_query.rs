@@ -13,8 +13,8 @@
 //! A database that sleeps cannot be asked. So the verifiers that were last seen are kept in the state file, for its owner
 //! only and over restarts, and clients of a sleeping database are checked against these. A role that was never seen gets
 //! what a wrong password gets, and so does one whose password was changed since, until somebody else wakes the database.
-//! With `wake_unauthenticated` such a client wakes it itself: then a stranger can do so too, once in
-//! [`WAKE_UNAUTHENTICATED_INTERVAL`].
+//! With `wake_unauthenticated` [`Access::may_wake`] says that such a client may have it woken: then a stranger can do so
+//! too, once in [`WAKE_UNAUTHENTICATED_INTERVAL`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use super::endpoints_file::{Endpoint, EndpointsFile, FileError};
 use super::file::Reloaded;
 use super::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
+use crate::reload::Take;
 use crate::route::EndpointName;
 use crate::scram::Verifier;
 
@@ -112,6 +113,9 @@ impl RawAuthQuery {
     }
 }
 
+/// See [`Access::may_wake`].
+type MayWake = bool;
+
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct AuthQueryControlPlane {
@@ -133,7 +137,7 @@ impl AuthQueryControlPlane {
     fn check(path: &Path, content: &EndpointsFile) -> Result<PathBuf, FileError> {
         if let Some((name, _)) = content.iter().find(|(_, endpoint)| endpoint.auth_query.is_none()) {
             let problem = "it has no auth_query".into();
-            return Err(FileError::Value { endpoint: name.to_string(), problem });
+            return Err(FileError::Value { path: path.to_owned(), endpoint: name.to_string(), problem });
         }
         content.state_file.clone().ok_or_else(|| FileError::Syntax {
             path: path.to_owned(),
@@ -146,23 +150,19 @@ impl AuthQueryControlPlane {
         wanted: &Wanted,
         endpoint: &Endpoint,
         role: &Text,
-    ) -> Result<Option<Verifier>, ControlPlaneError> {
+    ) -> Result<(Option<Verifier>, MayWake), ControlPlaneError> {
         let (name, unavailable) =
             (&wanted.endpoint, || ControlPlaneError::Unavailable(wanted.endpoint.clone()));
         // A name that the database cannot have.
-        let Ok(role) = role.to_str() else { return Ok(None) };
-        let Some(asker) = &endpoint.auth_query else { return Ok(None) };
-        let mut answer = self.database.rolpassword(&endpoint.compute, asker, role).await;
+        let Ok(role) = role.to_str() else { return Ok((None, false)) };
+        let Some(asker) = &endpoint.auth_query else { return Ok((None, false)) };
+        let answer = self.database.rolpassword(&endpoint.compute, asker, role).await;
         if let Err(AskError::Asleep(error)) = &answer {
             tracing::debug!(endpoint = %name, %error, "a database that sleeps was not asked for a verifier");
             let seen = self.seen.get(name, role);
             let is_good = seen.as_ref().is_some_and(|seen| !seen.is_doubted);
-            if is_good || !asker.wake_unauthenticated || !self.may_wake(name) {
-                return Ok(seen.map(|seen| seen.verifier));
-            }
-            tracing::info!(endpoint = %name, "waking for a client that has proven nothing");
-            endpoint.wake(name).await?;
-            answer = self.database.rolpassword(&endpoint.compute, asker, role).await;
+            let may_wake = !is_good && asker.wake_unauthenticated && self.may_wake(name);
+            return Ok((seen.map(|seen| seen.verifier), may_wake));
         }
         let stored = answer.map_err(|error| {
             tracing::error!(endpoint = %name, %error, "the database was not asked for a verifier");
@@ -173,7 +173,7 @@ impl AuthQueryControlPlane {
             unavailable()
         })?;
         self.seen.put(name, role, verifier.as_ref());
-        Ok(verifier)
+        Ok((verifier, false))
     }
 
     /// The verifiers of all roles that were seen, because nobody can ask for them while the database sleeps.
@@ -214,8 +214,9 @@ impl ControlPlane for AuthQueryControlPlane {
         Box::pin(async move {
             let content = self.file.content();
             let endpoint = content.endpoint(&wanted.endpoint)?;
-            let verifier = self.verifier(wanted, endpoint, role).await?;
-            Ok(Access { verifier, allowlist: Arc::clone(&endpoint.allowlist), project: None })
+            let (verifier, may_wake) = self.verifier(wanted, endpoint, role).await?;
+            let allowlist = Arc::clone(&endpoint.allowlist);
+            Ok(Access { verifier, allowlist, may_wake, ..Access::default() })
         })
     }
 
@@ -254,12 +255,12 @@ impl ControlPlane for AuthQueryControlPlane {
         })
     }
 
-    fn is_outdated(&self) -> bool {
-        self.file.is_outdated()
+    fn files(&self) -> Vec<PathBuf> {
+        self.file.files()
     }
 
-    fn reload(&self) -> Result<(), String> {
-        self.file.reload()
+    fn read(&self) -> Result<Take<'_>, String> {
+        self.file.read_again()
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rand::RngExt;
 use tokio::time::Instant;
 use utils::TimedLru;
 use utils::timed_lru::{Generation, Lookup, Ttl};
@@ -22,6 +23,9 @@ use crate::route::EndpointName;
 
 /// Endpoints share this many counters of invalidations. One that shares it with another costs a question more.
 const SHARDS: usize = 256;
+
+/// The part of its time to live by which an entry may go sooner.
+const TTL_SPREAD: f64 = 0.1;
 
 /// When a question was asked, compared with others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,6 +146,14 @@ impl<V, N> Found<V, N> {
         }
     }
 
+    /// Of what is there.
+    pub(super) fn generation(&self) -> Option<Generation> {
+        match self {
+            Self::Hit(hit) => Some(hit.generation),
+            Self::Negative(_) | Self::Expired | Self::Miss => None,
+        }
+    }
+
     pub(super) const fn is_there(&self) -> bool {
         matches!(self, Self::Hit(_) | Self::Negative(_))
     }
@@ -210,7 +222,8 @@ impl<K: Key, V: Clone, N: Clone> Cache<K, V, N> {
             return None;
         }
         kept.not_there.remove(&key);
-        let inserted = kept.there.insert(key, Entry { value, project, question }, self.ttl, now);
+        let ttl = Ttl { absolute: not_all_at_once(self.ttl.absolute), ..self.ttl };
+        let inserted = kept.there.insert(key, Entry { value, project, question }, ttl, now);
         self.has_gone(&kept, "replaced", inserted.replaced.is_some().into());
         self.has_gone(&kept, "size", inserted.evicted.is_some().into());
         Some(inserted.generation)
@@ -230,8 +243,8 @@ impl<K: Key, V: Clone, N: Clone> Cache<K, V, N> {
             return;
         }
         let replaced = kept.there.remove(&key).is_some();
-        let inserted =
-            kept.not_there.insert(key, Entry { value, project, question }, Ttl::absolute(ttl), now);
+        let ttl = Ttl::absolute(not_all_at_once(ttl));
+        let inserted = kept.not_there.insert(key, Entry { value, project, question }, ttl, now);
         self.has_gone(&kept, "replaced", (replaced || inserted.replaced.is_some()).into());
         self.has_gone(&kept, "size", inserted.evicted.is_some().into());
     }
@@ -307,105 +320,20 @@ impl<K: Key, V: Clone, N: Clone> Cache<K, V, N> {
     }
 }
 
+/// What was asked for at the same time, by all proxies after a restart for example, shall not be asked for again at the
+/// same time for ever. Never longer than `ttl`, which is a promise about how old an answer can be.
+fn not_all_at_once(ttl: Duration) -> Duration {
+    // Without limit is no time.
+    if ttl == Duration::MAX {
+        return ttl;
+    }
+    ttl - ttl.mul_f64(rand::rng().random_range(0.0..TTL_SPREAD))
+}
+
 fn hit<T: Clone>(entry: &Entry<T>, generation: Generation, age: Duration) -> Hit<T> {
     Hit { value: entry.value.clone(), generation, question: entry.question, age }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::Metrics;
-
-    fn name(text: &str) -> EndpointName {
-        text.parse().unwrap()
-    }
-
-    fn cache(options: &str) -> (Cache<EndpointName, u8, char>, Arc<Questions>, CacheMetrics) {
-        let (questions, metrics) =
-            (Arc::<Questions>::default(), Metrics::new(&mut Default::default()).caches);
-        let cache = Cache::new("test", &options.parse().unwrap(), Arc::clone(&questions), metrics.clone());
-        (cache, questions, metrics)
-    }
-
-    fn value(cache: &Cache<EndpointName, u8, char>, key: &str) -> Option<u8> {
-        match cache.find(&name(key)) {
-            Found::Hit(hit) => Some(hit.value),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn the_answer_to_the_later_question_stays_whichever_comes_first() {
-        let (cache, questions, _) = cache("size=9,ttl=1m");
-        let (first, second, third) = (questions.ask(), questions.ask(), questions.ask());
-        assert!(cache.keep(name("a"), 2, None, second).is_some());
-        assert!(cache.keep(name("a"), 1, None, first).is_none());
-        cache.keep_negative(name("a"), 'x', Duration::from_secs(1), None, first);
-        assert_eq!(value(&cache, "a"), Some(2));
-        cache.keep_negative(name("a"), 'x', Duration::from_secs(1), None, third);
-        assert!(matches!(cache.find(&name("a")), Found::Negative(hit) if hit.value == 'x'));
-        assert!(cache.keep(name("a"), 2, None, second).is_none());
-    }
-
-    #[test]
-    fn what_is_invalidated_while_it_is_asked_for_is_not_kept() {
-        let (cache, questions, _) = cache("size=9,ttl=1m");
-        for outdated in [Some(name("a")), None] {
-            let (before, epoch) = (questions.ask(), questions.epoch(&name("a")));
-            questions.outdate(outdated.as_ref());
-            assert!(cache.keep(name("a"), 1, None, before).is_none());
-            cache.keep_negative(name("a"), 'x', Duration::from_secs(1), None, before);
-            assert_eq!(cache.find(&name("a")), Found::Miss);
-            assert_ne!(questions.epoch(&name("a")), epoch);
-        }
-        assert!(cache.keep(name("a"), 1, None, questions.ask()).is_some());
-    }
-
-    #[test]
-    fn an_entry_of_a_project_goes_with_it_and_so_does_one_of_no_known_project() {
-        let (cache, questions, metrics) = cache("size=9,ttl=1m");
-        for (key, project) in [("a", Some("one")), ("b", Some("two")), ("c", None)] {
-            cache.keep(name(key), 1, project.map(Project::from), questions.ask());
-        }
-        let of_one =
-            |_: &EndpointName, project: Option<&Project>| project.is_none_or(|project| &**project == "one");
-        assert_eq!(cache.invalidate(of_one), 2);
-        assert_eq!([value(&cache, "a"), value(&cache, "b"), value(&cache, "c")], [None, Some(1), None]);
-        assert_eq!((metrics.evictions("test", "invalidated"), metrics.entries("test")), (2, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn entries_and_why_they_went_are_counted() {
-        let (cache, questions, metrics) = cache("size=2,ttl=10s");
-        for key in ["a", "b", "b", "c"] {
-            cache.keep(name(key), 1, None, questions.ask());
-        }
-        cache.keep_negative(name("x"), 'x', Duration::from_secs(1), None, questions.ask());
-        assert_eq!(metrics.entries("test"), 3);
-        let Found::Hit(hit) = cache.find(&name("b")) else { panic!("b is gone") };
-        cache.keep(name("b"), 2, None, questions.ask());
-        // Somebody who saw the old one.
-        cache.drop_stale(&name("b"), hit.generation);
-        assert_eq!(value(&cache, "b"), Some(2));
-        let Found::Hit(hit) = cache.find(&name("b")) else { panic!("b is gone") };
-        cache.drop_stale(&name("b"), hit.generation);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(cache.find(&name("x")), Found::Expired);
-        tokio::time::advance(Duration::from_secs(9)).await;
-        cache.sweep();
-        let causes = ["size", "replaced", "stale", "expired", "invalidated"];
-        assert_eq!(causes.map(|cause| metrics.evictions("test", cause)), [1, 2, 1, 2, 0]);
-        assert_eq!(metrics.entries("test"), 0);
-    }
-
-    #[test]
-    fn names_that_are_made_up_do_not_push_real_ones_out() {
-        let (cache, questions, _) = cache("size=2,ttl=1m");
-        cache.keep(name("a"), 1, None, questions.ask());
-        for number in 0..10 {
-            let made_up = name(&format!("made-up-{number}"));
-            cache.keep_negative(made_up, 'x', Duration::from_secs(5), None, questions.ask());
-        }
-        assert_eq!(value(&cache, "a"), Some(1));
-    }
-}
+#[path = "cache_tests.rs"]
+mod tests;

@@ -132,6 +132,18 @@ impl Cached {
         self.ask(wanted, true).await.0
     }
 
+    /// The same, because nobody was there when the address of this answer was known. `None` when none was.
+    pub(super) async fn wake_slept(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        slept_at: Option<Generation>,
+    ) -> Result<Located, ControlPlaneError> {
+        if let Some(generation) = slept_at {
+            self.addresses.drop_stale(&wanted.endpoint, generation);
+        }
+        self.ask(wanted, true).await.0
+    }
+
     fn drop_stale(&self, endpoint: &EndpointName, stale: &Located) {
         if let Some(generation) = stale.generation {
             self.addresses.drop_stale(endpoint, generation);
@@ -289,3 +301,7 @@ impl ControlPlaneError {
 #[cfg(test)]
 #[path = "cached_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "stranger_tests.rs"]
+mod stranger_tests;

@@ -151,7 +151,7 @@ impl AccessCache {
             Found::Negative(hit) => (None, hit.question, hit.age),
             Found::Expired | Found::Miss => return None,
         };
-        let access = Access { verifier, allowlist, project: None };
+        let access = Access { verifier, allowlist, ..Access::default() };
         // The clock did not begin with this process, but an entry is never older than that.
         let asked_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
         Some(Ok(Accessed { access, answer: Some((question, asked_at)) }))
@@ -205,7 +205,12 @@ impl Cached {
         asked.await.unwrap_or_else(|error| (Err(error), true))
     }
 
-    async fn ask_who_unless_done(&self, wanted: &Wanted, key: &Key, has_asked: &AtomicBool) -> Answer {
+    async fn ask_who_unless_done(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        key: &Key,
+        has_asked: &AtomicBool,
+    ) -> Answer {
         // Whoever came late finds what somebody else asked for.
         if let Some(known) = self.access.known(key) {
             return known;
@@ -224,9 +229,8 @@ impl Cached {
         answer
     }
 
-    async fn ask_who_now(&self, wanted: &Wanted, key: &Key, question: Question) -> Answer {
-        self.count_request("access");
-        match self.provider.access(wanted, &key.1).await {
+    async fn ask_who_now(self: &Arc<Self>, wanted: &Wanted, key: &Key, question: Question) -> Answer {
+        match self.access_of_provider(wanted, &key.1).await {
             Ok(access) => {
                 self.access.remember(key, &access, question);
                 Ok(Accessed { access, answer: Some((question, Instant::now())) })
@@ -235,6 +239,32 @@ impl Cached {
                 self.access.remember_closed(&wanted.endpoint, &error, question);
                 Err(error)
             }
+        }
+    }
+
+    /// Wakes the compute, where only that makes a good answer and the provider allows it. That is a wake as any other: it
+    /// is shared and counted, and while it lasts nobody stops the compute.
+    async fn access_of_provider(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        role: &Text,
+    ) -> Result<Access, ControlPlaneError> {
+        // What is known of the address before the answer is of a compute that sleeps, what comes after it may not be.
+        let slept_at = self.addresses.find(&wanted.endpoint).generation();
+        self.count_request("access");
+        let access = self.provider.access(wanted, role).await?;
+        if !access.may_wake {
+            return Ok(access);
+        }
+        tracing::info!(endpoint = %wanted.endpoint, "waking for a client that has proven nothing");
+        match self.wake_slept(wanted, slept_at).await {
+            Ok(_) => {
+                self.count_request("access");
+                self.provider.access(wanted, role).await
+            }
+            // To a stranger that is no other answer than to a wrong password.
+            Err(ControlPlaneError::TooManyWakes { .. }) => Ok(access),
+            Err(error) => Err(error),
         }
     }
 
@@ -266,7 +296,7 @@ impl Cached {
         Some(answer)
     }
 
-    async fn ask_again(&self, wanted: &Wanted, key: &Key, doubted: Question) -> Option<Answer> {
+    async fn ask_again(self: &Arc<Self>, wanted: &Wanted, key: &Key, doubted: Question) -> Option<Answer> {
         // Whoever came late finds what somebody else asked for.
         if let Some(Ok(newer)) = self.access.known(key)
             && newer.answer.is_some_and(|(question, _)| question > doubted)

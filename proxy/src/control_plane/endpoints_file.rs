@@ -15,10 +15,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use postgres_backend::client::ClientTls;
 use pq_proto::Text;
@@ -56,8 +55,10 @@ pub(crate) enum FileError {
         message: String,
     },
     /// A value cannot be used.
-    #[error("endpoint \"{endpoint}\": {problem}")]
+    #[error("{}: endpoint \"{endpoint}\": {problem}", path.display())]
     Value {
+        /// In which file.
+        path: PathBuf,
         /// Under which endpoint.
         endpoint: String,
         /// What is wrong.
@@ -84,22 +85,6 @@ pub(super) struct Endpoint {
     pub(super) auth_query: Option<Asker>,
 }
 
-/// Which state of the file was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fingerprint {
-    modified: Option<SystemTime>,
-    length: u64,
-    inode: u64,
-}
-
-impl Fingerprint {
-    /// `None` when there is no file.
-    pub(super) fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(Self { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() })
-    }
-}
-
 impl EndpointsFile {
     pub(super) fn load(path: &Path) -> Result<Self, FileError> {
         let unreadable = |error| FileError::Io { path: path.to_owned(), error };
@@ -114,7 +99,7 @@ impl EndpointsFile {
         let endpoints = raw.endpoints.into_iter().map(|(name, raw)| {
             let parsed = name.parse().map_err(|_| "its name is not 1 to 63 of a-z, 0-9 and -".to_owned());
             let parsed = parsed.and_then(|name| Ok((name, raw.check(beside)?)));
-            parsed.map_err(|problem| FileError::Value { endpoint: name, problem })
+            parsed.map_err(|problem| FileError::Value { path: path.to_owned(), endpoint: name, problem })
         });
         let state_file = raw.state_file.map(|path| beside.join(path));
         Ok(Self { endpoints: endpoints.collect::<Result<_, _>>()?, state_file })

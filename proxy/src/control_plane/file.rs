@@ -3,14 +3,15 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pq_proto::Text;
 
-use super::endpoints_file::{EndpointsFile, FileError, Fingerprint};
+use super::endpoints_file::{EndpointsFile, FileError};
 use super::{Access, Compute, ControlPlane, Reply, Wanted};
+use crate::reload::Take;
 use crate::route::EndpointName;
 
 /// See the module's text.
@@ -28,15 +29,12 @@ pub(super) struct Reloaded {
     path: PathBuf,
     check: Check,
     content: ArcSwap<EndpointsFile>,
-    seen: Mutex<Option<Fingerprint>>,
 }
 
 impl Reloaded {
     pub(super) fn load(path: &Path, check: Check) -> Result<Self, FileError> {
-        // Before it is read: what changes meanwhile is seen the next time.
-        let seen = Mutex::new(Fingerprint::of(path));
         let content = ArcSwap::from_pointee(Self::read(path, check)?);
-        Ok(Self { path: path.to_owned(), check, content, seen })
+        Ok(Self { path: path.to_owned(), check, content })
     }
 
     fn read(path: &Path, check: Check) -> Result<EndpointsFile, FileError> {
@@ -49,15 +47,14 @@ impl Reloaded {
         self.content.load_full()
     }
 
-    pub(super) fn is_outdated(&self) -> bool {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != Fingerprint::of(&self.path)
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
     }
 
-    pub(super) fn reload(&self) -> Result<(), String> {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Fingerprint::of(&self.path);
-        let content = Self::read(&self.path, self.check).map_err(|error| error.to_string())?;
-        self.content.store(Arc::new(content));
-        Ok(())
+    /// See [`crate::reload::Source`].
+    pub(super) fn read_again(&self) -> Result<Take<'_>, String> {
+        let content = Arc::new(Self::read(&self.path, self.check).map_err(|error| error.to_string())?);
+        Ok(Box::new(|| self.content.store(content)))
     }
 }
 
@@ -66,12 +63,12 @@ impl FileControlPlane {
         Ok(Self { file: Reloaded::load(path, Self::check)? })
     }
 
-    fn check(_: &Path, content: &EndpointsFile) -> Result<(), FileError> {
+    fn check(path: &Path, content: &EndpointsFile) -> Result<(), FileError> {
         let Some((name, _)) = content.iter().find(|(_, endpoint)| endpoint.auth_query.is_some()) else {
             return Ok(());
         };
         let problem = "auth_query is for --control-plane auth_query:PATH".into();
-        Err(FileError::Value { endpoint: name.to_string(), problem })
+        Err(FileError::Value { path: path.to_owned(), endpoint: name.to_string(), problem })
     }
 }
 
@@ -80,7 +77,7 @@ impl ControlPlane for FileControlPlane {
         let access = self.file.content().endpoint(&wanted.endpoint).map(|endpoint| Access {
             verifier: endpoint.roles.get(role).cloned(),
             allowlist: Arc::clone(&endpoint.allowlist),
-            project: None,
+            ..Access::default()
         });
         Box::pin(std::future::ready(access))
     }
@@ -105,12 +102,12 @@ impl ControlPlane for FileControlPlane {
         Box::pin(async move { content.endpoint(endpoint)?.stop(endpoint).await })
     }
 
-    fn is_outdated(&self) -> bool {
-        self.file.is_outdated()
+    fn files(&self) -> Vec<PathBuf> {
+        self.file.files()
     }
 
-    fn reload(&self) -> Result<(), String> {
-        self.file.reload()
+    fn read(&self) -> Result<Take<'_>, String> {
+        self.file.read_again()
     }
 }
 
@@ -175,24 +172,22 @@ mod tests {
         let path = directory.path().join("endpoints.toml");
         let main = Wanted::for_test("main");
         let address = async || plane.locate(&main).await.unwrap().address.to_string();
-        assert!(!plane.is_outdated());
+        let reload = || plane.read().map(|take| take());
         fs::write(&path, "[endpoints.main]\naddress = \"h:22\"\n").unwrap();
-        assert!(plane.is_outdated());
-        plane.reload().unwrap();
-        assert_eq!((plane.is_outdated(), address().await.as_str()), (false, "h:22"));
+        reload().unwrap();
+        assert_eq!(address().await, "h:22");
         fs::write(&path, "[endpoints.main]\naddress = \"h:3").unwrap();
-        assert!(plane.reload().unwrap_err().contains("line 2"));
-        // It is not complained about again before it changes again.
-        assert_eq!((plane.is_outdated(), address().await.as_str()), (false, "h:22"));
+        assert!(reload().unwrap_err().contains("line 2"));
+        assert_eq!(address().await, "h:22");
         // Good, but for the other provider, which would have roles that this one does not.
         fs::write(directory.path().join("password"), "x").unwrap();
         let other = "auth_query = { user = \"u\", password_file = \"password\" }";
         fs::write(&path, format!("[endpoints.main]\naddress = \"h:4\"\n{other}\n")).unwrap();
-        let error = plane.reload().unwrap_err();
+        let error = reload().unwrap_err();
         assert!(error.contains("auth_query is for --control-plane"), "{error}");
-        assert_eq!(address().await, "h:22");
+        assert!(error.starts_with(&path.display().to_string()), "{error}");
         fs::remove_file(&path).unwrap();
-        assert!(plane.is_outdated() && plane.reload().is_err());
-        assert_eq!((plane.is_outdated(), address().await.as_str()), (false, "h:22"));
+        reload().unwrap_err();
+        assert_eq!(address().await, "h:22");
     }
 }

@@ -15,6 +15,7 @@ mod upkeep;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -27,12 +28,13 @@ pub(crate) use auth_query::{AskDatabase, AskError, Asked, Asker, AuthQueryContro
 pub(crate) use cached::Cached;
 pub(crate) use cached_access::Accessed;
 pub(crate) use file::FileControlPlane;
-pub(crate) use http::HttpControlPlane;
+pub(crate) use http::{HttpControlPlane, TokenFile};
 pub(crate) use idle::InUse;
 pub(crate) use upkeep::{Dropped, Invalidation};
 
 use crate::activity::SessionId;
 use crate::allowlist::Allowlist;
+use crate::reload::Take;
 use crate::route::EndpointName;
 use crate::scram::Verifier;
 
@@ -75,14 +77,14 @@ pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Err(ControlPlaneError::UnknownEndpoint(endpoint.clone()))))
     }
 
-    /// Whether a file that it was made from has changed. Looks at the disk.
-    fn is_outdated(&self) -> bool {
-        false
+    /// The files that its answers come from.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
     }
 
-    /// Reads its files again. On an error everything stays as it is. Looks at the disk.
-    fn reload(&self) -> Result<(), String> {
-        Ok(())
+    /// Reads them again, as a [`crate::reload::Source`].
+    fn read(&self) -> Result<Take<'_>, String> {
+        Ok(Box::new(|| ()))
     }
 }
 
@@ -111,6 +113,8 @@ pub(crate) struct Access {
     pub(crate) allowlist: Arc<Allowlist>,
     /// To whom the endpoint belongs, where that is told.
     pub(crate) project: Option<Project>,
+    /// The compute sleeps, and would know better: it may be woken and asked again, once.
+    pub(crate) may_wake: bool,
 }
 
 /// Name of a project: endpoints that belong together.

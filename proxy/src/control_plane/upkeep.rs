@@ -1,19 +1,17 @@
-//! What goes on besides the sessions: files that have changed, entries that have expired, and what an operator says is not
+//! What goes on besides the sessions: files that are read again, entries that have expired, and what an operator says is not
 //! true any more. Part of [`Cached`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pq_proto::Text;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep_until};
-use utils::Shutdown;
 
 use super::{Cached, Project};
+use crate::reload::{Source, Take};
 use crate::route::EndpointName;
 
-/// How often is looked for changed files.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often expired entries are removed that nobody asks for any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -82,38 +80,26 @@ impl Cached {
         self.addresses.invalidate(|_, _| true);
     }
 
-    /// Sweeps, and has the provider read its files again at SIGHUP and when one has changed, until the process ends.
-    pub(crate) async fn keep_current(self: Arc<Self>, shutdown: Shutdown) {
-        let mut asked_for = shutdown.reloads();
-        let mut sweep_at = Instant::now() + SWEEP_INTERVAL;
+    /// Removes what has expired now and then, until the process ends.
+    pub(crate) async fn keep_swept(self: Arc<Self>) {
         loop {
-            let is_asked_for = tokio::select! {
-                () = asked_for.next() => true,
-                () = tokio::time::sleep(LOOK_INTERVAL) => false,
-                () = sleep_until(sweep_at) => {
-                    self.sweep();
-                    sweep_at = Instant::now() + SWEEP_INTERVAL;
-                    continue;
-                }
-            };
-            let cached = Arc::clone(&self);
-            let reloaded = tokio::task::spawn_blocking(move || {
-                (is_asked_for || cached.provider.is_outdated()).then(|| cached.provider.reload())
-            });
-            match reloaded.await {
-                Ok(Some(Ok(()))) => {
-                    self.invalidate_all();
-                    tracing::info!("the control plane's files were read again");
-                }
-                Ok(Some(Err(error))) => {
-                    tracing::error!(
-                        error,
-                        "the control plane's files cannot be used: what was read before stays"
-                    );
-                }
-                Ok(None) | Err(_) => {}
-            }
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            self.sweep();
         }
+    }
+}
+
+impl Source for Cached {
+    fn files(&self) -> Vec<PathBuf> {
+        self.provider.files()
+    }
+
+    fn read(&self) -> Result<Take<'_>, String> {
+        let take = self.provider.read()?;
+        Ok(Box::new(|| {
+            take();
+            self.invalidate_all();
+        }))
     }
 }
 

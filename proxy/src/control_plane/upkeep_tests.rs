@@ -1,9 +1,8 @@
 //! What an operator says is not true any more, and what nobody asks for any more.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
-use utils::shutdown::Signal;
 
 use super::*;
 use crate::config::Caches;
@@ -17,7 +16,6 @@ use crate::scram::Verifier;
 struct Plane {
     password: AtomicUsize,
     questions: AtomicUsize,
-    is_outdated: AtomicBool,
     go: Semaphore,
 }
 
@@ -45,10 +43,6 @@ impl ControlPlane for Arc<Plane> {
     fn is_in_memory(&self) -> bool {
         false
     }
-
-    fn is_outdated(&self) -> bool {
-        self.is_outdated.swap(false, Ordering::Relaxed)
-    }
 }
 
 struct Scene {
@@ -61,7 +55,6 @@ impl Scene {
         let plane = Arc::new(Plane {
             password: AtomicUsize::new(0),
             questions: AtomicUsize::new(0),
-            is_outdated: AtomicBool::new(false),
             go: Semaphore::new(1000),
         });
         let metrics = Metrics::new(&mut Default::default());
@@ -158,8 +151,7 @@ async fn an_answer_that_was_on_its_way_during_an_invalidation_is_nobodys_who_com
 async fn what_nobody_asks_for_any_more_is_swept() {
     let scene = Scene::new();
     scene.fill().await;
-    let shutdown = Shutdown::new();
-    let upkeep = tokio::spawn(Arc::clone(&scene.cached).keep_current(shutdown.clone()));
+    let upkeep = tokio::spawn(Arc::clone(&scene.cached).keep_swept());
     tokio::time::sleep(Duration::from_secs(75)).await;
     assert_eq!(scene.entries(), [4, 0, 0]);
     tokio::time::sleep(Duration::from_secs(300)).await;
@@ -171,22 +163,9 @@ async fn what_nobody_asks_for_any_more_is_swept() {
 #[tokio::test]
 async fn nothing_is_kept_of_files_that_were_read_again() {
     let scene = Scene::new();
-    let shutdown = Shutdown::new();
-    let upkeep = tokio::spawn(Arc::clone(&scene.cached).keep_current(shutdown.clone()));
-    for asked_for in [true, false] {
-        scene.fill().await;
-        if asked_for {
-            // The task has to be there to hear it.
-            tokio::task::yield_now().await;
-            shutdown.signal(Signal::Hangup);
-        } else {
-            scene.plane.is_outdated.store(true, Ordering::Relaxed);
-        }
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while scene.entries() != [0, 0, 0] {
-            assert!(Instant::now() < deadline, "{:?}", scene.entries());
-            tokio::task::yield_now().await;
-        }
-    }
-    upkeep.abort();
+    scene.fill().await;
+    let take = scene.cached.read().unwrap();
+    assert_eq!(scene.entries(), [4, 8, 4]);
+    take();
+    assert_eq!(scene.entries(), [0, 0, 0]);
 }

@@ -20,9 +20,17 @@ pub(crate) use self::files::TlsFiles;
 /// No certificate can be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CertificateError {
-    /// A file cannot be read, or key and certificate do not fit.
+    /// A file cannot be read or used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// They do not fit.
+    #[error("{} and {}: {error}", files.certificate.display(), files.key.display())]
+    Pair {
+        /// Which ones.
+        files: TlsFiles,
+        /// Why.
+        error: TlsError,
+    },
     /// The certificate is not one of X.509.
     #[error("cannot read the names in {}", .0.display())]
     Names(PathBuf),
@@ -86,7 +94,11 @@ impl ResolvesServerCert for Certificates {
 
 impl Certificate {
     fn load(files: &TlsFiles) -> Result<Self, CertificateError> {
-        let key = load_certified_key(&files.certificate, &files.key)?;
+        let key = load_certified_key(&files.certificate, &files.key).map_err(|error| match error {
+            TlsError::Pem { .. } => error.into(),
+            // It does not say where.
+            error => CertificateError::Pair { files: files.clone(), error },
+        })?;
         let unreadable = || CertificateError::Names(files.certificate.clone());
         let leaf = key.cert.first().ok_or_else(unreadable)?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| unreadable())?;

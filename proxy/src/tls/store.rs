@@ -1,21 +1,17 @@
-//! [`TlsStore`]: what TLS for clients is at the moment. A reload exchanges all of it at once, for connections that come
+//! [`TlsStore`]: what TLS for clients is at the moment. A [reload](crate::reload) exchanges all of it at once, for connections that come
 //! after it; when the new files are wrong, the old state stays. Kept by `server`, asked by every session once, so that
 //! what SCRAM binds to is what the handshake showed.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use postgres_backend::{ServerTls, TlsPolicy};
 use rustls::server::ResolvesServerCert;
-use utils::Shutdown;
 
 use super::files::TlsSources;
 use super::{CertificateError, Certificates};
-use crate::metrics::{How, Metrics};
-
-/// How often is looked for changed files.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+use crate::reload::{Source, Take};
 
 /// A state.
 #[derive(Clone, Debug)]
@@ -41,51 +37,16 @@ impl TlsStore {
     pub(crate) fn current(&self) -> Arc<Tls> {
         self.current.load_full()
     }
+}
 
-    /// Reads all files again. On an error everything stays as it is.
-    pub(crate) fn reload(&self) -> Result<(), CertificateError> {
-        self.current.store(Arc::new(Tls::load(&self.sources)?));
-        Ok(())
+impl Source for TlsStore {
+    fn files(&self) -> Vec<PathBuf> {
+        self.sources.files()
     }
 
-    /// Reloads at SIGHUP and when a file has changed, until the process ends. Where TLS is not configured there is nothing
-    /// to do.
-    pub(crate) async fn keep_current(self: Arc<Self>, shutdown: Shutdown, metrics: Metrics) {
-        if self.current().certificates.is_none() {
-            return;
-        }
-        let mut asked_for = shutdown.reloads();
-        let mut known = self.fingerprint().await;
-        loop {
-            let is_asked_for = tokio::select! {
-                () = asked_for.next() => true,
-                () = tokio::time::sleep(LOOK_INTERVAL) => false,
-            };
-            let now = self.fingerprint().await;
-            if !is_asked_for && now == known {
-                continue;
-            }
-            known = now;
-            let store = Arc::clone(&self);
-            let reloaded = tokio::task::spawn_blocking(move || store.reload()).await;
-            let how = match reloaded {
-                Ok(Ok(())) => {
-                    tracing::info!("certificates were read again");
-                    "reloaded"
-                }
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "new certificates cannot be used: the old ones stay");
-                    "failed"
-                }
-                Err(_) => "failed",
-            };
-            metrics.tls_reloads.get_or_create(&How { how }).inc();
-        }
-    }
-
-    async fn fingerprint(self: &Arc<Self>) -> Option<super::files::Fingerprint> {
-        let store = Arc::clone(self);
-        tokio::task::spawn_blocking(move || store.sources.fingerprint()).await.ok()
+    fn read(&self) -> Result<Take<'_>, String> {
+        let tls = Arc::new(Tls::load(&self.sources).map_err(|error| error.to_string())?);
+        Ok(Box::new(|| self.current.store(tls)))
     }
 }
 
@@ -120,10 +81,12 @@ mod tests {
         let in_use = store.current();
         // The certificate is there, its key is not yet.
         fs::copy(&new.certificate, &old.certificate).unwrap();
-        store.reload().unwrap_err();
+        assert!(store.read().is_err());
         assert_eq!(names(), ["old.test"]);
         fs::copy(&new.key, &old.key).unwrap();
-        store.reload().unwrap();
+        let take = store.read().unwrap();
+        assert_eq!(names(), ["old.test"]);
+        take();
         assert_eq!(names(), ["new.test"]);
         // A connection that has begun goes on with what it began with.
         assert_eq!(in_use.certificates.as_ref().unwrap().choose(None).names, ["old.test"]);

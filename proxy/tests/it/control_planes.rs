@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use futures::future::join_all;
 use nix::sys::signal::Signal;
 use proxy::scram::Verifier;
@@ -24,9 +24,11 @@ const CROWD: usize = 100;
 
 /// A service that manages one database.
 #[derive(Default)]
-struct Service {
+pub(crate) struct Service {
     /// The port of PostgreSQL and the command that starts it.
-    database: OnceLock<(u16, std::path::PathBuf)>,
+    pub(crate) database: OnceLock<(u16, std::path::PathBuf)>,
+    /// What the last question came with.
+    pub(crate) authorization: Mutex<String>,
     /// Of role `app`, when it is not the usual one.
     verifier: Mutex<Option<Verifier>>,
     access_calls: AtomicUsize,
@@ -35,7 +37,7 @@ struct Service {
 
 impl Service {
     /// Its configuration, once it listens.
-    async fn listen(self: &Arc<Self>) -> String {
+    pub(crate) async fn listen(self: &Arc<Self>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("url = \"http://{}/api\"\n", listener.local_addr().unwrap());
         let router = axum::Router::new().fallback(answer).with_state(Arc::clone(self));
@@ -58,11 +60,14 @@ struct Asked {
 async fn answer(
     State(service): State<Arc<Service>>,
     uri: Uri,
+    headers: HeaderMap,
     Query(asked): Query<Asked>,
 ) -> (StatusCode, String) {
     let is_wake = uri.path() == "/api/wake_compute";
     let calls = if is_wake { &service.wake_calls } else { &service.access_calls };
     calls.fetch_add(1, Ordering::Relaxed);
+    let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    *service.authorization.lock().unwrap() = authorization.unwrap_or_default();
     if asked.endpointish != "main" {
         let details = json!({"error_info": {"reason": "ENDPOINT_NOT_FOUND"}});
         let error = json!({"error": "x", "status": {"code": "c", "message": "m", "details": details}});

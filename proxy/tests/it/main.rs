@@ -11,6 +11,7 @@ mod observed;
 mod passwords;
 mod program;
 mod raw;
+mod reloads;
 mod replication;
 mod sessions;
 mod signals;

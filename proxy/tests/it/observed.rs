@@ -62,7 +62,9 @@ async fn the_last_spans_arrive_however_the_process_is_stopped_and_the_control_pl
     let plane = installation.directory().join("http.toml");
     fs::write(&plane, format!("url = \"{control_plane}/api\"\n")).unwrap();
     let flag = format!("http:{}", plane.display());
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+    for signals in
+        [&[Signal::SIGTERM][..], &[Signal::SIGTERM, Signal::SIGTERM], &[Signal::SIGINT], &[Signal::SIGQUIT]]
+    {
         let (collector, spans) = service(|_| String::new());
         // So long between two batches that only the end sends any.
         let environment =
@@ -73,16 +75,21 @@ async fn the_last_spans_arrive_however_the_process_is_stopped_and_the_control_pl
         let (client, connection) = installation.connect(&proxy.config()).await.unwrap();
         client.batch_execute("SELECT 1").await.unwrap();
         assert!(spans.lock().unwrap().is_empty(), "the test waits for the last spans only");
-        proxy.signal(signal);
+        for signal in signals {
+            proxy.signal(*signal);
+            // Two that come at the same time would be one.
+            let seen = async || Ok(proxy.log().contains("shutting down").then_some(()));
+            wait::until("the signal to be seen", PATIENCE, seen).await.unwrap();
+        }
         let _ = connection.await.unwrap();
         assert!(proxy.ended().await.0.success());
         let log = proxy.log();
         assert!(!log.contains("spans were not sent"), "{log}");
         for name in ["session", "tls", "auth", "control_plane", "connect", "control_plane_request", "main"] {
-            assert!(has(&spans, name.as_bytes()), "{signal}: no {name}");
+            assert!(has(&spans, name.as_bytes()), "{signals:?}: no {name}");
         }
-        let outcome = if signal == Signal::SIGTERM { "drained" } else { "cut_off" };
-        assert!(has(&spans, outcome.as_bytes()), "{signal}: no {outcome}");
+        let outcome = if signals == [Signal::SIGTERM] { "drained" } else { "cut_off" };
+        assert!(has(&spans, outcome.as_bytes()), "{signals:?}: no {outcome}");
         assert!(!has(&spans, PASSWORD.as_bytes()));
 
         let heads: Vec<String> = asked.lock().unwrap().iter().map(|(head, _)| head.clone()).collect();
@@ -94,7 +101,7 @@ async fn the_last_spans_arrive_however_the_process_is_stopped_and_the_control_pl
             assert_eq!((parts[0], parts[1].len(), parts[3]), ("00", 32, "01"), "{trace}");
             // Both the trace and the very span are among those that the collector has.
             for id in [parts[1], parts[2]] {
-                assert!(has(&spans, &hex::decode(id).unwrap()), "{signal}: {trace}");
+                assert!(has(&spans, &hex::decode(id).unwrap()), "{signals:?}: {trace}");
             }
         }
     }

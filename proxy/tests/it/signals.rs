@@ -26,20 +26,24 @@ fn row(signal: &str, what: &str, within: Duration) {
 #[tokio::test]
 async fn sigterm_ends_one_thing_after_the_other() {
     let installation = Installation::new("sigterm").await;
-    let flags = ["--drain-grace", "2", "--drain-idle", "3", "--drain-timeout", "8"];
+    let flags = ["--drain-grace", "3", "--drain-idle", "4", "--drain-timeout", "8"];
     let mut proxy = Proxy::start(&installation, "proxy-drained", &flags, &[]).await;
     let config = proxy.config();
     let (idle, idle_connection) = installation.connect(&config).await.unwrap();
     let (busy, busy_connection) = installation.connect(&config).await.unwrap();
     let (stuck, _connection) = installation.connect(&config).await.unwrap();
+    let (slow, _connection) = installation.connect(&config).await.unwrap();
+    let (cancel, late_cancel) = (slow.cancel_token(), stuck.cancel_token());
     let (watcher, _connection) = installation.connect(&installation.config()).await.unwrap();
     idle.batch_execute("SELECT 1").await.unwrap();
     busy.batch_execute("BEGIN").await.unwrap();
     let long = tokio::spawn(async move { stuck.batch_execute("SELECT pg_sleep(1000)").await.unwrap_err() });
     let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(1%' \
                    AND pid <> pg_backend_pid()";
-    let count = async || watcher.query_one(running, &[]).await.unwrap().get::<_, i64>(0);
-    wait::until("the query", PATIENCE, async || Ok((count().await == 1).then_some(()))).await.unwrap();
+    let slow = tokio::spawn(async move { slow.batch_execute("SELECT pg_sleep(2000)").await.unwrap_err() });
+    let running = running.replace("pg_sleep(1%", "pg_sleep(%");
+    let count = async || watcher.query_one(&running, &[]).await.unwrap().get::<_, i64>(0);
+    wait::until("both queries", PATIENCE, async || Ok((count().await == 2).then_some(()))).await.unwrap();
     assert_eq!(proxy.get("/readyz").await.unwrap().0, 200);
 
     let begin = Instant::now();
@@ -51,10 +55,15 @@ async fn sigterm_ends_one_thing_after_the_other() {
     let refused = installation.connect(&config).await.err().unwrap();
     assert_eq!(refused.code(), Some(&SqlState::CANNOT_CONNECT_NOW), "{refused:?}");
     let refused = begin.elapsed();
+    cancel.cancel_query(installation.tls()).await.unwrap();
+    assert_eq!(slow.await.unwrap().code(), Some(&SqlState::QUERY_CANCELED));
+    let canceled = begin.elapsed();
     let closed = wait::until("the port to close", PATIENCE, async || {
         Ok(TcpStream::connect(proxy.address).is_err().then(|| begin.elapsed()))
     });
     let closed = closed.await.unwrap();
+    // Nobody is there any more to take it.
+    late_cancel.cancel_query(installation.tls()).await.unwrap_err();
     let told = idle_connection.await.unwrap().unwrap_err();
     let idle_ended = begin.elapsed();
     assert_eq!(told.code(), Some(&SqlState::ADMIN_SHUTDOWN));
@@ -72,13 +81,45 @@ async fn sigterm_ends_one_thing_after_the_other() {
     for (what, seen, from) in [
         ("`/readyz` answers 503", unready, Duration::ZERO),
         ("new sessions get 57P03", refused, Duration::ZERO),
-        ("ports close (`--drain-grace 2`)", closed, 2 * SECOND),
-        ("idle sessions get 57P01 (`--drain-idle 3`)", idle_ended, 3 * SECOND),
+        ("cancel requests are passed on", canceled, Duration::ZERO),
+        ("ports close (`--drain-grace 3`)", closed, 3 * SECOND),
+        ("idle sessions get 57P01 (`--drain-idle 4`)", idle_ended, 4 * SECOND),
         ("the others get 57P01, their queries are cancelled (`--drain-timeout 8`)", cut_off, 8 * SECOND),
         ("the process ends with 0", ended, 8 * SECOND),
     ] {
         row(name, what, seen);
         assert!(seen >= from && seen < from + SLACK, "{what}: {seen:?}");
+    }
+    installation.passed();
+}
+
+#[tokio::test]
+async fn after_sigterm_the_process_ends_with_its_last_transaction() {
+    let installation = Installation::new("sigterm-last").await;
+    let mut proxy = Proxy::start(&installation, "proxy-last", &["--drain-idle", "1"], &[]).await;
+    let (client, connection) = installation.connect(&proxy.config()).await.unwrap();
+    client.batch_execute("BEGIN").await.unwrap();
+    let begin = Instant::now();
+    proxy.signal(Signal::SIGTERM);
+    // Without a grace.
+    let closed = wait::until("the port to close", PATIENCE, async || {
+        Ok(TcpStream::connect(proxy.address).is_err().then(|| begin.elapsed()))
+    });
+    let closed = closed.await.unwrap();
+    client.batch_execute("SELECT pg_sleep(3)").await.unwrap();
+    assert!(proxy.is_alive());
+    let begin = Instant::now();
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(connection.await.unwrap().unwrap_err().code(), Some(&SqlState::ADMIN_SHUTDOWN));
+    let told = begin.elapsed();
+    let (status, ended) = proxy.ended().await;
+    let ended = ended - begin;
+    row("SIGTERM", "ports close", closed);
+    row("SIGTERM", "a session gets 57P01 at the end of its transaction", told);
+    row("SIGTERM", "the process ends with 0 after its last session", ended);
+    assert!(status.success(), "{}", proxy.log());
+    for seen in [closed, told, ended] {
+        assert!(seen < SLACK, "{seen:?}");
     }
     installation.passed();
 }
@@ -155,20 +196,24 @@ async fn sighup_takes_what_is_right_and_leaves_what_is_wrong() {
         installation.connect(&proxy.config()).await.err().and_then(|error| error.code().cloned())
     };
     assert_eq!(second().await, Some(SqlState::TOO_MANY_CONNECTIONS));
-    reload(&limits, "max_connections = 2", "limits were read again").await;
+    // One file that is wrong is enough.
+    reload(&limits, "max_connections = 2", "cannot be used: what was read before stays").await;
+    assert_eq!(second().await, Some(SqlState::TOO_MANY_CONNECTIONS));
+    reload(&endpoints, &right, "the configuration was read again").await;
     assert_eq!(second().await, None);
-    reload(&limits, "max_connections = 1\nmax = 7", "limits cannot be used").await;
+    reload(&limits, "max_connections = 1\nmax = 7", "cannot be used: what was read before stays").await;
     assert_eq!(second().await, None);
     proxy.wait_open(1).await;
     let other =
         right.replace("[endpoints.main]", "[endpoints.other]").replace("endpoints.main.", "endpoints.other.");
-    let taken = reload(&endpoints, &other, "files were read again").await;
+    fs::write(&endpoints, &other).unwrap();
+    let taken = reload(&limits, "max_connections = 3", "the configuration was read again").await;
     let gone = installation.psql(&uri, &["SELECT 1"]).await;
     assert!(!gone.status.success());
     proxy.wait_open(1).await;
     assert_eq!(installation.ask(&uri.replace("main.", "other."), &["SELECT 1"]).await, "1");
-    row("SIGHUP", "certificates, endpoints and limits are read again", taken);
-    row("SIGHUP", "what is wrong is logged, and what was read before stays", refused);
+    row("SIGHUP", "certificates, endpoints, token and limits are read again", taken);
+    row("SIGHUP", "what is wrong is logged, and all that was read before stays", refused);
     drop(proxy);
     installation.passed();
 }

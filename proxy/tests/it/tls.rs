@@ -83,7 +83,9 @@ async fn certificates_are_exchanged_without_ending_a_session_and_wrong_ones_are_
     let second = next("second");
     fs::copy(&second.certificate, &old.certificate).unwrap();
     wait::until("a complaint", PATIENCE, async || {
-        Ok(installation.log().contains("the old ones stay").then_some(()))
+        let log = installation.log();
+        let line = log.lines().find(|line| line.contains("what was read before stays"));
+        Ok(line.map(|line| assert!(line.contains(old.key.to_str().unwrap()), "{line}")))
     })
     .await
     .unwrap();

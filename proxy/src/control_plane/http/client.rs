@@ -2,7 +2,6 @@
 //! rare, and a connection that was closed in the meantime is no case of its own. Used by [`super::HttpControlPlane`].
 
 use std::io;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::Uri;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderMap, RETRY_AFTER};
 use hyper_util::rt::TokioIo;
 use postgres_backend::Io;
 use postgres_backend::client::ClientTls;
@@ -21,6 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::{Instrument, info_span};
+
+use super::token::TokenFile;
 
 /// Longest body of an answer in bytes.
 const RESPONSE_BYTES_MAX: usize = 64 * 1024;
@@ -63,8 +64,6 @@ pub(super) enum ClientError {
     Connect(#[source] io::Error),
     #[error("TLS: {0}")]
     Tls(#[source] io::Error),
-    #[error("the token file {}: {error}", path.display())]
-    Token { path: PathBuf, error: String },
     #[error("the request cannot be made: {0}")]
     Request(#[from] hyper::http::Error),
     #[error("{0}")]
@@ -88,14 +87,14 @@ pub(super) struct Client {
     port: u16,
     /// Without a slash at its end.
     path: String,
-    token_file: Option<PathBuf>,
+    pub(super) token: Option<Arc<TokenFile>>,
     tls: Option<ClientTls>,
 }
 
 impl Client {
     pub(super) fn new(
         url: &str,
-        token_file: Option<PathBuf>,
+        token: Option<Arc<TokenFile>>,
         tls: Option<ClientTls>,
     ) -> Result<Self, UrlError> {
         let url: Uri = url.parse()?;
@@ -111,7 +110,7 @@ impl Client {
             host: host.to_owned(),
             port: url.port_u16().unwrap_or(default_port),
             path: url.path().trim_end_matches('/').to_owned(),
-            token_file,
+            token,
             tls,
         })
     }
@@ -183,24 +182,10 @@ impl Client {
         if let Some(trace) = telemetry::traceparent() {
             builder = builder.header("traceparent", trace);
         }
-        if let Some(token) = self.token()? {
+        if let Some(token) = self.token.as_ref().and_then(|token| token.header()) {
             builder = builder.header(AUTHORIZATION, token);
         }
         Ok(builder.body(Empty::new())?)
-    }
-
-    /// Read each time, so that it can be exchanged. An empty one is not sent.
-    fn token(&self) -> Result<Option<HeaderValue>, ClientError> {
-        let Some(path) = &self.token_file else { return Ok(None) };
-        let wrong = |error: String| ClientError::Token { path: path.clone(), error };
-        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-        if text.trim().is_empty() {
-            return Ok(None);
-        }
-        let value = HeaderValue::from_str(&format!("Bearer {}", text.trim()));
-        let mut value = value.map_err(|_| wrong("it has characters that a header cannot have".into()))?;
-        value.set_sensitive(true);
-        Ok(Some(value))
     }
 }
 

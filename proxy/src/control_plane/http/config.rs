@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `url` | where the calls are: `http://` or `https://`, host, port, path | needed |
 //! | `dialect` | `"v1"` or `"2023"` | `"v1"` |
-//! | `token_file` | a file with the Bearer token, read again for every call | no token is sent |
+//! | `token_file` | a file with the Bearer token, read again at SIGHUP and when it changes | no token is sent |
 //! | `ca` | authorities (PEM) for `https` | needed there |
 //! | `compute_ca` | authorities (PEM) for computes that the service gives a `server_name` for | such computes are refused |
 //! | `access_try_seconds`, `access_seconds` | for one try, and for all tries, of asking who may come in | 5, 12 |
@@ -13,6 +13,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use postgres_backend::TlsError;
@@ -22,6 +23,7 @@ use serde::Deserialize;
 use super::HttpControlPlane;
 use super::client::{Client, UrlError};
 use super::dialect::Dialect;
+use super::token::{TokenError, TokenFile};
 use crate::control_plane::describe_toml_error;
 
 /// The file cannot be used.
@@ -35,6 +37,8 @@ pub(crate) enum HttpConfigError {
     Url(#[from] UrlError),
     #[error(transparent)]
     Authorities(#[from] TlsError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error("ca: an https url needs the authorities that vouch for it")]
     NoAuthorities,
     #[error("{0}: it must be between 1 and 86400")]
@@ -89,11 +93,9 @@ impl HttpConfig {
         };
         let authorities =
             |path: PathBuf| ClientTls::verify_full(&beside.join(path), None).map_err(HttpConfigError::from);
-        let client = Client::new(
-            &self.url,
-            self.token_file.map(|path| beside.join(path)),
-            self.ca.map(authorities).transpose()?,
-        )?;
+        let token = self.token_file.map(|path| TokenFile::load(beside.join(path)));
+        let client =
+            Client::new(&self.url, token.transpose()?.map(Arc::new), self.ca.map(authorities).transpose()?)?;
         if client.lacks_authorities() {
             return Err(HttpConfigError::NoAuthorities);
         }
@@ -143,6 +145,7 @@ mod tests {
             ("url = \"https://h/\"", "ca: an https url needs"),
             ("url = \"http://h/\"\ndialect = \"v2\"", "unknown variant `v2`"),
             ("url = \"http://h/\"\ncompute_ca = \"none.pem\"", "none.pem"),
+            ("url = \"http://h/\"\ntoken_file = \"none\"", "token_file "),
             ("url = \"http://h/\"\nwake_seconds = 0", "wake_seconds: it must be between 1 and 86400"),
         ] {
             let error = load(text).unwrap_err();

@@ -135,7 +135,8 @@ impl Dialect {
         let secret = Some(answer.role_secret).filter(|secret| !secret.is_empty());
         let verifier = secret.map(|secret| secret.parse().map_err(unusable)).transpose()?;
         let allowlist = Allowlist::parse_lossy(answer.allowed_ips.iter().flatten().map(String::as_str));
-        Ok(Access { verifier, allowlist: Arc::new(allowlist), project: answer.project_id.map(Arc::from) })
+        let project = answer.project_id.map(Arc::from);
+        Ok(Access { verifier, allowlist: Arc::new(allowlist), project, may_wake: false })
     }
 
     pub(super) fn read_woken(self, endpoint: &EndpointName, response: &Response) -> Result<Woken, Failure> {

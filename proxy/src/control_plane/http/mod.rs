@@ -10,6 +10,7 @@ mod config;
 mod dialect;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use self::dialect::{Dialect, Failure, Retry, Woken};
 use super::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
 
 pub(crate) use self::config::HttpConfigError;
+pub(crate) use self::token::TokenFile;
 
 /// Tries of one question at most.
 const TRIES_MAX: u32 = 10;
@@ -51,6 +53,11 @@ impl HttpControlPlane {
     /// Reads the configuration; asks nobody yet.
     pub(crate) fn load(path: &Path) -> Result<Self, HttpConfigError> {
         HttpConfig::load(path)
+    }
+
+    /// What is read again of it.
+    pub(crate) fn token(&self) -> Option<Arc<TokenFile>> {
+        self.client.token.clone()
     }
 
     async fn ask<T>(
