@@ -47,8 +47,11 @@ pub struct Bounds {
     pub crashes: u8,
     /// Broken connections, in all.
     pub cuts: u8,
-    /// Messages on their way on one connection, in one direction.
+    /// Messages on their way on one connection, in one direction. Without a limit where only answers wait.
     pub in_flight: usize,
+    /// Where messages are on their way, only answers are: a message arrives as soon as it is sent. That leads to the same
+    /// nodes; see [`Bounds::answers_wait`].
+    pub only_answers: bool,
     /// True when a commit position is told at once; else the next record brings it.
     pub heartbeats: bool,
     /// True when a node may write down its commit position at any time.
@@ -91,6 +94,23 @@ impl Bounds {
         }
     }
 
+    /// Messages wait until they arrive, and so do answers.
+    pub(crate) fn messages_wait(&self) -> bool {
+        self.kind == Kind::InFlight && (self.interleaved || !self.only_answers)
+    }
+
+    /// Messages arrive as soon as they are sent, what a leader is answered waits, any number of answers.
+    ///
+    /// Nothing is left out where one term comes after the other. A term has one leader, the nodes talk to it alone, and
+    /// what it sends is settled when it is sent. So the arrival of a message can be moved to where it was sent: what the
+    /// node did in between belongs to earlier messages of the same connection, which are moved as well; its answer waits
+    /// for the moment in which it was heard. A message that never arrives might as well not have been sent. Before
+    /// somebody leads nothing waits at all: nodes hold the same when they are asked for a vote as until somebody was
+    /// elected, so a vote that is heard later than it is given might as well be asked for later.
+    pub(crate) fn answers_wait(&self) -> bool {
+        self.kind == Kind::InFlight && !self.messages_wait()
+    }
+
     /// Most effects that one message has, less one.
     pub(crate) const fn effects_max(&self) -> usize {
         3
@@ -102,7 +122,8 @@ impl Bounds {
     pub const fn full(kind: Kind) -> Self {
         let (terms, log) = match kind {
             Kind::Atomic => (3, 2),
-            Kind::InFlight | Kind::Primary => (2, 1),
+            Kind::InFlight => (2, 2),
+            Kind::Primary => (2, 1),
             Kind::Members => (1, 1),
             Kind::EarlierTerms => (4, 2),
         };
@@ -131,6 +152,7 @@ impl Bounds {
             crashes,
             cuts,
             in_flight,
+            only_answers: true,
             heartbeats: false,
             checkpoints: false,
             interleaved: false,

@@ -159,13 +159,16 @@ impl fmt::Display for Report {
             crashes,
             cuts,
             in_flight,
+            only_answers: _,
             checkpoints,
             heartbeats,
             interleaved,
             symmetry,
         } = self.bounds;
         write!(f, "{}: {terms} terms x {log} records, {crashes} crashes, {cuts} cuts", kind.name())?;
-        if kind == Kind::InFlight {
+        if self.bounds.answers_wait() {
+            write!(f, ", all answers in flight")?;
+        } else if kind == Kind::InFlight {
             write!(f, ", {in_flight} in flight")?;
         }
         if heartbeats {

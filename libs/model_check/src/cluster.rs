@@ -230,7 +230,7 @@ impl Cluster {
     }
 
     fn writer_actions(&self, state: &State, writer: usize, actions: &mut Vec<Action>) {
-        let in_flight = self.bounds.kind == Kind::InFlight;
+        let in_flight = self.bounds.messages_wait();
         if state.writers[writer].is_leading() {
             let choices = 0..self.bounds.changes();
             actions.extend(choices.map(|choice| Action::Change { writer, choice }));

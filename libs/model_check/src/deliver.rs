@@ -1,11 +1,12 @@
 //! Connections and messages: how what one side says reaches the other, and what it does then.
 
-use consensus::{AcceptorMessage, Action, LostTerm, ProposerMessage};
+use consensus::{AcceptorMessage, Action, LostTerm, Proposer, ProposerMessage};
+use wal_types::Lsn;
 
 use crate::bounds::Kind;
 use crate::coverage::Event;
 use crate::node::Outcome;
-use crate::record::{Record, from_wal, lsn, records_below, to_wal};
+use crate::record::{Record, lsn, records_below, to_wal};
 use crate::step::Step;
 use crate::symmetry::{id, index};
 use crate::writer::{Link, Writer, connection, pieces};
@@ -19,12 +20,14 @@ impl Step<'_> {
     }
 
     /// The primary writes one record that nobody else has at this position, and the proposer reads it.
-    pub(crate) fn write(&self, acting: &mut Writer, writer: usize) -> bool {
+    pub(crate) fn write(&self, acting: &mut Writer) -> bool {
         let index = acting.wal.len();
         if index >= self.model.bounds.log || !acting.may_write() {
             return false;
         }
-        let record = self.new_record(writer, index);
+        let Some(term) = acting.campaign.as_ref().map(Proposer::term) else { return false };
+        // Whoever leads a term writes one record at a position, and nobody else writes in that term.
+        let record = Record::of(term);
         acting.wal.push(record);
         let proposer = acting.campaign.as_mut();
         proposer.is_some_and(|proposer| proposer.append(lsn(index), to_wal(&[record])))
@@ -58,7 +61,7 @@ impl Step<'_> {
         }
         let mut message = self.poll(acting, node);
         // A primary writes when somebody could take it: what nobody was sent is as good as not written.
-        if message.is_none() && self.write(acting, writer) {
+        if message.is_none() && self.write(acting) {
             message = self.poll(acting, node);
         }
         let mut pieces = pieces(message?).into_iter();
@@ -86,7 +89,8 @@ impl Step<'_> {
             Err(broken) => self.broken(broken),
             Ok(Outcome::Answers(answers)) if answers.is_empty() => {}
             Ok(Outcome::Answers(answers)) => {
-                let ours = answers.into_iter().filter(|(to, _)| *to == from).map(|(_, message)| message);
+                let ours =
+                    answers.into_iter().filter(|(to, _)| *to == from).map(|(_, message)| heard(message));
                 self.link_mut(writer, node, |link| link.to_writer.extend(ours));
             }
             Ok(Outcome::Refused) => {
@@ -204,23 +208,11 @@ impl Step<'_> {
     }
 }
 
-/// Bytes that are new.
-impl Step<'_> {
-    /// A record that nothing holds at this position.
-    pub(crate) fn new_record(&self, writer: usize, index: usize) -> Record {
-        let links = self.state.links.iter().flat_map(|link| link.to_node.iter().chain(&link.late));
-        let sent = links.filter_map(|message| match message {
-            ProposerMessage::Append(append) => {
-                let first = records_below(append.begin_lsn);
-                from_wal(&append.wal).nth(index.checked_sub(first)?)
-            }
-            _ => None,
-        });
-        let logs = self.state.nodes.iter().map(|node| node.log());
-        let wals = self.state.writers.iter().map(|writer| writer.wal.as_slice());
-        let held = logs.chain(wals).chain([self.state.ledger.committed.as_slice()]);
-        let taken: Vec<Record> = held.filter_map(|log| log.get(index).copied()).chain(sent).collect();
-        let mut candidates = (0..u8::MAX).map(|variant| Record::new(writer, variant));
-        candidates.find(|record| !taken.contains(record)).unwrap_or(Record::new(writer, 0))
+/// An answer as far as it makes a difference to anything here: that a commit position is persisted only tells a driver
+/// what it may tell others.
+fn heard(mut answer: AcceptorMessage) -> AcceptorMessage {
+    if let AcceptorMessage::Append(response) = &mut answer {
+        response.commit_lsn = Lsn::INVALID;
     }
+    answer
 }

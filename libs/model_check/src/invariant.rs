@@ -109,6 +109,6 @@ fn logs_match(one: &Node, other: &Node) -> bool {
 }
 
 /// Who wrote a record, as far as the history still tells.
-fn term_of(history: &TermHistory, record: usize) -> Option<u64> {
+pub(crate) fn term_of(history: &TermHistory, record: usize) -> Option<u64> {
     history.entries().iter().rev().find(|entry| entry.start <= lsn(record)).map(|entry| entry.term.0)
 }

@@ -33,6 +33,9 @@ struct Flags {
     /// Messages on their way on a connection.
     #[arg(long)]
     in_flight: Option<usize>,
+    /// Messages arrive as they are sent, and only answers are on their way, any number of them.
+    #[arg(long)]
+    only_answers: Option<bool>,
     /// A commit position is told at once, not only with the next record.
     #[arg(long)]
     heartbeats: Option<bool>,
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
             crashes: flags.crashes.unwrap_or(default.crashes),
             cuts: flags.cuts.unwrap_or(default.cuts),
             in_flight: flags.in_flight.unwrap_or(default.in_flight),
+            only_answers: flags.only_answers.unwrap_or(default.only_answers),
             heartbeats: flags.heartbeats.unwrap_or(default.heartbeats),
             checkpoints: flags.checkpoints.unwrap_or(default.checkpoints),
             interleaved: flags.interleaved.unwrap_or(default.interleaved),

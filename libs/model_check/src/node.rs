@@ -63,10 +63,12 @@ impl Node {
         self.log.starts_with(records)
     }
 
-    /// What it holds: all but promises.
-    pub(crate) fn held(&self) -> impl std::hash::Hash {
+    /// What it holds, all but promises, with other names for its records.
+    pub(crate) fn held(&self, name: impl Fn(usize, Record) -> Option<u64>) -> impl std::hash::Hash {
         let state = self.acceptor.state().clone();
-        (AcceptorState { term: Term::ZERO, voted_for: None, ..state }, self.log.clone())
+        let log: Vec<Option<u64>> =
+            self.log.iter().enumerate().map(|(index, record)| name(index, *record)).collect();
+        (AcceptorState { term: Term::ZERO, voted_for: None, ..state }, log)
     }
 
     /// Decides a message and carries out what follows, or crashes after `effects_max` effects.
@@ -199,8 +201,14 @@ impl Printed for Node {
     /// that, for each later one is higher. The first thing that a later one makes it do is to write down all that it knows.
     fn print(&self) -> Print {
         let state = self.acceptor.state();
-        if state.term.0 >= self.level {
+        if state.term.0 >= self.level && self.may_crash {
             return Print::of_node(self);
+        }
+        if state.term.0 >= self.level {
+            // What was written down when does not matter to a node that never restarts: it may as well be all.
+            let mut written = self.acceptor.clone();
+            let _ = written.checkpoint();
+            return Print::of_node(&(written, &self.log));
         }
         let on_disk = (self.disk.commit_lsn, self.disk.horizon_lsn, self.disk.term);
         let on_disk = self.may_crash.then_some(on_disk);

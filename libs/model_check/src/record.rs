@@ -1,9 +1,9 @@
-//! WAL in units: a record is eight equal bytes that name who wrote it, a log is a list of records.
+//! WAL in units: a record is eight equal bytes that name the term that wrote it, a log is a list of records.
 //!
 //! Positions are counted in records; [`lsn`] and [`records_below`] translate. All of a modelled log lies in one segment.
 
 use bytes::Bytes;
-use wal_types::{Lsn, SegmentSize};
+use wal_types::{Lsn, SegmentSize, Term};
 
 /// Segment size of modelled logs. They never fill one.
 pub(crate) const SEGMENT_SIZE: SegmentSize = match SegmentSize::new(SegmentSize::BYTES_MIN) {
@@ -17,18 +17,18 @@ pub(crate) const START: Lsn = Lsn(SegmentSize::BYTES_MIN as u64);
 /// Bytes of a record.
 pub(crate) const RECORD_BYTES: usize = 8;
 
-/// The first writer's first record. No count, length or term of a model is that high.
-pub(crate) const RECORD_FIRST: u8 = 0x90;
+/// The first term's records. No count, length or term of a model is that high.
+const RECORD_FIRST: u8 = 0x90;
 
-/// One record: the writer in the high four bits, in the low four a number that tells apart the records that this writer
-/// wrote at one position. Two records at one position are the same only if one was copied from the other.
+/// One record: the term in which it was written. Who leads a term writes one record at a position, so two records at one
+/// position are the same only if one was copied from the other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Record(u8);
 
 impl Record {
-    /// The `variant`-th record that `writer` wrote at some position.
-    pub(crate) const fn new(writer: usize, variant: u8) -> Self {
-        Self((RECORD_FIRST + ((writer as u8) << 4)) | variant)
+    /// What the leader of `term` writes.
+    pub(crate) const fn of(term: Term) -> Self {
+        Self(RECORD_FIRST + term.0 as u8)
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use crate::cluster::State;
+use crate::invariant::term_of;
+use crate::record::Record;
 use crate::shared::{Printed, Shared};
 use crate::symmetry::{Print, hash};
 
@@ -26,7 +28,12 @@ impl Seen {
     /// Takes down what the nodes hold together, whatever their names are, without promises.
     pub(crate) fn note(&self, state: &State) {
         let Some(together) = &self.together else { return };
-        let printed: Vec<Print> = state.nodes.iter().map(|node| Print::of_node(&node.held())).collect();
+        // When a record was first written, and never sent, is no difference: it is named by the first term that sent it.
+        let name = |index: usize, record: Record| {
+            let holders = state.nodes.iter().filter(|node| node.log().get(index) == Some(&record));
+            holders.filter_map(|node| term_of(&node.acceptor.state().history, index)).min()
+        };
+        let printed: Vec<Print> = state.nodes.iter().map(|node| Print::of_node(&node.held(name))).collect();
         let print = |swapped: usize| {
             let mut nodes: Vec<u64> = printed.iter().map(|print| print.common[swapped]).collect();
             nodes.sort_unstable();

@@ -4,7 +4,6 @@
 use consensus::{AcceptorMessage, PeerState, Phase, Proposer, ProposerMessage};
 use wal_types::Term;
 
-use crate::bounds::Kind;
 use crate::cluster::{Cluster, State, WRITERS, initial_configuration};
 use crate::coverage::Event;
 use crate::node::{Node, Outcome};
@@ -51,6 +50,11 @@ impl<'a> Step<'a> {
         }
         for (writer, heard) in heard.into_iter().enumerate() {
             let mut acting = Writer::clone(&self.state.writers[writer]);
+            acting.fetches = false;
+            // A primary that has none of the logs is replaced by a standby, whatever it has, if its campaign is won.
+            if !self.state.nodes.iter().any(|node| acting.wal.starts_with(node.log())) {
+                acting.wal.clear();
+            }
             if self.survey(&mut acting, writer, term, heard).is_none() {
                 acting.campaign = None;
             }
@@ -81,7 +85,7 @@ impl<'a> Step<'a> {
         }
         let proposer = acting.campaign.as_mut().filter(|proposer| proposer.phase() == Phase::Surveyed)?;
         proposer.campaign().ok()?;
-        if self.model.bounds.kind == Kind::InFlight && !self.model.bounds.interleaved {
+        if self.model.bounds.messages_wait() && !self.model.bounds.interleaved {
             // A vote request that is sent late and one that is late to arrive are the same.
             for node in 0..nodes {
                 let request = acting.campaign.as_mut()?.poll_send(id(node));
@@ -108,12 +112,13 @@ impl<'a> Step<'a> {
             let greeting = acting.campaign.as_mut()?.poll_send(id(node))?;
             self.deliver(&mut acting, writer, node, greeting, usize::MAX);
             self.hear_all(&mut acting, writer, node);
-            if acting.campaign.is_none() || self.model.bounds.kind == Kind::InFlight {
+            if acting.campaign.is_none() || self.model.bounds.messages_wait() {
                 return (effects_max == usize::MAX).then_some(()).and_then(|()| self.finish(writer, acting));
             }
         }
         let message = self.poll_piece(&mut acting, writer, node)?;
         let is_elected = is_elected(&message);
+        let is_leaders = is_elected || matches!(message, ProposerMessage::Append(_));
         let before = self.state.nodes[node].clone();
         let crashed = self.deliver(&mut acting, writer, node, message, effects_max);
         if self.is_idle(&acting, writer, node, &before) {
@@ -131,8 +136,27 @@ impl<'a> Step<'a> {
             }
             self.state.crashes_left -= 1;
         }
-        self.hear_all(&mut acting, writer, node);
+        if !self.model.bounds.answers_wait() || !is_leaders {
+            self.hear_all(&mut acting, writer, node);
+        }
+        self.hear_no_news(&acting, writer, node);
         self.finish(writer, acting)
+    }
+
+    /// Takes an answer away that is the next one, or is the same as the one before it, and tells its writer nothing.
+    fn hear_no_news(&mut self, acting: &Writer, writer: usize, node: usize) {
+        let waiting = &self.link(writer, node).to_writer;
+        let Some(last) = waiting.back().filter(|_| self.model.bounds.answers_wait()) else { return };
+        let is_no_news = match waiting.len() {
+            1 => acting.campaign.as_ref().is_some_and(|known| {
+                let mut told = known.clone();
+                told.receive(id(node), last.clone()).is_ok_and(|actions| actions.is_empty()) && told == *known
+            }),
+            waits => waiting.get(waits - 2) == Some(last),
+        };
+        if is_no_news {
+            self.link_mut(writer, node, |link| link.to_writer.pop_back());
+        }
     }
 
     /// The leader begins a change of the configuration.
@@ -166,7 +190,7 @@ impl<'a> Step<'a> {
     pub(crate) fn send(mut self, writer: usize, node: usize) -> Option<State> {
         let mut acting = Writer::clone(&self.state.writers[writer]);
         let mut message = self.poll(&mut acting, node);
-        if message.is_none() && self.write(&mut acting, writer) {
+        if message.is_none() && self.write(&mut acting) {
             message = self.poll(&mut acting, node);
         }
         let message = message?;
@@ -281,7 +305,7 @@ impl<'a> Step<'a> {
             return;
         }
         let rival = writer ^ 1;
-        let in_flight = self.model.bounds.kind == Kind::InFlight;
+        let in_flight = self.model.bounds.messages_wait();
         if !in_flight && self.state.writers[rival].campaign.is_some() && self.is_powerless(rival) {
             self.end_campaign(rival);
             for node in 0..self.state.nodes.len() {

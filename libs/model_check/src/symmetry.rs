@@ -8,7 +8,7 @@
 //! are numbers that occur nowhere else ([`id`]): so the parts are found in the stream that is hashed. A proposer in
 //! which ids are found elsewhere is printed as a whole; then nothing is wrong, there are only more states.
 //!
-//! The two writers are alike too. What a writer leaves elsewhere are its records, the names of its campaigns and of its
+//! The two writers are alike too. What a writer leaves elsewhere are the names of its campaigns and of its
 //! connections; a print is made for both orders of the writers, and the lesser one counts.
 
 use std::hash::{Hash, Hasher};
@@ -18,7 +18,6 @@ use consensus::Proposer;
 use wal_types::NodeId;
 
 use crate::cluster::{MEMBERS, initial_configuration};
-use crate::record::RECORD_FIRST;
 use crate::writer::CONNECTIONS;
 
 /// Ids begin here: a number that is no position, no length and no term.
@@ -149,14 +148,9 @@ fn pair(words: &[u64]) -> Pair {
     [hash(words), hash(&swapped)]
 }
 
-/// The word that the other writer has in the place of this one: its records, its campaigns, its connections.
+/// The word that the other writer has in the place of this one: its campaigns, its connections.
 fn other_writer(word: u64) -> u64 {
-    const RECORD_LAST: u64 = RECORD_FIRST as u64 + 0x1f;
-    let other_record = |byte: u64| byte ^ 0x30;
     let repeated = |byte: u8| u64::from_be_bytes([byte; 8]);
-    if (RECORD_FIRST.into()..=RECORD_LAST).contains(&word) {
-        return other_record(word);
-    }
     if (CONNECTION_FIRST..CONNECTION_FIRST + CONNECTIONS).contains(&word) {
         return CONNECTION_FIRST + ((word - CONNECTION_FIRST) ^ 2);
     }
@@ -164,7 +158,6 @@ fn other_writer(word: u64) -> u64 {
     if word == repeated(byte) {
         return match byte {
             name @ (1 | 2) => repeated(3 - name),
-            record if (RECORD_FIRST.into()..=RECORD_LAST).contains(&record.into()) => repeated(record ^ 0x30),
             _ => word,
         };
     }

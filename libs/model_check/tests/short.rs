@@ -53,6 +53,30 @@ fn what_is_left_out_leads_to_no_other_nodes() {
     }
 }
 
+#[test]
+fn nodes_hold_the_same_where_only_answers_wait() {
+    for (terms, log) in [(1, 1), (2, 0)] {
+        assert_messages_need_not_wait(terms, log, false);
+    }
+}
+
+#[test]
+#[ignore = "minutes, and only when optimised"]
+fn nodes_hold_the_same_where_only_answers_wait_in_larger_models() {
+    for (terms, log, interleaved) in [(1, 1, true), (2, 1, false), (1, 2, false)] {
+        assert_messages_need_not_wait(terms, log, interleaved);
+    }
+}
+
+/// Messages that wait until they arrive, with answers that wait as well, lead to the same nodes as answers alone. On their
+/// way there have to be as many as there ever are: what is sent to whoever votes, and each record.
+fn assert_messages_need_not_wait(terms: u64, log: usize, interleaved: bool) {
+    let reduced = Bounds { terms, log, ..Bounds::short(Kind::InFlight) };
+    let all_wait = Bounds { only_answers: false, in_flight: log + 2, interleaved, ..reduced };
+    let (together, expected) = (nodes_together(all_wait), nodes_together(reduced));
+    assert!(together == expected, "{all_wait:?}: {} and {}", together.len(), expected.len());
+}
+
 fn nodes_together(bounds: Bounds) -> BTreeSet<u64> {
     let (report, together) = check_and_collect(bounds, 2, TIME_MAX);
     assert!(matches!(report.verdict, Verdict::Holds | Verdict::Poor(_)), "{report}");
