@@ -106,7 +106,7 @@ pub struct Flags {
     access_rules_cache: CacheOptions,
 
     /// Limits that can be changed while the proxy runs: TOML, with max_connections, max_connections_per_ip, network_limit,
-    /// endpoint_limit and wake_limit in place of these flags. Read again at SIGHUP
+    /// endpoint_limit and wake_limit in place of these flags. Read again at SIGHUP and when it changes
     #[arg(long, value_name = "PATH")]
     limits_file: Option<PathBuf>,
 
@@ -189,7 +189,7 @@ Or, where the host name cannot tell the endpoint:
 Other control planes: http:PATH, auth_query:PATH, link:PATH; an example of each is in proxy/examples.
 
 Signals: SIGTERM takes no new sessions and lets the others finish; a second one, and SIGINT, end at once. SIGHUP reads
-certificates, endpoints and limits again.";
+certificates, endpoints, token and limits again; when one of them is wrong, all stay as they were.";
 
 impl Flags {
     /// Checks the flags.

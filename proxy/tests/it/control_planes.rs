@@ -295,6 +295,43 @@ async fn a_database_knows_its_own_roles_and_what_it_said_lasts_while_it_sleeps()
 }
 
 #[tokio::test]
+async fn where_it_is_allowed_a_role_that_was_never_seen_wakes_its_database_and_that_is_counted() {
+    let endpoints = format!("{AUTH_QUERY}wake_unauthenticated = true\n");
+    let setup = Setup {
+        control_plane: "auth_query:DIR/endpoints.toml",
+        endpoints: &endpoints,
+        flags: &["--wake-limit", "rate=0.01,burst=1"],
+        hba: "host all proxy_auth 127.0.0.1/32 scram-sha-256",
+        ..Setup::default()
+    };
+    let write =
+        |directory: &std::path::Path| fs::write(directory.join("proxy_auth.password"), "s3cret\n").unwrap();
+    let installation = Installation::with_files("stranger", &setup, write).await;
+    installation.start_postgres().await;
+    let superuser = installation.postgres.connect("postgres").await.unwrap();
+    superuser
+        .batch_execute(
+            "CREATE ROLE proxy_auth LOGIN PASSWORD 's3cret';
+             GRANT SELECT (rolname, rolpassword, rolcanlogin, rolvaliduntil) ON pg_authid TO proxy_auth",
+        )
+        .await
+        .unwrap();
+    drop(superuser);
+    installation.put_to_sleep().await;
+    installation.connect(&installation.config()).await.unwrap();
+    // One start was the test's own.
+    assert_eq!(installation.starts(), 2);
+    let metrics = installation.http("/metrics").await;
+    assert!(metrics.contains("holdfast_proxy_wakes_total{how=\"woken\"} 1\n"), "{metrics}");
+    // And it was the only one for a while, whoever comes.
+    installation.wait_no_sessions().await;
+    installation.put_to_sleep().await;
+    let refused = installation.connect(&installation.config()).await.err().unwrap();
+    assert_eq!(refused.code(), Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED));
+    installation.passed();
+}
+
+#[tokio::test]
 async fn a_person_logs_in_with_a_browser() {
     let setup = Setup { control_plane: "link:DIR/link.toml", ..Setup::default() };
     let write = |directory: &std::path::Path| {
