@@ -121,7 +121,7 @@ impl Bounds {
     /// What is worth minutes: the largest that ends within ten of them on two cores.
     pub const fn full(kind: Kind) -> Self {
         let (terms, log) = match kind {
-            Kind::Atomic => (3, 2),
+            Kind::Atomic => (3, 3),
             Kind::InFlight => (2, 2),
             Kind::Primary => (2, 1),
             Kind::Members => (1, 1),
