@@ -125,6 +125,8 @@ impl Activity {
 
     pub(crate) fn view(&self) -> View {
         View {
+            pid: std::process::id(),
+            draining: false,
             id: self.id.to_string(),
             peer: self.peer.map(|peer| peer.to_string()),
             state: STAGES.get(usize::from(self.stage.load(Ordering::Relaxed))).copied(),
@@ -157,6 +159,10 @@ fn milliseconds(time: Duration) -> f64 {
 #[derive(Debug, Serialize)]
 pub(crate) struct View {
     id: String,
+    /// Of the process that has it.
+    pid: u32,
+    /// Whether that one takes no others any more.
+    draining: bool,
     peer: Option<String>,
     state: Option<Stage>,
     #[serde(flatten)]
@@ -184,8 +190,9 @@ impl Activities {
     }
 
     /// All of them, the oldest first.
-    pub(crate) fn views(&self) -> Vec<View> {
-        let mut views: Vec<View> = self.lock().values().map(|activity| activity.view()).collect();
+    pub(crate) fn views(&self, draining: bool) -> Vec<View> {
+        let view = |activity: &Arc<Activity>| View { draining, ..activity.view() };
+        let mut views: Vec<View> = self.lock().values().map(view).collect();
         views.sort_by_key(|view| std::cmp::Reverse(view.age_ms));
         views
     }

@@ -185,7 +185,11 @@ impl PhaseSeconds {
         // From a tenth of a millisecond to the minute that a cold start may take.
         let histogram = || Histogram::new(exponential_buckets(0.0001, 2.0, 20));
         let family = Family::new_with_constructor(histogram as fn() -> Histogram);
-        registry.register("phase_seconds", "Time that connections spent, by phase", family.clone());
+        registry.register(
+            "phase_seconds",
+            "Time that connections spent, by phase; tls, startup and auth with the pauses of the client",
+            family.clone(),
+        );
         Self(family)
     }
 

@@ -29,7 +29,7 @@ use crate::control_plane::{
 };
 use crate::drain::{Drain, Times};
 use crate::ending::Ending;
-use crate::handover::{self, Handover, Host};
+use crate::handover::{self, Handover, Host, Peers};
 use crate::limits::{Limited, Limits, LimitsFile};
 use crate::link::{Links, mgmt};
 use crate::listeners::{Listener, Listeners};
@@ -136,13 +136,17 @@ impl Server {
     /// Opens the doors, and has a process close its own that had them before.
     pub async fn start(self, listeners: Listeners, log_level: LogLevel) -> anyhow::Result<Running> {
         let drain = Arc::clone(&self.services.drain);
+        if let Some(handover) = &listeners.handover {
+            self.share_with(&handover.peers());
+        }
         let (http_end, http_ends) = watch::channel(());
-        let http = self.answer_operators(&listeners.http, log_level, http_ends)?;
+        let http = self.answer_operators(&listeners, log_level, http_ends)?;
         let beside = self.beside_sessions(&listeners);
         let successors = self.answer_successors(&listeners);
         let doors = self.open_doors(listeners.pg);
         drop((listeners.http, listeners.mgmt));
         if let Some(predecessor) = listeners.predecessor {
+            self.services.control_plane.hear_of_others().await;
             predecessor.tell_it_is_replaced().await;
         }
         if let Some(handover) = &listeners.handover {
@@ -152,15 +156,26 @@ impl Server {
         Ok(Running { drain, doors, beside, http, http_end, _successors: successors, _handover: handover })
     }
 
+    /// What this process does not know it asks of these.
+    fn share_with(&self, peers: &Peers) {
+        self.services.cancels.ask_too(peers.clone());
+        self.services.control_plane.ask_too(peers.clone());
+        if let Some(links) = &self.services.links {
+            links.ask_too(peers.clone());
+        }
+    }
+
     /// `/readyz` tells others of the drain, so it is served until its end, or until somebody else has the port.
     fn answer_operators(
         &self,
-        listener: &Listener,
+        listeners: &Listeners,
         log_level: LogLevel,
         end: watch::Receiver<()>,
     ) -> anyhow::Result<Supervised> {
-        let router = http::router(&self.services, &self.activities, Arc::clone(&self.registry), log_level);
-        let (socket, drain) = (Arc::clone(&listener.socket), Arc::clone(&self.services.drain));
+        let (registry, peers) =
+            (Arc::clone(&self.registry), listeners.handover.as_ref().map(Handover::peers));
+        let router = http::router(&self.services, &self.activities, registry, log_level, peers);
+        let (socket, drain) = (Arc::clone(&listeners.http.socket), Arc::clone(&self.services.drain));
         Ok(supervise("http", &self.services.metrics, move || {
             let (router, drain, mut end) = (router.clone(), Arc::clone(&drain), end.clone());
             let socket = another(&socket);
@@ -214,9 +229,8 @@ impl Server {
 
     fn answer_successors(&self, listeners: &Listeners) -> Option<Supervised> {
         let handover = listeners.handover.as_ref()?;
-        self.services.cancels.ask_too(handover.peers());
-        let (socket, host) =
-            (handover.listener(), Arc::new(Host::new(listeners, Arc::clone(&self.services))));
+        let (services, activities) = (Arc::clone(&self.services), Arc::clone(&self.activities));
+        let (socket, host) = (handover.listener(), Arc::new(Host::new(listeners, services, activities)));
         Some(supervise("handover", &self.services.metrics, move || {
             handover::answer(Arc::clone(&socket), Arc::clone(&host))
         }))
@@ -318,3 +332,7 @@ async fn serve_connection(arrived: Arrived, services: Arc<Services<TcpDial>>, ac
     let ended = Box::pin(phases.of(run)).instrument(span).await;
     ending.with(ended);
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

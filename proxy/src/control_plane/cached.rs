@@ -5,8 +5,8 @@
 //! shorter time: that of an endpoint that does not exist, or [`TROUBLE_TTL`] where something went wrong. Nothing that is
 //! kept depends on who asked for it. Called by `auth` and `compute`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ use super::idle::Uses;
 use super::{Compute, ControlPlane, ControlPlaneError, Wanted};
 use crate::cache_metrics::Source;
 use crate::config::{CacheOptions, Caches};
+use crate::handover::Peers;
 use crate::metrics::{How, Metrics};
 use crate::rate_limit::Limit;
 use crate::route::EndpointName;
@@ -46,6 +47,8 @@ pub(crate) struct Cached {
     pub(super) provider: Box<dyn ControlPlane>,
     pub(super) access: AccessCache,
     pub(super) uses: Uses,
+    /// Processes that may use the same computes.
+    pub(super) peers: OnceLock<Peers>,
     pub(super) questions: Arc<Questions>,
     pub(super) addresses: Cache<EndpointName, Arc<Compute>, ControlPlaneError>,
     negative_ttl: Duration,
@@ -64,6 +67,7 @@ impl Cached {
             access: AccessCache::new(caches, &questions, &metrics),
             provider,
             uses: Uses::default(),
+            peers: OnceLock::new(),
             addresses: Cache::new("compute", computes, Arc::clone(&questions), metrics.caches.clone()),
             negative_ttl: computes.negative_ttl(),
             questions,

@@ -1,18 +1,24 @@
 //! Which endpoints are in use, and stopping those that are not. Part of [`Cached`].
 //!
 //! A session holds an [`InUse`] from before it looks for its compute until its end, and a wake holds one of its own, because
-//! the client that it was for may have left: a compute with a session, or one that is being woken, is never idle. Whoever comes while a compute is being stopped waits until that is
-//! done, and wakes it again. Only what a session of this process has used is stopped: nothing is known of the rest.
+//! the client that it was for may have left: a compute with a session, or one that is being woken, is never idle. Whoever
+//! comes while a compute is being stopped waits until that is done, and wakes it again.
+//!
+//! Processes that have replaced each other use the same computes: the one that stops them asks the others at each look what
+//! they use, and what they have used is in its care from then on. While one of them does not tell, nothing is stopped. What
+//! nobody has used is not stopped either: nothing is known of it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use utils::Shutdown;
 
 use super::Cached;
+use crate::handover::Peers;
 use crate::metrics::How;
 use crate::route::EndpointName;
 
@@ -41,6 +47,16 @@ enum State {
     Stopping,
     /// Until somebody uses it again.
     Stopped,
+}
+
+/// What one process tells another of an endpoint that is awake as far as it knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Used {
+    endpoint: String,
+    /// Has a session there, or stops it at this moment.
+    in_use: bool,
+    /// Time since that was so.
+    idle_ms: u64,
 }
 
 /// An endpoint is in use for as long as this lives.
@@ -96,6 +112,34 @@ impl Uses {
         .collect()
     }
 
+    fn tell(&self) -> Vec<Used> {
+        let endpoints = self.lock();
+        let awake = endpoints.iter().filter(|(_, used)| used.sessions > 0 || used.state != State::Stopped);
+        awake
+            .map(|(name, used)| {
+                let in_use = used.sessions > 0 || used.state == State::Stopping;
+                let idle = if in_use { Duration::ZERO } else { used.idle_since.elapsed() };
+                let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+                Used { endpoint: name.to_string(), in_use, idle_ms }
+            })
+            .collect()
+    }
+
+    /// What others use is as if it had been used here until now.
+    fn hear(&self, told: Vec<Used>) {
+        let (mut endpoints, now) = (self.lock(), Instant::now());
+        for Used { endpoint, in_use, idle_ms } in told {
+            let Ok(endpoint) = endpoint.parse::<EndpointName>() else { continue };
+            let idle_since = now.checked_sub(Duration::from_millis(idle_ms)).unwrap_or(now);
+            let used = endpoints.entry(endpoint);
+            let used = used.or_insert(Use { sessions: 0, idle_since, state: State::Awake });
+            used.idle_since = used.idle_since.max(idle_since);
+            if in_use && used.state == State::Stopped {
+                used.state = State::Awake;
+            }
+        }
+    }
+
     fn has_stopped(&self, endpoint: &EndpointName) {
         if let Some(used) = self.lock().get_mut(endpoint) {
             used.state = State::Stopped;
@@ -117,6 +161,24 @@ impl Cached {
         }
     }
 
+    /// Other processes may use the same computes: these are asked; to be told once.
+    pub(crate) fn ask_too(&self, peers: Peers) {
+        let _ = self.peers.set(peers);
+    }
+
+    /// For those who ask this process.
+    pub(crate) fn uses(&self) -> Vec<Used> {
+        self.uses.tell()
+    }
+
+    /// Whether all others have told what they use.
+    pub(crate) async fn hear_of_others(&self) -> bool {
+        let Some(peers) = self.peers.get() else { return true };
+        let Some(told) = peers.uses().await else { return false };
+        self.uses.hear(told);
+        true
+    }
+
     /// Stops idle computes until a drain begins: then another process may have sessions there already.
     pub(crate) async fn suspend_idle(self: Arc<Self>, shutdown: Shutdown) {
         let mut draining = std::pin::pin!(shutdown.draining());
@@ -125,7 +187,11 @@ impl Cached {
                 () = &mut draining => return,
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
-            for endpoint in self.uses.take_idle(&self.provider.idle_limits()) {
+            let limits = self.provider.idle_limits();
+            if !limits.is_empty() && !self.hear_of_others().await {
+                continue;
+            }
+            for endpoint in self.uses.take_idle(&limits) {
                 let cached = Arc::clone(&self);
                 // In a task of its own: one that takes long does not hold the others up.
                 tokio::spawn(async move { cached.stop(&endpoint).await });
@@ -273,6 +339,55 @@ mod tests {
         scene.provider.awake.add_permits(1);
         assert_eq!(scene.stops_after(LIMIT / 2).await, 0);
         assert_eq!(scene.stops_after(LIMIT).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_process_uses_is_not_stopped_and_what_it_has_used_is_when_its_time_is_over() {
+        let (old, new) = (Scene::new(10), Scene::new(10));
+        // Only one of two processes stops computes.
+        old.shutdown.signal(Signal::Terminate);
+        let session = old.cached.in_use(&old.main).await;
+        let hear = || new.cached.uses.hear(old.cached.uses());
+        let stops_after = async |time: Duration| {
+            let end = Instant::now() + time;
+            while Instant::now() < end {
+                hear();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            new.stops_after(Duration::ZERO).await
+        };
+        // Here it was used once, and has been idle since.
+        drop(new.cached.in_use(&new.main).await);
+        assert_eq!(stops_after(LIMIT * 3).await, 0);
+        drop(session);
+        assert_eq!(stops_after(LIMIT - Duration::from_secs(3)).await, 0);
+        assert_eq!(stops_after(Duration::from_secs(5)).await, 1);
+        // That the other one does not know it does not wake it.
+        assert_eq!(stops_after(LIMIT * 3).await, 1);
+        // Another session there, which has woken it.
+        drop(old.cached.in_use(&old.main).await);
+        let session = old.cached.in_use(&old.main).await;
+        assert_eq!(stops_after(LIMIT * 3).await, 1);
+        drop(session);
+        assert_eq!(stops_after(LIMIT * 2).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_takes_over_what_the_one_before_it_has_used_and_how_long_that_was_idle() {
+        let (old, new) = (Scene::new(0), Scene::new(10));
+        drop(old.cached.in_use(&old.main).await);
+        tokio::time::sleep(LIMIT / 2).await;
+        let told = old.cached.uses();
+        new.cached.uses.hear(told.clone());
+        assert!(!told[0].in_use && told[0].idle_ms >= 30_000, "{told:?}");
+        assert_eq!(new.stops_after(LIMIT / 2 - Duration::from_secs(3)).await, 0);
+        assert_eq!(new.stops_after(Duration::from_secs(6)).await, 1);
+        // What the old one is just stopping is not stopped again.
+        let told = old.cached.uses();
+        assert!(told[0].in_use, "{told:?}");
+        old.provider.go.add_permits(1);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(old.cached.uses(), []);
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,7 +29,7 @@ pub(crate) use cached::Cached;
 pub(crate) use cached_access::Accessed;
 pub(crate) use file::FileControlPlane;
 pub(crate) use http::{HttpControlPlane, TokenFile};
-pub(crate) use idle::InUse;
+pub(crate) use idle::{InUse, Used};
 pub(crate) use upkeep::{Dropped, Invalidation};
 
 use crate::activity::SessionId;

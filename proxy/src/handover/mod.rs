@@ -2,37 +2,36 @@
 //! when it serves them, and only then the old one drains. Until then the old one goes on, so a new one that does not come up
 //! costs nothing. A connection waits in the same queue of the kernel for whichever process accepts it.
 //!
-//! Each process listens on `PATH.NUMBER`; `PATH` is a link to the one that has the ports. A cancel request whose key is not
-//! known here is asked of all the others, which are found by their names: any of them may still have that session.
+//! Each process listens on `PATH.NUMBER`; `PATH` is a link to the one that has the ports. What one cannot know by itself it
+//! asks of all the others ([`Peers`]): any of them may still have the session that somebody wants to cancel.
 //!
-//! Who may connect is who has the same account. Called by `listeners`, `server` and `cancel`.
+//! Who may connect is who has the same account. Called by `listeners` and `server`.
 
+mod peers;
 mod wire;
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rand::RngExt;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 
+pub(crate) use self::peers::Peers;
+use self::peers::with_suffix;
 use self::wire::{Answer, Request, Serving, WireError};
+use crate::activity::Activities;
 use crate::compute::Dial;
+use crate::link::mgmt;
 use crate::listeners::{LISTENERS_MAX, Label, Listener, Listeners};
 use crate::session::Services;
 
 /// For a new process to come up once it has the sockets.
 const SERVING_TIMEOUT: Duration = Duration::from_secs(60);
-/// For other processes to pass a cancel request on, which may take a connection.
-const PEERS_TIMEOUT: Duration = Duration::from_secs(6);
 /// Pause after an accept that failed.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -85,7 +84,7 @@ impl Handover {
         let labels = match answer {
             Answer::Listeners(labels) => labels,
             Answer::Refused(reason) => bail!("the process that has the ports does not give them: {reason}"),
-            Answer::Cancelled(_) => bail!("the process that has the ports says something else"),
+            _ => bail!("the process that has the ports says something else"),
         };
         if labels.len() != descriptors.len() {
             bail!("{} sockets came in place of {}", descriptors.len(), labels.len());
@@ -149,17 +148,22 @@ pub(crate) struct Host<D> {
     /// Not held: a door that closes must close its socket.
     listeners: Vec<(Label, Weak<TcpListener>)>,
     services: Arc<Services<D>>,
+    activities: Arc<Activities>,
     /// One process at a time replaces this one.
     replacing: Semaphore,
 }
 
 impl<D: Dial> Host<D> {
-    pub(crate) fn new(listeners: &Listeners, services: Arc<Services<D>>) -> Self {
+    pub(crate) fn new(
+        listeners: &Listeners,
+        services: Arc<Services<D>>,
+        activities: Arc<Activities>,
+    ) -> Self {
         let listeners = listeners
             .all()
             .map(|listener| (listener.label.clone(), Arc::downgrade(&listener.socket)))
             .collect();
-        Self { listeners, services, replacing: Semaphore::new(1) }
+        Self { listeners, services, activities, replacing: Semaphore::new(1) }
     }
 
     async fn answer(&self, mut stream: UnixStream) -> anyhow::Result<()> {
@@ -167,14 +171,27 @@ impl<D: Dial> Host<D> {
         if uid != own {
             bail!("it has account {uid} and not {own}");
         }
-        match wire::receive(&mut stream).await? {
-            Request::TakeOver {} => self.hand_over(stream).await,
+        let answer = match wire::receive(&mut stream).await? {
+            Request::TakeOver {} => return self.hand_over(stream).await,
             Request::Cancel { pid, key } => {
                 let (cancels, dial) = (&self.services.cancels, &self.services.dial);
-                let found = cancels.pass_on_here(dial, pid, &hex::decode(key)?).await;
-                Ok(wire::send(&mut stream, &Answer::Cancelled(found)).await?)
+                Answer::Cancelled(cancels.pass_on_here(dial, pid, &hex::decode(key)?).await)
             }
-        }
+            Request::Report(report) => {
+                let links = self.services.links.as_deref();
+                Answer::Reported(
+                    links.is_some_and(|links| mgmt::take_here(links, &report.0).unwrap_or(false)),
+                )
+            }
+            Request::Sessions {} => Answer::Sessions(self.sessions()?),
+            Request::Uses {} => Answer::Uses(self.services.control_plane.uses()),
+        };
+        Ok(wire::send(&mut stream, &answer).await?)
+    }
+
+    fn sessions(&self) -> serde_json::Result<Vec<serde_json::Value>> {
+        let is_draining = self.services.drain.has_begun();
+        self.activities.views(is_draining).into_iter().map(serde_json::to_value).collect()
     }
 
     async fn hand_over(&self, mut stream: UnixStream) -> anyhow::Result<()> {
@@ -200,89 +217,4 @@ impl<D: Dial> Host<D> {
         let both = self.listeners.iter().map(|(label, socket)| Some((label.clone(), socket.upgrade()?)));
         Some(both.collect::<Option<Vec<_>>>()?.into_iter().unzip())
     }
-}
-
-/// The other processes.
-#[derive(Clone, Debug)]
-pub(crate) struct Peers {
-    path: PathBuf,
-    own: PathBuf,
-}
-
-impl Peers {
-    fn new(path: &Path) -> anyhow::Result<Self> {
-        if path.file_name().is_none() {
-            bail!("{} is no file", path.display());
-        }
-        // Process numbers would be the same in two containers.
-        let number: u64 = rand::rng().random();
-        Ok(Self { path: path.to_owned(), own: with_suffix(path, &number.to_string()) })
-    }
-
-    /// Whether one of the others had a client with this key; then what it runs is cancelled.
-    pub(crate) async fn cancel(&self, pid: i32, key: &[u8]) -> bool {
-        let mut asked = JoinSet::new();
-        for socket in self.others() {
-            let (peers, request) = (self.clone(), Request::Cancel { pid, key: hex::encode(key) });
-            asked.spawn(async move { peers.ask_to_cancel(&socket, request).await });
-        }
-        let found = async {
-            while let Some(answer) = asked.join_next().await {
-                if matches!(answer, Ok(Ok(true))) {
-                    return true;
-                }
-            }
-            false
-        };
-        timeout(PEERS_TIMEOUT, found).await.unwrap_or(false)
-    }
-
-    async fn ask_to_cancel(&self, socket: &Path, request: Request) -> anyhow::Result<bool> {
-        let Some(mut stream) = self.connect(socket).await? else {
-            // Who left it here is gone.
-            let _ = fs::remove_file(socket);
-            return Ok(false);
-        };
-        wire::send(&mut stream, &request).await?;
-        Ok(matches!(wire::receive(&mut stream).await?, Answer::Cancelled(true)))
-    }
-
-    /// `None` when nobody is there.
-    async fn connect(&self, socket: &Path) -> io::Result<Option<UnixStream>> {
-        if fs::read_link(socket).is_ok_and(|to| Some(to.as_os_str()) == self.own.file_name()) {
-            return Ok(None);
-        }
-        match UnixStream::connect(socket).await {
-            Ok(stream) => Ok(Some(stream)),
-            Err(error)
-                if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind()) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn others(&self) -> Vec<PathBuf> {
-        let directory = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let beginning = with_suffix(Path::new(self.path.file_name().unwrap_or_default()), "");
-        let beginning = beginning.as_os_str().as_encoded_bytes();
-        let files = fs::read_dir(directory).into_iter().flatten().flatten();
-        let others = files.filter(|file| {
-            let name = file.file_name();
-            let suffix = name.as_encoded_bytes().strip_prefix(beginning);
-            suffix.is_some_and(|suffix| !suffix.is_empty() && suffix.iter().all(u8::is_ascii_digit))
-        });
-        others.map(|file| file.path()).filter(|path| path.file_name() != self.own.file_name()).collect()
-    }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(".");
-    name.push(suffix);
-    name.into()
 }

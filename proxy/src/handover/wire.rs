@@ -1,6 +1,7 @@
 //! What two proxies say to each other: a line of JSON each way, and listening sockets beside it (unix(7), SCM_RIGHTS). Both
 //! are the same program, perhaps of two versions: what one does not know it refuses, and the other goes on as before.
 
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,15 +17,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::control_plane::Used;
 use crate::listeners::{LISTENERS_MAX, Label};
 
 /// Longest line.
 const LINE_BYTES_MAX: usize = 64 * 1024;
+/// Longest one of which is known that it may be long: some hundred thousand sessions.
+const MUCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// For one line. Both are on one machine and answer at once.
 const LINE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What one asks.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Request {
     /// For the listening sockets. [`Serving`] comes when they are served.
@@ -35,6 +39,23 @@ pub(super) enum Request {
         /// In hexadecimal.
         key: String,
     },
+    /// To pass on what the service behind a login page says.
+    Report(Confidential),
+    /// For its connections.
+    Sessions {},
+    /// For what it uses or has used.
+    Uses {},
+}
+
+/// There may be a password in it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Confidential(pub(super) String);
+
+impl fmt::Debug for Confidential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(not shown)")
+    }
 }
 
 /// What the other one says.
@@ -45,6 +66,12 @@ pub(super) enum Answer {
     Listeners(Vec<Label>),
     /// Whether it had a client with this key.
     Cancelled(bool),
+    /// Whether it had a client that waited for the report.
+    Reported(bool),
+    /// As they are listed for operators.
+    Sessions(Vec<serde_json::Value>),
+    /// Its databases.
+    Uses(Vec<Used>),
     /// Not now, and why.
     Refused(String),
 }
@@ -94,7 +121,12 @@ pub(super) async fn send_with(
 }
 
 pub(super) async fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, WireError> {
-    Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), LINE_TIMEOUT).await?)?)
+    Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), LINE_TIMEOUT, LINE_BYTES_MAX).await?)?)
+}
+
+/// The same for a line that may be long.
+pub(super) async fn receive_much<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, WireError> {
+    Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), LINE_TIMEOUT, MUCH_BYTES_MAX).await?)?)
 }
 
 /// The same with a time limit of its own.
@@ -102,7 +134,7 @@ pub(super) async fn receive_within<T: DeserializeOwned>(
     stream: &mut UnixStream,
     within: Duration,
 ) -> Result<T, WireError> {
-    Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), within).await?)?)
+    Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), within, LINE_BYTES_MAX).await?)?)
 }
 
 /// Receives a line and the sockets that came with it.
@@ -125,12 +157,12 @@ pub(super) async fn receive_with<T: DeserializeOwned>(
     if begin.is_empty() {
         return Err(WireError::Closed);
     }
-    Ok((serde_json::from_slice(&rest_of_line(stream, begin, LINE_TIMEOUT).await?)?, sockets))
+    Ok((serde_json::from_slice(&rest_of_line(stream, begin, LINE_TIMEOUT, LINE_BYTES_MAX).await?)?, sockets))
 }
 
 /// Waits for the other one to hang up.
 pub(super) async fn closed(stream: &mut UnixStream) -> Result<(), WireError> {
-    match rest_of_line(stream, Vec::new(), LINE_TIMEOUT).await {
+    match rest_of_line(stream, Vec::new(), LINE_TIMEOUT, LINE_BYTES_MAX).await {
         Err(WireError::Closed) => Ok(()),
         Err(error) => Err(error),
         Ok(_) => Err(WireError::TooLong),
@@ -148,10 +180,11 @@ async fn rest_of_line(
     stream: &mut UnixStream,
     mut line: Vec<u8>,
     within: Duration,
+    bytes_max: usize,
 ) -> Result<Vec<u8>, WireError> {
     let reading = async {
         while !line.ends_with(b"\n") {
-            if line.len() > LINE_BYTES_MAX {
+            if line.len() > bytes_max {
                 return Err(WireError::TooLong);
             }
             if stream.read_buf(&mut line).await? == 0 {

@@ -84,16 +84,24 @@ struct Report {
     result: Verdict,
 }
 
-/// Passes a report on.
-pub(crate) fn take(links: &Links, report: &str) -> Result<(), ErrorResponse> {
+/// Passes a report on, to another process that had the port before if need be.
+pub(crate) async fn take(links: &Links, report: &str) -> Result<(), ErrorResponse> {
+    let is_taken = take_here(links, report)?
+        || match links.peers.get() {
+            Some(peers) => peers.report(report).await,
+            None => false,
+        };
+    let nobody = || ErrorResponse::error(SqlState::UNDEFINED_OBJECT, "nobody waits for this session_id");
+    is_taken.then_some(()).ok_or_else(nobody)
+}
+
+/// Whether somebody waits for it in this process.
+pub(crate) fn take_here(links: &Links, report: &str) -> Result<bool, ErrorResponse> {
     let report: Report = serde_json::from_str(report).map_err(|error| {
         let message = format!("malformed report: {:?} at column {}", error.classify(), error.column());
         ErrorResponse::error(SqlState::INVALID_PARAMETER_VALUE, message)
     })?;
-    if links.report(&report.session_id, report.result) {
-        return Ok(());
-    }
-    Err(ErrorResponse::error(SqlState::UNDEFINED_OBJECT, "nobody waits for this session_id"))
+    Ok(links.report(&report.session_id, report.result))
 }
 
 impl<S: Io> Handler<S> for Management {
@@ -101,7 +109,7 @@ impl<S: Io> Handler<S> for Management {
 
     /// The report may hold a password: it is neither logged nor repeated.
     async fn query(&mut self, _: &mut Connection<S>, query: &str) -> Result<Answer<Infallible>, QueryError> {
-        take(&self.0, query)?;
+        take(&self.0, query).await?;
         Ok(Answer::row([FieldDescription::text("result")], [Some("ok".to_owned())], "SELECT 1"))
     }
 

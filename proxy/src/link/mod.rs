@@ -13,7 +13,7 @@ pub(crate) mod mgmt;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use tokio::time::timeout;
 use crate::compute::handshake::Login;
 use crate::control_plane::{Address, Compute, describe_toml_error};
 use crate::error::violation;
+use crate::handover::Peers;
 use crate::scram::Credentials;
 
 /// Clients that wait at the same time.
@@ -71,6 +72,8 @@ pub(crate) struct Links {
     confirmation: Duration,
     compute_tls: Option<ClientTls>,
     waiting: Mutex<HashMap<String, oneshot::Sender<Verdict>>>,
+    /// Processes whose clients may wait, too.
+    peers: OnceLock<Peers>,
 }
 
 /// A client that is let in.
@@ -169,7 +172,13 @@ impl Links {
         let beside = path.parent().unwrap_or(Path::new("."));
         let authorities = raw.compute_ca.map(|path| ClientTls::verify_full(&beside.join(path), None));
         let compute_tls = authorities.transpose()?;
-        Ok(Self { uri: raw.uri, confirmation, compute_tls, waiting: Mutex::default() })
+        let (waiting, peers) = (Mutex::default(), OnceLock::new());
+        Ok(Self { uri: raw.uri, confirmation, compute_tls, waiting, peers })
+    }
+
+    /// Passes verdicts on to these, for clients that do not wait here; to be told once.
+    pub(crate) fn ask_too(&self, peers: Peers) {
+        let _ = self.peers.set(peers);
     }
 
     /// Shows the client where to go, and waits until somebody has been there. AuthenticationOk is sent first: clients

@@ -256,7 +256,7 @@ impl Scene {
             }
             ("console", report) => {
                 let links = self.services.links.as_ref().ok_or("nobody logs in with a browser")?;
-                mgmt::take(links, report).map_err(|error| error.to_string())
+                mgmt::take(links, report).await.map_err(|error| error.to_string())
             }
             ("drain", "") => {
                 self.services.drain.shutdown.signal(Signal::Terminate);

@@ -101,6 +101,20 @@ async fn one_connection_too_many_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_network_from_which_too_many_come_in_a_short_time_is_told_so() {
+    let flags = &["--network-limit", "rate=0.01,burst=2"];
+    let installation = Installation::with("network", &Setup { flags, ..Setup::default() }).await;
+    for _ in 0..2 {
+        installation.connect(&installation.config()).await.unwrap();
+    }
+    let refused = installation.connect(&installation.config()).await.err().unwrap();
+    let refused = refused.as_db_error().unwrap();
+    assert_eq!(refused.code(), &SqlState::TOO_MANY_CONNECTIONS);
+    assert!(refused.message().contains("from this network in a short time"), "{refused:?}");
+    installation.passed();
+}
+
+#[tokio::test]
 async fn without_descriptors_the_proxy_waits_and_goes_on() {
     let installation = Installation::new("descriptors").await;
     let (client, _connection) = installation.connect(&installation.config()).await.unwrap();

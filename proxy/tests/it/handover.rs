@@ -1,13 +1,16 @@
 //! One proxy replaces another: nobody notices.
 
-use std::process::Command;
+use std::fs;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use test_runner::wait;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio_postgres::error::SqlState;
 
 use crate::program::{Proxy, config_for};
-use crate::support::{Installation, PATIENCE};
+use crate::support::{Installation, PASSWORD, PATIENCE, Setup};
 
 const REPLACEMENTS: usize = 10;
 
@@ -33,11 +36,11 @@ async fn ten_replacements_lose_no_connection_no_transaction_and_no_cancel_reques
         tokio::spawn(async move { slow.batch_execute("SELECT pg_sleep(1000)").await.unwrap_err() });
 
     let script = installation.directory().join("select.sql");
-    std::fs::write(&script, "SELECT 1;\n").unwrap();
+    fs::write(&script, "SELECT 1;\n").unwrap();
     let pgbench = tokio::process::Command::new(installation.postgres.tools.postgres("pgbench"))
         .args(["-n", "-C", "-c", "4", "-T", "600", "-P", "1", "-f", script.to_str().unwrap(), &uri])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
@@ -83,14 +86,19 @@ async fn ten_replacements_lose_no_connection_no_transaction_and_no_cancel_reques
         assert!(!said.replace(harmless, "").replace(", 0 failed", "").contains(word), "{word}: {said}");
     }
     // Nothing is left of those that ended.
-    let names = std::fs::read_dir(installation.directory()).unwrap();
-    let left = names.filter(|entry| {
+    assert_eq!(sockets(&installation), 2);
+    drop(current);
+    installation.passed();
+}
+
+/// Sockets by which processes find each other, and the link to one of them.
+fn sockets(installation: &Installation) -> usize {
+    let names = fs::read_dir(installation.directory()).unwrap();
+    let sockets = names.filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();
         name.to_str().unwrap().starts_with("handover")
     });
-    assert_eq!(left.count(), 2);
-    drop(current);
-    installation.passed();
+    sockets.count()
 }
 
 /// Waits until this process has served so many connections.
@@ -134,6 +142,113 @@ async fn a_new_process_that_does_not_come_up_costs_nothing() {
     assert!(old.ended().await.0.success());
     assert_eq!(installation.ask(&new.uri(&installation), &["SELECT 1"]).await, "1");
     drop(new);
+    installation.passed();
+}
+
+#[tokio::test]
+async fn a_process_that_was_killed_is_not_in_the_way_of_the_next() {
+    let installation = Installation::new("handover-killed").await;
+    let socket = installation.directory().join("handover");
+    let flags = ["--handover-socket", socket.to_str().unwrap()];
+    let mut killed = Proxy::start(&installation, "proxy-killed", &flags, &[]).await;
+    killed.signal(Signal::SIGKILL);
+    assert!(!killed.ended().await.0.success());
+    let new = Proxy::start(&installation, "proxy-new", &flags, &[]).await;
+    assert_eq!(installation.ask(&new.uri(&installation), &["SELECT 1"]).await, "1");
+    new.wait_open(0).await;
+    assert_eq!(sockets(&installation), 2);
+    drop(new);
+    installation.passed();
+}
+
+#[tokio::test]
+async fn a_database_is_not_stopped_while_the_old_process_uses_it_and_is_when_nobody_does() {
+    let pid = "DIR/data/postmaster.pid";
+    let stop = format!("kill -INT $(head -1 {pid}); while test -e {pid}; do sleep 0.1; done");
+    let endpoint = format!("suspend_after_seconds = 2\nstop = [\"/bin/sh\", \"-c\", \"{stop}\"]\n");
+    let installation = Installation::with_endpoint("handover-idle", &endpoint).await;
+    let socket = installation.directory().join("handover");
+    let flags = ["--handover-socket", socket.to_str().unwrap()];
+    let mut old = Proxy::start(&installation, "proxy-old", &flags, &[]).await;
+    let (long, _connection) = installation.connect(&old.config()).await.unwrap();
+    long.batch_execute("BEGIN").await.unwrap();
+    let mut new = Proxy::start(&installation, "proxy-new", &flags, &[]).await;
+    // The new one knows the database, and nobody uses it there for longer than it may be idle.
+    assert_eq!(installation.ask(&new.uri(&installation), &["SELECT 1"]).await, "1");
+    long.batch_execute("SELECT pg_sleep(5)").await.unwrap();
+    wait::until("the session of the old process", PATIENCE, async || {
+        let (_, listed) = new.get("/v1/sessions").await?;
+        let listed: Value = serde_json::from_str(&listed)?;
+        let [session] = &listed["sessions"].as_array().unwrap()[..] else { return Ok(None) };
+        assert_eq!((&session["pid"], &session["draining"]), (&json!(old.pid()), &json!(true)), "{listed}");
+        assert_eq!((&session["endpoint"], &session["transaction"]), (&json!("main"), &json!("open")));
+        Ok(Some(()))
+    })
+    .await
+    .unwrap();
+    long.batch_execute("COMMIT").await.unwrap();
+    assert!(old.ended().await.0.success());
+    let asleep = async || Ok(installation.postmaster().is_none().then_some(()));
+    wait::until("the database to be stopped", PATIENCE, asleep).await.unwrap();
+    // One that was used by a process that is gone, and by nobody since.
+    assert_eq!(installation.ask(&new.uri(&installation), &["SELECT 1"]).await, "1");
+    let third = Proxy::start(&installation, "proxy-third", &flags, &[]).await;
+    assert!(new.ended().await.0.success());
+    wait::until("the database to be stopped again", PATIENCE, asleep).await.unwrap();
+    drop(third);
+    installation.passed();
+}
+
+#[tokio::test]
+async fn a_login_with_a_browser_that_began_before_a_replacement_is_confirmed_after_it() {
+    let setup = Setup { control_plane: "link:DIR/link.toml", ..Setup::default() };
+    let write = |directory: &std::path::Path| {
+        fs::write(directory.join("link.toml"), "uri = \"https://console.test/login/\"\n").unwrap();
+    };
+    let installation = Installation::with_files("handover-link", &setup, write).await;
+    installation.start_postgres().await;
+    let directory = installation.directory();
+    let (socket, plane) = (directory.join("handover"), format!("link:{}/link.toml", directory.display()));
+    let flags = ["--control-plane", &plane, "--handover-socket", socket.to_str().unwrap()];
+    let old = Proxy::start(&installation, "proxy-old", &flags, &[]).await;
+    let uri = old.uri(&installation).replace("main.db.test", "localhost").replace("verify-full", "require");
+    let psql = installation.postgres.tools.postgres("psql");
+    let mut person = tokio::process::Command::new(&psql)
+        .args(["-X", "-A", "-t", "-d", &uri, "-c", "SELECT current_user || current_database()"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut shown = BufReader::new(person.stderr.take().unwrap()).lines();
+    let number = loop {
+        let line = shown.next_line().await.unwrap().expect("the address");
+        if let Some(number) = line.trim().strip_prefix("https://console.test/login/") {
+            break number.to_owned();
+        }
+    };
+    let new = Proxy::start(&installation, "proxy-new", &flags, &[]).await;
+    wait::until("the old one to close its ports", PATIENCE, async || {
+        Ok(old.log().contains("another process has taken over").then_some(()))
+    })
+    .await
+    .unwrap();
+    let told = fs::read_to_string(directory.join("proxy-new.address")).unwrap();
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let console = format!("postgresql://console@{}/any?sslmode=disable", told["mgmt"].as_str().unwrap());
+    let report = |number: &str| {
+        let granted = json!({"host": "127.0.0.1", "port": installation.postgres.port, "dbname": "app", "user": "app",
+            "password": PASSWORD, "aux": {}});
+        json!({"session_id": number, "result": {"Success": granted}}).to_string()
+    };
+    let wrong = installation.psql(&console, &[&report("0000")]).await;
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("nobody waits for this session_id"));
+    assert_eq!(installation.ask(&console, &[&report(&number)]).await, "ok");
+    let mut output = String::new();
+    person.stdout.take().unwrap().read_to_string(&mut output).await.unwrap();
+    assert_eq!(output.trim(), "appapp");
+    assert!(!old.log().contains(PASSWORD) && !new.log().contains(PASSWORD));
+    drop((old, new));
     installation.passed();
 }
 

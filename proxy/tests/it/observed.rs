@@ -88,6 +88,9 @@ async fn the_last_spans_arrive_however_the_process_is_stopped_and_the_control_pl
         for name in ["session", "tls", "auth", "control_plane", "connect", "control_plane_request", "main"] {
             assert!(has(&spans, name.as_bytes()), "{signals:?}: no {name}");
         }
+        // One after the other, as protocol buffers have keys and texts.
+        let destination = b"\n\x08endpoint\x12\x06\n\x04mainJ\x0d\n\x04role\x12\x05\n\x03app";
+        assert!(has(&spans, destination), "{signals:?}: no destination");
         let outcome = if signals == [Signal::SIGTERM] { "drained" } else { "cut_off" };
         assert!(has(&spans, outcome.as_bytes()), "{signals:?}: no {outcome}");
         assert!(!has(&spans, PASSWORD.as_bytes()));
@@ -113,7 +116,7 @@ async fn a_session_leaves_one_line_and_its_phases_in_the_metrics() {
     let installation = Installation::new("observed").await;
     let proxy = Proxy::start(&installation, "proxy-json", &["--log-format", "json"], &[]).await;
     let uri = proxy.uri(&installation);
-    assert_eq!(installation.ask(&uri, &["SELECT 1"]).await, "1");
+    assert_eq!(installation.ask(&uri, &["SELECT repeat('x', 100000)"]).await.len(), 100_000);
     proxy.wait_open(0).await;
     let wrong = installation.psql(&uri.replace("app:", "mallory:"), &["SELECT 1"]).await;
     assert!(!wrong.status.success());
@@ -133,7 +136,8 @@ async fn a_session_leaves_one_line_and_its_phases_in_the_metrics() {
         assert_eq!(fields(line, "outcome"), outcome);
         assert_eq!(fields(line, "session").as_str().unwrap().len(), 16);
     }
-    assert!(fields(0, "received").as_u64() > Some(10) && fields(0, "sent").as_u64() > Some(10));
+    let (received, sent) = (fields(0, "received").as_u64().unwrap(), fields(0, "sent").as_u64().unwrap());
+    assert!((20..10_000).contains(&received) && (100_000..200_000).contains(&sent), "{received} {sent}");
     let phases = fields(0, "phases_ms").as_str().unwrap().to_owned();
     // PostgreSQL slept.
     let expected = ["accept", "tls", "auth", "control_plane", "wake", "connect"];
@@ -170,6 +174,47 @@ async fn the_level_of_the_log_changes_while_the_proxy_runs() {
         .await
         .unwrap();
     assert_eq!(proxy.put("/v1/log-level", "loud").await.0, 400);
+    drop(proxy);
+    installation.passed();
+}
+
+#[tokio::test]
+async fn an_open_session_is_listed_with_where_it_goes_and_how_far_it_is() {
+    let installation = Installation::new("listed").await;
+    let proxy = Proxy::start(&installation, "proxy-listed", &[], &[]).await;
+    let (client, connection) = installation.connect(&proxy.config()).await.unwrap();
+    client.query_one("SELECT repeat('x', 100000)", &[]).await.unwrap();
+    for (statement, transaction) in
+        [("SELECT 1", "none"), ("BEGIN", "open"), ("SELECT 1 / 0", "failed"), ("ROLLBACK", "none")]
+    {
+        let _ = client.batch_execute(statement).await;
+        // An error arrives before the end of its query does.
+        let session = wait::until(transaction, PATIENCE, async || {
+            let listed: Value = serde_json::from_str(&proxy.get("/v1/sessions").await?.1)?;
+            let [session] = &listed["sessions"].as_array().unwrap()[..] else { panic!("{listed}") };
+            Ok((session["transaction"] == transaction).then_some(session.clone()))
+        });
+        let session = session.await.unwrap();
+        for (field, expected) in [
+            ("endpoint", Value::from("main")),
+            ("role", "app".into()),
+            ("state", "passing".into()),
+            ("pid", proxy.pid().into()),
+            ("draining", false.into()),
+        ] {
+            assert_eq!(session[field], expected, "{statement} {session}");
+        }
+        let bytes = |field: &str| session[field].as_u64().unwrap();
+        assert!((20..10_000).contains(&bytes("bytes_from_client")), "{session}");
+        assert!((100_000..200_000).contains(&bytes("bytes_to_client")), "{session}");
+        // All of them are over.
+        let phases: f64 =
+            session["phases_ms"].as_object().unwrap().values().map(|ms| ms.as_f64().unwrap()).sum();
+        assert!(phases > 0.0 && phases <= session["age_ms"].as_f64().unwrap() + 1.0, "{session}");
+    }
+    drop(client);
+    connection.await.unwrap().unwrap();
+    proxy.wait_open(0).await;
     drop(proxy);
     installation.passed();
 }

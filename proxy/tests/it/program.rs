@@ -73,6 +73,10 @@ impl Proxy {
         (status.unwrap(), Instant::now())
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
