@@ -159,3 +159,43 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     name.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_gone_uses_nothing_and_of_who_does_not_tell_nothing_is_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = |name: &str| directory.path().join(name);
+        let peers = Peers::new(&socket("p")).unwrap();
+        assert_eq!(peers.uses().await, Some(Vec::new()));
+
+        drop(UnixListener::bind(socket("p.1")).unwrap());
+        assert_eq!(peers.uses().await, Some(Vec::new()));
+        assert!(!socket("p.1").exists(), "what nobody listens to is in the way");
+
+        let used: Used =
+            serde_json::from_value(json!({"endpoint": "main", "in_use": true, "idle_ms": 0})).unwrap();
+        let (listener, told) = (UnixListener::bind(socket("p.2")).unwrap(), used.clone());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let asked: Request = wire::receive(&mut stream).await.unwrap();
+                assert!(matches!(asked, Request::Uses {}), "{asked:?}");
+                wire::send(&mut stream, &Answer::Uses(vec![told.clone()])).await.unwrap();
+            }
+        });
+        assert_eq!(peers.uses().await, Some(vec![used]));
+
+        // An older one that does not know the question, and one that does not come up.
+        let older = UnixListener::bind(socket("p.3")).unwrap();
+        tokio::spawn(async move { while older.accept().await.is_ok() {} });
+        assert_eq!(peers.uses().await, None);
+        fs::remove_file(socket("p.3")).unwrap();
+        let _silent = UnixListener::bind(socket("p.4")).unwrap();
+        assert_eq!(peers.uses().await, None);
+    }
+}
