@@ -240,6 +240,13 @@ impl Campaign {
     }
 
     fn receive(&mut self, node: NodeId, message: AcceptorMessage) -> Result<(), LostTerm> {
+        // A wrong address would let one safekeeper vote for two, and what is on one disk would be a majority's.
+        if let AcceptorMessage::Greeting(greeting) = &message
+            && greeting.node_id != node
+        {
+            self.give_up(node, &format!("its address is wrong: it is safekeeper {}", greeting.node_id));
+            return Ok(());
+        }
         if let Some(follower) = self.followers.get_mut(&node) {
             follower.answered(matches!(message, AcceptorMessage::Append(_)));
         }

@@ -43,6 +43,35 @@ async fn a_commit_is_acknowledged_when_a_majority_has_it_and_not_before() {
     walproposer.stop().await;
 }
 
+/// A wrong address must not let one safekeeper vote twice: a commit would be on one disk, and called a majority's.
+#[tokio::test]
+async fn one_safekeeper_under_two_numbers_is_no_majority() {
+    let primary = ScriptedPrimary::start(LINEAGE_START).await;
+    let mut safekeepers = Safekeepers::create(3).await;
+    let port = safekeepers.port(1);
+    safekeepers.stop(2).await;
+    safekeepers.stop(3).await;
+    let mut wal = builder(LINEAGE_START);
+    let end = primary.write(&wal.noop(5000).bytes);
+
+    let walproposer = Walproposer::start(&primary, &safekeepers.cluster_with(2, port)).await;
+    let status =
+        walproposer.until("a word about 2", |status| status["safekeepers"][1]["last_error"].is_string());
+    let status = status.await;
+    assert!(
+        status["safekeepers"][1]["last_error"].as_str().unwrap().contains("it is safekeeper 1"),
+        "{status}"
+    );
+    assert_ne!(status["state"], "streaming");
+    assert!(primary.read().statuses.iter().all(|status| status.flush == Lsn::INVALID));
+    walproposer.stop().await;
+
+    safekeepers.start(2).await;
+    let walproposer = Walproposer::start(&primary, safekeepers.cluster()).await;
+    primary.acknowledged(end).await;
+    walproposer.stop().await;
+}
+
 #[tokio::test]
 async fn half_a_record_is_stored_and_not_acknowledged() {
     let primary = ScriptedPrimary::start(LINEAGE_START).await;
