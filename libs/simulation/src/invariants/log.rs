@@ -139,8 +139,8 @@ impl Oracle {
 }
 
 /// Up to where two logs must be equal: as long as both histories name the same term. Below the first entry of either
-/// all members agree, which is why older entries could be dropped. Two that differ as soon as both lists begin may differ
-/// below as well: one of them left the members before the others agreed.
+/// all members agree, which is why older entries could be dropped. Of two that differ as soon as both lists begin, or where
+/// one begins behind the end of the other, nothing is known: one of them left the members before the others agreed.
 fn agreement(one: &TermHistory, other: &TermHistory, shorter: Lsn) -> Lsn {
     let term = |history: &TermHistory, at: Lsn| -> Option<Term> {
         history.entries().iter().rev().find(|entry| entry.start <= at).map(|entry| entry.term)
@@ -151,6 +151,7 @@ fn agreement(one: &TermHistory, other: &TermHistory, shorter: Lsn) -> Lsn {
         one.entries().iter().chain(other.entries()).map(|entry| entry.start).filter(|at| *at >= base);
     let parting = starts.chain([base]).filter(|at| *at < shorter && term(one, *at) != term(other, *at)).min();
     match parting {
+        _ if base >= shorter => START,
         None => shorter,
         Some(at) if at == base => START,
         Some(at) => at,
