@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use wal_types::{Lsn, Term};
+use wal_types::{Lsn, NodeId, Term};
 
 use crate::config::{Cluster, SafekeeperAddress};
 use crate::safekeeper_client;
@@ -42,6 +42,8 @@ pub(crate) type Piece = Result<(Lsn, Bytes), String>;
 /// WAL on its way from a donor. Dropping it ends the reading.
 #[derive(Debug)]
 pub(crate) struct Donation {
+    /// Who gives it.
+    pub(crate) donor: NodeId,
     pub(crate) pieces: mpsc::Receiver<Piece>,
     _reader: JoinSet<()>,
 }
@@ -55,6 +57,7 @@ impl Donation {
         wake: Arc<Notify>,
     ) -> Self {
         let (sender, pieces) = mpsc::channel(DONATION_QUEUE_PIECES_MAX);
+        let id = donor.id;
         let mut reader = JoinSet::new();
         reader.spawn(async move {
             let reading = async {
@@ -67,7 +70,7 @@ impl Donation {
             drop(sender);
             wake.notify_one();
         });
-        Self { pieces, _reader: reader }
+        Self { donor: id, pieces, _reader: reader }
     }
 }
 

@@ -41,7 +41,7 @@ impl Step<'_> {
             // A donor serves a reader of its own term only.
             if donor.acceptor.state().term == proposer.term() {
                 let records = donor.log().get(records_below(fetch.from)..records_below(fetch.until))?;
-                let taken = proposer.fetched(id(node), fetch.from, &to_wal(records));
+                let taken = proposer.fetched(id(node), fetch.donor, fetch.from, &to_wal(records));
                 debug_assert!(taken, "it is what the proposer asked for");
                 self.model.coverage.count(Event::Fetched);
             }

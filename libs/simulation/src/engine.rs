@@ -13,7 +13,7 @@ pub(crate) trait Engine {
     fn receive(&mut self, from: NodeId, message: AcceptorMessage) -> Result<Vec<Action>, LostTerm>;
     fn poll_send(&mut self, node: NodeId) -> Option<ProposerMessage>;
     fn poll_fetch(&self, node: NodeId) -> Option<Fetch>;
-    fn fetched(&mut self, node: NodeId, at: Lsn, wal: &Bytes) -> bool;
+    fn fetched(&mut self, node: NodeId, donor: NodeId, at: Lsn, wal: &Bytes) -> bool;
     fn approve(&mut self, wal: WalBuffer);
     fn append(&mut self, at: Lsn, wal: Bytes) -> bool;
     fn wants_wal(&self) -> bool;
@@ -51,8 +51,8 @@ impl Engine for Proposer {
     fn poll_fetch(&self, node: NodeId) -> Option<Fetch> {
         self.poll_fetch(node)
     }
-    fn fetched(&mut self, node: NodeId, at: Lsn, wal: &Bytes) -> bool {
-        self.fetched(node, at, wal)
+    fn fetched(&mut self, node: NodeId, donor: NodeId, at: Lsn, wal: &Bytes) -> bool {
+        self.fetched(node, donor, at, wal)
     }
     fn approve(&mut self, wal: WalBuffer) {
         self.approve(wal);

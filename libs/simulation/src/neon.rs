@@ -305,7 +305,7 @@ impl Engine for NeonProposer {
         needed.then_some(Fetch { donor: election.donor, from, until: self.wal.start() })
     }
 
-    fn fetched(&mut self, node: NodeId, at: Lsn, wal: &Bytes) -> bool {
+    fn fetched(&mut self, node: NodeId, _donor: NodeId, at: Lsn, wal: &Bytes) -> bool {
         if self.peers.get(&node).and_then(Peer::sent) != Some(at) {
             return false;
         }

@@ -163,7 +163,10 @@ fn write_new<D: Disk>(
         let _ = unlink_if_there(disk, NEW);
         StoreError::io("write a new control file")(error)
     })?;
-    disk.rename(NEW, NAME).and_then(|()| disk.sync_dir()).map_err(StoreError::io("name a control file"))?;
+    disk.rename(NEW, NAME).map_err(StoreError::io("name a control file"))?;
+    // Even for want of room this is no "nothing has changed": the new file may have the name, and what would be written
+    // to the old one from here on would be found by nobody.
+    disk.sync_dir().map_err(|source| StoreError::Io { action: "name a control file", source })?;
     Ok(file)
 }
 

@@ -107,11 +107,12 @@ impl Follower {
         };
         match donation.pieces.try_recv() {
             // Bytes that do not continue the stream belong to a position of before: read anew.
-            Ok(Ok((at, wal))) if proposer.fetched(node, at, &wal) => return true,
+            Ok(Ok((at, wal))) if proposer.fetched(node, donation.donor, at, &wal) => return true,
             Ok(Ok(_)) => self.donation = None,
             Ok(Err(reason)) => {
                 tracing::warn!(safekeeper = %node, reason, "no WAL from a donor");
                 self.trouble = Some(Trouble { reason, until_it_follows: false });
+                proposer.donor_failed(node, donation.donor);
                 self.donation = None;
                 self.donor_retry_at = Some(Instant::now() + DONOR_RETRY_DELAY);
             }

@@ -1,8 +1,9 @@
 //! [`Peer`]: what a proposer knows of one safekeeper, and what it still has to tell it.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
-use wal_types::{Generation, Lsn, Term};
+use wal_types::{Generation, Lsn, NodeId, Term};
 
 use crate::message::{ProposerMessage, VoteResponse};
 use crate::term_history::TermHistory;
@@ -45,6 +46,21 @@ impl Position {
     }
 }
 
+/// Who feeds a laggard. A donor's old WAL may be rotten, and nobody notices before the laggard refuses it: then its
+/// connection ends, and somebody else is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Feeding {
+    /// Whose bytes it was sent last on this connection.
+    pub(super) donor: Option<NodeId>,
+    /// After whose bytes its last connection ended, or who could not give any. Asked only when nobody else has them.
+    pub(super) distrusted: Option<NodeId>,
+}
+
+/// Says whom to ask first, not what may be done: states that differ in it alone count as one.
+impl Hash for Feeding {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
 /// One safekeeper.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Peer {
@@ -67,6 +83,8 @@ pub(super) struct Peer {
     pub(super) told_commit: Lsn,
     /// An empty append is due.
     pub(super) heartbeat: bool,
+    /// Who gives it what the buffer no longer has.
+    pub(super) feeding: Feeding,
 }
 
 impl Peer {
@@ -82,6 +100,8 @@ impl Peer {
         self.outbox.clear();
         self.told_commit = Lsn::INVALID;
         self.heartbeat = false;
+        let Feeding { donor, distrusted } = self.feeding;
+        self.feeding = Feeding { donor: None, distrusted: donor.or(distrusted) };
     }
 
     pub(super) const fn is_connected(&self) -> bool {

@@ -43,7 +43,8 @@ impl Proposer {
 
     /// What `node` needs from another safekeeper before the buffer can serve it.
     pub fn poll_fetch(&self, node: NodeId) -> Option<Fetch> {
-        let from = self.peers.get(&node)?.sent()?;
+        let laggard = self.peers.get(&node)?;
+        let from = laggard.sent()?;
         if from >= self.wal.start() {
             return None;
         }
@@ -55,16 +56,19 @@ impl Proposer {
             Some((peer.acked.max(donated), id))
         };
         let donors = self.peers.iter().filter_map(holds);
-        let (until, donor) = donors.filter(|&(end, id)| id != node && end > from).max()?;
+        let donors = donors.filter(|&(end, id)| id != node && end > from);
+        let (until, donor) =
+            donors.max_by_key(|&(end, id)| (laggard.feeding.distrusted != Some(id), end, id))?;
         Some(Fetch { donor, from, until: until.min(self.wal.start()) })
     }
 
-    /// Bytes that were fetched for `node`. False when they do not continue its stream.
+    /// Bytes that were fetched from `donor` for `node`. False when they do not continue its stream.
     #[must_use]
-    pub fn fetched(&mut self, node: NodeId, at: Lsn, wal: &Bytes) -> bool {
-        if self.peers.get(&node).and_then(Peer::sent) != Some(at) {
+    pub fn fetched(&mut self, node: NodeId, donor: NodeId, at: Lsn, wal: &Bytes) -> bool {
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.sent() == Some(at)) else {
             return false;
-        }
+        };
+        peer.feeding.donor = Some(donor);
         let mut sent = at;
         let mut rest = wal.clone();
         while !rest.is_empty() {
@@ -77,6 +81,13 @@ impl Proposer {
             sent = end;
         }
         true
+    }
+
+    /// `donor` could not give what `node` needs: another one is asked, if there is one.
+    pub fn donor_failed(&mut self, node: NodeId, donor: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.feeding.distrusted = Some(donor);
+        }
     }
 
     /// Makes an append, empty if need be, due for every follower: it proves that the proposer lives.

@@ -177,7 +177,7 @@ impl Campaign {
         });
         if let Some(fetch) = self.proposer.poll_fetch(NodeId(id)) {
             let bytes = vec![0; fetch.until.bytes_since(fetch.from) as usize];
-            assert!(self.proposer.fetched(NodeId(id), fetch.from, &bytes.into()));
+            assert!(self.proposer.fetched(NodeId(id), fetch.donor, fetch.from, &bytes.into()));
         }
         let Some(message) = self.proposer.poll_send(NodeId(id)) else { return Ok(false) };
         let (connection, acceptor) = (self.links[&id], cluster.nodes.get_mut(&id).unwrap());

@@ -230,12 +230,42 @@ fn a_laggard_is_fed_by_a_donor_and_then_from_the_buffer() {
     assert_eq!(proposer.poll_fetch(NodeId(1)), None);
     assert!(proposer.append(Lsn(40), Bytes::from_static(b"new")));
     assert_eq!(drain(&mut proposer, 2), [], "a hole is never sent over");
-    assert!(!proposer.fetched(NodeId(2), Lsn(20), &Bytes::from_static(b"elsewhere")));
-    assert!(proposer.fetched(NodeId(2), Lsn(16), &Bytes::from(vec![b'x'; 24])));
+    assert!(!proposer.fetched(NodeId(2), NodeId(1), Lsn(20), &Bytes::from_static(b"elsewhere")));
+    assert!(proposer.fetched(NodeId(2), NodeId(1), Lsn(16), &Bytes::from(vec![b'x'; 24])));
     let messages = drain(&mut proposer, 2);
     let ranges: Vec<_> =
         appends(&messages).iter().map(|append| (append.begin_lsn.0, append.end_lsn().0)).collect();
     assert_eq!(ranges, [(16, 40), (40, 43)]);
+}
+
+#[test]
+fn a_laggard_that_went_away_after_the_bytes_of_one_donor_is_fed_by_another() {
+    let mut proposer = leading(9, &[(40, &[(1, 8)]), (16, &[(1, 8)]), (40, &[(1, 8)])]);
+    (1..=3).for_each(|node| drop(drain(&mut proposer, node)));
+    for node in [1, 3] {
+        acknowledge(&mut proposer, node, 9, 40, 0).unwrap();
+    }
+    let laggard = NodeId(2);
+    let donor = |proposer: &Proposer| proposer.poll_fetch(laggard).map(|fetch| fetch.donor);
+    let first = donor(&proposer).unwrap();
+    let again = |proposer: &mut Proposer| {
+        proposer.disconnected(laggard);
+        greet(proposer, 2, 9).unwrap();
+        drain(proposer, 2);
+        vote(proposer, 2, false, 9, (16, &[(1, 8)])).unwrap();
+        drain(proposer, 2);
+    };
+    again(&mut proposer);
+    assert_eq!(donor(&proposer), Some(first), "it was sent nothing that it could have refused");
+    assert!(proposer.fetched(laggard, first, Lsn(16), &Bytes::from_static(b"rotten")));
+    again(&mut proposer);
+    let second = donor(&proposer).unwrap();
+    assert_ne!(second, first);
+    // Not the other way round for ever: who cannot give anything is left, too.
+    proposer.donor_failed(laggard, second);
+    assert_eq!(donor(&proposer), Some(first));
+    proposer.disconnected(first);
+    assert_eq!(donor(&proposer), Some(second), "nobody else has it");
 }
 
 #[test]

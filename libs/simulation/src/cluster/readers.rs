@@ -46,17 +46,18 @@ impl Cluster {
         let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
         let Some(fetch) = writer.engine.poll_fetch(node) else { return Ok(()) };
         let donor = self.nodes.iter().find(|one| one.id == fetch.donor);
-        let Some((donor, snapshot)) = donor.and_then(|donor| Some((donor, donor.serving()?))) else {
+        let term = writer.engine.term();
+        let read = donor.and_then(|donor| {
+            let snapshot = donor.serving().filter(|snapshot| snapshot.term == term)?;
+            let until = fetch.until.min(snapshot.flush_lsn).min(fetch.from.advance(READ_BYTES_MAX));
+            Some((donor, donor.read(fetch.from, until))).filter(|(_, wal)| !wal.is_empty())
+        });
+        let Some((donor, wal)) = read else {
+            if let Some(proposer) = writer.engine.own() {
+                proposer.donor_failed(node, fetch.donor);
+            }
             return Ok(());
         };
-        if snapshot.term != writer.engine.term() {
-            return Ok(());
-        }
-        let until = fetch.until.min(snapshot.flush_lsn).min(fetch.from.advance(READ_BYTES_MAX));
-        let wal = donor.read(fetch.from, until);
-        if wal.is_empty() {
-            return Ok(());
-        }
         self.stats.fetches += 1;
         let end = fetch.from.advance(wal.len() as u64);
         // A disk that has just stopped was not looked at.
@@ -64,7 +65,8 @@ impl Cluster {
             let held = donor.mirror.slice(fetch.from, end);
             self.oracle.a_donor_serves_its_own_log(fetch.donor, fetch.from, &wal, held)?;
         }
-        assert!(writer.engine.fetched(node, fetch.from, &wal.into()), "fetched from where it was asked for");
+        let is_taken = writer.engine.fetched(node, fetch.donor, fetch.from, &wal.into());
+        assert!(is_taken, "fetched from where it was asked for");
         Ok(())
     }
 }

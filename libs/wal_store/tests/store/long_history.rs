@@ -4,7 +4,11 @@
 use consensus::{
     Dialect, Lineage, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, VoteRequest,
 };
-use wal_store::{Health, Input, ModelDisk, Output, Replica};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use wal_store::{Disk, Health, Input, ModelDisk, Output, Replica};
 use wal_types::{Generation, ProposerId, Term};
 
 use crate::common::{
@@ -114,4 +118,65 @@ fn a_crash_while_the_control_file_grows_leaves_the_old_one_or_the_new_one() {
             break;
         }
     }
+}
+
+/// A disk whose directory cannot be synced for want of room, as one that copies on write may say.
+#[derive(Clone)]
+struct FullDirectory {
+    disk: ModelDisk,
+    is_full: Arc<AtomicBool>,
+}
+
+impl Disk for FullDirectory {
+    type File = <ModelDisk as Disk>::File;
+
+    fn create(&self, name: &str) -> io::Result<Self::File> {
+        self.disk.create(name)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Self::File> {
+        self.disk.open(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        self.disk.unlink(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.disk.sync_dir()
+    }
+}
+
+/// The larger file has the name already: who went on writing to the one before would promise to nobody.
+#[test]
+fn a_promise_after_a_control_file_that_half_grew_is_kept() {
+    let (disk, _) = neon_log();
+    let is_full = Arc::new(AtomicBool::new(false));
+    let full = FullDirectory { disk: disk.clone(), is_full: Arc::clone(&is_full) };
+    let mut replica = Replica::open(full, NODE).unwrap();
+    let _ = replica.run(vec![greet(), vote(TERMS)]);
+    is_full.store(true, Ordering::Relaxed);
+    let _ = replica.run(vec![elected(TERMS)]);
+    is_full.store(false, Ordering::Relaxed);
+    let _ = replica.run(vec![(CONNECTION, Input::Disconnected)]);
+    let output = replica.run(vec![greet(), vote(TERMS + 1)]);
+    let granted = vote_of(&output).is_some_and(|vote| vote.vote_given);
+    drop(replica);
+    let snapshot = open(&disk.crash(&mut { all_survives })).snapshot();
+    assert!(
+        !granted || snapshot.term == Term(TERMS + 1),
+        "a vote was given, and the disk knows only {}",
+        snapshot.term
+    );
 }
