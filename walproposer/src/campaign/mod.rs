@@ -369,7 +369,7 @@ impl Campaign {
     fn publish(&self) {
         let views = self.proposer.status().into_iter().filter_map(|peer| {
             let follower = self.followers.get(&peer.id)?;
-            Some(follower.view(&peer))
+            Some(follower.view(&peer, self.proposer.phase()))
         });
         let safekeepers = views.collect();
         let proposer = &self.proposer;
