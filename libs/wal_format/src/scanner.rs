@@ -42,8 +42,8 @@ pub struct RecordScanner {
     /// The record end that counts once later bytes prove it; see [`Continuation::may_be_switch`].
     unproven_end: Option<Lsn>,
     good: RecordEnd,
-    /// Behind the highest byte that was taken though no checksum covers it.
-    unchecked_end: Lsn,
+    /// Behind the highest byte that was taken though no checksum covers it, whether or not a record has ended since.
+    unchecked_upto: Lsn,
     /// Up to where bytes under no checksum are taken at all.
     trusted_upto: Lsn,
     failed: Option<ScanError>,
@@ -55,6 +55,8 @@ struct RecordEnd {
     lsn: Lsn,
     last_record_start: Option<Lsn>,
     chain: PageChain,
+    /// Behind the highest byte below that no checksum covers.
+    unchecked_end: Lsn,
     /// True as long as the scan's own beginning is the highest one, and may be inside a record.
     unknown_start: bool,
 }
@@ -86,7 +88,13 @@ impl RecordScanner {
         assert!(ctx.segment_size.offset_of(lsn) == 0, "{lsn} is not the start of a segment");
         Self::new(
             ctx,
-            RecordEnd { lsn, last_record_start: None, chain: PageChain::START, unknown_start: true },
+            RecordEnd {
+                lsn,
+                last_record_start: None,
+                chain: PageChain::START,
+                unchecked_end: Lsn::INVALID,
+                unknown_start: true,
+            },
         )
     }
 
@@ -97,7 +105,16 @@ impl RecordScanner {
     /// When no record can end at `lsn`.
     pub fn at_record_end(ctx: ScanContext, lsn: Lsn, last_record_start: Option<Lsn>) -> Self {
         assert!(can_be_record_end(ctx.segment_size, lsn), "{lsn} is no record end");
-        Self::new(ctx, RecordEnd { lsn, last_record_start, chain: PageChain::START, unknown_start: false })
+        Self::new(
+            ctx,
+            RecordEnd {
+                lsn,
+                last_record_start,
+                chain: PageChain::START,
+                unchecked_end: Lsn::INVALID,
+                unknown_start: false,
+            },
+        )
     }
 
     fn new(ctx: ScanContext, good: RecordEnd) -> Self {
@@ -108,8 +125,8 @@ impl RecordScanner {
             page_header: [0; PAGE_HEADER_LONG_BYTES],
             chain: good.chain,
             unproven_end: None,
-            good,
-            unchecked_end: Lsn::INVALID,
+            good: RecordEnd { unchecked_end: Lsn::INVALID, ..good },
+            unchecked_upto: Lsn::INVALID,
             trusted_upto: Lsn::MAX,
             failed: None,
         }
@@ -172,10 +189,11 @@ impl RecordScanner {
         self.good.chain.tli()
     }
 
-    /// Behind the highest byte that was taken though no checksum covers it, but for alignment; zero if there is none.
-    /// Who makes WAL durable has to remember, before anybody relies on it, that bytes below this position were complete.
+    /// Behind the highest byte below [`record_end`](Self::record_end) that was taken though no checksum covers it, but for
+    /// alignment; zero if there is none. Who makes WAL durable has to remember, before anybody relies on it, that bytes
+    /// below this position were complete.
     pub fn unchecked_end(&self) -> Lsn {
-        self.unchecked_end
+        self.good.unchecked_end
     }
 
     /// True while the scan has met what may be the rest of a segment switch that began before the scan, and nothing
@@ -281,7 +299,7 @@ impl RecordScanner {
         if end > self.trusted_upto {
             return Err(ScanError::Unchecked { upto: end });
         }
-        self.unchecked_end = end;
+        self.unchecked_upto = end;
         Ok(())
     }
 
@@ -384,7 +402,8 @@ impl RecordScanner {
 
     fn reach_record_end(&mut self, lsn: Lsn, last_record_start: Option<Lsn>) {
         self.unproven_end = None;
-        self.good = RecordEnd { lsn, last_record_start, chain: self.chain, unknown_start: false };
+        let (chain, unchecked_end) = (self.chain, self.unchecked_upto);
+        self.good = RecordEnd { lsn, last_record_start, chain, unchecked_end, unknown_start: false };
     }
 }
 

@@ -224,6 +224,21 @@ fn bytes_under_no_checksum_count_only_where_they_are_trusted() {
 }
 
 #[test]
+fn bytes_under_no_checksum_that_no_record_has_ended_behind_do_not_hide_those_before() {
+    let mut log = Log::new(16);
+    log.noop(100);
+    let switched = log.switch();
+    let before = log.noop(100);
+    let after = log.overwrite_contrecord(20_000, 1);
+    let mut scanner = RecordScanner::at_segment_start(log.ctx, log.start);
+    let flagged_page = switched.advance(8192);
+    scanner.feed(&log.bytes[..log.index_of(flagged_page.advance(24))]).unwrap();
+    assert_eq!((scanner.record_end(), scanner.unchecked_end()), (before, switched));
+    scanner.feed(log.from(scanner.position())).unwrap();
+    assert_eq!((scanner.record_end(), scanner.unchecked_end()), (after, flagged_page));
+}
+
+#[test]
 fn the_rest_of_a_record_that_began_before_the_scan_has_no_checksum() {
     let mut log = Log::new(16);
     log.noop(100);

@@ -249,11 +249,10 @@ impl<D: Disk> Live<D> {
     /// A recovery finds acknowledged records by their checksums. What an aborted record left and the rest of a switched
     /// segment have none: before they count as acknowledged a footer must say that they are complete.
     fn vouch_for_unchecked(&mut self) -> Result<(), StoreError> {
-        let (unchecked, record_end) = (self.scanner.unchecked_end(), self.scanner.record_end());
-        if unchecked <= self.writer.vouched_upto() || record_end < unchecked {
+        if self.scanner.unchecked_end() <= self.writer.vouched_upto() {
             return Ok(());
         }
-        self.writer.vouch(record_end, self.acceptor.state().term)
+        self.writer.vouch(self.scanner.record_end(), self.acceptor.state().term)
     }
 
     /// What has to happen now and then, but not while somebody waits.

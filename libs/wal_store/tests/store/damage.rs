@@ -325,6 +325,28 @@ fn a_rotten_footer_hides_nothing_that_only_footers_vouch_for() {
     }
 }
 
+/// A switched segment is complete, and behind its next record a torso is not yet told of as one: that this waits for
+/// more WAL is no reason not to vouch for the switch.
+#[test]
+fn a_torso_at_the_end_of_a_batch_hides_no_switch_in_it() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(&[1; 2000]);
+    proposer.switch();
+    proposer.write(&[2; 100]);
+    let acknowledged = proposer.end();
+    proposer.abort();
+    let behind_page_header = acknowledged.align_up(8192).advance(24);
+    send(&mut replica, vec![proposer.append_range(START, behind_page_header)]);
+    assert_eq!(replica.snapshot().flush_lsn, acknowledged);
+    drop(replica);
+    let snapshot = open(&disk.crash(&mut nothing_survives)).snapshot();
+    assert_eq!((snapshot.health, snapshot.flush_lsn), (Health::Healthy, acknowledged));
+}
+
 #[test]
 fn a_running_replica_waits_half_a_minute_for_a_bad_sector() {
     let (disk, proposer) = acknowledged_log(true);
