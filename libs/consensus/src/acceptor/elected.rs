@@ -41,6 +41,8 @@ impl Acceptor {
             return Err(Refusal::BelowCommit { start, commit_lsn: self.state.commit_lsn });
         }
 
+        // It goes with the tail.
+        self.torso_is_doubted = false;
         let mut effects = Vec::new();
         if elected.term > self.state.term {
             self.enter_term(elected.term);
@@ -65,8 +67,8 @@ impl Acceptor {
         Ok(effects)
     }
 
-    /// The proposer of this term came back on another connection. The log is its log already, so nothing is cut and
-    /// nothing that was acknowledged is taken back; what it sends again is skipped.
+    /// The proposer of this term came back on another connection. The log is its log already, so nothing that was
+    /// acknowledged is taken back, and what it sends again is skipped; but for a part of a record that is in doubt.
     pub(super) fn elected_again(
         &mut self,
         from: ConnectionId,
@@ -85,11 +87,16 @@ impl Acceptor {
         }
         let newer = configured && self.is_next_configuration(elected.term, &elected.configuration)?;
         self.owner = Some(Owner { connection: from, next_begin: start, heard: false });
-        if !newer {
-            return Ok(Vec::new());
+        let mut effects = Vec::new();
+        if std::mem::take(&mut self.torso_is_doubted) && self.write_lsn > self.flush_lsn {
+            self.write_lsn = self.flush_lsn;
+            effects.push(Effect::Truncate(self.flush_lsn));
         }
-        self.state.configuration = elected.configuration;
-        self.state.configuration_term = elected.term;
-        Ok(vec![self.persist()])
+        if newer {
+            self.state.configuration = elected.configuration;
+            self.state.configuration_term = elected.term;
+            effects.push(self.persist());
+        }
+        Ok(effects)
     }
 }

@@ -58,6 +58,8 @@ pub struct Acceptor {
     write_lsn: Lsn,
     /// End of the last durable record.
     flush_lsn: Lsn,
+    /// What was written of a record does not fit what came for the rest of it.
+    torso_is_doubted: bool,
     /// Highest commit position told by the proposer of this term; what exceeds `flush_lsn` waits here.
     commit_candidate: Lsn,
     greeted: BTreeMap<ConnectionId, ProtocolVersion>,
@@ -78,6 +80,7 @@ impl Acceptor {
             state,
             write_lsn: log_end,
             flush_lsn: log_end,
+            torso_is_doubted: false,
             commit_candidate: Lsn::INVALID,
             greeted: BTreeMap::new(),
             owner: None,
@@ -144,6 +147,13 @@ impl Acceptor {
     /// The driver gave away everything below `oldest`, which no member needs. To be told again after a start.
     pub fn removed_below(&mut self, oldest: Lsn) {
         self.oldest_lsn = self.oldest_lsn.max(oldest.min(self.flush_lsn));
+    }
+
+    /// A record was refused of which a part is written already: one of both is damaged, perhaps at the donor that it came
+    /// from. What is written was never acknowledged; it is cut when the leader comes back, or it would be kept for ever
+    /// and whatever comes behind it be refused.
+    pub fn doubt_torso(&mut self) {
+        self.torso_is_doubted = true;
     }
 
     /// The connection is gone.

@@ -257,6 +257,23 @@ fn a_proposer_that_reconnects_takes_nothing_back_and_repeats_in_vain() {
 }
 
 #[test]
+fn a_part_of_a_record_that_is_in_doubt_is_cut_when_the_leader_comes_back_and_nothing_else() {
+    let mut acceptor = acceptor();
+    write(&mut acceptor, 1, b"0123456789");
+    acceptor.step(A, append(1, 10, b"abc", 0)).unwrap();
+    let record_end = START.advance(10);
+    let _ = acceptor.flushed(START.advance(13), record_end);
+    let mut sure = acceptor.clone();
+    assert_eq!(sure.step(B, elected(10, &[(1, 0)])).unwrap(), [], "it may be all right");
+    acceptor.doubt_torso();
+    assert_eq!(acceptor.step(B, elected(10, &[(1, 0)])).unwrap(), [Effect::Truncate(record_end)]);
+    let effects = acceptor.step(B, append(1, 10, b"xyz", 0)).unwrap();
+    assert_eq!(effects, [Effect::Write { at: record_end, wal: Bytes::from_static(b"xyz") }]);
+    let _ = acceptor.flushed(START.advance(13), record_end);
+    assert_eq!(acceptor.step(A, elected(10, &[(1, 0)])).unwrap(), [], "once");
+}
+
+#[test]
 fn a_reconnect_starts_between_commit_and_flush() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123456789");

@@ -27,7 +27,8 @@ const REDECIDED_LOOKED_AT_EVERY: u64 = 3;
 impl Cluster {
     /// A new node with an empty log, which nobody counts yet.
     pub(crate) fn add_node(&mut self) -> Option<NodeId> {
-        let oldest = self.nodes.iter().filter_map(Node::serving).map(|at| at.oldest_lsn).max()?;
+        let old = self.nodes.iter().filter_map(Node::serving).filter(|at| !at.history.entries().is_empty());
+        let oldest = old.map(|at| at.oldest_lsn).max()?;
         if self.nodes.len() >= NODES_MAX || self.dialect == Dialect::Neon {
             return None;
         }
@@ -178,7 +179,8 @@ impl Cluster {
         let others: Vec<NodeId> = self.node_ids().into_iter().filter(|id| !members.contains(id)).collect();
         let fit: Vec<NodeId> = others.iter().copied().filter(|&id| self.can_vote(slot, id, false)).collect();
         if fit.len() < dead.len() && self.nodes.len() < NODES_MAX {
-            let coming = others.iter().filter(|&&id| !self.is_hopeless(slot, id)).count();
+            let is_coming = |id| !self.is_hopeless(slot, id) && !self.is_in(slot, id, &PeerState::Voted);
+            let coming = others.iter().filter(|&&id| is_coming(id)).count();
             if coming < dead.len() {
                 self.add_node();
             }
@@ -191,10 +193,15 @@ impl Cluster {
 
     /// No leader can feed it, or this one says so.
     fn is_hopeless(&self, slot: usize, id: NodeId) -> bool {
+        self.is_in(slot, id, &PeerState::Unseeded) || self.is_lost_for_good(id)
+    }
+
+    /// How far a proposer has come with a node. One that leads and gets no further than the vote waits for a member that
+    /// may never come back, before it lets a new log begin where that one's may have ended.
+    fn is_in(&self, slot: usize, id: NodeId, state: &PeerState) -> bool {
         let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.own_ref());
         let peers = proposer.map(Proposer::status).unwrap_or_default();
-        let is_unseeded = peers.iter().any(|peer| peer.id == id && peer.state == PeerState::Unseeded);
-        is_unseeded || self.is_lost_for_good(id)
+        peers.iter().any(|peer| peer.id == id && peer.state == *state)
     }
 
     /// Nobody should let a node vote that misses what the others may remove at any moment: a new one has to follow, and

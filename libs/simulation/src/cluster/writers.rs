@@ -147,17 +147,20 @@ impl Cluster {
             .filter(|node| node.is_mirrored())
             .filter(follows)
             .filter(|node| !self.oracle.is_damaged(node.id));
-        let mut holders = holders
-            .map(|node| &node.mirror)
-            .filter(|log| log.end() >= lsn && log.base() <= self.oracle.commit_lsn());
-        let Some(held) = holders.next() else { return Ok(None) };
+        let mut holders =
+            holders.filter(|node| node.mirror.end() >= lsn && node.mirror.base() <= self.oracle.commit_lsn());
+        let Some(holder) = holders.next() else { return Ok(None) };
+        let (held, tli) = (&holder.mirror, holder.serving().and_then(|at| at.history.tli_at(lsn)));
         // Below a log that begins later everything is committed.
         let committed = &self.oracle.committed()[..offset(held.base())];
         let log = &[committed, held.slice(held.base(), lsn)].concat();
         let wrote =
             |primary: &Primary| primary.flush_lsn() >= lsn && primary.slice(START, lsn) == log.as_slice();
-        // Of those that have these bytes the one that was promoted first has written them.
-        let wrote = self.primaries.iter().position(wrote);
+        // Of those that have these bytes the one that was promoted first has written them; but a switch of the segment is
+        // the same on every timeline.
+        let on_timeline = |primary: &Primary| Some(primary.timeline.tli) == tli && wrote(primary);
+        let primaries = || self.primaries.iter();
+        let wrote = primaries().position(on_timeline).or_else(|| primaries().position(wrote));
         self.oracle.somebody_wrote_what_is_committed(wrote.is_some(), lsn)?;
         Ok(wrote)
     }

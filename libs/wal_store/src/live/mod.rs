@@ -198,7 +198,13 @@ impl<D: Disk> Live<D> {
             Ok(ahead) => ahead,
             // The acceptor may have a reason of its own.
             Err(outcome) => match self.acceptor.clone().step(from, ProposerMessage::Append(append)) {
-                Ok(_) => return Ok(outcome),
+                Ok(_) => {
+                    let is_refused = matches!(outcome, Outcome::Refused(_));
+                    if is_refused && self.scanner.position() > self.scanner.record_end() {
+                        self.acceptor.doubt_torso();
+                    }
+                    return Ok(outcome);
+                }
                 Err(refusal) => return Ok(Outcome::Refused(refusal)),
             },
         };

@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
-use consensus::Loss;
-use wal_store::{Corruption, Disk, DiskFile, Health, ModelDisk, Replica, StoreError, UNREADABLE_TRIES_MAX};
+use consensus::{ConnectionId, Loss, Refusal};
+use wal_store::{
+    Corruption, Disk, DiskFile, Health, Input, ModelDisk, Rejection, Replica, StoreError,
+    UNREADABLE_TRIES_MAX,
+};
 use wal_types::{Lsn, Term};
 
 use crate::common::{NODE, Proposer, SEGMENT_BYTES, START, create, nothing_survives, open, send, try_open};
@@ -345,6 +348,39 @@ fn a_torso_at_the_end_of_a_batch_hides_no_switch_in_it() {
     drop(replica);
     let snapshot = open(&disk.crash(&mut nothing_survives)).snapshot();
     assert_eq!((snapshot.health, snapshot.flush_lsn), (Health::Healthy, acknowledged));
+}
+
+/// A donor's disk is rotten, and the leader passes on what it reads. What is written of a record before its checksum tells
+/// must not stay: the good bytes that another donor has would be skipped, as if they were here.
+#[test]
+fn a_rotten_part_of_a_record_makes_way_when_the_leader_comes_back() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(&[1; 500]);
+    let good = proposer.end();
+    for append in proposer.appends() {
+        send(&mut replica, vec![append]);
+    }
+    proposer.write(&[2; 6000]);
+    let torso_end = good.advance(3000);
+    let mut rotten = proposer.clone();
+    rotten.log[good.advance(1000).bytes_since(START) as usize] ^= 4;
+    send(&mut replica, vec![rotten.append_range(good, torso_end)]);
+    let output = replica.run(vec![proposer.append_range(torso_end, proposer.end())]);
+    assert!(matches!(&output.refused[..], [(_, Rejection::Protocol(Refusal::NotWal(_)))]), "{output:?}");
+    assert_eq!(replica.snapshot().flush_lsn, good);
+    let _ = replica.run(vec![(proposer.connection, Input::Disconnected)]);
+
+    proposer.connection = ConnectionId(2);
+    send(&mut replica, vec![proposer.greet(), proposer.elected(good)]);
+    assert_eq!(replica.snapshot().flush_lsn, good, "nothing that was acknowledged goes with it");
+    send(&mut replica, vec![proposer.append_range(good, proposer.end())]);
+    assert_eq!(replica.snapshot().flush_lsn, proposer.end());
+    drop(replica);
+    assert_eq!(open(&disk.crash(&mut nothing_survives)).snapshot().flush_lsn, proposer.end());
 }
 
 #[test]
