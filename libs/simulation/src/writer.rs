@@ -113,11 +113,12 @@ impl Writer {
     /// Learns of members that it does not know.
     pub(crate) fn look_for_members(&mut self) {
         let proposer = self.engine.own_ref();
-        let generation = proposer.and_then(|proposer| Some(proposer.configuration()?.generation));
-        if generation != self.generation {
+        let configuration = proposer.and_then(Proposer::configuration);
+        let generation = configuration.map(|configuration| configuration.generation);
+        let sets = configuration.map(Configuration::sets).unwrap_or_default();
+        // What an older term wrote and nobody decided may have the same number.
+        if generation != self.generation || sets != self.sets {
             self.generation = generation;
-            let sets =
-                proposer.and_then(|proposer| Some(proposer.configuration()?.sets())).unwrap_or_default();
             let before = std::mem::replace(&mut self.sets, sets.clone());
             if self.engine.leads() {
                 self.steps.push((before, sets));

@@ -179,7 +179,10 @@ impl Cluster {
         let others: Vec<NodeId> = self.node_ids().into_iter().filter(|id| !members.contains(id)).collect();
         let fit: Vec<NodeId> = others.iter().copied().filter(|&id| self.can_vote(slot, id, false)).collect();
         if fit.len() < dead.len() && self.nodes.len() < NODES_MAX {
-            let is_coming = |id| !self.is_hopeless(slot, id) && !self.is_in(slot, id, &PeerState::Voted);
+            let is_coming = |id| {
+                let is_whole = !self.is_hopeless(slot, id) && !self.oracle.is_damaged(id);
+                is_whole && !self.is_in(slot, id, &PeerState::Voted)
+            };
             let coming = others.iter().filter(|&&id| is_coming(id)).count();
             if coming < dead.len() {
                 self.add_node();

@@ -3,18 +3,15 @@
 
 use std::time::Duration;
 
-use consensus::{ConnectionId, Loss, Refusal};
-use wal_store::{
-    Corruption, Disk, DiskFile, Health, Input, ModelDisk, Rejection, Replica, StoreError,
-    UNREADABLE_TRIES_MAX,
-};
+use consensus::Loss;
+use wal_store::{Corruption, Disk, DiskFile, Health, ModelDisk, Replica, StoreError, UNREADABLE_TRIES_MAX};
 use wal_types::{Lsn, Term};
 
 use crate::common::{NODE, Proposer, SEGMENT_BYTES, START, create, nothing_survives, open, send, try_open};
 use crate::world::read_log;
 
 const CONTROL_SLOT_BYTES: usize = 32 * 1024;
-const FOOTER_SLOT_BYTES: usize = 2048;
+pub(crate) const FOOTER_SLOT_BYTES: usize = 2048;
 
 /// A log over three segments: the first half committed, all of it acknowledged, and idle when `idle` is set.
 pub(crate) fn acknowledged_log(idle: bool) -> (ModelDisk, Proposer) {
@@ -293,94 +290,6 @@ fn a_sector_that_cannot_be_read_behind_the_last_footer_may_have_been_acknowledge
     assert_eq!(snapshot.health, Health::Lost, "its log ends at {}", snapshot.flush_lsn);
     drop(replica);
     assert_eq!(open(&disk).snapshot().health, Health::Lost, "and it is written down");
-}
-
-/// What an aborted record left and the rest of a switched segment are under no checksum: only a footer says that they
-/// are complete, and one of the two may rot.
-#[test]
-fn a_rotten_footer_hides_nothing_that_only_footers_vouch_for() {
-    for is_switch in [false, true] {
-        let disk = ModelDisk::new();
-        create(&disk);
-        let mut replica = open(&disk);
-        let mut proposer = Proposer::first(1);
-        proposer.lead(&mut replica, START);
-        proposer.write(&[1; 2000]);
-        if is_switch {
-            proposer.switch()
-        } else {
-            proposer.abort()
-        }
-        for append in proposer.appends() {
-            send(&mut replica, vec![append]);
-        }
-        assert_eq!(replica.snapshot().flush_lsn, proposer.end());
-        drop(replica);
-        let disk = disk.crash(&mut nothing_survives);
-        let last = segment_name((proposer.end().0 - 1) / SEGMENT_BYTES);
-        for slot in 0..2 {
-            let disk = disk.fork();
-            disk.flip_bit(&last, (SEGMENT_BYTES as usize + slot * FOOTER_SLOT_BYTES + 84) * 8).unwrap();
-            let snapshot = open(&disk).snapshot();
-            let seen = (snapshot.health, snapshot.flush_lsn);
-            assert_eq!(seen, (Health::Healthy, proposer.end()), "switch {is_switch}, slot {slot}");
-        }
-    }
-}
-
-/// A switched segment is complete, and behind its next record a torso is not yet told of as one: that this waits for
-/// more WAL is no reason not to vouch for the switch.
-#[test]
-fn a_torso_at_the_end_of_a_batch_hides_no_switch_in_it() {
-    let disk = ModelDisk::new();
-    create(&disk);
-    let mut replica = open(&disk);
-    let mut proposer = Proposer::first(1);
-    proposer.lead(&mut replica, START);
-    proposer.write(&[1; 2000]);
-    proposer.switch();
-    proposer.write(&[2; 100]);
-    let acknowledged = proposer.end();
-    proposer.abort();
-    let behind_page_header = acknowledged.align_up(8192).advance(24);
-    send(&mut replica, vec![proposer.append_range(START, behind_page_header)]);
-    assert_eq!(replica.snapshot().flush_lsn, acknowledged);
-    drop(replica);
-    let snapshot = open(&disk.crash(&mut nothing_survives)).snapshot();
-    assert_eq!((snapshot.health, snapshot.flush_lsn), (Health::Healthy, acknowledged));
-}
-
-/// A donor's disk is rotten, and the leader passes on what it reads. What is written of a record before its checksum tells
-/// must not stay: the good bytes that another donor has would be skipped, as if they were here.
-#[test]
-fn a_rotten_part_of_a_record_makes_way_when_the_leader_comes_back() {
-    let disk = ModelDisk::new();
-    create(&disk);
-    let mut replica = open(&disk);
-    let mut proposer = Proposer::first(1);
-    proposer.lead(&mut replica, START);
-    proposer.write(&[1; 500]);
-    let good = proposer.end();
-    for append in proposer.appends() {
-        send(&mut replica, vec![append]);
-    }
-    proposer.write(&[2; 6000]);
-    let torso_end = good.advance(3000);
-    let mut rotten = proposer.clone();
-    rotten.log[good.advance(1000).bytes_since(START) as usize] ^= 4;
-    send(&mut replica, vec![rotten.append_range(good, torso_end)]);
-    let output = replica.run(vec![proposer.append_range(torso_end, proposer.end())]);
-    assert!(matches!(&output.refused[..], [(_, Rejection::Protocol(Refusal::NotWal(_)))]), "{output:?}");
-    assert_eq!(replica.snapshot().flush_lsn, good);
-    let _ = replica.run(vec![(proposer.connection, Input::Disconnected)]);
-
-    proposer.connection = ConnectionId(2);
-    send(&mut replica, vec![proposer.greet(), proposer.elected(good)]);
-    assert_eq!(replica.snapshot().flush_lsn, good, "nothing that was acknowledged goes with it");
-    send(&mut replica, vec![proposer.append_range(good, proposer.end())]);
-    assert_eq!(replica.snapshot().flush_lsn, proposer.end());
-    drop(replica);
-    assert_eq!(open(&disk.crash(&mut nothing_survives)).snapshot().flush_lsn, proposer.end());
 }
 
 #[test]

@@ -13,4 +13,5 @@ mod loss;
 mod reading;
 mod removal;
 mod timelines;
+mod unchecked;
 mod world;
