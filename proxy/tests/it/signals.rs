@@ -166,7 +166,7 @@ async fn a_second_sigterm_and_sigint_end_at_once_though_no_collector_answers() {
 }
 
 #[tokio::test]
-async fn sighup_takes_what_is_right_and_leaves_what_is_wrong() {
+async fn sighup_takes_all_files_or_none_of_them() {
     let installation = Installation::new("sighup").await;
     let endpoints = installation.directory().join("endpoints.toml");
     let right = fs::read_to_string(&endpoints).unwrap();
