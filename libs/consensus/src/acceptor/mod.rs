@@ -193,12 +193,6 @@ impl Acceptor {
         self.state.history.last_log_term(self.flush_lsn)
     }
 
-    /// True when `message` may cut the log: it then needs room for the segment that the cut writes.
-    pub fn may_truncate(&self, message: &ProposerMessage) -> bool {
-        matches!(message, ProposerMessage::Elected(elected)
-            if elected.term >= self.state.term && !self.follows(elected.term) && self.write_lsn > elected.start_streaming_at)
-    }
-
     /// The public versions have their configurations from elsewhere, so both sides must know the same. In our version
     /// it is the proposer who judges: it counts the votes, and what it may miss a voter tells it.
     fn check_generation(&self, version: ProtocolVersion, got: Generation) -> Result<(), Refusal> {

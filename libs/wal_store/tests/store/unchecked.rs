@@ -2,21 +2,27 @@
 //! record that is not whole.
 
 use consensus::{ConnectionId, Refusal};
-use wal_store::{Health, Input, ModelDisk, Rejection};
+use wal_store::{Health, Input, ModelDisk, Rejection, Replica};
 
 use crate::common::{Proposer, SEGMENT_BYTES, START, create, nothing_survives, open, send};
 use crate::damage::{FOOTER_SLOT_BYTES, segment_name};
+
+/// An empty log, and who leads it.
+fn led() -> (ModelDisk, Replica<ModelDisk>, Proposer) {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    (disk, replica, proposer)
+}
 
 /// What an aborted record left and the rest of a switched segment are under no checksum: only a footer says that they
 /// are complete, and one of the two may rot.
 #[test]
 fn a_rotten_footer_hides_nothing_that_only_footers_vouch_for() {
     for is_switch in [false, true] {
-        let disk = ModelDisk::new();
-        create(&disk);
-        let mut replica = open(&disk);
-        let mut proposer = Proposer::first(1);
-        proposer.lead(&mut replica, START);
+        let (disk, mut replica, mut proposer) = led();
         proposer.write(&[1; 2000]);
         if is_switch {
             proposer.switch()
@@ -44,11 +50,7 @@ fn a_rotten_footer_hides_nothing_that_only_footers_vouch_for() {
 /// more WAL is no reason not to vouch for the switch.
 #[test]
 fn a_torso_at_the_end_of_a_batch_hides_no_switch_in_it() {
-    let disk = ModelDisk::new();
-    create(&disk);
-    let mut replica = open(&disk);
-    let mut proposer = Proposer::first(1);
-    proposer.lead(&mut replica, START);
+    let (disk, mut replica, mut proposer) = led();
     proposer.write(&[1; 2000]);
     proposer.switch();
     proposer.write(&[2; 100]);
@@ -66,11 +68,7 @@ fn a_torso_at_the_end_of_a_batch_hides_no_switch_in_it() {
 /// must not stay: the good bytes that another donor has would be skipped, as if they were here.
 #[test]
 fn a_rotten_part_of_a_record_makes_way_when_the_leader_comes_back() {
-    let disk = ModelDisk::new();
-    create(&disk);
-    let mut replica = open(&disk);
-    let mut proposer = Proposer::first(1);
-    proposer.lead(&mut replica, START);
+    let (disk, mut replica, mut proposer) = led();
     proposer.write(&[1; 500]);
     let good = proposer.end();
     for append in proposer.appends() {
