@@ -2,10 +2,15 @@
 
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
+use tokio::time::timeout;
 use tokio_postgres::NoTls;
+
+/// No program that is run to its end takes this long unless it hangs.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Connects; the connection's work is done by a task that ends with it.
 pub async fn connect(uri: &str) -> Result<tokio_postgres::Client> {
@@ -26,9 +31,12 @@ pub async fn run(program: &Path, arguments: &[&str], environment: &[(&str, &str)
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a program to its end. It is killed when the caller stops waiting.
+/// Runs a program to its end. It is killed when the caller stops waiting, or when it hangs.
 pub async fn output(program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Output> {
     let mut command = Command::new(program);
     command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
-    command.output().await.with_context(|| format!("cannot run {}", program.display()))
+    let Ok(output) = timeout(PROGRAM_TIMEOUT, command.output()).await else {
+        bail!("{} hangs: it was killed after {PROGRAM_TIMEOUT:?}", program.display());
+    };
+    output.with_context(|| format!("cannot run {}", program.display()))
 }

@@ -19,6 +19,13 @@ use crate::stream::{Io, Prefixed, Stream};
 /// The name of the protocol in ALPN, registered with IANA.
 pub const ALPN_POSTGRESQL: &[u8] = b"postgresql";
 
+/// Bytes of plaintext in one record at most, as PostgreSQL sends them (its PqSendBuffer). libpq reads with at least as
+/// much room (pqReadData); of a larger record a rest may stay inside of its OpenSSL, and a program that waits for the
+/// socket by itself (pg_basebackup, pg_receivewal, walreceiver, many drivers) would wait for ever.
+const RECORD_BYTES_MAX: usize = 8192;
+/// What a record has before its payload (RFC 8446, section 5.1); rustls counts it.
+const RECORD_HEADER_BYTES: usize = 5;
+
 /// How a server does TLS. A client that names protocols in ALPN must name PostgreSQL's.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
@@ -56,6 +63,7 @@ impl ServerTls {
             .with_client_cert_verifier(clients)
             .with_cert_resolver(resolver);
         config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
+        config.max_fragment_size = Some(RECORD_BYTES_MAX + RECORD_HEADER_BYTES);
         Ok(Self { config: Arc::new(config) })
     }
 

@@ -21,11 +21,26 @@ async fn a_base_backup_and_its_wal_come_through() {
     let verified = clients::run(&tools.postgres("pg_verifybackup"), &[backup.to_str().unwrap()], &[]).await;
     assert!(verified.unwrap().contains("backup successfully verified"));
 
+    // The slot says where to begin; without it there would be nothing to receive until the server writes more.
+    let slot = "SELECT pg_create_physical_replication_slot('receiver', true)";
+    superuser.batch_execute(slot).await.unwrap();
     let wal = installation.directory().join("wal");
     fs::create_dir(&wal).unwrap();
-    let end = "SELECT pg_switch_wal()";
-    let end: String = superuser.query_one(&format!("SELECT ({end})::text"), &[]).await.unwrap().get(0);
-    let arguments = ["-d", &uri, "-D", wal.to_str().unwrap(), "--endpos", &end, "--no-loop", "--synchronous"];
+    installation.ask(&uri, &["INSERT INTO t SELECT 0"]).await;
+    let end = superuser.query_one("SELECT pg_switch_wal()::text", &[]).await.unwrap();
+    let directory = wal.to_str().unwrap();
+    let arguments = [
+        "-d",
+        &uri,
+        "-D",
+        directory,
+        "--slot",
+        "receiver",
+        "--endpos",
+        end.get(0),
+        "--no-loop",
+        "--synchronous",
+    ];
     clients::run(&tools.postgres("pg_receivewal"), &arguments, &[]).await.unwrap();
     assert!(fs::read_dir(&wal).unwrap().count() > 0);
 

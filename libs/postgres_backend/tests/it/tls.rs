@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert, ResolvesServerCertUsingSni};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy, duplex, split};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
@@ -86,6 +86,55 @@ async fn a_session_inside_negotiated_tls_is_served() {
         in_time(async { tokio::join!(copy.writer.send(&payload), copy.reader.next(payload.len())) }).await;
     sent.unwrap();
     assert_eq!(received.unwrap(), postgres_backend::client::ClientCopyMessage::Data(payload.clone().into()));
+}
+
+/// Everything that a server says on the wire, once it has closed.
+fn recorded(wire: DuplexStream) -> (DuplexStream, JoinHandle<Vec<u8>>) {
+    let (client, ours) = duplex(PIPE_BYTES);
+    let recording = async move {
+        let ((mut from_server, mut to_server), (mut from_client, mut to_client)) = (split(wire), split(ours));
+        let upward = async {
+            let _ = copy(&mut from_client, &mut to_server).await;
+            let _ = to_server.shutdown().await;
+        };
+        let downward = async {
+            let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+            while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
+                said.extend_from_slice(&buffer[..count]);
+                let _ = to_client.write_all(&buffer[..count]).await;
+            }
+            said
+        };
+        tokio::join!(upward, downward).1
+    };
+    (client, tokio::spawn(recording))
+}
+
+#[tokio::test]
+async fn no_record_is_larger_than_the_room_that_libpq_always_has() {
+    let (tls, certificates) = server_tls(&["localhost"]);
+    let (wire, _server) = serve(TlsPolicy::Offered(tls));
+    let (stream, said) = recorded(wire);
+    let connector = TlsConnector::from(client_config(&certificates, &[ALPN_POSTGRESQL]));
+    let stream =
+        in_time(connector.connect(ServerName::try_from("localhost").unwrap(), stream)).await.unwrap();
+    let client = in_time(Client::open(stream, &options(None))).await.unwrap();
+    let mut copy = client.copy_both("ECHO").await.unwrap();
+    let payload = vec![b'x'; 100_000];
+    let (sent, _) =
+        in_time(async { tokio::join!(copy.writer.send(&payload), copy.reader.next(payload.len())) }).await;
+    sent.unwrap();
+    drop(copy);
+
+    let said = in_time(said).await.unwrap();
+    let (mut rest, mut largest) = (&said[..], 0);
+    while let [_, _, _, high, low, after @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        largest = largest.max(length);
+        rest = &after[length.min(after.len())..];
+    }
+    // Type and tag of TLS 1.3 come on top (RFC 8446, section 5.2).
+    assert_eq!(largest, 8192 + 1 + 16);
 }
 
 #[tokio::test]
