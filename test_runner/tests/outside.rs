@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
@@ -12,9 +11,6 @@ use test_runner::cluster::state::State;
 use test_runner::cluster::{Cluster, Options};
 use test_runner::env::TestEnvironment;
 use test_runner::process::{ProcessId, Program};
-
-/// One command may take this long.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Runs SQL through the printed line, in a shell, as a person would; what psql said.
 pub(crate) async fn try_paste(psql_line: &str, sql: &str) -> Result<Output> {
@@ -65,7 +61,7 @@ impl Outside {
     pub(crate) async fn run(&self, arguments: &[&str]) -> Result<Output> {
         let directory = self.directory.to_str().context("not UTF-8")?;
         let all: Vec<&str> = arguments.iter().copied().chain(["--directory", directory]).collect();
-        tokio::time::timeout(COMMAND_TIMEOUT, clients::output(&self.program(), &all, &[])).await?
+        clients::output(&self.program(), &all, &[]).await
     }
 
     /// Runs a command that must succeed; what it printed.
