@@ -12,7 +12,6 @@ mod passwords;
 mod program;
 mod raw;
 mod reloads;
-mod replication;
 mod sessions;
 mod signals;
 mod support;

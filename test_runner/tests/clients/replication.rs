@@ -37,5 +37,10 @@ async fn a_base_backup_and_the_wal_come_through_whole() -> Result<()> {
     run(&front, "postgres", &tool("pg_basebackup"), &arguments).await?;
     let verified = run(&front, "postgres", &tool("pg_verifybackup"), &[&backup]).await?;
     ensure!(verified.contains("backup successfully verified"), "{verified}");
+
+    // Logical replication names a database, which is the last column.
+    let arguments = ["-XAt", "-d", "dbname=app replication=database", "-c", "IDENTIFY_SYSTEM"];
+    let said = run(&front, "postgres", &tool("psql"), &arguments).await?;
+    ensure!(said.trim_end().ends_with("|app"), "{said}");
     Installation { front, environment }.passed().await
 }
