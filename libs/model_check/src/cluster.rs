@@ -123,7 +123,7 @@ pub(crate) enum Action {
     ///
     /// Terms may be taken one after the other because nothing that a term does depends on a higher one. What a node
     /// does for a term it does before it promises a higher one (checked in every state:
-    /// [`Invariant::AnEarlierTermIsOver`]). A campaign hears of a higher term only that it is over itself (checked as
+    /// [`Invariant::EarlierTermIsOver`]). A campaign hears of a higher term only that it is over itself (checked as
     /// well), and then it might as well have stopped by itself. It begins with what its own earlier campaigns left in
     /// the primary's WAL, and with a configuration that some node once held: a survey may hear of every one. So in each
     /// run two neighbouring steps of which the later one belongs to a lower term can change places, and whatever state
@@ -330,13 +330,13 @@ fn property(invariant: Invariant) -> Property<Cluster> {
     }
     always!(
         OneLeaderPerTerm,
-        LogsMatchWhereHistoriesDo,
+        LogsMatchWhereHistoriesMatch,
         CommittedBytesNeverChange,
-        ACommitIsDurableOnAQuorum,
-        ANodeKeepsWhatItKnowsCommitted,
-        APromiseIsDurable,
-        ALogHasNoHoles,
+        CommitIsDurableOnAQuorum,
+        NodeKeepsCommittedBytes,
+        PromiseIsDurable,
+        LogHasNoHoles,
         OneConfigurationPerGeneration,
-        AnEarlierTermIsOver
+        EarlierTermIsOver
     )
 }

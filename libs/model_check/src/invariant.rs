@@ -13,35 +13,35 @@ pub enum Invariant {
     /// Two campaigns are never elected in one term.
     OneLeaderPerTerm,
     /// Where two histories name the same term for the same position, the logs are equal up to there.
-    LogsMatchWhereHistoriesDo,
+    LogsMatchWhereHistoriesMatch,
     /// What was committed is a beginning of whatever is committed later, and of the log of every later leader.
     CommittedBytesNeverChange,
     /// What was committed is durable on a majority of the voters, then and ever after.
-    ACommitIsDurableOnAQuorum,
+    CommitIsDurableOnAQuorum,
     /// A commit position that a node knows was decided, never goes back, is never cut, and names the committed bytes.
-    ANodeKeepsWhatItKnowsCommitted,
+    NodeKeepsCommittedBytes,
     /// What an answer promises is on disk before the answer is given.
-    APromiseIsDurable,
+    PromiseIsDurable,
     /// A write goes to the end of the log.
-    ALogHasNoHoles,
+    LogHasNoHoles,
     /// A generation stands for one configuration, and with it for one designated primary.
     OneConfigurationPerGeneration,
     /// A node that promised a term does nothing for an earlier one and gives this term's vote to nobody else, and whoever
     /// hears of its promise gives up an earlier term. That is what allows to explore one term after the other.
-    AnEarlierTermIsOver,
+    EarlierTermIsOver,
 }
 
 /// All of them.
 pub(crate) const INVARIANTS: [Invariant; 9] = [
     Invariant::OneLeaderPerTerm,
-    Invariant::LogsMatchWhereHistoriesDo,
+    Invariant::LogsMatchWhereHistoriesMatch,
     Invariant::CommittedBytesNeverChange,
-    Invariant::ACommitIsDurableOnAQuorum,
-    Invariant::ANodeKeepsWhatItKnowsCommitted,
-    Invariant::APromiseIsDurable,
-    Invariant::ALogHasNoHoles,
+    Invariant::CommitIsDurableOnAQuorum,
+    Invariant::NodeKeepsCommittedBytes,
+    Invariant::PromiseIsDurable,
+    Invariant::LogHasNoHoles,
     Invariant::OneConfigurationPerGeneration,
-    Invariant::AnEarlierTermIsOver,
+    Invariant::EarlierTermIsOver,
 ];
 
 impl Invariant {
@@ -49,14 +49,14 @@ impl Invariant {
     pub const fn name(self) -> &'static str {
         match self {
             Self::OneLeaderPerTerm => "one_leader_per_term",
-            Self::LogsMatchWhereHistoriesDo => "logs_match_where_histories_do",
+            Self::LogsMatchWhereHistoriesMatch => "logs_match_where_histories_match",
             Self::CommittedBytesNeverChange => "committed_bytes_never_change",
-            Self::ACommitIsDurableOnAQuorum => "a_commit_is_durable_on_a_quorum",
-            Self::ANodeKeepsWhatItKnowsCommitted => "a_node_keeps_what_it_knows_committed",
-            Self::APromiseIsDurable => "a_promise_is_durable",
-            Self::ALogHasNoHoles => "a_log_has_no_holes",
+            Self::CommitIsDurableOnAQuorum => "commit_is_durable_on_a_quorum",
+            Self::NodeKeepsCommittedBytes => "node_keeps_committed_bytes",
+            Self::PromiseIsDurable => "promise_is_durable",
+            Self::LogHasNoHoles => "log_has_no_holes",
             Self::OneConfigurationPerGeneration => "one_configuration_per_generation",
-            Self::AnEarlierTermIsOver => "an_earlier_term_is_over",
+            Self::EarlierTermIsOver => "earlier_term_is_over",
         }
     }
 
@@ -66,11 +66,11 @@ impl Invariant {
             return false;
         }
         match self {
-            Self::LogsMatchWhereHistoriesDo => {
+            Self::LogsMatchWhereHistoriesMatch => {
                 let nodes = &state.nodes;
                 (1..nodes.len()).all(|one| (0..one).all(|other| logs_match(&nodes[one], &nodes[other])))
             }
-            Self::ACommitIsDurableOnAQuorum => {
+            Self::CommitIsDurableOnAQuorum => {
                 let committed = &state.ledger.committed;
                 let holds = |node: usize| state.nodes[node].holds(committed);
                 state
@@ -79,11 +79,11 @@ impl Invariant {
                     .iter()
                     .any(|set| set.iter().filter(|&&node| holds(node)).count() > set.len() / 2)
             }
-            Self::ANodeKeepsWhatItKnowsCommitted => state.nodes.iter().all(|node| {
+            Self::NodeKeepsCommittedBytes => state.nodes.iter().all(|node| {
                 let known = records_below(node.acceptor.state().commit_lsn);
                 state.ledger.committed.get(..known).is_some_and(|committed| node.holds(committed))
             }),
-            Self::AnEarlierTermIsOver => {
+            Self::EarlierTermIsOver => {
                 model.seen.note(state);
                 let nodes = state
                     .nodes

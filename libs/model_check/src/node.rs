@@ -97,7 +97,7 @@ impl Node {
             done = self.carry_out(&effects, known_commit, &mut budget, &mut answers, coverage)?;
         }
         if self.acceptor.state().commit_lsn < known_commit {
-            return Err(Invariant::ANodeKeepsWhatItKnowsCommitted);
+            return Err(Invariant::NodeKeepsCommittedBytes);
         }
         if done {
             return Ok(Outcome::Answers(answers));
@@ -123,20 +123,20 @@ impl Node {
                 Effect::Persist(state) => self.disk = state.clone(),
                 Effect::Truncate(at) => {
                     if *at < known_commit {
-                        return Err(Invariant::ANodeKeepsWhatItKnowsCommitted);
+                        return Err(Invariant::NodeKeepsCommittedBytes);
                     }
                     coverage.count(Event::Truncated);
                     self.log.truncate(records_below(*at));
                 }
                 Effect::Write { at, wal } => {
                     if *at != lsn(self.log.len()) {
-                        return Err(Invariant::ALogHasNoHoles);
+                        return Err(Invariant::LogHasNoHoles);
                     }
                     self.log.extend(from_wal(wal));
                 }
                 Effect::Reply { to, message } => {
                     if !self.is_durable(message) {
-                        return Err(Invariant::APromiseIsDurable);
+                        return Err(Invariant::PromiseIsDurable);
                     }
                     answers.push((*to, message.clone()));
                 }

@@ -42,7 +42,7 @@ impl Step<'_> {
             return;
         }
         let start = records_below(election.start);
-        let Some(log) = donor.log().get(..start) else { return self.broken(Invariant::ALogHasNoHoles) };
+        let Some(log) = donor.log().get(..start) else { return self.broken(Invariant::LogHasNoHoles) };
         if newest && !log.starts_with(&self.state.ledger.committed) {
             return self.broken(Invariant::CommittedBytesNeverChange);
         }

@@ -162,12 +162,12 @@ impl Cluster {
             let campaign = self.campaigns.get(&to).copied().unwrap_or_default();
             self.oracle.hear(node, campaign, &message)?;
             if let Some(seen) = self.nodes[self.index(node)].snapshot() {
-                self.oracle.a_node_offers_only_what_it_has(&seen, node, &message)?;
+                self.oracle.node_offers_only_wal_it_has(&seen, node, &message)?;
             }
             if let AcceptorMessage::Vote(vote) = &message {
                 self.stats.refused_votes += u64::from(!vote.vote_given);
                 let index = self.index(node);
-                self.oracle.a_lost_node_does_not_vote(&self.nodes[index], vote)?;
+                self.oracle.lost_node_does_not_vote(&self.nodes[index], vote)?;
             }
             let writers = self.writers.iter_mut().flatten();
             if let Some(link) =

@@ -88,8 +88,8 @@ impl Cluster {
         }
         let Some(changed_from) = self.nodes[index].look() else { return Ok(()) };
         self.oracle.compare_again(node, changed_from);
-        self.oracle.a_nodes_commit_only_grows(&self.nodes[index])?;
-        self.oracle.a_node_keeps_what_it_knows_committed(&self.nodes[index], changed_from)
+        self.oracle.node_commit_position_is_valid(&self.nodes[index])?;
+        self.oracle.node_keeps_committed_bytes(&self.nodes[index], changed_from)
     }
 
     /// A node says that it lost something, or that a leader has repaired it.
@@ -102,7 +102,7 @@ impl Cluster {
                 self.trace
                     .line(format_args!("node {node} is lost: {loss:?}, its log ends at {}", seen.flush_lsn));
                 self.stats.lost_nodes += 1;
-                self.oracle.a_node_that_lost_nothing_starts(node, &"it calls itself lost")?;
+                self.oracle.undamaged_node_starts(node, &"it calls itself lost")?;
                 self.oracle.note_loss(node, &seen);
             }
             (true, None) => self.examine_damage(node),
@@ -147,7 +147,7 @@ impl Cluster {
         match self.nodes[index].start(if is_patient { UNREADABLE_TRIES_MAX } else { 0 }) {
             Ok(()) => {}
             Err(StoreError::Corrupt(what)) => {
-                self.oracle.a_node_that_lost_nothing_starts(node, &what)?;
+                self.oracle.undamaged_node_starts(node, &what)?;
                 self.trace.line(format_args!("node {node} refuses to start, for ever: {what}"));
                 self.nodes[index].is_gone = true;
                 self.oracle.note_damage(node);
@@ -162,7 +162,7 @@ impl Cluster {
             }
         }
         self.trace.line(format_args!("node {node} starts"));
-        self.oracle.a_restart_forgets_nothing(&self.nodes[index])?;
+        self.oracle.restart_forgets_nothing(&self.nodes[index])?;
         self.inspect(node)?;
         self.examine_damage(node);
         Ok(())
@@ -172,7 +172,7 @@ impl Cluster {
     pub(crate) fn compare_logs(&mut self) -> Result<(), Violation> {
         for (index, one) in self.nodes.iter().enumerate() {
             for other in &self.nodes[index + 1..] {
-                self.oracle.logs_match_where_histories_do(one, other)?;
+                self.oracle.logs_match_where_histories_match(one, other)?;
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ impl Cluster {
         match self.standbys[standby].receive(&self.nodes[index], bytes_max) {
             Received::Bytes(bytes) => {
                 self.stats.reads += 1;
-                self.oracle.a_reader_sees_only_what_is_committed(node, from, &bytes)
+                self.oracle.reader_sees_only_committed_bytes(node, from, &bytes)
             }
             Received::Nothing => Ok(()),
             Received::Removed => {
@@ -63,7 +63,7 @@ impl Cluster {
         // A disk that has just stopped was not looked at.
         if donor.is_mirrored() && fetch.from >= donor.mirror.base() && end <= donor.mirror.end() {
             let held = donor.mirror.slice(fetch.from, end);
-            self.oracle.a_donor_serves_its_own_log(fetch.donor, fetch.from, &wal, held)?;
+            self.oracle.donor_serves_its_own_log(fetch.donor, fetch.from, &wal, held)?;
         }
         let is_taken = writer.engine.fetched(node, fetch.donor, fetch.from, &wal.into());
         assert!(is_taken, "fetched from where it was asked for");

@@ -84,7 +84,7 @@ impl Cluster {
                     self.oracle.only_the_designated_primary_writes()?;
                 }
                 self.oracle.note_start(&election);
-                self.oracle.a_term_begins_above_all_commits()
+                self.oracle.term_begins_above_all_commits()
             }
             Event::Committed(lsn) => self.committed(slot, lsn),
             Event::Configured(configuration) => self.configured(slot, &configuration),
@@ -108,25 +108,25 @@ impl Cluster {
         let sets = self.sets(slot);
         let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
         let term = writer.engine.term();
-        let quorum = self.oracle.a_majority_acknowledged(term, lsn, &sets)?;
+        let quorum = self.oracle.commit_is_acknowledged_by_a_majority(term, lsn, &sets)?;
         let steps = std::mem::take(&mut writer.steps);
         self.oracle.quorums_of_neighbouring_configurations_intersect(sets.clone(), quorum, steps)?;
         self.oracle.note_commit(term, lsn);
-        self.oracle.a_term_begins_above_all_commits()?;
+        self.oracle.term_begins_above_all_commits()?;
         let writes = match writer.primary {
             Some(index) => Some(index),
             None => self.settled_by_recovery(slot, lsn)?,
         };
         if let Some(index) = writes {
             let primary = &self.primaries[index];
-            self.oracle.a_timeline_number_begins_once(primary.timeline, lsn)?;
-            self.oracle.a_commit_is_a_record_end(primary, lsn)?;
+            self.oracle.timeline_number_begins_once(primary.timeline, lsn)?;
+            self.oracle.commit_is_a_record_end(primary, lsn)?;
             self.oracle.committed_bytes_never_change(primary.slice(START, lsn))?;
             self.stats.committed_records = self.stats.committed_records.max(primary.records_up_to(lsn));
         }
         self.commits += 1;
         if self.commits.is_multiple_of(DURABILITY_CHECK_EVERY) && self.oracle.commit_lsn() >= lsn {
-            self.oracle.a_commit_is_durable_on_a_quorum(self.nodes.iter(), &sets, term, lsn)?;
+            self.oracle.commit_is_durable_on_a_quorum(self.nodes.iter(), &sets, term, lsn)?;
         }
         Ok(())
     }
@@ -161,7 +161,7 @@ impl Cluster {
         let on_timeline = |primary: &Primary| Some(primary.timeline.tli) == tli && wrote(primary);
         let primaries = || self.primaries.iter();
         let wrote = primaries().position(on_timeline).or_else(|| primaries().position(wrote));
-        self.oracle.somebody_wrote_what_is_committed(wrote.is_some(), lsn)?;
+        self.oracle.committed_bytes_were_written_by_a_primary(wrote.is_some(), lsn)?;
         Ok(wrote)
     }
 
@@ -178,7 +178,7 @@ impl Cluster {
         }
         writer.told_settled = true;
         let start = writer.engine.election().map_or(START, |election| election.start);
-        self.oracle.a_settled_start_is_persisted_on_a_quorum(self.nodes.iter(), &sets, start)
+        self.oracle.recovered_commit_is_persisted_on_a_quorum(self.nodes.iter(), &sets, start)
     }
 
     /// A standby that replayed what is committed becomes a primary: after a recovery in `slot` has settled the log.

@@ -18,7 +18,7 @@ impl Oracle {
     /// S5, what was told. A proposer commits entries of an earlier term because a majority holds them, or takes one node
     /// too few for a majority: the next leader's votes need not contain a holder. Counted here, from what the nodes
     /// said under this very term.
-    pub(crate) fn a_majority_acknowledged(
+    pub(crate) fn commit_is_acknowledged_by_a_majority(
         &self,
         term: Term,
         lsn: Lsn,
@@ -26,7 +26,7 @@ impl Oracle {
     ) -> Result<BTreeSet<NodeId>, Violation> {
         let members = sets.iter().flatten().copied();
         let holders: BTreeSet<NodeId> = members.filter(|&node| self.told(term, node) >= lsn).collect();
-        ensure("a_majority_acknowledged", has_majorities(sets, &holders), || {
+        ensure("commit_is_acknowledged_by_a_majority", has_majorities(sets, &holders), || {
             format!("{lsn} is called committed in term {term}, {holders:?} of {sets:?} acknowledged it")
         })?;
         Ok(holders)
@@ -35,7 +35,7 @@ impl Oracle {
     /// S5. The answer is sent when the bytes are written and not when they are synced; all machines lose power, and the
     /// COMMIT that was reported is gone. Asked at the moment when the commit is told: each node's disk, as a power
     /// failure now would leave it, is recovered and read.
-    pub(crate) fn a_commit_is_durable_on_a_quorum<'a>(
+    pub(crate) fn commit_is_durable_on_a_quorum<'a>(
         &self,
         nodes: impl Iterator<Item = &'a Node>,
         sets: &[Vec<NodeId>],
@@ -59,14 +59,14 @@ impl Oracle {
                 Err(why) => missing.push(format!("node {}: {why}", node.id)),
             }
         }
-        ensure("a_commit_is_durable_on_a_quorum", has_majorities(sets, &holding), || {
+        ensure("commit_is_durable_on_a_quorum", has_majorities(sets, &holding), || {
             format!("{lsn}: {missing:?}")
         })
     }
 
     /// A recovery reports where the log ends, and a standby is promoted there; but the nodes had that commit position
     /// in memory only. After a restart they call less committed than the promoted standby has.
-    pub(crate) fn a_settled_start_is_persisted_on_a_quorum<'a>(
+    pub(crate) fn recovered_commit_is_persisted_on_a_quorum<'a>(
         &self,
         nodes: impl Iterator<Item = &'a Node>,
         sets: &[Vec<NodeId>],
@@ -79,20 +79,20 @@ impl Oracle {
                 persisted.insert(node.id);
             }
         }
-        ensure("a_settled_start_is_persisted_on_a_quorum", has_majorities(sets, &persisted), || {
+        ensure("recovered_commit_is_persisted_on_a_quorum", has_majorities(sets, &persisted), || {
             format!("{start} is called settled, it is on the disks of {persisted:?} of {sets:?}")
         })
     }
 
     /// A node acknowledges up to 200, one sector rots or a sync is forgotten, the scan ends at 150, and the node votes
     /// with 150: a log without committed records is elected. Or it forgets a term that it promised.
-    pub(crate) fn a_restart_forgets_nothing(&mut self, node: &Node) -> Result<(), Violation> {
+    pub(crate) fn restart_forgets_nothing(&mut self, node: &Node) -> Result<(), Violation> {
         let Some(seen) = node.snapshot() else { return Ok(()) };
         if node.is_lost() {
             self.note_loss(node.id, &seen);
         }
         let debt = self.debts.entry(node.id).or_default();
-        let name = "a_restart_forgets_nothing";
+        let name = "restart_forgets_nothing";
         ensure(name, seen.term >= debt.term, || {
             format!("node {} told term {}, now {}", node.id, debt.term, seen.term)
         })?;
@@ -115,24 +115,20 @@ impl Oracle {
 
     /// A node that misses what it had acknowledged votes all the same: with its vote a log is elected that lacks what was
     /// committed with its help.
-    pub(crate) fn a_lost_node_does_not_vote(
-        &self,
-        node: &Node,
-        vote: &VoteResponse,
-    ) -> Result<(), Violation> {
-        ensure("a_lost_node_does_not_vote", !(vote.vote_given && node.is_lost()), || {
+    pub(crate) fn lost_node_does_not_vote(&self, node: &Node, vote: &VoteResponse) -> Result<(), Violation> {
+        ensure("lost_node_does_not_vote", !(vote.vote_given && node.is_lost()), || {
             format!("node {} is lost, and granted term {}", node.id, vote.term)
         })
     }
 
     /// A scan that is too strict takes a torn tail, which every crash leaves, for damage: after one power failure in
     /// the whole site nobody votes any more.
-    pub(crate) fn a_node_that_lost_nothing_starts(
+    pub(crate) fn undamaged_node_starts(
         &self,
         node: NodeId,
         what: &dyn std::fmt::Display,
     ) -> Result<(), Violation> {
-        ensure("a_node_that_lost_nothing_starts", self.is_damaged(node), || {
+        ensure("undamaged_node_starts", self.is_damaged(node), || {
             format!("node {node} believes that it lost something: {what}")
         })
     }

@@ -10,14 +10,14 @@ use crate::primary::{START, Timeline};
 
 impl Oracle {
     /// S1, first half. A node votes for A in term 5, loses power before the vote is on disk, and votes for B in term 5.
-    pub(crate) fn a_term_is_promised_once(
+    pub(crate) fn vote_is_granted_once_per_term(
         &mut self,
         node: NodeId,
         term: Term,
         to: ProposerId,
     ) -> Result<(), Violation> {
         let first = *self.votes.entry(term).or_default().entry(node).or_insert(to);
-        ensure("a_term_is_promised_once", first == to, || {
+        ensure("vote_is_granted_once_per_term", first == to, || {
             format!("node {node} granted term {term} to {first} and to {to}")
         })
     }
@@ -45,10 +45,10 @@ impl Oracle {
     /// What makes S3 hold. The votes of term 3 miss every node that holds what term 2 committed, or the shorter log of
     /// a higher term loses against a longer one: term 3 begins below, and overwrites it. Asked when a term begins and
     /// when one commits: answers may be late.
-    pub(crate) fn a_term_begins_above_all_commits(&self) -> Result<(), Violation> {
+    pub(crate) fn term_begins_above_all_commits(&self) -> Result<(), Violation> {
         let mut committed = Lsn::INVALID;
         for (term, &(start, commit)) in &self.terms {
-            ensure("a_term_begins_above_all_commits", start >= committed, || {
+            ensure("term_begins_above_all_commits", start >= committed, || {
                 format!("term {term} begins at {start}, but an earlier one committed {committed}")
             })?;
             committed = committed.max(commit);
@@ -68,12 +68,12 @@ impl Oracle {
 
     /// S7. Two failovers at once promote standbys to timeline 2, at different positions or with different WAL; archives
     /// and backups cannot tell them apart. Or one is promoted below what is committed.
-    pub(crate) fn a_timeline_number_begins_once(
+    pub(crate) fn timeline_number_begins_once(
         &mut self,
         timeline: Timeline,
         commit: Lsn,
     ) -> Result<(), Violation> {
-        let name = "a_timeline_number_begins_once";
+        let name = "timeline_number_begins_once";
         let begins = timeline.fork.map_or(START, |(_, at)| at);
         if commit <= begins {
             return Ok(());

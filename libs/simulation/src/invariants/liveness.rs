@@ -4,13 +4,13 @@ use super::{Violation, ensure};
 
 /// L1, first half. A node waits for ever for a message that nobody will send, or refuses what every proposer says to
 /// it: a healed cluster stays undecided and no standby can be promoted.
-pub(crate) fn a_recovery_settles_the_log(rounds: u64, rounds_max: u64) -> Result<(), Violation> {
-    ensure("a_recovery_settles_the_log", rounds < rounds_max, || format!("not within {rounds_max} rounds"))
+pub(crate) fn recovery_finishes(rounds: u64, rounds_max: u64) -> Result<(), Violation> {
+    ensure("recovery_finishes", rounds < rounds_max, || format!("not within {rounds_max} rounds"))
 }
 
 /// L1, second half. A quorum works and one node is left behind for ever: the next failure stops the cluster.
-pub(crate) fn a_healed_cluster_commits_and_catches_up(rounds: u64, rounds_max: u64) -> Result<(), Violation> {
-    let name = "a_healed_cluster_commits_and_catches_up";
+pub(crate) fn healed_cluster_commits_and_catches_up(rounds: u64, rounds_max: u64) -> Result<(), Violation> {
+    let name = "healed_cluster_commits_and_catches_up";
     ensure(name, rounds < rounds_max, || format!("not within {rounds_max} rounds"))
 }
 

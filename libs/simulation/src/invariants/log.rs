@@ -11,7 +11,7 @@ use crate::primary::{Primary, START};
 impl Oracle {
     /// S2. A node adopts a new history, crashes before the cut, and comes back with a dead proposer's tail under the
     /// new term's name: it is elected as the newest log.
-    pub(crate) fn logs_match_where_histories_do(
+    pub(crate) fn logs_match_where_histories_match(
         &mut self,
         one: &Node,
         other: &Node,
@@ -33,7 +33,7 @@ impl Oracle {
         }
         let (these, those) = (one.mirror.slice(from, common), other.mirror.slice(from, common));
         let same = first_difference(these, those);
-        ensure("logs_match_where_histories_do", these == those, || {
+        ensure("logs_match_where_histories_match", these == those, || {
             let at = from.advance(same as u64);
             format!("nodes {} and {} differ at {at}, their histories agree up to {common}", one.id, other.id)
         })?;
@@ -61,20 +61,20 @@ impl Oracle {
 
     /// S3, for a recovery, which has no WAL of its own: it commits what is left of two logs, one behind the other, or
     /// bytes that a disk made up: no primary ever wrote the log that is called committed.
-    pub(crate) fn somebody_wrote_what_is_committed(
+    pub(crate) fn committed_bytes_were_written_by_a_primary(
         &self,
         is_written: bool,
         lsn: Lsn,
     ) -> Result<(), Violation> {
-        ensure("somebody_wrote_what_is_committed", is_written, || {
+        ensure("committed_bytes_were_written_by_a_primary", is_written, || {
             format!("no primary has the log up to {lsn} that a recovery commits")
         })
     }
 
     /// S4. A proposer counts bytes instead of records: the commit position lies inside a record, and a standby that is
     /// promoted there ends its log below and writes other bytes over what was called committed.
-    pub(crate) fn a_commit_is_a_record_end(&mut self, primary: &Primary, lsn: Lsn) -> Result<(), Violation> {
-        ensure("a_commit_is_a_record_end", primary.is_record_end(lsn), || {
+    pub(crate) fn commit_is_a_record_end(&mut self, primary: &Primary, lsn: Lsn) -> Result<(), Violation> {
+        ensure("commit_is_a_record_end", primary.is_record_end(lsn), || {
             format!("{lsn} lies inside a record: {}", primary.describe(lsn))
         })?;
         let known = self.ends.last().copied().unwrap_or_default();
@@ -85,11 +85,11 @@ impl Oracle {
     /// S4. A commit candidate of an old term is applied to the new term's shorter log: commit goes beyond flush, or
     /// names a position where nobody decided anything; or it goes back while the node lives, and a reader is told less
     /// than before.
-    pub(crate) fn a_nodes_commit_only_grows(&mut self, node: &Node) -> Result<(), Violation> {
+    pub(crate) fn node_commit_position_is_valid(&mut self, node: &Node) -> Result<(), Violation> {
         let Some(seen) = node.serving() else { return Ok(()) };
         let (known, decided) = (self.debts.entry(node.id).or_default().commit, self.commit_lsn());
         let (commit, flush) = (seen.commit_lsn, seen.flush_lsn);
-        let name = "a_nodes_commit_only_grows";
+        let name = "node_commit_position_is_valid";
         ensure(name, commit >= known, || format!("node {} went back from {known} to {commit}", node.id))?;
         ensure(name, commit <= flush.max(node.mirror.base()), || {
             format!("node {} commits {commit}, flushed {flush}", node.id)
@@ -106,7 +106,7 @@ impl Oracle {
     /// the node cuts bytes that it has called committed. (What others committed meanwhile may be cut on it.)
     ///
     /// `changed_from` is the lowest position at which its log is another one than when it was last looked at.
-    pub(crate) fn a_node_keeps_what_it_knows_committed(
+    pub(crate) fn node_keeps_committed_bytes(
         &mut self,
         node: &Node,
         changed_from: Lsn,
@@ -130,7 +130,7 @@ impl Oracle {
         }
         let held = node.mirror.slice(from, commit);
         let expected = &self.committed[offset(from)..offset(commit)];
-        ensure("a_node_keeps_what_it_knows_committed", held == expected, || {
+        ensure("node_keeps_committed_bytes", held == expected, || {
             let same = from.advance(first_difference(held, expected) as u64);
             let (id, bytes) = (node.id, held.len());
             format!("node {id} holds {bytes} bytes of [{from}, {commit}), equal up to {same}")

@@ -19,7 +19,7 @@ use wal_store::Snapshot;
 use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId, Term, Tli};
 
 pub(crate) use self::liveness::{
-    a_healed_cluster_commits_and_catches_up, a_recovery_settles_the_log, rival_proposers_converge,
+    healed_cluster_commits_and_catches_up, recovery_finishes, rival_proposers_converge,
 };
 use crate::primary::{START, Timeline};
 
@@ -179,7 +179,7 @@ impl Oracle {
                 debt.term = debt.term.max(response.term);
                 debt.acknowledged = debt.acknowledged.max(response.flush_lsn);
                 if response.vote_given {
-                    return self.a_term_is_promised_once(node, response.term, to);
+                    return self.vote_is_granted_once_per_term(node, response.term, to);
                 }
             }
             AcceptorMessage::Append(response) => {

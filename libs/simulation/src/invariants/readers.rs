@@ -10,13 +10,13 @@ use crate::mirror::{first_difference, offset};
 impl Oracle {
     /// S6. A sender keeps a file open across a cut and sends the dead tail from it, or sends what is flushed and not
     /// committed: a standby replays bytes that the log will never have, and nothing can take them back.
-    pub(crate) fn a_reader_sees_only_what_is_committed(
+    pub(crate) fn reader_sees_only_committed_bytes(
         &self,
         node: NodeId,
         from: Lsn,
         bytes: &[u8],
     ) -> Result<(), Violation> {
-        let name = "a_reader_sees_only_what_is_committed";
+        let name = "reader_sees_only_committed_bytes";
         let end = from.advance(bytes.len() as u64);
         ensure(name, end <= self.commit_lsn(), || {
             format!("node {node} serves [{from}, {end}), committed is {}", self.commit_lsn())
@@ -30,14 +30,14 @@ impl Oracle {
 
     /// S6, for a proposer that reads a donor's log to feed another node: it is shown bytes of another term than the one
     /// that it named, or bytes above what the donor has flushed, and hands them on as its own.
-    pub(crate) fn a_donor_serves_its_own_log(
+    pub(crate) fn donor_serves_its_own_log(
         &self,
         node: NodeId,
         from: Lsn,
         bytes: &[u8],
         log: &[u8],
     ) -> Result<(), Violation> {
-        ensure("a_donor_serves_its_own_log", self.is_damaged(node) || bytes == log, || {
+        ensure("donor_serves_its_own_log", self.is_damaged(node) || bytes == log, || {
             let same = from.advance(first_difference(bytes, log) as u64);
             format!("node {node} serves other bytes at {same} than its log has")
         })
@@ -46,7 +46,7 @@ impl Oracle {
     /// A node says that its log begins where it began before old segments were removed. The leader believes that somebody
     /// still has what a laggard lacks, and feeds it from there: nothing ever comes, and nobody is told that this laggard
     /// must be built anew.
-    pub(crate) fn a_node_offers_only_what_it_has(
+    pub(crate) fn node_offers_only_wal_it_has(
         &self,
         seen: &Snapshot,
         node: NodeId,
@@ -60,7 +60,7 @@ impl Oracle {
             _ => return Ok(()),
         };
         let has = seen.oldest_lsn.min(seen.flush_lsn);
-        ensure("a_node_offers_only_what_it_has", offered >= has, || {
+        ensure("node_offers_only_wal_it_has", offered >= has, || {
             format!("node {node} offers its log from {offered} on, it has none below {}", seen.oldest_lsn)
         })
     }

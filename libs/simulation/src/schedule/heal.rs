@@ -9,7 +9,7 @@ use wal_types::NodeId;
 use super::Schedule;
 use crate::cluster::{Cluster, WRITERS_MAX};
 use crate::invariants::{
-    Violation, a_healed_cluster_commits_and_catches_up, a_recovery_settles_the_log, rival_proposers_converge,
+    Violation, healed_cluster_commits_and_catches_up, recovery_finishes, rival_proposers_converge,
 };
 use crate::node::Death;
 use crate::writer::{Writer, primary_id};
@@ -67,7 +67,7 @@ impl Schedule {
             let is_own = schedule.cluster.dialect == Dialect::Holdfast;
             is_settled && (!is_own || schedule.cluster.replace_the_dead(0))
         })?;
-        a_recovery_settles_the_log(rounds, HEALING_ROUNDS_MAX)?;
+        recovery_finishes(rounds, HEALING_ROUNDS_MAX)?;
         let primary = self.cluster.promote(0);
         self.designate(primary)?;
         self.write_last(primary);
@@ -91,7 +91,7 @@ impl Schedule {
             };
             cluster.oracle.commit_lsn() >= end && cluster.sets(0).iter().flatten().all(holds)
         })?;
-        a_healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)
+        healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)
     }
 
     /// Damage that a start does not find is not repaired by a leader: whoever knows of it takes the node away.
@@ -112,7 +112,7 @@ impl Schedule {
             schedule.cluster.designated(0) == Some(primary_id(primary))
                 && schedule.cluster.writers[0].as_ref().is_some_and(|writer| writer.has_designated)
         })?;
-        a_healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)
+        healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)
     }
 
     fn write_last(&mut self, primary: usize) {
@@ -145,7 +145,7 @@ impl Schedule {
             round += 1;
             if round > HEALING_ROUNDS_MAX * 4 {
                 self.describe();
-                return a_healed_cluster_commits_and_catches_up(round, HEALING_ROUNDS_MAX);
+                return healed_cluster_commits_and_catches_up(round, HEALING_ROUNDS_MAX);
             }
         }
         self.cluster.stats.duel_elections += elections(self);
