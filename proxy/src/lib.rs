@@ -11,7 +11,7 @@
 //!                          passthrough                   bytes, until one side ends
 //! ```
 //!
-//! A library with `Server` and a thin `main.rs`; `scram` is public for whoever makes verifiers.
+//! A library with `Server` and a thin `main.rs`.
 
 mod accept;
 mod activity;
@@ -38,7 +38,6 @@ mod proxy_protocol;
 mod rate_limit;
 mod reload;
 mod route;
-pub mod scram;
 mod server;
 mod session;
 mod socket;

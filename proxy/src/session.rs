@@ -16,6 +16,7 @@ use pq_proto::{
 };
 use prometheus_client::metrics::gauge::Gauge;
 use rand::Rng;
+use scram::Credentials;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::activity::{Activity, Destination, Stage};
@@ -32,7 +33,6 @@ use crate::passthrough::{self, Limits, into_stream, last_word};
 use crate::phases::{Phase, timed};
 use crate::rate_limit::TooMany;
 use crate::route::{Route, RouteError, Way};
-use crate::scram::Credentials;
 use crate::tls::store::TlsStore;
 use crate::tls::{Certificate, Certificates};
 

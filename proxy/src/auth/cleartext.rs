@@ -8,11 +8,11 @@ use bytes::Bytes;
 use postgres_backend::{Connection, Io};
 use pq_proto::Authentication;
 use pq_proto::authentication::decode_password;
+use scram::{ITERATIONS_MAX, ScramKeys, Verifier};
 use tokio::sync::Semaphore;
 
 use super::AuthError;
 use super::sasl::{password_message, send};
-use crate::scram::{ITERATIONS_MAX, ScramKeys, Verifier};
 
 /// Passwords that are hashed at the same time: more would only take the processors from everybody else.
 const HASHINGS_MAX: usize = 4;

@@ -14,6 +14,8 @@ use bytes::Bytes;
 use postgres_backend::{Connection, Io};
 use pq_proto::{ErrorResponse, FramedError, SqlState, Text};
 use rand::Rng;
+use scram::server::Proven;
+use scram::{NONCE_BYTES, SCRAM_ITERATIONS_DEFAULT, ScramError, Verifier};
 use tokio::time::Instant;
 
 use self::cleartext::Hashing;
@@ -26,8 +28,6 @@ use crate::metrics::Metrics;
 use crate::phases::{Phase, timed};
 use crate::rate_limit::Limit;
 use crate::route::{EndpointName, Route, RouteError, Way};
-use crate::scram::server::Proven;
-use crate::scram::{NONCE_BYTES, SCRAM_ITERATIONS_DEFAULT, ScramError, Verifier};
 
 /// Endpoints whose logins are counted at most; those that were quiet for longest are forgotten first.
 const LOGIN_LIMITS_MAX: usize = 10_000;

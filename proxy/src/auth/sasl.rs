@@ -6,10 +6,10 @@ use postgres_backend::authentication::PASSWORD_MESSAGE_BYTES_MAX;
 use postgres_backend::{Connection, Io};
 use pq_proto::authentication::SaslInitialResponse;
 use pq_proto::{Authentication, BackendMessage};
+use scram::server::{Challenge, ChannelBinding, Proven};
+use scram::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS, Verifier};
 
 use super::AuthError;
-use crate::scram::server::{Challenge, ChannelBinding, Proven};
-use crate::scram::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS, Verifier};
 
 /// Runs the exchange up to the client's proof.
 pub(super) async fn exchange<S: Io>(

@@ -11,13 +11,13 @@ use pq_proto::authentication::{SaslInitialResponse, encode_password};
 use pq_proto::{Authentication, BackendMessage, FrontendMessage, StartupParams};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use scram::{SCRAM_SHA_256, client};
 use tokio::io::duplex;
 
 use super::*;
 use crate::allowlist::Allowlist;
 use crate::config::Caches;
 use crate::control_plane::{Compute, ControlPlane, Reply};
-use crate::scram::{SCRAM_SHA_256, client};
 
 const ITERATIONS: u32 = 2;
 

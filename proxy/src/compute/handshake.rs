@@ -9,9 +9,9 @@ use pq_proto::{
     StartupPacket, StartupParams, Text,
 };
 use rand::Rng;
+use scram::{Credentials, NONCE_BYTES, SCRAM_SHA_256, ScramKeys, client};
 
 use super::{ComputeError, Refusal};
-use crate::scram::{Credentials, NONCE_BYTES, SCRAM_SHA_256, ScramKeys, client};
 
 /// Longest message of a compute before its first ReadyForQuery, in bytes.
 const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;

@@ -98,7 +98,7 @@ pub(crate) enum ComputeError {
     Authentication,
     /// It did not follow SCRAM, or does not know the role's verifier.
     #[error("{0}")]
-    Scram(#[from] crate::scram::ScramError),
+    Scram(#[from] scram::ScramError),
     /// It spoke, but not this protocol.
     #[error("unexpected answer: {0}")]
     Protocol(String),

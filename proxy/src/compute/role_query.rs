@@ -6,12 +6,12 @@ use std::time::Duration;
 use pq_proto::{BackendMessage, Frame, FrontendMessage, StartupParams};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use scram::Credentials;
 use tokio::time::timeout;
 
 use super::handshake::{self, LoggedIn, Login};
 use super::{ComputeError, Dial, encrypt};
 use crate::control_plane::{AskDatabase, AskError, Asked, Asker, Compute};
-use crate::scram::Credentials;
 
 /// For all of it, on a compute that runs.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);

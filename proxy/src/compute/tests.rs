@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use pq_proto::{Encode, SqlState, Text};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use scram::{Credentials, ScramKeys};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 
@@ -14,7 +15,6 @@ use super::*;
 use crate::config::Caches;
 use crate::control_plane::{Access, ControlPlane, Reply};
 use crate::metrics::Metrics;
-use crate::scram::{Credentials, ScramKeys};
 
 /// Finds every compute, and wakes none.
 #[derive(Debug)]

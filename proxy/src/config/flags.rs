@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use scram::SCRAM_ITERATIONS_DEFAULT;
 
 use super::{
     CacheOptions, Caches, ClientAuth, ComputeTls, Config, ConfigError, ControlPlaneSource, LoginLimits,
     ProxyProtocol, RateOptions, TlsFiles, TlsSources,
 };
-use crate::scram::SCRAM_ITERATIONS_DEFAULT;
 
 /// One address for many PostgreSQL databases: finds the one that a client wants, authenticates the client, wakes the
 /// database if it is stopped, and passes bytes.

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pq_proto::Text;
+use scram::Verifier;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -35,7 +36,6 @@ use super::file::Reloaded;
 use super::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
 use crate::reload::Take;
 use crate::route::EndpointName;
-use crate::scram::Verifier;
 
 /// A client that has proven nothing wakes a database at most once in this time.
 pub(super) const WAKE_UNAUTHENTICATED_INTERVAL: Duration = Duration::from_secs(60);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pq_proto::Text;
+use scram::Verifier;
 use tokio::time::Instant;
 use utils::SingleFlight;
 use utils::leaky_bucket::Rate;
@@ -23,7 +24,6 @@ use crate::config::{Caches, RateOptions};
 use crate::metrics::Metrics;
 use crate::rate_limit::Limit;
 use crate::route::EndpointName;
-use crate::scram::Verifier;
 
 /// A verifier that does not fit is asked for again unless it is as new as that.
 const REFETCH_AGE_MIN: Duration = Duration::from_secs(1);

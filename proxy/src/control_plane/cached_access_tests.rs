@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::future::join_all;
+use scram::Verifier;
 
 use super::*;
 use crate::control_plane::{Compute, ControlPlane, Reply};
 use crate::metrics::Metrics;
-use crate::scram::Verifier;
 
 /// As the flags are when nobody gives them.
 const ACCESS_TTL: Duration = Duration::from_secs(60);

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use postgres_backend::client::ClientTls;
 use pq_proto::Text;
+use scram::Verifier;
 use serde::Deserialize;
 
 use super::auth_query::{Asker, RawAuthQuery};
@@ -28,7 +29,6 @@ use super::command::ComputeCommand;
 use super::{Compute, ControlPlaneError, describe_toml_error};
 use crate::allowlist::Allowlist;
 use crate::route::EndpointName;
-use crate::scram::Verifier;
 
 /// Longest file in bytes.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;

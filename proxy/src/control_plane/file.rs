@@ -115,9 +115,10 @@ impl ControlPlane for FileControlPlane {
 mod tests {
     use std::fs;
 
+    use scram::Verifier;
+
     use super::*;
     use crate::control_plane::ControlPlaneError;
-    use crate::scram::Verifier;
 
     const EXAMPLE: &str = include_str!("../../examples/file.toml");
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use postgres_backend::client::ClientTls;
 use pq_proto::{ErrorResponse, SqlState, Text};
+use scram::Verifier;
 
 pub(crate) use auth_query::{AskDatabase, AskError, Asked, Asker, AuthQueryControlPlane};
 pub(crate) use cached::Cached;
@@ -36,7 +37,6 @@ use crate::activity::SessionId;
 use crate::allowlist::Allowlist;
 use crate::reload::Take;
 use crate::route::EndpointName;
-use crate::scram::Verifier;
 
 /// An answer that takes time. Boxed, because providers are chosen at the start of the program.
 pub(crate) type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlPlaneError>> + Send + 'a>>;

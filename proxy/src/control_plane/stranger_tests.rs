@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pq_proto::Text;
+use scram::Verifier;
 use tokio::sync::Semaphore;
 use utils::Shutdown;
 
 use super::*;
 use crate::config::Caches;
 use crate::control_plane::{Access, Reply};
-use crate::scram::Verifier;
 
 /// After so long without a session it is stopped.
 const IDLE: Duration = Duration::from_secs(5);

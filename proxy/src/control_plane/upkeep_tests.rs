@@ -2,13 +2,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use scram::Verifier;
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::config::Caches;
 use crate::control_plane::{Access, Accessed, Compute, ControlPlane, Reply, Wanted};
 use crate::metrics::Metrics;
-use crate::scram::Verifier;
 
 /// Endpoints `a1`, `a2` of project `a`, `b1` of project `b`, and `c` of which nobody knows the project. Verifiers are
 /// those of the moment of the question.

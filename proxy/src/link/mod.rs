@@ -22,6 +22,7 @@ use postgres_backend::{Connection, Io, TlsError};
 use pq_proto::error_response::{Notice, Severity};
 use pq_proto::{Authentication, BackendMessage, ErrorResponse, FramedError, SqlState, StartupParams, Text};
 use rand::Rng;
+use scram::Credentials;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -30,7 +31,6 @@ use crate::compute::handshake::Login;
 use crate::control_plane::{Address, Compute, describe_toml_error};
 use crate::error::violation;
 use crate::handover::Peers;
-use crate::scram::Credentials;
 
 /// Clients that wait at the same time.
 const WAITING_MAX: usize = 10_000;

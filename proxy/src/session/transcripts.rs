@@ -31,6 +31,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rand::rand_core::TryRng;
+use scram::Verifier;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -45,7 +46,6 @@ use crate::control_plane::{Address, FileControlPlane};
 use crate::drain::Times;
 use crate::link::mgmt;
 use crate::link::tests::load as load_links;
-use crate::scram::Verifier;
 use crate::tls::files::TlsSources;
 use crate::tls::tests::write as write_certificate;
 

@@ -9,7 +9,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use futures::future::join_all;
 use nix::sys::signal::Signal;
-use proxy::scram::Verifier;
+use scram::Verifier;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use test_runner::wait;

@@ -1,6 +1,6 @@
 //! Passwords: that they count here as they count in PostgreSQL, and the other ways in which a client may show one.
 
-use proxy::scram::Verifier;
+use scram::Verifier;
 
 use crate::support::{Installation, Setup};
 

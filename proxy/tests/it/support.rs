@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proxy::scram::Verifier;
+use scram::Verifier;
 use test_runner::certs::{self, Certificates};
 use test_runner::env::TestEnvironment;
 use test_runner::postgres::Postgres;

@@ -7,11 +7,11 @@ use std::sync::Mutex;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
+use scram::Verifier;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::scram::Verifier;
 
 const V1: &str = include_str!("../../../examples/http-v1.toml");
 const YEAR_2023: &str = include_str!("../../../examples/http-2023.toml");

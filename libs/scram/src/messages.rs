@@ -7,7 +7,7 @@ use super::keys::{KEY_BYTES, Key};
 
 /// Why an exchange ended. What a client may see of it is the session's decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ScramError {
+pub enum ScramError {
     /// The peer's message is not what the RFC describes.
     #[error("malformed SCRAM message: {0}")]
     Malformed(&'static str),

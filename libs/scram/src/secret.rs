@@ -61,19 +61,19 @@ impl Verifier {
 
     /// The keys of a password, when it is the right one. Hashes as often as the verifier says: not to be done where
     /// others wait.
-    pub(crate) fn check_password(&self, password: &[u8]) -> Option<ScramKeys> {
+    pub fn check_password(&self, password: &[u8]) -> Option<ScramKeys> {
         let keys = ScramKeys::of_password(password, &self.salt, self.iterations);
         bool::from(keys.client_key.hash().ct_eq(&self.stored_key)).then_some(keys)
     }
 
     /// How often it hashes.
-    pub(crate) const fn iterations(&self) -> u32 {
+    pub const fn iterations(&self) -> u32 {
         self.iterations
     }
 
     /// For a role that does not exist: salt and rounds look like a real one's and are the same at every attempt, so
     /// that nobody learns which roles there are. No password fits; the keys are hashes whose origin nobody knows.
-    pub(crate) fn mock(secret: &[u8], endpoint: &str, role: &[u8], iterations: u32) -> Self {
+    pub fn mock(secret: &[u8], endpoint: &str, role: &[u8], iterations: u32) -> Self {
         // The lengths keep two pairs apart whose texts run into each other.
         let length = (endpoint.len() as u64).to_be_bytes();
         let derive =

@@ -14,7 +14,7 @@ const GS2_HEADER: &str = "n,,";
 
 /// What somebody logs in with.
 #[derive(Clone)]
-pub(crate) enum Credentials {
+pub enum Credentials {
     /// The keys of a password.
     Keys(ScramKeys),
     /// A password itself.
@@ -29,7 +29,7 @@ impl std::fmt::Debug for Credentials {
 
 /// The keys of a password for this `server-first-message`. Hashes as often as the server says: not to be done where
 /// others wait. A number with which it would take seconds is refused.
-pub(crate) fn keys_for(server_first: &str, password: &[u8]) -> Result<ScramKeys, ScramError> {
+pub fn keys_for(server_first: &str, password: &[u8]) -> Result<ScramKeys, ScramError> {
     let challenge = ServerFirst::parse(server_first)?;
     if challenge.iterations > ITERATIONS_MAX {
         return Err(ScramError::Unsupported("so many iterations"));
@@ -39,32 +39,32 @@ pub(crate) fn keys_for(server_first: &str, password: &[u8]) -> Result<ScramKeys,
 
 /// `client-first-message` is made, the challenge is not there yet.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub struct Waiting {
     message: String,
     nonce: String,
 }
 
 /// The proof is made, the server's is not there yet.
 #[derive(Debug)]
-pub(crate) struct Answered {
+pub struct Answered {
     message: String,
     server_signature: Key,
 }
 
 impl Waiting {
     /// `nonce` is random and used once.
-    pub(crate) fn new(nonce: &[u8]) -> Self {
+    pub fn new(nonce: &[u8]) -> Self {
         let nonce = BASE64.encode(nonce);
         Self { message: format!("{GS2_HEADER}n=,r={nonce}"), nonce }
     }
 
     /// `client-first-message`
-    pub(crate) fn client_first(&self) -> &str {
+    pub fn client_first(&self) -> &str {
         &self.message
     }
 
     /// Answers `server-first-message`. Salt and rounds do not matter: the key is there already.
-    pub(crate) fn answer(self, server_first: &str, keys: ScramKeys) -> Result<Answered, ScramError> {
+    pub fn answer(self, server_first: &str, keys: ScramKeys) -> Result<Answered, ScramError> {
         let challenge = ServerFirst::parse(server_first)?;
         let is_longer = challenge.nonce.len() > self.nonce.len();
         if !challenge.nonce.starts_with(&self.nonce) || !is_longer {
@@ -84,12 +84,12 @@ impl Waiting {
 
 impl Answered {
     /// `client-final-message`
-    pub(crate) fn client_final(&self) -> &str {
+    pub fn client_final(&self) -> &str {
         &self.message
     }
 
     /// Checks `server-final-message`: whoever answers knows the verifier too.
-    pub(crate) fn check(self, server_final: &str) -> Result<(), ScramError> {
+    pub fn check(self, server_final: &str) -> Result<(), ScramError> {
         let signature = parse_server_final(server_final)?;
         if bool::from(signature.ct_eq(&self.server_signature)) {
             Ok(())

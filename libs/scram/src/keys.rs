@@ -57,7 +57,7 @@ impl fmt::Debug for Key {
 /// What an exchange with a client leaves behind: enough to log in elsewhere with the same verifier, and to tell
 /// whether whoever is there has it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ScramKeys {
+pub struct ScramKeys {
     pub(crate) client_key: Key,
     pub(crate) server_key: Key,
 }
@@ -65,7 +65,7 @@ pub(crate) struct ScramKeys {
 impl ScramKeys {
     /// As somebody has them who knows the password, which is [prepared](super::password::prepare) here. Hashes
     /// `iterations` times: not to be done where others wait.
-    pub(crate) fn of_password(password: &[u8], salt: &[u8], iterations: u32) -> Self {
+    pub fn of_password(password: &[u8], salt: &[u8], iterations: u32) -> Self {
         let salted = salted_password(&prepare(password), salt, iterations);
         Self { client_key: salted.sign(b"Client Key"), server_key: salted.sign(b"Server Key") }
     }

@@ -10,23 +10,23 @@
 //! No password and no PBKDF2 is in that path: whoever holds the ClientKey can log in wherever the verifier is the
 //! same. Values in, values out: no stream, no clock, no randomness. Called by `auth::sasl` and `compute::handshake`.
 
-pub(crate) mod client;
+pub mod client;
 mod keys;
 mod messages;
 mod password;
 mod secret;
-pub(crate) mod server;
+pub mod server;
 
-pub(crate) use client::Credentials;
-pub(crate) use keys::ScramKeys;
-pub(crate) use messages::ScramError;
+pub use client::Credentials;
+pub use keys::ScramKeys;
+pub use messages::ScramError;
 pub use secret::{SCRAM_ITERATIONS_DEFAULT, Verifier, VerifierError};
 
 /// Name of the mechanism in SASL.
-pub(crate) const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
+pub const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
 /// The same, bound to the TLS channel.
-pub(crate) const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";
+pub const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";
 /// A password is not hashed more often: seconds of work for one login. PostgreSQL's own number is 4096.
-pub(crate) const ITERATIONS_MAX: u32 = 1_000_000;
+pub const ITERATIONS_MAX: u32 = 1_000_000;
 /// Random bytes in a nonce: PostgreSQL's own number.
-pub(crate) const NONCE_BYTES: usize = 18;
+pub const NONCE_BYTES: usize = 18;

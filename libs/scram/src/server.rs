@@ -14,7 +14,7 @@ const TLS_SERVER_END_POINT: &str = "tls-server-end-point";
 
 /// Whether the exchange is bound to the TLS channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ChannelBinding<'a> {
+pub enum ChannelBinding<'a> {
     /// It was not offered: there is no TLS, or nothing to bind to.
     NotOffered,
     /// It was offered, and the client chose the mechanism without it.
@@ -25,7 +25,7 @@ pub(crate) enum ChannelBinding<'a> {
 
 /// A challenge that waits for its proof.
 #[derive(Debug)]
-pub(crate) struct Challenge {
+pub struct Challenge {
     verifier: Verifier,
     client_first_bare: String,
     /// What the client must repeat.
@@ -36,15 +36,16 @@ pub(crate) struct Challenge {
 
 /// A client that knows its password.
 #[derive(Debug)]
-pub(crate) struct Proven {
-    pub(crate) keys: ScramKeys,
+pub struct Proven {
+    /// Recovered from the client's proof, or made from its password.
+    pub keys: ScramKeys,
     /// `server-final-message`, which the client may see once it is let in. `None` when it sent its password.
-    pub(crate) server_final: Option<String>,
+    pub server_final: Option<String>,
 }
 
 impl Challenge {
     /// Answers `client-first-message`. `nonce` is random and used once.
-    pub(crate) fn new(
+    pub fn new(
         verifier: Verifier,
         client_first: &str,
         nonce: &[u8],
@@ -75,12 +76,12 @@ impl Challenge {
     }
 
     /// `server-first-message`
-    pub(crate) fn message(&self) -> &str {
+    pub fn message(&self) -> &str {
         &self.message
     }
 
     /// Checks `client-final-message`.
-    pub(crate) fn check(self, client_final: &str) -> Result<Proven, ScramError> {
+    pub fn check(self, client_final: &str) -> Result<Proven, ScramError> {
         let last = ClientFinal::parse(client_final)?;
         if !bool::from(last.nonce.as_bytes().ct_eq(self.nonce.as_bytes())) {
             return Err(ScramError::Malformed("the nonce is not the one of the challenge"));
@@ -103,7 +104,7 @@ impl Challenge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scram::client;
+    use crate::client;
 
     const NONCE: [u8; 18] = [9; 18];
 
