@@ -18,7 +18,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use consensus::{Change, ChangeRefused, Member};
+use consensus::{ChangeRefused, ConfigurationChange, Member};
 use serde::{Deserialize, Serialize};
 use telemetry::{Admin, LogLevel};
 use wal_types::NodeId;
@@ -77,7 +77,7 @@ async fn set_members(
     changes.check(&headers)?;
     let members: Vec<MemberBody> = serde_json::from_slice(&body).map_err(|error| Problem::bad(&error))?;
     let member = |body: MemberBody| Member { id: NodeId(body.id), host: body.host, port: body.port };
-    changes.give(Change::Members(members.into_iter().map(member).collect())).await
+    changes.give(ConfigurationChange::Members(members.into_iter().map(member).collect())).await
 }
 
 async fn set_primary(
@@ -88,11 +88,11 @@ async fn set_primary(
     changes.check(&headers)?;
     let body: PrimaryBody = serde_json::from_slice(&body).map_err(|error| Problem::bad(&error))?;
     let name: PrimaryName = body.primary.parse().map_err(|error| Problem::bad(&error))?;
-    changes.give(Change::Primary(name.0)).await
+    changes.give(ConfigurationChange::Primary(name.0)).await
 }
 
 impl Changes {
-    async fn give(&self, change: Change) -> Result<Response, Problem> {
+    async fn give(&self, change: ConfigurationChange) -> Result<Response, Problem> {
         #[derive(Serialize)]
         struct Body {
             generation: u32,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use consensus::Change;
+use consensus::ConfigurationChange;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -19,7 +19,7 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One order, and where its answer goes.
 pub(crate) struct Order {
-    pub(crate) change: Change,
+    pub(crate) change: ConfigurationChange,
     pub(crate) answer: oneshot::Sender<Result<Accepted, ChangeError>>,
 }
 
@@ -55,7 +55,7 @@ impl Orders {
     }
 
     /// Hands an order to the leader.
-    pub(crate) async fn give(&self, change: Change) -> Result<Accepted, Refused> {
+    pub(crate) async fn give(&self, change: ConfigurationChange) -> Result<Accepted, Refused> {
         let snapshot = self.board.read();
         if snapshot.state != State::Streaming {
             let why = snapshot.blocked().unwrap_or_else(|| "an election is under way".to_owned());

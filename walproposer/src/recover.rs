@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use consensus::{Action, Change, ChangeRefused, Election, LostTerm, ProposerOptions, WalBuffer};
+use consensus::{Action, ChangeRefused, ConfigurationChange, Election, LostTerm, ProposerOptions, WalBuffer};
 use serde::Serialize;
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
@@ -139,7 +139,7 @@ impl Recovery {
                 () = due(deadline) => return Err(Failed::Undecided(within)),
             };
             match action {
-                Action::Surveyed { .. } => {
+                Action::PreVoted { .. } => {
                     self.compare_designated(&campaign)?;
                     campaign.campaign()?;
                     deadline = Some(Instant::now() + within);
@@ -171,7 +171,7 @@ impl Recovery {
     /// Waits until a quorum has persisted that everything is committed, and then that the log is the new primary's.
     async fn settle(&self, mut campaign: Campaign, election: Election) -> Result<Recovered, Failed> {
         loop {
-            if campaign.proposer().start_is_settled() && self.is_given(&mut campaign)? {
+            if campaign.proposer().start_commit_is_persisted() && self.is_given(&mut campaign)? {
                 let configuration = campaign.proposer().configuration();
                 return Ok(Recovered {
                     end_lsn: election.start.to_string(),
@@ -191,7 +191,7 @@ impl Recovery {
     /// Gives the log to the primary that takes over, if there is one; true when that is decided.
     fn is_given(&self, campaign: &mut Campaign) -> Result<bool, Failed> {
         let Some(wanted) = self.wanted else { return Ok(true) };
-        match campaign.change(Change::Primary(wanted.0)) {
+        match campaign.change(ConfigurationChange::Primary(wanted.0)) {
             Ok(Accepted::Already(_)) => Ok(true),
             Ok(Accepted::Begun(_))
             | Err(ChangeError::UnderWay(_) | ChangeError::Refused(ChangeRefused::Undecided(_))) => Ok(false),

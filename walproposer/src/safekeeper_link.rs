@@ -129,7 +129,7 @@ impl Link {
         let client = safekeeper_client::connect(cluster, address).await?;
         let command = format!(
             "START_WAL_PUSH (proto_version '{}', allow_timeline_creation 'false')",
-            codec::version_name(ProtocolVersion::Own)
+            codec::version_name(ProtocolVersion::Holdfast1)
         );
         let entering = timeout(PUSH_TIMEOUT, client.copy_both(&command));
         let copy = entering.await.map_err(|_| LinkError::PushTimeout)??;
@@ -149,7 +149,7 @@ impl Link {
         loop {
             match reader.next(ANSWER_BYTES_MAX).await? {
                 ClientCopyMessage::Data(payload) => {
-                    let message = codec::decode_acceptor(ProtocolVersion::Own, payload)?;
+                    let message = codec::decode_acceptor(ProtocolVersion::Holdfast1, payload)?;
                     self.tell(LinkEvent::Message(message)).await;
                 }
                 ClientCopyMessage::Done => return Err(LinkError::Ended),
@@ -178,7 +178,8 @@ impl Link {
 
 fn put<S: Io>(writer: &mut CopyWriter<S>, message: &ProposerMessage) -> Result<(), LinkError> {
     let mut encoded = Ok(());
-    let framed = writer.put_with(|out| encoded = codec::encode_proposer(ProtocolVersion::Own, message, out));
+    let framed =
+        writer.put_with(|out| encoded = codec::encode_proposer(ProtocolVersion::Holdfast1, message, out));
     encoded?;
     Ok(framed.map_err(ClientError::from)?)
 }

@@ -32,8 +32,8 @@ pub use message::{
     PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage, VoteRequest, VoteResponse,
 };
 pub use proposer::{
-    Action, Change, ChangeRefused, Election, Fetch, LostTerm, PeerState, PeerStatus, Phase, Proposer,
-    ProposerOptions,
+    Action, CampaignPhase, ChangeRefused, ConfigurationChange, DonorRange, Election, LostTerm, PeerState,
+    PeerStatus, Proposer, ProposerOptions,
 };
 pub use state::{AcceptorState, Loss};
 pub use term_history::{TermHistory, TermStart, TliSwitch};

@@ -20,7 +20,7 @@ pub enum ProtocolVersion {
     /// Packed big-endian, with generations.
     V3,
     /// Ours.
-    Own,
+    Holdfast1,
 }
 
 impl ProtocolVersion {
@@ -28,7 +28,7 @@ impl ProtocolVersion {
     pub const fn dialect(self) -> Dialect {
         match self {
             Self::V2 | Self::V3 => Dialect::Neon,
-            Self::Own => Dialect::Holdfast,
+            Self::Holdfast1 => Dialect::Holdfast,
         }
     }
 }

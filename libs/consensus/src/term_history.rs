@@ -39,7 +39,7 @@ pub struct TermHistory(Vec<TermStart>);
 /// The list is no history: terms must rise, and positions must not fall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("term history is out of order at entry {0}")]
-pub struct OutOfOrder(pub usize);
+pub struct HistoryOutOfOrder(pub usize);
 
 /// Most entries that a list of our dialect has: a new one drops its oldest entries rather than grow beyond.
 pub const TERM_HISTORY_ENTRIES_MAX: usize = 1000;
@@ -62,11 +62,11 @@ pub struct LogExtent {
 
 impl TermHistory {
     /// Checks the order: terms strictly rising, starts not falling.
-    pub fn new(entries: Vec<TermStart>) -> Result<Self, OutOfOrder> {
+    pub fn new(entries: Vec<TermStart>) -> Result<Self, HistoryOutOfOrder> {
         let fault =
             entries.windows(2).position(|pair| pair[0].term >= pair[1].term || pair[0].start > pair[1].start);
         match fault {
-            Some(index) => Err(OutOfOrder(index + 1)),
+            Some(index) => Err(HistoryOutOfOrder(index + 1)),
             None => Ok(Self(entries)),
         }
     }
@@ -111,7 +111,7 @@ impl TermHistory {
     /// number from being given out twice. While a member is away nothing is agreed, so a list that still gets too long
     /// loses its oldest entries too; a node that ends below what is left must then be seeded anew.
     #[must_use]
-    pub fn elected(&self, term: Term, end: Lsn, tli: Tli, agreed: Lsn) -> Self {
+    pub fn with_election(&self, term: Term, end: Lsn, tli: Tli, agreed: Lsn) -> Self {
         let mut entries = self.up_to(end).0;
         entries.push(TermStart { term, start: end, tli });
         let ends: Vec<Lsn> = entries.iter().skip(1).map(|next| next.start).chain([Lsn::MAX]).collect();
@@ -145,7 +145,7 @@ impl TermHistory {
 
     /// The history of a proposer in dialect `neon`, which appends and never leaves anything out.
     #[must_use]
-    pub fn elected_unbounded(&self, term: Term, end: Lsn) -> Self {
+    pub fn with_election_unpruned(&self, term: Term, end: Lsn) -> Self {
         let mut entries = self.up_to(end).0;
         entries.push(TermStart { term, start: end, tli: Tli::FIRST });
         Self(entries)
@@ -261,9 +261,9 @@ mod tests {
     #[test]
     fn a_list_that_lost_its_oldest_entries_never_keeps_a_dead_tail() {
         let long: Vec<(u64, u64)> = (1..=1200).map(|term| (term, term * 8)).collect();
-        let kept = history(&long[..999]).elected(Term(5000), Lsn(9000), Tli::FIRST, Lsn(8));
+        let kept = history(&long[..999]).with_election(Term(5000), Lsn(9000), Tli::FIRST, Lsn(8));
         assert_eq!(kept.entries().len(), TERM_HISTORY_ENTRIES_MAX);
-        let longer = TermHistory(history(&long).0).elected(Term(5000), Lsn(9700), Tli::FIRST, Lsn(8));
+        let longer = TermHistory(history(&long).0).with_election(Term(5000), Lsn(9700), Tli::FIRST, Lsn(8));
         assert_eq!(longer.entries().len(), TERM_HISTORY_ENTRIES_MAX);
         let first = longer.entries()[0].start;
         let local = |entries: &[(u64, u64)], end| LogExtent {
@@ -302,7 +302,7 @@ mod tests {
             (&[], 8, 8, &[(9, 8)]),
         ];
         for &(before, end, agreed, expected) in table {
-            let got = history(before).elected(Term(9), Lsn(end), Tli::FIRST, Lsn(agreed));
+            let got = history(before).with_election(Term(9), Lsn(end), Tli::FIRST, Lsn(agreed));
             assert_eq!(got, history(expected), "{before:?} elected at {end}, agreed up to {agreed}");
         }
     }
@@ -312,12 +312,12 @@ mod tests {
         let entry = |term, start, tli| TermStart { term: Term(term), start: Lsn(start), tli: Tli(tli) };
         // A server was promoted to timeline 2 at 100, wrote nothing, and the old one leads again.
         let before = TermHistory::new(vec![entry(1, 8, 1), entry(5, 100, 2)]).unwrap();
-        let after = before.elected(Term(6), Lsn(100), Tli(1), Lsn(8));
+        let after = before.with_election(Term(6), Lsn(100), Tli(1), Lsn(8));
         assert_eq!(after.entries(), [entry(1, 8, 1), entry(5, 100, 2), entry(6, 100, 1)]);
         assert_eq!((after.tli_at(Lsn(100)), after.tli_at(Lsn(101))), (Some(Tli(1)), Some(Tli(1))));
         assert_eq!(after.highest_tli(), Some(Tli(2)));
         // Once it holds WAL of its own the empty entry has nothing left to say.
-        let later = after.elected(Term(7), Lsn(200), Tli(3), Lsn(8));
+        let later = after.with_election(Term(7), Lsn(200), Tli(3), Lsn(8));
         assert_eq!(later.entries(), [entry(1, 8, 1), entry(6, 100, 1), entry(7, 200, 3)]);
     }
 
@@ -327,18 +327,18 @@ mod tests {
         let entry = |term, start, tli| TermStart { term: Term(term), start: Lsn(start), tli: Tli(tli) };
         let entries = vec![entry(1, 8, 1), entry(5, 100, 2), entry(6, 100, 1), entry(7, 300, 1)];
         let local = TermHistory::new(entries).unwrap();
-        let elected = local.elected(Term(9), Lsn(500), Tli(1), Lsn(400));
+        let elected = local.with_election(Term(9), Lsn(500), Tli(1), Lsn(400));
         assert_eq!(elected.highest_tli(), Some(Tli(2)));
         assert_eq!(elected.entries(), [entry(5, 300, 2), entry(7, 300, 1), entry(9, 500, 1)]);
         let log = LogExtent { history: local, start: Lsn(8), end: Lsn(500), agreed: Lsn(400) };
         assert_eq!(common_point(&elected, &log), Some(Lsn(500)));
-        assert_eq!(elected.elected(Term(10), Lsn(600), Tli(1), Lsn(550)).highest_tli(), Some(Tli(2)));
+        assert_eq!(elected.with_election(Term(10), Lsn(600), Tli(1), Lsn(550)).highest_tli(), Some(Tli(2)));
     }
 
     #[test]
     fn a_list_out_of_order_is_no_history() {
         let entry = |term, start| TermStart { term: Term(term), start: Lsn(start), tli: Tli::FIRST };
-        assert_eq!(TermHistory::new(vec![entry(1, 8), entry(1, 9)]), Err(OutOfOrder(1)));
-        assert_eq!(TermHistory::new(vec![entry(1, 8), entry(2, 9), entry(3, 7)]), Err(OutOfOrder(2)));
+        assert_eq!(TermHistory::new(vec![entry(1, 8), entry(1, 9)]), Err(HistoryOutOfOrder(1)));
+        assert_eq!(TermHistory::new(vec![entry(1, 8), entry(2, 9), entry(3, 7)]), Err(HistoryOutOfOrder(2)));
     }
 }

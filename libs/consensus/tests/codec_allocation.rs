@@ -55,7 +55,7 @@ fn hostile_counts_cost_no_memory() {
         [0, 1, 0, 0],
     ];
     let mut most = 0;
-    for version in [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Own] {
+    for version in [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast1] {
         for &tag in tags {
             for at in 1..140 {
                 for count in counts {

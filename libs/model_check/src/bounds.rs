@@ -1,6 +1,6 @@
 //! [`Bounds`]: how far a check goes.
 
-use consensus::Change;
+use consensus::ConfigurationChange;
 
 use crate::cluster::{MEMBERS, member};
 use crate::writer::primary;
@@ -83,13 +83,13 @@ impl Bounds {
     }
 
     /// One of them.
-    pub(crate) fn change(&self, choice: usize) -> Option<Change> {
+    pub(crate) fn change(&self, choice: usize) -> Option<ConfigurationChange> {
         match self.kind {
             Kind::Atomic | Kind::InFlight | Kind::EarlierTerms => None,
-            Kind::Primary => Some(Change::Primary(primary(choice))),
+            Kind::Primary => Some(ConfigurationChange::Primary(primary(choice))),
             Kind::Members => {
                 let nodes = if choice == 0 { [0, 1, 3] } else { [0, 2, 3] };
-                Some(Change::Members(nodes.into_iter().map(member).collect()))
+                Some(ConfigurationChange::Members(nodes.into_iter().map(member).collect()))
             }
         }
     }

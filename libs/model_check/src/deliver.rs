@@ -134,7 +134,7 @@ impl Step<'_> {
                 Action::Committed(commit) => self.committed(acting, commit),
                 Action::Reset(node) => self.close(writer, index(node)),
                 Action::Configured(configuration) => self.configured(configuration),
-                Action::Surveyed { .. } | Action::Checksum { .. } => {}
+                Action::PreVoted { .. } | Action::Checksum { .. } => {}
             }
         }
     }

@@ -62,7 +62,7 @@ fn questions(node: &Node, term: Term) -> Vec<ProposerMessage> {
             generation,
             term,
             start_streaming_at: lsn(at),
-            history: state.history.up_to(lsn(at)).elected(term, lsn(at), wal_types::Tli::FIRST, START),
+            history: state.history.up_to(lsn(at)).with_election(term, lsn(at), wal_types::Tli::FIRST, START),
             timeline_start_lsn: START,
             tli_switches: Vec::new(),
             configuration: configuration.clone(),

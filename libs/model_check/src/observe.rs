@@ -64,7 +64,7 @@ impl Step<'_> {
             self.count_of(configuration, Event::CommittedJoint, Event::CommittedNext);
         }
         if self.model.bounds.heartbeats {
-            proposer.tell_commit();
+            proposer.announce_commit();
         }
         let decided = &acting.wal[..records_below(commit).min(acting.wal.len())];
         let known = &self.state.ledger.committed;

@@ -1,7 +1,7 @@
 //! [`Step`]: carries a step out on a copy of a state. Every method answers with the state behind it, or with nothing
 //! when the step is not possible.
 
-use consensus::{AcceptorMessage, PeerState, Phase, Proposer, ProposerMessage};
+use consensus::{AcceptorMessage, CampaignPhase, PeerState, Proposer, ProposerMessage};
 use wal_types::Term;
 
 use crate::cluster::{Cluster, State, WRITERS, initial_configuration};
@@ -83,8 +83,9 @@ impl<'a> Step<'a> {
             self.deliver(acting, writer, node, greeting, usize::MAX);
             self.link_mut(writer, node, |link| link.to_writer.clear());
         }
-        let proposer = acting.campaign.as_mut().filter(|proposer| proposer.phase() == Phase::Surveyed)?;
-        proposer.campaign().ok()?;
+        let proposer =
+            acting.campaign.as_mut().filter(|proposer| proposer.phase() == CampaignPhase::PreVoted)?;
+        proposer.request_votes().ok()?;
         if self.model.bounds.messages_wait() && !self.model.bounds.interleaved {
             // A vote request that is sent late and one that is late to arrive are the same.
             for node in 0..nodes {
@@ -167,7 +168,7 @@ impl<'a> Step<'a> {
         if proposer.configuration()?.generation != initial_configuration().generation {
             return None;
         }
-        proposer.change(change).ok()?;
+        proposer.begin_change(change).ok()?;
         self.model.coverage.count(Event::Changing);
         self.finish(writer, acting)
     }
@@ -262,7 +263,7 @@ impl<'a> Step<'a> {
     /// campaign is won the answer tells how to lead the node.
     fn is_idle(&self, acting: &Writer, writer: usize, node: usize, before: &Shared<Node>) -> bool {
         let campaigning =
-            acting.campaign.as_ref().is_some_and(|proposer| proposer.phase() == Phase::Campaigning);
+            acting.campaign.as_ref().is_some_and(|proposer| proposer.phase() == CampaignPhase::Voting);
         let answer = self.link(writer, node).to_writer.back();
         let refused = matches!(answer, Some(AcceptorMessage::Vote(vote)) if !vote.vote_given);
         campaigning && refused && self.state.nodes[node] == *before
@@ -350,14 +351,14 @@ impl<'a> Step<'a> {
     fn is_powerless(&self, writer: usize) -> bool {
         let Some(proposer) = &self.state.writers[writer].campaign else { return false };
         let term = proposer.term();
-        let campaigning = proposer.phase() == Phase::Campaigning;
+        let campaigning = proposer.phase() == CampaignPhase::Voting;
         let is_gone = |node: &Shared<Node>| {
             let node = node.acceptor.state();
             node.term > term || (campaigning && node.term == term && node.voted_for != Some(campaign(writer)))
         };
         if !self.model.bounds.interleaved {
             // Where it can't win, the votes that it still takes keep nobody from winning who could not do without them.
-            return campaigning && !proposer.quorum(|node| !is_gone(&self.state.nodes[index(node)]));
+            return campaigning && !proposer.has_quorum(|node| !is_gone(&self.state.nodes[index(node)]));
         }
         let links = &self.state.links[writer * self.state.nodes.len()..][..self.state.nodes.len()];
         links.iter().all(|link| link.to_writer.is_empty()) && self.state.nodes.iter().all(is_gone)

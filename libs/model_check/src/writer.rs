@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use consensus::{
-    AcceptorGreeting, AcceptorMessage, Configuration, ConnectionId, PeerState, Phase, PreVoteResponse,
-    Proposer, ProposerMessage, ProposerOptions, TermHistory, WalBuffer,
+    AcceptorGreeting, AcceptorMessage, CampaignPhase, Configuration, ConnectionId, PeerState,
+    PreVoteResponse, Proposer, ProposerMessage, ProposerOptions, TermHistory, WalBuffer,
 };
 use wal_types::{NodeId, PrimaryId, ProposerId, Term, Tli};
 
@@ -34,7 +34,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn is_leading(&self) -> bool {
-        self.campaign.as_ref().is_some_and(|proposer| proposer.phase() == Phase::Leading)
+        self.campaign.as_ref().is_some_and(|proposer| proposer.phase() == CampaignPhase::Leading)
     }
 
     /// True when the primary may write: one record at a time, the next when somebody was sent the one before.

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use consensus::{
-    AcceptorMessage, Action, Election, Fetch, LostTerm, Phase, Proposer, ProposerMessage, WalBuffer,
+    AcceptorMessage, Action, CampaignPhase, DonorRange, Election, LostTerm, Proposer, ProposerMessage,
+    WalBuffer,
 };
 use wal_types::{Lsn, NodeId, Term};
 
@@ -12,20 +13,20 @@ pub(crate) trait Engine {
     fn disconnected(&mut self, node: NodeId);
     fn receive(&mut self, from: NodeId, message: AcceptorMessage) -> Result<Vec<Action>, LostTerm>;
     fn poll_send(&mut self, node: NodeId) -> Option<ProposerMessage>;
-    fn poll_fetch(&self, node: NodeId) -> Option<Fetch>;
+    fn poll_fetch(&self, node: NodeId) -> Option<DonorRange>;
     fn fetched(&mut self, node: NodeId, donor: NodeId, at: Lsn, wal: &Bytes) -> bool;
     fn approve(&mut self, wal: WalBuffer);
     fn append(&mut self, at: Lsn, wal: Bytes) -> bool;
     fn wants_wal(&self) -> bool;
     fn received_lsn(&self) -> Lsn;
     fn heartbeat(&mut self);
-    fn tell_commit(&mut self);
+    fn announce_commit(&mut self);
     fn term(&self) -> Term;
     fn leads(&self) -> bool;
     fn election(&self) -> Option<&Election>;
     fn commit_lsn(&self) -> Lsn;
     /// A quorum told that the commit of the term's start is on its disks.
-    fn start_is_settled(&self) -> bool;
+    fn start_commit_is_persisted(&self) -> bool;
     /// Nothing can be committed any more without what the primary has.
     fn is_stuck(&self) -> bool;
     /// The last term in the history of the log that was chosen (dialect `neon` asks for it).
@@ -48,7 +49,7 @@ impl Engine for Proposer {
     fn poll_send(&mut self, node: NodeId) -> Option<ProposerMessage> {
         self.poll_send(node)
     }
-    fn poll_fetch(&self, node: NodeId) -> Option<Fetch> {
+    fn poll_fetch(&self, node: NodeId) -> Option<DonorRange> {
         self.poll_fetch(node)
     }
     fn fetched(&mut self, node: NodeId, donor: NodeId, at: Lsn, wal: &Bytes) -> bool {
@@ -69,14 +70,14 @@ impl Engine for Proposer {
     fn heartbeat(&mut self) {
         self.heartbeat();
     }
-    fn tell_commit(&mut self) {
-        self.tell_commit();
+    fn announce_commit(&mut self) {
+        self.announce_commit();
     }
     fn term(&self) -> Term {
         self.term()
     }
     fn leads(&self) -> bool {
-        self.phase() == Phase::Leading
+        self.phase() == CampaignPhase::Leading
     }
     fn election(&self) -> Option<&Election> {
         self.election()
@@ -84,8 +85,8 @@ impl Engine for Proposer {
     fn commit_lsn(&self) -> Lsn {
         self.commit_lsn()
     }
-    fn start_is_settled(&self) -> bool {
-        self.start_is_settled()
+    fn start_commit_is_persisted(&self) -> bool {
+        self.start_commit_is_persisted()
     }
     fn is_stuck(&self) -> bool {
         self.is_stuck()

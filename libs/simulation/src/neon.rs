@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use consensus::{
-    APPEND_WAL_BYTES_MAX, AcceptorMessage, Action, AppendRequest, Configuration, Election, Fetch, LostTerm,
-    PeerState, Proposer, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, TermHistory,
-    TermStart, VoteRequest, VoteResponse, WalBuffer,
+    APPEND_WAL_BYTES_MAX, AcceptorMessage, Action, AppendRequest, Configuration, DonorRange, Election,
+    LostTerm, PeerState, Proposer, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion,
+    TermHistory, TermStart, VoteRequest, VoteResponse, WalBuffer,
 };
 use wal_types::{Generation, Lsn, NodeId, ProposerId, SystemId, TenantTimelineId, Term, Tli};
 
@@ -157,7 +157,7 @@ impl NeonProposer {
         let election = Election {
             term: self.term,
             start,
-            lineage_start: crate::primary::START,
+            log_start: crate::primary::START,
             donor: *donor,
             tli: Some(Tli::FIRST),
         };
@@ -298,11 +298,11 @@ impl Engine for NeonProposer {
         Some(self.append_message(node, sent, wal))
     }
 
-    fn poll_fetch(&self, node: NodeId) -> Option<Fetch> {
+    fn poll_fetch(&self, node: NodeId) -> Option<DonorRange> {
         let from = self.peers.get(&node)?.sent()?;
         let election = self.election.as_ref()?;
         let needed = from < self.wal.start() && election.donor != node;
-        needed.then_some(Fetch { donor: election.donor, from, until: self.wal.start() })
+        needed.then_some(DonorRange { donor: election.donor, from, until: self.wal.start() })
     }
 
     fn fetched(&mut self, node: NodeId, _donor: NodeId, at: Lsn, wal: &Bytes) -> bool {
@@ -340,7 +340,7 @@ impl Engine for NeonProposer {
         self.peers.values_mut().filter(|peer| peer.sent().is_some()).for_each(|peer| peer.heartbeat = true);
     }
 
-    fn tell_commit(&mut self) {
+    fn announce_commit(&mut self) {
         let commit = self.commit_lsn;
         let behind = self.peers.values_mut().filter(|peer| peer.told_commit < commit);
         behind.for_each(|peer| peer.heartbeat = true);
@@ -362,7 +362,7 @@ impl Engine for NeonProposer {
         self.commit_lsn
     }
 
-    fn start_is_settled(&self) -> bool {
+    fn start_commit_is_persisted(&self) -> bool {
         let start = self.election.as_ref().map_or(Lsn::MAX, |election| election.start);
         let persisted = |peer: &Peer| peer.persisted_commit >= start;
         self.quorum(persisted)

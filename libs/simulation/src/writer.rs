@@ -83,7 +83,7 @@ impl Writer {
     pub(crate) fn new(campaign: &Campaign, primary: Option<&Primary>, safekeepers: Vec<NodeId>) -> Self {
         let peers = safekeepers.iter().copied().collect();
         let engine: Box<dyn Engine> = match campaign.version {
-            ProtocolVersion::Own => Box::new(own_proposer(campaign, primary, safekeepers)),
+            ProtocolVersion::Holdfast1 => Box::new(own_proposer(campaign, primary, safekeepers)),
             version => Box::new(NeonProposer::new(version, campaign.id, primary.is_some(), &safekeepers)),
         };
         Self {
@@ -133,7 +133,7 @@ impl Writer {
     pub(crate) fn is_settled(&self) -> bool {
         let election = self.engine.election();
         election.is_some_and(|election| self.engine.commit_lsn() >= election.start)
-            && self.engine.start_is_settled()
+            && self.engine.start_commit_is_persisted()
     }
 
     /// Opens a connection to `node`.
@@ -192,12 +192,12 @@ impl Writer {
 
     fn act(&mut self, action: Action, primary: Option<&Primary>) -> Vec<Event> {
         match action {
-            Action::Surveyed { flush_lsn, tli, .. } => {
+            Action::PreVoted { flush_lsn, tli, .. } => {
                 let Some(proposer) = self.engine.own() else { return Vec::new() };
                 if primary.is_some_and(|primary| !primary.continues(flush_lsn, tli)) {
                     return vec![Event::Ended(None)];
                 }
-                proposer.campaign().err().map(|lost| Event::Ended(Some(lost))).into_iter().collect()
+                proposer.request_votes().err().map(|lost| Event::Ended(Some(lost))).into_iter().collect()
             }
             Action::Elected(election) => self.check(election, primary),
             Action::Checksum { from, response } => {
@@ -223,7 +223,7 @@ impl Writer {
             return vec![Event::Ended(None)];
         }
         let sum = crc32c::crc32c(primary.slice(from, election.start));
-        proposer.ask_checksum(election.donor, from, election.start);
+        proposer.request_checksum(election.donor, from, election.start);
         self.expected_checksum = Some((election, sum));
         Vec::new()
     }

@@ -62,7 +62,7 @@ fn what_proposers_send_is_understood() {
         ),
         (
             "START_WAL_PUSH (proto_version 'holdfast-1', allow_timeline_creation 'false')",
-            push(ProtocolVersion::Own, false),
+            push(ProtocolVersion::Holdfast1, false),
         ),
         ("START_WAL_PUSH (shiny 'new', proto_version '3')", push(ProtocolVersion::V3, true)),
     ];

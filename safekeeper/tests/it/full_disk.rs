@@ -19,7 +19,7 @@ use crate::support::{Proposer, SEGMENT_BYTES, START, Wal, eventually, timeline, 
 
 /// Two control files, and a dozen segments.
 const DISK_OPTIONS: &str = "size=1m,mode=700";
-const OWN: ProtocolVersion = ProtocolVersion::Own;
+const OWN: ProtocolVersion = ProtocolVersion::Holdfast1;
 
 /// A file system under the data directory. Unmounted when it is dropped.
 struct SmallDisk {

@@ -80,7 +80,7 @@ async fn refused(directory: &Path, id: &str) -> Output {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_a_kill() {
     let directory = tempfile::tempdir().unwrap();
-    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     let mut wal = Wal::new();
     let mut program = Program::start(directory.path()).await;
     program.at.create(id, version.dialect()).await;
@@ -125,7 +125,7 @@ pub(crate) async fn reads_back(program: &Program, wal: &Wal) {
 async fn sigterm_tells_everybody_and_ends_well() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::start(directory.path()).await;
-    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     program.at.create(id, version.dialect()).await;
     let mut proposer = Proposer::elected(program.at, id, version, &[(1, START)]).await;
     let mut reader = program.at.read(id, &START.to_string()).await;
@@ -139,7 +139,7 @@ async fn sigterm_tells_everybody_and_ends_well() {
 async fn sigint_waits_for_nobody() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::start(directory.path()).await;
-    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     program.at.create(id, version.dialect()).await;
     let _proposer = Proposer::elected(program.at, id, version, &[(1, START)]).await;
     let _reader = program.at.read(id, &START.to_string()).await;
@@ -201,7 +201,7 @@ async fn a_damaged_timeline_is_quarantined_and_the_others_are_served() {
     let (status, text) =
         program.at.post(&crate::support::timeline_body(timeline(2), Dialect::Holdfast)).await;
     assert_eq!(status, 409, "{text}");
-    Proposer::elected(program.at, timeline(1), ProtocolVersion::Own, &[(1, START)]).await;
+    Proposer::elected(program.at, timeline(1), ProtocolVersion::Holdfast1, &[(1, START)]).await;
 }
 
 /// A link that leads to itself is in the place of a file: opening it fails, as it does when a disk fails.
@@ -231,7 +231,7 @@ async fn a_timeline_whose_disk_fails_at_the_start_is_served_when_the_disk_is_wel
         (program.at.status(timeline(1)).await["health"] == "healthy").then_some(())
     })
     .await;
-    Proposer::elected(program.at, timeline(1), ProtocolVersion::Own, &[(1, START)]).await;
+    Proposer::elected(program.at, timeline(1), ProtocolVersion::Holdfast1, &[(1, START)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use wal_types::{Generation, Lsn, ProposerId, Term};
 
 use crate::support::{Address, Proposer, START, Server, Wal, eventually, timeline, within};
 
-const VERSIONS: [ProtocolVersion; 3] = [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Own];
+const VERSIONS: [ProtocolVersion; 3] = [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast1];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wal_is_acknowledged_and_read_back_in_every_version() {
@@ -36,7 +36,7 @@ async fn wal_is_acknowledged_and_read_back_in_every_version() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     let mut wal = Wal::new();
     let first = wal.grow(150_000);
     let end_of_first = wal.end();
@@ -69,7 +69,7 @@ async fn a_term_is_promised_once() {
         let mut first = Proposer::greeted(server.at, id, version).await;
         assert!(first.vote(5).await.vote_given);
         // Only our own version says who asks, so that the same campaign may hear it again.
-        assert_eq!(first.vote(5).await.vote_given, version == ProtocolVersion::Own);
+        assert_eq!(first.vote(5).await.vote_given, version == ProtocolVersion::Holdfast1);
 
         let mut second = Proposer::greeted(server.at, id, version).await;
         second.proposer_id = ProposerId([9; 16]);
@@ -85,7 +85,7 @@ async fn a_term_is_promised_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_connection_of_the_same_term_takes_over() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
     let mut wal = Wal::new();
     let first = wal.grow(30_000);
@@ -158,7 +158,7 @@ async fn an_acceptor_never_speaks_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn our_own_version_has_a_question_without_a_promise_and_a_checksum() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
     let mut wal = Wal::new();
     let bytes = wal.grow(40_000);
@@ -180,7 +180,7 @@ async fn our_own_version_has_a_question_without_a_promise_and_a_checksum() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_wal_of_this_log_is_refused_and_not_stored() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
     let mut wal = Wal::new();
     let mut bytes = wal.grow(20_000);
@@ -202,7 +202,7 @@ async fn what_is_not_wal_of_this_log_is_refused_and_not_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_breaks_the_protocol_is_closed_with_a_reason() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
     let greeting = |id, version| async move {
         let proposer = Proposer::connect(server.at, id, version).await;

@@ -27,7 +27,7 @@ async fn old_wal_goes_and_who_asks_for_it_is_told_in_postgresqls_words() {
     server.at.create(id, Dialect::Holdfast).await;
     let mut wal = Wal::new();
     let bytes = wal.grow(5 * SEGMENT_BYTES as usize);
-    let mut proposer = Proposer::elected(server.at, id, ProtocolVersion::Own, &[(1, START)]).await;
+    let mut proposer = Proposer::elected(server.at, id, ProtocolVersion::Holdfast1, &[(1, START)]).await;
     proposer.push(1, START, &bytes, wal.end()).await;
     assert_eq!(lsn(&server.at.status(id).await, "oldest_lsn"), START, "a member may need it");
 
@@ -64,7 +64,7 @@ async fn a_safekeeper_that_lost_wal_does_not_vote_until_a_leader_has_repaired_it
     server.at.create(id, Dialect::Holdfast).await;
     let mut wal = Wal::new();
     let bytes = wal.grow(5 * SEGMENT_BYTES as usize / 2);
-    let mut proposer = Proposer::elected(server.at, id, ProtocolVersion::Own, &[(1, START)]).await;
+    let mut proposer = Proposer::elected(server.at, id, ProtocolVersion::Holdfast1, &[(1, START)]).await;
     proposer.push(1, START, &bytes, START).await;
     server.stop().await;
 
@@ -80,7 +80,7 @@ async fn a_safekeeper_that_lost_wal_does_not_vote_until_a_leader_has_repaired_it
     assert_eq!(kept.len(), 2, "{kept:?}");
     assert!(kept.iter().all(|name| files.join(name.as_str().unwrap()).exists()));
 
-    let mut candidate = Proposer::greeted(server.at, id, ProtocolVersion::Own).await;
+    let mut candidate = Proposer::greeted(server.at, id, ProtocolVersion::Holdfast1).await;
     let vote = candidate.vote(2).await;
     assert_eq!((vote.vote_given, vote.lost), (false, true), "{vote:?}");
     // Others elected it; what it has starts with what this safekeeper has left.

@@ -10,7 +10,7 @@ use crate::support::{Proposer, START, Server, Wal, timeline, within};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proposer_that_reads_no_answers_does_not_hold_up_a_vote() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
     let mut stalled = Proposer::elected(server.at, id, version, &[(1, START)]).await;
     let mut wal = Wal::new();
@@ -42,7 +42,7 @@ async fn a_proposer_that_reads_no_answers_does_not_hold_up_a_vote() {
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_message_holds_up_nobody() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Own);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
     let mut stalled = tokio::net::TcpStream::connect(server.at.pg).await.unwrap();
     // A startup packet that never ends, and a leader that vanished without a word.

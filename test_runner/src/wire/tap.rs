@@ -213,13 +213,13 @@ async fn pass_on(writer: &mut FramedWriter<OwnedWriteHalf>, more: &[u8]) -> bool
 fn is_push(query: &Frame) -> Result<bool> {
     let text = String::from_utf8_lossy(&query.body).to_ascii_lowercase();
     let is_push = text.starts_with("start_wal_push");
-    let version = codec::version_name(ProtocolVersion::Own);
+    let version = codec::version_name(ProtocolVersion::Holdfast1);
     ensure!(!is_push || text.contains(version), "a push that is not of version {version}: {text}");
     Ok(is_push)
 }
 
 fn heard_request(payload: &Bytes, shared: &Shared, talk: &Mutex<Talk>) -> Result<()> {
-    let message = codec::decode_proposer(ProtocolVersion::Own, payload.clone());
+    let message = codec::decode_proposer(ProtocolVersion::Holdfast1, payload.clone());
     match message.context("a message to the safekeeper")? {
         ProposerMessage::Vote(vote) => lock(talk).asked = Some((vote.term, vote.proposer_id)),
         ProposerMessage::Elected(elected) => {
@@ -236,7 +236,7 @@ fn heard_request(payload: &Bytes, shared: &Shared, talk: &Mutex<Talk>) -> Result
 }
 
 fn heard_answer(payload: &Bytes, shared: &Shared, talk: &Mutex<Talk>) -> Result<()> {
-    let message = codec::decode_acceptor(ProtocolVersion::Own, payload.clone());
+    let message = codec::decode_acceptor(ProtocolVersion::Holdfast1, payload.clone());
     let answer = match message.context("a message of the safekeeper")? {
         AcceptorMessage::PreVote(vote) => told(vote.term, vote.flush_lsn),
         AcceptorMessage::Vote(vote) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::{PeerState, PeerStatus, Phase, Proposer, ProposerMessage};
+use consensus::{CampaignPhase, PeerState, PeerStatus, Proposer, ProposerMessage};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -122,7 +122,7 @@ impl Follower {
         false
     }
 
-    pub(super) fn view(&self, peer: &PeerStatus, phase: Phase) -> SafekeeperView {
+    pub(super) fn view(&self, peer: &PeerStatus, phase: CampaignPhase) -> SafekeeperView {
         let begins_late = "its log begins above what the others hold: it waits until they do; if they never will, create it \
                            anew, with their highest oldest_lsn as start_lsn";
         let unseeded = "its log ends below everything that the history of this term knows: seed it anew";
@@ -142,7 +142,7 @@ impl Follower {
             unanswered_since: self.unanswered_since(),
             last_error: match peer.state {
                 PeerState::Unseeded => Some(unseeded.to_owned()),
-                PeerState::Voted if phase == Phase::Leading => Some(begins_late.to_owned()),
+                PeerState::Voted if phase == CampaignPhase::Leading => Some(begins_late.to_owned()),
                 _ => self.trouble.as_ref().map(|trouble| trouble.reason.clone()),
             },
         }
@@ -163,8 +163,8 @@ mod tests {
         let state = PeerState::Voted;
         let peer =
             PeerStatus { id: NodeId(4), state, flush_lsn: at, commit_lsn: Lsn::INVALID, catching_up: false };
-        assert_eq!(follower.view(&peer, Phase::Campaigning).last_error, None);
-        let waits = follower.view(&peer, Phase::Leading).last_error.unwrap();
+        assert_eq!(follower.view(&peer, CampaignPhase::Voting).last_error, None);
+        let waits = follower.view(&peer, CampaignPhase::Leading).last_error.unwrap();
         assert!(waits.contains("oldest_lsn"), "{waits}");
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use consensus::codec::HOST_BYTES_MAX;
-use consensus::{Change, ChangeRefused, Configuration, Member, PeerState, Phase};
+use consensus::{CampaignPhase, ChangeRefused, Configuration, ConfigurationChange, Member, PeerState};
 use thiserror::Error;
 use tokio::time::Instant;
 use wal_types::{Generation, Lsn, NodeId};
@@ -64,20 +64,20 @@ impl Asked {
 
 impl Campaign {
     /// Begins a change, or says why not.
-    pub(crate) fn change(&mut self, change: Change) -> Result<Accepted, ChangeError> {
+    pub(crate) fn change(&mut self, change: ConfigurationChange) -> Result<Accepted, ChangeError> {
         if let Some(asked) = self.asked.as_ref().filter(|asked| asked.is_under_way()) {
             return Err(ChangeError::UnderWay(asked.view.generation));
         }
         let current = self.settled_configuration()?;
         let begun = match change {
-            Change::Members(members) if same_members(&members, &current.members) => {
+            ConfigurationChange::Members(members) if same_members(&members, &current.members) => {
                 return Ok(Accepted::Already(current.generation));
             }
-            Change::Members(members) => self.begin_members(&current, members)?,
-            Change::Primary(primary) if current.primary == Some(primary) => {
+            ConfigurationChange::Members(members) => self.begin_members(&current, members)?,
+            ConfigurationChange::Primary(primary) if current.primary == Some(primary) => {
                 return Ok(Accepted::Already(current.generation));
             }
-            Change::Primary(_) => self.begin_primary(change)?,
+            ConfigurationChange::Primary(_) => self.begin_primary(change)?,
         };
         self.publish();
         Ok(Accepted::Begun(begun))
@@ -85,7 +85,7 @@ impl Campaign {
 
     /// The configuration, when a change may start from it.
     fn settled_configuration(&self) -> Result<Configuration, ChangeRefused> {
-        if self.proposer.phase() != Phase::Leading {
+        if self.proposer.phase() != CampaignPhase::Leading {
             return Err(ChangeRefused::NotLeading);
         }
         let current = self.proposer.configuration().cloned().unwrap_or_default();
@@ -98,8 +98,8 @@ impl Campaign {
         Ok(current)
     }
 
-    fn begin_primary(&mut self, change: Change) -> Result<Generation, ChangeError> {
-        let generation = self.proposer.change(change)?;
+    fn begin_primary(&mut self, change: ConfigurationChange) -> Result<Generation, ChangeError> {
+        let generation = self.proposer.begin_change(change)?;
         tracing::info!(%generation, "the log is being given to another primary");
         let state = ChangeState::Proposed;
         let view = ChangeView { generation, state, waits_for: Vec::new(), error: None };
@@ -175,7 +175,7 @@ impl Campaign {
     }
 
     fn propose_members(&mut self, members: Vec<Member>, view: &mut ChangeView) {
-        match self.proposer.change(Change::Members(members)) {
+        match self.proposer.begin_change(ConfigurationChange::Members(members)) {
             Ok(_) => view.state = ChangeState::Proposed,
             Err(refused) => fail(view, refused.to_string()),
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{
-    AcceptorMessage, Action, LostTerm, MEMBERS_MAX, Phase, Proposer, ProposerOptions, WalBuffer,
+    AcceptorMessage, Action, CampaignPhase, LostTerm, MEMBERS_MAX, Proposer, ProposerOptions, WalBuffer,
 };
 use rand::{Rng, RngExt};
 use tokio::sync::{Notify, mpsc};
@@ -133,7 +133,7 @@ impl Campaign {
             () = self.wake.notified() => {}
             () = due(self.tell_commit_at) => {
                 self.tell_commit_at = None;
-                self.proposer.tell_commit();
+                self.proposer.announce_commit();
             }
             _ = self.tick.tick() => self.ticked(),
         }
@@ -143,7 +143,7 @@ impl Campaign {
 
     /// Spends a term. See [`Proposer::campaign`].
     pub(crate) fn campaign(&mut self) -> Result<(), LostTerm> {
-        self.proposer.campaign()?;
+        self.proposer.request_votes()?;
         self.publish();
         Ok(())
     }
@@ -160,14 +160,14 @@ impl Campaign {
         self.proposer.append(at, wal)
     }
 
-    /// See [`Proposer::ask_checksum`].
+    /// See [`Proposer::request_checksum`].
     pub(crate) fn ask_checksum(&mut self, node: NodeId, from: Lsn, to: Lsn) {
-        self.proposer.ask_checksum(node, from, to);
+        self.proposer.request_checksum(node, from, to);
     }
 
     /// Tells the followers the last commit position, and returns when each has taken it or the time is up.
     pub(crate) async fn farewell(mut self) {
-        self.proposer.tell_commit();
+        self.proposer.announce_commit();
         let told = async {
             self.send_what_is_due();
             while self.followers.values().any(Follower::has_unsent) {
@@ -264,7 +264,7 @@ impl Campaign {
                     self.publish();
                     self.ready.push_back(Action::Configured(configuration));
                 }
-                Action::Surveyed { .. } | Action::Elected(_) | Action::Checksum { .. } => {
+                Action::PreVoted { .. } | Action::Elected(_) | Action::Checksum { .. } => {
                     self.ready.push_back(action);
                 }
             }
@@ -380,8 +380,11 @@ impl Campaign {
                 snapshot.change = Some(asked.view.clone());
             }
             snapshot.proposer_id = Some(self.proposer_id);
-            snapshot.term = matches!(proposer.phase(), Phase::Campaigning | Phase::Elected | Phase::Leading)
-                .then(|| proposer.term());
+            snapshot.term = matches!(
+                proposer.phase(),
+                CampaignPhase::Voting | CampaignPhase::Elected | CampaignPhase::Leading
+            )
+            .then(|| proposer.term());
             snapshot.term_start_lsn = proposer.election().map_or(Lsn::INVALID, |election| election.start);
             snapshot.commit_lsn = proposer.commit_lsn();
         });

@@ -170,7 +170,7 @@ impl<'a> Connected<'a> {
                 }
             };
             match action {
-                Action::Surveyed { flush_lsn, tli, .. } => {
+                Action::PreVoted { flush_lsn, tli, .. } => {
                     self.check(flush_lsn, tli).await?;
                     self.board.enter(State::Campaigning);
                     self.campaign.campaign()?;

@@ -91,7 +91,7 @@ impl Streaming<'_> {
                 return Err(End::NotDesignated(PrimaryName(*designated)));
             }
             Action::Configured(_)
-            | Action::Surveyed { .. }
+            | Action::PreVoted { .. }
             | Action::Elected(_)
             | Action::Checksum { .. }
             | Action::Reset(_) => {}

@@ -184,13 +184,13 @@ impl Safekeepers {
 
     /// Lets one promise a term that nobody else heard of.
     pub(crate) async fn promise(&self, node: u64, term: Term) {
-        let version = codec::version_name(ProtocolVersion::Own);
+        let version = codec::version_name(ProtocolVersion::Holdfast1);
         let client = self.client(node, "proposer").await;
         let mut copy =
             client.copy_both(&format!("START_WAL_PUSH (proto_version '{version}')")).await.unwrap();
         let proposer_id = ProposerId([9; 16]);
         let greeting = ProposerMessage::Greeting(ProposerGreeting {
-            version: ProtocolVersion::Own,
+            version: ProtocolVersion::Holdfast1,
             id: self.cluster.id,
             pg_version: PG_VERSION,
             system_id: SYSTEM_ID,
@@ -202,7 +202,7 @@ impl Safekeepers {
         let vote = ProposerMessage::Vote(VoteRequest { generation: Generation(0), term, proposer_id });
         for message in [greeting, vote] {
             let mut payload = BytesMut::new();
-            codec::encode_proposer(ProtocolVersion::Own, &message, &mut payload).unwrap();
+            codec::encode_proposer(ProtocolVersion::Holdfast1, &message, &mut payload).unwrap();
             copy.writer.send(&payload).await.unwrap();
             let answered = tokio::time::timeout(DEADLINE, copy.reader.next(MESSAGE_BYTES_MAX)).await;
             answered.expect("no answer").unwrap();

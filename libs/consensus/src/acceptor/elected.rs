@@ -22,7 +22,7 @@ impl Acceptor {
         if elected.history.last().is_none_or(|last| last.term != elected.term) {
             return Err(Refusal::Malformed("the history of an elected proposer must end with its own term"));
         }
-        let configured = version == ProtocolVersion::Own;
+        let configured = version == ProtocolVersion::Holdfast1;
         if configured && elected.configuration.generation != elected.generation {
             return Err(Refusal::Malformed("a configuration of another generation than the message's"));
         }
@@ -42,7 +42,7 @@ impl Acceptor {
         }
 
         // It goes with the tail.
-        self.torso_is_doubted = false;
+        self.partial_record_rejected = false;
         let mut effects = Vec::new();
         if elected.term > self.state.term {
             self.enter_term(elected.term);
@@ -88,7 +88,7 @@ impl Acceptor {
         let newer = configured && self.is_next_configuration(elected.term, &elected.configuration)?;
         self.owner = Some(Owner { connection: from, next_begin: start, heard: false });
         let mut effects = Vec::new();
-        if std::mem::take(&mut self.torso_is_doubted) && self.write_lsn > self.flush_lsn {
+        if std::mem::take(&mut self.partial_record_rejected) && self.write_lsn > self.flush_lsn {
             self.write_lsn = self.flush_lsn;
             effects.push(Effect::Truncate(self.flush_lsn));
         }

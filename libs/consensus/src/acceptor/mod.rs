@@ -59,7 +59,7 @@ pub struct Acceptor {
     /// End of the last durable record.
     flush_lsn: Lsn,
     /// What was written of a record does not fit what came for the rest of it.
-    torso_is_doubted: bool,
+    partial_record_rejected: bool,
     /// Highest commit position told by the proposer of this term; what exceeds `flush_lsn` waits here.
     commit_candidate: Lsn,
     greeted: BTreeMap<ConnectionId, ProtocolVersion>,
@@ -80,7 +80,7 @@ impl Acceptor {
             state,
             write_lsn: log_end,
             flush_lsn: log_end,
-            torso_is_doubted: false,
+            partial_record_rejected: false,
             commit_candidate: Lsn::INVALID,
             greeted: BTreeMap::new(),
             owner: None,
@@ -152,8 +152,8 @@ impl Acceptor {
     /// A record was refused of which a part is written already: one of both is damaged, perhaps at the donor that it came
     /// from. What is written was never acknowledged; it is cut when the leader comes back, or it would be kept for ever
     /// and whatever comes behind it be refused.
-    pub fn doubt_torso(&mut self) {
-        self.torso_is_doubted = true;
+    pub fn reject_partial_record(&mut self) {
+        self.partial_record_rejected = true;
     }
 
     /// The connection is gone.
@@ -197,7 +197,7 @@ impl Acceptor {
     /// it is the proposer who judges: it counts the votes, and what it may miss a voter tells it.
     fn check_generation(&self, version: ProtocolVersion, got: Generation) -> Result<(), Refusal> {
         let expected = self.state.configuration.generation;
-        let fits = version == ProtocolVersion::Own || got == expected;
+        let fits = version == ProtocolVersion::Holdfast1 || got == expected;
         if fits { Ok(()) } else { Err(Refusal::Generation { expected, got }) }
     }
 
@@ -277,7 +277,7 @@ impl Acceptor {
 
 fn own_version_only(version: ProtocolVersion) -> Result<(), Refusal> {
     match version {
-        ProtocolVersion::Own => Ok(()),
+        ProtocolVersion::Holdfast1 => Ok(()),
         ProtocolVersion::V2 | ProtocolVersion::V3 => {
             Err(Refusal::Malformed("a message that this protocol version does not have"))
         }

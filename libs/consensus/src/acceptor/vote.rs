@@ -18,9 +18,9 @@ impl Acceptor {
     ) -> Result<Vec<Effect>, Refusal> {
         self.check_generation(version, request.generation)?;
         self.check_leap(request.term)?;
-        let own = version == ProtocolVersion::Own;
+        let own = version == ProtocolVersion::Holdfast1;
         let lost = self.state.lost.is_some();
-        let campaign = (version == ProtocolVersion::Own).then_some(request.proposer_id);
+        let campaign = (version == ProtocolVersion::Holdfast1).then_some(request.proposer_id);
         let mut effects = Vec::new();
         let mut vote_given = false;
         if request.term > self.state.term {

@@ -6,7 +6,7 @@ use wal_types::Lsn;
 use super::version_name;
 use crate::configuration::InvalidConfiguration;
 use crate::lineage::ProtocolVersion;
-use crate::term_history::OutOfOrder;
+use crate::term_history::HistoryOutOfOrder;
 
 /// All but [`CodecError::NotInVersion`] and an unwritable host name blame the peer. Carries no bytes of the peer's.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -86,7 +86,7 @@ pub enum CodecError {
     FeedbackValue(i64),
     /// The term history is none.
     #[error(transparent)]
-    History(#[from] OutOfOrder),
+    History(#[from] HistoryOutOfOrder),
     /// The configuration is one that no node may hold.
     #[error(transparent)]
     Configuration(#[from] InvalidConfiguration),

@@ -48,13 +48,13 @@ pub const fn version_name(version: ProtocolVersion) -> &'static str {
     match version {
         ProtocolVersion::V2 => "2",
         ProtocolVersion::V3 => "3",
-        ProtocolVersion::Own => "holdfast-1",
+        ProtocolVersion::Holdfast1 => "holdfast-1",
     }
 }
 
 /// The version that a `proto_version` names.
 pub fn parse_version(name: &str) -> Option<ProtocolVersion> {
-    [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Own]
+    [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast1]
         .into_iter()
         .find(|&version| version_name(version) == name)
 }
@@ -71,7 +71,7 @@ pub fn encode_proposer(
     let written = match version {
         ProtocolVersion::V2 => v2::put_proposer(message, out),
         ProtocolVersion::V3 => v3::put_proposer(message, out),
-        ProtocolVersion::Own => own::put_proposer(message, out),
+        ProtocolVersion::Holdfast1 => own::put_proposer(message, out),
     };
     written.inspect_err(|_| out.truncate(before))
 }
@@ -82,7 +82,7 @@ pub fn decode_proposer(version: ProtocolVersion, bytes: Bytes) -> Result<Propose
     match version {
         ProtocolVersion::V2 => v2::get_proposer(&mut reader),
         ProtocolVersion::V3 => v3::get_proposer(&mut reader),
-        ProtocolVersion::Own => own::get_proposer(&mut reader),
+        ProtocolVersion::Holdfast1 => own::get_proposer(&mut reader),
     }
 }
 
@@ -96,7 +96,7 @@ pub fn encode_acceptor(
     let written = match version {
         ProtocolVersion::V2 => v2::put_acceptor(message, out),
         ProtocolVersion::V3 => v3::put_acceptor(message, out),
-        ProtocolVersion::Own => own::put_acceptor(message, out),
+        ProtocolVersion::Holdfast1 => own::put_acceptor(message, out),
     };
     written.inspect_err(|_| out.truncate(before))
 }
@@ -107,7 +107,7 @@ pub fn decode_acceptor(version: ProtocolVersion, bytes: Bytes) -> Result<Accepto
     let message = match version {
         ProtocolVersion::V2 => v2::get_acceptor(&mut reader),
         ProtocolVersion::V3 => v3::get_acceptor(&mut reader),
-        ProtocolVersion::Own => own::get_acceptor(&mut reader),
+        ProtocolVersion::Holdfast1 => own::get_acceptor(&mut reader),
     }?;
     match reader.left() {
         0 => Ok(message),

@@ -44,7 +44,7 @@ use crate::message::{
 };
 use crate::term_history::{TERM_HISTORY_ENTRIES_MAX, TermHistory, TermStart, TliSwitch};
 
-const VERSION: ProtocolVersion = ProtocolVersion::Own;
+const VERSION: ProtocolVersion = ProtocolVersion::Holdfast1;
 
 const HISTORY_ENTRY_BYTES: usize = 20;
 const TLI_SWITCH_BYTES: usize = 16;

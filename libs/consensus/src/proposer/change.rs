@@ -11,7 +11,7 @@ use wal_types::{Generation, Lsn, NodeId};
 
 use super::membership::Membership;
 use super::peer::PeerState;
-use super::{Action, Change, ChangeRefused, LostTerm, Phase, Proposer};
+use super::{Action, CampaignPhase, ChangeRefused, ConfigurationChange, LostTerm, Proposer};
 use crate::configuration::{Configuration, Member};
 use crate::message::{ConfigureRequest, ConfigureResponse, ProposerMessage};
 use crate::quorum;
@@ -41,8 +41,8 @@ impl Proposer {
 
     /// Begins a step to another configuration, and returns its generation. While members change nothing is committed
     /// that the next ones do not hold as well: add them as peers and let them catch up first.
-    pub fn change(&mut self, change: Change) -> Result<Generation, ChangeRefused> {
-        if self.phase != Phase::Leading {
+    pub fn begin_change(&mut self, change: ConfigurationChange) -> Result<Generation, ChangeRefused> {
+        if self.phase != CampaignPhase::Leading {
             return Err(ChangeRefused::NotLeading);
         }
         let current = self.configuration().cloned().unwrap_or_default();
@@ -51,19 +51,23 @@ impl Proposer {
         }
         let generation = Generation(current.generation.0.checked_add(1).ok_or(ChangeRefused::Exhausted)?);
         let next = match change {
-            Change::Members(members) if members == current.members => return Err(ChangeRefused::NoChange),
-            Change::Primary(primary) if current.primary == Some(primary) => {
+            ConfigurationChange::Members(members) if members == current.members => {
                 return Err(ChangeRefused::NoChange);
             }
-            Change::Members(members) if members.is_empty() || current.members.is_empty() => {
+            ConfigurationChange::Primary(primary) if current.primary == Some(primary) => {
+                return Err(ChangeRefused::NoChange);
+            }
+            ConfigurationChange::Members(members) if members.is_empty() || current.members.is_empty() => {
                 return Err(ChangeRefused::NoMembers);
             }
-            Change::Members(new_members) => {
+            ConfigurationChange::Members(new_members) => {
                 // The joint configuration needs a successor.
                 generation.0.checked_add(1).ok_or(ChangeRefused::Exhausted)?;
                 Configuration { generation, new_members, ..current }
             }
-            Change::Primary(primary) => Configuration { generation, primary: Some(primary), ..current },
+            ConfigurationChange::Primary(primary) => {
+                Configuration { generation, primary: Some(primary), ..current }
+            }
         };
         next.validate()?;
         self.propose(next);
@@ -125,7 +129,7 @@ impl Proposer {
 
     fn is_accepted(&self) -> bool {
         let generation = Some(self.membership.generation());
-        self.quorum(|node| self.peers.get(&node).is_some_and(|peer| peer.configured == generation))
+        self.has_quorum(|node| self.peers.get(&node).is_some_and(|peer| peer.configured == generation))
     }
 
     /// What comes after a joint configuration, once its next members hold everything that was ever committed: from then

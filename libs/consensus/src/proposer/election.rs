@@ -3,7 +3,7 @@
 use wal_types::{Lsn, NodeId, Term};
 
 use super::peer::{PeerState, Position};
-use super::{Action, Election, LostTerm, Phase, Proposer};
+use super::{Action, CampaignPhase, Election, LostTerm, Proposer};
 use crate::configuration::Configuration;
 use crate::message::{
     AcceptorGreeting, PreVoteRequest, PreVoteResponse, ProposerMessage, VoteRequest, VoteResponse,
@@ -18,8 +18,8 @@ impl Proposer {
         greeting: AcceptorGreeting,
     ) -> Result<Vec<Action>, LostTerm> {
         let survey = match self.phase {
-            Phase::Surveying | Phase::Surveyed => true,
-            Phase::Campaigning | Phase::Elected | Phase::Leading => false,
+            CampaignPhase::PreVoting | CampaignPhase::PreVoted => true,
+            CampaignPhase::Voting | CampaignPhase::Elected | CampaignPhase::Leading => false,
         };
         self.check_term(from, greeting.term)?;
         self.learn(from, (greeting.configuration_term, greeting.configuration))?;
@@ -39,9 +39,9 @@ impl Proposer {
     /// voter would hold it.
     fn learn(&mut self, from: NodeId, told: (Term, Configuration)) -> Result<(), LostTerm> {
         match self.phase {
-            Phase::Surveying => self.membership.learn(from, told, true),
-            Phase::Surveyed | Phase::Campaigning => self.membership.learn(from, told, false),
-            Phase::Elected | Phase::Leading => Ok(()),
+            CampaignPhase::PreVoting => self.membership.learn(from, told, true),
+            CampaignPhase::PreVoted | CampaignPhase::Voting => self.membership.learn(from, told, false),
+            CampaignPhase::Elected | CampaignPhase::Leading => Ok(()),
         }
     }
 
@@ -56,13 +56,13 @@ impl Proposer {
         // A node that misses what it had acknowledged tells nothing about where the log ends, and will not vote.
         let position = Position { flush_lsn: response.flush_lsn, history: response.history };
         peer.surveyed = Some(position).filter(|_| !response.lost);
-        if self.phase != Phase::Surveying
-            || !self.quorum(|node| self.peers.get(&node).is_some_and(|p| p.surveyed.is_some()))
+        if self.phase != CampaignPhase::PreVoting
+            || !self.has_quorum(|node| self.peers.get(&node).is_some_and(|p| p.surveyed.is_some()))
         {
             return Ok(Vec::new());
         }
         self.check_designated()?;
-        self.phase = Phase::Surveyed;
+        self.phase = CampaignPhase::PreVoted;
         let newest = self
             .peers
             .values()
@@ -70,7 +70,7 @@ impl Proposer {
             .max_by_key(|position| position.age());
         let flush_lsn = newest.map_or(Lsn::INVALID, |position| position.flush_lsn);
         let tli = newest.and_then(|position| position.history.tli_at(flush_lsn));
-        Ok(vec![Action::Surveyed { flush_lsn, start_lsn: response.start_lsn, tli }])
+        Ok(vec![Action::PreVoted { flush_lsn, start_lsn: response.start_lsn, tli }])
     }
 
     pub(super) fn voted(&mut self, from: NodeId, response: VoteResponse) -> Result<Vec<Action>, LostTerm> {
@@ -93,10 +93,10 @@ impl Proposer {
         peer.vote = Some(response);
         self.learn(from, told)?;
         match self.phase {
-            Phase::Campaigning => self.count_votes(),
+            CampaignPhase::Voting => self.count_votes(),
             // Nobody was asked for a vote before the campaign.
-            Phase::Surveying | Phase::Surveyed | Phase::Elected => Ok(Vec::new()),
-            Phase::Leading => {
+            CampaignPhase::PreVoting | CampaignPhase::PreVoted | CampaignPhase::Elected => Ok(Vec::new()),
+            CampaignPhase::Leading => {
                 self.lead(from);
                 Ok(Vec::new())
             }
@@ -132,16 +132,11 @@ impl Proposer {
         if let Some(parent) = log_tli.filter(|&parent| parent != tli) {
             self.tli_switches.push(TliSwitch { parent, tli, at: start });
         }
-        self.history = newest.history.elected(self.term, start, tli, agreed);
-        let election = Election {
-            term: self.term,
-            start,
-            lineage_start: newest.timeline_start_lsn,
-            donor,
-            tli: log_tli,
-        };
+        self.history = newest.history.with_election(self.term, start, tli, agreed);
+        let election =
+            Election { term: self.term, start, log_start: newest.timeline_start_lsn, donor, tli: log_tli };
         self.election = Some(election.clone());
-        self.phase = Phase::Elected;
+        self.phase = CampaignPhase::Elected;
         Ok(vec![Action::Elected(election)])
     }
 

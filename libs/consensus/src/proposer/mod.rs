@@ -1,7 +1,7 @@
 //! [`Proposer`]: the writer's half of the protocol, as a pure state machine for **one campaign and its term**.
 //!
 //! ```text
-//! Surveying --quorum answered--> Action::Surveyed --campaign()--> Campaigning --quorum granted--> Action::Elected
+//! PreVoting --quorum answered--> Action::PreVoted --request_votes()--> Campaigning --quorum granted--> Action::Elected
 //!     --approve()--> Leading --append(), acknowledgements--> Action::Committed ...        any time: Err(LostTerm)
 //! ```
 //!
@@ -29,7 +29,8 @@ use self::membership::Membership;
 use self::peer::Peer;
 pub use self::peer::PeerState;
 pub use self::types::{
-    Action, Change, ChangeRefused, Election, Fetch, LostTerm, PeerStatus, Phase, ProposerOptions,
+    Action, CampaignPhase, ChangeRefused, ConfigurationChange, DonorRange, Election, LostTerm, PeerStatus,
+    ProposerOptions,
 };
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
@@ -43,7 +44,7 @@ use crate::wal_buffer::WalBuffer;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposer {
     options: ProposerOptions,
-    phase: Phase,
+    phase: CampaignPhase,
     /// Zero until the campaign begins.
     term: Term,
     peers: BTreeMap<NodeId, Peer>,
@@ -61,7 +62,7 @@ impl Proposer {
         let peers = options.safekeepers.iter().map(|&id| (id, Peer::default())).collect();
         Self {
             options,
-            phase: Phase::Surveying,
+            phase: CampaignPhase::PreVoting,
             term: Term::ZERO,
             peers,
             membership: Membership::default(),
@@ -103,14 +104,14 @@ impl Proposer {
         }
     }
 
-    /// Asks for votes. Only after [`Action::Surveyed`].
-    pub fn campaign(&mut self) -> Result<(), LostTerm> {
-        if self.phase != Phase::Surveyed {
+    /// Asks for votes. Only after [`Action::PreVoted`].
+    pub fn request_votes(&mut self) -> Result<(), LostTerm> {
+        if self.phase != CampaignPhase::PreVoted {
             return Ok(());
         }
         let highest = self.peers.values().map(|peer| peer.term).fold(self.options.term_floor, Term::max);
         self.term = highest.next().ok_or(LostTerm::Exhausted)?;
-        self.phase = Phase::Campaigning;
+        self.phase = CampaignPhase::Voting;
         let greeted: Vec<NodeId> = self.in_state(&PeerState::Greeted);
         greeted.into_iter().for_each(|node| self.request_vote(node));
         Ok(())
@@ -119,17 +120,17 @@ impl Proposer {
     /// Begins to lead. Only after [`Action::Elected`], with the WAL below its `start` that the driver read from the
     /// primary (or an empty buffer at `start`); the next byte to [`Proposer::append`] is the one at its end.
     pub fn approve(&mut self, wal: WalBuffer) {
-        if self.phase != Phase::Elected {
+        if self.phase != CampaignPhase::Elected {
             return;
         }
         self.wal = wal;
-        self.phase = Phase::Leading;
+        self.phase = CampaignPhase::Leading;
         let voted = self.in_state(&PeerState::Voted);
         voted.into_iter().for_each(|node| self.lead(node));
     }
 
     /// Asks `node`, which has voted, for a checksum of a part of its log. The answer comes as [`Action::Checksum`].
-    pub fn ask_checksum(&mut self, node: NodeId, from: Lsn, to: Lsn) {
+    pub fn request_checksum(&mut self, node: NodeId, from: Lsn, to: Lsn) {
         let request = ChecksumRequest { generation: self.membership.generation(), term: self.term, from, to };
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.outbox.push_back(ProposerMessage::Checksum(request));
@@ -137,7 +138,7 @@ impl Proposer {
     }
 
     /// Where the campaign stands.
-    pub const fn phase(&self) -> Phase {
+    pub const fn phase(&self) -> CampaignPhase {
         self.phase
     }
 
@@ -163,7 +164,7 @@ impl Proposer {
 
     fn greeting(&self) -> ProposerMessage {
         ProposerMessage::Greeting(ProposerGreeting {
-            version: ProtocolVersion::Own,
+            version: ProtocolVersion::Holdfast1,
             id: self.options.id,
             pg_version: self.options.pg_version,
             system_id: self.options.system_id,
@@ -194,7 +195,7 @@ impl Proposer {
 
     fn check_term(&self, by: NodeId, term: Term) -> Result<(), LostTerm> {
         let own = self.term;
-        let campaigning = !matches!(self.phase, Phase::Surveying | Phase::Surveyed);
+        let campaigning = !matches!(self.phase, CampaignPhase::PreVoting | CampaignPhase::PreVoted);
         if campaigning && term > own { Err(LostTerm::Deposed { by, term, own }) } else { Ok(()) }
     }
 

@@ -80,7 +80,7 @@ pub(super) struct Peer {
     /// Newest generation that it accepted in this term.
     pub(super) configured: Option<Generation>,
     /// Commit position that it was last told.
-    pub(super) told_commit: Lsn,
+    pub(super) announced_commit: Lsn,
     /// An empty append is due.
     pub(super) heartbeat: bool,
     /// Who gives it what the buffer no longer has.
@@ -98,7 +98,7 @@ impl Peer {
     pub(super) fn disconnected(&mut self) {
         self.state = PeerState::Offline;
         self.outbox.clear();
-        self.told_commit = Lsn::INVALID;
+        self.announced_commit = Lsn::INVALID;
         self.heartbeat = false;
         let Feeding { donor, distrusted } = self.feeding;
         self.feeding = Feeding { donor: None, distrusted: donor.or(distrusted) };

@@ -3,13 +3,13 @@
 use wal_types::NodeId;
 
 use super::peer::Peer;
-use super::{PeerStatus, Phase, Proposer};
+use super::{CampaignPhase, PeerStatus, Proposer};
 use crate::quorum;
 
 impl Proposer {
     /// True when a quorum has *persisted* that everything below this term's start is committed: the log can be read as
     /// committed even if this proposer vanishes now.
-    pub fn start_is_settled(&self) -> bool {
+    pub fn start_commit_is_persisted(&self) -> bool {
         let start = self.term_start();
         quorum::reached(&self.sets(), |node| {
             self.peers.get(&node).is_some_and(|peer| peer.persisted_commit >= start)
@@ -24,13 +24,13 @@ impl Proposer {
         let served = |node: NodeId| {
             streaming(node).is_some_and(|sent| sent >= self.wal.start() || self.poll_fetch(node).is_some())
         };
-        self.phase == Phase::Leading
+        self.phase == CampaignPhase::Leading
             && quorum::reached(&sets, |node| streaming(node).is_some())
             && !quorum::reached(&sets, served)
     }
 
     /// True when `has` holds for a quorum of the voting sets.
-    pub fn quorum(&self, has: impl Fn(NodeId) -> bool) -> bool {
+    pub fn has_quorum(&self, has: impl Fn(NodeId) -> bool) -> bool {
         quorum::reached(&self.sets(), has)
     }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use wal_types::{Lsn, NodeId};
 
 use super::peer::{Peer, PeerState};
-use super::{Fetch, Phase, Proposer};
+use super::{CampaignPhase, DonorRange, Proposer};
 use crate::APPEND_WAL_BYTES_MAX;
 use crate::message::{AppendRequest, ProposerElected, ProposerMessage};
 use crate::term_history;
@@ -22,7 +22,7 @@ impl Proposer {
     /// stops the reading; but one record may be larger than the buffer, and is acknowledged only as a whole.
     pub fn wants_wal(&self) -> bool {
         let end = self.wal.end();
-        self.phase == Phase::Leading
+        self.phase == CampaignPhase::Leading
             && (self.wal.len() < self.options.send_buffer_bytes_max
                 || self.peers.values().any(|peer| peer.sent() == Some(end)))
     }
@@ -42,7 +42,7 @@ impl Proposer {
     }
 
     /// What `node` needs from another safekeeper before the buffer can serve it.
-    pub fn poll_fetch(&self, node: NodeId) -> Option<Fetch> {
+    pub fn poll_fetch(&self, node: NodeId) -> Option<DonorRange> {
         let laggard = self.peers.get(&node)?;
         let from = laggard.sent()?;
         if from >= self.wal.start() {
@@ -59,7 +59,7 @@ impl Proposer {
         let donors = donors.filter(|&(end, id)| id != node && end > from);
         let (until, donor) =
             donors.max_by_key(|&(end, id)| (laggard.feeding.distrusted != Some(id), end, id))?;
-        Some(Fetch { donor, from, until: until.min(self.wal.start()) })
+        Some(DonorRange { donor, from, until: until.min(self.wal.start()) })
     }
 
     /// Bytes that were fetched from `donor` for `node`. False when they do not continue its stream.
@@ -96,10 +96,10 @@ impl Proposer {
     }
 
     /// Makes an append due for each follower that was not told the newest commit position.
-    pub fn tell_commit(&mut self) {
+    pub fn announce_commit(&mut self) {
         let commit = self.commit_lsn;
         let behind =
-            self.peers.values_mut().filter(|peer| peer.sent().is_some() && peer.told_commit < commit);
+            self.peers.values_mut().filter(|peer| peer.sent().is_some() && peer.announced_commit < commit);
         behind.for_each(|peer| peer.heartbeat = true);
     }
 
@@ -178,7 +178,7 @@ impl Proposer {
         };
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.state = PeerState::Streaming { sent: append.end_lsn() };
-            peer.told_commit = self.commit_lsn;
+            peer.announced_commit = self.commit_lsn;
             peer.heartbeat = false;
         }
         ProposerMessage::Append(append)

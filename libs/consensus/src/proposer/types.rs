@@ -39,8 +39,8 @@ pub struct ProposerOptions {
 /// What the driver must do or know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// A quorum told its position. Check the primary, then call [`Proposer::campaign`].
-    Surveyed {
+    /// A quorum told its position. Check the primary, then call [`Proposer::request_votes`].
+    PreVoted {
         /// End of the newest log among those asked.
         flush_lsn: Lsn,
         /// First byte of the log.
@@ -54,7 +54,7 @@ pub enum Action {
     Committed(Lsn),
     /// A quorum holds this configuration under this term: no later proposer can miss it.
     Configured(Configuration),
-    /// The answer to [`Proposer::ask_checksum`].
+    /// The answer to [`Proposer::request_checksum`].
     Checksum {
         /// Who answered.
         from: NodeId,
@@ -73,7 +73,7 @@ pub struct Election {
     /// End of the newest log among the voters: this term's WAL starts here.
     pub start: Lsn,
     /// First byte of the log.
-    pub lineage_start: Lsn,
+    pub log_start: Lsn,
     /// Who holds everything below `start`.
     pub donor: NodeId,
     /// PostgreSQL timeline of the donor's log at `start`; none when the log is empty.
@@ -86,7 +86,7 @@ impl Election {
     /// a primary with other bytes below would be told that they are committed.
     pub fn compare_from(&self, segment_size: SegmentSize) -> Lsn {
         let last_byte = Lsn(self.start.0.saturating_sub(1));
-        segment_size.start_of(segment_size.segment_of(last_byte)).max(self.lineage_start)
+        segment_size.start_of(segment_size.segment_of(last_byte)).max(self.log_start)
     }
 }
 
@@ -138,13 +138,13 @@ pub enum LostTerm {
 
 /// Where the campaign stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Phase {
+pub enum CampaignPhase {
     /// Asking for positions.
-    Surveying,
+    PreVoting,
     /// A quorum answered; the driver checks the primary.
-    Surveyed,
+    PreVoted,
     /// Asking for votes.
-    Campaigning,
+    Voting,
     /// A quorum granted; the driver checks the primary.
     Elected,
     /// Streaming.
@@ -153,7 +153,7 @@ pub enum Phase {
 
 /// A part of the log that a lagging safekeeper needs and the buffer no longer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Fetch {
+pub struct DonorRange {
     /// Who holds it.
     pub donor: NodeId,
     /// Next byte that the lagging safekeeper needs.
@@ -179,7 +179,7 @@ pub struct PeerStatus {
 
 /// A step from one configuration to the next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Change {
+pub enum ConfigurationChange {
     /// Other members vote, by way of a joint configuration.
     Members(Vec<Member>),
     /// Another primary writes; this one stops when it is decided.

@@ -1,9 +1,9 @@
 //! Bytes that no honest peer sends, each with the error that it must get.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use consensus::ProtocolVersion::{Own, V2, V3};
+use consensus::ProtocolVersion::{Holdfast1, V2, V3};
 use consensus::codec::{CodecError, TLI_SWITCHES_MAX, decode_acceptor, decode_feedback, decode_proposer};
-use consensus::term_history::{NEON_HISTORY_ENTRIES_MAX, OutOfOrder, TERM_HISTORY_ENTRIES_MAX};
+use consensus::term_history::{HistoryOutOfOrder, NEON_HISTORY_ENTRIES_MAX, TERM_HISTORY_ENTRIES_MAX};
 use consensus::{InvalidConfiguration, ProtocolVersion};
 use wal_types::{Generation, Lsn, NodeId};
 
@@ -80,7 +80,7 @@ fn refused_acceptor(version: ProtocolVersion, bytes: Wire, error: CodecError) {
 #[test]
 fn a_tag_of_another_version_or_direction_is_unknown() {
     for (version, proposer, acceptor) in
-        [(V2, "gvea", "gva"), (V3, "gvea", "gva"), (Own, "gpveacm", "gpvacm")]
+        [(V2, "gvea", "gva"), (V3, "gvea", "gva"), (Holdfast1, "gpveacm", "gpvacm")]
     {
         for tag in 0..=u8::MAX {
             let bytes = Bytes::from(vec![tag; 100]);
@@ -96,7 +96,7 @@ fn a_tag_of_another_version_or_direction_is_unknown() {
 
 #[test]
 fn an_empty_frame_is_cut_off() {
-    for (version, needed) in [(V2, 8), (V3, 1), (Own, 1)] {
+    for (version, needed) in [(V2, 8), (V3, 1), (Holdfast1, 1)] {
         let error = CodecError::Short { needed, left: 0 };
         assert_eq!(decode_proposer(version, Bytes::new()), Err(error.clone()));
         assert_eq!(decode_acceptor(version, Bytes::new()), Err(error));
@@ -123,7 +123,7 @@ fn identifiers_are_32_digits() {
     for id in [b"".as_slice(), &TENANT.as_bytes()[..31], &uneven, &[0xff; 32], &[b'a'; 33], &[b'a'; 3000]] {
         refused_proposer(V3, bad(id), CodecError::Text("tenant id"));
     }
-    refused_proposer(Own, wire(b'g').text(TENANT).text("x").zeros(48), CodecError::Text("timeline id"));
+    refused_proposer(Holdfast1, wire(b'g').text(TENANT).text("x").zeros(48), CodecError::Text("timeline id"));
 }
 
 #[test]
@@ -138,17 +138,17 @@ fn a_history_is_short_and_in_order() {
         refused_proposer(V3, elected().u32(count).zeros(100), too_many(count, neon_max));
     }
     for count in [max as u32 + 1, u32::MAX] {
-        refused_proposer(Own, elected().u32(count).zeros(100), too_many(count, max));
+        refused_proposer(Holdfast1, elected().u32(count).zeros(100), too_many(count, max));
     }
     refused_proposer(V2, elected_v2().u32_le(neon_max as u32).zeros(100), short(neon_max * 16, 100));
     refused_proposer(V3, elected().u32(neon_max as u32).zeros(100), short(neon_max * 16, 100));
-    refused_proposer(Own, elected().u32(max as u32).zeros(100), short(max * 20, 100));
+    refused_proposer(Holdfast1, elected().u32(max as u32).zeros(100), short(max * 20, 100));
 
-    let fallen = CodecError::History(OutOfOrder(1));
+    let fallen = CodecError::History(HistoryOutOfOrder(1));
     refused_proposer(V2, elected_v2().u32_le(2).u64s_le(&[2, 8, 1, 9, 8]), fallen.clone());
     refused_proposer(V3, elected().u32(2).u64s(&[1, 9, 2, 8]), fallen.clone());
     let own = elected().u32(2).u64s(&[1, 8]).u32(1).u64s(&[1, 8]).u32(1).u32(0);
-    refused_proposer(Own, own, fallen.clone());
+    refused_proposer(Holdfast1, own, fallen.clone());
     let vote = wire(b'v').u32(0).u64s(&[3]).u8(1).u64s(&[8, 8]).u32(2).u64s(&[1, 9, 2, 8]);
     refused_acceptor(V3, vote, fallen);
 }
@@ -158,8 +158,8 @@ fn timeline_switches_are_few() {
     let elected = |count| wire(b'e').u32(0).u64s(&[3, 8]).u32(0).u32(count).zeros(15);
     let max = TLI_SWITCHES_MAX;
     let too_many = CodecError::TooMany { what: "timeline switches", count: max as u32 + 1, max };
-    refused_proposer(Own, elected(max as u32 + 1), too_many);
-    refused_proposer(Own, elected(1), CodecError::Short { needed: 16, left: 15 });
+    refused_proposer(Holdfast1, elected(max as u32 + 1), too_many);
+    refused_proposer(Holdfast1, elected(1), CodecError::Short { needed: 16, left: 15 });
 }
 
 #[test]
@@ -172,13 +172,13 @@ fn a_configuration_that_no_node_may_hold_is_refused() {
     refused_acceptor(V3, greeting(7).zeros(16), invalid(InvalidConfiguration::Empty(Generation(7))));
     refused_acceptor(V3, greeting(7).u32(32).zeros(1000), too_many(32));
     refused_acceptor(V3, greeting(7).u32(u32::MAX).zeros(1000), too_many(u32::MAX));
-    refused_acceptor(Own, greeting(0).u32(0).u32(32).zeros(1000), too_many(32));
+    refused_acceptor(Holdfast1, greeting(0).u32(0).u32(32).zeros(1000), too_many(32));
     let needed = 31 * 11;
     refused_acceptor(V3, greeting(7).u32(31).zeros(100), CodecError::Short { needed, left: 100 });
     let twice = member(member(greeting(7).u32(2), 5), 5).zeros(12);
     refused_acceptor(V3, twice, invalid(InvalidConfiguration::Duplicate(NodeId(5))));
     let twice = member(member(member(greeting(7).u32(1), 5).u32(2), 6), 6).zeros(8);
-    refused_acceptor(Own, twice, invalid(InvalidConfiguration::Duplicate(NodeId(6))));
+    refused_acceptor(Holdfast1, twice, invalid(InvalidConfiguration::Duplicate(NodeId(6))));
     let twice = wire(b'g').text(TENANT).text(TENANT).u32(7).u32(2);
     let twice = member(member(twice, 5), 5).zeros(20);
     refused_proposer(V3, twice, invalid(InvalidConfiguration::Duplicate(NodeId(5))));
@@ -200,7 +200,7 @@ fn an_append_carries_exactly_what_it_announces() {
     let append = |begin, end, carried| {
         let v2 = wire_v2(b'a').u64s_le(&[3, 0, begin, end, 8, 8]).zeros(16 + carried);
         let v3 = || wire(b'a').u32(0).u64s(&[3, begin, end, 8, 8]).zeros(carried);
-        [(V2, v2), (V3, v3()), (Own, v3())]
+        [(V2, v2), (V3, v3()), (Holdfast1, v3())]
     };
     let length = |announced, carried| CodecError::AppendLength { announced, carried };
     let table = [
@@ -223,7 +223,7 @@ fn an_append_carries_exactly_what_it_announces() {
 #[test]
 fn a_checksum_range_does_not_end_before_it_begins() {
     let request = wire(b'c').u32(0).u64s(&[3, 16, 8]);
-    refused_proposer(Own, request, CodecError::Range { from: Lsn(16), to: Lsn(8) });
+    refused_proposer(Holdfast1, request, CodecError::Range { from: Lsn(16), to: Lsn(8) });
 }
 
 #[test]
@@ -231,11 +231,11 @@ fn a_yes_is_1_and_nothing_else() {
     let flag = |what, value| CodecError::Flag { what, value };
     let vote_v2 = wire_v2(b'v').u64s_le(&[3, 256, 8, 8]).zeros(12);
     refused_acceptor(V2, vote_v2, flag("vote given", 256));
-    for version in [V3, Own] {
+    for version in [V3, Holdfast1] {
         let vote = wire(b'v').u32(0).u64s(&[3]).u8(2).zeros(100);
         refused_acceptor(version, vote, flag("vote given", 2));
     }
-    refused_acceptor(Own, wire(b'c').u64s(&[8, 16]).u8(255).u32(0), flag("checksum present", 255));
+    refused_acceptor(Holdfast1, wire(b'c').u64s(&[8, 16]).u8(255).u32(0), flag("checksum present", 255));
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn proposer_greeting() -> impl Strategy<Value = ProposerGreeting> {
     (any::<[u8; 16]>(), any::<[u8; 16]>(), numbers, campaign(), configuration()).prop_map(
         |(tenant, timeline, (pg_version, system_id, segment_bytes, tli), proposer_id, configuration)| {
             ProposerGreeting {
-                version: ProtocolVersion::Own,
+                version: ProtocolVersion::Holdfast1,
                 id: TenantTimelineId { tenant: TenantId(tenant), timeline: TimelineId(timeline) },
                 pg_version,
                 system_id: SystemId(system_id),

@@ -73,7 +73,7 @@ proptest! {
             Message::Proposer(_) => prop_assert_eq!(decoded, Ok(expected)),
             // Here the tail would be the optional feedback.
             Message::Acceptor(AcceptorMessage::Append(AppendResponse { pageserver: None, .. }))
-                if version != ProtocolVersion::Own => {}
+                if version != ProtocolVersion::Holdfast1 => {}
             Message::Acceptor(_) => prop_assert_eq!(decoded, Err(CodecError::Trailing(tail.len()))),
         }
     }
@@ -262,7 +262,7 @@ fn carried_acceptor(version: ProtocolVersion, mut message: AcceptorMessage) -> O
 }
 
 fn which(version: ProtocolVersion) -> (bool, bool, bool) {
-    (version == ProtocolVersion::V2, version == ProtocolVersion::V3, version == ProtocolVersion::Own)
+    (version == ProtocolVersion::V2, version == ProtocolVersion::V3, version == ProtocolVersion::Holdfast1)
 }
 
 fn carried_generation(version: ProtocolVersion, generation: Generation) -> Generation {
@@ -270,7 +270,7 @@ fn carried_generation(version: ProtocolVersion, generation: Generation) -> Gener
 }
 
 fn carried_log(version: ProtocolVersion, history: &mut TermHistory, switches: &mut Vec<TliSwitch>) {
-    if version == ProtocolVersion::Own {
+    if version == ProtocolVersion::Holdfast1 {
         return;
     }
     switches.clear();

@@ -41,7 +41,7 @@ fn greeting(version: ProtocolVersion) -> ProposerGreeting {
 
 /// An acceptor of our dialect to which `A` and `B` have greeted.
 fn acceptor() -> Acceptor {
-    greeted(Dialect::Holdfast, ProtocolVersion::Own)
+    greeted(Dialect::Holdfast, ProtocolVersion::Holdfast1)
 }
 
 fn greeted(dialect: Dialect, version: ProtocolVersion) -> Acceptor {
@@ -265,7 +265,7 @@ fn a_part_of_a_record_that_is_in_doubt_is_cut_when_the_leader_comes_back_and_not
     let _ = acceptor.flushed(START.advance(13), record_end);
     let mut sure = acceptor.clone();
     assert_eq!(sure.step(B, elected(10, &[(1, 0)])).unwrap(), [], "it may be all right");
-    acceptor.doubt_torso();
+    acceptor.reject_partial_record();
     assert_eq!(acceptor.step(B, elected(10, &[(1, 0)])).unwrap(), [Effect::Truncate(record_end)]);
     let effects = acceptor.step(B, append(1, 10, b"xyz", 0)).unwrap();
     assert_eq!(effects, [Effect::Write { at: record_end, wal: Bytes::from_static(b"xyz") }]);
@@ -424,7 +424,7 @@ fn crossing_the_term_start_is_persisted_before_it_is_reported() {
 #[test]
 fn strangers_are_refused_by_name() {
     let change = |change: fn(&mut ProposerGreeting)| {
-        let mut greeting = greeting(ProtocolVersion::Own);
+        let mut greeting = greeting(ProtocolVersion::Holdfast1);
         change(&mut greeting);
         let mut acceptor =
             Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), AcceptorState::default(), START);

@@ -151,7 +151,7 @@ impl Campaign {
     /// Exchanges messages with `reach` until both sides are silent.
     pub(crate) fn talk(&mut self, cluster: &mut Cluster, reach: &[u64]) -> Result<(), LostTerm> {
         loop {
-            self.proposer.tell_commit();
+            self.proposer.announce_commit();
             let mut quiet = true;
             for &id in reach {
                 quiet &= !self.talk_to(cluster, id)?;
@@ -209,7 +209,7 @@ impl Campaign {
         let actions = self.proposer.receive(NodeId(id), message)?;
         for action in &actions {
             match action {
-                Action::Surveyed { .. } => self.proposer.campaign()?,
+                Action::PreVoted { .. } => self.proposer.request_votes()?,
                 Action::Elected(election) => self.proposer.approve(WalBuffer::new(election.start)),
                 Action::Reset(node) => panic!("{node} was reset"),
                 Action::Committed(_) | Action::Configured(_) | Action::Checksum { .. } => {}

@@ -203,7 +203,7 @@ impl Subject {
                 // The winner stands on this log up to somewhere below its end.
                 let at = elected.start_streaming_at.clamp(START, self.acceptor.flush_lsn());
                 let term = state.term.next().unwrap();
-                elected.history = state.history.elected(term, at, Tli::FIRST, START);
+                elected.history = state.history.with_election(term, at, Tli::FIRST, START);
                 (elected.term, elected.start_streaming_at) = (term, at);
                 elected.generation = match self.dialect {
                     Dialect::Holdfast => elected.configuration.generation,
@@ -271,7 +271,7 @@ fn abuse(dialect: Dialect, lost: bool, steps: Vec<Step>) {
     let durable = AcceptorState { term: Term(1), commit_lsn: START, lost, ..AcceptorState::default() };
     let acceptor = Acceptor::new(NodeId(1), lineage(dialect), durable.clone(), START);
     let mut subject = Subject { acceptor, dialect, durable, written: START, told: Lsn::INVALID };
-    let version = if dialect == Dialect::Neon { ProtocolVersion::V3 } else { ProtocolVersion::Own };
+    let version = if dialect == Dialect::Neon { ProtocolVersion::V3 } else { ProtocolVersion::Holdfast1 };
     for connection in [1, 2] {
         subject.step(Step::Say(connection, greeting(version)));
     }
@@ -284,7 +284,7 @@ proptest! {
     #[test]
     fn nothing_that_a_proposer_says_breaks_a_promise(
         lost in any::<bool>(),
-        steps in prop::collection::vec(step(ProtocolVersion::Own), 0..60),
+        steps in prop::collection::vec(step(ProtocolVersion::Holdfast1), 0..60),
     ) {
         abuse(Dialect::Holdfast, lost, steps);
     }

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use consensus::{
-    AcceptorGreeting, AcceptorMessage, Action, AppendResponse, Change, ChecksumResponse, Configuration,
-    ConfigureResponse, HotStandbyFeedback, PreVoteResponse, TermHistory, TermStart, VoteResponse, WalBuffer,
+    AcceptorGreeting, AcceptorMessage, Action, AppendResponse, ChecksumResponse, Configuration,
+    ConfigurationChange, ConfigureResponse, HotStandbyFeedback, PreVoteResponse, TermHistory, TermStart,
+    VoteResponse, WalBuffer,
 };
 use proptest::prelude::*;
 use wal_types::{Generation, Lsn, NodeId, Term, Tli};
@@ -140,7 +141,7 @@ proptest! {
                     let Ok(actions) = proposer.receive(NodeId(node), message) else { return Ok(()) };
                     for action in actions {
                         match action {
-                            Action::Surveyed { .. } if proposer.campaign().is_err() => return Ok(()),
+                            Action::PreVoted { .. } if proposer.request_votes().is_err() => return Ok(()),
                             Action::Elected(election) => proposer.approve(WalBuffer::new(election.start)),
                             _ => {}
                         }
@@ -156,13 +157,13 @@ proptest! {
                     let _ = proposer.poll_send(NodeId(node));
                 }
                 Step::Change => {
-                    let _ = proposer.change(Change::Members(members(&[2, 3, 4])));
+                    let _ = proposer.begin_change(ConfigurationChange::Members(members(&[2, 3, 4])));
                 }
             }
             prop_assert!(proposer.commit_lsn() >= before);
             let known = proposer.election().map_or(Lsn::INVALID, |election| election.start);
             prop_assert!(proposer.commit_lsn() <= known.max(proposer.received_lsn()));
-            let _ = (proposer.status(), proposer.is_stuck(), proposer.start_is_settled(), proposer.wants_wal());
+            let _ = (proposer.status(), proposer.is_stuck(), proposer.start_commit_is_persisted(), proposer.wants_wal());
         }
     }
 }

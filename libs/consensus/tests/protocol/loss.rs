@@ -106,14 +106,14 @@ fn what_a_lost_node_had_written_down_as_committed_settles_nothing() {
     leader.disconnect(&mut cluster, 2);
     let mut second = Campaign::new(2, None, ALL);
     second.talk(&mut cluster, &[1, 3]).unwrap();
-    assert!(second.proposer.start_is_settled());
+    assert!(second.proposer.start_commit_is_persisted());
     second.disconnect(&mut cluster, 3);
     lose(&mut cluster, 3, 40, 100);
     // Greeting, vote: now it is known.
     second.say(&mut cluster, 3, 2);
-    assert!(!second.proposer.start_is_settled(), "node 1 alone says so");
+    assert!(!second.proposer.start_commit_is_persisted(), "node 1 alone says so");
     second.talk(&mut cluster, &[3]).unwrap();
-    assert!(second.proposer.start_is_settled());
+    assert!(second.proposer.start_commit_is_persisted());
 }
 
 #[test]

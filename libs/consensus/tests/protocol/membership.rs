@@ -1,6 +1,6 @@
 //! Changes of members and of the designated primary: decided under a term, found again by the next one.
 
-use consensus::{Change, ChangeRefused, LostTerm, PeerState};
+use consensus::{ChangeRefused, ConfigurationChange, LostTerm, PeerState};
 use wal_types::{Generation, NodeId, PrimaryId, Term};
 
 use crate::cluster::{Campaign, Cluster, START, configuration, members};
@@ -32,7 +32,7 @@ fn members_change_by_way_of_both_sets() {
     let mut cluster = cluster();
     let mut leader = Campaign::elected(&mut cluster, 1, ALL);
     leader.write(&mut cluster, 100, ALL);
-    let joint = leader.proposer.change(Change::Members(members(&[3, 4, 5]))).unwrap();
+    let joint = leader.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5]))).unwrap();
     assert_eq!(joint, Generation(2));
     leader.talk(&mut cluster, ALL).unwrap();
     assert_eq!(leader.decided(), [1, 2, 3]);
@@ -49,7 +49,7 @@ fn while_both_sets_vote_both_must_hold_what_is_committed() {
     let mut cluster = cluster();
     let mut leader = Campaign::elected(&mut cluster, 1, ALL);
     leader.write(&mut cluster, 10, ALL);
-    leader.proposer.change(Change::Members(members(&[3, 4, 5]))).unwrap();
+    leader.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5]))).unwrap();
     // Two of the old members, and none but one of the next.
     leader.write(&mut cluster, 10, OLD);
     assert_eq!((leader.commit(), leader.generation()), (10, 2));
@@ -63,7 +63,7 @@ fn the_next_members_decide_alone_only_when_they_hold_everything() {
     let mut cluster = cluster();
     let mut leader = Campaign::elected(&mut cluster, 1, OLD);
     leader.write(&mut cluster, 100, OLD);
-    leader.proposer.change(Change::Members(members(&[4, 5]))).unwrap();
+    leader.proposer.begin_change(ConfigurationChange::Members(members(&[4, 5]))).unwrap();
     assert_eq!(leader.proposer.unknown_members(), members(&[4, 5]));
     [4, 5].map(NodeId).into_iter().for_each(|node| leader.proposer.add_peer(node));
     leader.talk(&mut cluster, OLD).unwrap();
@@ -78,7 +78,7 @@ fn the_next_members_do_not_decide_alone_because_they_were_told_to() {
     let mut cluster = cluster();
     let mut leader = Campaign::elected(&mut cluster, 1, OLD);
     leader.write(&mut cluster, 300_000, OLD);
-    leader.proposer.change(Change::Members(members(&[4, 5]))).unwrap();
+    leader.proposer.begin_change(ConfigurationChange::Members(members(&[4, 5]))).unwrap();
     leader.talk(&mut cluster, OLD).unwrap();
     for id in [4, 5] {
         leader.proposer.add_peer(NodeId(id));
@@ -104,37 +104,37 @@ fn nothing_changes_before_what_was_found_is_decided() {
         leader.say(&mut cluster, id, 1);
     }
     assert!(leader.proposer.election().is_some());
-    let change = || Change::Primary(PrimaryId([1; 16]));
-    assert_eq!(leader.proposer.change(change()), Err(ChangeRefused::Undecided(Generation(1))));
+    let change = || ConfigurationChange::Primary(PrimaryId([1; 16]));
+    assert_eq!(leader.proposer.begin_change(change()), Err(ChangeRefused::Undecided(Generation(1))));
     leader.talk(&mut cluster, OLD).unwrap();
-    assert_eq!(leader.proposer.change(change()), Ok(Generation(2)));
+    assert_eq!(leader.proposer.begin_change(change()), Ok(Generation(2)));
 }
 
 #[test]
 fn one_change_at_a_time() {
     let mut cluster = cluster();
     let mut leader = Campaign::new(1, None, ALL);
-    let change = || Change::Members(members(&[3, 4, 5]));
-    assert_eq!(leader.proposer.change(change()), Err(ChangeRefused::NotLeading));
+    let change = || ConfigurationChange::Members(members(&[3, 4, 5]));
+    assert_eq!(leader.proposer.begin_change(change()), Err(ChangeRefused::NotLeading));
     leader.talk(&mut cluster, ALL).unwrap();
     let refusals = [
-        (Change::Members(members(OLD)), ChangeRefused::NoChange),
-        (Change::Members(Vec::new()), ChangeRefused::NoMembers),
+        (ConfigurationChange::Members(members(OLD)), ChangeRefused::NoChange),
+        (ConfigurationChange::Members(Vec::new()), ChangeRefused::NoMembers),
         (
-            Change::Members(members(&[1, 1])),
+            ConfigurationChange::Members(members(&[1, 1])),
             ChangeRefused::Invalid(consensus::InvalidConfiguration::Duplicate(NodeId(1))),
         ),
     ];
     for (change, refused) in refusals {
-        assert_eq!(leader.proposer.change(change), Err(refused));
+        assert_eq!(leader.proposer.begin_change(change), Err(refused));
     }
-    leader.proposer.change(change()).unwrap();
-    let primary = Change::Primary(PrimaryId([1; 16]));
-    assert_eq!(leader.proposer.change(primary.clone()), Err(ChangeRefused::Undecided(Generation(2))));
+    leader.proposer.begin_change(change()).unwrap();
+    let primary = ConfigurationChange::Primary(PrimaryId([1; 16]));
+    assert_eq!(leader.proposer.begin_change(primary.clone()), Err(ChangeRefused::Undecided(Generation(2))));
     leader.talk(&mut cluster, ALL).unwrap();
-    assert_eq!(leader.proposer.change(primary.clone()), Ok(Generation(4)));
+    assert_eq!(leader.proposer.begin_change(primary.clone()), Ok(Generation(4)));
     leader.talk(&mut cluster, ALL).unwrap();
-    assert_eq!(leader.proposer.change(primary), Err(ChangeRefused::NoChange));
+    assert_eq!(leader.proposer.begin_change(primary), Err(ChangeRefused::NoChange));
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn what_nobody_listed_cannot_be_replaced() {
         cluster.create(id, &configuration(0, &[], &[]), START);
     }
     let mut leader = Campaign::elected(&mut cluster, 1, OLD);
-    let refused = leader.proposer.change(Change::Members(members(&[3, 4, 5])));
+    let refused = leader.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5])));
     assert_eq!(refused, Err(ChangeRefused::NoMembers), "whose quorum would the old set be?");
 }
 
@@ -154,7 +154,7 @@ fn a_new_leader_finishes_what_it_finds_half_done() {
     let mut cluster = cluster();
     let mut first = Campaign::elected(&mut cluster, 1, ALL);
     first.write(&mut cluster, 100, ALL);
-    first.proposer.change(Change::Members(members(&[3, 4, 5]))).unwrap();
+    first.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5]))).unwrap();
     first.talk(&mut cluster, &[3]).unwrap();
     assert_eq!((first.decided(), first.generation()), (vec![1], 2));
     let second = Campaign::elected(&mut cluster, 2, ALL);
@@ -167,7 +167,7 @@ fn a_new_leader_finishes_what_it_finds_half_done() {
 fn a_change_that_no_voter_heard_of_never_was() {
     let mut cluster = cluster();
     let mut first = Campaign::elected(&mut cluster, 1, ALL);
-    first.proposer.change(Change::Members(members(&[3, 4, 5]))).unwrap();
+    first.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5]))).unwrap();
     first.talk(&mut cluster, &[3]).unwrap();
     // The voters are 1 and 2: they decide generation 1 anew, under a higher term.
     let second = Campaign::elected(&mut cluster, 2, &[1, 2]);
@@ -183,11 +183,11 @@ fn a_change_that_no_voter_heard_of_never_was() {
 fn two_rivals_that_give_out_one_generation_decide_one_meaning() {
     let mut cluster = cluster();
     let mut first = Campaign::elected(&mut cluster, 1, ALL);
-    first.proposer.change(Change::Members(members(&[1, 4, 5]))).unwrap();
+    first.proposer.begin_change(ConfigurationChange::Members(members(&[1, 4, 5]))).unwrap();
     first.talk(&mut cluster, &[1]).unwrap();
     let mut second = Campaign::elected(&mut cluster, 2, &[2, 3]);
     second.proposer.add_peer(NodeId(4));
-    second.proposer.change(Change::Members(members(&[2, 3, 4]))).unwrap();
+    second.proposer.begin_change(ConfigurationChange::Members(members(&[2, 3, 4]))).unwrap();
     assert_eq!((first.generation(), second.generation()), (2, 2));
     second.talk(&mut cluster, &[2, 3, 4]).unwrap();
     assert_eq!(second.decided(), [1, 2, 3]);
@@ -216,9 +216,9 @@ fn a_voter_that_knows_a_newer_configuration_ends_the_campaign() {
         }
     }
     let mut leader = Campaign::elected(&mut cluster, 1, ALL);
-    leader.proposer.change(Change::Members(members(&[3, 4, 5]))).unwrap();
+    leader.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5]))).unwrap();
     leader.talk(&mut cluster, ALL).unwrap();
-    late.proposer.campaign().unwrap();
+    late.proposer.request_votes().unwrap();
     let asked = late.proposer.poll_send(NodeId(1)).unwrap();
     let effects = cluster.nodes.get_mut(&1).unwrap().step(consensus::ConnectionId(901), asked).unwrap();
     let Some(consensus::Effect::Reply { message, .. }) = effects.last().cloned() else { panic!() };
@@ -231,7 +231,7 @@ fn a_log_that_is_reserved_takes_no_other_primarys_wal() {
     let mut cluster = cluster();
     let mut leader = Campaign::new(1, Some(1), OLD);
     leader.talk(&mut cluster, OLD).unwrap();
-    leader.proposer.change(Change::Primary(PrimaryId([2; 16]))).unwrap();
+    leader.proposer.begin_change(ConfigurationChange::Primary(PrimaryId([2; 16]))).unwrap();
     leader.talk(&mut cluster, OLD).unwrap();
     assert_eq!(leader.decided(), [1, 2]);
     let term = cluster.state(1).term;
@@ -324,7 +324,7 @@ fn a_member_that_begins_above_what_is_committed_waits_until_that_is_committed() 
 fn a_log_that_begins_above_what_is_committed_is_nobodys_newest() {
     let (mut cluster, mut leader) = only_the_first_holds_more();
     leader.talk(&mut cluster, &[1, 4, 5]).unwrap();
-    leader.proposer.change(Change::Members(members(&[2, 4, 5]))).unwrap();
+    leader.proposer.begin_change(ConfigurationChange::Members(members(&[2, 4, 5]))).unwrap();
     leader.talk(&mut cluster, &[1, 4, 5]).unwrap();
     // It hears of the new members, and no more of the log.
     leader.say(&mut cluster, 2, 1);
@@ -350,7 +350,7 @@ fn nobody_counts_for_what_lies_below_the_beginning_of_its_log() {
     ] {
         let (mut cluster, mut leader) = only_the_first_holds_more();
         leader.talk(&mut cluster, before).unwrap();
-        leader.proposer.change(Change::Members(members(&next))).unwrap();
+        leader.proposer.begin_change(ConfigurationChange::Members(members(&next))).unwrap();
         leader.talk(&mut cluster, after).unwrap();
         assert_eq!(leader.generation(), generation, "{next:?} {before:?} {after:?}");
         let is_committed = leader.commit() == 0x20_0000;

@@ -112,7 +112,7 @@ fn campaigning(term: u64, logs: &[Log<'_>]) -> Proposer {
         greet(&mut proposer, node, term - 1).unwrap();
         survey(&mut proposer, node, term - 1, *log);
     }
-    proposer.campaign().unwrap();
+    proposer.request_votes().unwrap();
     for node in 1..=logs.len() as u64 {
         drain(&mut proposer, node);
     }
@@ -150,12 +150,12 @@ fn no_term_is_spent_before_a_quorum_told_its_position() {
     let mut proposer = proposer();
     greet(&mut proposer, 1, 4).unwrap();
     assert_eq!(survey(&mut proposer, 1, 4, (20, &[(1, 8)])), []);
-    proposer.campaign().unwrap();
+    proposer.request_votes().unwrap();
     assert_eq!(proposer.term(), Term::ZERO);
     greet(&mut proposer, 2, 6).unwrap();
     let surveyed = survey(&mut proposer, 2, 6, (30, &[(1, 8)]));
-    assert_eq!(surveyed, [Action::Surveyed { flush_lsn: Lsn(30), start_lsn: Lsn(8), tli: Some(Tli::FIRST) }]);
-    proposer.campaign().unwrap();
+    assert_eq!(surveyed, [Action::PreVoted { flush_lsn: Lsn(30), start_lsn: Lsn(8), tli: Some(Tli::FIRST) }]);
+    proposer.request_votes().unwrap();
     assert_eq!(proposer.term(), Term(7), "one above the highest that was seen");
 }
 
@@ -351,21 +351,21 @@ fn followers_are_told_a_commit_once() {
     acknowledge(&mut proposer, 1, 9, 40, 0).unwrap();
     acknowledge(&mut proposer, 2, 9, 40, 0).unwrap();
     assert_eq!(drain(&mut proposer, 1), []);
-    proposer.tell_commit();
+    proposer.announce_commit();
     assert_eq!(appends(&drain(&mut proposer, 1))[0].commit_lsn, Lsn(40));
-    proposer.tell_commit();
+    proposer.announce_commit();
     assert_eq!(drain(&mut proposer, 1), []);
-    assert!(!proposer.start_is_settled());
+    assert!(!proposer.start_commit_is_persisted());
     acknowledge(&mut proposer, 1, 9, 40, 40).unwrap();
     acknowledge(&mut proposer, 2, 9, 40, 40).unwrap();
-    assert!(proposer.start_is_settled());
+    assert!(proposer.start_commit_is_persisted());
 }
 
 #[test]
 fn a_log_that_ends_with_a_segment_is_compared_over_its_last_segment() {
     let size = SegmentSize::new(16 * 1024).unwrap();
     // end of the log, start of the log, compared from
-    for (end, lineage_start, from) in [
+    for (end, log_start, from) in [
         (0x8000, 0x4000, 0x4000),
         (0x8001, 0x4000, 0x8000),
         (0x7ff8, 0x4000, 0x4000),
@@ -375,7 +375,7 @@ fn a_log_that_ends_with_a_segment_is_compared_over_its_last_segment() {
         let election = Election {
             term: Term(1),
             start: Lsn(end),
-            lineage_start: Lsn(lineage_start),
+            log_start: Lsn(log_start),
             donor: NodeId(1),
             tli: None,
         };
@@ -419,7 +419,7 @@ fn a_newer_configuration_counts_before_the_votes_and_ends_the_campaign_after() {
     greet_with(&mut proposer, 3, 1, &[1, 2]).unwrap();
     survey(&mut proposer, 1, 4, (20, &[(1, 8)]));
     survey(&mut proposer, 2, 4, (20, &[(1, 8)]));
-    proposer.campaign().unwrap();
+    proposer.request_votes().unwrap();
     proposer.disconnected(NodeId(3));
     let refused = greet_with(&mut proposer, 3, 3, &[1, 2, 3]);
     assert_eq!(refused, Err(LostTerm::Reconfigured { by: NodeId(3), generation: Generation(3) }));

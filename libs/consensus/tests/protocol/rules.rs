@@ -30,7 +30,7 @@ fn acceptor(dialect: Dialect, configuration: Configuration, lost: Option<Loss>) 
     let mut acceptor = Acceptor::new(NodeId(1), lineage(dialect), state, START);
     let version = match dialect {
         Dialect::Neon => ProtocolVersion::V3,
-        Dialect::Holdfast => ProtocolVersion::Own,
+        Dialect::Holdfast => ProtocolVersion::Holdfast1,
     };
     for connection in [A, B] {
         acceptor.step(connection, greeting(version, Configuration::default())).unwrap();
@@ -125,7 +125,7 @@ fn a_public_greeting_brings_a_newer_configuration_to_its_members_only() {
     }
     let mut ours = acceptor(Dialect::Holdfast, configuration(5, &[1, 2, 3], &[]), None);
     let told = configuration(6, &[1, 2], &[]);
-    ours.step(ConnectionId(3), greeting(ProtocolVersion::Own, told)).unwrap();
+    ours.step(ConnectionId(3), greeting(ProtocolVersion::Holdfast1, told)).unwrap();
     assert_eq!(ours.state().configuration.generation, Generation(5), "in ours only a leader decides");
 }
 
@@ -179,7 +179,7 @@ fn a_history_that_reaches_beyond_the_log_is_told_up_to_its_end() {
     let history = TermHistory::new(vec![entry(1, 0), entry(3, 50), entry(4, 60)]).unwrap();
     let state = AcceptorState { term: Term(4), history, commit_lsn: START, ..AcceptorState::default() };
     let mut acceptor = Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), state, START.advance(50));
-    acceptor.step(A, greeting(ProtocolVersion::Own, Configuration::default())).unwrap();
+    acceptor.step(A, greeting(ProtocolVersion::Holdfast1, Configuration::default())).unwrap();
     let effects = acceptor.step(A, vote(0, 5)).unwrap();
     assert_eq!(voted(&effects).history.entries(), [entry(1, 0), entry(3, 50)], "equality is kept");
     assert_eq!(acceptor.last_log_term(), Term(3));
@@ -312,7 +312,7 @@ fn what_was_lost_is_regained_when_nobody_can_have_counted_on_more() {
             ..AcceptorState::default()
         };
         let mut acceptor = Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), state, START.advance(10));
-        acceptor.step(A, greeting(ProtocolVersion::Own, Configuration::default())).unwrap();
+        acceptor.step(A, greeting(ProtocolVersion::Holdfast1, Configuration::default())).unwrap();
         let again = ProposerElected {
             generation: Generation(0),
             term: Term(term),
@@ -344,7 +344,7 @@ fn a_vote_of_before_the_loss_is_not_given_again() {
         ..AcceptorState::default()
     };
     let mut acceptor = Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), state, START);
-    acceptor.step(A, greeting(ProtocolVersion::Own, Configuration::default())).unwrap();
+    acceptor.step(A, greeting(ProtocolVersion::Holdfast1, Configuration::default())).unwrap();
     for term in [5, 6] {
         let effects = acceptor.step(A, vote(0, term)).unwrap();
         let response = voted(&effects);
@@ -367,7 +367,7 @@ fn lost_after_its_vote(dialect: Dialect) -> Acceptor {
     let mut acceptor = Acceptor::new(NodeId(1), lineage(dialect), state, START.advance(40));
     let version = match dialect {
         Dialect::Neon => ProtocolVersion::V3,
-        Dialect::Holdfast => ProtocolVersion::Own,
+        Dialect::Holdfast => ProtocolVersion::Holdfast1,
     };
     acceptor.step(A, greeting(version, Configuration::default())).unwrap();
     let elected = ProposerElected {

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use consensus::{Change, Configuration, Dialect, Member, PeerState, Proposer};
+use consensus::{Configuration, ConfigurationChange, Dialect, Member, PeerState, Proposer};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use wal_store::Snapshot;
@@ -91,7 +91,7 @@ impl Cluster {
         let Some(writer) = self.writers[slot].as_mut() else { return false };
         let Some(proposer) = writer.engine.own() else { return false };
         let listed: Vec<Member> = members.iter().copied().map(member).collect();
-        let begun = proposer.change(Change::Members(listed)).is_ok();
+        let begun = proposer.begin_change(ConfigurationChange::Members(listed)).is_ok();
         if begun {
             writer.look_for_members();
             let joint = writer.engine.own_ref().and_then(Proposer::configuration).cloned();
@@ -108,7 +108,7 @@ impl Cluster {
     pub(crate) fn designate(&mut self, slot: usize, primary: usize) {
         let Some(writer) = &mut self.writers[slot] else { return };
         let Some(proposer) = writer.engine.own() else { return };
-        if let Ok(generation) = proposer.change(Change::Primary(primary_id(primary))) {
+        if let Ok(generation) = proposer.begin_change(ConfigurationChange::Primary(primary_id(primary))) {
             writer.designates = Some(primary);
             self.oracle.note_designation(writer.engine.term(), generation, primary_id(primary));
             writer.look_for_members();

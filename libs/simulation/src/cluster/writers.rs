@@ -20,7 +20,7 @@ impl Cluster {
         self.end_writer(slot);
         self.next_campaign += 1;
         let version = match self.dialect {
-            Dialect::Holdfast => ProtocolVersion::Own,
+            Dialect::Holdfast => ProtocolVersion::Holdfast1,
             Dialect::Neon if self.rng.random() => ProtocolVersion::V2,
             Dialect::Neon => ProtocolVersion::V3,
         };

@@ -199,7 +199,7 @@ impl Schedule {
     fn proposer_time(&mut self, slot: usize) {
         if let Some(writer) = &mut self.cluster.writers[slot] {
             writer.engine.heartbeat();
-            writer.engine.tell_commit();
+            writer.engine.announce_commit();
             if writer.engine.is_stuck() {
                 self.cluster.end_writer(slot);
             }

@@ -201,7 +201,7 @@ impl<D: Disk> Live<D> {
                 Ok(_) => {
                     let is_refused = matches!(outcome, Outcome::Refused(_));
                     if is_refused && self.scanner.position() > self.scanner.record_end() {
-                        self.acceptor.doubt_torso();
+                        self.acceptor.reject_partial_record();
                     }
                     return Ok(outcome);
                 }

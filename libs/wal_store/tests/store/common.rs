@@ -62,7 +62,7 @@ pub(crate) fn try_open<D: Disk>(disk: &D) -> Result<Replica<D>, StoreError> {
 
 pub(crate) fn greeting() -> ProposerMessage {
     ProposerMessage::Greeting(ProposerGreeting {
-        version: ProtocolVersion::Own,
+        version: ProtocolVersion::Holdfast1,
         id: lineage().id,
         pg_version: 150_018,
         system_id: lineage().system_id,

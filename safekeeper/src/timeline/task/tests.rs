@@ -90,7 +90,7 @@ fn round(thread: &mut DiskThread) -> &Served {
 fn lead(thread: &mut DiskThread, timelines: u64) {
     let history = TermHistory::new(vec![TermStart { term: TERM, start: START, tli: Tli::FIRST }]).unwrap();
     let greeting = ProposerMessage::Greeting(ProposerGreeting {
-        version: ProtocolVersion::Own,
+        version: ProtocolVersion::Holdfast1,
         id: lineage().id,
         pg_version: lineage().pg_version,
         system_id: lineage().system_id,
