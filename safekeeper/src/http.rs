@@ -78,7 +78,7 @@ const fn health_name(health: Health) -> &'static str {
     match health {
         Health::Healthy => "healthy",
         Health::Full => "full",
-        Health::Poisoned => "poisoned",
+        Health::Failed => "poisoned",
         Health::Lost => "lost",
         Health::Corrupt => "corrupt",
     }

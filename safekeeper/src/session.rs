@@ -225,7 +225,7 @@ impl Commands {
         let NotServed { health, reason } = why;
         let sqlstate = match health {
             Health::Full => SqlState::DISK_FULL,
-            Health::Poisoned => SqlState::IO_ERROR,
+            Health::Failed => SqlState::IO_ERROR,
             Health::Healthy | Health::Lost | Health::Corrupt => SqlState::DATA_CORRUPTED,
         };
         if why.is_retried() {

@@ -8,7 +8,7 @@ use consensus::{Configuration, ConnectionId, Dialect, Lineage, Member, ProposerM
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt};
 use wal_store::{
-    Fault, Health, Input, ModelDisk, Output, Read, ReadMode, Replica, Snapshot, StoreError,
+    Fault, Health, Input, ModelDisk, Output, ReadMode, ReadOutcome, Replica, Snapshot, StoreError,
     UNREADABLE_TRIES_MAX, WalReader,
 };
 use wal_types::{Generation, Lsn, NodeId, TenantTimelineId, Term, Tli};
@@ -89,7 +89,7 @@ impl Node {
 
     /// The snapshot of a node that answers.
     pub(crate) fn serving(&self) -> Option<Arc<Snapshot>> {
-        self.snapshot().filter(|at| !matches!(at.health, Health::Poisoned | Health::Corrupt))
+        self.snapshot().filter(|at| !matches!(at.health, Health::Failed | Health::Corrupt))
     }
 
     /// It says that it misses something that it had acknowledged.
@@ -100,7 +100,7 @@ impl Node {
     /// Starts a node that is down, unless what is on its disk does not let it. A sector that cannot be read is tried so
     /// many times already.
     pub(crate) fn start(&mut self, unreadable_tries: u32) -> Result<(), StoreError> {
-        self.replica = Some(Replica::open_after(self.disk.clone(), self.id, unreadable_tries)?);
+        self.replica = Some(Replica::open_after_read_errors(self.disk.clone(), self.id, unreadable_tries)?);
         self.life += 1;
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Node {
     /// Readers and retention need nothing below `lsn`.
     pub(crate) fn keep_from(&mut self, lsn: Lsn) {
         if let Some(replica) = &mut self.replica {
-            replica.keep_from(lsn);
+            replica.set_keep_from(lsn);
         }
     }
 
@@ -153,7 +153,7 @@ impl Node {
     pub(crate) fn look(&mut self) -> Option<Lsn> {
         let replica = self.replica.as_ref()?;
         let at = replica.snapshot();
-        if matches!(at.health, Health::Poisoned | Health::Corrupt) {
+        if matches!(at.health, Health::Failed | Health::Corrupt) {
             return None;
         }
         self.configuration = at.configuration.clone();
@@ -163,9 +163,9 @@ impl Node {
         if at.flush_lsn <= from && self.mirror.seen == seen {
             return Some(from);
         }
-        self.disk.set_undisturbed(true);
+        self.disk.pause_faults(true);
         let bytes = read_log(replica, from, at.flush_lsn);
-        self.disk.set_undisturbed(false);
+        self.disk.pause_faults(false);
         if from.advance(bytes.len() as u64) < at.flush_lsn {
             return None;
         }
@@ -225,7 +225,7 @@ impl Node {
         let disk = self.disk.fork().crash(&mut || 0);
         disk.set_capacity_bytes(None);
         // Whoever looks has waited for sectors that cannot be read.
-        Replica::open_after(disk, self.id, UNREADABLE_TRIES_MAX)
+        Replica::open_after_read_errors(disk, self.id, UNREADABLE_TRIES_MAX)
     }
 
     /// Where the next `count` messages may cut the log.
@@ -271,8 +271,8 @@ pub(crate) fn read_log(replica: &Replica<ModelDisk>, from: Lsn, to: Lsn) -> Vec<
     let mut filled = 0;
     while filled < bytes.len() {
         match reader.read(from.advance(filled as u64), &mut bytes[filled..]) {
-            Ok(Read::Bytes(count)) => filled += count,
-            Ok(Read::Nothing | Read::Changed) | Err(_) => break,
+            Ok(ReadOutcome::Bytes(count)) => filled += count,
+            Ok(ReadOutcome::Nothing | ReadOutcome::Changed) | Err(_) => break,
         }
     }
     bytes.truncate(filled);

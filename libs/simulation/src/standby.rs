@@ -1,7 +1,7 @@
 //! [`Standby`]: a reader that lives long: it follows one node, keeps its file open over cuts and restarts of its
 //! connection, moves to another node, and remembers where it stands.
 
-use wal_store::{ModelDisk, Read, ReadError, ReadMode, WalReader};
+use wal_store::{ModelDisk, ReadError, ReadMode, ReadOutcome, WalReader};
 use wal_types::{Lsn, NodeId};
 
 use crate::node::Node;
@@ -44,13 +44,13 @@ impl Standby {
         let Some((_, reader)) = &mut self.reader else { return Received::Nothing };
         let mut bytes = vec![0; bytes_max];
         match reader.read(self.position, &mut bytes) {
-            Ok(Read::Bytes(count)) => {
+            Ok(ReadOutcome::Bytes(count)) => {
                 bytes.truncate(count);
                 self.position = self.position.advance(count as u64);
                 Received::Bytes(bytes)
             }
             Err(ReadError::TooOld { .. }) => Received::Removed,
-            Ok(Read::Nothing | Read::Changed) => Received::Nothing,
+            Ok(ReadOutcome::Nothing | ReadOutcome::Changed) => Received::Nothing,
             Err(_) => {
                 // The sender ends with an error; the standby comes back.
                 self.reader = None;

@@ -104,28 +104,28 @@ impl WalBuilder {
     }
 
     /// What a server leaves that crashes while it writes a record of `total_bytes`, after the `pages`th page boundary
-    /// in it, and what it writes after the restart: a page that ends the torso, and on it a record that says so.
-    /// `record_start` is that of the second record, `range` begins with the torso.
+    /// in it, and what it writes after the restart: a page that ends the unfinished, and on it a record that says so.
+    /// `record_start` is that of the second record, `range` begins with the unfinished.
     ///
     /// # Panics
     /// When the record does not cross so many page boundaries, or none is asked for.
     pub fn overwrite_contrecord(&mut self, total_bytes: usize, pages: usize) -> Appended {
-        let torso = self.clone().noop(total_bytes);
-        let mut boundary = torso.record_start.advance(1).align_up(PAGE_BYTES as u64);
+        let unfinished = self.clone().noop(total_bytes);
+        let mut boundary = unfinished.record_start.advance(1).align_up(PAGE_BYTES as u64);
         boundary =
             boundary.advance(pages.checked_sub(1).expect("a page boundary") as u64 * PAGE_BYTES as u64);
-        assert!(boundary < torso.range.end, "the record does not reach {boundary}");
+        assert!(boundary < unfinished.range.end, "the record does not reach {boundary}");
 
-        let mut bytes = torso.bytes;
-        bytes.truncate(boundary.bytes_since(torso.range.start) as usize);
+        let mut bytes = unfinished.bytes;
+        bytes.truncate(boundary.bytes_since(unfinished.range.start) as usize);
         self.position = boundary;
         self.begin_page(&mut bytes, PageFlags::FIRST_IS_OVERWRITE_CONTRECORD, 0);
-        let mut said = torso.record_start.0.to_le_bytes().to_vec();
-        said.extend_from_slice(&[0; 8]); // the time of the restart
-        let record = Record::new(RMID_XLOG, INFO_XLOG_OVERWRITE_CONTRECORD, &said, self.prev);
+        let mut body = unfinished.record_start.0.to_le_bytes().to_vec();
+        body.extend_from_slice(&[0; 8]); // the time of the restart
+        let record = Record::new(RMID_XLOG, INFO_XLOG_OVERWRITE_CONTRECORD, &body, self.prev);
         let second = self.append(&record);
         bytes.extend_from_slice(&second.bytes);
-        Appended { range: torso.range.start..second.range.end, record_start: second.record_start, bytes }
+        Appended { range: unfinished.range.start..second.range.end, record_start: second.record_start, bytes }
     }
 
     fn append(&mut self, record: &Record) -> Appended {

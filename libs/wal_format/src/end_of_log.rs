@@ -21,14 +21,14 @@ pub struct ScanEnd {
     /// Where the record that ends there begins, if the scan saw it whole.
     pub last_record_start: Option<Lsn>,
     /// Why the scan went no further.
-    pub stopped: Stop,
+    pub stopped: StopReason,
     /// Goes on at `record_end`: for what is written there next.
     pub scanner: RecordScanner,
 }
 
 /// Why a scan of stored WAL ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum StopReason {
     /// There were no more bytes. Bytes from the record end up to here are a part of a record.
     NoMoreBytes {
         /// End of the bytes.
@@ -53,16 +53,16 @@ pub fn find_end_of_log(
         let position = scanner.position();
         let count = read(position, &mut buffer)?;
         if count == 0 {
-            break Stop::NoMoreBytes { at: position };
+            break StopReason::NoMoreBytes { at: position };
         }
         if let Err(error) = scanner.feed(&buffer[..count]) {
-            break Stop::NotWal(error);
+            break StopReason::NotWal(error);
         }
     };
     Ok(ScanEnd {
         record_end: scanner.record_end(),
         last_record_start: scanner.last_record_start(),
-        stopped: if scanner.is_start_ambiguous() { Stop::AmbiguousStart } else { stopped },
+        stopped: if scanner.is_start_ambiguous() { StopReason::AmbiguousStart } else { stopped },
         scanner: scanner.rewound_to_record_end(),
     })
 }

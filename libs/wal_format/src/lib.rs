@@ -25,7 +25,7 @@ mod scanner;
 mod segment;
 
 pub use builder::{Appended, WalBuilder};
-pub use end_of_log::{ScanEnd, Stop, find_end_of_log};
+pub use end_of_log::{ScanEnd, StopReason, find_end_of_log};
 pub use page::{
     LongHeader, PAGE_BYTES, PAGE_HEADER_LONG_BYTES, PAGE_HEADER_SHORT_BYTES, PageError, PageFlags,
     PageHeader, PageMagic, page_header_bytes,

@@ -22,25 +22,25 @@ pub(crate) struct PageChain {
     magic: Option<PageMagic>,
     tli: Tli,
     /// No page is of a higher timeline.
-    highest: Tli,
+    tli_max: Tli,
 }
 
 impl PageChain {
     /// Before the first page. No cluster has a timeline lower than the first one.
-    pub(crate) const START: Self = Self { magic: None, tli: Tli::FIRST, highest: Tli(u32::MAX) };
+    pub(crate) const START: Self = Self { magic: None, tli: Tli::FIRST, tli_max: Tli(u32::MAX) };
 
     /// Timeline of the last page.
     pub(crate) fn tli(&self) -> Tli {
         self.tli
     }
 
-    /// The same pages, followed by none of a timeline above `highest`.
-    pub(crate) fn within(self, highest: Tli) -> Self {
-        Self { highest, ..self }
+    /// The same pages, followed by none of a timeline above `tli_max`.
+    pub(crate) fn limit_timeline(self, tli_max: Tli) -> Self {
+        Self { tli_max, ..self }
     }
 
     /// The same pages, followed only by such that begin with `magic`.
-    pub(crate) fn of_version(self, magic: PageMagic) -> Self {
+    pub(crate) fn require_version(self, magic: PageMagic) -> Self {
         Self { magic: Some(magic), ..self }
     }
 
@@ -58,7 +58,7 @@ impl PageChain {
         }
         match (page.long, ctx.segment_size.offset_of(at) == 0) {
             (None, false) => {}
-            (Some(long), true) => check_long(ctx, &long)?,
+            (Some(long), true) => check_long_header(ctx, &long)?,
             _ => return Err(PageError::HeaderLength),
         }
         if let Some(before) = self.magic.filter(|before| *before != page.magic) {
@@ -67,8 +67,8 @@ impl PageChain {
         if page.tli < self.tli {
             return Err(PageError::TimelineDecreased { before: self.tli, found: page.tli });
         }
-        if page.tli > self.highest {
-            return Err(PageError::TimelineAbove { highest: self.highest, found: page.tli });
+        if page.tli > self.tli_max {
+            return Err(PageError::TimelineAbove { highest: self.tli_max, found: page.tli });
         }
         check_remaining(page, remaining)?;
         *self = Self { magic: Some(page.magic), tli: page.tli, ..*self };
@@ -76,7 +76,7 @@ impl PageChain {
     }
 }
 
-fn check_long(ctx: &ScanContext, long: &LongHeader) -> Result<(), PageError> {
+fn check_long_header(ctx: &ScanContext, long: &LongHeader) -> Result<(), PageError> {
     let (expected, found) = (ctx.system_id, long.system_id);
     if expected != SystemId(0) && expected != found {
         return Err(PageError::SystemId { expected, found });

@@ -29,7 +29,7 @@ pub(crate) struct PartialRecord {
 #[derive(Clone, Copy, Debug)]
 struct Overwrite {
     /// Where the record begins that was cut off, if the scan has seen it.
-    torso: Option<Lsn>,
+    cut_off: Option<Lsn>,
     /// As far as it was fed.
     body: [u8; OVERWRITE_BODY_BYTES],
 }
@@ -39,13 +39,13 @@ const OVERWRITE_BODY_BYTES: usize = 18;
 const OVERWRITE_DATA_HEADER: [u8; 2] = [255, 16];
 
 /// What some bytes made of a [`PartialRecord`].
-pub(crate) enum Progress {
+pub(crate) enum RecordProgress {
     /// More are to come.
     Partial,
     /// All of it was fed, and its checksum is right.
     Whole { is_switch: bool },
     /// There is no record: its length is zero.
-    NoLength,
+    ZeroLength,
     /// It is no record, or not the one that belongs here.
     Wrong(RecordError),
 }
@@ -56,9 +56,9 @@ impl PartialRecord {
         Self { start, header: [0; RECORD_HEADER_BYTES], have: 0, checksum: 0, overwrite: None }
     }
 
-    /// The same, where a page says that what began at `torso` ends before it.
-    pub(crate) const fn overwriting(start: Lsn, torso: Option<Lsn>) -> Self {
-        let overwrite = Overwrite { torso, body: [0; OVERWRITE_BODY_BYTES] };
+    /// The same, where a page says that what began at `cut_off` ends before it.
+    pub(crate) const fn overwriting(start: Lsn, cut_off: Option<Lsn>) -> Self {
+        let overwrite = Overwrite { cut_off, body: [0; OVERWRITE_BODY_BYTES] };
         Self { overwrite: Some(overwrite), ..Self::at(start) }
     }
 
@@ -78,44 +78,49 @@ impl PartialRecord {
 
     /// Takes bytes that are at `position`, at most up to the end of the header or of the record. `prev` is where the
     /// record before begins, if that is known.
-    pub(crate) fn take(&mut self, position: Lsn, bytes: &[u8], prev: Option<Lsn>) -> (usize, Progress) {
+    pub(crate) fn consume(
+        &mut self,
+        position: Lsn,
+        bytes: &[u8],
+        prev: Option<Lsn>,
+    ) -> (usize, RecordProgress) {
         if self.have == 0 {
             self.start = position;
         }
         if (self.have as usize) < RECORD_HEADER_BYTES {
-            return self.take_header(bytes, prev);
+            return self.consume_header(bytes, prev);
         }
-        let taken = bytes.len().min(self.remaining() as usize);
-        self.checksum = crc32c::crc32c_append(self.checksum, &bytes[..taken]);
+        let consumed = bytes.len().min(self.remaining() as usize);
+        self.checksum = crc32c::crc32c_append(self.checksum, &bytes[..consumed]);
         if let Some(overwrite) = &mut self.overwrite {
             let have = self.have as usize - RECORD_HEADER_BYTES;
-            overwrite.body[have..have + taken].copy_from_slice(&bytes[..taken]);
+            overwrite.body[have..have + consumed].copy_from_slice(&bytes[..consumed]);
         }
-        self.have += taken as u32;
-        (taken, self.progress())
+        self.have += consumed as u32;
+        (consumed, self.progress())
     }
 
-    fn take_header(&mut self, bytes: &[u8], prev: Option<Lsn>) -> (usize, Progress) {
+    fn consume_header(&mut self, bytes: &[u8], prev: Option<Lsn>) -> (usize, RecordProgress) {
         let have = self.have as usize;
-        let taken = bytes.len().min(RECORD_HEADER_BYTES - have);
-        self.header[have..have + taken].copy_from_slice(&bytes[..taken]);
-        self.have += taken as u32;
+        let consumed = bytes.len().min(RECORD_HEADER_BYTES - have);
+        self.header[have..have + consumed].copy_from_slice(&bytes[..consumed]);
+        self.have += consumed as u32;
         if have < LENGTH_BYTES as usize && self.have >= LENGTH_BYTES {
             // As soon as it is here: the next page's header is checked against it.
             let total_bytes = u32_at(&self.header, 0);
             if total_bytes == 0 {
-                return (taken, Progress::NoLength);
+                return (consumed, RecordProgress::ZeroLength);
             }
             if let Err(problem) = check_total_bytes(total_bytes) {
-                return (taken, Progress::Wrong(problem));
+                return (consumed, RecordProgress::Wrong(problem));
             }
         }
         if self.have as usize == RECORD_HEADER_BYTES
             && let Err(problem) = self.check_header(prev)
         {
-            return (taken, Progress::Wrong(problem));
+            return (consumed, RecordProgress::Wrong(problem));
         }
-        (taken, self.progress())
+        (consumed, self.progress())
     }
 
     fn check_header(&self, prev: Option<Lsn>) -> Result<(), RecordError> {
@@ -140,27 +145,27 @@ impl PartialRecord {
     }
 
     fn check_overwrite(&self) -> Result<(), RecordError> {
-        let Some(Overwrite { torso, body }) = self.overwrite else { return Ok(()) };
+        let Some(Overwrite { cut_off, body }) = self.overwrite else { return Ok(()) };
         if body[..2] != OVERWRITE_DATA_HEADER {
             return Err(RecordError::NotAnOverwrite);
         }
-        let told = Lsn(u64_at(&body, 2));
-        let is_torso = torso.map_or(told < self.start, |torso| told == torso);
-        if is_torso { Ok(()) } else { Err(RecordError::Overwrites(told)) }
+        let named = Lsn(u64_at(&body, 2));
+        let is_right = cut_off.map_or(named < self.start, |cut_off| named == cut_off);
+        if is_right { Ok(()) } else { Err(RecordError::Overwrites(named)) }
     }
 
-    fn progress(&self) -> Progress {
+    fn progress(&self) -> RecordProgress {
         if (self.have as usize) < RECORD_HEADER_BYTES || self.remaining() > 0 {
-            return Progress::Partial;
+            return RecordProgress::Partial;
         }
         let header = RecordHeader::parse(&self.header);
         let (computed, stored) = (record_checksum(&self.header, self.checksum), header.checksum);
         if computed != stored {
-            return Progress::Wrong(RecordError::Checksum { computed, stored });
+            return RecordProgress::Wrong(RecordError::Checksum { computed, stored });
         }
         match self.check_overwrite() {
-            Ok(()) => Progress::Whole { is_switch: header.is_switch() },
-            Err(problem) => Progress::Wrong(problem),
+            Ok(()) => RecordProgress::Whole { is_switch: header.is_switch() },
+            Err(problem) => RecordProgress::Wrong(problem),
         }
     }
 }
@@ -188,16 +193,16 @@ impl Continuation {
     }
 
     /// Takes bytes, at most up to the record's end; says how many.
-    pub(crate) fn take(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.len().min(self.left as usize);
-        self.left -= taken as u32;
+    pub(crate) fn consume(&mut self, bytes: &[u8]) -> usize {
+        let consumed = bytes.len().min(self.left as usize);
+        self.left -= consumed as u32;
         if let Some(tail) = &mut self.tail {
-            for byte in &bytes[..taken] {
+            for byte in &bytes[..consumed] {
                 tail.rotate_left(1);
                 tail[7] = *byte;
             }
         }
-        taken
+        consumed
     }
 
     /// A scan may begin in the header of a segment switch: the rest of it opens the segment, and zeros fill it. The

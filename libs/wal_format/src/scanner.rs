@@ -10,7 +10,7 @@
 //! `xl_prev` valid. Whoever stores WAL has to make sure that nothing but zeros is behind the end.
 //!
 //! Nor are page headers under any checksum; but what readers heed in one follows from the log before it and from what
-//! [`RecordScanner::of_version`] and [`RecordScanner::within_timeline`] are told, with one exception: a timeline number
+//! [`RecordScanner::require_version`] and [`RecordScanner::limit_timeline`] are told, with one exception: a timeline number
 //! that turned into a higher one which the log knows is found by the next page only, so a log whose timelines changed
 //! may end with a page that claims a wrong one of them.
 
@@ -20,7 +20,7 @@ use crate::page::{
     PAGE_BYTES, PAGE_HEADER_LONG_BYTES, PageError, PageFlags, PageHeader, PageMagic, page_header_bytes,
 };
 use crate::page_chain::{PageChain, ScanContext};
-use crate::partial_record::{Continuation, PartialRecord, Progress};
+use crate::partial_record::{Continuation, PartialRecord, RecordProgress};
 use crate::record::RECORD_ALIGNMENT_BYTES;
 use crate::scan_error::ScanError;
 
@@ -41,10 +41,10 @@ pub struct RecordScanner {
     chain: PageChain,
     /// The record end that counts once later bytes prove it; see [`Continuation::may_be_switch`].
     unproven_end: Option<Lsn>,
-    good: RecordEnd,
-    /// Behind the highest byte that was taken though no checksum covers it, whether or not a record has ended since.
+    last_end: RecordEnd,
+    /// Behind the highest byte that was consumed though no checksum covers it, whether or not a record has ended since.
     unchecked_upto: Lsn,
-    /// Up to where bytes under no checksum are taken at all.
+    /// Up to where bytes under no checksum are consumed at all.
     trusted_upto: Lsn,
     failed: Option<ScanError>,
 }
@@ -117,15 +117,15 @@ impl RecordScanner {
         )
     }
 
-    fn new(ctx: ScanContext, good: RecordEnd) -> Self {
+    fn new(ctx: ScanContext, last_end: RecordEnd) -> Self {
         Self {
             ctx,
-            position: good.lsn,
-            stage: if good.unknown_start { Stage::Unknown } else { between_records(good.lsn) },
+            position: last_end.lsn,
+            stage: if last_end.unknown_start { Stage::Unknown } else { between_records(last_end.lsn) },
             page_header: [0; PAGE_HEADER_LONG_BYTES],
-            chain: good.chain,
+            chain: last_end.chain,
             unproven_end: None,
-            good: RecordEnd { unchecked_end: Lsn::INVALID, ..good },
+            last_end: RecordEnd { unchecked_end: Lsn::INVALID, ..last_end },
             unchecked_upto: Lsn::INVALID,
             trusted_upto: Lsn::MAX,
             failed: None,
@@ -136,29 +136,29 @@ impl RecordScanner {
     /// follows a segment switch, look the same whether or not they are what was written: a scan of stored WAL must know
     /// from elsewhere that they are, or stop before them.
     #[must_use]
-    pub fn trusting_up_to(self, lsn: Lsn) -> Self {
+    pub fn trust_unchecked_up_to(self, lsn: Lsn) -> Self {
         Self { trusted_upto: lsn, ..self }
     }
 
     /// From here on takes no page of a timeline above `highest`, the highest one that is known of this log.
     #[must_use]
-    pub fn within_timeline(self, highest: Tli) -> Self {
-        let good = RecordEnd { chain: self.good.chain.within(highest), ..self.good };
-        Self { chain: self.chain.within(highest), good, ..self }
+    pub fn limit_timeline(self, highest: Tli) -> Self {
+        let last_end = RecordEnd { chain: self.last_end.chain.limit_timeline(highest), ..self.last_end };
+        Self { chain: self.chain.limit_timeline(highest), last_end, ..self }
     }
 
     /// From here on takes only pages of this version, which the log is known to be of.
     #[must_use]
-    pub fn of_version(self, magic: PageMagic) -> Self {
-        let good = RecordEnd { chain: self.good.chain.of_version(magic), ..self.good };
-        Self { chain: self.chain.of_version(magic), good, ..self }
+    pub fn require_version(self, magic: PageMagic) -> Self {
+        let last_end = RecordEnd { chain: self.last_end.chain.require_version(magic), ..self.last_end };
+        Self { chain: self.chain.require_version(magic), last_end, ..self }
     }
 
     /// A scanner that has seen what this one has, up to [`record_end`](Self::record_end) and not further: to write
     /// something else there. This one may have failed.
     #[must_use]
     pub fn rewound_to_record_end(&self) -> Self {
-        Self::new(self.ctx, self.good)
+        Self::new(self.ctx, self.last_end)
     }
 
     /// What the scan was started with.
@@ -174,26 +174,26 @@ impl RecordScanner {
     /// The highest record end up to [`position`](Self::position); before the first one, where the scan started.
     /// Stays valid when [`feed`](Self::feed) fails.
     pub fn record_end(&self) -> Lsn {
-        self.good.lsn
+        self.last_end.lsn
     }
 
     /// Where the last whole record begins, if the scan has seen one: the `xl_prev` of the record at
     /// [`record_end`](Self::record_end).
     pub fn last_record_start(&self) -> Option<Lsn> {
-        self.good.last_record_start
+        self.last_end.last_record_start
     }
 
     /// Timeline of the page that the last byte before [`record_end`](Self::record_end) is on; the first one before
     /// any page was seen.
     pub fn tli(&self) -> Tli {
-        self.good.chain.tli()
+        self.last_end.chain.tli()
     }
 
-    /// Behind the highest byte below [`record_end`](Self::record_end) that was taken though no checksum covers it, but for
+    /// Behind the highest byte below [`record_end`](Self::record_end) that was consumed though no checksum covers it, but for
     /// alignment; zero if there is none. Who makes WAL durable has to remember, before anybody relies on it, that bytes
     /// below this position were complete.
     pub fn unchecked_end(&self) -> Lsn {
-        self.good.unchecked_end
+        self.last_end.unchecked_end
     }
 
     /// True while the scan has met what may be the rest of a segment switch that began before the scan, and nothing
@@ -203,7 +203,7 @@ impl RecordScanner {
     }
 
     /// Takes the next bytes. An error means that what is here is no WAL: the scanner then gives the same error
-    /// again, only its record end stays good. Clone it before, to try something else.
+    /// again, only its record end stays last_end. Clone it before, to try something else.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), ScanError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -214,8 +214,8 @@ impl RecordScanner {
             return Err(error);
         }
         while !bytes.is_empty() {
-            let taken = self.step(bytes).inspect_err(|error| self.failed = Some(*error))?;
-            bytes = &bytes[taken..];
+            let consumed = self.step(bytes).inspect_err(|error| self.failed = Some(*error))?;
+            bytes = &bytes[consumed..];
         }
         Ok(())
     }
@@ -223,38 +223,38 @@ impl RecordScanner {
     /// Takes the bytes up to the next change of what they are.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, ScanError> {
         match self.stage {
-            Stage::SwitchPadding { start } => return self.take_switch_padding(bytes, start),
-            Stage::UnprovenPadding { from } => return self.take_unproven_padding(bytes, from),
+            Stage::SwitchPadding { start } => return self.consume_switch_padding(bytes, start),
+            Stage::UnprovenPadding { from } => return self.consume_unproven_padding(bytes, from),
             _ => {}
         }
         let offset = self.position.0 as usize % PAGE_BYTES;
         let header_end = page_header_bytes(self.ctx.segment_size, self.position);
         if offset < header_end {
-            return self.take_page_header(bytes, offset, header_end);
+            return self.consume_page_header(bytes, offset, header_end);
         }
         let bytes = &bytes[..bytes.len().min(PAGE_BYTES - offset)];
         match self.stage {
-            Stage::Continuation(continuation) => self.take_continuation(bytes, continuation),
-            Stage::Record(record) => self.take_record(bytes, record),
-            Stage::Alignment { start, is_switch } => Ok(self.take_alignment(bytes, start, is_switch)),
+            Stage::Continuation(continuation) => self.consume_continuation(bytes, continuation),
+            Stage::Record(record) => self.consume_record(bytes, record),
+            Stage::Alignment { start, is_switch } => Ok(self.consume_alignment(bytes, start, is_switch)),
             Stage::Unknown | Stage::SwitchPadding { .. } | Stage::UnprovenPadding { .. } => {
                 unreachable!("left by the page header, or handled above")
             }
         }
     }
 
-    fn take_page_header(&mut self, bytes: &[u8], offset: usize, end: usize) -> Result<usize, ScanError> {
-        let taken = bytes.len().min(end - offset);
-        self.page_header[offset..offset + taken].copy_from_slice(&bytes[..taken]);
-        self.position = self.position.advance(taken as u64);
-        if offset + taken == end {
+    fn consume_page_header(&mut self, bytes: &[u8], offset: usize, end: usize) -> Result<usize, ScanError> {
+        let consumed = bytes.len().min(end - offset);
+        self.page_header[offset..offset + consumed].copy_from_slice(&bytes[..consumed]);
+        self.position = self.position.advance(consumed as u64);
+        if offset + consumed == end {
             let at = self.position.align_down(PAGE_BYTES as u64);
             if self.page_header[..end].iter().all(|byte| *byte == 0) {
                 return Err(ScanError::EndOfLog { at });
             }
             self.enter_page(at)?;
         }
-        Ok(taken)
+        Ok(consumed)
     }
 
     /// Bytes that the next page has to continue a record with, `None` if that is not known.
@@ -279,12 +279,12 @@ impl RecordScanner {
         self.chain = chain;
         let left = page.remaining_bytes;
         if page.flags.contains(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD) {
-            self.take_unchecked(at)?;
-            let torso = match self.stage {
+            self.accept_unchecked(at)?;
+            let cut_off = match self.stage {
                 Stage::Record(record) => Some(record.start()),
                 _ => None,
             };
-            self.stage = Stage::Record(PartialRecord::overwriting(self.position, torso));
+            self.stage = Stage::Record(PartialRecord::overwriting(self.position, cut_off));
         } else if matches!(self.stage, Stage::Unknown) {
             self.stage = match left {
                 0 => between_records(self.position),
@@ -295,7 +295,7 @@ impl RecordScanner {
     }
 
     /// Bytes below `end` count, and no checksum covers them.
-    fn take_unchecked(&mut self, end: Lsn) -> Result<(), ScanError> {
+    fn accept_unchecked(&mut self, end: Lsn) -> Result<(), ScanError> {
         if end > self.trusted_upto {
             return Err(ScanError::Unchecked { upto: end });
         }
@@ -303,42 +303,42 @@ impl RecordScanner {
         Ok(())
     }
 
-    fn take_continuation(
+    fn consume_continuation(
         &mut self,
         bytes: &[u8],
         mut continuation: Continuation,
     ) -> Result<usize, ScanError> {
-        let taken = continuation.take(bytes);
-        self.position = self.position.advance(taken as u64);
+        let consumed = continuation.consume(bytes);
+        self.position = self.position.advance(consumed as u64);
         if continuation.remaining() > 0 {
             self.stage = Stage::Continuation(continuation);
-            return Ok(taken);
+            return Ok(consumed);
         }
         // The checksum is in the header, which was not seen.
-        self.take_unchecked(self.position)?;
+        self.accept_unchecked(self.position)?;
         if continuation.may_be_switch() && self.alignment_bytes_left() == 0 {
             self.unproven_end = Some(self.position);
             self.stage = between_records(self.position);
         } else {
             self.end_record(None, false);
         }
-        Ok(taken)
+        Ok(consumed)
     }
 
-    fn take_record(&mut self, bytes: &[u8], mut record: PartialRecord) -> Result<usize, ScanError> {
-        let (taken, progress) = record.take(self.position, bytes, self.good.last_record_start);
-        self.position = self.position.advance(taken as u64);
+    fn consume_record(&mut self, bytes: &[u8], mut record: PartialRecord) -> Result<usize, ScanError> {
+        let (consumed, progress) = record.consume(self.position, bytes, self.last_end.last_record_start);
+        self.position = self.position.advance(consumed as u64);
         match progress {
-            Progress::Partial => self.stage = Stage::Record(record),
-            Progress::Whole { is_switch } => self.end_record(Some(record.start()), is_switch),
-            Progress::NoLength => self.meet_zeros(&record)?,
-            Progress::Wrong(problem) => return Err(ScanError::Record { at: record.start(), problem }),
+            RecordProgress::Partial => self.stage = Stage::Record(record),
+            RecordProgress::Whole { is_switch } => self.end_record(Some(record.start()), is_switch),
+            RecordProgress::ZeroLength => self.handle_zero_length(&record)?,
+            RecordProgress::Wrong(problem) => return Err(ScanError::Record { at: record.start(), problem }),
         }
-        Ok(taken)
+        Ok(consumed)
     }
 
     /// No length where a record should begin: the log ends, unless this is the unused rest of a segment.
-    fn meet_zeros(&mut self, record: &PartialRecord) -> Result<(), ScanError> {
+    fn handle_zero_length(&mut self, record: &PartialRecord) -> Result<(), ScanError> {
         let start = record.start();
         if self.unproven_end != Some(start) || record.header().iter().any(|byte| *byte != 0) {
             return Err(ScanError::EndOfLog { at: start });
@@ -362,34 +362,34 @@ impl RecordScanner {
         }
     }
 
-    fn take_alignment(&mut self, bytes: &[u8], start: Option<Lsn>, is_switch: bool) -> usize {
-        let taken = bytes.len().min(self.alignment_bytes_left());
-        self.position = self.position.advance(taken as u64);
+    fn consume_alignment(&mut self, bytes: &[u8], start: Option<Lsn>, is_switch: bool) -> usize {
+        let consumed = bytes.len().min(self.alignment_bytes_left());
+        self.position = self.position.advance(consumed as u64);
         self.end_record(start, is_switch);
-        taken
+        consumed
     }
 
-    fn take_switch_padding(&mut self, bytes: &[u8], start: Option<Lsn>) -> Result<usize, ScanError> {
-        let taken = bytes.len().min(self.segment_bytes_left());
-        self.position = self.position.advance(taken as u64);
+    fn consume_switch_padding(&mut self, bytes: &[u8], start: Option<Lsn>) -> Result<usize, ScanError> {
+        let consumed = bytes.len().min(self.segment_bytes_left());
+        self.position = self.position.advance(consumed as u64);
         if self.ctx.segment_size.offset_of(self.position) == 0 {
-            self.take_unchecked(self.position)?;
+            self.accept_unchecked(self.position)?;
             self.reach_record_end(self.position, start);
             self.stage = between_records(self.position);
         }
-        Ok(taken)
+        Ok(consumed)
     }
 
-    fn take_unproven_padding(&mut self, bytes: &[u8], from: Lsn) -> Result<usize, ScanError> {
-        let taken = bytes.len().min(self.segment_bytes_left());
-        if bytes[..taken].iter().any(|byte| *byte != 0) {
+    fn consume_unproven_padding(&mut self, bytes: &[u8], from: Lsn) -> Result<usize, ScanError> {
+        let consumed = bytes.len().min(self.segment_bytes_left());
+        if bytes[..consumed].iter().any(|byte| *byte != 0) {
             return Err(ScanError::EndOfLog { at: from });
         }
-        self.position = self.position.advance(taken as u64);
+        self.position = self.position.advance(consumed as u64);
         if self.ctx.segment_size.offset_of(self.position) == 0 {
             self.stage = between_records(self.position);
         }
-        Ok(taken)
+        Ok(consumed)
     }
 
     fn alignment_bytes_left(&self) -> usize {
@@ -403,7 +403,7 @@ impl RecordScanner {
     fn reach_record_end(&mut self, lsn: Lsn, last_record_start: Option<Lsn>) {
         self.unproven_end = None;
         let (chain, unchecked_end) = (self.chain, self.unchecked_upto);
-        self.good = RecordEnd { lsn, last_record_start, chain, unchecked_end, unknown_start: false };
+        self.last_end = RecordEnd { lsn, last_record_start, chain, unchecked_end, unknown_start: false };
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 use std::io;
 
 use common::Log;
-use wal_format::{PageMagic, RecordScanner, Stop, WalBuilder, find_end_of_log};
+use wal_format::{PageMagic, RecordScanner, StopReason, WalBuilder, find_end_of_log};
 use wal_types::{Lsn, Tli};
 
 fn log() -> Log {
@@ -54,7 +54,7 @@ fn a_torn_record_is_not_an_end() {
                 [expected, at_most].contains(&(found.record_end, found.last_record_start)),
                 "{cut} bytes, then {name}: {found:?}, expected {expected:?}"
             );
-            assert_eq!(matches!(found.stopped, Stop::NoMoreBytes { .. }), name == "nothing");
+            assert_eq!(matches!(found.stopped, StopReason::NoMoreBytes { .. }), name == "nothing");
         }
     }
 }
@@ -66,7 +66,7 @@ fn zeros_behind_the_end_are_told_from_other_bytes() {
         let stored = [&log.bytes[..], &leftover].concat();
         let found = find_end_of_log(log.scanner(), reader(log.start, &stored, usize::MAX)).unwrap();
         match found.stopped {
-            Stop::NotWal(error) => {
+            StopReason::NotWal(error) => {
                 assert_eq!((error.is_end_of_log(), error.position()), (name == "zeros", log.end()))
             }
             other => panic!("{name}: {other:?}"),

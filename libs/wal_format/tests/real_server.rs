@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use common::Log;
 use server::{LoggedRecord, Server};
 use wal_format::{
-    PAGE_BYTES, PageMagic, RecordScanner, ScanContext, SegmentName, Stop, WalBuilder, find_end_of_log,
+    PAGE_BYTES, PageMagic, RecordScanner, ScanContext, SegmentName, StopReason, WalBuilder, find_end_of_log,
     page_header_bytes,
 };
 use wal_types::{Lsn, SegmentSize, SystemId, Tli};
@@ -107,7 +107,7 @@ fn check_wal(server: &Server) -> Vec<LoggedRecord> {
         Some(server.last_checkpoint()),
         "a clean stop ends with its checkpoint"
     );
-    assert!(matches!(end.stopped, Stop::NotWal(_)), "{:?}", end.stopped);
+    assert!(matches!(end.stopped, StopReason::NotWal(_)), "{:?}", end.stopped);
     records
 }
 

@@ -104,16 +104,16 @@ fn no_page_is_of_a_timeline_above_the_highest_one_that_is_known() {
     log.noop(9000);
     log.builder.set_tli(Tli(2));
     log.noop(9000);
-    let error = log.scanner().within_timeline(Tli(1)).feed(&log.bytes).unwrap_err();
+    let error = log.scanner().limit_timeline(Tli(1)).feed(&log.bytes).unwrap_err();
     let problem = PageError::TimelineAbove { highest: Tli(1), found: Tli(2) };
     let at = log.start.advance(2 * PAGE_BYTES as u64);
     assert_eq!(error, ScanError::Page { at, problem });
 
     // What was learnt later counts from there on, what was learnt before also after going back.
-    let mut scanner = log.scanner().within_timeline(Tli(1));
+    let mut scanner = log.scanner().limit_timeline(Tli(1));
     scanner.feed(&log.bytes[..log.index_of(at)]).unwrap();
     let rewound = scanner.rewound_to_record_end();
-    scanner.within_timeline(Tli(2)).feed(&log.bytes[log.index_of(at)..]).unwrap();
+    scanner.limit_timeline(Tli(2)).feed(&log.bytes[log.index_of(at)..]).unwrap();
     let from = log.index_of(rewound.position());
     assert_eq!(rewound.clone().feed(&log.bytes[from..]), Err(ScanError::Page { at, problem }));
 }

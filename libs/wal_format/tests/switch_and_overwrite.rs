@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Log, check_every_prefix, found};
-use wal_format::{PAGE_BYTES, RecordScanner, ScanError, Stop, find_end_of_log};
+use wal_format::{PAGE_BYTES, RecordScanner, ScanError, StopReason, find_end_of_log};
 use wal_types::Lsn;
 
 #[test]
@@ -151,9 +151,9 @@ fn an_ambiguous_start_without_proof_is_reported_and_a_scan_from_before_knows() {
         Ok(count)
     };
     let found = find_end_of_log(RecordScanner::at_segment_start(log.ctx, second), read).unwrap();
-    assert_eq!((found.record_end, found.stopped), (second, Stop::AmbiguousStart));
+    assert_eq!((found.record_end, found.stopped), (second, StopReason::AmbiguousStart));
     let found = find_end_of_log(log.scanner(), read).unwrap();
-    assert_eq!((found.record_end, found.stopped), (end, Stop::NotWal(ScanError::EndOfLog { at: end })));
+    assert_eq!((found.record_end, found.stopped), (end, StopReason::NotWal(ScanError::EndOfLog { at: end })));
 }
 
 #[test]
@@ -210,7 +210,8 @@ fn bytes_under_no_checksum_count_only_where_they_are_trusted() {
         for (trusted, expected) in
             [(Lsn::MAX, after), (unchecked, after), (Lsn(unchecked.0 - 1), before), (before, before)]
         {
-            let mut scanner = RecordScanner::at_segment_start(log.ctx, log.start).trusting_up_to(trusted);
+            let mut scanner =
+                RecordScanner::at_segment_start(log.ctx, log.start).trust_unchecked_up_to(trusted);
             let result = scanner.feed(&log.bytes);
             assert_eq!(scanner.record_end(), expected, "{kind} trusted up to {trusted}");
             assert_eq!(
@@ -249,7 +250,7 @@ fn the_rest_of_a_record_that_began_before_the_scan_has_no_checksum() {
     let stored = &log.bytes[log.index_of(start)..];
     for (trusted, expected) in [(Lsn(record_end.0 - 8), start), (record_end, next_end), (Lsn::MAX, next_end)]
     {
-        let mut scanner = RecordScanner::at_segment_start(log.ctx, start).trusting_up_to(trusted);
+        let mut scanner = RecordScanner::at_segment_start(log.ctx, start).trust_unchecked_up_to(trusted);
         let fed = scanner.feed(stored);
         assert_eq!(fed.is_err(), expected == start, "{fed:?}");
         assert_eq!(scanner.record_end(), expected, "trusted up to {trusted}");

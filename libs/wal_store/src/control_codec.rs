@@ -52,7 +52,7 @@ impl Control {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        let mut input = Input(bytes);
+        let mut input = ContentReader(bytes);
         let found = input.u32()?;
         if found != FORMAT_VERSION {
             return Err(StoreError::Format { found, known: FORMAT_VERSION });
@@ -66,11 +66,11 @@ impl Control {
             state: decode_state(&mut input)?,
         };
         if !input.0.is_empty() {
-            return Err(bad("bytes behind its end"));
+            return Err(invalid("bytes behind its end"));
         }
         let bounds = [control.lineage.start_lsn, control.oldest_lsn, control.files_upto];
         if !bounds.is_sorted() || bounds.iter().any(|&at| control.lineage.segment_size.offset_of(at) != 0) {
-            return Err(bad("where its files are"));
+            return Err(invalid("where its files are"));
         }
         Ok(control)
     }
@@ -90,21 +90,21 @@ fn encode_lineage(lineage: &Lineage, out: &mut Vec<u8>) {
     out.extend_from_slice(&lineage.start_tli.0.to_le_bytes());
 }
 
-fn decode_lineage(input: &mut Input<'_>) -> Result<Lineage, StoreError> {
+fn decode_lineage(input: &mut ContentReader<'_>) -> Result<Lineage, StoreError> {
     let lineage = Lineage {
         id: TenantTimelineId { tenant: TenantId(input.array()?), timeline: TimelineId(input.array()?) },
         dialect: match input.u8()? {
             0 => Dialect::Neon,
             1 => Dialect::Holdfast,
-            _ => return Err(bad("unknown dialect")),
+            _ => return Err(invalid("unknown dialect")),
         },
         system_id: SystemId(input.u64()?),
         pg_version: input.u32()?,
-        segment_size: SegmentSize::new(input.u32()?).map_err(|_| bad("segment size"))?,
+        segment_size: SegmentSize::new(input.u32()?).map_err(|_| invalid("segment size"))?,
         start_lsn: Lsn(input.u64()?),
         start_tli: Tli(input.u32()?),
     };
-    check_lineage(&lineage).map_err(bad)?;
+    check_lineage(&lineage).map_err(invalid)?;
     Ok(lineage)
 }
 
@@ -125,13 +125,13 @@ fn encode_state(state: &AcceptorState, out: &mut Vec<u8>) {
     out.extend_from_slice(&state.voted_for.unwrap_or_default().0);
     out.extend_from_slice(&state.commit_lsn.0.to_le_bytes());
     out.extend_from_slice(&state.horizon_lsn.0.to_le_bytes());
-    count(state.history.entries().len(), out);
+    push_count(state.history.entries().len(), out);
     for entry in state.history.entries() {
         out.extend_from_slice(&entry.term.0.to_le_bytes());
         out.extend_from_slice(&entry.start.0.to_le_bytes());
         out.extend_from_slice(&entry.tli.0.to_le_bytes());
     }
-    count(state.tli_switches.len(), out);
+    push_count(state.tli_switches.len(), out);
     for switch in &state.tli_switches {
         out.extend_from_slice(&switch.parent.0.to_le_bytes());
         out.extend_from_slice(&switch.tli.0.to_le_bytes());
@@ -139,11 +139,11 @@ fn encode_state(state: &AcceptorState, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&state.configuration.generation.0.to_le_bytes());
     for members in [&state.configuration.members, &state.configuration.new_members] {
-        count(members.len(), out);
+        push_count(members.len(), out);
         for member in members {
             out.extend_from_slice(&member.id.0.to_le_bytes());
             out.extend_from_slice(&member.port.to_le_bytes());
-            count(member.host.len(), out);
+            push_count(member.host.len(), out);
             out.extend_from_slice(member.host.as_bytes());
         }
     }
@@ -156,7 +156,7 @@ fn encode_state(state: &AcceptorState, out: &mut Vec<u8>) {
     out.extend_from_slice(&loss.acked_upto.0.to_le_bytes());
 }
 
-fn decode_state(input: &mut Input<'_>) -> Result<AcceptorState, StoreError> {
+fn decode_state(input: &mut ContentReader<'_>) -> Result<AcceptorState, StoreError> {
     let term = Term(input.u64()?);
     let voted = input.u8()? != 0;
     let voted_for = ProposerId(input.array()?);
@@ -169,18 +169,18 @@ fn decode_state(input: &mut Input<'_>) -> Result<AcceptorState, StoreError> {
     })?;
     let generation = Generation(input.u32()?);
     let (members, new_members) = (decode_members(input)?, decode_members(input)?);
-    let designated = input.u8()? != 0;
+    let has_primary = input.u8()? != 0;
     let primary = PrimaryId(input.array()?);
-    let primary = designated.then_some(primary);
+    let primary = has_primary.then_some(primary);
     let configuration = Configuration { generation, members, new_members, primary };
-    configuration.validate().map_err(|_| bad("configuration"))?;
+    configuration.validate().map_err(|_| invalid("configuration"))?;
     let configuration_term = Term(input.u64()?);
     let lost = input.u8()? != 0;
     let loss = Loss { term: Term(input.u64()?), acked_upto: Lsn(input.u64()?) };
     Ok(AcceptorState {
         term,
         voted_for: voted.then_some(voted_for),
-        history: TermHistory::new(entries).map_err(|_| bad("term history"))?,
+        history: TermHistory::new(entries).map_err(|_| invalid("term history"))?,
         tli_switches,
         commit_lsn,
         horizon_lsn,
@@ -190,36 +190,36 @@ fn decode_state(input: &mut Input<'_>) -> Result<AcceptorState, StoreError> {
     })
 }
 
-fn decode_members(input: &mut Input<'_>) -> Result<Vec<Member>, StoreError> {
+fn decode_members(input: &mut ContentReader<'_>) -> Result<Vec<Member>, StoreError> {
     input.list(14, |input| {
         let (id, port) = (NodeId(input.u64()?), input.u16()?);
         let bytes = input.u32()? as usize;
-        let host = input.take(bytes)?.to_vec();
-        Ok(Member { id, host: String::from_utf8(host).map_err(|_| bad("host name"))?, port })
+        let host = input.bytes(bytes)?.to_vec();
+        Ok(Member { id, host: String::from_utf8(host).map_err(|_| invalid("host name"))?, port })
     })
 }
 
-fn count(items: usize, out: &mut Vec<u8>) {
+fn push_count(items: usize, out: &mut Vec<u8>) {
     let items = u32::try_from(items).expect("a list in memory is shorter than 4 Gi");
     out.extend_from_slice(&items.to_le_bytes());
 }
 
-fn bad(reason: &'static str) -> StoreError {
+fn invalid(reason: &'static str) -> StoreError {
     Corruption::ControlContent(reason).into()
 }
 
 /// What is left to be read.
-struct Input<'a>(&'a [u8]);
+struct ContentReader<'a>(&'a [u8]);
 
-impl<'a> Input<'a> {
-    fn take(&mut self, bytes: usize) -> Result<&'a [u8], StoreError> {
-        let (taken, rest) = self.0.split_at_checked(bytes).ok_or_else(|| bad("it ends too early"))?;
+impl<'a> ContentReader<'a> {
+    fn bytes(&mut self, bytes: usize) -> Result<&'a [u8], StoreError> {
+        let (taken, rest) = self.0.split_at_checked(bytes).ok_or_else(|| invalid("it ends too early"))?;
         self.0 = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or_else(|| bad("it ends too early"))?;
+        let (taken, rest) = self.0.split_first_chunk().ok_or_else(|| invalid("it ends too early"))?;
         self.0 = rest;
         Ok(*taken)
     }
@@ -249,7 +249,7 @@ impl<'a> Input<'a> {
     ) -> Result<Vec<T>, StoreError> {
         let items = self.u32()? as usize;
         if items > self.0.len() / item_bytes_min {
-            return Err(bad("a list is longer than the content"));
+            return Err(invalid("a list is longer than the content"));
         }
         (0..items).map(|_| item(self)).collect()
     }

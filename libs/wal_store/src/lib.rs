@@ -26,14 +26,14 @@
 //!
 //! No tokio, no sockets, no threads. The lock on the data directory is the server's.
 
+mod ack_evidence;
 mod control_codec;
 mod control_file;
 pub mod disk;
 mod error;
-mod evidence;
 mod footer;
-mod live;
 mod loss;
+mod open_log;
 mod reader;
 mod recover;
 mod removal;
@@ -47,6 +47,6 @@ pub use disk::{Disk, DiskFile, RealDisk};
 #[cfg(feature = "model")]
 pub use disk::{Fault, ModelDisk};
 pub use error::{Corruption, StoreError};
-pub use reader::{Read, ReadError, ReadMode, WalReader};
+pub use reader::{ReadError, ReadMode, ReadOutcome, WalReader};
 pub use replica::{Input, Output, RESERVE_RETRY, Rejection, Replica, UNREADABLE_TRIES_MAX};
-pub use snapshot::{Health, Snapshot, Snapshots};
+pub use snapshot::{Health, Snapshot, SnapshotCell};

@@ -10,25 +10,25 @@
 use consensus::Loss;
 use wal_types::Lsn;
 
+use crate::ack_evidence::AckEvidence;
 use crate::control_codec::Control;
 use crate::control_file::ControlFile;
 use crate::disk::Disk;
 use crate::error::{Corruption, StoreError};
-use crate::evidence::Evidence;
 use crate::footer::Footer;
 use crate::recover::is_zero_behind;
 use crate::segment::Segments;
 
 /// The log ends at `end` from now on, and its node is lost.
-pub(crate) fn lose<D: Disk>(
+pub(crate) fn record_loss<D: Disk>(
     control: &mut ControlFile<D>,
     segments: &Segments<D>,
-    evidence: &Evidence,
+    evidence: &AckEvidence,
     end: Lsn,
     why: &Corruption,
 ) -> Result<(), StoreError> {
     let mut state = control.content().state.clone();
-    let found = Loss { term: state.term, acked_upto: evidence.claimed_upto };
+    let found = Loss { term: state.term, acked_upto: evidence.acked_at_most };
     let lost = state.lost.map_or(found, |before| Loss {
         term: before.term.max(found.term),
         acked_upto: before.acked_upto.max(found.acked_upto),
@@ -42,19 +42,19 @@ pub(crate) fn lose<D: Disk>(
     state.horizon_lsn = state.horizon_lsn.min(end);
     let files_upto = segments.files_upto(end);
     control.store(Control { state, files_upto, ..control.content().clone() })?;
-    put_aside(control.content(), segments, evidence, end)
+    quarantine_files(control.content(), segments, evidence, end)
 }
 
 /// Gives every file another name that may hold acknowledged WAL above `end`. The segment that `end` is in keeps what is
 /// good. What is higher still was never acknowledged, and goes as after any crash.
-fn put_aside<D: Disk>(
+fn quarantine_files<D: Disk>(
     control: &Control,
     segments: &Segments<D>,
-    evidence: &Evidence,
+    evidence: &AckEvidence,
     end: Lsn,
 ) -> Result<(), StoreError> {
     let above = segments.number_of(control.files_upto);
-    let unclaimed = segments.number_of(segments.files_upto(evidence.claimed_upto));
+    let unclaimed = segments.number_of(segments.files_upto(evidence.acked_at_most));
     for &number in evidence.listed.range(above..unclaimed.max(above)).rev() {
         segments.quarantine(number)?;
     }
@@ -66,14 +66,14 @@ fn put_aside<D: Disk>(
         let is_good = footer.is_ok_and(|footer| footer.acked_upto <= upto);
         if !is_good || !is_zero_behind(segments, last, upto)? {
             let footer = Footer::first(&segments.lineage, last, control.state.term, upto);
-            segments.rebuild_aside(upto, &footer)?;
+            segments.rebuild_and_quarantine(upto, &footer)?;
         }
     }
     segments.disk.sync_dir().map_err(StoreError::io("sync the directory"))
 }
 
 /// The log begins at `lsn` from now on: a file below is gone that no member needs from another.
-pub(crate) fn begin_later<D: Disk>(
+pub(crate) fn record_later_start<D: Disk>(
     control: &mut ControlFile<D>,
     lsn: Lsn,
     why: &Corruption,

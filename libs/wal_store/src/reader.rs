@@ -11,8 +11,8 @@ use wal_types::{Lsn, SegmentNumber, Term};
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::StoreError;
-use crate::segment::{Segments, Unreadable};
-use crate::snapshot::{Health, Snapshot, Snapshots};
+use crate::segment::{Segments, UnreadablePolicy};
+use crate::snapshot::{Health, Snapshot, SnapshotCell};
 
 /// How far a reader may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum ReadMode {
 
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Read {
+pub enum ReadOutcome {
     /// So many bytes; at least one.
     Bytes(usize),
     /// There are no more yet: wait for a newer snapshot.
@@ -65,12 +65,12 @@ pub enum ReadError {
 /// Reads one log. One for each sender.
 pub struct WalReader<D: Disk> {
     disk: D,
-    snapshots: Snapshots,
+    snapshots: SnapshotCell,
     mode: ReadMode,
-    open: Option<Opened<D::File>>,
+    open: Option<OpenFile<D::File>>,
 }
 
-struct Opened<F> {
+struct OpenFile<F> {
     segment: SegmentNumber,
     /// The number of truncations in the snapshot **before** the file was opened.
     truncations: u64,
@@ -79,22 +79,22 @@ struct Opened<F> {
 
 impl<D: Disk> WalReader<D> {
     /// A reader of the log in `disk`, whose owner publishes `snapshots`.
-    pub fn new(disk: D, snapshots: Snapshots, mode: ReadMode) -> Self {
+    pub fn new(disk: D, snapshots: SnapshotCell, mode: ReadMode) -> Self {
         Self { disk, snapshots, mode, open: None }
     }
 
     /// Reads from `from` on, as much as there is in the buffer, in the segment, and below the limit of the mode.
-    pub fn read(&mut self, from: Lsn, buffer: &mut [u8]) -> Result<Read, ReadError> {
+    pub fn read(&mut self, from: Lsn, buffer: &mut [u8]) -> Result<ReadOutcome, ReadError> {
         let before = self.snapshots.current();
-        let limit = self.limit(&before, from)?;
+        let limit = self.read_limit(&before, from)?;
         if limit <= from || buffer.is_empty() {
-            return Ok(Read::Nothing);
+            return Ok(ReadOutcome::Nothing);
         }
         let segments = Segments {
             disk: self.disk.clone(),
             lineage: (*before.lineage).clone(),
             oldest_lsn: before.oldest_lsn,
-            unreadable: Unreadable::IsAnError,
+            unreadable: UnreadablePolicy::Fail,
         };
         let offset = segments.offset_of(from);
         let left = limit.bytes_since(from).min(segments.wal_bytes() - offset);
@@ -105,11 +105,11 @@ impl<D: Disk> WalReader<D> {
         let after = self.snapshots.current();
         if after.truncations != before.truncations {
             self.open = None;
-            return Ok(Read::Changed);
+            return Ok(ReadOutcome::Changed);
         }
-        self.limit(&after, from)?;
+        self.read_limit(&after, from)?;
         match read {
-            Ok(()) => Ok(Read::Bytes(part.len())),
+            Ok(()) => Ok(ReadOutcome::Bytes(part.len())),
             Err(error) => {
                 self.open = None;
                 Err(error.into())
@@ -129,7 +129,7 @@ impl<D: Disk> WalReader<D> {
             self.open.take().filter(|open| (open.segment, open.truncations) == (segment, truncations));
         let opened = match usable {
             Some(opened) => opened,
-            None => Opened { segment, truncations, file: segments.open(segment)? },
+            None => OpenFile { segment, truncations, file: segments.open(segment)? },
         };
         let offset = segments.offset_of(from);
         let result = opened.file.read_at(offset, part);
@@ -137,7 +137,7 @@ impl<D: Disk> WalReader<D> {
         result.map_err(|source: io::Error| StoreError::Io { action: "read WAL", source })
     }
 
-    fn limit(&self, snapshot: &Snapshot, from: Lsn) -> Result<Lsn, ReadError> {
+    fn read_limit(&self, snapshot: &Snapshot, from: Lsn) -> Result<Lsn, ReadError> {
         if snapshot.health == Health::Corrupt {
             return Err(ReadError::Corrupt);
         }

@@ -1,7 +1,7 @@
 //! [`recover`]: from what a directory shows to a log that can be trusted.
 //!
 //! Runs when a timeline is opened and after any failure of its disk, before the first message is answered. It ends
-//! with a log whose every byte is durable and behind which are only zeros, or with an error, and then nothing is known.
+//! with a log whose every byte is durable and behind which are only zeros, or with an error, and then nothing is durable_upto.
 //!
 //! What a scan shows comes from the page cache. After a failed sync the cache may show bytes that the disk lacks, and
 //! no later sync of that file would write them; so a segment that holds anything above what was acknowledged is
@@ -13,23 +13,23 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use wal_format::{RecordScanner, ScanEnd, Stop};
+use wal_format::{RecordScanner, ScanEnd, StopReason};
 use wal_types::{Lsn, NodeId, SegmentNumber, Term};
 
+use crate::ack_evidence::{AckEvidence, committed};
 use crate::control_codec::Control;
 use crate::control_file::ControlFile;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Corruption, StoreError};
-use crate::evidence::{Evidence, committed};
 use crate::footer::Footer;
-use crate::loss::{begin_later, lose};
-use crate::scan::{ScanFailure, Signs, scan_to_end, scanner_at};
-use crate::segment::{Segments, UNFINISHED_SUFFIX, Unreadable};
+use crate::loss::{record_later_start, record_loss};
+use crate::scan::{PageExpectations, ScanFailure, scan_to_end, scanner_at};
+use crate::segment::{Segments, UNFINISHED_SUFFIX, UnreadablePolicy};
 use crate::writer::Writer;
 
 const READ_BYTES: usize = 64 * 1024;
 /// A log loses its oldest part, then its newest, and is whole.
-const JUDGEMENTS_MAX: usize = 4;
+const ASSESSMENTS_MAX: usize = 4;
 
 /// A log that can be trusted.
 pub(crate) struct Recovered<D: Disk> {
@@ -42,36 +42,38 @@ pub(crate) struct Recovered<D: Disk> {
 }
 
 /// What the files come to.
-enum Verdict {
+enum Assessment {
     /// Nothing is lost. Here is the end.
     Whole(Box<ScanEnd>),
     /// Something is missing that every member has, and below which nobody needs anything: the log begins above it.
-    BeginsAt(Lsn, Corruption),
+    StartsAt(Lsn, Corruption),
     /// Something that may have been acknowledged is gone; what is left ends here.
-    EndsBelow { end: Lsn, why: Corruption },
+    EndsTooLow { end: Lsn, why: Corruption },
 }
 
 /// See the module.
 pub(crate) fn recover<D: Disk>(
     disk: &D,
     node: NodeId,
-    unreadable: Unreadable,
+    unreadable: UnreadablePolicy,
 ) -> Result<Recovered<D>, StoreError> {
     // A process that was killed may have left names that a power failure takes away.
     disk.sync_dir().map_err(StoreError::io("sync the directory"))?;
     remove_unfinished(disk)?;
     let mut control = ControlFile::load(disk.clone(), node)?;
-    for _ in 0..JUDGEMENTS_MAX {
+    for _ in 0..ASSESSMENTS_MAX {
         let Control { lineage, oldest_lsn, .. } = control.content().clone();
         let segments = Segments { disk: disk.clone(), lineage, oldest_lsn, unreadable };
-        let mut evidence = Evidence::gather(&segments, control.content())?;
-        match judge(&segments, control.content(), &mut evidence)? {
-            Verdict::Whole(end) => return settle(control, segments, &evidence, *end),
-            Verdict::BeginsAt(lsn, why) => begin_later(&mut control, lsn, &why)?,
-            Verdict::EndsBelow { end, why } => lose(&mut control, &segments, &evidence, end, &why)?,
+        let mut evidence = AckEvidence::gather(&segments, control.content())?;
+        match assess(&segments, control.content(), &mut evidence)? {
+            Assessment::Whole(end) => return finalize(control, segments, &evidence, *end),
+            Assessment::StartsAt(lsn, why) => record_later_start(&mut control, lsn, &why)?,
+            Assessment::EndsTooLow { end, why } => {
+                record_loss(&mut control, &segments, &evidence, end, &why)?
+            }
         }
     }
-    Err(changes())
+    Err(unstable_reads())
 }
 
 fn remove_unfinished<D: Disk>(disk: &D) -> Result<(), StoreError> {
@@ -84,48 +86,50 @@ fn remove_unfinished<D: Disk>(disk: &D) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn judge<D: Disk>(
+fn assess<D: Disk>(
     segments: &Segments<D>,
     control: &Control,
-    evidence: &mut Evidence,
-) -> Result<Verdict, StoreError> {
+    evidence: &mut AckEvidence,
+) -> Result<Assessment, StoreError> {
     let (oldest, commit_lsn) = (control.oldest_lsn, committed(control));
-    let agreed = control.state.horizon_lsn.min(commit_lsn).max(oldest);
-    let is_needed = |&number: &SegmentNumber| segments.start_of(number + 1) > agreed;
+    let held_by_all = control.state.horizon_lsn.min(commit_lsn).max(oldest);
+    let is_needed = |&number: &SegmentNumber| segments.start_of(number + 1) > held_by_all;
     if let Some(&hole) = evidence.missing.iter().rev().find(|number| !is_needed(number)) {
-        return Ok(Verdict::BeginsAt(segments.start_of(hole + 1), Corruption::MissingSegment(hole)));
+        return Ok(Assessment::StartsAt(segments.start_of(hole + 1), Corruption::MissingSegment(hole)));
     }
     let readable_upto = evidence.missing.first().map_or(Lsn::MAX, |&number| segments.start_of(number));
     // As little as possible is read. From where nothing is wrong in front of a scan, what is further down does not
     // count: all members have it.
-    for from in [commit_lsn, agreed, oldest] {
+    for from in [commit_lsn, held_by_all, oldest] {
         if from > readable_upto {
             continue;
         }
-        let Some(end) = find_end(segments, Signs::of(control), from, evidence.acked_upto)? else { continue };
-        if let Stop::NoMoreBytes { at } = end.stopped {
-            evidence.cannot_be_read(segments, at);
+        let Some(end) = find_end(segments, PageExpectations::of(control), from, evidence.acked_upto)? else {
+            continue;
+        };
+        if let StopReason::NoMoreBytes { at } = end.stopped {
+            evidence.add_unreadable_end(segments, at);
         }
-        if end.record_end >= evidence.claimed_upto {
-            return Ok(Verdict::Whole(Box::new(end)));
+        if end.record_end >= evidence.acked_at_most {
+            return Ok(Assessment::Whole(Box::new(end)));
         }
         let why = why_too_short(&end, commit_lsn, evidence);
-        return Ok(Verdict::EndsBelow { end: end.record_end, why });
+        return Ok(Assessment::EndsTooLow { end: end.record_end, why });
     }
-    Err(changes())
+    Err(unstable_reads())
 }
 
 /// The end of the log, read from the segment of `from` on; `None` when it is not even reached. Above what was
 /// acknowledged only bytes under a checksum count: of the others a crash may have left any part.
 fn find_end<D: Disk>(
     segments: &Segments<D>,
-    signs: Signs,
+    expected: PageExpectations,
     from: Lsn,
     acked_upto: Lsn,
 ) -> Result<Option<ScanEnd>, StoreError> {
-    match scanner_at(segments, signs, from) {
+    match scanner_at(segments, expected, from) {
         Ok(scanner) => {
-            let end = scan_to_end(segments, scanner.trusting_up_to(acked_upto))?;
+            let end = scan_to_end(segments, scanner.trust_unchecked_up_to(acked_upto))?;
             Ok((end.record_end >= from).then_some(end))
         }
         Err(ScanFailure::Store(error)) => Err(error),
@@ -135,12 +139,12 @@ fn find_end<D: Disk>(
     }
 }
 
-fn why_too_short(found: &ScanEnd, commit_lsn: Lsn, evidence: &Evidence) -> Corruption {
+fn why_too_short(found: &ScanEnd, commit_lsn: Lsn, evidence: &AckEvidence) -> Corruption {
     let end = found.record_end;
     let reason = match found.stopped {
-        Stop::NotWal(error) => error.to_string(),
-        Stop::NoMoreBytes { at } => format!("nothing can be read at {at}"),
-        Stop::AmbiguousStart => "the log may begin inside a segment switch".into(),
+        StopReason::NotWal(error) => error.to_string(),
+        StopReason::NoMoreBytes { at } => format!("nothing can be read at {at}"),
+        StopReason::AmbiguousStart => "the log may begin inside a segment switch".into(),
     };
     match &evidence.fault {
         Some(fault) if end >= evidence.acked_upto => fault.clone(),
@@ -150,14 +154,14 @@ fn why_too_short(found: &ScanEnd, commit_lsn: Lsn, evidence: &Evidence) -> Corru
 }
 
 /// Leaves nothing but the log, and that durable.
-fn settle<D: Disk>(
+fn finalize<D: Disk>(
     mut control: ControlFile<D>,
     segments: Segments<D>,
-    evidence: &Evidence,
+    evidence: &AckEvidence,
     found: ScanEnd,
 ) -> Result<Recovered<D>, StoreError> {
     let (end, mut scanner) = (found.record_end, found.scanner);
-    let (term, known) = (control.content().state.term, evidence.acked_upto);
+    let (term, durable_upto) = (control.content().state.term, evidence.acked_upto);
     let files_upto = segments.files_upto(end);
     if control.content().files_upto != files_upto {
         control.store(Control { files_upto, ..control.content().clone() })?;
@@ -167,65 +171,69 @@ fn settle<D: Disk>(
 
     let present = evidence.listed.range(first..).copied().collect();
     let mut writer = Writer::new(segments, present, end);
-    let rebuilt = mend_footers(writer.segments(), evidence, term, known, end)?;
-    // The footer that says what is known may be in a segment that goes now.
-    writer.flush_footer(known, term)?;
-    writer.drop_segments_behind_end()?;
-    if make_durable(writer.segments(), term, known, end)? || rebuilt {
+    let rebuilt = rebuild_without_footer(writer.segments(), evidence, term, durable_upto, end)?;
+    // The footer that says what is durable_upto may be in a segment that goes now.
+    writer.flush_footer(durable_upto, term)?;
+    writer.remove_segments_behind_end()?;
+    if make_durable(writer.segments(), term, durable_upto, end)? || rebuilt {
         // Between the scan and the copy the cache may have dropped pages, and shown what the disk has instead.
-        let again =
-            find_end(writer.segments(), Signs::of(control.content()), committed(control.content()), known)?;
-        let again = again.filter(|again| again.record_end == end).ok_or_else(changes)?;
+        let again = find_end(
+            writer.segments(),
+            PageExpectations::of(control.content()),
+            committed(control.content()),
+            durable_upto,
+        )?;
+        let again = again.filter(|again| again.record_end == end).ok_or_else(unstable_reads)?;
         scanner = again.scanner;
-        writer.reopen();
+        writer.close_files();
     }
     writer.flush_footer(end, term)?;
-    writer.all_must_be_readable();
-    let quarantined = writer.segments().quarantined()?;
+    writer.require_readable();
+    let quarantined = writer.segments().quarantined_names()?;
     Ok(Recovered { control, writer, scanner, quarantined })
 }
 
 /// A fault of the disk, not of the log: what it really holds is found when it is asked again.
-fn changes() -> StoreError {
+fn unstable_reads() -> StoreError {
     let source = io::Error::other("what is read changes from one time to the next");
     StoreError::Io { action: "recover the log", source }
 }
 
 /// Writes those segments anew that are whole but for their footers. True when there was one.
-fn mend_footers<D: Disk>(
+fn rebuild_without_footer<D: Disk>(
     segments: &Segments<D>,
-    evidence: &Evidence,
+    evidence: &AckEvidence,
     term: Term,
-    known: Lsn,
+    durable_upto: Lsn,
     end: Lsn,
 ) -> Result<bool, StoreError> {
     let used: BTreeSet<_> =
         evidence.without_footer.iter().filter(|&&number| segments.start_of(number) < end).collect();
     for &&number in &used {
         let upto = end.min(segments.start_of(number + 1));
-        segments.rebuild(upto, &Footer::first(&segments.lineage, number, term, known.min(upto)))?;
+        segments.rebuild(upto, &Footer::first(&segments.lineage, number, term, durable_upto.min(upto)))?;
     }
     Ok(!used.is_empty())
 }
 
-/// Writes every segment anew that holds more than what is `known` to be on disk, or anything behind the end. True when
+/// Writes every segment anew that holds more than what is `durable_upto` to be on disk, or anything behind the end. True when
 /// there was one. The new footers promise no more than the old ones did.
 fn make_durable<D: Disk>(
     segments: &Segments<D>,
     term: Term,
-    known: Lsn,
+    durable_upto: Lsn,
     end: Lsn,
 ) -> Result<bool, StoreError> {
     if end <= segments.oldest_lsn {
         return Ok(false);
     }
     let last = segments.number_of(Lsn(end.0 - 1));
-    if end == known && is_zero_behind(segments, last, end)? {
+    if end == durable_upto && is_zero_behind(segments, last, end)? {
         return Ok(false);
     }
-    for number in segments.number_of(known).min(last)..=last {
+    for number in segments.number_of(durable_upto).min(last)..=last {
         let upto = end.min(segments.start_of(number + 1));
-        segments.rebuild(upto, &Footer::first(&segments.lineage, number, term, known))?;
+        segments.rebuild(upto, &Footer::first(&segments.lineage, number, term, durable_upto))?;
     }
     Ok(true)
 }
@@ -243,7 +251,7 @@ pub(crate) fn is_zero_behind<D: Disk>(
         let part = &mut buffer[..((segments.wal_bytes() - at) as usize).min(READ_BYTES)];
         match file.read_at(at, part) {
             Ok(()) => {}
-            Err(_) if segments.unreadable == Unreadable::IsLost => return Ok(false),
+            Err(_) if segments.unreadable == UnreadablePolicy::TreatAsLost => return Ok(false),
             Err(error) => return Err(StoreError::unreadable("read WAL")(error)),
         }
         if part.iter().any(|&byte| byte != 0) {
@@ -308,23 +316,23 @@ mod tests {
         let mut cuts_seen = 0;
         for killed_after in 0.. {
             let (disk, mut builder) = empty_log();
-            let mut writer = recover(&disk, NODE, Unreadable::IsAnError).unwrap().writer;
+            let mut writer = recover(&disk, NODE, UnreadablePolicy::Fail).unwrap().writer;
             let first = builder.record(0, 0x20, &[1; 500]).bytes;
             let mut fork = builder.clone();
             append(&mut writer, &first);
             append(&mut writer, &builder.record(0, 0x20, &[2; 500]).bytes);
             disk.crash_after(killed_after);
-            let is_cut = writer.cut(START.advance(first.len() as u64), TERM).is_ok();
+            let is_cut = writer.truncate(START.advance(first.len() as u64), TERM).is_ok();
 
             let disk = disk.kill();
-            let mut writer = recover(&disk, NODE, Unreadable::IsAnError).unwrap().writer;
+            let mut writer = recover(&disk, NODE, UnreadablePolicy::Fail).unwrap().writer;
             if writer.end() == START.advance(first.len() as u64) {
                 cuts_seen += 1;
                 append(&mut writer, &fork.record(0, 0x20, &[3; 700]).bytes);
             }
             let acknowledged = read(&writer);
             let disk = disk.crash(&mut || NOTHING_SURVIVES);
-            let writer = recover(&disk, NODE, Unreadable::IsAnError).unwrap().writer;
+            let writer = recover(&disk, NODE, UnreadablePolicy::Fail).unwrap().writer;
             // Not compared by a macro that prints all of both.
             assert!(read(&writer) == acknowledged, "killed after {killed_after} operations of the cut");
             if is_cut {

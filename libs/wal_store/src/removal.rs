@@ -1,4 +1,4 @@
-//! [`Removal`]: decides how much of the old log may go.
+//! [`RemovalPlanner`]: decides how much of the old log may go.
 //!
 //! Nobody needs what is below three positions: the persisted horizon (all members have it), the persisted commit
 //! position, and what readers and retention still want. And one more thing keeps a segment: a recovery reads the log
@@ -11,17 +11,17 @@ use wal_types::Lsn;
 use crate::control_codec::Control;
 use crate::disk::Disk;
 use crate::error::{Corruption, StoreError};
-use crate::scan::{ScanFailure, Signs, scanner_at};
+use crate::scan::{PageExpectations, ScanFailure, scanner_at};
 use crate::segment::Segments;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Removal {
+pub(crate) struct RemovalPlanner {
     /// A commit position, and the start of the record that ends there or is the last one before.
-    seen: Option<(Lsn, Lsn)>,
+    last_record: Option<(Lsn, Lsn)>,
 }
 
-impl Removal {
+impl RemovalPlanner {
     /// Where the log may begin, when that is later than now. All of `control` is durable.
     pub(crate) fn new_oldest<D: Disk>(
         &mut self,
@@ -37,11 +37,12 @@ impl Removal {
         }
         // A segment is read for this, so only when what was found before is not enough, and may be more now.
         let is_enough = |(at, start): &(Lsn, Lsn)| *start >= unneeded || *at == commit_lsn;
-        let (_, record_start) = match self.seen.filter(is_enough) {
-            Some(seen) => seen,
-            None => {
-                *self.seen.insert((commit_lsn, last_record_start(segments, Signs::of(control), commit_lsn)?))
-            }
+        let (_, record_start) = match self.last_record.filter(is_enough) {
+            Some(known) => known,
+            None => *self.last_record.insert((
+                commit_lsn,
+                last_record_start(segments, PageExpectations::of(control), commit_lsn)?,
+            )),
         };
         let oldest = unneeded.min(segment_start(record_start));
         Ok((oldest > segments.oldest_lsn).then_some(oldest))
@@ -51,10 +52,10 @@ impl Removal {
 /// Where the last record below `commit_lsn` begins; the beginning of the log when it shows none.
 fn last_record_start<D: Disk>(
     segments: &Segments<D>,
-    signs: Signs,
+    expected: PageExpectations,
     commit_lsn: Lsn,
 ) -> Result<Lsn, StoreError> {
-    match scanner_at(segments, signs, commit_lsn) {
+    match scanner_at(segments, expected, commit_lsn) {
         Ok(scanner) => Ok(scanner.last_record_start().unwrap_or(segments.oldest_lsn)),
         Err(ScanFailure::Store(error)) => Err(error),
         // A recovery finds out what it means.

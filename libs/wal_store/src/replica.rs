@@ -20,11 +20,11 @@ use crate::control_codec::{Control, check_lineage};
 use crate::control_file::ControlFile;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::live::{Live, Outcome, Post};
+use crate::open_log::{EffectSink, MessageOutcome, OpenLog};
 use crate::reader::{ReadMode, WalReader};
 use crate::recover::recover;
-use crate::segment::Unreadable;
-use crate::snapshot::{Health, Snapshot, Snapshots};
+use crate::segment::UnreadablePolicy;
+use crate::snapshot::{Health, Snapshot, SnapshotCell};
 
 /// How long a caller waits before it offers an undecided message again.
 pub const RESERVE_RETRY: Duration = Duration::from_secs(1);
@@ -81,8 +81,8 @@ pub struct Replica<D: Disk> {
     disk: D,
     node: NodeId,
     disk_id: [u8; 16],
-    state: State<D>,
-    snapshots: Snapshots,
+    state: LogState<D>,
+    snapshots: SnapshotCell,
     /// Connections that may believe to be served.
     connections: BTreeSet<ConnectionId>,
     /// Of batches that wait for the next sync.
@@ -91,18 +91,18 @@ pub struct Replica<D: Disk> {
     now: Duration,
 }
 
-enum State<D: Disk> {
-    Live(Box<Live<D>>),
-    Down { rejection: Rejection, recover_at: Duration, unreadable_tries: u32 },
+enum LogState<D: Disk> {
+    Open(Box<OpenLog<D>>),
+    Failed { rejection: Rejection, recover_at: Duration, unreadable_tries: u32 },
 }
 
 /// Collects what a batch posts.
 struct Outbox<'a> {
     output: &'a mut Output,
-    snapshots: &'a Snapshots,
+    snapshots: &'a SnapshotCell,
 }
 
-impl Post for Outbox<'_> {
+impl EffectSink for Outbox<'_> {
     fn reply(&mut self, to: ConnectionId, message: AcceptorMessage) {
         self.output.replies.push((to, message));
     }
@@ -111,7 +111,7 @@ impl Post for Outbox<'_> {
         self.snapshots.publish(snapshot);
     }
 
-    fn synced(&mut self) {
+    fn count_sync(&mut self) {
         self.output.wal_syncs += 1;
     }
 }
@@ -135,18 +135,18 @@ impl<D: Disk> Replica<D> {
     /// Recovers the log of a directory. One that has lost acknowledged WAL is opened, and lost; one that has lost its
     /// promises is not.
     pub fn open(disk: D, node: NodeId) -> Result<Self, StoreError> {
-        Self::open_after(disk, node, 0)
+        Self::open_after_read_errors(disk, node, 0)
     }
 
     /// The same, after so many attempts in a row that ended with [`StoreError::Unreadable`].
-    pub fn open_after(disk: D, node: NodeId, unreadable_tries: u32) -> Result<Self, StoreError> {
-        let live = Live::new(node, recover(&disk, node, after(unreadable_tries))?, 0);
+    pub fn open_after_read_errors(disk: D, node: NodeId, unreadable_tries: u32) -> Result<Self, StoreError> {
+        let log = OpenLog::new(node, recover(&disk, node, unreadable_policy(unreadable_tries))?, 0);
         Ok(Self {
             disk,
             node,
-            disk_id: live.disk_id(),
-            snapshots: Snapshots::new(live.snapshot()),
-            state: State::Live(Box::new(live)),
+            disk_id: log.disk_id(),
+            snapshots: SnapshotCell::new(log.snapshot()),
+            state: LogState::Open(Box::new(log)),
             connections: BTreeSet::new(),
             pending: Output::default(),
             keep_from: Lsn::INVALID,
@@ -165,7 +165,7 @@ impl<D: Disk> Replica<D> {
     }
 
     /// Where the newest snapshot always is, for other threads.
-    pub fn snapshots(&self) -> Snapshots {
+    pub fn snapshot_cell(&self) -> SnapshotCell {
         self.snapshots.clone()
     }
 
@@ -176,7 +176,7 @@ impl<D: Disk> Replica<D> {
 
     /// Tells from where on readers and retention need the log. Below it, and below what members need of each other, it
     /// is removed by [`Replica::tick`]; until this is called nothing is.
-    pub fn keep_from(&mut self, lsn: Lsn) {
+    pub fn set_keep_from(&mut self, lsn: Lsn) {
         self.keep_from = lsn;
     }
 
@@ -189,48 +189,49 @@ impl<D: Disk> Replica<D> {
     /// The first half of [`Replica::run`]: decides a batch and writes what it appends. Who has several replicas on one
     /// disk lets all of them write before the first one syncs.
     pub fn write(&mut self, batch: Vec<(ConnectionId, Input)>) {
-        self.recover_poisoned();
+        self.recover_if_failed();
         for (connection, input) in &batch {
             match input {
                 Input::Message(_) => self.connections.insert(*connection),
                 Input::Disconnected => self.connections.remove(connection),
             };
         }
-        self.guarded(|live, outbox| run_batch(live, batch, outbox));
+        self.with_open_log(|log, outbox| run_batch(log, batch, outbox));
     }
 
     /// The second half: makes it durable, and hands out the answers.
     pub fn sync(&mut self) -> Output {
-        self.guarded(|live, outbox| live.flush(outbox));
-        self.hand_out()
+        self.with_open_log(|log, outbox| log.flush(outbox));
+        self.take_output()
     }
 
     /// Does what is due: `now` counts from any moment. To be called several times a second, after the replies of a
     /// batch are posted.
     pub fn tick(&mut self, now: Duration) -> Output {
         self.now = self.now.max(now);
-        self.recover_poisoned();
+        self.recover_if_failed();
         let keep_from = self.keep_from;
-        self.guarded(|live, outbox| {
-            live.flush(outbox)?;
-            live.tick(now, keep_from, outbox)
+        self.with_open_log(|log, outbox| {
+            log.flush(outbox)?;
+            log.tick(now, keep_from, outbox)
         });
-        self.hand_out()
+        self.take_output()
     }
 
     /// Writes down at once what is otherwise written now and then: for an end that is none by surprise. What was
     /// acknowledged is durable without it; after it the disk also says that it was.
-    pub fn rest(&mut self) -> Output {
-        self.guarded(|live, outbox| {
-            live.flush(outbox)?;
-            live.rest(outbox)
+    pub fn checkpoint_for_shutdown(&mut self) -> Output {
+        self.with_open_log(|log, outbox| {
+            log.flush(outbox)?;
+            log.checkpoint_for_shutdown(outbox)
         });
-        self.hand_out()
+        self.take_output()
     }
 
     /// Tries to recover after a failure of the disk. [`Replica::run`] and [`Replica::tick`] do it by themselves.
-    pub fn recover_poisoned(&mut self) {
-        let State::Down { recover_at, rejection: Rejection::Disk(_), unreadable_tries } = self.state else {
+    pub fn recover_if_failed(&mut self) {
+        let LogState::Failed { recover_at, rejection: Rejection::Disk(_), unreadable_tries } = self.state
+        else {
             return;
         };
         // Who believes to be served by what failed hears of the failure first.
@@ -238,70 +239,77 @@ impl<D: Disk> Replica<D> {
             return;
         }
         let truncations = self.snapshots.current().truncations + 1;
-        match recover(&self.disk, self.node, after(unreadable_tries)) {
+        match recover(&self.disk, self.node, unreadable_policy(unreadable_tries)) {
             Ok(recovered) => {
-                let live = Live::new(self.node, recovered, truncations);
-                self.snapshots.publish(live.snapshot());
-                self.state = State::Live(Box::new(live));
+                let log = OpenLog::new(self.node, recovered, truncations);
+                self.snapshots.publish(log.snapshot());
+                self.state = LogState::Open(Box::new(log));
             }
             Err(error) => {
                 let is_one = matches!(error, StoreError::Unreadable { .. });
                 let tries = if is_one { unreadable_tries.saturating_add(1) } else { 0 };
-                self.fail(&error, self.now + RECOVERY_RETRY, tries);
+                self.enter_failed(&error, self.now + RECOVERY_RETRY, tries);
             }
         }
     }
 
     /// Runs something on the live state; a failure ends that state.
-    fn guarded(&mut self, act: impl FnOnce(&mut Live<D>, &mut Outbox<'_>) -> Result<(), StoreError>) {
-        let State::Live(live) = &mut self.state else { return };
+    fn with_open_log(
+        &mut self,
+        act: impl FnOnce(&mut OpenLog<D>, &mut Outbox<'_>) -> Result<(), StoreError>,
+    ) {
+        let LogState::Open(log) = &mut self.state else { return };
         let mut outbox = Outbox { output: &mut self.pending, snapshots: &self.snapshots };
-        if let Err(error) = act(live, &mut outbox) {
-            self.fail(&error, self.now, 0);
+        if let Err(error) = act(log, &mut outbox) {
+            self.enter_failed(&error, self.now, 0);
         }
     }
 
     /// The answers of what was done; when the disk failed meanwhile none of them, and everybody has to come back.
-    fn hand_out(&mut self) -> Output {
+    fn take_output(&mut self) -> Output {
         let output = std::mem::take(&mut self.pending);
         match &self.state {
-            State::Live(live) => {
-                self.snapshots.publish(live.snapshot());
+            LogState::Open(log) => {
+                self.snapshots.publish(log.snapshot());
                 for (connection, _) in &output.refused {
                     self.connections.remove(connection);
                 }
                 output
             }
-            State::Down { rejection, .. } => {
+            LogState::Failed { rejection, .. } => {
                 let refused = std::mem::take(&mut self.connections).into_iter();
                 Output { refused: refused.map(|id| (id, rejection.clone())).collect(), ..Output::default() }
             }
         }
     }
 
-    fn fail(&mut self, error: &StoreError, recover_at: Duration, unreadable_tries: u32) {
+    fn enter_failed(&mut self, error: &StoreError, recover_at: Duration, unreadable_tries: u32) {
         tracing::error!(%error, "timeline stops answering until it is recovered from its disk");
         let (rejection, health) = match error {
             StoreError::Corrupt(what) if !error.is_loss_of_wal() => {
                 (Rejection::Corrupt(what.to_string()), Health::Corrupt)
             }
-            other => (Rejection::Disk(other.to_string()), Health::Poisoned),
+            other => (Rejection::Disk(other.to_string()), Health::Failed),
         };
         // The recovery will replace files.
         let before = self.snapshots.current();
         let truncations = before.truncations + 1;
         self.snapshots.publish(Snapshot { health, truncations, ..(*before).clone() });
         self.pending = Output::default();
-        self.state = State::Down { rejection, recover_at, unreadable_tries };
+        self.state = LogState::Failed { rejection, recover_at, unreadable_tries };
     }
 }
 
-fn after(unreadable_tries: u32) -> Unreadable {
-    if unreadable_tries < UNREADABLE_TRIES_MAX { Unreadable::IsAnError } else { Unreadable::IsLost }
+fn unreadable_policy(unreadable_tries: u32) -> UnreadablePolicy {
+    if unreadable_tries < UNREADABLE_TRIES_MAX {
+        UnreadablePolicy::Fail
+    } else {
+        UnreadablePolicy::TreatAsLost
+    }
 }
 
 fn run_batch<D: Disk>(
-    live: &mut Live<D>,
+    log: &mut OpenLog<D>,
     batch: Vec<(ConnectionId, Input)>,
     outbox: &mut Outbox<'_>,
 ) -> Result<(), StoreError> {
@@ -311,7 +319,7 @@ fn run_batch<D: Disk>(
     for (from, input) in batch {
         let message = match input {
             Input::Disconnected => {
-                live.disconnected(from);
+                log.disconnected(from);
                 outbox.output.undecided.retain(|(connection, _)| *connection != from);
                 continue;
             }
@@ -324,17 +332,17 @@ fn run_batch<D: Disk>(
             outbox.output.undecided.push((from, Input::Message(message)));
             continue;
         }
-        match live.message(from, message.clone(), outbox)? {
-            Outcome::Done => {}
-            Outcome::Refused(refusal) => {
-                live.disconnected(from);
+        match log.handle_message(from, message.clone(), outbox)? {
+            MessageOutcome::Done => {}
+            MessageOutcome::Refused(refusal) => {
+                log.disconnected(from);
                 refused.insert(from);
                 outbox.output.refused.push((from, refusal.into()));
             }
-            Outcome::NoRoom => {
+            MessageOutcome::NoRoom => {
                 waiting.insert(from);
                 if matches!(message, ProposerMessage::Append(_))
-                    && let Effect::Reply { to, message } = live.unchanged_response(from)
+                    && let Effect::Reply { to, message } = log.unchanged_response(from)
                 {
                     outbox.reply(to, message);
                 }

@@ -9,11 +9,11 @@ use thiserror::Error;
 use wal_format::{PageMagic, RecordScanner, ScanContext, ScanEnd, ScanError, find_end_of_log};
 use wal_types::{Lsn, SystemId, Tli};
 
+use crate::ack_evidence::is_not_found;
 use crate::control_codec::Control;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::evidence::is_not_found;
-use crate::segment::{Segments, Unreadable};
+use crate::segment::{Segments, UnreadablePolicy};
 
 const READ_BYTES: usize = 64 * 1024;
 /// What a disk loses at once.
@@ -21,7 +21,7 @@ const PAGE_BYTES: u64 = 4096;
 
 /// What all WAL of a log has in common. What else is there in a page header is under no checksum.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Signs {
+pub(crate) struct PageExpectations {
     /// The cluster; zero for any.
     pub(crate) system_id: SystemId,
     /// The highest PostgreSQL timeline that the log knows of.
@@ -30,7 +30,7 @@ pub(crate) struct Signs {
     pub(crate) magic: Option<PageMagic>,
 }
 
-impl Signs {
+impl PageExpectations {
     pub(crate) fn of(control: &Control) -> Self {
         let Control { lineage, state, .. } = control;
         Self::of_lineage(lineage, state.highest_tli(lineage))
@@ -42,10 +42,10 @@ impl Signs {
     }
 
     /// What a scanner can be told at any time.
-    pub(crate) fn tell(&self, scanner: RecordScanner) -> RecordScanner {
-        let scanner = scanner.within_timeline(self.highest_tli);
+    pub(crate) fn apply_to(&self, scanner: RecordScanner) -> RecordScanner {
+        let scanner = scanner.limit_timeline(self.highest_tli);
         match self.magic {
-            Some(magic) => scanner.of_version(magic),
+            Some(magic) => scanner.require_version(magic),
             None => scanner,
         }
     }
@@ -72,14 +72,14 @@ pub(crate) enum ScanFailure {
 /// only then does it check the next `xl_prev` exactly.
 pub(crate) fn scanner_at<D: Disk>(
     segments: &Segments<D>,
-    signs: Signs,
+    expected: PageExpectations,
     lsn: Lsn,
 ) -> Result<RecordScanner, ScanFailure> {
-    let ctx = ScanContext { segment_size: segments.lineage.segment_size, system_id: signs.system_id };
+    let ctx = ScanContext { segment_size: segments.lineage.segment_size, system_id: expected.system_id };
     let first = segments.oldest_lsn;
     let mut from = segments.start_of(segments.number_of(lsn)).max(first);
     loop {
-        let mut scanner = signs.tell(RecordScanner::at_segment_start(ctx, from));
+        let mut scanner = expected.apply_to(RecordScanner::at_segment_start(ctx, from));
         feed_up_to(segments, &mut scanner, lsn)?;
         if scanner.last_record_start().is_some() || from <= first {
             return Ok(scanner);
@@ -91,10 +91,10 @@ pub(crate) fn scanner_at<D: Disk>(
 /// The same, for a `lsn` that has to be a record end.
 pub(crate) fn scanner_at_record_end<D: Disk>(
     segments: &Segments<D>,
-    signs: Signs,
+    expected: PageExpectations,
     lsn: Lsn,
 ) -> Result<RecordScanner, ScanFailure> {
-    let scanner = scanner_at(segments, signs, lsn)?;
+    let scanner = scanner_at(segments, expected, lsn)?;
     match scanner.record_end() {
         record_end if record_end == lsn => Ok(scanner),
         record_end => Err(ScanFailure::NotARecordEnd { lsn, record_end }),
@@ -109,7 +109,7 @@ fn feed_up_to<D: Disk>(
     let mut buffer = vec![0; READ_BYTES.min(segments.wal_bytes() as usize)];
     while scanner.position() < lsn {
         let left = lsn.bytes_since(scanner.position()).min(buffer.len() as u64) as usize;
-        match read(segments, scanner.position(), &mut buffer[..left])? {
+        match read_part(segments, scanner.position(), &mut buffer[..left])? {
             0 => return Err(ScanFailure::NoSegment(scanner.position())),
             count => scanner.feed(&buffer[..count])?,
         }
@@ -124,7 +124,7 @@ pub(crate) fn scan_to_end<D: Disk>(
 ) -> Result<ScanEnd, StoreError> {
     let mut failure = None;
     let end = find_end_of_log(scanner, |position, buffer| {
-        read(segments, position, buffer).map_err(|error| {
+        read_part(segments, position, buffer).map_err(|error| {
             failure = Some(error);
             io::Error::other("see the failure beside")
         })
@@ -137,13 +137,13 @@ pub(crate) fn scan_to_end<D: Disk>(
 }
 
 /// Reads what there is in the segment that holds `position`; nothing when there is no such segment.
-fn read<D: Disk>(segments: &Segments<D>, position: Lsn, buffer: &mut [u8]) -> Result<usize, StoreError> {
+fn read_part<D: Disk>(segments: &Segments<D>, position: Lsn, buffer: &mut [u8]) -> Result<usize, StoreError> {
     let left = segments.wal_bytes() - segments.offset_of(position);
     let count = buffer.len().min(left as usize);
     match segments.read(position, &mut buffer[..count]) {
         Ok(()) => Ok(count),
         Err(error) if is_not_found(&error) || error.is_loss_of_wal() => Ok(0),
-        Err(StoreError::Unreadable { .. }) if segments.unreadable == Unreadable::IsLost => {
+        Err(StoreError::Unreadable { .. }) if segments.unreadable == UnreadablePolicy::TreatAsLost => {
             // Up to the bad page, or nothing.
             let in_page =
                 (position.advance(1).align_up(PAGE_BYTES).bytes_since(position) as usize).min(count);

@@ -31,11 +31,11 @@ const QUARANTINED_FILES_MAX: usize = 64;
 
 /// What a part of a segment's file is that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unreadable {
+pub(crate) enum UnreadablePolicy {
     /// An error: it may be readable the next time.
-    IsAnError,
+    Fail,
     /// It was tried often enough: as if it were not there.
-    IsLost,
+    TreatAsLost,
 }
 
 /// The segment files of one log.
@@ -45,7 +45,7 @@ pub(crate) struct Segments<D> {
     pub(crate) lineage: Lineage,
     /// Where the log begins.
     pub(crate) oldest_lsn: Lsn,
-    pub(crate) unreadable: Unreadable,
+    pub(crate) unreadable: UnreadablePolicy,
 }
 
 impl<D: Disk> Segments<D> {
@@ -134,7 +134,7 @@ impl<D: Disk> Segments<D> {
 
     /// Writes and syncs a file of zeros that can become any segment. It has no segment's name yet. What a failure
     /// leaves of it is removed.
-    pub(crate) fn prepare(&self, name: &str, footer: &Footer) -> Result<D::File, StoreError> {
+    pub(crate) fn create_blank(&self, name: &str, footer: &Footer) -> Result<D::File, StoreError> {
         unlink_if_there(&self.disk, name).map_err(StoreError::io("remove an unfinished file"))?;
         self.write_zeros(name, footer).map_err(|error| {
             // Already failing: what matters is the first error, and the file has no name that anybody reads.
@@ -145,12 +145,12 @@ impl<D: Disk> Segments<D> {
 
     fn write_zeros(&self, name: &str, footer: &Footer) -> io::Result<D::File> {
         let file = self.disk.create(name)?;
-        self.blank(&file, footer)?;
+        self.write_blank(&file, footer)?;
         Ok(file)
     }
 
     /// Makes a file that of a segment with nothing in it.
-    fn blank(&self, file: &D::File, footer: &Footer) -> io::Result<()> {
+    fn write_blank(&self, file: &D::File, footer: &Footer) -> io::Result<()> {
         let end = self.wal_bytes() + FOOTER_PAGE_BYTES;
         let mut at = 0;
         while at < end {
@@ -174,7 +174,7 @@ impl<D: Disk> Segments<D> {
             Err(error) => return Err(error),
         };
         self.disk.rename(&self.name(old), NEW_SEGMENT).map_err(StoreError::io("rename a segment"))?;
-        match self.blank(&file, footer).map_err(StoreError::io("recycle a segment")) {
+        match self.write_blank(&file, footer).map_err(StoreError::io("recycle a segment")) {
             Ok(()) => self.rename_durably(NEW_SEGMENT, footer.segment).map(|()| true),
             // Where nothing is overwritten in place even this needs room.
             Err(StoreError::Full { .. }) => {
@@ -187,12 +187,12 @@ impl<D: Disk> Segments<D> {
 
     /// Preallocates a segment: durably there, nothing in it, nothing acknowledged.
     pub(crate) fn create(&self, segment: SegmentNumber, footer: &Footer) -> Result<(), StoreError> {
-        self.prepare(NEW_SEGMENT, footer)?;
+        self.create_blank(NEW_SEGMENT, footer)?;
         self.rename_durably(NEW_SEGMENT, segment)
     }
 
     /// Writes the segment's WAL up to `upto`, and nothing else, to a file of zeros, with `footer`, and syncs it.
-    pub(crate) fn fill(&self, blank: &D::File, upto: Lsn, footer: &Footer) -> Result<(), StoreError> {
+    pub(crate) fn copy_wal(&self, blank: &D::File, upto: Lsn, footer: &Footer) -> Result<(), StoreError> {
         let bytes = upto.bytes_since(self.start_of(footer.segment));
         debug_assert!(bytes <= self.wal_bytes());
         let old = self.open(footer.segment)?;
@@ -214,8 +214,8 @@ impl<D: Disk> Segments<D> {
     /// Builds a segment's file anew: its bytes up to `upto`, then zeros. What the page cache shows of the old file may
     /// not be on disk, and syncing that file again would not put it there.
     pub(crate) fn rebuild(&self, upto: Lsn, footer: &Footer) -> Result<(), StoreError> {
-        let blank = self.prepare(NEW_SEGMENT, footer)?;
-        self.fill(&blank, upto, footer)?;
+        let blank = self.create_blank(NEW_SEGMENT, footer)?;
+        self.copy_wal(&blank, upto, footer)?;
         self.rename_durably(NEW_SEGMENT, footer.segment)
     }
 
@@ -225,9 +225,9 @@ impl<D: Disk> Segments<D> {
     }
 
     /// The same, and the old file is put aside.
-    pub(crate) fn rebuild_aside(&self, upto: Lsn, footer: &Footer) -> Result<(), StoreError> {
-        let blank = self.prepare(NEW_SEGMENT, footer)?;
-        self.fill(&blank, upto, footer)?;
+    pub(crate) fn rebuild_and_quarantine(&self, upto: Lsn, footer: &Footer) -> Result<(), StoreError> {
+        let blank = self.create_blank(NEW_SEGMENT, footer)?;
+        self.copy_wal(&blank, upto, footer)?;
         self.quarantine(footer.segment)?;
         self.rename_durably(NEW_SEGMENT, footer.segment)
     }
@@ -235,7 +235,7 @@ impl<D: Disk> Segments<D> {
     /// Gives a damaged file a name that no other has; durable with the next sync of the directory.
     pub(crate) fn quarantine(&self, segment: SegmentNumber) -> Result<(), StoreError> {
         let name = self.name(segment);
-        let taken = self.quarantined()?;
+        let taken = self.quarantined_names()?;
         if taken.len() >= QUARANTINED_FILES_MAX {
             return self.disk.unlink(&name).map_err(StoreError::io("remove a segment"));
         }
@@ -246,7 +246,7 @@ impl<D: Disk> Segments<D> {
     }
 
     /// Names of damaged files.
-    pub(crate) fn quarantined(&self) -> Result<Vec<String>, StoreError> {
+    pub(crate) fn quarantined_names(&self) -> Result<Vec<String>, StoreError> {
         let names = self.disk.list().map_err(StoreError::io("list the directory"))?;
         Ok(names.into_iter().filter(|name| name.contains(QUARANTINED)).collect())
     }

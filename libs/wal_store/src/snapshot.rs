@@ -1,4 +1,4 @@
-//! [`Snapshot`]: what everybody but its owner may know about a timeline, and [`Snapshots`], where the newest one is.
+//! [`Snapshot`]: what everybody but its owner may know about a timeline, and [`SnapshotCell`], where the newest one is.
 //!
 //! Senders read files that the owner may be cutting at the same time. What keeps them apart is one number: it rises,
 //! **and is published**, before a cut removes or replaces the first file, and again when it is done. A reader opens a
@@ -19,7 +19,7 @@ pub enum Health {
     /// There is no room for appends; all else goes on. Recovers by itself.
     Full,
     /// The disk failed; nothing is answered until the state was recovered from what it holds. Tried by itself.
-    Poisoned,
+    Failed,
     /// Some of what it had acknowledged is gone. It does not vote; it follows, and serves what it has, until a leader
     /// has repaired it.
     Lost,
@@ -70,9 +70,9 @@ pub struct Snapshot {
 
 /// The newest snapshot of one timeline. Clones see the same.
 #[derive(Clone, Debug)]
-pub struct Snapshots(Arc<ArcSwap<Snapshot>>);
+pub struct SnapshotCell(Arc<ArcSwap<Snapshot>>);
 
-impl Snapshots {
+impl SnapshotCell {
     pub(crate) fn new(first: Snapshot) -> Self {
         Self(Arc::new(ArcSwap::from_pointee(first)))
     }

@@ -1,6 +1,6 @@
 //! [`Writer`]: the growing end of the log.
 //!
-//! Room is made before anybody decides anything (`reserve`, `reserve_cut`), so that the steps that may not fail have
+//! Room is made before anybody decides anything (`reserve`, `reserve_truncation`), so that the steps that may not fail have
 //! no need of it. A failure of `write`, `flush` or `cut` leaves a state that only a recovery from the disk can tell:
 //! the writer must be thrown away, and nothing that it wrote may be acknowledged.
 //!
@@ -13,10 +13,10 @@ use wal_types::{Lsn, SegmentNumber, Term};
 use crate::disk::{Disk, DiskFile, unlink_if_there};
 use crate::error::StoreError;
 use crate::footer::Footer;
-use crate::segment::{Segments, Unreadable};
+use crate::segment::{Segments, UnreadablePolicy};
 
 /// A blank file for the segment that a cut writes.
-const CUT: &str = "cut.unfinished";
+const TRUNCATED: &str = "cut.unfinished";
 
 /// The growing end of the log.
 pub(crate) struct Writer<D: Disk> {
@@ -27,8 +27,8 @@ pub(crate) struct Writer<D: Disk> {
     open: Vec<OpenSegment<D::File>>,
     end: Lsn,
     /// Highest position that a durable footer says was acknowledged.
-    vouched_upto: Lsn,
-    cut_reserved: bool,
+    covered_upto: Lsn,
+    truncation_reserved: bool,
 }
 
 struct OpenSegment<F> {
@@ -41,7 +41,14 @@ struct OpenSegment<F> {
 impl<D: Disk> Writer<D> {
     /// At the end of a recovered log: nothing but zeros is behind `end`.
     pub(crate) fn new(segments: Segments<D>, present: BTreeSet<SegmentNumber>, end: Lsn) -> Self {
-        Self { segments, present, open: Vec::new(), end, vouched_upto: Lsn::INVALID, cut_reserved: false }
+        Self {
+            segments,
+            present,
+            open: Vec::new(),
+            end,
+            covered_upto: Lsn::INVALID,
+            truncation_reserved: false,
+        }
     }
 
     pub(crate) fn segments(&self) -> &Segments<D> {
@@ -49,8 +56,8 @@ impl<D: Disk> Writer<D> {
     }
 
     /// The log was recovered: from now on a read that fails is an error.
-    pub(crate) fn all_must_be_readable(&mut self) {
-        self.segments.unreadable = Unreadable::IsAnError;
+    pub(crate) fn require_readable(&mut self) {
+        self.segments.unreadable = UnreadablePolicy::Fail;
     }
 
     /// End of the last segment that has a file.
@@ -60,7 +67,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// The cluster became known.
-    pub(crate) fn learn(&mut self, lineage: consensus::Lineage) {
+    pub(crate) fn set_lineage(&mut self, lineage: consensus::Lineage) {
         self.segments.lineage = lineage;
     }
 
@@ -70,8 +77,8 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Highest position of which a durable footer says that all below was complete; zero when none was written yet.
-    pub(crate) fn vouched_upto(&self) -> Lsn {
-        self.vouched_upto
+    pub(crate) fn covered_upto(&self) -> Lsn {
+        self.covered_upto
     }
 
     /// True when something was written that is not synced.
@@ -86,7 +93,7 @@ impl<D: Disk> Writer<D> {
         }
         let last = self.segments.number_of(Lsn(upto.0 - 1));
         for number in self.segments.number_of(self.end)..=last {
-            self.provide(number, term)?;
+            self.ensure_segment(number, term)?;
         }
         Ok(())
     }
@@ -97,10 +104,10 @@ impl<D: Disk> Writer<D> {
         if self.segments.offset_of(self.end) <= self.segments.wal_bytes() / 2 {
             return Ok(());
         }
-        self.provide(self.segments.number_of(self.end) + 1, term)
+        self.ensure_segment(self.segments.number_of(self.end) + 1, term)
     }
 
-    fn provide(&mut self, number: SegmentNumber, term: Term) -> Result<(), StoreError> {
+    fn ensure_segment(&mut self, number: SegmentNumber, term: Term) -> Result<(), StoreError> {
         if !self.present.contains(&number) {
             // Nothing is acknowledged in it, and what is below has footers of its own.
             let footer = Footer::first(&self.segments.lineage, number, term, Lsn::INVALID);
@@ -112,30 +119,31 @@ impl<D: Disk> Writer<D> {
 
     /// Makes sure that there is room for the segment that a cut at `at` writes. A spare segment, which the cut would
     /// remove, serves: a full disk must not keep a node from following its proposer.
-    pub(crate) fn reserve_cut(&mut self, at: Lsn, term: Term) -> Result<(), StoreError> {
-        if self.cut_reserved || self.segments.offset_of(at) == 0 {
+    pub(crate) fn reserve_truncation(&mut self, at: Lsn, term: Term) -> Result<(), StoreError> {
+        if self.truncation_reserved || self.segments.offset_of(at) == 0 {
             return Ok(());
         }
-        match self.spare_for_cut(at) {
+        match self.spare_for_truncation(at) {
             Some(spare) => {
                 let disk = &self.segments.disk;
-                disk.rename(&self.segments.name(spare), CUT).map_err(StoreError::io("rename a segment"))?;
+                disk.rename(&self.segments.name(spare), TRUNCATED)
+                    .map_err(StoreError::io("rename a segment"))?;
                 disk.sync_dir().map_err(StoreError::io("sync the directory"))?;
                 self.present.remove(&spare);
             }
             None => {
                 let number = self.segments.number_of(at);
                 let footer = Footer::first(&self.segments.lineage, number, term, Lsn::INVALID);
-                self.segments.prepare(CUT, &footer)?;
+                self.segments.create_blank(TRUNCATED, &footer)?;
             }
         }
-        self.cut_reserved = true;
+        self.truncation_reserved = true;
         Ok(())
     }
 
-    /// The spare segment that the next [`Writer::reserve_cut`] takes away, if it takes one.
-    pub(crate) fn spare_for_cut(&self, at: Lsn) -> Option<SegmentNumber> {
-        let wants_one = !self.cut_reserved && self.segments.offset_of(at) != 0;
+    /// The spare segment that the next [`Writer::reserve_truncation`] takes away, if it takes one.
+    pub(crate) fn spare_for_truncation(&self, at: Lsn) -> Option<SegmentNumber> {
+        let wants_one = !self.truncation_reserved && self.segments.offset_of(at) != 0;
         self.spare().filter(|_| wants_one)
     }
 
@@ -153,7 +161,7 @@ impl<D: Disk> Writer<D> {
         while !left.is_empty() {
             let offset = self.segments.offset_of(self.end);
             let (now, later) = left.split_at(left.len().min((self.segments.wal_bytes() - offset) as usize));
-            let segment = self.opened(self.segments.number_of(self.end))?;
+            let segment = self.open_segment(self.segments.number_of(self.end))?;
             segment.dirty = true;
             segment.file.write_at(offset, now).map_err(StoreError::io("write WAL"))?;
             self.end = self.end.advance(now.len() as u64);
@@ -162,7 +170,7 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    fn opened(&mut self, number: SegmentNumber) -> Result<&mut OpenSegment<D::File>, StoreError> {
+    fn open_segment(&mut self, number: SegmentNumber) -> Result<&mut OpenSegment<D::File>, StoreError> {
         if self.open.last().is_none_or(|last| last.number != number) {
             if !self.present.contains(&number) {
                 return Err(StoreError::Invalid("bytes for a segment that was not reserved"));
@@ -187,7 +195,7 @@ impl<D: Disk> Writer<D> {
             segment.file.sync_data().map_err(StoreError::io("sync a segment"))?;
             segment.dirty = false;
         }
-        self.vouched_upto = self.vouched_upto.max(acked_upto);
+        self.covered_upto = self.covered_upto.max(acked_upto);
         self.open.drain(..self.open.len().saturating_sub(1));
         Ok(())
     }
@@ -203,8 +211,8 @@ impl<D: Disk> Writer<D> {
             self.open.clear();
         }
         // What a footer was read to say may be in the page cache only: this writer believes its own syncs.
-        let unsynced = self.vouched_upto < acked_upto;
-        let segment = self.opened(number)?;
+        let unsynced = self.covered_upto < acked_upto;
+        let segment = self.open_segment(number)?;
         if unsynced || segment.footer.acked_upto < acked_upto {
             segment.dirty = true;
             self.flush(acked_upto, term)?;
@@ -214,51 +222,52 @@ impl<D: Disk> Writer<D> {
 
     /// Says in **both** footers that everything up to `acked_upto` is complete. Where WAL is under no checksum they alone
     /// say so, and one of them may rot.
-    pub(crate) fn vouch(&mut self, acked_upto: Lsn, term: Term) -> Result<(), StoreError> {
+    pub(crate) fn cover(&mut self, acked_upto: Lsn, term: Term) -> Result<(), StoreError> {
         for _ in 0..2 {
             self.flush_footer(acked_upto, term)?;
             // The next one goes to the other slot.
-            self.vouched_upto = Lsn::INVALID;
+            self.covered_upto = Lsn::INVALID;
         }
-        self.vouched_upto = acked_upto;
+        self.covered_upto = acked_upto;
         Ok(())
     }
 
-    /// Durably removes every byte at and above `at`; [`Writer::reserve_cut`] was called. Each state on the way is the
+    /// Durably removes every byte at and above `at`; [`Writer::reserve_truncation`] was called. Each state on the way is the
     /// old log, perhaps shorter, or the cut one: the new file is whole before the first segment goes, segments go from
     /// the highest down, and the one that is cut is replaced at once. Nothing is overwritten in place: what is left of
     /// a dead tail in a file could be found again behind new records of the same layout.
-    pub(crate) fn cut(&mut self, at: Lsn, term: Term) -> Result<(), StoreError> {
+    pub(crate) fn truncate(&mut self, at: Lsn, term: Term) -> Result<(), StoreError> {
         // The footers that say how far the log was acknowledged may go with the segments.
         self.flush_footer(at, term)?;
         self.open.clear();
-        let cut = self.segments.number_of(at);
+        let last = self.segments.number_of(at);
         let within = self.segments.offset_of(at) != 0;
         if within {
-            self.reserve_cut(at, term)?;
-            let blank = self.segments.disk.open(CUT).map_err(StoreError::io("open a blank segment"))?;
-            self.segments.fill(&blank, at, &Footer::first(&self.segments.lineage, cut, term, at))?;
+            self.reserve_truncation(at, term)?;
+            let blank = self.segments.disk.open(TRUNCATED).map_err(StoreError::io("open a blank segment"))?;
+            self.segments.copy_wal(&blank, at, &Footer::first(&self.segments.lineage, last, term, at))?;
         }
-        self.drop_segments_from(at)?;
+        self.remove_segments_from(at)?;
         if within {
-            self.segments.rename_durably(CUT, cut)?;
+            self.segments.rename_durably(TRUNCATED, last)?;
         } else {
-            unlink_if_there(&self.segments.disk, CUT).map_err(StoreError::io("remove a blank segment"))?;
+            unlink_if_there(&self.segments.disk, TRUNCATED)
+                .map_err(StoreError::io("remove a blank segment"))?;
         }
-        self.cut_reserved = false;
-        self.vouched_upto = self.vouched_upto.min(at);
+        self.truncation_reserved = false;
+        self.covered_upto = self.covered_upto.min(at);
         self.end = at;
         Ok(())
     }
 
     /// The log begins at `oldest_lsn`, durably, and readers know it.
-    pub(crate) fn begin_at(&mut self, oldest_lsn: Lsn) {
+    pub(crate) fn set_oldest_lsn(&mut self, oldest_lsn: Lsn) {
         self.segments.oldest_lsn = oldest_lsn;
     }
 
     /// Removes the segments below the beginning. For a log that is being written, and has no spare segment, one of them
     /// becomes the spare.
-    pub(crate) fn remove_front(&mut self, is_written: bool, term: Term) -> Result<(), StoreError> {
+    pub(crate) fn remove_old_segments(&mut self, is_written: bool, term: Term) -> Result<(), StoreError> {
         let kept = self.present.split_off(&self.segments.number_of(self.segments.oldest_lsn));
         let mut old = std::mem::replace(&mut self.present, kept);
         if is_written
@@ -277,16 +286,16 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Removes what was preallocated, or lost its last records in a crash.
-    pub(crate) fn drop_segments_behind_end(&mut self) -> Result<(), StoreError> {
-        self.drop_segments_from(self.end)
+    pub(crate) fn remove_segments_behind_end(&mut self) -> Result<(), StoreError> {
+        self.remove_segments_from(self.end)
     }
 
     /// Files were replaced under their names.
-    pub(crate) fn reopen(&mut self) {
+    pub(crate) fn close_files(&mut self) {
         self.open.clear();
     }
 
-    fn drop_segments_from(&mut self, at: Lsn) -> Result<(), StoreError> {
+    fn remove_segments_from(&mut self, at: Lsn) -> Result<(), StoreError> {
         while let Some(&last) = self.present.last()
             && self.segments.start_of(last) >= at
         {

@@ -11,7 +11,7 @@ use pq_proto::{ErrorResponse, ProtocolError, SqlState};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use utils::Shutdown;
-use wal_store::{Read, ReadError, RealDisk, Snapshot, WalReader};
+use wal_store::{ReadError, ReadOutcome, RealDisk, Snapshot, WalReader};
 use wal_types::Lsn;
 
 use super::{check_term, lines, removed};
@@ -230,9 +230,9 @@ impl<'m> Sender<'m> {
         let (wal, buffer, result) = reading.await.map_err(|_| shutting_down())?;
         let (_, buffer) = self.wal.insert((wal, buffer));
         match result {
-            Ok(Read::Bytes(count)) => Ok(buffer.get(..count)),
+            Ok(ReadOutcome::Bytes(count)) => Ok(buffer.get(..count)),
             // What was removed meanwhile is told when the newest snapshot is looked at.
-            Ok(Read::Nothing | Read::Changed) | Err(ReadError::TooOld { .. }) => Ok(None),
+            Ok(ReadOutcome::Nothing | ReadOutcome::Changed) | Err(ReadError::TooOld { .. }) => Ok(None),
             Err(error) => Err(read_failed(&error).into()),
         }
     }

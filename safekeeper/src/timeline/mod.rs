@@ -17,7 +17,7 @@ use std::sync::mpsc::Sender;
 
 use consensus::{ConnectionId, ProposerMessage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use wal_store::{Input, ReadMode, RealDisk, Snapshot, Snapshots, WalReader};
+use wal_store::{Input, ReadMode, RealDisk, Snapshot, SnapshotCell, WalReader};
 use wal_types::TenantTimelineId;
 
 use lanes::Queued;
@@ -41,7 +41,7 @@ pub(crate) struct Timeline {
     key: TimelineKey,
     disk: RealDisk,
     thread: Sender<Order>,
-    snapshots: Snapshots,
+    snapshots: SnapshotCell,
     changed: watch::Receiver<()>,
     /// Who reads here.
     pub(crate) readers: Arc<Readers>,
@@ -88,7 +88,7 @@ impl Timeline {
 /// The snapshots of a timeline, and a way to wait for the next one.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    snapshots: Snapshots,
+    snapshots: SnapshotCell,
     changed: watch::Receiver<()>,
 }
 

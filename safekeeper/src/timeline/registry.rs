@@ -64,7 +64,7 @@ impl NotServed {
     fn new(error: &StoreError) -> Self {
         let health = match error {
             StoreError::Full { .. } => Health::Full,
-            StoreError::Io { .. } | StoreError::Unreadable { .. } => Health::Poisoned,
+            StoreError::Io { .. } | StoreError::Unreadable { .. } => Health::Failed,
             StoreError::Corrupt(_)
             | StoreError::Missing
             | StoreError::Exists
@@ -294,13 +294,13 @@ impl Timelines {
         note_promises(&self.directory(id))?;
         let disk = RealDisk::open(&self.directory(id))?;
         let identity = self.data_dir.identity();
-        let replica = Replica::open_after(disk.clone(), identity.node, unreadable_tries)?;
+        let replica = Replica::open_after_read_errors(disk.clone(), identity.node, unreadable_tries)?;
         if replica.disk_id() != identity.disk {
             return Err(StoreError::Invalid(
                 "this timeline was copied here from another data directory; what that one promised since is unknown",
             ));
         }
-        let snapshots = replica.snapshots();
+        let snapshots = replica.snapshot_cell();
         let readers = Arc::new(Readers::default());
         let (told, changed) = watch::channel(());
         let timeline = Timeline {

@@ -162,7 +162,9 @@ fn can_be_noticed(node: &Node, damage: &Damage) -> bool {
     if damage.apply(&disk).is_none() {
         return false;
     }
-    let Ok(replica) = Replica::open_after(disk, node.id, UNREADABLE_TRIES_MAX) else { return true };
+    let Ok(replica) = Replica::open_after_read_errors(disk, node.id, UNREADABLE_TRIES_MAX) else {
+        return true;
+    };
     let seen = replica.snapshot();
     let from = seen.oldest_lsn.max(node.mirror.base());
     let log = read_log(&replica, from, seen.flush_lsn);

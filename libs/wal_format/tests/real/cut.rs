@@ -58,7 +58,7 @@ fn telling_pages(fixture: &Fixture) -> BTreeMap<Lsn, &'static str> {
     let mut switches = switch.filter(|start| is_switch(&fixture.bytes[fixture.index_of(*start)..]));
     let switch = switches.next().unwrap().align_down(page_bytes);
     let overwriting = first(&|(_, page)| page.flags.contains(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD));
-    let torso = fixture.expected_at(overwriting).0;
+    let partial_start = fixture.expected_at(overwriting).0;
     let on_a_boundary = fixture.records.iter().map(|(_, end)| *end).find(|end| end.0 % page_bytes == 0);
     let last = fixture.records.last().unwrap().1.align_down(page_bytes);
     BTreeMap::from([
@@ -73,7 +73,7 @@ fn telling_pages(fixture: &Fixture) -> BTreeMap<Lsn, &'static str> {
         (switch, "a segment switch"),
         (switch.advance(page_bytes), "the unused rest of a segment"),
         (on_a_boundary.unwrap().align_down(page_bytes), "a page behind a record end"),
-        (torso.align_down(page_bytes), "the beginning of a record that a crash cut off"),
+        (partial_start.align_down(page_bytes), "the beginning of a record that a crash cut off"),
         (Lsn(overwriting.0 - page_bytes), "the end of a record that a crash cut off"),
         (overwriting, "the record that says so"),
         (first(&|(_, page)| page.tli == Tli(2)), "the second timeline"),

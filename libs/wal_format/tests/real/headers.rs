@@ -20,7 +20,7 @@ const HARMLESS: [(usize, usize, &str); 2] = [
 const HIGHEST: Tli = Tli(2);
 
 fn scanner(major: u32, fixture: &Fixture) -> RecordScanner {
-    fixture.scanner().of_version(PageMagic::of_major(major).unwrap()).within_timeline(HIGHEST)
+    fixture.scanner().require_version(PageMagic::of_major(major).unwrap()).limit_timeline(HIGHEST)
 }
 
 /// Each page that has a header, and a scanner that has seen all that is before it.
@@ -81,7 +81,7 @@ fn a_log_of_one_version_takes_no_page_of_another() {
     for major in MAJORS {
         let fixture = Fixture::load(major);
         for other in MAJORS {
-            let mut scanner = fixture.scanner().of_version(PageMagic::of_major(other).unwrap());
+            let mut scanner = fixture.scanner().require_version(PageMagic::of_major(other).unwrap());
             assert_eq!(scanner.feed(&fixture.bytes[..PAGE_BYTES]).is_ok(), other == major);
         }
     }

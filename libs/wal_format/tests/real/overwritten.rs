@@ -3,7 +3,7 @@
 
 use wal_format::{
     PAGE_BYTES, PageFlags, RECORD_HEADER_BYTES, RecordError, RecordHeader, RecordScanner, ScanEnd, ScanError,
-    Stop, find_end_of_log, page_header_bytes,
+    StopReason, find_end_of_log, page_header_bytes,
 };
 use wal_types::Lsn;
 
@@ -15,7 +15,7 @@ const RECORD_BYTES: usize = 42;
 struct CutOff {
     fixture: Fixture,
     /// Where the record began that was cut off, which is where the record before it ends.
-    torso: Lsn,
+    partial_start: Lsn,
     /// Where the record begins that tells.
     record: Lsn,
 }
@@ -27,9 +27,9 @@ fn cut_off(major: u32) -> CutOff {
     let (page, _) =
         pages.into_iter().find(|(_, header)| tells(header.flags)).expect("the server has seen a gap");
     let record = page.advance(page_header_bytes(fixture.context().segment_size, page) as u64);
-    let torso = fixture.expected_at(page).0;
-    assert!(torso < page && fixture.records.iter().any(|(start, _)| *start == record));
-    CutOff { fixture, torso, record }
+    let partial_start = fixture.expected_at(page).0;
+    assert!(partial_start < page && fixture.records.iter().any(|(start, _)| *start == record));
+    CutOff { fixture, partial_start, record }
 }
 
 impl CutOff {
@@ -54,7 +54,7 @@ impl CutOff {
             Ok(()) => None,
             Err(ScanError::Record { at, problem }) => {
                 assert_eq!(at, self.record);
-                assert!(scanner.record_end() <= self.torso.max(before), "nothing of it counts");
+                assert!(scanner.record_end() <= self.partial_start.max(before), "nothing of it counts");
                 Some(problem)
             }
             Err(other) => panic!("{other}"),
@@ -70,8 +70,8 @@ fn the_record_behind_one_that_was_cut_off_has_to_tell_of_it() {
         let told = |lsn: Lsn| log.with(|_, body| body[2..10].copy_from_slice(&lsn.0.to_le_bytes()));
         assert_eq!(scan(&log.fixture.bytes), None);
         assert_eq!(scan(&log.with(|_, _| {})), None);
-        assert_eq!(scan(&told(log.torso)), None);
-        for lsn in [Lsn(0), Lsn(log.torso.0 - 8), log.torso.advance(8), log.record] {
+        assert_eq!(scan(&told(log.partial_start)), None);
+        for lsn in [Lsn(0), Lsn(log.partial_start.0 - 8), log.partial_start.advance(8), log.record] {
             assert_eq!(scan(&told(lsn)), Some(RecordError::Overwrites(lsn)));
         }
         let other = Some(RecordError::NotAnOverwrite);
@@ -88,7 +88,7 @@ fn a_scan_that_begins_in_what_was_cut_off_knows_only_that_it_began_before() {
         let log = cut_off(major);
         let segment_size = log.fixture.context().segment_size;
         let start = segment_size.start_of(segment_size.segment_of(log.record));
-        assert!(start > log.torso, "a record of 1.5 segments was cut off near its end");
+        assert!(start > log.partial_start, "a record of 1.5 segments was cut off near its end");
         let scanner = || RecordScanner::at_segment_start(log.fixture.context(), start);
         let told = |lsn: Lsn| log.with(|_, body| body[2..10].copy_from_slice(&lsn.0.to_le_bytes()));
         assert_eq!(log.refusal(scanner(), &log.fixture.bytes), None);
@@ -119,7 +119,7 @@ fn elsewhere_a_record_that_tells_of_one_that_was_cut_off_is_refused() {
     }
 }
 
-/// The server writes its end behind what was whole, over the torso: so does the scan.
+/// The server writes its end behind what was whole, over the partial record: so does the scan.
 #[test]
 fn a_torn_one_ends_the_log_before_what_was_cut_off() {
     for major in MAJORS {
@@ -132,14 +132,14 @@ fn a_torn_one_ends_the_log_before_what_was_cut_off() {
             for zeros in [page_end - written, 0] {
                 let bytes = [&whole[..written], &vec![0; zeros]].concat();
                 let end = scan(fixture, &bytes);
-                assert_eq!(end.record_end, log.torso, "{} bytes of it", written - record);
-                let nothing_there = Stop::NoMoreBytes { at: fixture.start.advance(written as u64) };
+                assert_eq!(end.record_end, log.partial_start, "{} bytes of it", written - record);
+                let nothing_there = StopReason::NoMoreBytes { at: fixture.start.advance(written as u64) };
                 match end.stopped {
-                    Stop::NotWal(error) => assert!(zeros > 0 && error.position() == log.record),
+                    StopReason::NotWal(error) => assert!(zeros > 0 && error.position() == log.record),
                     stopped => assert_eq!((zeros, stopped), (0, nothing_there)),
                 }
                 let mut scanner = end.scanner;
-                scanner.feed(&whole[fixture.index_of(log.torso)..]).unwrap();
+                scanner.feed(&whole[fixture.index_of(log.partial_start)..]).unwrap();
             }
         }
     }

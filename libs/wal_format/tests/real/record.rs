@@ -68,7 +68,7 @@ fn record() {
     Fixture { version, system_id, start, bytes, records }.save(server.programs.major());
 }
 
-/// `pg_waldump` tells where records begin. One ends where the next one begins, or the torso of one.
+/// `pg_waldump` tells where records begin. One ends where the next one begins, or a partial record.
 fn records_by_waldump(server: &Server, start: Lsn) -> Vec<RecordRange> {
     let mut records: BTreeMap<Lsn, LoggedRecord> = BTreeMap::new();
     let second = server.wal().start_of(Tli(2)).unwrap();

@@ -1,6 +1,6 @@
 //! What is in the fixtures, and that the scanner sees each record where the server does.
 
-use wal_format::{PAGE_BYTES, PageFlags, RecordScanner, Stop, find_end_of_log};
+use wal_format::{PAGE_BYTES, PageFlags, RecordScanner, StopReason, find_end_of_log};
 use wal_types::{Lsn, Tli};
 
 use crate::fixture::{Fixture, MAJORS, RecordRange, SEGMENT_BYTES};
@@ -41,7 +41,7 @@ fn the_log_ends_where_the_server_stopped() {
         assert_eq!((end.last_record_start, end.record_end), (Some(start), listed), "{major}");
         assert_eq!(end.scanner.tli(), Tli(2));
         match end.stopped {
-            Stop::NotWal(error) => assert!(error.is_end_of_log(), "{major}: {error}"),
+            StopReason::NotWal(error) => assert!(error.is_end_of_log(), "{major}: {error}"),
             stopped => panic!("{major}: {stopped:?}"),
         }
     }

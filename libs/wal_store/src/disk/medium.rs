@@ -135,22 +135,22 @@ impl Inode {
     }
 }
 
-pub(super) type Shared = Arc<Mutex<Inode>>;
+pub(super) type SharedInode = Arc<Mutex<Inode>>;
 
 /// The directory.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    seen: BTreeMap<String, Shared>,
-    durable: BTreeMap<String, Shared>,
+    seen: BTreeMap<String, SharedInode>,
+    durable: BTreeMap<String, SharedInode>,
     /// Not synced, in order.
     pending: Vec<Change>,
 }
 
 #[derive(Debug)]
 enum Change {
-    Link { name: String, inode: Shared },
+    Link { name: String, inode: SharedInode },
     Unlink { name: String },
-    Rename { from: String, to: String, inode: Shared },
+    Rename { from: String, to: String, inode: SharedInode },
 }
 
 impl Names {
@@ -167,15 +167,15 @@ impl Names {
         self.durable.remove(name);
     }
 
-    pub(super) fn get(&self, name: &str) -> io::Result<Shared> {
+    pub(super) fn get(&self, name: &str) -> io::Result<SharedInode> {
         self.seen.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    pub(super) fn create(&mut self, name: &str) -> io::Result<Shared> {
+    pub(super) fn create(&mut self, name: &str) -> io::Result<SharedInode> {
         if self.seen.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let inode = Shared::default();
+        let inode = SharedInode::default();
         self.change(Change::Link { name: name.into(), inode: inode.clone() });
         Ok(inode)
     }
@@ -223,8 +223,8 @@ impl Names {
 
     /// The same names over copies of the same contents.
     pub(super) fn fork(&self) -> Self {
-        let mut copies: Vec<(Shared, Shared)> = Vec::new();
-        let mut copy = |inode: &Shared| {
+        let mut copies: Vec<(SharedInode, SharedInode)> = Vec::new();
+        let mut copy = |inode: &SharedInode| {
             if let Some((_, copy)) = copies.iter().find(|(original, _)| Arc::ptr_eq(original, inode)) {
                 return copy.clone();
             }
@@ -232,7 +232,7 @@ impl Names {
             copies.push((inode.clone(), copy.clone()));
             copy
         };
-        let mut copy_all = |names: &BTreeMap<String, Shared>| {
+        let mut copy_all = |names: &BTreeMap<String, SharedInode>| {
             names.iter().map(|(name, inode)| (name.clone(), copy(inode))).collect()
         };
         let (seen, durable) = (copy_all(&self.seen), copy_all(&self.durable));
@@ -242,7 +242,7 @@ impl Names {
 }
 
 impl Change {
-    fn apply(&self, names: &mut BTreeMap<String, Shared>) {
+    fn apply(&self, names: &mut BTreeMap<String, SharedInode>) {
         match self {
             Self::Link { name, inode } => {
                 names.insert(name.clone(), inode.clone());
@@ -257,7 +257,7 @@ impl Change {
         }
     }
 
-    fn with_inodes(&self, copy: &mut impl FnMut(&Shared) -> Shared) -> Self {
+    fn with_inodes(&self, copy: &mut impl FnMut(&SharedInode) -> SharedInode) -> Self {
         match self {
             Self::Link { name, inode } => Self::Link { name: name.clone(), inode: copy(inode) },
             Self::Unlink { name } => Self::Unlink { name: name.clone() },

@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use super::medium::{Names, Shared, lock};
+use super::medium::{Names, SharedInode, lock};
 use super::{Disk, DiskFile};
 
 /// What goes wrong once.
@@ -37,7 +37,7 @@ pub struct ModelDisk {
 #[derive(Debug)]
 pub struct ModelFile {
     disk: ModelDisk,
-    inode: Shared,
+    inode: SharedInode,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ struct Medium {
     /// Each with the number of operations of its kind that still succeed.
     faults: Vec<(Fault, u64)>,
     /// Faults wait.
-    undisturbed: bool,
+    faults_paused: bool,
     operations: u64,
     crash_at: Option<u64>,
     capacity_bytes: Option<u64>,
@@ -99,8 +99,8 @@ impl ModelDisk {
     }
 
     /// While it is set, what was set to fail waits: somebody looks on who is no part of the program.
-    pub fn set_undisturbed(&self, undisturbed: bool) {
-        lock(&self.medium).undisturbed = undisturbed;
+    pub fn pause_faults(&self, faults_paused: bool) {
+        lock(&self.medium).faults_paused = faults_paused;
     }
 
     /// Lets every operation fail once so many that change something have succeeded, counted from now.
@@ -188,7 +188,7 @@ impl ModelDisk {
 impl Medium {
     /// True when an operation of this kind has to fail now.
     fn fails(&mut self, kind: Fault) -> bool {
-        if self.undisturbed {
+        if self.faults_paused {
             return false;
         }
         let mut fires = false;

@@ -128,7 +128,7 @@ fn a_log_that_was_put_to_rest_says_all_that_was_acknowledged() {
     proposer.write(&[2; 500]);
     proposer.commit_lsn = proposer.end();
     send(&mut replica, proposer.appends());
-    let _ = replica.rest();
+    let _ = replica.checkpoint_for_shutdown();
     assert_eq!(replica.snapshot().persisted_commit_lsn, proposer.end());
     drop(replica);
     rot(&disk, Lsn(start.0 + 200));
@@ -245,11 +245,11 @@ fn a_sector_that_cannot_be_read_is_waited_for_and_then_counts_as_lost() {
     disk.spoil_sector(&segment_name(record.0 / SEGMENT_BYTES), (record.0 % SEGMENT_BYTES) as usize + 1024)
         .unwrap();
     for tries in 0..UNREADABLE_TRIES_MAX {
-        let opened = Replica::open_after(disk.clone(), NODE, tries);
+        let opened = Replica::open_after_read_errors(disk.clone(), NODE, tries);
         assert!(matches!(opened, Err(StoreError::Unreadable { .. })), "try {tries}");
     }
     let unchanged = disk.fork();
-    let replica = Replica::open_after(disk.clone(), NODE, UNREADABLE_TRIES_MAX).unwrap();
+    let replica = Replica::open_after_read_errors(disk.clone(), NODE, UNREADABLE_TRIES_MAX).unwrap();
     drop(replica);
     let end = open(&disk).snapshot().flush_lsn;
     // All but what is in the bad page.
@@ -284,7 +284,7 @@ fn a_sector_that_cannot_be_read_behind_the_last_footer_may_have_been_acknowledge
     // In the page behind the one that the footers know of.
     let sector = known.align_up(4096);
     disk.spoil_sector(&segment_name(sector.0 / SEGMENT_BYTES), (sector.0 % SEGMENT_BYTES) as usize).unwrap();
-    let replica = Replica::open_after(disk.clone(), NODE, UNREADABLE_TRIES_MAX).unwrap();
+    let replica = Replica::open_after_read_errors(disk.clone(), NODE, UNREADABLE_TRIES_MAX).unwrap();
     let snapshot = replica.snapshot();
     assert!(snapshot.flush_lsn < proposer.end());
     assert_eq!(snapshot.health, Health::Lost, "its log ends at {}", snapshot.flush_lsn);
@@ -305,7 +305,7 @@ fn a_running_replica_waits_half_a_minute_for_a_bad_sector() {
     let mut seconds = 0;
     while replica.snapshot().health != Health::Lost {
         assert!(seconds <= 2 * u64::from(UNREADABLE_TRIES_MAX), "it never gives up");
-        assert_eq!(replica.snapshot().health, Health::Poisoned);
+        assert_eq!(replica.snapshot().health, Health::Failed);
         let _ = replica.tick(Duration::from_secs(seconds));
         seconds += 1;
     }

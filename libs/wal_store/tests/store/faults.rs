@@ -35,7 +35,7 @@ fn a_failed_sync_poisons_and_what_it_lost_is_not_acknowledged_as_if_it_were_ther
     assert!(output.replies.is_empty(), "nothing of the batch is told: {output:?}");
     assert_eq!(output.refused.len(), 2, "everybody has to come back");
     assert!(output.refused.iter().all(|(_, why)| matches!(why, Rejection::Disk(_))));
-    assert_eq!(replica.snapshot().health, Health::Poisoned);
+    assert_eq!(replica.snapshot().health, Health::Failed);
 
     // The replica recovers by itself. Whatever it then says is on the disk, not only in the page cache.
     let next = Proposer::first(2);

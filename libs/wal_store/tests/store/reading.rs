@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use wal_store::{Disk, DiskFile, ModelDisk, Read, ReadError, ReadMode, RealDisk, Replica};
+use wal_store::{Disk, DiskFile, ModelDisk, ReadError, ReadMode, ReadOutcome, RealDisk, Replica};
 use wal_types::{Lsn, Term};
 
 use crate::basics::on_both_disks;
@@ -26,7 +26,7 @@ fn check_committed<D: Disk>(disk: D) {
     send(&mut replica, proposer.appends());
     let mut reader = replica.reader(ReadMode::Committed);
     let mut buffer = vec![0; 3 * SEGMENT_BYTES as usize];
-    assert_eq!(reader.read(START, &mut buffer).unwrap(), Read::Nothing, "nothing is committed");
+    assert_eq!(reader.read(START, &mut buffer).unwrap(), ReadOutcome::Nothing, "nothing is committed");
 
     proposer.commit_lsn = proposer.ends[20];
     send(&mut replica, vec![proposer.heartbeat()]);
@@ -34,12 +34,12 @@ fn check_committed<D: Disk>(disk: D) {
     loop {
         let from = START.advance(log.len() as u64);
         match reader.read(from, &mut buffer).unwrap() {
-            Read::Bytes(count) => {
+            ReadOutcome::Bytes(count) => {
                 assert!(from.0 % SEGMENT_BYTES + count as u64 <= SEGMENT_BYTES, "no footer is handed out");
                 log.extend_from_slice(&buffer[..count]);
             }
-            Read::Nothing => break,
-            Read::Changed => panic!("nobody changes it"),
+            ReadOutcome::Nothing => break,
+            ReadOutcome::Changed => panic!("nobody changes it"),
         }
     }
     assert_eq!(log, proposer.log[..proposer.commit_lsn.bytes_since(START) as usize]);
@@ -62,7 +62,7 @@ fn check_cut_between_reads<D: Disk>(disk: D) {
     send(&mut replica, first.appends());
     let mut reader = replica.reader(ReadMode::Committed);
     let mut buffer = [0; 4000];
-    assert_eq!(reader.read(first.ends[1], &mut buffer[..16]).unwrap(), Read::Bytes(16));
+    assert_eq!(reader.read(first.ends[1], &mut buffer[..16]).unwrap(), ReadOutcome::Bytes(16));
 
     let mut second = Proposer::after(&first, 2, 2);
     second.lead(&mut replica, second.end());
@@ -72,7 +72,7 @@ fn check_cut_between_reads<D: Disk>(disk: D) {
     second.commit_lsn = second.end();
     send(&mut replica, second.appends());
     let from = second.ends[2];
-    let Read::Bytes(count) = reader.read(from, &mut buffer).unwrap() else { panic!("committed") };
+    let ReadOutcome::Bytes(count) = reader.read(from, &mut buffer).unwrap() else { panic!("committed") };
     let expected = &second.log[from.bytes_since(START) as usize..];
     assert_eq!(buffer[..count], expected[..count]);
 }
@@ -225,7 +225,7 @@ fn a_cut_in_the_middle_of_a_read_never_lets_dead_bytes_out() {
         disk.interrupt(moment, move || cut_and_grow(&cutter, &after));
         let mut buffer = [0; 4000];
         let result = reader.read(first.ends[3], &mut buffer);
-        let dropped = matches!(result, Ok(Read::Changed) | Err(ReadError::OtherTerm { .. }));
+        let dropped = matches!(result, Ok(ReadOutcome::Changed) | Err(ReadError::OtherTerm { .. }));
         assert!(dropped, "{moment:?}: {result:?}");
     }
 }
@@ -244,11 +244,11 @@ fn a_file_that_was_opened_while_a_cut_went_on_is_not_read_later() {
         *result.lock().unwrap() = early.lock().unwrap().read(from, &mut buffer).ok();
     });
     cut_and_grow(&owner, &second);
-    assert_eq!(*read.lock().unwrap(), Some(Read::Bytes(16)), "the reader was there in between");
+    assert_eq!(*read.lock().unwrap(), Some(ReadOutcome::Bytes(16)), "the reader was there in between");
 
     let from = second.ends[3];
     let mut buffer = [0; 2000];
-    let Read::Bytes(count) = reader.lock().unwrap().read(from, &mut buffer).unwrap() else {
+    let ReadOutcome::Bytes(count) = reader.lock().unwrap().read(from, &mut buffer).unwrap() else {
         panic!("it is committed")
     };
     assert_eq!(buffer[..count], second.log[from.bytes_since(START) as usize..][..count]);
@@ -272,7 +272,10 @@ fn a_file_that_a_cut_has_just_replaced_is_not_read_as_if_it_were_the_old_one() {
     let elected = second.elected(second.ends[2]);
     send(&mut owner.lock().unwrap(), vec![elected]);
     let read = result.lock().unwrap().unwrap();
-    assert!(matches!(read, Read::Nothing | Read::Changed), "{read:?}, though the cut was under way");
+    assert!(
+        matches!(read, ReadOutcome::Nothing | ReadOutcome::Changed),
+        "{read:?}, though the cut was under way"
+    );
 }
 
 /// A log of which the first segments may go, and its proposer.
@@ -297,7 +300,7 @@ fn log_to_remove(disk: &Interrupted, is_written: bool) -> Owner {
 
 fn remove(owner: &Owner) {
     let mut replica = owner.lock().unwrap();
-    replica.keep_from(Lsn::MAX);
+    replica.set_keep_from(Lsn::MAX);
     let _ = replica.tick(Duration::from_secs(99));
     assert!(replica.snapshot().oldest_lsn > START);
 }
@@ -351,7 +354,7 @@ fn of_a_damaged_log_only_what_is_left_is_served() {
     let _ = replica.tick(Duration::from_secs(1));
     let mut reader = replica.reader(ReadMode::Committed);
     let mut buffer = [0; 5000];
-    assert_eq!(reader.read(START, &mut buffer).unwrap(), Read::Bytes(proposer.log.len()));
+    assert_eq!(reader.read(START, &mut buffer).unwrap(), ReadOutcome::Bytes(proposer.log.len()));
 
     disk.flip_bit("000000010000000000000001", 1300 * 8).unwrap();
     disk.fail(wal_store::Fault::Sync, 0);
@@ -361,10 +364,10 @@ fn of_a_damaged_log_only_what_is_left_is_served() {
     let snapshot = replica.snapshot();
     assert_eq!((snapshot.health, snapshot.flush_lsn), (wal_store::Health::Lost, proposer.ends[1]));
     let left = proposer.ends[1].bytes_since(START) as usize;
-    assert_eq!(reader.read(START, &mut buffer).unwrap(), Read::Bytes(left));
+    assert_eq!(reader.read(START, &mut buffer).unwrap(), ReadOutcome::Bytes(left));
     assert!(buffer[..left] == proposer.log[..left]);
-    assert_eq!(reader.read(proposer.ends[1], &mut buffer).unwrap(), Read::Nothing);
-    assert_eq!(reader.read(proposer.ends[2], &mut buffer).unwrap(), Read::Nothing);
+    assert_eq!(reader.read(proposer.ends[1], &mut buffer).unwrap(), ReadOutcome::Nothing);
+    assert_eq!(reader.read(proposer.ends[2], &mut buffer).unwrap(), ReadOutcome::Nothing);
 }
 
 #[test]

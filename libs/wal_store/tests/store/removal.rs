@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wal_store::{
-    Disk, DiskFile, Health, ModelDisk, Read, ReadError, ReadMode, RealDisk, Replica, StoreError,
+    Disk, DiskFile, Health, ModelDisk, ReadError, ReadMode, ReadOutcome, RealDisk, Replica, StoreError,
 };
 use wal_types::{Lsn, SegmentNumber};
 
@@ -61,16 +61,16 @@ fn check_removal<D: Disk>(disk: D) {
     let (mut replica, mut proposer) = log(&disk, 60);
     let all = segments(&disk);
     idle(&mut replica, 0);
-    replica.keep_from(Lsn::MAX);
+    replica.set_keep_from(Lsn::MAX);
     idle(&mut replica, 10);
     assert_eq!(segments(&disk), all, "nothing is committed");
     let horizon = proposer.ends[40];
     commit(&mut replica, &mut proposer, horizon);
-    replica.keep_from(proposer.ends[20]);
+    replica.set_keep_from(proposer.ends[20]);
     idle(&mut replica, 20);
     let kept = |lsn: Lsn| all.iter().copied().filter(|&n| n >= lsn.0 / SEGMENT_BYTES).collect::<Vec<_>>();
     assert_eq!(segments(&disk), kept(proposer.ends[20]), "somebody wants it");
-    replica.keep_from(Lsn::MAX);
+    replica.set_keep_from(Lsn::MAX);
     idle(&mut replica, 30);
     assert_eq!(segments(&disk), kept(horizon), "a member may need it");
 
@@ -79,7 +79,7 @@ fn check_removal<D: Disk>(disk: D) {
     let mut reader = replica.reader(ReadMode::Committed);
     let early = reader.read(Lsn(oldest.0 - 1), &mut [0; 9]);
     assert!(matches!(early, Err(ReadError::TooOld { oldest: told, .. }) if told == oldest));
-    assert_eq!(reader.read(oldest, &mut [0; 9]).unwrap(), Read::Bytes(9));
+    assert_eq!(reader.read(oldest, &mut [0; 9]).unwrap(), ReadOutcome::Bytes(9));
     let left = &proposer.log[oldest.bytes_since(START) as usize..];
     assert!(read_log(&replica) == left);
     drop(replica);
@@ -94,7 +94,7 @@ fn check_removal<D: Disk>(disk: D) {
     write(&mut replica, &mut proposer, 1);
     let end = proposer.end();
     commit(&mut replica, &mut proposer, end);
-    replica.keep_from(Lsn::MAX);
+    replica.set_keep_from(Lsn::MAX);
     idle(&mut replica, 0);
     let oldest = replica.snapshot().oldest_lsn;
     assert_eq!(oldest.0, proposer.ends[proposer.ends.len() - 2].0 / SEGMENT_BYTES * SEGMENT_BYTES);
@@ -105,7 +105,7 @@ fn check_removal<D: Disk>(disk: D) {
 
 fn check_recycling<D: Disk>(disk: D) {
     let (mut replica, mut proposer) = log(&disk, 30);
-    replica.keep_from(Lsn::MAX);
+    replica.set_keep_from(Lsn::MAX);
     let end = proposer.end();
     commit(&mut replica, &mut proposer, end);
     let _ = replica.tick(Duration::from_secs(2));
@@ -127,7 +127,7 @@ fn check_recycling<D: Disk>(disk: D) {
 fn an_old_segment_is_overwritten_instead_of_making_a_new_one() {
     let disk = ModelDisk::new();
     let (mut replica, mut proposer) = log(&disk, 30);
-    replica.keep_from(Lsn::MAX);
+    replica.set_keep_from(Lsn::MAX);
     let end = proposer.end();
     commit(&mut replica, &mut proposer, end);
     // There is room for nothing, and the next segment comes all the same.
@@ -167,7 +167,7 @@ fn the_segment_in_which_the_last_committed_record_begins_stays_however_long_it_i
         send(&mut replica, proposer.appends());
         let end = proposer.end();
         commit(&mut replica, &mut proposer, end);
-        replica.keep_from(Lsn::MAX);
+        replica.set_keep_from(Lsn::MAX);
         idle(&mut replica, 0);
         assert!(replica.snapshot().oldest_lsn <= begin.align_up(SEGMENT_BYTES));
         drop(replica);
@@ -191,7 +191,7 @@ fn a_log_goes_on_over_many_removals_and_restarts() {
         write(&mut replica, &mut proposer, 1 + round % 11);
         let end = proposer.end();
         commit(&mut replica, &mut proposer, end);
-        replica.keep_from(Lsn::MAX);
+        replica.set_keep_from(Lsn::MAX);
         for _ in 0..2 + round % 3 {
             second += 1;
             let _ = replica.tick(Duration::from_secs(second));
@@ -219,7 +219,7 @@ fn what_was_removed_has_no_checksum_and_breaks_nothing() {
     let (mut replica, mut proposer) = log(&disk, 30);
     let end = proposer.end();
     commit(&mut replica, &mut proposer, end);
-    replica.keep_from(Lsn::MAX);
+    replica.set_keep_from(Lsn::MAX);
     idle(&mut replica, 0);
     let request = consensus::ChecksumRequest {
         generation: configuration().generation,
@@ -247,7 +247,7 @@ fn a_crash_at_any_step_of_a_removal_removes_nothing_else() {
             if !is_written {
                 idle(&mut replica, 10);
             }
-            replica.keep_from(Lsn::MAX);
+            replica.set_keep_from(Lsn::MAX);
             disk.crash_after(step);
             let _ = replica.tick(Duration::from_secs(if is_written { 2 } else { 40 }));
             let has_crashed = disk.has_crashed();
@@ -319,7 +319,7 @@ fn a_file_below_the_beginning_is_nobodys() {
     let (mut replica, mut proposer) = log(&disk, 30);
     let end = proposer.end();
     commit(&mut replica, &mut proposer, end);
-    replica.keep_from(Lsn::MAX);
+    replica.set_keep_from(Lsn::MAX);
     idle(&mut replica, 0);
     drop(replica);
     disk.create(&segment_name(1)).unwrap().write_at(0, b"left by a crash").unwrap();

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use consensus::{AcceptorMessage, ConnectionId};
 use wal_format::SegmentName;
-use wal_store::{Disk, DiskFile, Health, Input, ModelDisk, Output, Read, ReadMode, Replica, StoreError};
+use wal_store::{
+    Disk, DiskFile, Health, Input, ModelDisk, Output, ReadMode, ReadOutcome, Replica, StoreError,
+};
 use wal_types::{Lsn, Term};
 
 use crate::common::{Proposer, SEGMENT_BYTES, START, lineage, nothing_survives, random, try_open};
@@ -71,7 +73,7 @@ impl World {
                 _ if self.disk.has_crashed() => return Err(Crashed),
                 Ok(mut replica) => {
                     if self.removes {
-                        replica.keep_from(Lsn::MAX);
+                        replica.set_keep_from(Lsn::MAX);
                     }
                     self.replica = Some(replica);
                     return Ok(());
@@ -188,7 +190,7 @@ impl World {
         for attempt in 0.. {
             assert!(attempt < ATTEMPTS, "it never recovers");
             let replica = self.replica.as_mut().unwrap();
-            if replica.snapshot().health != Health::Poisoned {
+            if replica.snapshot().health != Health::Failed {
                 break;
             }
             self.recoveries += 1;
@@ -287,9 +289,9 @@ pub(crate) fn read_log<D: Disk>(replica: &Replica<D>) -> Vec<u8> {
     let (mut failures, oldest) = (0, replica.snapshot().oldest_lsn);
     loop {
         match reader.read(oldest.advance(log.len() as u64), &mut buffer) {
-            Ok(Read::Bytes(count)) => log.extend_from_slice(&buffer[..count]),
-            Ok(Read::Nothing) => return log,
-            Ok(Read::Changed) => panic!("nobody changes it"),
+            Ok(ReadOutcome::Bytes(count)) => log.extend_from_slice(&buffer[..count]),
+            Ok(ReadOutcome::Nothing) => return log,
+            Ok(ReadOutcome::Changed) => panic!("nobody changes it"),
             // A fault that was injected.
             Err(error) => {
                 failures += 1;

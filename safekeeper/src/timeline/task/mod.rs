@@ -193,7 +193,7 @@ impl DiskThread {
             self.round();
         }
         for served in self.timelines.values_mut() {
-            let output = served.owned.replica.rest();
+            let output = served.owned.replica.checkpoint_for_shutdown();
             served.hand_out(output, &self.metrics);
         }
     }
@@ -202,7 +202,7 @@ impl DiskThread {
         for served in self.timelines.values_mut() {
             let reader_at = served.owned.readers.furthest_behind();
             let keep_from = self.retention.keep_from(&served.seen, reader_at);
-            served.owned.replica.keep_from(keep_from);
+            served.owned.replica.set_keep_from(keep_from);
             let output = served.owned.replica.tick(now);
             served.hand_out(output, &self.metrics);
         }

@@ -1,4 +1,4 @@
-//! [`Live`]: an acceptor and the files that it decides about, as long as the disk does not fail.
+//! [`OpenLog`]: an acceptor and the files that it decides about, as long as the disk does not fail.
 //!
 //! Before a message is decided there is room for what may follow ([`prepare`]); after that nothing may be refused.
 //! Carries effects out in the order in which the acceptor gave them. Every error that leaves here means that memory
@@ -21,7 +21,7 @@ use crate::control_file::ControlFile;
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::recover::Recovered;
-use crate::removal::Removal;
+use crate::removal::RemovalPlanner;
 use crate::snapshot::{Health, Snapshot};
 use crate::writer::Writer;
 
@@ -31,7 +31,7 @@ const COMMIT_PERSIST_INTERVAL: Duration = Duration::from_secs(1);
 const FOOTER_IDLE: Duration = Duration::from_secs(1);
 
 /// What became of a message.
-pub(crate) enum Outcome {
+pub(crate) enum MessageOutcome {
     /// It was decided; replies are posted.
     Done,
     /// Its connection must be closed.
@@ -41,7 +41,7 @@ pub(crate) enum Outcome {
 }
 
 /// An acceptor and its files.
-pub(crate) struct Live<D: Disk> {
+pub(crate) struct OpenLog<D: Disk> {
     acceptor: Acceptor,
     control: ControlFile<D>,
     writer: Writer<D>,
@@ -50,12 +50,12 @@ pub(crate) struct Live<D: Disk> {
     /// For after the message that is being decided, when it cuts the log or names its cluster: made, and with that
     /// checked, before the acceptor decides.
     prepared_scanner: Option<RecordScanner>,
-    shared: Shared,
-    removal: Removal,
+    parts: SnapshotParts,
+    removal: RemovalPlanner,
     quarantined: Arc<[String]>,
     truncations: u64,
     /// There was no room for the last message that needed some.
-    is_full: bool,
+    disk_full: bool,
     /// An append was stepped since the last flush.
     unflushed: bool,
     /// Something was written since the last tick.
@@ -66,7 +66,7 @@ pub(crate) struct Live<D: Disk> {
 }
 
 /// What follows from the state and changes seldom: most of it parts of a snapshot.
-struct Shared {
+struct SnapshotParts {
     history: Arc<TermHistory>,
     tli_switches: Arc<[TliSwitch]>,
     lineage: Arc<Lineage>,
@@ -74,7 +74,7 @@ struct Shared {
     highest_tli: Tli,
 }
 
-impl Shared {
+impl SnapshotParts {
     fn of(acceptor: &Acceptor) -> Self {
         let state = acceptor.state();
         Self {
@@ -88,31 +88,31 @@ impl Shared {
 }
 
 /// Where effects go that do not go to the disk.
-pub(crate) trait Post {
+pub(crate) trait EffectSink {
     /// Posts a reply.
     fn reply(&mut self, to: ConnectionId, message: AcceptorMessage);
     /// Publishes a snapshot at once.
     fn publish(&mut self, snapshot: Snapshot);
     /// WAL was made durable.
-    fn synced(&mut self);
+    fn count_sync(&mut self);
 }
 
-impl<D: Disk> Live<D> {
+impl<D: Disk> OpenLog<D> {
     pub(crate) fn new(node: NodeId, recovered: Recovered<D>, truncations: u64) -> Self {
         let Recovered { control, writer, scanner, quarantined } = recovered;
         let Control { lineage, state, oldest_lsn, .. } = control.content().clone();
         let mut acceptor = Acceptor::new(node, lineage, state, writer.end());
         acceptor.removed_below(oldest_lsn);
         Self {
-            shared: Shared::of(&acceptor),
+            parts: SnapshotParts::of(&acceptor),
             acceptor,
             control,
             writer,
             scanner,
             prepared_scanner: None,
-            removal: Removal::default(),
+            removal: RemovalPlanner::default(),
             quarantined: quarantined.into(),
-            is_full: false,
+            disk_full: false,
             truncations,
             unflushed: false,
             appended: false,
@@ -131,15 +131,15 @@ impl<D: Disk> Live<D> {
         Snapshot {
             health: match state.lost {
                 Some(_) => Health::Lost,
-                None if self.is_full => Health::Full,
+                None if self.disk_full => Health::Full,
                 None => Health::Healthy,
             },
             term: state.term,
             last_log_term: self.acceptor.last_log_term(),
-            history: self.shared.history.clone(),
-            tli_switches: self.shared.tli_switches.clone(),
-            lineage: self.shared.lineage.clone(),
-            configuration: self.shared.configuration.clone(),
+            history: self.parts.history.clone(),
+            tli_switches: self.parts.tli_switches.clone(),
+            lineage: self.parts.lineage.clone(),
+            configuration: self.parts.configuration.clone(),
             configuration_term: state.configuration_term,
             lost: state.lost,
             quarantined: self.quarantined.clone(),
@@ -163,26 +163,26 @@ impl<D: Disk> Live<D> {
         self.acceptor.unchanged_response(to)
     }
 
-    /// Decides one message and carries out what follows. An append is answered by the next [`Live::flush`]; anything
+    /// Decides one message and carries out what follows. An append is answered by the next [`OpenLog::flush`]; anything
     /// else sees a flushed log, because a vote has to tell all that an older term could have acknowledged.
-    pub(crate) fn message(
+    pub(crate) fn handle_message(
         &mut self,
         from: ConnectionId,
         message: ProposerMessage,
-        post: &mut impl Post,
-    ) -> Result<Outcome, StoreError> {
+        sink: &mut impl EffectSink,
+    ) -> Result<MessageOutcome, StoreError> {
         if let ProposerMessage::Append(append) = message {
-            return self.append(from, append, post);
+            return self.append(from, append, sink);
         }
-        self.flush(post)?;
+        self.flush(sink)?;
         self.prepared_scanner = None;
         match self.prepare(from, &message)? {
-            Outcome::Done => {}
+            MessageOutcome::Done => {}
             other => return Ok(other),
         }
         match self.acceptor.step(from, message) {
-            Ok(effects) => self.execute(effects, post).map(|()| Outcome::Done),
-            Err(refusal) => Ok(Outcome::Refused(refusal)),
+            Ok(effects) => self.execute(effects, sink).map(|()| MessageOutcome::Done),
+            Err(refusal) => Ok(MessageOutcome::Refused(refusal)),
         }
     }
 
@@ -192,25 +192,25 @@ impl<D: Disk> Live<D> {
         &mut self,
         from: ConnectionId,
         append: AppendRequest,
-        post: &mut impl Post,
-    ) -> Result<Outcome, StoreError> {
-        let mut ahead = match self.look_ahead(&append)? {
+        sink: &mut impl EffectSink,
+    ) -> Result<MessageOutcome, StoreError> {
+        let mut ahead = match self.prepare_append(&append)? {
             Ok(ahead) => ahead,
             // The acceptor may have a reason of its own.
             Err(outcome) => match self.acceptor.clone().step(from, ProposerMessage::Append(append)) {
                 Ok(_) => {
-                    let is_refused = matches!(outcome, Outcome::Refused(_));
+                    let is_refused = matches!(outcome, MessageOutcome::Refused(_));
                     if is_refused && self.scanner.position() > self.scanner.record_end() {
                         self.acceptor.reject_partial_record();
                     }
                     return Ok(outcome);
                 }
-                Err(refusal) => return Ok(Outcome::Refused(refusal)),
+                Err(refusal) => return Ok(MessageOutcome::Refused(refusal)),
             },
         };
         let effects = match self.acceptor.step(from, ProposerMessage::Append(append)) {
             Ok(effects) => effects,
-            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+            Err(refusal) => return Ok(MessageOutcome::Refused(refusal)),
         };
         self.unflushed = true;
         for effect in effects {
@@ -223,15 +223,15 @@ impl<D: Disk> Live<D> {
                         return Err(StoreError::Invalid("WAL that was not looked at to its end"));
                     }
                 }
-                other => self.execute(vec![other], post)?,
+                other => self.execute(vec![other], sink)?,
             }
         }
-        Ok(Outcome::Done)
+        Ok(MessageOutcome::Done)
     }
 
     /// Writes down which segments have a file: before one is written to, so that it is missed when it vanishes, and
     /// before one is taken away, so that it is not.
-    fn promise_files(&mut self, files_upto: Lsn) -> Result<(), StoreError> {
+    fn persist_files_upto(&mut self, files_upto: Lsn) -> Result<(), StoreError> {
         if self.control.content().files_upto == files_upto {
             return Ok(());
         }
@@ -239,26 +239,26 @@ impl<D: Disk> Live<D> {
     }
 
     /// Makes durable what was written, and answers the appends since the last flush.
-    pub(crate) fn flush(&mut self, post: &mut impl Post) -> Result<(), StoreError> {
+    pub(crate) fn flush(&mut self, sink: &mut impl EffectSink) -> Result<(), StoreError> {
         if !std::mem::take(&mut self.unflushed) {
             return Ok(());
         }
         if self.writer.is_dirty() {
             self.writer.flush(self.acceptor.flush_lsn(), self.acceptor.state().term)?;
-            post.synced();
+            sink.count_sync();
         }
-        self.vouch_for_unchecked()?;
+        self.cover_unchecked()?;
         let effects = self.acceptor.flushed(self.writer.end(), self.scanner.record_end());
-        self.execute(effects, post)
+        self.execute(effects, sink)
     }
 
     /// A recovery finds acknowledged records by their checksums. What an aborted record left and the rest of a switched
     /// segment have none: before they count as acknowledged a footer must say that they are complete.
-    fn vouch_for_unchecked(&mut self) -> Result<(), StoreError> {
-        if self.scanner.unchecked_end() <= self.writer.vouched_upto() {
+    fn cover_unchecked(&mut self) -> Result<(), StoreError> {
+        if self.scanner.unchecked_end() <= self.writer.covered_upto() {
             return Ok(());
         }
-        self.writer.vouch(self.scanner.record_end(), self.acceptor.state().term)
+        self.writer.cover(self.scanner.record_end(), self.acceptor.state().term)
     }
 
     /// What has to happen now and then, but not while somebody waits.
@@ -266,7 +266,7 @@ impl<D: Disk> Live<D> {
         &mut self,
         now: Duration,
         keep_from: Lsn,
-        post: &mut impl Post,
+        sink: &mut impl EffectSink,
     ) -> Result<(), StoreError> {
         if std::mem::take(&mut self.appended) {
             self.appended_at = now;
@@ -278,9 +278,9 @@ impl<D: Disk> Live<D> {
         if now.saturating_sub(self.checkpoint_at) >= COMMIT_PERSIST_INTERVAL || unpersisted >= segment_bytes {
             self.checkpoint_at = now;
             let effect = self.acceptor.checkpoint();
-            self.execute(effect.into_iter().collect(), post)?;
+            self.execute(effect.into_iter().collect(), sink)?;
         }
-        self.remove_old(keep_from, post)?;
+        self.remove_old(keep_from, sink)?;
         if self.is_written {
             let term = self.acceptor.state().term;
             match self.writer.prepare_spare(term) {
@@ -288,7 +288,7 @@ impl<D: Disk> Live<D> {
                 Ok(()) | Err(StoreError::Full { .. }) => {}
                 Err(error) => return Err(error),
             }
-            self.promise_files(self.writer.files_upto())?;
+            self.persist_files_upto(self.writer.files_upto())?;
             if now.saturating_sub(self.appended_at) >= FOOTER_IDLE {
                 self.is_written = false;
                 self.writer.flush_footer(self.acceptor.flush_lsn(), term)?;
@@ -297,63 +297,63 @@ impl<D: Disk> Live<D> {
         Ok(())
     }
 
-    /// What [`Live::tick`] would do in the end, if nothing came in any more.
-    pub(crate) fn rest(&mut self, post: &mut impl Post) -> Result<(), StoreError> {
+    /// What [`OpenLog::tick`] would do in the end, if nothing came in any more.
+    pub(crate) fn checkpoint_for_shutdown(&mut self, sink: &mut impl EffectSink) -> Result<(), StoreError> {
         let effect = self.acceptor.checkpoint();
-        self.execute(effect.into_iter().collect(), post)?;
+        self.execute(effect.into_iter().collect(), sink)?;
         self.is_written = false;
         self.writer.flush_footer(self.acceptor.flush_lsn(), self.acceptor.state().term)
     }
 
     /// What goes is written down and told to readers before the first file is touched.
-    fn remove_old(&mut self, keep_from: Lsn, post: &mut impl Post) -> Result<(), StoreError> {
+    fn remove_old(&mut self, keep_from: Lsn, sink: &mut impl EffectSink) -> Result<(), StoreError> {
         let control = self.control.content();
         let oldest = self.removal.new_oldest(self.writer.segments(), control, keep_from)?;
         let Some(oldest_lsn) = oldest else { return Ok(()) };
         self.control.store(Control { oldest_lsn, ..control.clone() })?;
-        self.writer.begin_at(oldest_lsn);
+        self.writer.set_oldest_lsn(oldest_lsn);
         self.acceptor.removed_below(oldest_lsn);
-        post.publish(self.snapshot());
-        self.writer.remove_front(self.is_written, self.acceptor.state().term)
+        sink.publish(self.snapshot());
+        self.writer.remove_old_segments(self.is_written, self.acceptor.state().term)
     }
 
-    fn execute(&mut self, effects: Vec<Effect>, post: &mut impl Post) -> Result<(), StoreError> {
+    fn execute(&mut self, effects: Vec<Effect>, sink: &mut impl EffectSink) -> Result<(), StoreError> {
         for effect in effects {
             match effect {
-                Effect::Reply { to, message } => post.reply(to, message),
+                Effect::Reply { to, message } => sink.reply(to, message),
                 Effect::Persist(state) => {
                     self.control.store(Control { state, ..self.control.content().clone() })?;
-                    self.shared = Shared::of(&self.acceptor);
+                    self.parts = SnapshotParts::of(&self.acceptor);
                 }
                 Effect::PersistLineage(lineage) => {
-                    self.writer.learn(lineage.clone());
+                    self.writer.set_lineage(lineage.clone());
                     self.scanner = self.prepared_scanner.take().unwrap_or_else(|| self.scanner.clone());
                     self.control.store(Control { lineage, ..self.control.content().clone() })?;
-                    self.shared = Shared::of(&self.acceptor);
+                    self.parts = SnapshotParts::of(&self.acceptor);
                 }
-                Effect::Truncate(at) => self.truncate(at, post)?,
+                Effect::Truncate(at) => self.truncate(at, sink)?,
                 Effect::Write { .. } => return Err(StoreError::Invalid("WAL that is no append's")),
                 Effect::Checksum { reply_to, from, to } => {
                     let crc32c = Some(self.writer.segments().checksum(from, to)?);
                     let message = AcceptorMessage::Checksum(ChecksumResponse { from, to, crc32c });
-                    post.reply(reply_to, message);
+                    sink.reply(reply_to, message);
                 }
             }
         }
         Ok(())
     }
 
-    fn truncate(&mut self, at: Lsn, post: &mut impl Post) -> Result<(), StoreError> {
+    fn truncate(&mut self, at: Lsn, sink: &mut impl EffectSink) -> Result<(), StoreError> {
         let scanner = self.prepared_scanner.take().filter(|scanner| scanner.position() == at);
         let scanner = scanner.ok_or(StoreError::Invalid("a cut that was not prepared"))?;
         self.truncations += 1;
-        post.publish(self.snapshot());
-        self.promise_files(self.writer.segments().files_upto(at))?;
-        self.writer.cut(at, self.acceptor.state().term)?;
+        sink.publish(self.snapshot());
+        self.persist_files_upto(self.writer.segments().files_upto(at))?;
+        self.writer.truncate(at, self.acceptor.state().term)?;
         self.scanner = scanner;
         // Who opened a file in between may have the old one.
         self.truncations += 1;
-        post.publish(self.snapshot());
+        sink.publish(self.snapshot());
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! [`Evidence`]: what the files of a log say about how far it was acknowledged, before any of its WAL is looked at.
+//! [`AckEvidence`]: what the files of a log say about how far it was acknowledged, before any of its WAL is looked at.
 //!
 //! Three witnesses: the control file knows a commit position and which files there are, and each file's footers say
 //! what was acknowledged when it was written last. Where a witness is gone, anything that it could have said counts as
@@ -12,11 +12,11 @@ use wal_types::{Lsn, SegmentNumber};
 use crate::control_codec::Control;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Corruption, StoreError};
-use crate::segment::{Segments, Unreadable};
+use crate::segment::{Segments, UnreadablePolicy};
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Evidence {
+pub(crate) struct AckEvidence {
     /// Every segment that has a file, whatever is in it.
     pub(crate) listed: BTreeSet<SegmentNumber>,
     /// Segments that should have a file and have none, or one that cannot be read as one.
@@ -26,12 +26,12 @@ pub(crate) struct Evidence {
     /// What was acknowledged, as far as somebody says so.
     pub(crate) acked_upto: Lsn,
     /// What may have been acknowledged: nothing above it was.
-    pub(crate) claimed_upto: Lsn,
+    pub(crate) acked_at_most: Lsn,
     /// The first thing that is wrong.
     pub(crate) fault: Option<Corruption>,
 }
 
-impl Evidence {
+impl AckEvidence {
     /// Below the segment of the commit position no footer can say more than the commit position does, so there it is
     /// enough that the files exist.
     pub(crate) fn gather<D: Disk>(segments: &Segments<D>, control: &Control) -> Result<Self, StoreError> {
@@ -41,37 +41,36 @@ impl Evidence {
             missing: BTreeSet::new(),
             without_footer: BTreeSet::new(),
             acked_upto: commit_lsn,
-            claimed_upto: commit_lsn,
+            acked_at_most: commit_lsn,
             fault: None,
         };
         let first = segments.number_of(control.oldest_lsn);
-        let promised = first..segments.number_of(control.files_upto);
-        let to_look_at: BTreeSet<_> =
-            evidence.listed.range(first..).copied().chain(promised.clone()).collect();
-        for segment in to_look_at {
+        let expected = first..segments.number_of(control.files_upto);
+        let to_read: BTreeSet<_> = evidence.listed.range(first..).copied().chain(expected.clone()).collect();
+        for segment in to_read {
             if !evidence.listed.contains(&segment) {
-                evidence.is_missing(segments, segment, Corruption::MissingSegment(segment));
+                evidence.add_missing(segments, segment, Corruption::MissingSegment(segment));
             } else if segment >= segments.number_of(commit_lsn) {
-                evidence.hear(segments, control, segment, promised.contains(&segment))?;
+                evidence.read_footer(segments, control, segment, expected.contains(&segment))?;
             }
         }
         Ok(evidence)
     }
 
     /// What one file says.
-    fn hear<D: Disk>(
+    fn read_footer<D: Disk>(
         &mut self,
         segments: &Segments<D>,
         control: &Control,
         segment: SegmentNumber,
-        promised: bool,
+        expected: bool,
     ) -> Result<(), StoreError> {
         let file = match segments.open(segment) {
             Ok(file) => file,
-            // Nothing was ever written to a file that is not promised.
-            Err(StoreError::Corrupt(_)) if !promised => return Ok(()),
+            // Nothing was ever written to a file that is not expected.
+            Err(StoreError::Corrupt(_)) if !expected => return Ok(()),
             Err(StoreError::Corrupt(fault)) => {
-                self.is_missing(segments, segment, fault);
+                self.add_missing(segments, segment, fault);
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -88,12 +87,12 @@ impl Evidence {
                 segments.write_footer(&file, &footer)?;
                 file.sync_data().map_err(StoreError::io("sync a footer"))?;
                 self.acked_upto = self.acked_upto.max(footer.acked_upto);
-                self.claimed_upto = self.claimed_upto.max(footer.acked_upto);
+                self.acked_at_most = self.acked_at_most.max(footer.acked_upto);
             }
-            Err(StoreError::Unreadable { .. }) if segments.unreadable == Unreadable::IsLost => {
-                self.has_no_footer(segments, segment, promised);
+            Err(StoreError::Unreadable { .. }) if segments.unreadable == UnreadablePolicy::TreatAsLost => {
+                self.add_without_footer(segments, segment, expected);
             }
-            Err(StoreError::Corrupt(_)) => self.has_no_footer(segments, segment, promised),
+            Err(StoreError::Corrupt(_)) => self.add_without_footer(segments, segment, expected),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -101,32 +100,37 @@ impl Evidence {
 
     /// A scan came to bytes that are there and cannot be read. No witness knows of the last batch, so it may have been in
     /// them: only zeros, or another record, that are *read* say that the log had ended before.
-    pub(crate) fn cannot_be_read<D: Disk>(&mut self, segments: &Segments<D>, at: Lsn) {
+    pub(crate) fn add_unreadable_end<D: Disk>(&mut self, segments: &Segments<D>, at: Lsn) {
         let segment = segments.number_of(at);
         if self.listed.contains(&segment) && !self.missing.contains(&segment) {
-            self.may_have_been_full(segments, segment, Corruption::CannotBeRead(at));
+            self.claim_whole_segment(segments, segment, Corruption::CannotBeRead(at));
         }
     }
 
-    fn is_missing<D: Disk>(&mut self, segments: &Segments<D>, segment: SegmentNumber, fault: Corruption) {
+    fn add_missing<D: Disk>(&mut self, segments: &Segments<D>, segment: SegmentNumber, fault: Corruption) {
         self.missing.insert(segment);
-        self.may_have_been_full(segments, segment, fault);
+        self.claim_whole_segment(segments, segment, fault);
     }
 
-    fn has_no_footer<D: Disk>(&mut self, segments: &Segments<D>, segment: SegmentNumber, promised: bool) {
+    fn add_without_footer<D: Disk>(
+        &mut self,
+        segments: &Segments<D>,
+        segment: SegmentNumber,
+        expected: bool,
+    ) {
         self.without_footer.insert(segment);
-        if promised {
-            self.may_have_been_full(segments, segment, Corruption::Footer(segment));
+        if expected {
+            self.claim_whole_segment(segments, segment, Corruption::Footer(segment));
         }
     }
 
-    fn may_have_been_full<D: Disk>(
+    fn claim_whole_segment<D: Disk>(
         &mut self,
         segments: &Segments<D>,
         segment: SegmentNumber,
         fault: Corruption,
     ) {
-        self.claimed_upto = self.claimed_upto.max(segments.start_of(segment + 1));
+        self.acked_at_most = self.acked_at_most.max(segments.start_of(segment + 1));
         self.fault.get_or_insert(fault);
     }
 }

@@ -5,19 +5,19 @@ use consensus::{AppendRequest, ConnectionId, Effect, ProposerGreeting, ProposerM
 use wal_format::{PageMagic, RecordScanner};
 use wal_types::{Lsn, SystemId};
 
-use super::{Live, Outcome};
+use super::{MessageOutcome, OpenLog};
 use crate::control_codec::Control;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::scan::{ScanFailure, Signs, scanner_at, scanner_at_record_end};
+use crate::scan::{PageExpectations, ScanFailure, scanner_at, scanner_at_record_end};
 
-impl<D: Disk> Live<D> {
+impl<D: Disk> OpenLog<D> {
     /// For all but appends.
     pub(super) fn prepare(
         &mut self,
         from: ConnectionId,
         message: &ProposerMessage,
-    ) -> Result<Outcome, StoreError> {
+    ) -> Result<MessageOutcome, StoreError> {
         let changes_much = match message {
             ProposerMessage::Greeting(_) | ProposerMessage::Elected(_) | ProposerMessage::Configure(_) => {
                 true
@@ -29,33 +29,33 @@ impl<D: Disk> Live<D> {
             | ProposerMessage::Append(_) => false,
         };
         if !changes_much {
-            return Ok(Outcome::Done);
+            return Ok(MessageOutcome::Done);
         }
         let effects = match self.acceptor.clone().step(from, message.clone()) {
             Ok(effects) => effects,
-            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+            Err(refusal) => return Ok(MessageOutcome::Refused(refusal)),
         };
         if let ProposerMessage::Greeting(greeting) = message
             && let Some(refusal) = self.prepare_cluster(greeting)?
         {
-            return Ok(Outcome::Refused(refusal));
+            return Ok(MessageOutcome::Refused(refusal));
         }
         let cut = effects.iter().find_map(|effect| match effect {
             Effect::Truncate(at) => Some(*at),
             _ => None,
         });
-        if let Some(refusal) = cut.map(|at| self.prepare_cut(at)).transpose()?.flatten() {
-            return Ok(Outcome::Refused(refusal));
+        if let Some(refusal) = cut.map(|at| self.prepare_truncation(at)).transpose()?.flatten() {
+            return Ok(MessageOutcome::Refused(refusal));
         }
         match self.reserve(&effects, cut) {
             Ok(took_room) => {
                 // What needs none says nothing about the disk.
-                self.is_full &= !took_room;
-                Ok(Outcome::Done)
+                self.disk_full &= !took_room;
+                Ok(MessageOutcome::Done)
             }
             Err(StoreError::Full { .. }) => {
-                self.is_full = true;
-                Ok(Outcome::NoRoom)
+                self.disk_full = true;
+                Ok(MessageOutcome::NoRoom)
             }
             Err(error) => Err(error),
         }
@@ -63,10 +63,10 @@ impl<D: Disk> Live<D> {
 
     /// Looks at the part of an append that would be written, and makes room for it: a scanner that has seen it, nothing
     /// when there is no such part, or what is wrong.
-    pub(super) fn look_ahead(
+    pub(super) fn prepare_append(
         &mut self,
         append: &AppendRequest,
-    ) -> Result<Result<Option<RecordScanner>, Outcome>, StoreError> {
+    ) -> Result<Result<Option<RecordScanner>, MessageOutcome>, StoreError> {
         let (written, begin, end) = (self.acceptor.write_lsn(), append.begin_lsn, append.end_lsn());
         let goes_on = append.term == self.acceptor.state().term
             && begin <= written
@@ -75,20 +75,20 @@ impl<D: Disk> Live<D> {
         if !goes_on {
             return Ok(Ok(None));
         }
-        let mut ahead = self.signs().tell(self.scanner.clone());
+        let mut ahead = self.expected_pages().apply_to(self.scanner.clone());
         let unknown = append.wal.get(written.bytes_since(begin) as usize..).unwrap_or_default();
         if let Err(error) = ahead.feed(unknown) {
-            return Ok(Err(Outcome::Refused(Refusal::NotWal(error.to_string()))));
+            return Ok(Err(MessageOutcome::Refused(Refusal::NotWal(error.to_string()))));
         }
         match self.writer.reserve(end, self.acceptor.state().term) {
             Ok(()) => {
-                self.promise_files(self.writer.files_upto())?;
-                self.is_full = false;
+                self.persist_files_upto(self.writer.files_upto())?;
+                self.disk_full = false;
                 Ok(Ok(Some(ahead)))
             }
             Err(StoreError::Full { .. }) => {
-                self.is_full = true;
-                Ok(Err(Outcome::NoRoom))
+                self.disk_full = true;
+                Ok(Err(MessageOutcome::NoRoom))
             }
             Err(error) => Err(error),
         }
@@ -100,9 +100,9 @@ impl<D: Disk> Live<D> {
         if lineage.system_id != SystemId(0) || greeting.system_id == SystemId(0) {
             return Ok(None);
         }
-        let magic = PageMagic::of_major(greeting.pg_version / 10_000).or(self.signs().magic);
-        let signs = Signs { system_id: greeting.system_id, magic, ..self.signs() };
-        match scanner_at(self.writer.segments(), signs, self.acceptor.write_lsn()) {
+        let magic = PageMagic::of_major(greeting.pg_version / 10_000).or(self.expected_pages().magic);
+        let expected = PageExpectations { system_id: greeting.system_id, magic, ..self.expected_pages() };
+        match scanner_at(self.writer.segments(), expected, self.acceptor.write_lsn()) {
             Ok(scanner) => self.prepared_scanner = Some(scanner),
             Err(ScanFailure::Store(error)) => return Err(error),
             Err(failure) => return Ok(Some(Refusal::NotWal(failure.to_string()))),
@@ -111,8 +111,8 @@ impl<D: Disk> Live<D> {
     }
 
     /// A cut must be at a record end: a log that ends elsewhere would not be found again.
-    fn prepare_cut(&mut self, at: Lsn) -> Result<Option<Refusal>, StoreError> {
-        match scanner_at_record_end(self.writer.segments(), self.signs(), at) {
+    fn prepare_truncation(&mut self, at: Lsn) -> Result<Option<Refusal>, StoreError> {
+        match scanner_at_record_end(self.writer.segments(), self.expected_pages(), at) {
             Ok(scanner) => self.prepared_scanner = Some(scanner),
             Err(failure @ ScanFailure::NotARecordEnd { .. }) => {
                 return Ok(Some(Refusal::NotWal(failure.to_string())));
@@ -124,8 +124,8 @@ impl<D: Disk> Live<D> {
     }
 
     /// Of the log as it is, before what is being decided.
-    fn signs(&self) -> Signs {
-        Signs::of_lineage(self.acceptor.lineage(), self.shared.highest_tli)
+    fn expected_pages(&self) -> PageExpectations {
+        PageExpectations::of_lineage(self.acceptor.lineage(), self.parts.highest_tli)
     }
 
     /// Makes room for a larger control file, when the history has outgrown it, and for the segment that a cut writes.
@@ -139,10 +139,10 @@ impl<D: Disk> Live<D> {
             }
         }
         let Some(at) = cut else { return Ok(took_room) };
-        if let Some(spare) = self.writer.spare_for_cut(at) {
-            self.promise_files(self.writer.segments().start_of(spare))?;
+        if let Some(spare) = self.writer.spare_for_truncation(at) {
+            self.persist_files_upto(self.writer.segments().start_of(spare))?;
         }
-        self.writer.reserve_cut(at, self.acceptor.state().term)?;
+        self.writer.reserve_truncation(at, self.acceptor.state().term)?;
         Ok(true)
     }
 }
