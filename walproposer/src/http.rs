@@ -20,7 +20,7 @@ use axum::routing::{get, put};
 use axum::{Json, Router};
 use consensus::{ChangeRefused, ConfigurationChange, Member};
 use serde::{Deserialize, Serialize};
-use telemetry::{Admin, ApiError, LogLevel};
+use telemetry::{Admin, LogLevel};
 use wal_types::NodeId;
 
 use crate::campaign::ChangeError;
@@ -73,9 +73,9 @@ async fn set_members(
     State(changes): State<Changes>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, ApiError> {
+) -> Result<Response, Problem> {
     changes.check(&headers)?;
-    let members: Vec<MemberBody> = serde_json::from_slice(&body).map_err(ApiError::bad_request)?;
+    let members: Vec<MemberBody> = serde_json::from_slice(&body).map_err(|error| Problem::bad(&error))?;
     let member = |body: MemberBody| Member { id: NodeId(body.id), host: body.host, port: body.port };
     changes.give(ConfigurationChange::Members(members.into_iter().map(member).collect())).await
 }
@@ -84,15 +84,15 @@ async fn set_primary(
     State(changes): State<Changes>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, ApiError> {
+) -> Result<Response, Problem> {
     changes.check(&headers)?;
-    let body: PrimaryBody = serde_json::from_slice(&body).map_err(ApiError::bad_request)?;
-    let name: PrimaryName = body.primary.parse().map_err(ApiError::bad_request)?;
+    let body: PrimaryBody = serde_json::from_slice(&body).map_err(|error| Problem::bad(&error))?;
+    let name: PrimaryName = body.primary.parse().map_err(|error| Problem::bad(&error))?;
     changes.give(ConfigurationChange::Primary(name.0)).await
 }
 
 impl Changes {
-    async fn give(&self, change: ConfigurationChange) -> Result<Response, ApiError> {
+    async fn give(&self, change: ConfigurationChange) -> Result<Response, Problem> {
         #[derive(Serialize)]
         struct Body {
             generation: u32,
@@ -105,7 +105,7 @@ impl Changes {
     }
 
     /// Who may talk to the safekeepers as a walproposer may also change who they are.
-    fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let Some(token) = &self.token else { return Ok(()) };
         let shown = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
         let shown = shown.split_at_checked("bearer ".len());
@@ -113,7 +113,7 @@ impl Changes {
             scheme.eq_ignore_ascii_case(b"bearer ") && is_same(shown, token.as_bytes())
         });
         let refusal = "send the token of --auth-token-file as Authorization: Bearer";
-        if matches { Ok(()) } else { Err(ApiError::new(StatusCode::UNAUTHORIZED, refusal)) }
+        if matches { Ok(()) } else { Err(Problem(StatusCode::UNAUTHORIZED, refusal.to_owned())) }
     }
 }
 
@@ -123,7 +123,16 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && std::hint::black_box(difference) == 0
 }
 
-impl From<Refused> for ApiError {
+/// What a request is answered when it cannot be done.
+struct Problem(StatusCode, String);
+
+impl Problem {
+    fn bad(error: &impl ToString) -> Self {
+        Self(StatusCode::BAD_REQUEST, error.to_string())
+    }
+}
+
+impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         let status = match &refused {
             Refused::Change(
@@ -133,6 +142,16 @@ impl From<Refused> for ApiError {
             ) => StatusCode::BAD_REQUEST,
             Refused::Change(_) | Refused::NotLeading(_) => StatusCode::CONFLICT,
         };
-        Self::new(status, refused.to_string())
+        Self(status, refused.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body {
+            error: String,
+        }
+        (self.0, Json(Body { error: self.1 })).into_response()
     }
 }

@@ -10,7 +10,6 @@
 //! or refuses costs spans and one line of log, never the process.
 
 pub mod admin;
-pub mod api_error;
 pub mod http;
 pub mod logging;
 pub mod metrics;
@@ -29,7 +28,6 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
 pub use admin::Admin;
-pub use api_error::ApiError;
 pub use http::serve;
 pub use logging::{LevelError, LogFormat, LogLevel};
 pub use metrics::Metrics;

@@ -11,7 +11,7 @@ use wal_types::{
     TimelineId, Tli,
 };
 
-use crate::error::{Corruption, StoreError};
+use crate::error::{Corruption, InvalidLineage, StoreError};
 
 /// First number of the content.
 pub(crate) const FORMAT_VERSION: u32 = 2;
@@ -104,17 +104,17 @@ fn decode_lineage(input: &mut ContentReader<'_>) -> Result<Lineage, StoreError> 
         start_lsn: Lsn(input.u64()?),
         start_tli: Tli(input.u32()?),
     };
-    check_lineage(&lineage).map_err(invalid)?;
+    check_lineage(&lineage).map_err(Corruption::ControlLineage)?;
     Ok(lineage)
 }
 
 /// What the rest of the store relies on.
-pub(crate) fn check_lineage(lineage: &Lineage) -> Result<(), &'static str> {
+pub(crate) fn check_lineage(lineage: &Lineage) -> Result<(), InvalidLineage> {
     if lineage.segment_size.offset_of(lineage.start_lsn) != 0 {
-        return Err("a log must begin at the start of a segment");
+        return Err(InvalidLineage::StartInsideSegment(lineage.start_lsn));
     }
     if !lineage.start_lsn.is_valid() {
-        return Err("a log cannot begin at position zero");
+        return Err(InvalidLineage::StartAtZero);
     }
     Ok(())
 }

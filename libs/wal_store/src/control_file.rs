@@ -146,7 +146,7 @@ fn write_new<D: Disk>(
     content: &[u8],
 ) -> Result<D::File, StoreError> {
     if slot_bytes > SLOT_BYTES_MAX {
-        return Err(StoreError::Invalid("the term history is too long for a control file"));
+        return Err(StoreError::ControlTooLarge { bytes: slot_bytes, bytes_max: SLOT_BYTES_MAX });
     }
     let mut bytes = slot(sequence, content);
     bytes.resize(slot_bytes, 0);

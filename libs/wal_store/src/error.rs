@@ -1,130 +1,205 @@
-//! [`StoreError`]: why a timeline cannot be opened or cannot go on. Sorted by what has to happen next: make room, look
-//! at the disk, take the data from a peer, or mend the call.
+//! [`StoreError`]: why a timeline cannot be opened or cannot continue.
+//!
+//! Variants are sorted by the remedy: make room, look at the disk, repair the log from a leader, or correct the caller.
 
 use std::io;
 
+use consensus::InvalidConfiguration;
 use thiserror::Error;
 use wal_types::{Lsn, NodeId, SegmentNumber, Term};
 
-/// A failure of the store.
+/// A failure of the store. `action` completes "cannot …" or "no space left to …".
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// No room. Goes away when somebody makes room.
+    /// The disk is full. Temporary: the same call succeeds once there is room.
     #[error("no space left to {action}")]
     Full {
-        /// What was tried.
+        /// The step that needed room.
         action: &'static str,
     },
     /// The disk failed. What it holds is known only after it was read again.
     #[error("cannot {action}: {source}")]
     Io {
-        /// What was tried.
+        /// The step that failed.
         action: &'static str,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// WAL that may have been acknowledged cannot be read. It may be again, or its sector may be gone.
+    /// WAL that may have been acknowledged cannot be read. A later read may succeed, or the sector is gone for good.
     #[error("cannot {action}: {source}")]
     Unreadable {
-        /// What was tried.
+        /// The step that failed.
         action: &'static str,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// What this node promised is damaged. It must neither vote nor serve, and never again under its number.
+    /// Stored data is damaged. [`Corruption`] says whether WAL or promises are lost.
     #[error("damaged: {0}")]
     Corrupt(#[from] Corruption),
+    /// WAL that was durable when this replica opened is no longer there. A recovery finds out what is left.
+    #[error("WAL below {below} was durable and can no longer be read as WAL")]
+    DurableWalGone {
+        /// End of the log that was durable.
+        below: Lsn,
+    },
     /// The directory holds no timeline.
-    #[error("there is no timeline here")]
+    #[error("the directory holds no timeline")]
     Missing,
-    /// The directory holds a timeline already.
-    #[error("there is a timeline here already")]
+    /// The directory already holds a timeline.
+    #[error("the directory already holds a timeline")]
     Exists,
-    /// The directory belongs to another safekeeper.
-    #[error("this timeline belongs to safekeeper {found}, not to {expected}")]
+    /// The timeline belongs to another safekeeper.
+    #[error("timeline belongs to safekeeper {found}, not to {expected}")]
     OtherNode {
-        /// Who opens it.
+        /// Safekeeper that opens the timeline.
         expected: NodeId,
-        /// Whose it is.
+        /// Safekeeper named in the control file.
         found: NodeId,
     },
-    /// The directory was written by another release.
-    #[error("the timeline has format {found}, this release knows {known}")]
+    /// Another release wrote the control file.
+    #[error(
+        "timeline has format {found}, this release reads format {known}; start the release that wrote it"
+    )]
     Format {
-        /// What is there.
+        /// Version in the control file.
         found: u32,
-        /// What we can read.
+        /// Version that this release reads.
         known: u32,
     },
-    /// The caller asked for something that makes no sense.
-    #[error("{0}")]
-    Invalid(&'static str),
+    /// A timeline cannot be created with this lineage.
+    #[error("cannot create a timeline: {0}")]
+    InvalidLineage(#[from] InvalidLineage),
+    /// A timeline cannot be created with this configuration.
+    #[error("cannot create a timeline: {0}")]
+    InvalidConfiguration(#[from] InvalidConfiguration),
+    /// The control file cannot hold a term history of this length.
+    #[error("control file slot of {bytes} bytes exceeds {bytes_max}: the term history is too long")]
+    ControlTooLarge {
+        /// Size that the slot would need.
+        bytes: usize,
+        /// Largest size of a slot.
+        bytes_max: usize,
+    },
+    /// The replica called its writer in an order that the writer forbids: a defect in this crate.
+    #[error("defect in the store: {0}")]
+    Misuse(#[from] Misuse),
 }
 
-/// What is damaged.
+/// Stored data that is damaged. See [`StoreError::is_loss_of_wal`] for the two kinds.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Corruption {
-    /// Neither copy of the control file is whole.
-    #[error("both copies in the control file are bad")]
+    /// Neither slot of the control file is whole.
+    #[error("both slots of the control file are damaged")]
     ControlFile,
-    /// The control file is whole, but says what cannot be.
-    #[error("the control file makes no sense: {0}")]
+    /// The control file passes its checksum, but its content is impossible.
+    #[error("control file has impossible content: {0}")]
     ControlContent(&'static str),
-    /// The log ends below what is known to be committed.
-    #[error("the log ends at {end}, below the commit position {commit_lsn}: {reason}")]
+    /// The control file passes its checksum, but its lineage is impossible.
+    #[error("control file has an impossible lineage: {0}")]
+    ControlLineage(InvalidLineage),
+    /// The log ends below its commit position.
+    #[error("log ends at {end}, below the commit position {commit_lsn}: {reason}")]
     BelowCommit {
         /// End of the last whole record.
         end: Lsn,
-        /// Committed, as the control file says.
+        /// Commit position in the control file.
         commit_lsn: Lsn,
-        /// What is found at the end.
+        /// What the scan found at the end.
         reason: String,
     },
-    /// The log ends below what was acknowledged.
-    #[error("the log ends at {end}, but everything up to {acked_upto} was acknowledged: {reason}")]
+    /// The log ends below its acknowledged position.
+    #[error("log ends at {end}, below the acknowledged position {acked_upto}: {reason}")]
     BelowAcknowledged {
         /// End of the last whole record.
         end: Lsn,
-        /// Acknowledged, as a footer says.
+        /// Acknowledged position in a footer.
         acked_upto: Lsn,
-        /// What is found at the end.
+        /// What the scan found at the end.
         reason: String,
     },
-    /// Neither copy of a segment's footer is whole.
-    #[error("both footers of segment {0} are bad")]
+    /// Neither slot of a segment's footer is whole.
+    #[error("both footers of segment {0} are damaged")]
     Footer(SegmentNumber),
-    /// The log begins below a segment that has no file, and goes on above it.
+    /// A segment has no file, though the log begins below it and continues above it.
     #[error("segment {0} is missing")]
     MissingSegment(SegmentNumber),
-    /// The disk does not give back what was written there.
-    #[error("nothing can be read at {0}")]
+    /// The disk refuses to read WAL that was written.
+    #[error("WAL at {0} cannot be read")]
     CannotBeRead(Lsn),
-    /// A segment file has a length that it was never given.
-    #[error("the file of segment {segment} has {found} bytes instead of {expected}")]
+    /// A segment's file has a length that the store never gives one.
+    #[error("file of segment {segment} has {found} bytes instead of {expected}")]
     SegmentLength {
-        /// Which.
+        /// The segment.
         segment: SegmentNumber,
-        /// What it was given.
+        /// Length that the store gave it, in bytes.
         expected: u64,
-        /// What it has.
+        /// Length that it has, in bytes.
         found: u64,
     },
-    /// A segment was written in a term that the control file does not know.
-    #[error("segment {segment} was written in term {found}, the control file knows only {known}")]
+    /// A footer names a term that the control file does not know: the control file is older than the segment.
+    #[error("segment {segment} was written in term {found}, the control file knows only term {known}")]
     TermAhead {
-        /// Which.
+        /// The segment.
         segment: SegmentNumber,
-        /// In the footer.
+        /// Term in the footer.
         found: Term,
-        /// In the control file.
+        /// Term in the control file.
         known: Term,
+    },
+}
+
+/// A lineage that no log can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum InvalidLineage {
+    /// The log would begin inside a segment.
+    #[error("log start {0} is not the start of a segment")]
+    StartInsideSegment(Lsn),
+    /// The log would begin at position zero, which PostgreSQL uses for "no position".
+    #[error("log start is position zero")]
+    StartAtZero,
+}
+
+/// A call of the writer in an order that it forbids. Never caused by bytes from a network or a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Misuse {
+    /// Bytes do not begin where the log ends.
+    #[error("write at {at}, though the log ends at {end}")]
+    WriteNotAtEnd {
+        /// Where the bytes begin.
+        at: Lsn,
+        /// Where the log ends.
+        end: Lsn,
+    },
+    /// No room was reserved for the segment.
+    #[error("write to segment {0}, which was not reserved")]
+    SegmentNotReserved(SegmentNumber),
+    /// The bytes were not scanned before they were written.
+    #[error("write at {at} of bytes that were not scanned")]
+    WriteNotScanned {
+        /// Where the bytes begin.
+        at: Lsn,
+    },
+    /// A message other than an append asks for a write.
+    #[error("write at {at} without an append")]
+    WriteWithoutAppend {
+        /// Where the bytes begin.
+        at: Lsn,
+    },
+    /// No scanner was prepared for the new end of the log.
+    #[error("truncation to {at} was not prepared")]
+    TruncationNotPrepared {
+        /// The new end of the log.
+        at: Lsn,
     },
 }
 
 impl Corruption {
     fn is_of_wal(&self) -> bool {
         match self {
-            Self::ControlFile | Self::ControlContent(_) | Self::TermAhead { .. } => false,
+            Self::ControlFile
+            | Self::ControlContent(_)
+            | Self::ControlLineage(_)
+            | Self::TermAhead { .. } => false,
             Self::BelowCommit { .. }
             | Self::BelowAcknowledged { .. }
             | Self::Footer(_)
@@ -136,7 +211,7 @@ impl Corruption {
 }
 
 impl StoreError {
-    /// Names what was tried when the disk failed, and sets apart a disk that is merely full.
+    /// Maps an error of the operating system, and sets a full disk apart from a failed one.
     pub(crate) fn io(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| match crate::disk::is_full(&source) {
             true => Self::Full { action },
@@ -144,13 +219,15 @@ impl StoreError {
         }
     }
 
-    /// The same for a read of what is in a segment's file.
+    /// Maps an error of a read of a segment's file.
     pub(crate) fn unreadable(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Unreadable { action, source }
     }
 
-    /// True for damage that costs a part of the log, and no promise: a recovery goes on without that part.
-    pub(crate) fn is_loss_of_wal(&self) -> bool {
+    /// True for damage that costs a part of the log: a recovery continues without that part, and the node does not
+    /// vote. False for damage that costs promises: then the timeline must neither vote nor serve, and never again
+    /// under this node's number.
+    pub fn is_loss_of_wal(&self) -> bool {
         matches!(self, Self::Corrupt(what) if what.is_of_wal())
     }
 }

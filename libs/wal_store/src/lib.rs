@@ -46,7 +46,7 @@ mod writer;
 pub use disk::{Disk, DiskFile, RealDisk};
 #[cfg(feature = "model")]
 pub use disk::{Fault, ModelDisk};
-pub use error::{Corruption, StoreError};
+pub use error::{Corruption, InvalidLineage, Misuse, StoreError};
 pub use reader::{ReadError, ReadMode, ReadOutcome, WalReader};
 pub use replica::{Input, Output, RESERVE_RETRY, Rejection, Replica, UNREADABLE_TRIES_MAX};
 pub use snapshot::{Health, Snapshot, SnapshotCell};

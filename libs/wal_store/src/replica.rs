@@ -125,8 +125,8 @@ impl<D: Disk> Replica<D> {
         lineage: Lineage,
         configuration: Configuration,
     ) -> Result<(), StoreError> {
-        check_lineage(&lineage).map_err(StoreError::Invalid)?;
-        configuration.validate().map_err(|_| StoreError::Invalid("the configuration is not valid"))?;
+        check_lineage(&lineage)?;
+        configuration.validate()?;
         let commit_lsn = lineage.start_lsn;
         let state = AcceptorState { commit_lsn, configuration, ..AcceptorState::default() };
         ControlFile::create(disk, &Control::new(node, disk_id, lineage, state))

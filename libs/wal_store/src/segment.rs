@@ -239,9 +239,8 @@ impl<D: Disk> Segments<D> {
         if taken.len() >= QUARANTINED_FILES_MAX {
             return self.disk.unlink(&name).map_err(StoreError::io("remove a segment"));
         }
-        let free =
-            (1..).map(|number| format!("{name}{QUARANTINED}{number}")).find(|name| !taken.contains(name));
-        let free = free.ok_or(StoreError::Invalid("more damaged files than numbers"))?;
+        let mut names = (1..=QUARANTINED_FILES_MAX).map(|number| format!("{name}{QUARANTINED}{number}"));
+        let free = names.find(|name| !taken.contains(name)).expect("more numbers than names that are taken");
         self.disk.rename(&name, &free).map_err(StoreError::io("put a damaged segment aside"))
     }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use wal_types::{Lsn, SegmentNumber, Term};
 
 use crate::disk::{Disk, DiskFile, unlink_if_there};
-use crate::error::StoreError;
+use crate::error::{Misuse, StoreError};
 use crate::footer::Footer;
 use crate::segment::{Segments, UnreadablePolicy};
 
@@ -155,7 +155,7 @@ impl<D: Disk> Writer<D> {
     /// Writes at the end. Durable with the next flush.
     pub(crate) fn write(&mut self, at: Lsn, wal: &[u8]) -> Result<(), StoreError> {
         if at != self.end {
-            return Err(StoreError::Invalid("bytes that do not begin at the end of the log"));
+            return Err(Misuse::WriteNotAtEnd { at, end: self.end }.into());
         }
         let mut left = wal;
         while !left.is_empty() {
@@ -173,7 +173,7 @@ impl<D: Disk> Writer<D> {
     fn open_segment(&mut self, number: SegmentNumber) -> Result<&mut OpenSegment<D::File>, StoreError> {
         if self.open.last().is_none_or(|last| last.number != number) {
             if !self.present.contains(&number) {
-                return Err(StoreError::Invalid("bytes for a segment that was not reserved"));
+                return Err(Misuse::SegmentNotReserved(number).into());
             }
             let file = self.segments.open(number)?;
             let footer = self.segments.footer(number, &file)?;

@@ -6,10 +6,9 @@
 //! which things were said is kept. `task` posts, `receive_wal` takes.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use consensus::AcceptorMessage;
-use parking_lot::Mutex;
 use pq_proto::ErrorResponse;
 use tokio::sync::Notify;
 
@@ -85,7 +84,8 @@ impl Mailbox {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Content) -> T) -> T {
-        act(&mut self.0.content.lock())
+        // Nothing under this lock can leave the content half changed.
+        act(&mut self.0.content.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod lanes;
 mod mailbox;
+mod open_error;
 mod registry;
 mod task;
 

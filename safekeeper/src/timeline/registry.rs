@@ -14,10 +14,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use consensus::{Configuration, Lineage};
-use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
@@ -25,6 +24,7 @@ use wal_store::{Health, RealDisk, Replica, StoreError};
 use wal_types::{NodeId, TenantId, TenantTimelineId, Term, TimelineId};
 
 use super::Timeline;
+use super::open_error::OpenError;
 use super::task::{DiskPool, Order, Owned, TimelineKey};
 use crate::data_dir::{DataDir, Identity};
 use crate::feedback::Readers;
@@ -62,16 +62,12 @@ impl NotServed {
         self.health != Health::Corrupt
     }
 
-    fn new(error: &StoreError) -> Self {
+    fn new(error: &OpenError) -> Self {
         let health = match error {
-            StoreError::Full { .. } => Health::Full,
-            StoreError::Io { .. } | StoreError::Unreadable { .. } => Health::Failed,
-            StoreError::Corrupt(_)
-            | StoreError::Missing
-            | StoreError::Exists
-            | StoreError::OtherNode { .. }
-            | StoreError::Format { .. }
-            | StoreError::Invalid(_) => Health::Corrupt,
+            OpenError::Store(StoreError::Full { .. }) => Health::Full,
+            OpenError::Store(StoreError::Io { .. } | StoreError::Unreadable { .. })
+            | OpenError::ThreadEnded => Health::Failed,
+            OpenError::DirectoryGone | OpenError::OtherDisk | OpenError::Store(_) => Health::Corrupt,
         };
         Self { health, reason: error.to_string().into() }
     }
@@ -157,7 +153,7 @@ impl Timelines {
 
     /// The timeline of this name, if it is served.
     pub(crate) fn get(&self, id: TenantTimelineId) -> Option<Arc<Timeline>> {
-        match self.known.read().get(&id)? {
+        match self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id)? {
             Known::Served(timeline) => Some(Arc::clone(timeline)),
             Known::NotServed(_) => None,
         }
@@ -165,12 +161,12 @@ impl Timelines {
 
     /// The timeline of this name, or why it is not served; nothing when it is not here.
     pub(crate) fn find(&self, id: TenantTimelineId) -> Option<Result<Arc<Timeline>, NotServed>> {
-        self.known.read().get(&id).map(Known::served)
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id).map(Known::served)
     }
 
     /// All that are served, and why the others are not.
     pub(crate) fn all(&self) -> Vec<(TenantTimelineId, Result<Arc<Timeline>, NotServed>)> {
-        let known = self.known.read();
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.iter().map(|(&id, known)| (id, known.served())).collect()
     }
 
@@ -270,13 +266,16 @@ impl Timelines {
                     tracing::error!(timeline = %id, %error, tried_again, "timeline cannot be opened and is not served");
                     self.know(id, Known::NotServed(why.clone()));
                 }
-                Err(NotOpened { why, is_unreadable: matches!(error, StoreError::Unreadable { .. }) })
+                Err(NotOpened {
+                    why,
+                    is_unreadable: matches!(error, OpenError::Store(StoreError::Unreadable { .. })),
+                })
             }
         }
     }
 
     fn know(&self, id: TenantTimelineId, known: Known) {
-        self.known.write().insert(id, known);
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(id, known);
     }
 
     /// Opens the replica and gives it to its thread.
@@ -285,21 +284,16 @@ impl Timelines {
         id: TenantTimelineId,
         key: TimelineKey,
         unreadable_tries: u32,
-    ) -> Result<Arc<Timeline>, StoreError> {
+    ) -> Result<Arc<Timeline>, OpenError> {
         if !self.directory(id).try_exists()? {
-            return Err(StoreError::Invalid(
-                "its directory is gone, and with it what this safekeeper promised; it can be a member again only \
-                 under another number",
-            ));
+            return Err(OpenError::DirectoryGone);
         }
         note_promises(&self.directory(id))?;
         let disk = RealDisk::open(&self.directory(id))?;
         let identity = self.data_dir.identity();
         let replica = Replica::open_after_read_errors(disk.clone(), identity.node, unreadable_tries)?;
         if replica.disk_id() != identity.disk {
-            return Err(StoreError::Invalid(
-                "this timeline was copied here from another data directory; what that one promised since is unknown",
-            ));
+            return Err(OpenError::OtherDisk);
         }
         let snapshots = replica.snapshot_cell();
         let readers = Arc::new(Readers::default());
@@ -315,9 +309,7 @@ impl Timelines {
             proposers: AtomicUsize::new(0),
         };
         let owned = Box::new(Owned { id, replica, readers, changed: told });
-        timeline
-            .order(Order::Own { key, timeline: owned })
-            .map_err(|_| StoreError::Invalid("the disk thread has ended"))?;
+        timeline.order(Order::Own { key, timeline: owned }).map_err(|_| OpenError::ThreadEnded)?;
         Ok(Arc::new(timeline))
     }
 

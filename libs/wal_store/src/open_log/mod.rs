@@ -19,7 +19,7 @@ use wal_types::{Lsn, NodeId, Tli};
 use crate::control_codec::Control;
 use crate::control_file::ControlFile;
 use crate::disk::Disk;
-use crate::error::StoreError;
+use crate::error::{Misuse, StoreError};
 use crate::recover::Recovered;
 use crate::removal::RemovalPlanner;
 use crate::snapshot::{Health, Snapshot};
@@ -218,9 +218,9 @@ impl<D: Disk> OpenLog<D> {
                 Effect::Write { at, wal } => {
                     self.appended = true;
                     self.writer.write(at, &wal)?;
-                    self.scanner = ahead.take().ok_or(StoreError::Invalid("WAL that was not looked at"))?;
+                    self.scanner = ahead.take().ok_or(Misuse::WriteNotScanned { at })?;
                     if self.scanner.position() != self.writer.end() {
-                        return Err(StoreError::Invalid("WAL that was not looked at to its end"));
+                        return Err(Misuse::WriteNotScanned { at: self.scanner.position() }.into());
                     }
                 }
                 other => self.execute(vec![other], sink)?,
@@ -332,7 +332,7 @@ impl<D: Disk> OpenLog<D> {
                     self.parts = SnapshotParts::of(&self.acceptor);
                 }
                 Effect::Truncate(at) => self.truncate(at, sink)?,
-                Effect::Write { .. } => return Err(StoreError::Invalid("WAL that is no append's")),
+                Effect::Write { at, .. } => return Err(Misuse::WriteWithoutAppend { at }.into()),
                 Effect::Checksum { reply_to, from, to } => {
                     let crc32c = Some(self.writer.segments().checksum(from, to)?);
                     let message = AcceptorMessage::Checksum(ChecksumResponse { from, to, crc32c });
@@ -345,7 +345,7 @@ impl<D: Disk> OpenLog<D> {
 
     fn truncate(&mut self, at: Lsn, sink: &mut impl EffectSink) -> Result<(), StoreError> {
         let scanner = self.prepared_scanner.take().filter(|scanner| scanner.position() == at);
-        let scanner = scanner.ok_or(StoreError::Invalid("a cut that was not prepared"))?;
+        let scanner = scanner.ok_or(Misuse::TruncationNotPrepared { at })?;
         self.truncations += 1;
         sink.publish(self.snapshot());
         self.persist_files_upto(self.writer.segments().files_upto(at))?;

@@ -118,7 +118,9 @@ impl<D: Disk> OpenLog<D> {
                 return Ok(Some(Refusal::NotWal(failure.to_string())));
             }
             Err(ScanFailure::Store(error)) => return Err(error),
-            Err(_) => return Err(StoreError::Invalid("what was durable is no longer there")),
+            Err(ScanFailure::NotWal(_) | ScanFailure::NoSegment(_)) => {
+                return Err(StoreError::DurableWalGone { below: self.writer.end() });
+            }
         }
         Ok(None)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use consensus::{AcceptorMessage, ChecksumRequest, ConnectionId, ProposerMessage, Refusal};
-use wal_store::{Disk, Health, Input, ModelDisk, RealDisk, Rejection, Replica, StoreError};
+use wal_store::{Disk, Health, Input, InvalidLineage, ModelDisk, RealDisk, Rejection, Replica, StoreError};
 use wal_types::{Generation, Lsn, NodeId, Term};
 
 use crate::common::{
@@ -307,7 +307,7 @@ fn check_create<D: Disk>(disk: D) {
     let mut crooked = lineage();
     crooked.start_lsn = Lsn(START.0 + 8);
     let crooked = Replica::create(&disk, NODE, [6; 16], crooked, configuration());
-    assert!(matches!(crooked, Err(StoreError::Invalid(_))));
+    assert!(matches!(crooked, Err(StoreError::InvalidLineage(InvalidLineage::StartInsideSegment(_)))));
 }
 
 #[test]
