@@ -15,6 +15,7 @@ pub mod logging;
 pub mod metrics;
 pub mod process;
 mod process_metrics;
+mod text_fields;
 #[cfg(feature = "otlp")]
 mod traces;
 #[cfg(not(feature = "otlp"))]

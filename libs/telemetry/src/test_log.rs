@@ -19,11 +19,19 @@ pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl TestLog {
     pub(crate) fn new(format: LogFormat, level: &str) -> Self {
+        Self::with_ansi(format, level, false)
+    }
+
+    pub(crate) fn coloured(format: LogFormat, level: &str) -> Self {
+        Self::with_ansi(format, level, true)
+    }
+
+    fn with_ansi(format: LogFormat, level: &str, ansi: bool) -> Self {
         let options = Options { service: "test", version: "1", format, ..Options::default() };
         let lines = Lines::default();
         let writer = lines.clone();
         let (telemetry, subscriber, trouble) =
-            assemble(&options, level, false, move || writer.clone()).unwrap();
+            assemble(&options, level, ansi, move || writer.clone()).unwrap();
         assert_eq!(trouble, None);
         Self { telemetry, subscriber: Dispatch::new(subscriber), lines }
     }
