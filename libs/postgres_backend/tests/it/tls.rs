@@ -1,6 +1,10 @@
 //! TLS with real certificates: negotiated and direct, chosen by name, refused where it must be.
 
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use postgres_backend::client::{Client, ClientError, ClientTls, ConnectOptions};
 use postgres_backend::tls::{ALPN_POSTGRESQL, load_certified_key};
@@ -13,7 +17,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert, ResolvesServerCertUsingSni};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy, duplex, split};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, copy, duplex, split,
+};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
@@ -137,6 +143,73 @@ async fn no_record_is_larger_than_the_room_that_libpq_always_has() {
     assert_eq!(largest, 8192 + 1 + 16);
 }
 
+/// A pipe that counts how often it is written to: each time is a system call on a socket.
+struct CountsWrites {
+    pipe: DuplexStream,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for CountsWrites {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for CountsWrites {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.pipe).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.pipe).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.pipe.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
+    }
+}
+
+/// rustls hands all waiting records to one vectored write; a stream that does not pass it on pays a write for each.
+#[tokio::test]
+async fn tls_stream_writes_many_records_at_once() {
+    let (tls, certificates) = server_tls(&["localhost"]);
+    let (client, pipe) = duplex(1 << 20);
+    let writes = Arc::new(AtomicUsize::new(0));
+    let server = CountsWrites { pipe, writes: Arc::clone(&writes) };
+    tokio::spawn(serve_one(server, HandshakeConfig::new(TlsPolicy::Required(tls)), None, Arc::default()));
+    let tls = ClientTls { config: client_config(&certificates, &[]), server_name: None };
+    let client = in_time(Client::open(client, &options(Some(tls)))).await.unwrap();
+    let mut copy = client.copy_both("ECHO").await.unwrap();
+    let payload = vec![b'x'; 200_000];
+
+    let before = writes.load(Ordering::Relaxed);
+    let (sent, received) =
+        in_time(async { tokio::join!(copy.writer.send(&payload), copy.reader.next(payload.len())) }).await;
+    sent.unwrap();
+    received.unwrap();
+    let counted = writes.load(Ordering::Relaxed) - before;
+    // 25 records of 8 KiB; rustls buffers 64 KiB.
+    assert!(counted <= 8, "{counted} writes");
+}
+
 #[tokio::test]
 async fn any_certificate_will_do_where_only_encryption_is_required() {
     let (tls, _) = server_tls(&["localhost"]);
@@ -214,7 +287,7 @@ async fn the_certificate_is_chosen_by_the_name_and_the_session_knows_the_name() 
 async fn direct(
     alpn: &[&[u8]],
     policy: fn(ServerTls) -> TlsPolicy,
-) -> (Result<impl Io, std::io::Error>, JoinHandle<End>) {
+) -> (Result<impl Io, io::Error>, JoinHandle<End>) {
     let (tls, certificates) = server_tls(&["localhost"]);
     let (stream, server) = serve(policy(tls));
     let connector = TlsConnector::from(client_config(&certificates, alpn));
