@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(response.status().as_u16(), 200);
         assert_eq!(response.headers()["content-type"], OPENMETRICS_CONTENT_TYPE);
         let text = response.text().await.unwrap();
-        assert!(text.contains("process_open_fds ") && text.ends_with("# EOF\n"), "{text}");
+        assert!(text.contains("holdfast_process_open_fds ") && text.ends_with("# EOF\n"), "{text}");
     }
 
     #[tokio::test]

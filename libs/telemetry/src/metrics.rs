@@ -21,17 +21,17 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// A registry that has the metrics of the process, `process_*`, and `holdfast_build_info`.
+    /// A registry that has the metrics of the process, `holdfast_process_*`, and `holdfast_build_info`.
     pub fn new(service: &'static str, version: &'static str) -> Self {
         let mut registry = Registry::default();
         let build = Info::new([("service", service), ("version", version)]);
-        registry.sub_registry_with_prefix("holdfast").register("build", "The program that runs here", build);
+        registry.register("holdfast_build", "The program that runs here", build);
         registry.register_collector(Box::new(ProcessCollector::new()));
         Self { registry }
     }
 
-    /// Where a binary registers its own, usually under a prefix:
-    /// `metrics.registry().sub_registry_with_prefix("proxy")`.
+    /// Where a binary registers its own, each under its full name, so that a search for a name finds it:
+    /// `metrics.registry().register("holdfast_proxy_logins", "Logins", logins)`.
     pub const fn registry(&mut self) -> &mut Registry {
         &mut self.registry
     }
@@ -50,19 +50,17 @@ mod tests {
     use prometheus_client::metrics::counter::Counter;
 
     #[test]
-    fn a_binarys_own_metrics_stand_beside_those_of_the_process() {
+    fn metrics_of_a_program_join_those_of_the_process() {
         let mut metrics = Metrics::new("proxy", "1.2.3");
         let accepted: Counter = Counter::default();
-        metrics.registry().sub_registry_with_prefix("proxy").register(
-            "accepted",
-            "Accepted",
-            accepted.clone(),
-        );
+        metrics.registry().register("holdfast_proxy_accepted", "Accepted", accepted.clone());
         accepted.inc_by(3);
         let text = metrics.encode().unwrap();
-        assert!(text.contains("proxy_accepted_total 3\n"), "{text}");
+        assert!(text.contains("holdfast_proxy_accepted_total 3\n"), "{text}");
         assert!(text.contains("holdfast_build_info{service=\"proxy\",version=\"1.2.3\"} 1\n"), "{text}");
-        assert!(text.contains("process_start_time_seconds "), "{text}");
+        for name in ["start_time_seconds", "cpu_seconds_total", "open_fds", "resident_memory_bytes"] {
+            assert!(text.contains(&format!("\nholdfast_process_{name} ")), "{name}: {text}");
+        }
         assert!(text.ends_with("# EOF\n"), "{text}");
     }
 }

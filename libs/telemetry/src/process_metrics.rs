@@ -1,7 +1,17 @@
-//! What every process tells of itself, under the names that Prometheus clients agree on
-//! (Prometheus documentation, "Writing client libraries", process metrics).
+//! Metrics that every process has: reads them from the operating system and the runtime at each scrape.
 //!
-//! Read anew at each scrape. What the system does not tell is left out; a scrape never fails for it.
+//! | metric | meaning |
+//! |---|---|
+//! | `holdfast_process_start_time_seconds` | time of the start, in seconds since 1970 |
+//! | `holdfast_process_cpu_seconds_total` | processor time used, user and system |
+//! | `holdfast_process_open_fds` | open file descriptors |
+//! | `holdfast_process_max_fds` | soft limit of open file descriptors; absent without a limit |
+//! | `holdfast_process_resident_memory_bytes` | resident memory |
+//! | `holdfast_process_tasks` | tokio tasks that have not ended |
+//!
+//! Behind the prefix they have the names that Prometheus clients agree on (Prometheus documentation, "Writing client
+//! libraries", process metrics). A value that the system does not tell is left out: a scrape never fails for it.
+//! Registered by [`Metrics`](crate::Metrics).
 
 use std::fmt;
 use std::fs;
@@ -13,8 +23,10 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+/// Reads the metrics of this process anew at each scrape.
 #[derive(Debug)]
 pub(crate) struct ProcessCollector {
+    /// Time since 1970.
     started: Duration,
 }
 
@@ -28,30 +40,21 @@ impl ProcessCollector {
 impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let started = ConstGauge::new(self.started.as_secs_f64());
-        put(&mut encoder, "process_start_time_seconds", "Start, in seconds since 1970", &started)?;
-        if let Some(spent) = cpu_time() {
-            let spent = ConstCounter::new(spent.as_secs_f64());
-            put(&mut encoder, "process_cpu_seconds", "Processor time, user and system", &spent)?;
+        put(&mut encoder, "holdfast_process_start_time_seconds", "Start, in seconds since 1970", &started)?;
+        if let Some(used) = cpu_time() {
+            let used = ConstCounter::new(used.as_secs_f64());
+            put(&mut encoder, "holdfast_process_cpu_seconds", "Processor time, user and system", &used)?;
         }
-        if let Some(open) = open_files() {
-            put(&mut encoder, "process_open_fds", "Open file descriptors", &ConstGauge::new(open))?;
-        }
-        if let Some(limit) =
-            fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(open_files_limit)
-        {
-            put(&mut encoder, "process_max_fds", "Limit of open file descriptors", &ConstGauge::new(limit))?;
-        }
-        if let Some(bytes) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(resident_bytes)
-        {
-            put(&mut encoder, "process_resident_memory_bytes", "Memory in use", &ConstGauge::new(bytes))?;
-        }
-        if let Some(alive) = tasks() {
-            put(
-                &mut encoder,
-                "process_tasks",
-                "Asynchronous tasks that have not ended",
-                &ConstGauge::new(alive),
-            )?;
+        let gauges = [
+            ("holdfast_process_open_fds", "Open file descriptors", open_files()),
+            ("holdfast_process_max_fds", "Soft limit of open file descriptors", open_files_limit()),
+            ("holdfast_process_resident_memory_bytes", "Resident memory", resident_bytes()),
+            ("holdfast_process_tasks", "Asynchronous tasks that have not ended", tasks()),
+        ];
+        for (name, help, value) in gauges {
+            if let Some(value) = value {
+                put(&mut encoder, name, help, &ConstGauge::new(value))?;
+            }
         }
         Ok(())
     }
@@ -67,31 +70,40 @@ fn put(
     metric.encode(encoder.encode_descriptor(name, &format!("{help}."), None, metric.metric_type())?)
 }
 
+/// Processor time of all threads of the process, ended ones included (clock_gettime(2), CLOCK_PROCESS_CPUTIME_ID).
 fn cpu_time() -> Option<Duration> {
     let time = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok()?;
     Some(Duration::from(time))
 }
 
-/// Of the runtime that answers the scrape.
+/// Tasks of the runtime that answers the scrape.
 fn tasks() -> Option<u64> {
     let alive = tokio::runtime::Handle::try_current().ok()?.metrics().num_alive_tasks();
     u64::try_from(alive).ok()
 }
 
-/// Counts itself out: reading the directory opens one.
+/// Reading the directory opens one descriptor, which is not counted.
 fn open_files() -> Option<u64> {
     let open = fs::read_dir("/proc/self/fd").ok()?.count();
     u64::try_from(open).ok()?.checked_sub(1)
 }
 
+fn open_files_limit() -> Option<u64> {
+    parse_open_files_limit(&fs::read_to_string("/proc/self/limits").ok()?)
+}
+
 /// The soft limit (proc(5), `/proc/pid/limits`). `None` when there is no limit.
-fn open_files_limit(limits: &str) -> Option<u64> {
+fn parse_open_files_limit(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
+fn resident_bytes() -> Option<u64> {
+    parse_resident_bytes(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
 /// `VmRSS` is in units of 1024 bytes whatever the size of a page is (proc(5), `/proc/pid/status`).
-fn resident_bytes(status: &str) -> Option<u64> {
+fn parse_resident_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
@@ -102,20 +114,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_and_status_are_read_as_the_manual_says() {
+    fn proc_limits_and_status_are_parsed() {
         let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
                       Max cpu time              unlimited            unlimited            seconds   \n\
                       Max open files            1024                 524288               files     \n";
-        assert_eq!(open_files_limit(limits), Some(1024));
+        assert_eq!(parse_open_files_limit(limits), Some(1024));
         assert_eq!(
-            open_files_limit("Max open files            unlimited            unlimited            files"),
+            parse_open_files_limit(
+                "Max open files            unlimited            unlimited            files"
+            ),
             None
         );
-        assert_eq!(open_files_limit(""), None);
-        assert_eq!(resident_bytes("Name:\tx\nVmRSS:\t    2048 kB\nThreads:\t1\n"), Some(2 << 20));
-        assert_eq!(resident_bytes("VmRSS:\t-1 kB"), None);
-        assert_eq!(resident_bytes(&format!("VmRSS:\t{} kB", u64::MAX)), None);
-        assert_eq!(resident_bytes(""), None);
+        assert_eq!(parse_open_files_limit(""), None);
+        assert_eq!(parse_resident_bytes("Name:\tx\nVmRSS:\t    2048 kB\nThreads:\t1\n"), Some(2 << 20));
+        assert_eq!(parse_resident_bytes("VmRSS:\t-1 kB"), None);
+        assert_eq!(parse_resident_bytes(&format!("VmRSS:\t{} kB", u64::MAX)), None);
+        assert_eq!(parse_resident_bytes(""), None);
     }
 
     #[cfg(target_os = "linux")]
@@ -124,8 +138,8 @@ mod tests {
         let before = open_files().unwrap();
         let _files: Vec<_> = (0..100).map(|_| fs::File::open("/proc/self/status").unwrap()).collect();
         assert!(open_files().unwrap() >= before.max(100), "{before}");
-        assert!(resident_bytes(&fs::read_to_string("/proc/self/status").unwrap()).unwrap() > 100 << 10);
-        assert!(open_files_limit(&fs::read_to_string("/proc/self/limits").unwrap()) > Some(100));
+        assert!(resident_bytes().unwrap() > 100 << 10);
+        assert!(open_files_limit() > Some(100));
         assert!(cpu_time().unwrap() > Duration::ZERO);
     }
 

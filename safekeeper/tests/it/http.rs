@@ -85,9 +85,11 @@ async fn metrics_show_each_timeline() {
     let labels = format!("tenant_id=\"{}\",timeline_id=\"{}\"", timeline(1).tenant, timeline(1).timeline);
     let line = format!("safekeeper_timeline_flush_lsn{{{labels}}} {}\n", START.0);
     assert!(text.contains(&line), "{text}");
-    for name in
-        ["safekeeper_batch_seconds_bucket", "safekeeper_wal_received_bytes_total 0\n", "process_open_fds"]
-    {
+    for name in [
+        "safekeeper_batch_seconds_bucket",
+        "safekeeper_wal_received_bytes_total 0\n",
+        "holdfast_process_open_fds",
+    ] {
         assert!(text.contains(name), "{name}: {text}");
     }
     for path in ["/healthz", "/readyz", "/v1/log-level"] {

@@ -44,9 +44,9 @@ impl Held {
             value.with_context(|| format!("no metric {name}"))?.parse().with_context(|| name.to_owned())
         };
         let held = Self {
-            descriptors: value("process_open_fds")?,
-            tasks: value("process_tasks")?,
-            memory_bytes: value("process_resident_memory_bytes")?,
+            descriptors: value("holdfast_process_open_fds")?,
+            tasks: value("holdfast_process_tasks")?,
+            memory_bytes: value("holdfast_process_resident_memory_bytes")?,
         };
         Ok((held, value("holdfast_proxy_open_connections")?))
     }
