@@ -11,6 +11,7 @@ use std::sync::Arc;
 use clap::Parser;
 use postgres_backend::{ServerTls, TlsError};
 use thiserror::Error;
+use utils::is_host_port;
 use wal_types::NodeId;
 
 use crate::auth::Token;
@@ -201,9 +202,7 @@ impl Flags {
 }
 
 fn check_address(flag: &'static str, value: &str) -> Result<(), ConfigError> {
-    let well_formed =
-        value.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if well_formed { Ok(()) } else { Err(ConfigError::Address { flag, value: value.to_owned() }) }
+    if is_host_port(value) { Ok(()) } else { Err(ConfigError::Address { flag, value: value.to_owned() }) }
 }
 
 /// A size as PostgreSQL's settings are written: its units are powers of 1024.

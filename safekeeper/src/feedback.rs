@@ -4,10 +4,11 @@
 //! the proposer, which passes it on. `send_wal` reports, `receive_wal` takes the aggregate.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use consensus::{HotStandbyFeedback, PageserverFeedback};
+use parking_lot::Mutex;
 use pq_proto::replication::{self, StandbyStatusUpdate};
 use wal_types::Lsn;
 
@@ -94,8 +95,7 @@ impl Readers {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<u64, Report>) -> T) -> T {
-        // Nothing under this lock can leave the map half changed.
-        act(&mut self.reports.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.reports.lock())
     }
 }
 

@@ -21,6 +21,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use consensus::{Configuration, Dialect, Lineage, Member};
 use serde::{Deserialize, Serialize};
+use telemetry::ApiError;
 use wal_store::Health;
 use wal_types::{Generation, Lsn, NodeId, SegmentSize, SystemId, TenantTimelineId, TimelineId, Tli};
 
@@ -233,13 +234,13 @@ async fn list(State(shown): State<Shown>) -> Json<Vec<TimelineStatus>> {
 async fn show(
     State(shown): State<Shown>,
     Path((tenant, timeline)): Path<(String, String)>,
-) -> Result<Json<TimelineStatus>, Problem> {
+) -> Result<Json<TimelineStatus>, ApiError> {
     let id = TenantTimelineId {
-        tenant: tenant.parse().map_err(|error| Problem::bad("tenant", error))?,
-        timeline: timeline.parse().map_err(|error| Problem::bad("timeline", error))?,
+        tenant: tenant.parse().map_err(|error| bad("tenant", error))?,
+        timeline: timeline.parse().map_err(|error| bad("timeline", error))?,
     };
     let Some(timeline) = shown.timelines.find(id) else {
-        return Err(Problem(StatusCode::NOT_FOUND, format!("there is no timeline {id} here")));
+        return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no timeline {id} here")));
     };
     Ok(Json(TimelineStatus::new(id, &timeline)))
 }
@@ -263,13 +264,13 @@ struct NewTimelineBody {
 async fn create(
     State(shown): State<Shown>,
     body: Bytes,
-) -> Result<(StatusCode, Json<TimelineStatus>), Problem> {
-    let body: NewTimelineBody = serde_json::from_slice(&body).map_err(|error| Problem::bad("body", error))?;
+) -> Result<(StatusCode, Json<TimelineStatus>), ApiError> {
+    let body: NewTimelineBody = serde_json::from_slice(&body).map_err(|error| bad("body", error))?;
     let new = body.validate(shown.node)?;
     let id = new.lineage.id;
     let created = shown.timelines.create(new).await?;
     let Some(timeline) = shown.timelines.find(id) else {
-        return Err(Problem(StatusCode::INTERNAL_SERVER_ERROR, format!("timeline {id} is gone again")));
+        return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("timeline {id} is gone again")));
     };
     let status = match created {
         Created::Now => StatusCode::CREATED,
@@ -279,32 +280,32 @@ async fn create(
 }
 
 impl NewTimelineBody {
-    fn validate(self, node: NodeId) -> Result<NewTimeline, Problem> {
-        let start_lsn: Lsn = self.start_lsn.parse().map_err(|error| Problem::bad("start_lsn", error))?;
-        let segment_size = SegmentSize::new(self.wal_segment_size)
-            .map_err(|error| Problem::bad("wal_segment_size", error))?;
+    fn validate(self, node: NodeId) -> Result<NewTimeline, ApiError> {
+        let start_lsn: Lsn = self.start_lsn.parse().map_err(|error| bad("start_lsn", error))?;
+        let segment_size =
+            SegmentSize::new(self.wal_segment_size).map_err(|error| bad("wal_segment_size", error))?;
         if start_lsn == Lsn::INVALID || segment_size.offset_of(start_lsn) != 0 {
-            return Err(Problem::bad("start_lsn", format!("{start_lsn} is not the start of a segment")));
+            return Err(bad("start_lsn", format!("{start_lsn} is not the start of a segment")));
         }
         let dialect = [Dialect::Neon, Dialect::Holdfast]
             .into_iter()
             .find(|dialect| dialect_name(*dialect) == self.dialect);
-        let dialect = dialect.ok_or_else(|| Problem::bad("dialect", "expected \"holdfast\" or \"neon\""))?;
+        let dialect = dialect.ok_or_else(|| bad("dialect", "expected \"holdfast\" or \"neon\""))?;
         let start_tli = match self.start_tli {
             None | Some(1) => Tli::FIRST,
             Some(tli @ 2..) if dialect == Dialect::Holdfast => Tli(tli),
-            Some(tli) => return Err(Problem::bad("start_tli", format!("{tli} is not possible"))),
+            Some(tli) => return Err(bad("start_tli", format!("{tli} is not possible"))),
         };
         let lineage = Lineage {
             id: TenantTimelineId {
-                tenant: self.tenant_id.parse().map_err(|error| Problem::bad("tenant_id", error))?,
-                timeline: self.timeline_id.parse().map_err(|error| Problem::bad("timeline_id", error))?,
+                tenant: self.tenant_id.parse().map_err(|error| bad("tenant_id", error))?,
+                timeline: self.timeline_id.parse().map_err(|error| bad("timeline_id", error))?,
             },
             dialect,
             system_id: SystemId(
                 self.system_id
                     .parse()
-                    .map_err(|_| Problem::bad("system_id", "expected a decimal number in quotes"))?,
+                    .map_err(|_| bad("system_id", "expected a decimal number in quotes"))?,
             ),
             pg_version: self.pg_version,
             segment_size,
@@ -313,45 +314,41 @@ impl NewTimelineBody {
         };
         let own = self.members.iter().find(|member| member.id == node.0);
         let disk = own.and_then(|own| own.disk_id.as_deref()).map(str::parse::<TimelineId>).transpose();
-        let disk = disk.map_err(|_| Problem::bad("disk_id", "expected 32 hexadecimal digits"))?;
+        let disk = disk.map_err(|_| bad("disk_id", "expected 32 hexadecimal digits"))?;
         let disk = disk.map(|disk| disk.0);
         Ok(NewTimeline { lineage, configuration: configuration(self.members, node)?, disk })
     }
 }
 
 /// The members as the operator writes them down: generation zero, "not managed".
-fn configuration(members: Vec<MemberAddress>, node: NodeId) -> Result<Configuration, Problem> {
+fn configuration(members: Vec<MemberAddress>, node: NodeId) -> Result<Configuration, ApiError> {
     let members = members.into_iter();
     let members: Vec<_> = members
         .map(|member| Member { id: NodeId(member.id), host: member.host, port: member.port })
         .collect();
     if !members.iter().any(|member| member.id == node) {
-        return Err(Problem::bad("members", format!("this safekeeper, number {node}, is not among them")));
+        return Err(bad("members", format!("this safekeeper, number {node}, is not among them")));
     }
     let longest = consensus::codec::HOST_BYTES_MAX;
-    if let Some(bad) = members.iter().find(|member| {
+    if let Some(unusable) = members.iter().find(|member| {
         member.host.is_empty()
             || member.host.len() > longest
             || member.host.contains('\0')
             || member.port == 0
     }) {
-        return Err(Problem::bad("members", format!("number {} has no usable host and port", bad.id)));
+        return Err(bad("members", format!("number {} has no usable host and port", unusable.id)));
     }
     let configuration = Configuration { generation: Generation(0), members, ..Configuration::default() };
-    configuration.validate().map_err(|error| Problem::bad("members", error))?;
+    configuration.validate().map_err(|error| bad("members", error))?;
     Ok(configuration)
 }
 
-/// What a request is answered when it cannot be done.
-struct Problem(StatusCode, String);
-
-impl Problem {
-    fn bad(what: &str, error: impl fmt::Display) -> Self {
-        Self(StatusCode::BAD_REQUEST, format!("{what}: {error}"))
-    }
+/// 400: `field` of the request is wrong.
+fn bad(field: &str, error: impl fmt::Display) -> ApiError {
+    ApiError::bad_request(format_args!("{field}: {error}"))
 }
 
-impl From<CreateError> for Problem {
+impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
         let status = match &error {
             CreateError::NotServed { why, .. } if why.is_retried() => StatusCode::SERVICE_UNAVAILABLE,
@@ -364,16 +361,6 @@ impl From<CreateError> for Problem {
             CreateError::Store { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             CreateError::Ending { .. } => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self(status, error.to_string())
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Body {
-            error: String,
-        }
-        (self.0, Json(Body { error: self.1 })).into_response()
+        Self::new(status, error.to_string())
     }
 }

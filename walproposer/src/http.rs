@@ -20,7 +20,7 @@ use axum::routing::{get, put};
 use axum::{Json, Router};
 use consensus::{ChangeRefused, ConfigurationChange, Member};
 use serde::{Deserialize, Serialize};
-use telemetry::{Admin, LogLevel};
+use telemetry::{Admin, ApiError, LogLevel};
 use wal_types::NodeId;
 
 use crate::campaign::ChangeError;
@@ -73,9 +73,9 @@ async fn set_members(
     State(changes): State<Changes>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Problem> {
+) -> Result<Response, ApiError> {
     changes.check(&headers)?;
-    let members: Vec<MemberBody> = serde_json::from_slice(&body).map_err(|error| Problem::bad(&error))?;
+    let members: Vec<MemberBody> = serde_json::from_slice(&body).map_err(ApiError::bad_request)?;
     let member = |body: MemberBody| Member { id: NodeId(body.id), host: body.host, port: body.port };
     changes.give(ConfigurationChange::Members(members.into_iter().map(member).collect())).await
 }
@@ -84,15 +84,15 @@ async fn set_primary(
     State(changes): State<Changes>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Problem> {
+) -> Result<Response, ApiError> {
     changes.check(&headers)?;
-    let body: PrimaryBody = serde_json::from_slice(&body).map_err(|error| Problem::bad(&error))?;
-    let name: PrimaryName = body.primary.parse().map_err(|error| Problem::bad(&error))?;
+    let body: PrimaryBody = serde_json::from_slice(&body).map_err(ApiError::bad_request)?;
+    let name: PrimaryName = body.primary.parse().map_err(ApiError::bad_request)?;
     changes.give(ConfigurationChange::Primary(name.0)).await
 }
 
 impl Changes {
-    async fn give(&self, change: ConfigurationChange) -> Result<Response, Problem> {
+    async fn give(&self, change: ConfigurationChange) -> Result<Response, ApiError> {
         #[derive(Serialize)]
         struct Body {
             generation: u32,
@@ -105,7 +105,7 @@ impl Changes {
     }
 
     /// Who may talk to the safekeepers as a walproposer may also change who they are.
-    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(token) = &self.token else { return Ok(()) };
         let shown = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
         let shown = shown.split_at_checked("bearer ".len());
@@ -113,7 +113,7 @@ impl Changes {
             scheme.eq_ignore_ascii_case(b"bearer ") && is_same(shown, token.as_bytes())
         });
         let refusal = "send the token of --auth-token-file as Authorization: Bearer";
-        if matches { Ok(()) } else { Err(Problem(StatusCode::UNAUTHORIZED, refusal.to_owned())) }
+        if matches { Ok(()) } else { Err(ApiError::new(StatusCode::UNAUTHORIZED, refusal)) }
     }
 }
 
@@ -123,16 +123,7 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && std::hint::black_box(difference) == 0
 }
 
-/// What a request is answered when it cannot be done.
-struct Problem(StatusCode, String);
-
-impl Problem {
-    fn bad(error: &impl ToString) -> Self {
-        Self(StatusCode::BAD_REQUEST, error.to_string())
-    }
-}
-
-impl From<Refused> for Problem {
+impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         let status = match &refused {
             Refused::Change(
@@ -142,16 +133,6 @@ impl From<Refused> for Problem {
             ) => StatusCode::BAD_REQUEST,
             Refused::Change(_) | Refused::NotLeading(_) => StatusCode::CONFLICT,
         };
-        Self(status, refused.to_string())
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Body {
-            error: String,
-        }
-        (self.0, Json(Body { error: self.1 })).into_response()
+        Self::new(status, refused.to_string())
     }
 }

@@ -10,6 +10,7 @@
 //! or refuses costs spans and one line of log, never the process.
 
 pub mod admin;
+pub mod api_error;
 pub mod http;
 pub mod logging;
 pub mod metrics;
@@ -29,6 +30,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
 pub use admin::Admin;
+pub use api_error::ApiError;
 pub use http::serve;
 pub use logging::{LevelError, LogFormat, LogLevel};
 pub use metrics::Metrics;

@@ -8,18 +8,21 @@
 //! | [`single_flight`] | concurrent callers of one key share one run |
 //! | [`leaky_bucket`] | how often each of many keys may do something |
 //! | [`address_file`] | tells another process, in one rename, where this one listens |
+//! | [`host_port`] | the form of an address on a command line |
 //!
 //! Decisions are pure wherever possible: time and randomness come in as arguments. Nothing here speaks a protocol,
 //! counts metrics or serves HTTP.
 
 pub mod address_file;
 pub mod backoff;
+pub mod host_port;
 pub mod leaky_bucket;
 pub mod shutdown;
 pub mod single_flight;
 pub mod timed_lru;
 
 pub use backoff::Backoff;
+pub use host_port::is_host_port;
 pub use leaky_bucket::LeakyBuckets;
 pub use shutdown::Shutdown;
 pub use single_flight::SingleFlight;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use scram::SCRAM_ITERATIONS_DEFAULT;
+use utils::is_host_port;
 
 use super::{
     CacheOptions, Caches, ClientAuth, ComputeTls, Config, ConfigError, ControlPlaneSource, LoginLimits,
@@ -257,9 +258,7 @@ impl Flags {
 }
 
 fn check_address(flag: &'static str, value: &str) -> Result<(), ConfigError> {
-    let well_formed =
-        value.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if well_formed { Ok(()) } else { Err(ConfigError::Address { flag, value: value.to_owned() }) }
+    if is_host_port(value) { Ok(()) } else { Err(ConfigError::Address { flag, value: value.to_owned() }) }
 }
 
 #[cfg(test)]

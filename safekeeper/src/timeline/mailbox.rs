@@ -6,9 +6,10 @@
 //! which things were said is kept. `task` posts, `receive_wal` takes.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use consensus::AcceptorMessage;
+use parking_lot::Mutex;
 use pq_proto::ErrorResponse;
 use tokio::sync::Notify;
 
@@ -84,8 +85,7 @@ impl Mailbox {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Content) -> T) -> T {
-        // Nothing under this lock can leave the content half changed.
-        act(&mut self.0.content.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.0.content.lock())
     }
 }
 

@@ -14,9 +14,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 
 use consensus::{Configuration, Lineage};
+use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
@@ -153,7 +154,7 @@ impl Timelines {
 
     /// The timeline of this name, if it is served.
     pub(crate) fn get(&self, id: TenantTimelineId) -> Option<Arc<Timeline>> {
-        match self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id)? {
+        match self.known.read().get(&id)? {
             Known::Served(timeline) => Some(Arc::clone(timeline)),
             Known::NotServed(_) => None,
         }
@@ -161,12 +162,12 @@ impl Timelines {
 
     /// The timeline of this name, or why it is not served; nothing when it is not here.
     pub(crate) fn find(&self, id: TenantTimelineId) -> Option<Result<Arc<Timeline>, NotServed>> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id).map(Known::served)
+        self.known.read().get(&id).map(Known::served)
     }
 
     /// All that are served, and why the others are not.
     pub(crate) fn all(&self) -> Vec<(TenantTimelineId, Result<Arc<Timeline>, NotServed>)> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         known.iter().map(|(&id, known)| (id, known.served())).collect()
     }
 
@@ -275,7 +276,7 @@ impl Timelines {
     }
 
     fn know(&self, id: TenantTimelineId, known: Known) {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(id, known);
+        self.known.write().insert(id, known);
     }
 
     /// Opens the replica and gives it to its thread.

@@ -8,12 +8,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use consensus::{ConnectionId, Refusal};
+use parking_lot::Mutex;
 use pq_proto::{ErrorResponse, SqlState};
 use tokio::sync::watch;
 use wal_store::{Input, Output, RESERVE_RETRY, RealDisk, Rejection, Replica, Snapshot};
@@ -82,7 +83,7 @@ pub(crate) struct DiskPool {
 impl DiskPool {
     pub(crate) fn start(metrics: &Metrics, lock: &DataDirLock, retention: Retention) -> io::Result<Self> {
         let mut pool = Self { orders: Vec::new(), threads: Mutex::default() };
-        let threads = pool.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let threads = pool.threads.get_mut();
         for number in 0..DISK_THREADS {
             let (orders, inbox) = channel();
             let thread = DiskThread {
@@ -109,7 +110,7 @@ impl DiskPool {
 
     /// False when a thread has ended: its timelines are served no more.
     pub(crate) fn is_alive(&self) -> bool {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = self.threads.lock();
         !threads.iter().any(JoinHandle::is_finished)
     }
 
@@ -119,7 +120,7 @@ impl DiskPool {
             // A thread that is gone has nothing left to finish.
             let _ = orders.send(Order::Stop);
         }
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a disk thread had panicked");
