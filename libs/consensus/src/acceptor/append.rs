@@ -1,4 +1,4 @@
-//! WAL from the proposer that leads.
+//! `AppendRequest`: accepts WAL from the connection that leads the current term.
 
 use super::{Acceptor, Effect, Refusal};
 use crate::lineage::ProtocolVersion;
@@ -6,7 +6,8 @@ use crate::message::AppendRequest;
 use crate::{APPEND_WAL_BYTES_MAX, ConnectionId};
 
 impl Acceptor {
-    pub(super) fn append(
+    /// Bytes that the log already holds are skipped. The response follows from [`Acceptor::flushed`].
+    pub(super) fn handle_append(
         &mut self,
         from: ConnectionId,
         version: ProtocolVersion,
@@ -14,29 +15,31 @@ impl Acceptor {
     ) -> Result<Vec<Effect>, Refusal> {
         self.check_generation(version, append.generation)?;
         if append.wal.len() > APPEND_WAL_BYTES_MAX {
-            return Err(Refusal::Malformed("an append of more than 128 KiB"));
+            return Err(Refusal::Malformed("append carries more than 128 KiB of WAL"));
         }
         let Some(end) = append.begin_lsn.checked_add(append.wal.len() as u64) else {
-            return Err(Refusal::Malformed("an append beyond the last position"));
+            return Err(Refusal::Malformed("append ends beyond the highest LSN"));
         };
         if append.term < self.state.term {
             return Ok(vec![self.deposed_response(from)]);
         }
-        let Some(owner) =
-            self.owner.as_mut().filter(|owner| owner.connection == from && append.term == self.state.term)
+        let Some(leader) =
+            self.leader.as_mut().filter(|leader| leader.connection == from && append.term == self.state.term)
         else {
             return Err(Refusal::NotElected { term: append.term, own: self.state.term });
         };
-        if append.begin_lsn != owner.next_begin {
-            return Err(Refusal::OutOfSequence { expected: owner.next_begin, got: append.begin_lsn });
+        if append.begin_lsn != leader.next_begin {
+            return Err(Refusal::OutOfSequence { expected: leader.next_begin, got: append.begin_lsn });
         }
-        owner.next_begin = end;
-        owner.heard = true;
+
+        leader.next_begin = end;
+        leader.has_appended = true;
         self.commit_candidate = self.commit_candidate.max(append.commit_lsn);
-        // All members hold what is below the horizon, so we do: a proposer that says more is not believed.
+        // All members hold what is below the horizon, so this node does. A horizon above its own log is not believed.
         let horizon = append.truncate_lsn.min(append.commit_lsn).min(self.flush_lsn);
         self.state.horizon_lsn = self.state.horizon_lsn.max(horizon);
-        self.owed.insert(from);
+        self.unanswered.insert(from);
+
         let known = self.write_lsn.bytes_since(append.begin_lsn).min(append.wal.len() as u64) as usize;
         let wal = append.wal.slice(known..);
         if wal.is_empty() {

@@ -1,4 +1,4 @@
-//! [`Effect`]: what an acceptor wants done.
+//! [`Effect`]: one thing that an acceptor asks its driver to do.
 
 use bytes::Bytes;
 use wal_types::Lsn;
@@ -8,36 +8,39 @@ use crate::lineage::Lineage;
 use crate::message::AcceptorMessage;
 use crate::state::AcceptorState;
 
-/// One thing to do. A failure of any but `Reply` ends this acceptor.
+/// One thing to do, in the order of the list that it stands in. When any effect but `Reply` fails, the driver drops the
+/// acceptor and recovers from the disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// Make this state durable.
+    /// Make this state durable before the next effect begins.
     Persist(AcceptorState),
-    /// Make what was learnt about the cluster durable (dialect `neon`, once).
+    /// Make durable which cluster the log belongs to (dialect `neon`, once).
     PersistLineage(Lineage),
     /// Durably remove every byte at and above the position.
     Truncate(Lsn),
     /// Append bytes; `at` is always the end of the log. Durable only when the driver calls [`Acceptor::flushed`].
+    ///
+    /// [`Acceptor::flushed`]: super::Acceptor::flushed
     Write {
         /// Position of the first byte.
         at: Lsn,
         /// The bytes.
         wal: Bytes,
     },
-    /// Read a part of the log and post its CRC-32C as a [`ChecksumResponse`].
+    /// Read a range of the log and send its CRC-32C as a [`ChecksumResponse`](crate::ChecksumResponse).
     Checksum {
-        /// Who asked.
+        /// Connection that gets the response.
         reply_to: ConnectionId,
         /// First byte.
         from: Lsn,
-        /// Behind the last byte.
+        /// Position behind the last byte.
         to: Lsn,
     },
-    /// Post a message. Never waits.
+    /// Queue a message for a connection. Never waits.
     Reply {
-        /// To whom.
+        /// Connection that gets the message.
         to: ConnectionId,
-        /// What.
+        /// The message.
         message: AcceptorMessage,
     },
 }

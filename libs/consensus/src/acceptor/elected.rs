@@ -1,38 +1,40 @@
-//! Following the winner of a term: where the logs part, what is cut, what is adopted.
+//! `ProposerElected`: truncates the log where it parts from the leader's, then adopts the leader's history.
 
-use super::{Acceptor, Effect, Owner, Refusal};
+use super::{Acceptor, Effect, LeaderConnection, Refusal};
 use crate::ConnectionId;
 use crate::lineage::ProtocolVersion;
 use crate::message::ProposerElected;
 use crate::term_history;
 
 impl Acceptor {
-    pub(super) fn elected(
+    /// The acceptor computes the common point itself and refuses a leader that names another one.
+    pub(super) fn handle_elected(
         &mut self,
         from: ConnectionId,
         version: ProtocolVersion,
         elected: ProposerElected,
     ) -> Result<Vec<Effect>, Refusal> {
         self.check_generation(version, elected.generation)?;
-        self.check_leap(elected.term)?;
+        self.check_term_leap(elected.term)?;
         if elected.term < self.state.term {
-            // Deposed. It learns so from the answer to its first append.
+            // The proposer was deposed. The response to its first append says so.
             return Ok(Vec::new());
         }
         if elected.history.last().is_none_or(|last| last.term != elected.term) {
-            return Err(Refusal::Malformed("the history of an elected proposer must end with its own term"));
+            return Err(Refusal::Malformed("history of an elected proposer does not end with its own term"));
         }
         let configured = version == ProtocolVersion::Holdfast1;
         if configured && elected.configuration.generation != elected.generation {
-            return Err(Refusal::Malformed("a configuration of another generation than the message's"));
+            return Err(Refusal::Malformed("message and its configuration name different generations"));
         }
         if configured {
             elected.configuration.validate().map_err(Refusal::Configuration)?;
         }
         if self.follows(elected.term) {
-            return self.elected_again(from, configured, elected);
+            return self.resume_leader(from, configured, elected);
         }
-        let start = term_history::common_point(&elected.history, &self.extent())
+
+        let start = term_history::common_point(&elected.history, &self.log_extent())
             .ok_or(Refusal::NoCommonPoint { flush_lsn: self.flush_lsn })?;
         if start != elected.start_streaming_at {
             return Err(Refusal::StartPoint { expected: start, got: elected.start_streaming_at });
@@ -41,7 +43,7 @@ impl Acceptor {
             return Err(Refusal::BelowCommit { start, commit_lsn: self.state.commit_lsn });
         }
 
-        // It goes with the tail.
+        // A rejected partial record goes with the tail.
         self.partial_record_rejected = false;
         let mut effects = Vec::new();
         if elected.term > self.state.term {
@@ -49,8 +51,8 @@ impl Acceptor {
             self.state.voted_for = None;
             effects.push(self.persist());
         }
-        // The tail goes before the history comes: the other way round a crash between the two would present a dead
-        // proposer's tail as this term's log.
+        // The tail is truncated before the history is adopted: the other way round a crash between the two would present
+        // a dead proposer's tail as this term's log.
         if self.write_lsn > start {
             effects.push(Effect::Truncate(start));
             self.write_lsn = start;
@@ -63,13 +65,13 @@ impl Acceptor {
             self.state.configuration_term = elected.term;
         }
         effects.push(self.persist());
-        self.owner = Some(Owner { connection: from, next_begin: start, heard: false });
+        self.leader = Some(LeaderConnection { connection: from, next_begin: start, has_appended: false });
         Ok(effects)
     }
 
-    /// The proposer of this term came back on another connection. The log is its log already, so nothing that was
-    /// acknowledged is taken back, and what it sends again is skipped; but for a part of a record that is in doubt.
-    pub(super) fn elected_again(
+    /// The leader of this term came back on another connection. The log is already its log, so nothing that was
+    /// acknowledged is truncated, and bytes that it sends again are skipped. Only a rejected partial record is truncated.
+    fn resume_leader(
         &mut self,
         from: ConnectionId,
         configured: bool,
@@ -86,7 +88,8 @@ impl Acceptor {
             return Err(Refusal::StartPoint { expected: self.flush_lsn, got: start });
         }
         let newer = configured && self.is_next_configuration(elected.term, &elected.configuration)?;
-        self.owner = Some(Owner { connection: from, next_begin: start, heard: false });
+
+        self.leader = Some(LeaderConnection { connection: from, next_begin: start, has_appended: false });
         let mut effects = Vec::new();
         if std::mem::take(&mut self.partial_record_rejected) && self.write_lsn > self.flush_lsn {
             self.write_lsn = self.flush_lsn;

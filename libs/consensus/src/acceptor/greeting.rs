@@ -1,4 +1,4 @@
-//! Who may talk to an acceptor: a proposer of the same log, cluster, version and dialect.
+//! `ProposerGreeting`: admits a proposer of the same log, cluster, PostgreSQL version and dialect.
 
 use wal_types::SystemId;
 
@@ -8,7 +8,8 @@ use crate::lineage::Dialect;
 use crate::message::{AcceptorGreeting, AcceptorMessage, ProposerGreeting};
 
 impl Acceptor {
-    pub(super) fn greeting(
+    /// Fills in the cluster's identity while the log has none. Dialect `neon` also brings a newer configuration.
+    pub(super) fn handle_greeting(
         &mut self,
         from: ConnectionId,
         greeting: ProposerGreeting,
@@ -26,6 +27,7 @@ impl Acceptor {
                 got: greeting.segment_bytes,
             });
         }
+
         let mut learnt = lineage.clone();
         if greeting.system_id != SystemId(0) {
             if lineage.system_id != SystemId(0) && lineage.system_id != greeting.system_id {
@@ -40,6 +42,7 @@ impl Acceptor {
             }
             learnt.pg_version = greeting.pg_version;
         }
+
         let newer = greeting.configuration.generation > self.state.configuration.generation;
         let adopts = newer && lineage.dialect == Dialect::Neon;
         if adopts && !greeting.configuration.sets().iter().flatten().any(|&member| member == self.node) {
@@ -55,7 +58,7 @@ impl Acceptor {
             self.state.configuration = greeting.configuration;
             effects.push(self.persist());
         }
-        self.greeted.insert(from, greeting.version);
+        self.versions.insert(from, greeting.version);
         let message = AcceptorGreeting {
             node_id: self.node,
             term: self.state.term,

@@ -1,20 +1,22 @@
 //! [`Acceptor`]: a safekeeper's half of the protocol, as a pure state machine.
 //!
-//! It is told what arrived and what became durable, and answers with [`Effect`]s, to be carried out **in order**. The
-//! order is what makes the protocol safe: a promise stands on disk before it is told, a dead proposer's tail is gone
-//! before a new history is adopted. The acceptor assumes that effects succeed; a driver that fails to carry one out
-//! must throw this acceptor away and start again from the disk.
+//! The driver reports which messages arrived and what became durable. The acceptor answers with [`Effect`]s, which the
+//! driver carries out **in order**. The order makes the protocol safe: a vote is durable before it is reported, and a
+//! dead proposer's tail is truncated before a new history is adopted. The acceptor assumes that effects succeed; a
+//! driver that fails to carry one out must drop this acceptor and recover from the disk.
 //!
 //! The driver is `wal_store::Replica`; the simulation and the model checker drive the same code.
 
 mod append;
+mod append_response;
+mod checksum;
 mod configure;
 mod effect;
 mod elected;
 mod greeting;
-mod loss;
-mod question;
+mod pre_vote;
 mod refusal;
+mod repair;
 mod vote;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,24 +28,66 @@ pub use self::refusal::Refusal;
 
 use crate::ConnectionId;
 use crate::lineage::{Lineage, ProtocolVersion};
-use crate::message::{AcceptorMessage, AppendResponse, HotStandbyFeedback, ProposerMessage};
+use crate::message::ProposerMessage;
 use crate::state::AcceptorState;
 use crate::term_history::{LogExtent, TermHistory};
 
-/// Most terms that a promise may skip.
+/// Most terms that one vote request or election may skip.
 const TERM_LEAP_MAX: u64 = 1 << 40;
 
 /// The connection that leads the current term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Owner {
+struct LeaderConnection {
     connection: ConnectionId,
-    /// Where its next append must begin. Below `write_lsn` after a reconnect: those bytes are already here.
+    /// Where its next append must begin. Below `write_lsn` after a reconnect: the log already holds those bytes.
     next_begin: Lsn,
-    /// It has appended at least once, so `commit_candidate` is what it knows.
-    heard: bool,
+    /// The leader has appended at least once, so `commit_candidate` is what it knows.
+    has_appended: bool,
 }
 
-/// A safekeeper's consensus state for one log.
+/// Consensus state of one safekeeper for one log. Does no IO and never waits.
+///
+/// # Example
+///
+/// A vote is persisted before the reply is sent:
+///
+/// ```
+/// use consensus::{
+///     Acceptor, AcceptorState, Configuration, ConnectionId, Dialect, Effect, Lineage, ProposerGreeting,
+///     ProposerMessage, ProtocolVersion, VoteRequest,
+/// };
+/// use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+///
+/// let start = Lsn(0x100_0000);
+/// let lineage = Lineage {
+///     id: TenantTimelineId::default(),
+///     dialect: Dialect::Holdfast,
+///     system_id: SystemId(7),
+///     pg_version: 170_000,
+///     segment_size: SegmentSize::POSTGRES_DEFAULT,
+///     start_lsn: start,
+///     start_tli: Tli::FIRST,
+/// };
+/// let mut acceptor = Acceptor::new(NodeId(1), lineage, AcceptorState::default(), start);
+/// let (connection, proposer_id) = (ConnectionId(1), ProposerId([1; 16]));
+///
+/// let greeting = ProposerGreeting {
+///     version: ProtocolVersion::Holdfast1,
+///     id: TenantTimelineId::default(),
+///     pg_version: 170_000,
+///     system_id: SystemId(7),
+///     segment_bytes: SegmentSize::POSTGRES_DEFAULT.bytes(),
+///     tli: Tli::FIRST,
+///     proposer_id,
+///     configuration: Configuration::default(),
+/// };
+/// acceptor.step(connection, ProposerMessage::Greeting(greeting))?;
+///
+/// let vote = VoteRequest { generation: Generation(0), term: Term(1), proposer_id };
+/// let effects = acceptor.step(connection, ProposerMessage::Vote(vote))?;
+/// assert!(matches!(effects.as_slice(), [Effect::Persist(_), Effect::Reply { .. }]));
+/// # Ok::<(), consensus::Refusal>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acceptor {
     node: NodeId,
@@ -52,24 +96,26 @@ pub struct Acceptor {
     state: AcceptorState,
     persisted_commit: Lsn,
     persisted_horizon: Lsn,
-    /// First byte that is still here.
+    /// First byte that this node still holds.
     oldest_lsn: Lsn,
     /// End of what was handed out to be written.
     write_lsn: Lsn,
     /// End of the last durable record.
     flush_lsn: Lsn,
-    /// What was written of a record does not fit what came for the rest of it.
+    /// The written part of a record does not fit the bytes that came for the rest of it.
     partial_record_rejected: bool,
-    /// Highest commit position told by the proposer of this term; what exceeds `flush_lsn` waits here.
+    /// Highest commit LSN that the leader of this term reported; what exceeds `flush_lsn` waits here.
     commit_candidate: Lsn,
-    greeted: BTreeMap<ConnectionId, ProtocolVersion>,
-    owner: Option<Owner>,
-    /// Connections with an append since the last `flushed`: each is owed one response.
-    owed: BTreeSet<ConnectionId>,
+    /// Protocol version of each connection that has greeted.
+    versions: BTreeMap<ConnectionId, ProtocolVersion>,
+    leader: Option<LeaderConnection>,
+    /// Connections with an append since the last call of `flushed`: each gets one response.
+    unanswered: BTreeSet<ConnectionId>,
 }
 
 impl Acceptor {
-    /// An acceptor as the disk has it: `state` from the control file, the log ending with a record at `log_end`.
+    /// Restores an acceptor from the disk: `state` is that of the control file, `log_end` the end of the log's last
+    /// record.
     pub fn new(node: NodeId, lineage: Lineage, state: AcceptorState, log_end: Lsn) -> Self {
         Self {
             node,
@@ -82,93 +128,91 @@ impl Acceptor {
             flush_lsn: log_end,
             partial_record_rejected: false,
             commit_candidate: Lsn::INVALID,
-            greeted: BTreeMap::new(),
-            owner: None,
-            owed: BTreeSet::new(),
+            versions: BTreeMap::new(),
+            leader: None,
+            unanswered: BTreeSet::new(),
         }
     }
 
-    /// Decides what to do about a message. On a refusal nothing has changed.
+    /// Decides about a message. After a refusal the acceptor is unchanged.
     ///
     /// Before any message but an append the driver must have flushed what was written and called
     /// [`Acceptor::flushed`]: a vote must report everything that an older term could still have acknowledged.
     pub fn step(&mut self, from: ConnectionId, message: ProposerMessage) -> Result<Vec<Effect>, Refusal> {
         if let ProposerMessage::Greeting(greeting) = message {
-            return self.greeting(from, greeting);
+            return self.handle_greeting(from, greeting);
         }
-        let version = *self.greeted.get(&from).ok_or(Refusal::NotGreeted)?;
+        let version = *self.versions.get(&from).ok_or(Refusal::NotGreeted)?;
         match message {
             ProposerMessage::Greeting(_) => Err(Refusal::Malformed("a second greeting")),
-            ProposerMessage::PreVote(request) => self.pre_vote(from, version, request),
-            ProposerMessage::Vote(request) => self.vote(from, version, request),
-            ProposerMessage::Elected(elected) => self.elected(from, version, elected),
-            ProposerMessage::Append(append) => self.append(from, version, append),
-            ProposerMessage::Checksum(request) => self.checksum(from, version, request),
-            ProposerMessage::Configure(request) => self.configure(from, version, request),
+            ProposerMessage::PreVote(_) => self.handle_pre_vote(from, version),
+            ProposerMessage::Vote(request) => self.handle_vote(from, version, request),
+            ProposerMessage::Elected(elected) => self.handle_elected(from, version, elected),
+            ProposerMessage::Append(append) => self.handle_append(from, version, append),
+            ProposerMessage::Checksum(request) => self.handle_checksum(from, version, request),
+            ProposerMessage::Configure(request) => self.handle_configure(from, version, request),
         }
     }
 
-    /// The log is durable up to `durable`, its last record ends at `record_end`. Moves commit, then answers each
-    /// connection that appended since the last call: exactly one response, whether or not anything moved.
+    /// Reports that the log is durable up to `durable` and that its last record ends at `record_end`. Moves the commit
+    /// LSN, then responds to each connection that appended since the last call: exactly one response, whether or not a
+    /// position moved.
     pub fn flushed(&mut self, durable: Lsn, record_end: Lsn) -> Vec<Effect> {
         self.flush_lsn = self.flush_lsn.max(record_end.min(durable).min(self.write_lsn));
         self.state.commit_lsn = self.state.commit_lsn.max(self.commit_candidate.min(self.flush_lsn));
+
         let mut effects = Vec::new();
         // A proposer without a primary waits until a quorum *persisted* the commit of its term's start.
         let term_start = self.state.history.last().map_or(Lsn::MAX, |entry| entry.start);
-        let settled = self.state.commit_lsn >= term_start && self.persisted_commit < term_start;
-        let regained = self.has_regained();
-        if regained {
+        let commits_term_start = self.state.commit_lsn >= term_start && self.persisted_commit < term_start;
+        let repaired = self.is_repaired();
+        if repaired {
             self.state.lost = None;
         }
-        if settled || regained {
+        if commits_term_start || repaired {
             effects.push(self.persist());
         }
-        for to in std::mem::take(&mut self.owed) {
+
+        for to in std::mem::take(&mut self.unanswered) {
             effects.push(self.append_response(to));
         }
         effects
     }
 
-    /// Writes down commit and horizon when they moved. For the driver to call now and then, never inside a batch.
+    /// Persists the commit LSN and the removal horizon if they moved. The driver calls it now and then, never inside a
+    /// batch.
     pub fn checkpoint(&mut self) -> Option<Effect> {
         let moved =
             self.state.commit_lsn > self.persisted_commit || self.state.horizon_lsn > self.persisted_horizon;
         moved.then(|| self.persist())
     }
 
-    /// The answer that a connection with an append gets while the append itself has to wait for disk space: it keeps
-    /// the proposer from hanging up and promises nothing new.
-    pub fn unchanged_response(&self, to: ConnectionId) -> Effect {
-        // To anybody but the leader our positions would look like an acknowledgement of its log.
-        if self.leads(to) { self.append_response(to) } else { self.deposed_response(to) }
-    }
-
-    /// The driver gave away everything below `oldest`, which no member needs. To be told again after a start.
+    /// Reports that the driver removed everything below `oldest`, which no member needs. Must be repeated after a
+    /// restart.
     pub fn removed_below(&mut self, oldest: Lsn) {
         self.oldest_lsn = self.oldest_lsn.max(oldest.min(self.flush_lsn));
     }
 
-    /// A record was refused of which a part is written already: one of both is damaged, perhaps at the donor that it came
-    /// from. What is written was never acknowledged; it is cut when the leader comes back, or it would be kept for ever
-    /// and whatever comes behind it be refused.
+    /// Reports that a record was refused of which a part is already written. Either the written part or the new bytes
+    /// are damaged, perhaps at the donor that they came from. The written part was never acknowledged. It is truncated
+    /// when the leader reconnects; otherwise it would stay for ever and everything behind it would be refused.
     pub fn reject_partial_record(&mut self) {
         self.partial_record_rejected = true;
     }
 
-    /// The connection is gone.
+    /// Reports that the connection is closed.
     pub fn disconnected(&mut self, connection: ConnectionId) {
-        self.greeted.remove(&connection);
-        self.owed.remove(&connection);
-        self.owner = self.owner.filter(|owner| owner.connection != connection);
+        self.versions.remove(&connection);
+        self.unanswered.remove(&connection);
+        self.leader = self.leader.filter(|leader| leader.connection != connection);
     }
 
-    /// What the log is the log of.
+    /// Identity of the log.
     pub const fn lineage(&self) -> &Lineage {
         &self.lineage
     }
 
-    /// State, with commit and horizon as they are in memory.
+    /// The state, with the commit LSN and the horizon as they are in memory.
     pub const fn state(&self) -> &AcceptorState {
         &self.state
     }
@@ -183,46 +227,46 @@ impl Acceptor {
         self.flush_lsn
     }
 
-    /// Commit position on disk.
+    /// Commit LSN on the disk.
     pub const fn persisted_commit_lsn(&self) -> Lsn {
         self.persisted_commit
     }
 
-    /// Term of the last entry that the log reaches.
+    /// Term of the last history entry that the log reaches.
     pub fn last_log_term(&self) -> Term {
         self.state.history.last_log_term(self.flush_lsn)
     }
 
-    /// The public versions have their configurations from elsewhere, so both sides must know the same. In our version
-    /// it is the proposer who judges: it counts the votes, and what it may miss a voter tells it.
+    /// Versions 2 and 3 get their configurations from elsewhere, so both sides must know the same generation. In
+    /// `holdfast-1` the proposer judges: it counts the votes, and a voter tells it of a configuration that it missed.
     fn check_generation(&self, version: ProtocolVersion, got: Generation) -> Result<(), Refusal> {
         let expected = self.state.configuration.generation;
         let fits = version == ProtocolVersion::Holdfast1 || got == expected;
         if fits { Ok(()) } else { Err(Refusal::Generation { expected, got }) }
     }
 
-    /// Terms are taken one at a time. One that is far away is a mistake, and the last one would be the end of the log.
-    fn check_leap(&self, got: Term) -> Result<(), Refusal> {
+    /// Terms rise one at a time. A term that is far away is a mistake, and no term could follow the highest number.
+    fn check_term_leap(&self, got: Term) -> Result<(), Refusal> {
         let own = self.state.term;
         if got.0.saturating_sub(own.0) > TERM_LEAP_MAX { Err(Refusal::TermLeap { own, got }) } else { Ok(()) }
     }
 
-    /// True when the history of `term` was already adopted.
+    /// True when this node has adopted the history of `term`.
     fn follows(&self, term: Term) -> bool {
         self.state.term == term && self.state.history.last().is_some_and(|last| last.term == term)
     }
 
-    /// True when `connection` was elected in our term.
+    /// True when `connection` leads the current term.
     fn leads(&self, connection: ConnectionId) -> bool {
-        self.owner.is_some_and(|owner| owner.connection == connection)
+        self.leader.is_some_and(|leader| leader.connection == connection)
     }
 
     fn local_history(&self) -> TermHistory {
         self.state.history.up_to(self.flush_lsn)
     }
 
-    /// What this node can say about where its log parts from another.
-    fn extent(&self) -> LogExtent {
+    /// Shape of this log, for finding where it parts from another.
+    fn log_extent(&self) -> LogExtent {
         LogExtent {
             history: self.local_history(),
             start: self.oldest_lsn,
@@ -231,8 +275,9 @@ impl Acceptor {
         }
     }
 
-    /// Up to where this log is that of whoever is elected, whatever the histories say: up to the horizon; and all of it,
-    /// when it is committed and yet ends before the history begins, as that of a new member does which was interrupted.
+    /// Up to this position the log is that of every proposer that can be elected, whatever the histories say. That is
+    /// the removal horizon. It is the whole log when the log is committed and yet ends before the history begins, as
+    /// the log of a new member does whose catch-up was interrupted.
     fn agreed_lsn(&self) -> Lsn {
         let flush_lsn = self.flush_lsn;
         let is_before = self.state.history.entries().first().is_some_and(|first| first.start > flush_lsn);
@@ -240,10 +285,10 @@ impl Acceptor {
         if is_committed { self.persisted_horizon.max(flush_lsn) } else { self.persisted_horizon }
     }
 
-    /// What the old term's proposer said about commits and who owned it no longer counts.
+    /// Drops what belonged to the old term: its leader and the commit LSN that this leader reported.
     fn enter_term(&mut self, term: Term) {
         self.state.term = term;
-        self.owner = None;
+        self.leader = None;
         self.commit_candidate = Lsn::INVALID;
     }
 
@@ -252,34 +297,14 @@ impl Acceptor {
         self.persisted_horizon = self.state.horizon_lsn;
         Effect::Persist(self.state.clone())
     }
-
-    fn append_response(&self, to: ConnectionId) -> Effect {
-        self.respond(to, self.flush_lsn, self.persisted_commit)
-    }
-
-    /// Tells a proposer of a lower term that it was deposed, and nothing else.
-    fn deposed_response(&self, to: ConnectionId) -> Effect {
-        self.respond(to, Lsn::INVALID, Lsn::INVALID)
-    }
-
-    fn respond(&self, to: ConnectionId, flush_lsn: Lsn, commit_lsn: Lsn) -> Effect {
-        let message = AcceptorMessage::Append(AppendResponse {
-            generation: self.state.configuration.generation,
-            term: self.state.term,
-            flush_lsn,
-            commit_lsn,
-            hot_standby: HotStandbyFeedback::default(),
-            pageserver: None,
-        });
-        Effect::Reply { to, message }
-    }
 }
 
-fn own_version_only(version: ProtocolVersion) -> Result<(), Refusal> {
+/// Refuses messages that only version `holdfast-1` has.
+fn require_holdfast1(version: ProtocolVersion) -> Result<(), Refusal> {
     match version {
         ProtocolVersion::Holdfast1 => Ok(()),
         ProtocolVersion::V2 | ProtocolVersion::V3 => {
-            Err(Refusal::Malformed("a message that this protocol version does not have"))
+            Err(Refusal::Malformed("protocol version has no such message"))
         }
     }
 }

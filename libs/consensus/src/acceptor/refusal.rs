@@ -1,4 +1,4 @@
-//! [`Refusal`]: what an acceptor does not accept, in words that an operator can act on.
+//! [`Refusal`]: why an acceptor does not accept a message, in words that an operator can act on.
 
 use crate::configuration::InvalidConfiguration;
 use thiserror::Error;
@@ -6,138 +6,135 @@ use wal_types::{Generation, Lsn, SystemId, TenantTimelineId, Term};
 
 use crate::lineage::Dialect;
 
-/// Why a message was not accepted. Nothing changed; the connection that sent it must be closed.
+/// Why [`Acceptor::step`](super::Acceptor::step) did not accept a message. The acceptor has not changed; the driver
+/// closes the connection that sent the message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Refusal {
     /// A message came before the greeting.
     #[error("the first message of a connection must be a greeting")]
     NotGreeted,
-    /// The timeline belongs to another family of proposers.
-    #[error(
-        "this timeline was created for dialect {expected:?}; create a timeline of its own for this proposer"
-    )]
+    /// The timeline was created for the other dialect.
+    #[error("timeline was created for dialect {expected:?}; create another timeline for this proposer")]
     Dialect {
-        /// What the timeline was created for.
+        /// Dialect of the timeline.
         expected: Dialect,
     },
     /// The greeting names another log.
     #[error("greeting is for timeline {got}, but the connection was opened for {expected}")]
     OtherTimeline {
-        /// What the connection was opened for.
+        /// Log that the connection was opened for.
         expected: TenantTimelineId,
-        /// What the greeting says.
+        /// Log that the greeting names.
         got: TenantTimelineId,
     },
-    /// Another segment size.
-    #[error("WAL segment size is {expected} bytes here, the proposer has {got}")]
+    /// The proposer's cluster has another segment size.
+    #[error("timeline has WAL segments of {expected} bytes, the proposer has segments of {got} bytes")]
     SegmentSize {
-        /// Ours.
+        /// Segment size of the timeline, in bytes.
         expected: u32,
-        /// Theirs.
+        /// Segment size of the proposer, in bytes.
         got: u32,
     },
-    /// Another cluster.
-    #[error("this log belongs to the cluster with system identifier {expected}, the proposer's is {got}")]
+    /// The proposer writes for another cluster.
+    #[error("timeline belongs to the cluster with system identifier {expected}, the proposer's is {got}")]
     OtherCluster {
-        /// Ours.
+        /// Cluster of the timeline.
         expected: SystemId,
-        /// Theirs.
+        /// Cluster of the proposer.
         got: SystemId,
     },
-    /// Another major version.
+    /// The proposer's cluster has another major version.
     #[error(
-        "this log was written by PostgreSQL {expected}, the proposer is {got}; a major upgrade needs a new timeline"
+        "timeline was written by PostgreSQL {expected}, the proposer is {got}; create a new timeline for a major upgrade"
     )]
     MajorVersion {
-        /// Ours.
+        /// Major version of the timeline.
         expected: u32,
-        /// Theirs.
+        /// Major version of the proposer.
         got: u32,
     },
-    /// A configuration that leaves this node out.
+    /// The configuration leaves this node out.
     #[error("configuration of generation {0} does not list this safekeeper")]
     NotAMember(Generation),
-    /// The proposer acts under another configuration.
+    /// The proposer acts under another configuration (dialect `neon`).
     #[error(
-        "the proposer acts under generation {got}, this safekeeper knows generation {expected}; greet again to learn it"
+        "proposer acts under generation {got}, this safekeeper knows generation {expected}; greet again to learn it"
     )]
     Generation {
-        /// Ours.
+        /// Generation of this node's configuration.
         expected: Generation,
-        /// Theirs.
+        /// Generation of the message.
         got: Generation,
     },
-    /// No node may hold such a configuration.
+    /// The configuration breaks a rule that every node relies on.
     #[error(transparent)]
     Configuration(InvalidConfiguration),
-    /// The leader has a newer configuration itself.
+    /// A newer configuration of the same term was already accepted.
     #[error("configuration of generation {got} comes after that of generation {known} of the same term")]
     OlderConfiguration {
-        /// What was accepted in this term.
+        /// Generation that was accepted in this term.
         known: Generation,
-        /// What came.
+        /// Generation of the message.
         got: Generation,
     },
-    /// One generation of one term would mean two things.
+    /// One generation of one term would have two meanings.
     #[error("another configuration of generation {0} was already accepted in this term")]
     TwoConfigurations(Generation),
-    /// A term that nobody can have come to.
-    #[error("term {got} is too far above this safekeeper's ({own})")]
+    /// The term is so far above this node's that no sequence of elections can have led to it.
+    #[error("term {got} is too far above this safekeeper's term {own}")]
     TermLeap {
-        /// Ours.
+        /// Term of this node.
         own: Term,
-        /// Theirs.
+        /// Term of the message.
         got: Term,
     },
-    /// A message that makes no sense whatever the state.
+    /// The message contradicts itself, whatever the state of the acceptor.
     #[error("malformed message: {0}")]
     Malformed(&'static str),
-    /// The proposer's history says nothing about the end of this log.
+    /// The proposer's history does not reach down to the end of this log.
     #[error(
-        "the proposer's history begins above this log, which ends at {flush_lsn}; seed this safekeeper anew from another"
+        "proposer's history begins above the end of this log, {flush_lsn}; create the timeline anew on this safekeeper"
     )]
     NoCommonPoint {
         /// End of this log.
         flush_lsn: Lsn,
     },
-    /// The proposer would begin at the wrong place.
-    #[error("the proposer starts at {got}, but the logs agree up to {expected}")]
+    /// The proposer would begin at another position than the common point.
+    #[error("proposer starts at {got}, but the logs agree up to {expected}")]
     StartPoint {
-        /// What this node computes.
+        /// Common point that this node computed.
         expected: Lsn,
-        /// What the proposer asked for.
+        /// Position in the message.
         got: Lsn,
     },
-    /// Following would cut what is known to be committed.
-    #[error("following this proposer would cut the log at {start}, below the commit position {commit_lsn}")]
+    /// Following the proposer would truncate WAL that is known to be committed.
+    #[error("following the proposer would truncate the log at {start}, below the commit LSN {commit_lsn}")]
     BelowCommit {
-        /// Where the proposer starts.
+        /// Position at which the proposer starts.
         start: Lsn,
-        /// What is committed.
+        /// Commit LSN of this node.
         commit_lsn: Lsn,
     },
-    /// Two different histories in one term: a proposer was elected twice.
+    /// One term has two histories: two proposers were elected in it.
     #[error("another history was already adopted in term {0}")]
     TwoHistories(Term),
-    /// An append by a connection that does not lead.
-    #[error(
-        "append of term {term} from a connection that was not elected in it (this safekeeper is at term {own})"
-    )]
+    /// The sender does not lead the current term on this connection.
+    #[error("connection was not elected in term {term}; this safekeeper is at term {own}")]
     NotElected {
-        /// The append's term.
+        /// Term of the message.
         term: Term,
-        /// Ours.
+        /// Term of this node.
         own: Term,
     },
-    /// A hole, or an overlap, in the stream.
+    /// The append leaves a hole in the stream, or overlaps it.
     #[error("append begins at {got}, expected {expected}")]
     OutOfSequence {
-        /// Where the stream stands.
+        /// Position at which the stream stands.
         expected: Lsn,
-        /// Where the append begins.
+        /// Position at which the append begins.
         got: Lsn,
     },
     /// The bytes are not WAL of this cluster. Raised by the driver, which can read records.
-    #[error("not WAL of this log: {0}")]
+    #[error("append does not continue the WAL of this log: {0}")]
     NotWal(String),
 }

@@ -1,4 +1,4 @@
-//! The promise of a term.
+//! `VoteRequest`: grants at most one vote per term, after the term is durable.
 
 use wal_types::Lsn;
 
@@ -8,45 +8,47 @@ use crate::lineage::ProtocolVersion;
 use crate::message::{AcceptorMessage, VoteRequest, VoteResponse};
 
 impl Acceptor {
-    /// A term is promised once. The same campaign may hear of its promise again; versions 2 and 3 name no campaign, so
-    /// a repetition is answered, but not granted.
-    pub(super) fn vote(
+    /// A repeated request of the campaign that has the vote is granted again. Versions 2 and 3 name no campaign, so
+    /// their repeated requests get a response and no vote.
+    pub(super) fn handle_vote(
         &mut self,
         from: ConnectionId,
         version: ProtocolVersion,
         request: VoteRequest,
     ) -> Result<Vec<Effect>, Refusal> {
         self.check_generation(version, request.generation)?;
-        self.check_leap(request.term)?;
-        let own = version == ProtocolVersion::Holdfast1;
+        self.check_term_leap(request.term)?;
+        let is_holdfast1 = version == ProtocolVersion::Holdfast1;
         let lost = self.state.lost.is_some();
-        let campaign = (version == ProtocolVersion::Holdfast1).then_some(request.proposer_id);
+        let campaign = is_holdfast1.then_some(request.proposer_id);
         let mut effects = Vec::new();
         let mut vote_given = false;
+
         if request.term > self.state.term {
             self.enter_term(request.term);
-            // Who lost what it had acknowledged adopts the term all the same, lest it follow an older leader, but must
-            // not stand for what it no longer has.
+            // A lost node still adopts the term, so that it follows no older leader. It must not vote for a log on the
+            // strength of WAL that it no longer has.
             self.state.voted_for = campaign.filter(|_| !lost);
             effects.push(self.persist());
-            if lost && !own {
-                // The public proposer takes a vote that is not given for the end of its campaign. It does without one
-                // of a node that is silent, and asks again when others elected it: then the answer is no danger.
+            if lost && !is_holdfast1 {
+                // A proposer of versions 2 and 3 ends its campaign when a vote is not given. It can win without the
+                // response of a silent node, and asks again when others have elected it: then a response is harmless.
                 return Ok(effects);
             }
             vote_given = !lost;
         } else if request.term == self.state.term && campaign.is_some() && self.state.voted_for == campaign {
-            self.owner = None;
+            self.leader = None;
             vote_given = !lost;
         }
+
         let message = AcceptorMessage::Vote(VoteResponse {
             generation: self.state.configuration.generation,
             term: self.state.term,
             vote_given,
             flush_lsn: self.flush_lsn,
-            truncate_lsn: if own { self.agreed_lsn() } else { self.state.horizon_lsn },
+            truncate_lsn: if is_holdfast1 { self.agreed_lsn() } else { self.state.horizon_lsn },
             history: self.local_history(),
-            timeline_start_lsn: if own { self.oldest_lsn } else { Lsn::INVALID },
+            timeline_start_lsn: if is_holdfast1 { self.oldest_lsn } else { Lsn::INVALID },
             tli_switches: self.state.tli_switches.clone(),
             configuration: self.state.configuration.clone(),
             configuration_term: self.state.configuration_term,
