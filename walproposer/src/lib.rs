@@ -9,6 +9,7 @@
 //! It is the primary's synchronous standby. `cycle` is the story: one connection to the primary, one term. It keeps
 //! nothing on disk: what it must know after a restart the safekeepers and the primary tell it.
 
+mod auth_token;
 mod campaign;
 mod check;
 pub mod config;
@@ -16,6 +17,7 @@ mod conninfo;
 mod cycle;
 mod donor;
 mod driver;
+pub mod flags;
 mod http;
 pub mod members;
 mod metrics;

@@ -7,8 +7,8 @@ use clap::Parser;
 use telemetry::LogLevel;
 use tokio::net::TcpListener;
 use utils::Shutdown;
-use walproposer::config::{Command, Flags, LogFlags, RunConfig, RunFlags};
-use walproposer::config::{RecoverConfig, RecoverFlags};
+use walproposer::config::{RecoverConfig, RunConfig};
+use walproposer::flags::{Command, Flags, LogFlags, RecoverFlags, RunFlags};
 use walproposer::members::MembersFlags;
 
 fn main() -> ExitCode {

@@ -10,7 +10,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::config::{SafekeeperAddress, read_token};
+use crate::auth_token::read_token;
+use crate::config::SafekeeperAddress;
 
 /// One answer of the walproposer.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(10);

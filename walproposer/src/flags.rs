@@ -1,0 +1,225 @@
+//! Command-line flags: as clap reads them, and their validation into the values of [`crate::config`].
+//!
+//! No file and no global: everything the program is told stands in its arguments (the level of the log may come from
+//! `RUST_LOG`). Called by `main`.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::ensure;
+use clap::{Args, Parser, Subcommand};
+use consensus::MEMBERS_MAX;
+use telemetry::LogFormat;
+use wal_types::{TenantId, TenantTimelineId, TimelineId};
+
+use crate::auth_token::read_token;
+use crate::config::{Cluster, RecoverConfig, RunConfig, SEND_BUFFER_BYTES_MAX, SafekeeperAddress};
+use crate::conninfo::ConnInfo;
+use crate::members::MembersFlags;
+use crate::primary_name::PrimaryName;
+
+/// An append must fit, and some more, or the primary would be read one message at a time.
+const SEND_BUFFER_BYTES_MIN: u64 = 1024 * 1024;
+
+const RUN_EXAMPLES: &str = "\
+Before the first start, on the primary:
+  CREATE ROLE wp REPLICATION LOGIN;
+  SELECT pg_create_physical_replication_slot('wp', true);
+and start it with  -c synchronous_standby_names='FIRST 1 (wp)'
+(on the command line, so that nobody can turn it off with ALTER SYSTEM).
+
+Example:
+  walproposer run --primary 'host=127.0.0.1 port=5432 user=wp' \\
+    --safekeepers 1@10.0.0.1:5454,2@10.0.0.2:5454,3@10.0.0.3:5454 \\
+    --tenant-id 9ef87a5bf0d92544f6fafeeb3239695c \\
+    --timeline-id de200bd42b49cc1814412c7e592dd6e9 --listen-http 127.0.0.1:7676
+
+Then  curl http://127.0.0.1:7676/v1/status  tells what it does and what blocks commits.";
+
+const RECOVER_EXAMPLES: &str = "\
+Run it when the primary is gone, or stopped for good, to learn where its log ends:
+every WAL byte below the printed position is then committed, and nothing above it ever will be under an older term.
+
+For a failover add --primary-name with the name of the server that takes over: from then on the log takes the WAL of
+that primary only, and the old one is refused when it comes back. When two do this at once, one of them wins and the
+other one is told so. Let the standby replay up to the printed position, promote it, and start its walproposer with
+the same --primary-name.
+
+Example:
+  walproposer recover --safekeepers 1@10.0.0.1:5454,2@10.0.0.2:5454,3@10.0.0.3:5454 \\
+    --tenant-id 9ef87a5bf0d92544f6fafeeb3239695c \\
+    --timeline-id de200bd42b49cc1814412c7e592dd6e9 --timeout 30s
+  0/16B3748";
+
+/// Makes the commits of an unpatched PostgreSQL wait for a quorum of safekeepers.
+///
+/// It streams the primary's write-ahead log as its synchronous standby, writes it to the safekeepers, and lets COMMIT
+/// return when a majority of them has it on disk.
+#[derive(Debug, Parser)]
+#[command(name = "walproposer", version)]
+pub struct Flags {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What this program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a primary until stopped.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunFlags),
+    /// Hold one election without a primary, settle the end of the log, print it and exit.
+    #[command(after_help = RECOVER_EXAMPLES)]
+    Recover(RecoverFlags),
+    /// Show or change who stores the log, by way of a running walproposer.
+    Members(MembersFlags),
+}
+
+/// Which safekeepers, which log.
+#[derive(Debug, Args)]
+pub struct ClusterFlags {
+    /// Safekeepers, separated by commas.
+    #[arg(long, value_name = "ID@HOST:PORT", value_delimiter = ',', required = true)]
+    safekeepers: Vec<SafekeeperAddress>,
+    /// Owner of the log, 32 hexadecimal digits.
+    #[arg(long, value_name = "HEX")]
+    tenant_id: TenantId,
+    /// The log, 32 hexadecimal digits.
+    #[arg(long, value_name = "HEX")]
+    timeline_id: TimelineId,
+    /// File with the token that the safekeepers ask for.
+    #[arg(long, value_name = "FILE")]
+    auth_token_file: Option<PathBuf>,
+}
+
+/// How to log.
+#[derive(Debug, Args)]
+pub struct LogFlags {
+    /// How a log line looks: text or json.
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    pub log_format: LogFormat,
+    /// What to log, such as "info" or "info,walproposer=debug"; without it RUST_LOG counts.
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct RunFlags {
+    /// The primary: "host=… port=… user=…" or postgresql://user@host:port
+    ///
+    /// With a password in it, give it in the environment: everybody on the machine can read a command line.
+    #[arg(long, value_name = "CONNINFO", env = "HOLDFAST_PRIMARY", hide_env_values = true)]
+    primary: ConnInfo,
+    /// Name of this primary, up to 16 letters, digits, '.', '_' and '-'.
+    ///
+    /// Once a log was given to a primary of some name (walproposer recover --primary-name, or PUT /v1/primary), it takes
+    /// no other one's WAL: a server that was replaced cannot come back by mistake. Without a name, only a log that was
+    /// given to nobody is written.
+    #[arg(long, value_name = "NAME")]
+    primary_name: Option<PrimaryName>,
+    #[command(flatten)]
+    cluster: ClusterFlags,
+    /// Physical replication slot on the primary; it keeps the WAL that the quorum lacks.
+    #[arg(long, value_name = "NAME", default_value = "wp")]
+    slot: String,
+    /// The name that stands in synchronous_standby_names [default: that of CONNINFO, else wp].
+    #[arg(long, value_name = "NAME")]
+    application_name: Option<String>,
+    /// WAL kept in memory for safekeepers that lag, in bytes; who needs older WAL reads it from another safekeeper.
+    #[arg(long, value_name = "BYTES", default_value_t = SEND_BUFFER_BYTES_MAX)]
+    send_buffer_bytes: u64,
+    /// Where to answer HTTP: /v1/status /metrics /healthz /readyz, PUT /v1/members and /v1/primary.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    listen_http: SocketAddr,
+    /// File to write the bound address to, as JSON.
+    #[arg(long, value_name = "PATH")]
+    address_file: Option<PathBuf>,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogFlags,
+}
+
+/// Flags of `recover`.
+#[derive(Debug, Args)]
+pub struct RecoverFlags {
+    #[command(flatten)]
+    cluster: ClusterFlags,
+    /// Give up after this long, such as 60s or 2m.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Give the log to the primary of this name as soon as its end is settled.
+    #[arg(long, value_name = "NAME")]
+    primary_name: Option<PrimaryName>,
+    /// Print a JSON object instead of the bare position.
+    #[arg(long)]
+    json: bool,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogFlags,
+}
+
+impl RunFlags {
+    /// Checks what clap cannot.
+    pub fn validate(self) -> anyhow::Result<RunConfig> {
+        ensure!(
+            is_slot_name(&self.slot),
+            "--slot {:?}: a slot name has 1 to 63 characters out of a-z, 0-9 and _",
+            self.slot
+        );
+        ensure!(
+            self.send_buffer_bytes >= SEND_BUFFER_BYTES_MIN,
+            "--send-buffer-bytes {}: at least {SEND_BUFFER_BYTES_MIN} are needed",
+            self.send_buffer_bytes
+        );
+        let application_name = self
+            .application_name
+            .or_else(|| self.primary.application_name.clone())
+            .unwrap_or_else(|| "wp".to_owned());
+        ensure!(!application_name.is_empty(), "--application-name must not be empty");
+        Ok(RunConfig {
+            primary: self.primary,
+            primary_name: self.primary_name,
+            cluster: self.cluster.validate()?,
+            slot: self.slot,
+            application_name,
+            send_buffer_bytes_max: self.send_buffer_bytes,
+            listen_http: self.listen_http,
+            address_file: self.address_file,
+        })
+    }
+}
+
+impl RecoverFlags {
+    /// Checks what clap cannot.
+    pub fn validate(self) -> anyhow::Result<RecoverConfig> {
+        let Self { cluster, timeout, primary_name, json, log: _ } = self;
+        Ok(RecoverConfig { cluster: cluster.validate()?, timeout, primary_name, json })
+    }
+}
+
+impl ClusterFlags {
+    fn validate(self) -> anyhow::Result<Cluster> {
+        let mut seen = BTreeSet::new();
+        for safekeeper in &self.safekeepers {
+            ensure!(seen.insert(safekeeper.id), "--safekeepers names id {} twice", safekeeper.id);
+        }
+        ensure!(seen.len() <= MEMBERS_MAX, "--safekeepers: at most {MEMBERS_MAX} are possible");
+        let token = self.auth_token_file.map(|path| read_token(&path)).transpose()?;
+        let id = TenantTimelineId { tenant: self.tenant_id, timeline: self.timeline_id };
+        Ok(Cluster { safekeepers: self.safekeepers, id, token })
+    }
+}
+
+/// Slot names are restricted by the server (PostgreSQL documentation, "Replication Slots"), which also makes them safe
+/// to put between quotes.
+fn is_slot_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (1..=63).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+#[cfg(test)]
+mod tests;
