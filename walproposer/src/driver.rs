@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 use utils::Shutdown;
 use wal_types::Lsn;
 
+use crate::admin_requests::AdminRequest;
 use crate::config::RunConfig;
 use crate::cycle::{self, Carried, End};
-use crate::orders::Order;
 use crate::pauses::Pauses;
 use crate::primary::PrimaryError;
 use crate::status::{Board, LinkState, State};
@@ -18,7 +18,7 @@ use crate::status::{Board, LinkState, State};
 pub(crate) async fn run(
     config: &RunConfig,
     board: &Board,
-    orders: &mut mpsc::Receiver<Order>,
+    requests: &mut mpsc::Receiver<AdminRequest>,
     shutdown: &Shutdown,
 ) {
     let cluster = Arc::new(config.cluster.clone());
@@ -27,7 +27,7 @@ pub(crate) async fn run(
     let mut carried = Carried::default();
     loop {
         let started = Instant::now();
-        let end = match cycle::run(config, &cluster, board, carried, orders, shutdown).await {
+        let end = match cycle::run(config, &cluster, board, carried, requests, shutdown).await {
             Ok(never) => match never {},
             Err(end) => end,
         };

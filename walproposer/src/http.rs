@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use telemetry::{Admin, ApiError, LogLevel};
 use wal_types::NodeId;
 
-use crate::campaign::ChangeError;
+use crate::admin_requests::{AdminRequestError, AdminRequests};
+use crate::configuration_change::{ChangeAccepted, ChangeError};
 use crate::metrics;
-use crate::orders::{Accepted, Orders, Refused};
 use crate::primary_name::PrimaryName;
 use crate::status::{Board, Status};
 
@@ -35,11 +35,16 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// What changes need.
 #[derive(Clone)]
 struct Changes {
-    orders: Orders,
+    requests: AdminRequests,
     token: Option<Arc<str>>,
 }
 
-pub(crate) fn router(board: &Board, log_level: LogLevel, orders: Orders, token: Option<String>) -> Router {
+pub(crate) fn router(
+    board: &Board,
+    log_level: LogLevel,
+    requests: AdminRequests,
+    token: Option<String>,
+) -> Router {
     let ready = board.clone();
     let admin = Admin {
         metrics: Arc::new(metrics::registry(board)),
@@ -51,7 +56,7 @@ pub(crate) fn router(board: &Board, log_level: LogLevel, orders: Orders, token: 
         .route("/v1/status", get(async move || Json(Status::from(&status.read()))))
         .route("/v1/members", put(set_members))
         .route("/v1/primary", put(set_primary));
-    let changes = Changes { orders, token: token.map(Into::into) };
+    let changes = Changes { requests, token: token.map(Into::into) };
     admin.router().merge(own.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(changes))
 }
 
@@ -77,7 +82,7 @@ async fn set_members(
     changes.check(&headers)?;
     let members: Vec<MemberBody> = serde_json::from_slice(&body).map_err(ApiError::bad_request)?;
     let member = |body: MemberBody| Member { id: NodeId(body.id), host: body.host, port: body.port };
-    changes.give(ConfigurationChange::Members(members.into_iter().map(member).collect())).await
+    changes.submit(ConfigurationChange::Members(members.into_iter().map(member).collect())).await
 }
 
 async fn set_primary(
@@ -88,18 +93,18 @@ async fn set_primary(
     changes.check(&headers)?;
     let body: PrimaryBody = serde_json::from_slice(&body).map_err(ApiError::bad_request)?;
     let name: PrimaryName = body.primary.parse().map_err(ApiError::bad_request)?;
-    changes.give(ConfigurationChange::Primary(name.0)).await
+    changes.submit(ConfigurationChange::Primary(name.0)).await
 }
 
 impl Changes {
-    async fn give(&self, change: ConfigurationChange) -> Result<Response, ApiError> {
+    async fn submit(&self, change: ConfigurationChange) -> Result<Response, ApiError> {
         #[derive(Serialize)]
         struct Body {
             generation: u32,
         }
-        let (status, generation) = match self.orders.give(change).await? {
-            Accepted::Begun(generation) => (StatusCode::ACCEPTED, generation),
-            Accepted::Already(generation) => (StatusCode::OK, generation),
+        let (status, generation) = match self.requests.submit(change).await? {
+            ChangeAccepted::Begun(generation) => (StatusCode::ACCEPTED, generation),
+            ChangeAccepted::Already(generation) => (StatusCode::OK, generation),
         };
         Ok((status, Json(Body { generation: generation.0 })).into_response())
     }
@@ -123,15 +128,15 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && std::hint::black_box(difference) == 0
 }
 
-impl From<Refused> for ApiError {
-    fn from(refused: Refused) -> Self {
+impl From<AdminRequestError> for ApiError {
+    fn from(refused: AdminRequestError) -> Self {
         let status = match &refused {
-            Refused::Change(
+            AdminRequestError::Change(
                 ChangeError::Refused(ChangeRefused::NoMembers | ChangeRefused::Invalid(_))
                 | ChangeError::Address(_)
                 | ChangeError::TooManyFollowers,
             ) => StatusCode::BAD_REQUEST,
-            Refused::Change(_) | Refused::NotLeading(_) => StatusCode::CONFLICT,
+            AdminRequestError::Change(_) | AdminRequestError::NotLeading(_) => StatusCode::CONFLICT,
         };
         Self::new(status, refused.to_string())
     }

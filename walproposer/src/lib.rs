@@ -9,10 +9,12 @@
 //! It is the primary's synchronous standby. `cycle` is the story: one connection to the primary, one term. It keeps
 //! nothing on disk: what it must know after a restart the safekeepers and the primary tell it.
 
+mod admin_requests;
 mod auth_token;
 mod campaign;
 mod check;
 pub mod config;
+mod configuration_change;
 mod conninfo;
 mod cycle;
 mod donor;
@@ -21,7 +23,6 @@ pub mod flags;
 mod http;
 pub mod members;
 mod metrics;
-mod orders;
 mod pauses;
 mod primary;
 mod primary_name;

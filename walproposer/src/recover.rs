@@ -19,9 +19,9 @@ use tracing::{Instrument, info_span};
 use utils::Backoff;
 use wal_types::{PrimaryId, ProposerId, SegmentSize, SystemId, Term};
 
-use crate::campaign::{Campaign, ChangeError, due, election_timeout};
+use crate::campaign::{Campaign, due, election_timeout};
 use crate::config::{Cluster, RecoverConfig, SEND_BUFFER_BYTES_MAX, SafekeeperAddress};
-use crate::orders::Accepted;
+use crate::configuration_change::{ChangeAccepted, ChangeError};
 use crate::primary_name::PrimaryName;
 use crate::status::{Board, LinkState, Snapshot};
 use crate::{primary, safekeeper_client};
@@ -192,8 +192,8 @@ impl Recovery {
     fn is_given(&self, campaign: &mut Campaign) -> Result<bool, Failed> {
         let Some(wanted) = self.wanted else { return Ok(true) };
         match campaign.change(ConfigurationChange::Primary(wanted.0)) {
-            Ok(Accepted::Already(_)) => Ok(true),
-            Ok(Accepted::Begun(_))
+            Ok(ChangeAccepted::Already(_)) => Ok(true),
+            Ok(ChangeAccepted::Begun(_))
             | Err(ChangeError::UnderWay(_) | ChangeError::Refused(ChangeRefused::Undecided(_))) => Ok(false),
             Err(refused) => Err(refused.into()),
         }

@@ -5,8 +5,8 @@ use telemetry::LogLevel;
 use tokio::net::TcpListener;
 use utils::Shutdown;
 
+use crate::admin_requests::AdminRequests;
 use crate::config::RunConfig;
-use crate::orders::Orders;
 use crate::status::Board;
 use crate::{driver, http};
 
@@ -14,11 +14,11 @@ use crate::{driver, http};
 /// its own stop.
 pub async fn serve(config: RunConfig, listener: TcpListener, shutdown: Shutdown, log_level: LogLevel) {
     let board = Board::new(&config.cluster);
-    let (giver, mut orders) = Orders::new(&board);
+    let (sender, mut requests) = AdminRequests::new(&board);
     let token = config.cluster.token.clone();
-    let router = http::router(&board, log_level, giver, token);
+    let router = http::router(&board, log_level, sender, token);
     let http = telemetry::serve(listener, router, shutdown.draining());
-    let driving = driver::run(&config, &board, &mut orders, &shutdown);
+    let driving = driver::run(&config, &board, &mut requests, &shutdown);
     // Dropped in the middle of whatever it does: every connection is closed with it.
     tokio::select! {
         _ = async { tokio::join!(http, driving) } => {}

@@ -5,8 +5,8 @@
 //! `recover` decide. Nothing here waits for a single safekeeper: a full queue is left alone until its link says that
 //! there is room.
 
+mod configuration_changes;
 mod follower;
-mod members;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,19 +14,17 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{
-    AcceptorMessage, Action, CampaignPhase, LostTerm, MEMBERS_MAX, Proposer, ProposerOptions, WalBuffer,
-};
+use consensus::{AcceptorMessage, Action, CampaignPhase, LostTerm, Proposer, ProposerOptions, WalBuffer};
 use rand::{Rng, RngExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId};
 
+use self::configuration_changes::Asked;
 use self::follower::{Connection, Donors, Follower, Trouble};
-use self::members::Asked;
-pub(crate) use self::members::ChangeError;
 use crate::config::{Cluster, SafekeeperAddress};
+use crate::configuration_change::FOLLOWERS_MAX;
 use crate::safekeeper_link::{self, DriverHandle, Envelope, LinkEvent};
 use crate::status::Board;
 
@@ -44,9 +42,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Votes are a message and a sync each. A term that was asked for in vain costs nothing but another one.
 const ELECTION_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(10);
-/// Most safekeepers that are talked to: members of a joint configuration, and as many that just left. Whoever tells us
-/// configurations must not make us dial the world.
-const FOLLOWERS_MAX: usize = 4 * MEMBERS_MAX;
 /// The longest that a campaign's end is held up by followers that still have to hear of the last commit.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -281,7 +276,7 @@ impl Campaign {
             if self.followers.len() >= FOLLOWERS_MAX {
                 return;
             }
-            let address = members::address_of(&member);
+            let address = configuration_changes::address_of(&member);
             tracing::info!(safekeeper = %address.id, %address, "a member that was not listed: connecting");
             self.dial(address);
         }

@@ -27,10 +27,10 @@ use wal_types::{Lsn, NodeId, ProposerId, Tli};
 pub(crate) use self::carried::Carried;
 use self::comparison::Comparison;
 use self::streaming::Streaming;
+use crate::admin_requests::AdminRequest;
 use crate::campaign::{Campaign, due, election_timeout};
 use crate::check::{self, Fork, NotAContinuation};
 use crate::config::{Cluster, RunConfig};
-use crate::orders::Order;
 use crate::primary::{Facts, Primary, PrimaryError, PrimaryPosition};
 use crate::primary_name::PrimaryName;
 use crate::status::{Board, State};
@@ -92,7 +92,7 @@ pub(crate) async fn run(
     cluster: &Arc<Cluster>,
     board: &Board,
     carried: Carried,
-    orders: &mut mpsc::Receiver<Order>,
+    requests: &mut mpsc::Receiver<AdminRequest>,
     shutdown: &Shutdown,
 ) -> Result<Infallible, End> {
     // Dropped in the middle of whatever it does, before anything was acknowledged: there is nothing to bring to an end.
@@ -100,7 +100,7 @@ pub(crate) async fn run(
         led = lead(config, cluster, board, carried) => led?,
         () = shutdown.draining() => return Err(End::Leaving),
     };
-    streaming.run(orders, shutdown).await
+    streaming.run(requests, shutdown).await
 }
 
 async fn lead<'a>(

@@ -11,8 +11,8 @@ use utils::Shutdown;
 use wal_types::Lsn;
 
 use super::End;
+use crate::admin_requests::{self, AdminRequest};
 use crate::campaign::Campaign;
-use crate::orders::{self, Order};
 use crate::primary::WalStream;
 use crate::primary_name::PrimaryName;
 use crate::status::Board;
@@ -32,11 +32,11 @@ impl Streaming<'_> {
     /// next election.
     pub(super) async fn run(
         mut self,
-        orders: &mut mpsc::Receiver<Order>,
+        requests: &mut mpsc::Receiver<AdminRequest>,
         shutdown: &Shutdown,
     ) -> Result<Infallible, End> {
         let end = tokio::select! {
-            ended = self.stream(orders) => match ended {
+            ended = self.stream(requests) => match ended {
                 Ok(never) => match never {},
                 Err(end) => end,
             },
@@ -49,7 +49,7 @@ impl Streaming<'_> {
         Err(end)
     }
 
-    async fn stream(&mut self, orders: &mut mpsc::Receiver<Order>) -> Result<Infallible, End> {
+    async fn stream(&mut self, requests: &mut mpsc::Receiver<AdminRequest>) -> Result<Infallible, End> {
         let mut check = interval(STUCK_CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -62,10 +62,10 @@ impl Streaming<'_> {
             // All may be dropped: what was not returned stays queued.
             tokio::select! {
                 changed = self.campaign.changed() => changed?,
-                order = orders::take(orders) => {
-                    let answer = self.campaign.change(order.change);
+                request = admin_requests::next_request(requests) => {
+                    let answer = self.campaign.change(request.change);
                     // Who asked may have gone; the status tells it as well.
-                    let _ = order.answer.send(answer);
+                    let _ = request.answer.send(answer);
                 }
                 item = self.stream.next_or_end(wants_wal) => self.take(item?)?,
                 _ = check.tick() => if self.campaign.proposer().is_stuck() {

@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use consensus::codec::HOST_BYTES_MAX;
 use consensus::{CampaignPhase, ChangeRefused, Configuration, ConfigurationChange, Member, PeerState};
-use thiserror::Error;
 use tokio::time::Instant;
 use wal_types::{Generation, Lsn, NodeId};
 
-use super::{Campaign, FOLLOWERS_MAX};
+use super::Campaign;
 use crate::config::SafekeeperAddress;
-use crate::orders::Accepted;
+use crate::configuration_change::{ChangeAccepted, ChangeError, FOLLOWERS_MAX};
 use crate::status::{ChangeState, ChangeView, ConfigurationView};
 
 /// A new member that lacks no more than this is near enough: what is missing is in memory, and on its way.
@@ -24,19 +23,6 @@ const NEW_MEMBER_LAG_BYTES_MAX: u64 = 1024 * 1024;
 const NEW_MEMBER_STALL_MAX: Duration = Duration::from_secs(60);
 /// A change is given up when new members have not caught up after this long: they are slower than what is written.
 const NEW_MEMBER_CATCH_UP_MAX: Duration = Duration::from_secs(6 * 3600);
-
-/// Why a change did not begin.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(crate) enum ChangeError {
-    #[error(transparent)]
-    Refused(#[from] ChangeRefused),
-    #[error("the change to generation {0} is under way: see /v1/status, and wait for its end")]
-    UnderWay(Generation),
-    #[error("safekeeper {0} has no usable host and port")]
-    Address(NodeId),
-    #[error("at most {FOLLOWERS_MAX} safekeepers can be talked to")]
-    TooManyFollowers,
-}
 
 /// What was asked for last.
 #[derive(Debug)]
@@ -64,23 +50,23 @@ impl Asked {
 
 impl Campaign {
     /// Begins a change, or says why not.
-    pub(crate) fn change(&mut self, change: ConfigurationChange) -> Result<Accepted, ChangeError> {
+    pub(crate) fn change(&mut self, change: ConfigurationChange) -> Result<ChangeAccepted, ChangeError> {
         if let Some(asked) = self.asked.as_ref().filter(|asked| asked.is_under_way()) {
             return Err(ChangeError::UnderWay(asked.view.generation));
         }
         let current = self.settled_configuration()?;
         let begun = match change {
             ConfigurationChange::Members(members) if same_members(&members, &current.members) => {
-                return Ok(Accepted::Already(current.generation));
+                return Ok(ChangeAccepted::Already(current.generation));
             }
             ConfigurationChange::Members(members) => self.begin_members(&current, members)?,
             ConfigurationChange::Primary(primary) if current.primary == Some(primary) => {
-                return Ok(Accepted::Already(current.generation));
+                return Ok(ChangeAccepted::Already(current.generation));
             }
             ConfigurationChange::Primary(_) => self.begin_primary(change)?,
         };
         self.publish();
-        Ok(Accepted::Begun(begun))
+        Ok(ChangeAccepted::Begun(begun))
     }
 
     /// The configuration, when a change may start from it.
