@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::configuration_change::{ChangeAccepted, ChangeError};
-use crate::status::{Board, State};
+use crate::status::{LeadershipState, StatusBoard};
 
 /// AdminRequests that may wait for the driver.
 const REQUESTS_MAX: usize = 8;
@@ -35,11 +35,11 @@ pub(crate) enum AdminRequestError {
 #[derive(Clone, Debug)]
 pub(crate) struct AdminRequests {
     sender: mpsc::Sender<AdminRequest>,
-    board: Board,
+    board: StatusBoard,
 }
 
 impl AdminRequests {
-    pub(crate) fn new(board: &Board) -> (Self, mpsc::Receiver<AdminRequest>) {
+    pub(crate) fn new(board: &StatusBoard) -> (Self, mpsc::Receiver<AdminRequest>) {
         let (sender, orders) = mpsc::channel(REQUESTS_MAX);
         (Self { sender, board: board.clone() }, orders)
     }
@@ -50,7 +50,7 @@ impl AdminRequests {
         change: ConfigurationChange,
     ) -> Result<ChangeAccepted, AdminRequestError> {
         let snapshot = self.board.read();
-        if snapshot.state != State::Streaming {
+        if snapshot.state != LeadershipState::Streaming {
             let why = snapshot.blocked().unwrap_or_else(|| "an election is under way".to_owned());
             return Err(AdminRequestError::NotLeading(why));
         }

@@ -12,12 +12,12 @@ use crate::config::RunConfig;
 use crate::cycle::{self, Carried, End};
 use crate::pauses::Pauses;
 use crate::primary::PrimaryError;
-use crate::status::{Board, LinkState, State};
+use crate::status::{LeadershipState, LinkState, StatusBoard};
 
 /// Serves the primary until `shutdown` begins. Dropping the future closes every connection at once.
 pub(crate) async fn run(
     config: &RunConfig,
-    board: &Board,
+    board: &StatusBoard,
     requests: &mut mpsc::Receiver<AdminRequest>,
     shutdown: &Shutdown,
 ) {
@@ -51,8 +51,8 @@ pub(crate) async fn run(
     }
 }
 
-fn record(board: &Board, end: &End, reason: &str) {
-    board.enter(State::WaitingForPrimary);
+fn record(board: &StatusBoard, end: &End, reason: &str) {
+    board.enter(LeadershipState::WaitingForPrimary);
     board.update(|snapshot| {
         match end {
             End::Primary(PrimaryError::Down(error)) => snapshot.primary_error = Some(error.clone()),

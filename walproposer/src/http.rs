@@ -27,7 +27,7 @@ use crate::admin_requests::{AdminRequestError, AdminRequests};
 use crate::configuration_change::{ChangeAccepted, ChangeError};
 use crate::metrics;
 use crate::primary_name::PrimaryName;
-use crate::status::{Board, Status};
+use crate::status::{StatusBoard, StatusResponse};
 
 /// Longest body in bytes: a list of members needs a tenth.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -40,7 +40,7 @@ struct Changes {
 }
 
 pub(crate) fn router(
-    board: &Board,
+    board: &StatusBoard,
     log_level: LogLevel,
     requests: AdminRequests,
     token: Option<String>,
@@ -53,7 +53,7 @@ pub(crate) fn router(
     };
     let status = board.clone();
     let own = Router::new()
-        .route("/v1/status", get(async move || Json(Status::from(&status.read()))))
+        .route("/v1/status", get(async move || Json(StatusResponse::from(&status.read()))))
         .route("/v1/members", put(set_members))
         .route("/v1/primary", put(set_primary));
     let changes = Changes { requests, token: token.map(Into::into) };

@@ -1,4 +1,4 @@
-//! What a scraper sees of the walproposer: the [`Board`], as numbers. Nothing is counted here.
+//! What a scraper sees of the walproposer: the [`StatusBoard`], as numbers. Nothing is counted here.
 
 use std::fmt;
 
@@ -9,23 +9,27 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use telemetry::Metrics;
 
-use crate::status::{Board, LinkState, SafekeeperView, State};
+use crate::status::{LeadershipState, LinkState, SafekeeperView, StatusBoard};
 
 /// The registry, with the metrics of the process and those of `board`.
-pub(crate) fn registry(board: &Board) -> Metrics {
+pub(crate) fn registry(board: &StatusBoard) -> Metrics {
     let mut metrics = Metrics::new("walproposer", env!("CARGO_PKG_VERSION"));
-    metrics.registry().register_collector(Box::new(BoardCollector(board.clone())));
+    metrics.registry().register_collector(Box::new(StatusCollector(board.clone())));
     metrics
 }
 
 #[derive(Debug)]
-struct BoardCollector(Board);
+struct StatusCollector(StatusBoard);
 
-impl Collector for BoardCollector {
+impl Collector for StatusCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let snapshot = self.0.read();
         let gauges = [
-            ("streaming", "1 while this process leads", u64::from(snapshot.state == State::Streaming)),
+            (
+                "streaming",
+                "1 while this process leads",
+                u64::from(snapshot.state == LeadershipState::Streaming),
+            ),
             ("blocked", "1 while commits are not acknowledged", u64::from(snapshot.blocked().is_some())),
             ("term", "Term of the current campaign", snapshot.term.map_or(0, |term| term.0)),
             ("term_start_lsn", "Where the term's own WAL begins", snapshot.term_start_lsn.0),
@@ -79,8 +83,11 @@ mod tests {
     #[test]
     fn the_board_is_shown_as_numbers() {
         let safekeepers = vec![SafekeeperAddress { id: NodeId(7), host: "h".into(), port: 1 }];
-        let board =
-            Board::new(&Cluster { safekeepers, id: wal_types::TenantTimelineId::default(), token: None });
+        let board = StatusBoard::new(&Cluster {
+            safekeepers,
+            id: wal_types::TenantTimelineId::default(),
+            token: None,
+        });
         board.update(|snapshot| snapshot.term = Some(Term(5)));
         let text = registry(&board).encode().unwrap();
         for line in [

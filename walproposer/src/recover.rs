@@ -23,7 +23,7 @@ use crate::campaign::{Campaign, due, election_timeout};
 use crate::config::{Cluster, RecoverConfig, SEND_BUFFER_BYTES_MAX, SafekeeperAddress};
 use crate::configuration_change::{ChangeAccepted, ChangeError};
 use crate::primary_name::PrimaryName;
-use crate::status::{Board, LinkState, Snapshot};
+use crate::status::{LinkState, StatusBoard, StatusSnapshot};
 use crate::{primary, safekeeper_client};
 
 const RECOVER_RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
@@ -49,7 +49,7 @@ pub struct Recovered {
 /// Tries until it succeeds or the time is up; then the error names who was missing.
 pub async fn run(config: &RecoverConfig) -> anyhow::Result<Recovered> {
     let cluster = Arc::new(config.cluster.clone());
-    let board = Board::new(&cluster);
+    let board = StatusBoard::new(&cluster);
     let settling = attempts(config, &cluster, &board).instrument(info_span!("recovery"));
     match timeout(config.timeout, settling).await {
         Ok(settled) => settled,
@@ -65,7 +65,7 @@ pub async fn run(config: &RecoverConfig) -> anyhow::Result<Recovered> {
 async fn attempts(
     config: &RecoverConfig,
     cluster: &Arc<Cluster>,
-    board: &Board,
+    board: &StatusBoard,
 ) -> anyhow::Result<Recovered> {
     let mut backoff = Backoff::new(RECOVER_RETRY_DELAY_MIN, RECOVER_RETRY_DELAY_MAX);
     let mut told = String::new();
@@ -117,7 +117,7 @@ struct Recovery {
 
 impl Recovery {
     /// One campaign. A safekeeper that is away is waited for.
-    async fn attempt(&mut self, cluster: &Arc<Cluster>, board: &Board) -> Result<Recovered, Failed> {
+    async fn attempt(&mut self, cluster: &Arc<Cluster>, board: &StatusBoard) -> Result<Recovered, Failed> {
         let options = ProposerOptions {
             id: cluster.id,
             proposer_id: ProposerId(rand::random()),
@@ -205,7 +205,7 @@ fn designated(campaign: &Campaign) -> Option<PrimaryId> {
 }
 
 /// There is no primary to ask: any safekeeper of the log knows.
-async fn segment_size(cluster: &Cluster, board: &Board) -> Result<SegmentSize, Failed> {
+async fn segment_size(cluster: &Cluster, board: &StatusBoard) -> Result<SegmentSize, Failed> {
     let mut errors = Vec::new();
     for address in &cluster.safekeepers {
         let error = match ask_segment_size(cluster, address).await {
@@ -234,7 +234,7 @@ async fn ask_segment_size(cluster: &Cluster, address: &SafekeeperAddress) -> Res
     primary::segment_size(text).ok_or_else(|| format!("{text:?} is no segment size"))
 }
 
-fn missing(snapshot: &Snapshot) -> String {
+fn missing(snapshot: &StatusSnapshot) -> String {
     let away = snapshot.safekeepers.iter().filter(|view| view.state != LinkState::Streaming);
     let away: Vec<String> = away
         .map(|view| {

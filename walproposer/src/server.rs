@@ -7,13 +7,13 @@ use utils::Shutdown;
 
 use crate::admin_requests::AdminRequests;
 use crate::config::RunConfig;
-use crate::status::Board;
+use crate::status::StatusBoard;
 use crate::{driver, http};
 
 /// Serves until `shutdown` begins. What was not acknowledged the primary keeps, and without a walproposer it can finish
 /// its own stop.
 pub async fn serve(config: RunConfig, listener: TcpListener, shutdown: Shutdown, log_level: LogLevel) {
-    let board = Board::new(&config.cluster);
+    let board = StatusBoard::new(&config.cluster);
     let (sender, mut requests) = AdminRequests::new(&board);
     let token = config.cluster.token.clone();
     let router = http::router(&board, log_level, sender, token);

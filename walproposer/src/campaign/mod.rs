@@ -26,7 +26,7 @@ use self::follower::{Connection, Donors, Follower, Trouble};
 use crate::config::{Cluster, SafekeeperAddress};
 use crate::configuration_change::FOLLOWERS_MAX;
 use crate::safekeeper_link::{self, DriverHandle, Envelope, LinkEvent};
-use crate::status::Board;
+use crate::status::StatusBoard;
 
 /// Events of all links that may wait for the driver.
 const LINK_EVENTS_MAX: usize = 256;
@@ -51,7 +51,7 @@ pub(crate) struct Campaign {
     proposer: Proposer,
     proposer_id: ProposerId,
     cluster: Arc<Cluster>,
-    board: Board,
+    board: StatusBoard,
     followers: BTreeMap<NodeId, Follower>,
     events: mpsc::Receiver<Envelope>,
     wake: Arc<Notify>,
@@ -72,7 +72,7 @@ pub(crate) struct Campaign {
 
 impl Campaign {
     /// Begins to dial all safekeepers of `cluster`.
-    pub(crate) fn start(cluster: &Arc<Cluster>, options: ProposerOptions, board: &Board) -> Self {
+    pub(crate) fn start(cluster: &Arc<Cluster>, options: ProposerOptions, board: &StatusBoard) -> Self {
         let (sender, events) = mpsc::channel(LINK_EVENTS_MAX);
         let wake = Arc::new(Notify::new());
         let incarnations = Arc::new(AtomicU64::new(1));

@@ -24,7 +24,7 @@ fn campaign() -> Campaign {
         primary: None,
         send_buffer_bytes_max: 1 << 20,
     };
-    Campaign::start(&cluster, options, &Board::new(&cluster))
+    Campaign::start(&cluster, options, &StatusBoard::new(&cluster))
 }
 
 impl Campaign {

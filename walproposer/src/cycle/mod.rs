@@ -33,7 +33,7 @@ use crate::check::{self, Fork, NotAContinuation};
 use crate::config::{Cluster, RunConfig};
 use crate::primary::{Facts, Primary, PrimaryError, PrimaryPosition};
 use crate::primary_name::PrimaryName;
-use crate::status::{Board, State};
+use crate::status::{LeadershipState, StatusBoard};
 
 /// While nothing is streamed, the primary is asked this often whether it is still there.
 const PRIMARY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -90,7 +90,7 @@ impl From<LostTerm> for End {
 pub(crate) async fn run(
     config: &RunConfig,
     cluster: &Arc<Cluster>,
-    board: &Board,
+    board: &StatusBoard,
     carried: Carried,
     requests: &mut mpsc::Receiver<AdminRequest>,
     shutdown: &Shutdown,
@@ -106,7 +106,7 @@ pub(crate) async fn run(
 async fn lead<'a>(
     config: &'a RunConfig,
     cluster: &Arc<Cluster>,
-    board: &'a Board,
+    board: &'a StatusBoard,
     carried: Carried,
 ) -> Result<Streaming<'a>, End> {
     let connected = Connected::new(config, cluster, board, carried).await?;
@@ -117,7 +117,7 @@ async fn lead<'a>(
 /// The primary answers, the safekeepers are being asked.
 struct Connected<'a> {
     config: &'a RunConfig,
-    board: &'a Board,
+    board: &'a StatusBoard,
     carried: Carried,
     primary: Primary,
     campaign: Campaign,
@@ -127,13 +127,13 @@ impl<'a> Connected<'a> {
     async fn new(
         config: &'a RunConfig,
         cluster: &Arc<Cluster>,
-        board: &'a Board,
+        board: &'a StatusBoard,
         carried: Carried,
     ) -> Result<Self, End> {
         let (primary, position) = Primary::connect(config).await?;
         let Facts { system_id, segment_size, version, .. } = primary.facts;
         tracing::info!(primary = %config.primary, %system_id, tli = %position.tli, flush_lsn = %position.flush_lsn, "connected to the primary");
-        board.enter(State::Collecting);
+        board.enter(LeadershipState::Collecting);
         board.update(|snapshot| {
             snapshot.primary_error = None;
             snapshot.primary_flush_lsn = position.flush_lsn;
@@ -172,7 +172,7 @@ impl<'a> Connected<'a> {
             match action {
                 Action::PreVoted { flush_lsn, tli, .. } => {
                     self.check(flush_lsn, tli).await?;
-                    self.board.enter(State::Campaigning);
+                    self.board.enter(LeadershipState::Campaigning);
                     self.campaign.campaign()?;
                     deadline = Some(Instant::now() + within);
                 }
@@ -222,7 +222,7 @@ impl<'a> Elected<'a> {
     /// has in their place would overwrite WAL that may be committed.
     async fn compare(mut self) -> Result<Streaming<'a>, End> {
         let Election { start: end, donor, tli, .. } = self.election;
-        self.connected.board.enter(State::Checking);
+        self.connected.board.enter(LeadershipState::Checking);
         let (position, fork) = self.connected.check(end, tli).await?;
         let Connected { config, board, carried, primary, mut campaign } = self.connected;
         let Facts { segment_size, slot_restart_lsn, .. } = primary.facts;
@@ -250,7 +250,7 @@ impl<'a> Elected<'a> {
             stream = stream.next_timeline(&config.slot, end, position.tli).await?;
         }
         campaign.approve(wal);
-        board.enter(State::Streaming);
+        board.enter(LeadershipState::Streaming);
         board.update(|snapshot| snapshot.refusal = None);
         Ok(Streaming { board, campaign, stream })
     }

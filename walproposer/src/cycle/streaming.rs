@@ -15,14 +15,14 @@ use crate::admin_requests::{self, AdminRequest};
 use crate::campaign::Campaign;
 use crate::primary::WalStream;
 use crate::primary_name::PrimaryName;
-use crate::status::Board;
+use crate::status::StatusBoard;
 
 /// How often it is looked whether anybody can still serve those that lag.
 const STUCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Leading.
 pub(super) struct Streaming<'a> {
-    pub(super) board: &'a Board,
+    pub(super) board: &'a StatusBoard,
     pub(super) campaign: Campaign,
     pub(super) stream: WalStream,
 }

@@ -5,41 +5,41 @@ use std::time::Duration;
 use consensus::quorum::{self, majority};
 use wal_types::NodeId;
 
-use super::{LinkState, SafekeeperView, Snapshot, State};
+use super::{LeadershipState, LinkState, SafekeeperView, StatusSnapshot};
 
 /// A safekeeper that follows but answers nothing for this long is called stalled.
 const STALL_AFTER: Duration = Duration::from_secs(3);
 
-impl Snapshot {
+impl StatusSnapshot {
     /// One sentence on what keeps commits from being acknowledged now; `None` when nothing does.
     pub(crate) fn blocked(&self) -> Option<String> {
         match self.state {
-            State::WaitingForPrimary => Some(match (&self.primary_error, &self.refusal) {
+            LeadershipState::WaitingForPrimary => Some(match (&self.primary_error, &self.refusal) {
                 (Some(error), _) => format!("primary is down: {error}"),
                 (None, Some(refusal)) => refusal.clone(),
                 (None, None) => "no connection to the primary yet".to_owned(),
             }),
-            State::Collecting | State::Campaigning | State::Checking => Some(
+            LeadershipState::Collecting | LeadershipState::Campaigning | LeadershipState::Checking => Some(
                 self.quorum_missing()
                     .or_else(|| self.refusal.clone())
                     .unwrap_or_else(|| self.under_way().to_owned()),
             ),
-            State::Streaming => self.stream_blocked(),
+            LeadershipState::Streaming => self.stream_blocked(),
         }
     }
 
-    /// `Ok` when commits are acknowledged; else what [`Snapshot::blocked`] says.
+    /// `Ok` when commits are acknowledged; else what [`StatusSnapshot::blocked`] says.
     pub(crate) fn ready(&self) -> Result<(), String> {
         self.blocked().map_or(Ok(()), Err)
     }
 
     const fn under_way(&self) -> &'static str {
         match self.state {
-            State::WaitingForPrimary => "no connection to the primary yet",
-            State::Collecting => "the safekeepers are being asked for their positions",
-            State::Campaigning => "an election is under way",
-            State::Checking => "the primary's WAL is being compared with the safekeepers'",
-            State::Streaming => "WAL is being streamed",
+            LeadershipState::WaitingForPrimary => "no connection to the primary yet",
+            LeadershipState::Collecting => "the safekeepers are being asked for their positions",
+            LeadershipState::Campaigning => "an election is under way",
+            LeadershipState::Checking => "the primary's WAL is being compared with the safekeepers'",
+            LeadershipState::Streaming => "WAL is being streamed",
         }
     }
 
@@ -121,12 +121,12 @@ fn ids(nodes: impl Iterator<Item = NodeId>) -> String {
 mod tests {
     use super::*;
     use crate::config::{Cluster, SafekeeperAddress};
-    use crate::status::Board;
+    use crate::status::StatusBoard;
     use LinkState::{CatchingUp, Connecting, Greeted, Offline, Streaming, Voted};
     use tokio::time::Instant;
     use wal_types::Lsn;
 
-    fn snapshot(state: State, links: &[LinkState], commit: u64) -> Snapshot {
+    fn snapshot(state: LeadershipState, links: &[LinkState], commit: u64) -> StatusSnapshot {
         let address =
             |id| SafekeeperAddress { id: NodeId(id), host: "h".into(), port: u16::try_from(id).unwrap() };
         let cluster = Cluster {
@@ -134,7 +134,7 @@ mod tests {
             id: wal_types::TenantTimelineId::default(),
             token: None,
         };
-        let mut snapshot = Board::new(&cluster).read();
+        let mut snapshot = StatusBoard::new(&cluster).read();
         snapshot.state = state;
         snapshot.commit_lsn = Lsn(commit);
         snapshot.term_start_lsn = Lsn(0x100);
@@ -146,42 +146,42 @@ mod tests {
 
     #[test]
     fn what_blocks_commits_is_one_sentence() {
-        let table: &[(State, &[LinkState], u64, Option<&str>)] = &[
-            (State::Streaming, &[Streaming, Streaming, Streaming], 9, None),
-            (State::Streaming, &[Streaming, Offline, Streaming], 9, None),
-            (State::Streaming, &[Streaming, CatchingUp, Streaming], 9, None),
+        let table: &[(LeadershipState, &[LinkState], u64, Option<&str>)] = &[
+            (LeadershipState::Streaming, &[Streaming, Streaming, Streaming], 9, None),
+            (LeadershipState::Streaming, &[Streaming, Offline, Streaming], 9, None),
+            (LeadershipState::Streaming, &[Streaming, CatchingUp, Streaming], 9, None),
             (
-                State::Streaming,
+                LeadershipState::Streaming,
                 &[Streaming, Offline, Connecting],
                 9,
                 Some("2 of 3 safekeepers are unreachable (2, 3): commits wait for one of them"),
             ),
             (
-                State::Streaming,
+                LeadershipState::Streaming,
                 &[Streaming, Offline, CatchingUp],
                 9,
                 Some("safekeepers 3 are catching up: commits wait until a majority follows"),
             ),
             (
-                State::Streaming,
+                LeadershipState::Streaming,
                 &[Streaming, Streaming, Streaming],
                 0,
                 Some("a majority of the safekeepers has yet to write the log up to 0/100"),
             ),
             (
-                State::Streaming,
+                LeadershipState::Streaming,
                 &[Offline],
                 9,
                 Some("1 of 1 safekeepers is unreachable (1): commits wait for one of them"),
             ),
             (
-                State::Collecting,
+                LeadershipState::Collecting,
                 &[Offline, Offline, Offline],
                 0,
                 Some("3 of 3 safekeepers are unreachable (1, 2, 3): commits wait for 2 of them"),
             ),
-            (State::Campaigning, &[Greeted, Voted, Offline], 0, Some("an election is under way")),
-            (State::WaitingForPrimary, &[Offline], 0, Some("no connection to the primary yet")),
+            (LeadershipState::Campaigning, &[Greeted, Voted, Offline], 0, Some("an election is under way")),
+            (LeadershipState::WaitingForPrimary, &[Offline], 0, Some("no connection to the primary yet")),
         ];
         for &(state, links, commit, expected) in table {
             assert_eq!(snapshot(state, links, commit).blocked().as_deref(), expected, "{state:?} {links:?}");
@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_majority_that_answers_nothing_blocks() {
-        let mut stalled = snapshot(State::Streaming, &[Streaming, Streaming, Streaming], 0x200);
+        let mut stalled = snapshot(LeadershipState::Streaming, &[Streaming, Streaming, Streaming], 0x200);
         stalled.safekeepers[0].unanswered_since = Some(Instant::now());
         stalled.safekeepers[2].unanswered_since = Some(Instant::now());
         tokio::time::advance(STALL_AFTER).await;
@@ -203,10 +203,10 @@ mod tests {
 
     #[test]
     fn a_refusal_is_shown_until_it_is_overcome() {
-        let mut refused = snapshot(State::Collecting, &[Greeted, Greeted], 0);
+        let mut refused = snapshot(LeadershipState::Collecting, &[Greeted, Greeted], 0);
         refused.refusal = Some("fsync is off".into());
         assert_eq!(refused.blocked().as_deref(), Some("fsync is off"));
-        refused.state = State::WaitingForPrimary;
+        refused.state = LeadershipState::WaitingForPrimary;
         assert_eq!(refused.blocked().as_deref(), Some("fsync is off"));
         refused.primary_error = Some("connection refused".into());
         assert_eq!(refused.blocked().as_deref(), Some("primary is down: connection refused"));
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_reason_of_a_safekeeper_that_is_away_is_told() {
-        let mut away = snapshot(State::Collecting, &[Offline], 0);
+        let mut away = snapshot(LeadershipState::Collecting, &[Offline], 0);
         away.safekeepers[0].last_error = Some("no such timeline".into());
         assert!(away.blocked().unwrap().ends_with("commits wait for one of them; 1: no such timeline"));
     }

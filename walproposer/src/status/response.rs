@@ -1,0 +1,91 @@
+//! JSON body of `GET /v1/status`.
+
+use serde::Serialize;
+
+use super::configuration::{ChangeStatus, ConfigurationStatus};
+use super::{LeadershipState, LinkState, SafekeeperView, StatusSnapshot};
+
+/// `GET /v1/status`.
+#[derive(Debug, Serialize)]
+pub(crate) struct StatusResponse {
+    state: LeadershipState,
+    since_ms: u64,
+    term: Option<u64>,
+    proposer_id: Option<String>,
+    term_start_lsn: String,
+    commit_lsn: String,
+    primary_flush_lsn: String,
+    reported_lsn: String,
+    blocked: Option<String>,
+    configuration: Option<ConfigurationStatus>,
+    change: Option<ChangeStatus>,
+    safekeepers: Vec<SafekeeperStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct SafekeeperStatus {
+    id: u64,
+    address: String,
+    /// Whether it votes, now or in the next configuration.
+    member: bool,
+    state: LinkState,
+    flush_lsn: String,
+    commit_lsn: String,
+    /// None while its position is not known.
+    lag_bytes: Option<u64>,
+    last_error: Option<String>,
+}
+
+impl From<&StatusSnapshot> for StatusResponse {
+    fn from(snapshot: &StatusSnapshot) -> Self {
+        let voters = snapshot.voters();
+        let safekeeper = |view: &SafekeeperView| SafekeeperStatus {
+            id: view.address.id.0,
+            address: view.address.to_string(),
+            member: voters.iter().flatten().any(|&id| id == view.address.id),
+            state: view.state,
+            flush_lsn: view.flush_lsn.to_string(),
+            commit_lsn: view.commit_lsn.to_string(),
+            lag_bytes: snapshot.lag_bytes(view),
+            last_error: view.last_error.clone(),
+        };
+        Self {
+            state: snapshot.state,
+            since_ms: u64::try_from(snapshot.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            term: snapshot.term.map(|term| term.0),
+            proposer_id: snapshot.proposer_id.map(|id| id.to_string()),
+            term_start_lsn: snapshot.term_start_lsn.to_string(),
+            commit_lsn: snapshot.commit_lsn.to_string(),
+            primary_flush_lsn: snapshot.primary_flush_lsn.to_string(),
+            reported_lsn: snapshot.reported_lsn.to_string(),
+            blocked: snapshot.blocked(),
+            configuration: snapshot.configuration.as_ref().map(ConfigurationStatus::from),
+            change: snapshot.change.as_ref().map(ChangeStatus::from),
+            safekeepers: snapshot.safekeepers.iter().map(safekeeper).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Cluster, SafekeeperAddress};
+    use crate::status::StatusBoard;
+    use wal_types::{Lsn, NodeId, TenantTimelineId};
+
+    #[test]
+    fn status_is_the_documented_json() {
+        let safekeepers = vec![SafekeeperAddress { id: NodeId(1), host: "h".into(), port: 1 }];
+        let cluster = Cluster { safekeepers, id: TenantTimelineId::default(), token: None };
+        let mut snapshot = StatusBoard::new(&cluster).read();
+        snapshot.state = LeadershipState::Streaming;
+        snapshot.commit_lsn = Lsn(0x20);
+        snapshot.safekeepers[0].state = LinkState::CatchingUp;
+        let json = serde_json::to_value(StatusResponse::from(&snapshot)).unwrap();
+        assert_eq!(json["state"], "streaming");
+        assert_eq!(json["commit_lsn"], "0/20");
+        assert_eq!(json["safekeepers"][0]["state"], "catching_up");
+        assert_eq!(json["safekeepers"][0]["lag_bytes"], serde_json::Value::Null);
+        assert_eq!(json["term"], serde_json::Value::Null);
+    }
+}
