@@ -22,7 +22,7 @@ pub(crate) struct AdminRequest {
     pub(crate) answer: oneshot::Sender<Result<ChangeAccepted, ChangeError>>,
 }
 
-/// Why an order is not carried out.
+/// Why an order is not carry_over out.
 #[derive(Debug, Error)]
 pub(crate) enum AdminRequestError {
     #[error("this walproposer does not lead, and only a leader changes anything: {0}")]
@@ -55,7 +55,7 @@ impl AdminRequests {
             return Err(AdminRequestError::NotLeading(why));
         }
         let (answer, answered) = oneshot::channel();
-        // An order whose giver went away is not carried out: see `take`.
+        // An order whose giver went away is not carry_over out: see `take`.
         let given = async {
             self.sender.send(AdminRequest { change, answer }).await.ok()?;
             answered.await.ok()

@@ -10,7 +10,7 @@ use wal_types::{Generation, NodeId};
 /// configurations must not make us dial the world.
 pub(crate) const FOLLOWERS_MAX: usize = 4 * MEMBERS_MAX;
 
-/// An order that is carried out from now on.
+/// An order that is carry_over out from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChangeAccepted {
     /// The log has this generation when it is done.

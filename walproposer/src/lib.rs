@@ -12,25 +12,25 @@
 mod admin_requests;
 mod auth_token;
 mod campaign;
-mod check;
 pub mod config;
 mod configuration_change;
 mod conninfo;
-mod cycle;
-mod donor;
-mod driver;
+mod continuation;
+mod donor_stream;
 pub mod flags;
 mod http;
+mod leadership;
+mod leadership_loop;
 pub mod members;
 mod metrics;
-mod pauses;
 mod primary;
 mod primary_name;
 pub mod recover;
+mod retry_policy;
 mod safekeeper_client;
 mod safekeeper_link;
 #[cfg(test)]
-mod scripted;
+mod scripted_server;
 mod server;
 mod status;
 

@@ -187,7 +187,7 @@ fn put<S: Io>(writer: &mut CopyWriter<S>, message: &ProposerMessage) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted;
+    use crate::scripted_server;
     use consensus::PreVoteRequest;
     use tokio::time::Instant;
     use wal_types::Generation;
@@ -197,7 +197,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_no_bytes_does_not_hold_a_closed_link_up() {
-        let (copy, _server) = scripted::copy_both().await;
+        let (copy, _server) = scripted_server::copy_both().await;
         let (events, _driver) = mpsc::channel(1);
         let driver = DriverHandle { events, wake: Arc::new(Notify::new()), incarnations: Arc::default() };
         let link = Link { node: NodeId(1), incarnation: 1, driver };

@@ -8,7 +8,7 @@ use utils::Shutdown;
 use crate::admin_requests::AdminRequests;
 use crate::config::RunConfig;
 use crate::status::StatusBoard;
-use crate::{driver, http};
+use crate::{http, leadership_loop};
 
 /// Serves until `shutdown` begins. What was not acknowledged the primary keeps, and without a walproposer it can finish
 /// its own stop.
@@ -18,7 +18,7 @@ pub async fn serve(config: RunConfig, listener: TcpListener, shutdown: Shutdown,
     let token = config.cluster.token.clone();
     let router = http::router(&board, log_level, sender, token);
     let http = telemetry::serve(listener, router, shutdown.draining());
-    let driving = driver::run(&config, &board, &mut requests, &shutdown);
+    let driving = leadership_loop::run(&config, &board, &mut requests, &shutdown);
     // Dropped in the middle of whatever it does: every connection is closed with it.
     tokio::select! {
         _ = async { tokio::join!(http, driving) } => {}

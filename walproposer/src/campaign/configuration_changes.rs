@@ -199,7 +199,7 @@ impl Campaign {
 
     /// Lets go of safekeepers that are no members, once nobody reads from them.
     pub(super) fn release_strangers(&mut self) {
-        let reading = self.followers.values().any(|follower| follower.donation.is_some());
+        let reading = self.followers.values().any(|follower| follower.donor_stream.is_some());
         let under_way = self.asked.as_ref().is_some_and(Asked::is_under_way);
         let Ok(current) = self.settled_configuration() else { return };
         if !self.dials_members || reading || under_way {

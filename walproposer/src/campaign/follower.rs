@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use wal_types::NodeId;
 
 use crate::config::{Cluster, SafekeeperAddress};
-use crate::donor::{Donation, Range};
+use crate::donor_stream::{DonorStream, WalRange};
 use crate::status::{LinkState, SafekeeperView};
 
 /// Pause after a donor failed.
@@ -24,7 +24,7 @@ pub(super) struct Follower {
     pub(super) link: AbortHandle,
     pub(super) connecting: bool,
     pub(super) connection: Option<Connection>,
-    pub(super) donation: Option<Donation>,
+    pub(super) donor_stream: Option<DonorStream>,
     donor_retry_at: Option<Instant>,
     pub(super) trouble: Option<Trouble>,
 }
@@ -58,7 +58,7 @@ impl Follower {
             link,
             connecting: false,
             connection: None,
-            donation: None,
+            donor_stream: None,
             donor_retry_at: None,
             trouble: None,
         }
@@ -83,41 +83,41 @@ impl Follower {
     }
 
     /// Passes a piece of a donor on, or begins to read from one. True when the proposer has more to send now.
-    pub(super) fn take_donation(
+    pub(super) fn advance_catch_up(
         &mut self,
         node: NodeId,
         proposer: &mut Proposer,
         donors: &Donors<'_>,
     ) -> bool {
         let Some(fetch) = proposer.poll_fetch(node) else {
-            self.donation = None;
+            self.donor_stream = None;
             return false;
         };
-        let Some(donation) = &mut self.donation else {
+        let Some(donor_stream) = &mut self.donor_stream else {
             if self.donor_retry_at.is_some_and(|at| Instant::now() < at) {
                 return false;
             }
             let donor = donors.cluster.safekeepers.iter().find(|address| address.id == fetch.donor);
-            let range = Range { from: fetch.from, until: fetch.until, term: proposer.term() };
+            let range = WalRange { from: fetch.from, until: fetch.until, term: proposer.term() };
             tracing::info!(safekeeper = %node, donor = %fetch.donor, from = %fetch.from, until = %fetch.until, "catching up from a donor");
-            self.donation = donor.map(|donor| {
-                Donation::start(Arc::clone(donors.cluster), donor.clone(), range, Arc::clone(donors.wake))
+            self.donor_stream = donor.map(|donor| {
+                DonorStream::start(Arc::clone(donors.cluster), donor.clone(), range, Arc::clone(donors.wake))
             });
             return false;
         };
-        match donation.pieces.try_recv() {
+        match donor_stream.pieces.try_recv() {
             // Bytes that do not continue the stream belong to a position of before: read anew.
-            Ok(Ok((at, wal))) if proposer.fetched(node, donation.donor, at, &wal) => return true,
-            Ok(Ok(_)) => self.donation = None,
+            Ok(Ok((at, wal))) if proposer.fetched(node, donor_stream.donor, at, &wal) => return true,
+            Ok(Ok(_)) => self.donor_stream = None,
             Ok(Err(reason)) => {
                 tracing::warn!(safekeeper = %node, reason, "no WAL from a donor");
                 self.trouble = Some(Trouble { reason, until_it_follows: false });
-                proposer.donor_failed(node, donation.donor);
-                self.donation = None;
+                proposer.donor_failed(node, donor_stream.donor);
+                self.donor_stream = None;
                 self.donor_retry_at = Some(Instant::now() + DONOR_RETRY_DELAY);
             }
             Err(mpsc::error::TryRecvError::Empty) => {}
-            Err(mpsc::error::TryRecvError::Disconnected) => self.donation = None,
+            Err(mpsc::error::TryRecvError::Disconnected) => self.donor_stream = None,
         }
         false
     }

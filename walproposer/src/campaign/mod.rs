@@ -104,7 +104,7 @@ impl Campaign {
         campaign
     }
 
-    /// What to decide next; resets are carried out here and never returned. Cancel-safe.
+    /// What to decide next; resets are carry_over out here and never returned. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Action, LostTerm> {
         loop {
             if let Some(action) = self.take_action() {
@@ -319,7 +319,7 @@ impl Campaign {
         self.proposer.disconnected(node);
         if let Some(follower) = self.followers.get_mut(&node) {
             follower.connection = None;
-            follower.donation = None;
+            follower.donor_stream = None;
         }
     }
 
@@ -336,7 +336,7 @@ impl Campaign {
                 }
                 drop(room);
                 let donors = Donors { cluster: &self.cluster, wake: &self.wake };
-                if !follower.take_donation(node, &mut self.proposer, &donors) {
+                if !follower.advance_catch_up(node, &mut self.proposer, &donors) {
                     break;
                 }
             }

@@ -1,7 +1,7 @@
 //! Who must say what, and how often, while nobody writes.
 
 use super::*;
-use crate::scripted;
+use crate::scripted_server;
 use bytes::{Buf, Bytes, BytesMut};
 use pq_proto::BackendMessage;
 use pq_proto::replication::{FromStandby, PrimaryKeepalive};
@@ -21,7 +21,7 @@ fn keepalive() -> BackendMessage {
 
 /// The status updates that have come.
 async fn statuses(server: &mut DuplexStream) -> Vec<StandbyStatusUpdate> {
-    let mut said = Bytes::from(scripted::heard(server).await);
+    let mut said = Bytes::from(scripted_server::receive(server).await);
     let mut statuses = Vec::new();
     while said.len() >= STATUS_FRAME_BYTES {
         let FromStandby::StatusUpdate(status) =
@@ -38,14 +38,14 @@ async fn statuses(server: &mut DuplexStream) -> Vec<StandbyStatusUpdate> {
 
 #[tokio::test(start_paused = true)]
 async fn a_primary_that_says_nothing_is_down() {
-    let (copy, mut server) = scripted::copy_both().await;
+    let (copy, mut server) = scripted_server::copy_both().await;
     let (items, _received) = mpsc::channel(1);
     let (_report, reported) = watch::channel(Lsn::INVALID);
     let started = Instant::now();
     // It reads, as a peer behind a broken way back would.
     let read = async {
         loop {
-            scripted::heard(&mut server).await;
+            scripted_server::receive(&mut server).await;
         }
     };
     let ended = tokio::select! {
@@ -58,7 +58,7 @@ async fn a_primary_that_says_nothing_is_down() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_primary_that_answers_when_it_is_asked_is_not_down() {
-    let (copy, mut server) = scripted::copy_both().await;
+    let (copy, mut server) = scripted_server::copy_both().await;
     let (items, mut received) = mpsc::channel(1);
     let (_report, reported) = watch::channel(Lsn::INVALID);
     let mut questions = 0;
@@ -67,7 +67,7 @@ async fn an_idle_primary_that_answers_when_it_is_asked_is_not_down() {
             for status in statuses(&mut server).await {
                 if status.reply_requested {
                     questions += 1;
-                    scripted::say(&mut server, &[keepalive()]).await;
+                    scripted_server::send(&mut server, &[keepalive()]).await;
                 }
             }
         }

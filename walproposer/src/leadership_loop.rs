@@ -1,4 +1,4 @@
-//! Runs one turn ([`crate::cycle`]) after the other, and says why each ended. Called by `server`.
+//! Runs one turn ([`crate::leadership`]) after the other, and says why each ended. Called by `server`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,9 +9,9 @@ use wal_types::Lsn;
 
 use crate::admin_requests::AdminRequest;
 use crate::config::RunConfig;
-use crate::cycle::{self, Carried, End};
-use crate::pauses::Pauses;
+use crate::leadership::{self, CarryOver, LeadershipEnd};
 use crate::primary::PrimaryError;
+use crate::retry_policy::RetryPolicy;
 use crate::status::{LeadershipState, LinkState, StatusBoard};
 
 /// Serves the primary until `shutdown` begins. Dropping the future closes every connection at once.
@@ -22,16 +22,16 @@ pub(crate) async fn run(
     shutdown: &Shutdown,
 ) {
     let cluster = Arc::new(config.cluster.clone());
-    let mut pauses = Pauses::new();
+    let mut retry_policy = RetryPolicy::new();
     let mut told = String::new();
-    let mut carried = Carried::default();
+    let mut carry_over = CarryOver::default();
     loop {
         let started = Instant::now();
-        let end = match cycle::run(config, &cluster, board, carried, requests, shutdown).await {
+        let end = match leadership::run(config, &cluster, board, carry_over, requests, shutdown).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        if let End::Leaving = end {
+        if let LeadershipEnd::Leaving = end {
             return;
         }
         let reason = end.to_string();
@@ -40,9 +40,9 @@ pub(crate) async fn run(
             tracing::warn!(reason, "not leading");
         }
         record(board, &end, &reason);
-        carried = carried.after(&end);
+        carry_over = carry_over.after(&end);
         told = reason;
-        let pause = pauses.after(&end, started.elapsed(), &mut rand::rng());
+        let pause = retry_policy.delay_after(&end, started.elapsed(), &mut rand::rng());
         // A pause may end at any moment.
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -51,11 +51,11 @@ pub(crate) async fn run(
     }
 }
 
-fn record(board: &StatusBoard, end: &End, reason: &str) {
+fn record(board: &StatusBoard, end: &LeadershipEnd, reason: &str) {
     board.enter(LeadershipState::WaitingForPrimary);
     board.update(|snapshot| {
         match end {
-            End::Primary(PrimaryError::Down(error)) => snapshot.primary_error = Some(error.clone()),
+            LeadershipEnd::Primary(PrimaryError::Down(error)) => snapshot.primary_error = Some(error.clone()),
             _ => {
                 snapshot.primary_error = None;
                 snapshot.refusal = Some(reason.to_owned());

@@ -7,7 +7,7 @@ use pq_proto::replication::{FromPrimary, XLogData};
 use tokio::time::{Instant, sleep_until};
 use wal_types::{Lsn, NodeId};
 
-use super::End;
+use super::LeadershipEnd;
 use crate::campaign::Campaign;
 use crate::primary::WalStream;
 
@@ -30,7 +30,7 @@ impl Comparison {
         &self,
         campaign: &mut Campaign,
         stream: &mut WalStream,
-    ) -> Result<WalBuffer, End> {
+    ) -> Result<WalBuffer, LeadershipEnd> {
         let &Self { donor, from, end, stream_ends } = self;
         let asked = campaign.incarnation(donor);
         let mut wal = WalBuffer::new(from);
@@ -59,22 +59,24 @@ impl Comparison {
                         }
                         let expected = wal.end();
                         if !wal.push(piece.start, piece.data) {
-                            return Err(End::Gap { expected, got: piece.start });
+                            return Err(LeadershipEnd::Gap { expected, got: piece.start });
                         }
                     }
                 },
-                () = sleep_until(deadline) => return Err(End::NotCompared("no answer in time")),
+                () = sleep_until(deadline) => return Err(LeadershipEnd::NotCompared("no answer in time")),
             }
             if theirs.is_none() && campaign.incarnation(donor) != asked {
-                return Err(End::NotCompared(
+                return Err(LeadershipEnd::NotCompared(
                     "the connection to the safekeeper with the newest log was lost",
                 ));
             }
         }
         match theirs.flatten() {
             Some(theirs) if theirs == ours => Ok(wal),
-            Some(_) => Err(End::OtherBytes { donor, from, to: end }),
-            None => Err(End::NotCompared("the safekeeper with the newest log no longer holds all of it")),
+            Some(_) => Err(LeadershipEnd::OtherBytes { donor, from, to: end }),
+            None => Err(LeadershipEnd::NotCompared(
+                "the safekeeper with the newest log no longer holds all of it",
+            )),
         }
     }
 

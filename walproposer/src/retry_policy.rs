@@ -1,4 +1,4 @@
-//! [`Pauses`]: how long to stay away after a turn. Called by `driver`.
+//! [`RetryPolicy`]: how long to stay away after a turn. Called by `driver`.
 //!
 //! Whoever may lead could depose whoever leads, so two proposers that both have the log, because one was forgotten when
 //! the other was started, would take the term from each other for ever. Nothing tells them which one is wanted. They
@@ -10,7 +10,7 @@ use consensus::LostTerm;
 use rand::Rng;
 use utils::Backoff;
 
-use crate::cycle::End;
+use crate::leadership::LeadershipEnd;
 use crate::primary::PrimaryError;
 
 /// A stopped primary is normal: it is looked for this often.
@@ -24,12 +24,12 @@ const DUEL_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 const DUEL_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// How often it went wrong of late.
-pub(crate) struct Pauses {
+pub(crate) struct RetryPolicy {
     attempts: Backoff,
     duels: Backoff,
 }
 
-impl Pauses {
+impl RetryPolicy {
     pub(crate) const fn new() -> Self {
         Self {
             attempts: Backoff::new(CAMPAIGN_RETRY_DELAY_MIN, CAMPAIGN_RETRY_DELAY_MAX),
@@ -38,12 +38,16 @@ impl Pauses {
     }
 
     /// The pause after a turn that lasted so long and ended like this.
-    pub(crate) fn after(&mut self, end: &End, lasted: Duration, random: &mut impl Rng) -> Duration {
+    pub(crate) fn delay_after(
+        &mut self,
+        end: &LeadershipEnd,
+        lasted: Duration,
+        random: &mut impl Rng,
+    ) -> Duration {
         let (backoff, forgotten_after) = match end {
-            End::Primary(PrimaryError::Down(_)) => return PRIMARY_RETRY,
-            End::Lost(LostTerm::Deposed { .. } | LostTerm::Outvoted(_)) | End::Undecided(_) => {
-                (&mut self.duels, DUEL_FORGOTTEN_AFTER)
-            }
+            LeadershipEnd::Primary(PrimaryError::Down(_)) => return PRIMARY_RETRY,
+            LeadershipEnd::Lost(LostTerm::Deposed { .. } | LostTerm::Outvoted(_))
+            | LeadershipEnd::Undecided(_) => (&mut self.duels, DUEL_FORGOTTEN_AFTER),
             _ => (&mut self.attempts, CAMPAIGN_RETRY_DELAY_MAX),
         };
         if lasted > forgotten_after {
@@ -63,14 +67,14 @@ mod tests {
     /// From the survey to the votes, in this test.
     const CAMPAIGN: Duration = Duration::from_millis(100);
 
-    fn deposed() -> End {
-        End::Lost(LostTerm::Deposed { by: NodeId(1), term: Term(2), own: Term(1) })
+    fn deposed() -> LeadershipEnd {
+        LeadershipEnd::Lost(LostTerm::Deposed { by: NodeId(1), term: Term(2), own: Term(1) })
     }
 
     /// Two proposers that both can lead: elections in each minute.
     fn duel(seed: u64, minutes: usize) -> Vec<u32> {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut sides = [Pauses::new(), Pauses::new()];
+        let mut sides = [RetryPolicy::new(), RetryPolicy::new()];
         let mut elections = vec![0; minutes];
         // Side 0 leads since zero; side 1 begins its campaign at once.
         let (mut leader, mut since, mut now) = (0, Duration::ZERO, Duration::ZERO);
@@ -78,7 +82,7 @@ mod tests {
             now += CAMPAIGN;
             let Some(count) = elections.get_mut((now.as_secs() / 60) as usize) else { return elections };
             *count += 1;
-            let pause = sides[leader].after(&deposed(), now - since, &mut random);
+            let pause = sides[leader].delay_after(&deposed(), now - since, &mut random);
             (leader, since) = (1 - leader, now);
             now += pause;
         }
@@ -99,13 +103,13 @@ mod tests {
         // Both campaign at once; who begins while the other is at it takes votes away, and nobody wins.
         for seed in 0..1000 {
             let mut random = StdRng::seed_from_u64(seed);
-            let mut sides = [Pauses::new(), Pauses::new()];
+            let mut sides = [RetryPolicy::new(), RetryPolicy::new()];
             let mut begin = [Duration::ZERO; 2];
             let mut rounds = 0;
             while begin[0].abs_diff(begin[1]) < CAMPAIGN {
-                let outvoted = End::Lost(LostTerm::Outvoted(Term(1)));
+                let outvoted = LeadershipEnd::Lost(LostTerm::Outvoted(Term(1)));
                 for (begin, side) in begin.iter_mut().zip(&mut sides) {
-                    *begin += CAMPAIGN + side.after(&outvoted, CAMPAIGN, &mut random);
+                    *begin += CAMPAIGN + side.delay_after(&outvoted, CAMPAIGN, &mut random);
                 }
                 rounds += 1;
             }
@@ -116,14 +120,15 @@ mod tests {
     #[test]
     fn a_leader_of_long_standing_comes_back_soon() {
         let mut random = StdRng::seed_from_u64(1);
-        let mut pauses = Pauses::new();
+        let mut retry_policy = RetryPolicy::new();
         for _ in 0..20 {
-            pauses.after(&deposed(), CAMPAIGN, &mut random);
+            retry_policy.delay_after(&deposed(), CAMPAIGN, &mut random);
         }
         assert!(
-            pauses.after(&deposed(), Duration::from_secs(61), &mut random) <= CAMPAIGN_RETRY_DELAY_MIN * 2
+            retry_policy.delay_after(&deposed(), Duration::from_secs(61), &mut random)
+                <= CAMPAIGN_RETRY_DELAY_MIN * 2
         );
-        let down = End::Primary(PrimaryError::Down(String::new()));
-        assert_eq!(pauses.after(&down, CAMPAIGN, &mut random), PRIMARY_RETRY);
+        let down = LeadershipEnd::Primary(PrimaryError::Down(String::new()));
+        assert_eq!(retry_policy.delay_after(&down, CAMPAIGN, &mut random), PRIMARY_RETRY);
     }
 }

@@ -1,14 +1,14 @@
 //! One turn of serving a primary: **one connection to it, one term**. Each stage is a type, made from the one before:
 //!
 //! ```text
-//! Connected --survey, check, votes--> Elected --check, compare bytes--> Streaming --> End
+//! Connected --survey, check, votes--> Elected --check, compare bytes--> Streaming --> LeadershipEnd
 //! ```
 //!
 //! Whatever ends a turn ends all of it: proposer, links and the connection to the primary are dropped, and the next turn
-//! begins with a new campaign. Two facts are handed on ([`Carried`]), and no state, so nothing has to be repaired. Called
+//! begins with a new campaign. Two facts are handed on ([`CarryOver`]), and no state, so nothing has to be repaired. Called
 //! by `driver`.
 
-mod carried;
+mod carry_over;
 mod comparison;
 mod streaming;
 
@@ -24,13 +24,13 @@ use tracing::{Instrument, info_span};
 use utils::Shutdown;
 use wal_types::{Lsn, NodeId, ProposerId, Tli};
 
-pub(crate) use self::carried::Carried;
+pub(crate) use self::carry_over::CarryOver;
 use self::comparison::Comparison;
 use self::streaming::Streaming;
 use crate::admin_requests::AdminRequest;
 use crate::campaign::{Campaign, due, election_timeout};
-use crate::check::{self, Fork, NotAContinuation};
 use crate::config::{Cluster, RunConfig};
+use crate::continuation::{self, NotAContinuation, TimelineFork};
 use crate::primary::{Facts, Primary, PrimaryError, PrimaryPosition};
 use crate::primary_name::PrimaryName;
 use crate::status::{LeadershipState, StatusBoard};
@@ -40,7 +40,7 @@ const PRIMARY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a turn ended.
 #[derive(Debug, Error)]
-pub(crate) enum End {
+pub(crate) enum LeadershipEnd {
     #[error(transparent)]
     Primary(#[from] PrimaryError),
     #[error(transparent)]
@@ -77,7 +77,7 @@ pub(crate) enum End {
     Stuck,
 }
 
-impl From<LostTerm> for End {
+impl From<LostTerm> for LeadershipEnd {
     fn from(lost: LostTerm) -> Self {
         match lost {
             LostTerm::NotDesignated { designated } => Self::NotDesignated(PrimaryName(designated)),
@@ -91,14 +91,14 @@ pub(crate) async fn run(
     config: &RunConfig,
     cluster: &Arc<Cluster>,
     board: &StatusBoard,
-    carried: Carried,
+    carry_over: CarryOver,
     requests: &mut mpsc::Receiver<AdminRequest>,
     shutdown: &Shutdown,
-) -> Result<Infallible, End> {
+) -> Result<Infallible, LeadershipEnd> {
     // Dropped in the middle of whatever it does, before anything was acknowledged: there is nothing to bring to an end.
     let streaming = tokio::select! {
-        led = lead(config, cluster, board, carried) => led?,
-        () = shutdown.draining() => return Err(End::Leaving),
+        led = lead(config, cluster, board, carry_over) => led?,
+        () = shutdown.draining() => return Err(LeadershipEnd::Leaving),
     };
     streaming.run(requests, shutdown).await
 }
@@ -107,9 +107,9 @@ async fn lead<'a>(
     config: &'a RunConfig,
     cluster: &Arc<Cluster>,
     board: &'a StatusBoard,
-    carried: Carried,
-) -> Result<Streaming<'a>, End> {
-    let connected = Connected::new(config, cluster, board, carried).await?;
+    carry_over: CarryOver,
+) -> Result<Streaming<'a>, LeadershipEnd> {
+    let connected = Connected::new(config, cluster, board, carry_over).await?;
     let elected = connected.elect().instrument(info_span!("election")).await?;
     elected.compare().instrument(info_span!("comparison")).await
 }
@@ -118,7 +118,7 @@ async fn lead<'a>(
 struct Connected<'a> {
     config: &'a RunConfig,
     board: &'a StatusBoard,
-    carried: Carried,
+    carry_over: CarryOver,
     primary: Primary,
     campaign: Campaign,
 }
@@ -128,8 +128,8 @@ impl<'a> Connected<'a> {
         config: &'a RunConfig,
         cluster: &Arc<Cluster>,
         board: &'a StatusBoard,
-        carried: Carried,
-    ) -> Result<Self, End> {
+        carry_over: CarryOver,
+    ) -> Result<Self, LeadershipEnd> {
         let (primary, position) = Primary::connect(config).await?;
         let Facts { system_id, segment_size, version, .. } = primary.facts;
         tracing::info!(primary = %config.primary, %system_id, tli = %position.tli, flush_lsn = %position.flush_lsn, "connected to the primary");
@@ -146,15 +146,15 @@ impl<'a> Connected<'a> {
             pg_version: version,
             tli: Some(position.tli),
             safekeepers: cluster.nodes(),
-            term_floor: carried.term_floor,
+            term_floor: carry_over.term_floor,
             primary: config.primary_name.map(|name| name.0),
             send_buffer_bytes_max: config.send_buffer_bytes_max,
         };
-        Ok(Self { config, board, carried, primary, campaign: Campaign::start(cluster, options, board) })
+        Ok(Self { config, board, carry_over, primary, campaign: Campaign::start(cluster, options, board) })
     }
 
     /// Surveys, checks the primary, and asks for votes.
-    async fn elect(mut self) -> Result<Elected<'a>, End> {
+    async fn elect(mut self) -> Result<Elected<'a>, LeadershipEnd> {
         let mut probe = interval(PRIMARY_PROBE_INTERVAL);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let within = election_timeout(&mut rand::rng());
@@ -163,7 +163,7 @@ impl<'a> Connected<'a> {
             // All may be dropped: an action that was not returned stays queued, what is due stays due.
             let action = tokio::select! {
                 action = self.campaign.next() => action?,
-                () = due(deadline) => return Err(End::Undecided(within)),
+                () = due(deadline) => return Err(LeadershipEnd::Undecided(within)),
                 _ = probe.tick() => {
                     self.position().await?;
                     continue;
@@ -199,14 +199,19 @@ impl<'a> Connected<'a> {
         &mut self,
         end: Lsn,
         log_tli: Option<Tli>,
-    ) -> Result<(PrimaryPosition, Option<Fork>), End> {
+    ) -> Result<(PrimaryPosition, Option<TimelineFork>), LeadershipEnd> {
         let position = self.position().await?;
-        let fork = if check::needs_fork(position, end, log_tli, self.primary.facts.segment_size) {
-            check::last_fork(&self.primary.timeline_history(position.tli).await?)
+        let fork = if continuation::needs_timeline_history(
+            position,
+            end,
+            log_tli,
+            self.primary.facts.segment_size,
+        ) {
+            continuation::parse_last_fork(&self.primary.timeline_history(position.tli).await?)
         } else {
             None
         };
-        check::continues(position, fork, end, log_tli)?;
+        continuation::check(position, fork, end, log_tli)?;
         Ok((position, fork))
     }
 }
@@ -220,30 +225,37 @@ struct Elected<'a> {
 impl<'a> Elected<'a> {
     /// Shows that the primary has the very bytes that the log ends with. What a server that was rolled back or cloned
     /// has in their place would overwrite WAL that may be committed.
-    async fn compare(mut self) -> Result<Streaming<'a>, End> {
+    async fn compare(mut self) -> Result<Streaming<'a>, LeadershipEnd> {
         let Election { start: end, donor, tli, .. } = self.election;
         self.connected.board.enter(LeadershipState::Checking);
         let (position, fork) = self.connected.check(end, tli).await?;
-        let Connected { config, board, carried, primary, mut campaign } = self.connected;
+        let Connected { config, board, carry_over, primary, mut campaign } = self.connected;
         let Facts { segment_size, slot_restart_lsn, .. } = primary.facts;
         // Only we move the slot, and only to where the quorum had all that this primary sent: up to there the log is
         // this primary's own.
         let acknowledged = slot_restart_lsn == end && tli == Some(position.tli);
-        let from = if acknowledged && carried.acknowledged_end == Some(end) {
+        let from = if acknowledged && carry_over.acknowledged_end == Some(end) {
             tracing::warn!(%end, "WAL is not compared: the primary has removed what it was told is stored");
             end
         } else {
             self.election.compare_from(segment_size)
         };
-        let read_on =
-            if from < end { check::timeline_before(position, fork, end, segment_size) } else { position.tli };
+        let read_on = if from < end {
+            continuation::timeline_before(position, fork, end, segment_size)
+        } else {
+            position.tli
+        };
         let mut stream = primary.stream(&config.slot, from, read_on).await?;
 
         let stream_ends = read_on != position.tli;
         let comparison = Comparison { donor, from, end, stream_ends };
         let wal = comparison.run(&mut campaign, &mut stream).await.map_err(|error| match error {
-            End::Primary(PrimaryError::WalRemoved(_)) if acknowledged => End::SegmentAcknowledged { end },
-            End::Primary(PrimaryError::WalRemoved(_)) => End::SegmentGone { from, to: end },
+            LeadershipEnd::Primary(PrimaryError::WalRemoved(_)) if acknowledged => {
+                LeadershipEnd::SegmentAcknowledged { end }
+            }
+            LeadershipEnd::Primary(PrimaryError::WalRemoved(_)) => {
+                LeadershipEnd::SegmentGone { from, to: end }
+            }
             other => other,
         })?;
         if stream_ends {

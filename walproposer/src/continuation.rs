@@ -28,13 +28,13 @@ pub(crate) enum NotAContinuation {
 
 /// Where a timeline left its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fork {
+pub(crate) struct TimelineFork {
     pub(crate) parent: Tli,
     pub(crate) at: Lsn,
 }
 
 /// True when the timeline's history has to be asked for.
-pub(crate) fn needs_fork(
+pub(crate) fn needs_timeline_history(
     position: PrimaryPosition,
     end: Lsn,
     log_tli: Option<Tli>,
@@ -49,20 +49,20 @@ pub(crate) fn needs_fork(
 /// the last segment is there under the old timeline only (PostgreSQL documentation, "Timelines").
 pub(crate) fn timeline_before(
     position: PrimaryPosition,
-    fork: Option<Fork>,
+    fork: Option<TimelineFork>,
     end: Lsn,
     segment_size: SegmentSize,
 ) -> Tli {
     match fork {
-        Some(Fork { parent, at }) if at == end && segment_size.offset_of(end) == 0 => parent,
+        Some(TimelineFork { parent, at }) if at == end && segment_size.offset_of(end) == 0 => parent,
         _ => position.tli,
     }
 }
 
 /// Compares the primary with a log that ends at `end` on timeline `log_tli` (`None` when it never began).
-pub(crate) fn continues(
+pub(crate) fn check(
     position: PrimaryPosition,
-    fork: Option<Fork>,
+    fork: Option<TimelineFork>,
     end: Lsn,
     log_tli: Option<Tli>,
 ) -> Result<(), NotAContinuation> {
@@ -71,7 +71,7 @@ pub(crate) fn continues(
         if tli < log {
             return Err(NotAContinuation::OldTimeline { primary: tli, log });
         }
-        if tli > log && fork != Some(Fork { parent: log, at: end }) {
+        if tli > log && fork != Some(TimelineFork { parent: log, at: end }) {
             return Err(NotAContinuation::ForkedElsewhere { tli, log, end });
         }
     }
@@ -82,10 +82,10 @@ pub(crate) fn continues(
 }
 
 /// The last line of a history file: `parent <tab> position <tab> reason` (PostgreSQL documentation, "Timelines").
-pub(crate) fn last_fork(history: &str) -> Option<Fork> {
+pub(crate) fn parse_last_fork(history: &str) -> Option<TimelineFork> {
     let is_entry = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
     let mut words = history.lines().rfind(is_entry)?.split_whitespace();
-    Some(Fork { parent: Tli(words.next()?.parse().ok()?), at: words.next()?.parse().ok()? })
+    Some(TimelineFork { parent: Tli(words.next()?.parse().ok()?), at: words.next()?.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn every_way_to_stand_to_the_log() {
-        let fork = |parent, at| Some(Fork { parent: Tli(parent), at: Lsn(at) });
+        let fork = |parent, at| Some(TimelineFork { parent: Tli(parent), at: Lsn(at) });
         let (flush, end) = (Lsn(90), Lsn(100));
         let forked = |tli, log| Err(ForkedElsewhere { tli: Tli(tli), log: Tli(log), end });
         // primary's timeline and flush position, its fork, the log's timeline, the verdict
@@ -117,7 +117,7 @@ mod tests {
         for ((tli, flush_lsn), fork, log_tli, expected) in table {
             let position = PrimaryPosition { tli: Tli(tli), flush_lsn: Lsn(flush_lsn) };
             assert_eq!(
-                continues(position, fork, end, log_tli.map(Tli)),
+                check(position, fork, end, log_tli.map(Tli)),
                 expected,
                 "{tli} {flush_lsn} {fork:?} {log_tli:?}"
             );
@@ -141,9 +141,13 @@ mod tests {
         ];
         for (tli, fork, end, log_tli, needed, expected) in table {
             let position = PrimaryPosition { tli: Tli(tli), flush_lsn: end };
-            let fork = fork.map(|(parent, at)| Fork { parent: Tli(parent), at });
+            let fork = fork.map(|(parent, at)| TimelineFork { parent: Tli(parent), at });
             let case = format!("{tli} {fork:?} {end} {log_tli:?}");
-            assert_eq!(needs_fork(position, end, log_tli.map(Tli), segment_size), needed, "{case}");
+            assert_eq!(
+                needs_timeline_history(position, end, log_tli.map(Tli), segment_size),
+                needed,
+                "{case}"
+            );
             assert_eq!(timeline_before(position, fork, end, segment_size), Tli(expected), "{case}");
         }
     }
@@ -151,9 +155,9 @@ mod tests {
     #[test]
     fn the_newest_fork_stands_last() {
         let history = "1\t0/5111C48\tno recovery target specified\n\n2\t0/7000000\tbefore 2024\n";
-        assert_eq!(last_fork(history), Some(Fork { parent: Tli(2), at: Lsn(0x700_0000) }));
+        assert_eq!(parse_last_fork(history), Some(TimelineFork { parent: Tli(2), at: Lsn(0x700_0000) }));
         for nonsense in ["", "# a comment\n", "x\t0/1\n", "1\tnowhere\n", "1\n"] {
-            assert_eq!(last_fork(nonsense), None, "{nonsense:?}");
+            assert_eq!(parse_last_fork(nonsense), None, "{nonsense:?}");
         }
     }
 }

@@ -15,7 +15,7 @@ const SAID_BYTES_MAX: usize = 1024;
 pub(crate) async fn client() -> (Client<DuplexStream>, DuplexStream) {
     let (near, mut server) = tokio::io::duplex(PIPE_BYTES);
     let ready = BackendMessage::ReadyForQuery(TransactionStatus::Idle);
-    say(&mut server, &[BackendMessage::Authentication(Authentication::Ok), ready]).await;
+    send(&mut server, &[BackendMessage::Authentication(Authentication::Ok), ready]).await;
     let options = ConnectOptions {
         host: "nowhere".into(),
         port: 0,
@@ -25,21 +25,21 @@ pub(crate) async fn client() -> (Client<DuplexStream>, DuplexStream) {
         tls: None,
     };
     let client = Client::open(near, &options).await.unwrap();
-    heard(&mut server).await;
+    receive(&mut server).await;
     (client, server)
 }
 
 /// One that has entered CopyBoth.
 pub(crate) async fn copy_both() -> (ClientCopyBoth<DuplexStream>, DuplexStream) {
     let (client, mut server) = client().await;
-    say(&mut server, &[BackendMessage::CopyBothResponse(pq_proto::backend::CopyFormat::default())]).await;
+    send(&mut server, &[BackendMessage::CopyBothResponse(pq_proto::backend::CopyFormat::default())]).await;
     let copy = client.copy_both("START").await.unwrap();
-    heard(&mut server).await;
+    receive(&mut server).await;
     (copy, server)
 }
 
 /// Says something as the server.
-pub(crate) async fn say(server: &mut DuplexStream, messages: &[BackendMessage]) {
+pub(crate) async fn send(server: &mut DuplexStream, messages: &[BackendMessage]) {
     let mut bytes = BytesMut::new();
     for message in messages {
         message.encode(&mut bytes).unwrap();
@@ -48,7 +48,7 @@ pub(crate) async fn say(server: &mut DuplexStream, messages: &[BackendMessage]) 
 }
 
 /// Waits until the server is told something.
-pub(crate) async fn heard(server: &mut DuplexStream) -> Vec<u8> {
+pub(crate) async fn receive(server: &mut DuplexStream) -> Vec<u8> {
     let mut said = vec![0; SAID_BYTES_MAX];
     let length = server.read(&mut said).await.unwrap();
     said.truncate(length);

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use utils::Shutdown;
 use wal_types::Lsn;
 
-use super::End;
+use super::LeadershipEnd;
 use crate::admin_requests::{self, AdminRequest};
 use crate::campaign::Campaign;
 use crate::primary::WalStream;
@@ -34,22 +34,25 @@ impl Streaming<'_> {
         mut self,
         requests: &mut mpsc::Receiver<AdminRequest>,
         shutdown: &Shutdown,
-    ) -> Result<Infallible, End> {
+    ) -> Result<Infallible, LeadershipEnd> {
         let end = tokio::select! {
             ended = self.stream(requests) => match ended {
                 Ok(never) => match never {},
                 Err(end) => end,
             },
-            () = shutdown.draining() => End::Leaving,
+            () = shutdown.draining() => LeadershipEnd::Leaving,
         };
-        if let End::Primary(_) | End::Leaving | End::NotDesignated(_) = &end {
+        if let LeadershipEnd::Primary(_) | LeadershipEnd::Leaving | LeadershipEnd::NotDesignated(_) = &end {
             drop(self.stream);
             self.campaign.farewell().await;
         }
         Err(end)
     }
 
-    async fn stream(&mut self, requests: &mut mpsc::Receiver<AdminRequest>) -> Result<Infallible, End> {
+    async fn stream(
+        &mut self,
+        requests: &mut mpsc::Receiver<AdminRequest>,
+    ) -> Result<Infallible, LeadershipEnd> {
         let mut check = interval(STUCK_CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -69,13 +72,13 @@ impl Streaming<'_> {
                 }
                 item = self.stream.next_or_end(wants_wal) => self.take(item?)?,
                 _ = check.tick() => if self.campaign.proposer().is_stuck() {
-                    return Err(End::Stuck);
+                    return Err(LeadershipEnd::Stuck);
                 },
             }
         }
     }
 
-    fn act(&self, action: &Action) -> Result<(), End> {
+    fn act(&self, action: &Action) -> Result<(), LeadershipEnd> {
         match action {
             &Action::Committed(lsn) => {
                 self.stream.report(lsn);
@@ -88,7 +91,7 @@ impl Streaming<'_> {
             Action::Configured(Configuration { primary: Some(designated), .. })
                 if self.campaign.primary() != Some(*designated) =>
             {
-                return Err(End::NotDesignated(PrimaryName(*designated)));
+                return Err(LeadershipEnd::NotDesignated(PrimaryName(*designated)));
             }
             Action::Configured(_)
             | Action::PreVoted { .. }
@@ -100,7 +103,7 @@ impl Streaming<'_> {
     }
 
     /// Takes a message and those that wait behind it, so that they go out together.
-    fn take(&mut self, first: FromPrimary) -> Result<(), End> {
+    fn take(&mut self, first: FromPrimary) -> Result<(), LeadershipEnd> {
         let mut next = Some(first);
         let mut primary_end = Lsn::INVALID;
         while let Some(item) = next {
@@ -120,10 +123,10 @@ impl Streaming<'_> {
         Ok(())
     }
 
-    fn append(&mut self, piece: XLogData) -> Result<(), End> {
+    fn append(&mut self, piece: XLogData) -> Result<(), LeadershipEnd> {
         let XLogData { start, data, .. } = piece;
         let expected = self.campaign.proposer().received_lsn();
         let taken = self.campaign.append(start, data);
-        if taken { Ok(()) } else { Err(End::Gap { expected, got: start }) }
+        if taken { Ok(()) } else { Err(LeadershipEnd::Gap { expected, got: start }) }
     }
 }

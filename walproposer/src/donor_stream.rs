@@ -1,4 +1,4 @@
-//! [`Donation`]: WAL for a safekeeper that lags, read from another one that has it.
+//! [`DonorStream`]: WAL for a safekeeper that lags, read from another one that has it.
 //!
 //! The donor serves what it has flushed, committed or not, to a reader that names the current term, and ends the stream
 //! as soon as its term changes. Which part is read, and when, is the proposer's to say
@@ -21,7 +21,7 @@ use crate::config::{Cluster, SafekeeperAddress};
 use crate::safekeeper_client;
 
 /// Pieces that may wait for the driver; each has up to 128 KiB.
-const DONATION_QUEUE_PIECES_MAX: usize = 16;
+const DONOR_QUEUE_PIECES_MAX: usize = 16;
 /// Longest message of a donor.
 const DONOR_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// A donor that lives sends a keepalive each second. One that does not is left, so that another one can be asked.
@@ -29,7 +29,7 @@ const DONOR_SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// A part of a log.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Range {
+pub(crate) struct WalRange {
     pub(crate) from: Lsn,
     pub(crate) until: Lsn,
     /// The term of the reader.
@@ -37,26 +37,26 @@ pub(crate) struct Range {
 }
 
 /// A piece, or why there are no more.
-pub(crate) type Piece = Result<(Lsn, Bytes), String>;
+pub(crate) type WalPiece = Result<(Lsn, Bytes), String>;
 
 /// WAL on its way from a donor. Dropping it ends the reading.
 #[derive(Debug)]
-pub(crate) struct Donation {
+pub(crate) struct DonorStream {
     /// Who gives it.
     pub(crate) donor: NodeId,
-    pub(crate) pieces: mpsc::Receiver<Piece>,
+    pub(crate) pieces: mpsc::Receiver<WalPiece>,
     _reader: JoinSet<()>,
 }
 
-impl Donation {
+impl DonorStream {
     /// Begins to read `range` from the safekeeper at `donor`; `wake` is notified with each piece.
     pub(crate) fn start(
         cluster: Arc<Cluster>,
         donor: SafekeeperAddress,
-        range: Range,
+        range: WalRange,
         wake: Arc<Notify>,
     ) -> Self {
-        let (sender, pieces) = mpsc::channel(DONATION_QUEUE_PIECES_MAX);
+        let (sender, pieces) = mpsc::channel(DONOR_QUEUE_PIECES_MAX);
         let id = donor.id;
         let mut reader = JoinSet::new();
         reader.spawn(async move {
@@ -88,8 +88,8 @@ enum DonorError {
 
 async fn read<S: Io>(
     client: Client<S>,
-    range: Range,
-    pieces: &mpsc::Sender<Piece>,
+    range: WalRange,
+    pieces: &mpsc::Sender<WalPiece>,
     wake: &Notify,
 ) -> Result<(), DonorError> {
     let command = format!("START_REPLICATION PHYSICAL {} (term='{}')", range.from, range.term);
@@ -125,14 +125,14 @@ async fn spoken<T>(answer: impl Future<Output = Result<T, ClientError>>) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted;
+    use crate::scripted_server;
     use bytes::BytesMut;
     use pq_proto::BackendMessage;
     use pq_proto::backend::CopyFormat;
     use pq_proto::replication::{PrimaryKeepalive, XLogData};
     use tokio::time::Instant;
 
-    const RANGE: Range = Range { from: Lsn(100), until: Lsn(200), term: Term(3) };
+    const RANGE: WalRange = WalRange { from: Lsn(100), until: Lsn(200), term: Term(3) };
     /// No read takes this long unless it hangs.
     const DEADLINE: Duration = Duration::from_secs(600);
 
@@ -162,13 +162,13 @@ mod tests {
     /// A donor that says `messages`, one every four seconds, and then nothing; what became of the reading, when, and
     /// up to where there was WAL.
     async fn read_from(messages: &[BackendMessage]) -> (Result<(), DonorError>, Duration, Lsn) {
-        let (client, mut server) = scripted::client().await;
-        let (sender, mut pieces) = mpsc::channel(DONATION_QUEUE_PIECES_MAX);
+        let (client, mut server) = scripted_server::client().await;
+        let (sender, mut pieces) = mpsc::channel(DONOR_QUEUE_PIECES_MAX);
         let started = Instant::now();
         let wake = Notify::new();
         let talk = async {
             for message in messages {
-                scripted::say(&mut server, std::slice::from_ref(message)).await;
+                scripted_server::send(&mut server, std::slice::from_ref(message)).await;
                 tokio::time::sleep(Duration::from_secs(4)).await;
             }
             // The connection stays open.
