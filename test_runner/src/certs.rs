@@ -86,8 +86,9 @@ mod tests {
 
     use super::*;
 
+    /// Only the owner may read the key.
     #[test]
-    fn the_three_files_are_pem_and_only_their_owner_reads_the_key() {
+    fn certificate_files_are_pem_with_a_private_key() {
         let directory = tempfile::tempdir().unwrap();
         let files = write(directory.path(), &["*.example.test"]).unwrap();
         assert_eq!(fs::metadata(&files.key).unwrap().permissions().mode() & 0o777, 0o600);
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_kept_until_one_of_them_is_missing() {
+    fn certificates_are_kept_until_one_is_missing() {
         let directory = tempfile::tempdir().unwrap().path().join("tls");
         fs::create_dir_all(directory.parent().unwrap()).unwrap();
         let authority = || {

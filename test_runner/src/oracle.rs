@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn only_committed_bytes_have_to_be_equal_and_all_of_them_have_to() {
+    fn oracle_compares_all_committed_bytes_and_no_others() {
         let start = Lsn(16);
         let one = evidence((1, 2), b"committedx......", start.advance(10), start.advance(9));
         let two = evidence((1, 3), b"committedy......", start.advance(10), start.advance(5));

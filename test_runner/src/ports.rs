@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_that_is_listened_on_is_not_free() {
+    fn port_with_a_listener_is_not_free() {
         let port = pick().unwrap();
         let _listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         assert!(!is_free(port));

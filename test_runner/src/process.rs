@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_leads_a_session_of_its_own_and_is_gone_after_a_kill() {
+    async fn process_leads_its_session_and_dies_by_kill() {
         let directory = tempfile::tempdir().unwrap();
         let process = sleeper(directory.path()).spawn().unwrap();
         let session = nix::unistd::getsid(Some(Pid::from_raw(process.pid))).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_later_process_of_the_same_number_is_not_taken_for_it() {
+    async fn process_id_is_told_from_a_reused_one() {
         let directory = tempfile::tempdir().unwrap();
         let process = sleeper(directory.path()).spawn().unwrap();
         let earlier = ProcessId { started: process.started - 1, ..process };

@@ -204,7 +204,7 @@ fn percent_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_path_in_a_uri_survives_shell_and_libpq() {
+    fn uri_path_survives_shell_and_libpq() {
         for (path, encoded) in [
             ("/home/a-b_c.d/~x/ca.pem", "/home/a-b_c.d/~x/ca.pem"),
             ("/a b/$c/\"&?%/\u{e4}", "/a%20b/%24c/%22%26%3F%25/%C3%A4"),

@@ -339,8 +339,9 @@ mod tests {
         assert_eq!(left_by(script, lie).await, ["old=old"]);
     }
 
+    /// Even when the next sync succeeds.
     #[tokio::test]
-    async fn what_a_failed_sync_should_have_written_is_lost_even_if_the_next_one_succeeds() {
+    async fn unsynced_disk_forgets_after_a_failed_sync() {
         if python_is_missing() {
             return;
         }

@@ -24,7 +24,7 @@ async fn wrong_words_on_the_command_line_are_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_named_and_nothing_is_left() -> Result<()> {
+async fn up_names_a_taken_port_and_leaves_nothing() -> Result<()> {
     let outside = Outside::new("taken")?;
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port().to_string();
@@ -36,7 +36,7 @@ async fn a_taken_port_is_named_and_nothing_is_left() -> Result<()> {
 }
 
 #[tokio::test]
-async fn damaged_and_foreign_directories_are_refused_and_left_as_they_are() -> Result<()> {
+async fn up_refuses_damaged_and_foreign_directories_untouched() -> Result<()> {
     let outside = Outside::new("damaged")?;
     outside.succeed(&["up", "--detach"]).await?;
     outside.succeed(&["down"]).await?;

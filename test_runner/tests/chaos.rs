@@ -28,8 +28,7 @@ fn cycles(directory: &Path) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn nothing_acknowledged_is_lost_in_a_few_cycles_of_killing_and_one_kill_of_the_run_itself() -> Result<()>
-{
+async fn chaos_run_loses_nothing_when_itself_killed() -> Result<()> {
     let test = TestEnvironment::new("chaos")?;
     let directory = test.directory.join("run");
     let seed = (getrandom::u64()? % 1000).to_string();
@@ -55,7 +54,7 @@ async fn nothing_acknowledged_is_lost_in_a_few_cycles_of_killing_and_one_kill_of
 }
 
 #[tokio::test]
-async fn a_safekeeper_that_acknowledges_what_it_did_not_sync_is_found_out() -> Result<()> {
+async fn oracle_finds_a_safekeeper_that_skips_syncs() -> Result<()> {
     let test = TestEnvironment::new("chaos-lying")?;
     let directory = test.directory.join("run");
     // With this seed a safekeeper forgets in one of the first cycles.

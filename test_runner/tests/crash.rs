@@ -55,8 +55,9 @@ fn everything_but_postgres() -> Vec<PartName> {
         .collect()
 }
 
+/// Everything but PostgreSQL is killed again and again.
 #[tokio::test]
-async fn no_acknowledged_row_is_lost_when_everything_but_postgres_is_killed_again_and_again() -> Result<()> {
+async fn repeated_kills_around_postgres_lose_no_row() -> Result<()> {
     let mut test = cluster_on_forgetting_disks("crash-but-postgres").await?;
     let cluster = &mut test.cluster;
     let workload = Workload::start(&cluster.application_uri(), CLIENTS, PAYLOAD_BYTES).await?;
@@ -79,7 +80,7 @@ async fn no_acknowledged_row_is_lost_when_everything_but_postgres_is_killed_agai
 }
 
 #[tokio::test]
-async fn no_acknowledged_row_is_lost_when_everything_is_killed() -> Result<()> {
+async fn kill_of_everything_loses_no_acknowledged_row() -> Result<()> {
     let mut test = cluster_on_forgetting_disks("crash-everything").await?;
     let acknowledged = write_and_crash(&mut test.cluster).await?;
     nothing_is_lost(&test.cluster, &acknowledged).await?;
@@ -104,7 +105,7 @@ async fn the_oracle_reports_loss_when_syncs_do_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn safekeepers_that_crash_one_after_the_other_lose_nothing_together() -> Result<()> {
+async fn safekeepers_crashing_in_turn_lose_nothing() -> Result<()> {
     let mut test = cluster_on_forgetting_disks("crash-in-turn").await?;
     let cluster = &mut test.cluster;
     let workload = Workload::start(&cluster.application_uri(), CLIENTS, PAYLOAD_BYTES).await?;
@@ -122,8 +123,9 @@ async fn safekeepers_that_crash_one_after_the_other_lose_nothing_together() -> R
     Ok(())
 }
 
+/// A safekeeper whose sync failed acknowledges only WAL that it wrote anew.
 #[tokio::test]
-async fn a_safekeeper_whose_sync_failed_acknowledges_only_what_it_wrote_anew() -> Result<()> {
+async fn failed_sync_is_followed_by_rewritten_wal_only() -> Result<()> {
     let mut test = cluster_on_forgetting_disks("crash-failed-sync").await?;
     let cluster = &mut test.cluster;
     let failing = disk(cluster, 1)?;

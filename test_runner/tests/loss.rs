@@ -79,8 +79,9 @@ pub(crate) async fn kill_far_behind_its_commit(
     bail!("the commit position is always written down at once")
 }
 
+/// It does not vote until then.
 #[tokio::test]
-async fn a_damaged_safekeeper_says_so_does_not_vote_and_is_repaired() -> Result<()> {
+async fn damaged_safekeeper_reports_and_is_repaired() -> Result<()> {
     let options = Options { base_backup: true, ..Options::default() };
     let mut test = ClusterUnderTest::prepare("loss", options).await?;
     let cluster = &mut test.cluster;

@@ -99,7 +99,7 @@ fn commit(cluster: &Cluster) -> tokio::task::JoinHandle<Result<()>> {
 }
 
 #[tokio::test]
-async fn a_safekeeper_whose_disk_is_gone_is_replaced_under_load() -> Result<()> {
+async fn lost_disk_is_replaced_under_load() -> Result<()> {
     let mut test = ClusterUnderTest::start_with("members", options()).await?;
     let cluster = &mut test.cluster;
     let workload = Workload::start(&cluster.application_uri(), 4, 500).await?;

@@ -11,7 +11,7 @@ use test_runner::workload::Workload;
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_stalled_or_cut_network_to_one_safekeeper_holds_up_nobody() -> Result<()> {
+async fn stalled_link_to_one_safekeeper_delays_no_commit() -> Result<()> {
     let mut test = ClusterUnderTest::prepare("network", Options::default()).await?;
     let cluster = &mut test.cluster;
     let target = SocketAddr::from(([127, 0, 0, 1], cluster.safekeeper(1)?.pg_port));

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use test_runner::cluster::{ClusterUnderTest, Options};
 
 #[tokio::test]
-async fn a_postgres_starts_from_the_template_and_keeps_its_rows() -> Result<()> {
+async fn postgres_starts_from_template_and_keeps_rows() -> Result<()> {
     let test = ClusterUnderTest::prepare("primary", Options::default()).await?;
     let (template, password) = test.cluster.options.template.clone().unwrap();
     let mut postgres = test.cluster.postgres();
@@ -24,8 +24,9 @@ async fn a_postgres_starts_from_the_template_and_keeps_its_rows() -> Result<()> 
     Ok(())
 }
 
+/// In one sentence each.
 #[tokio::test]
-async fn a_taken_port_and_a_foreign_data_directory_are_refused_in_one_sentence() -> Result<()> {
+async fn postgres_refuses_taken_port_and_foreign_directory() -> Result<()> {
     let test = ClusterUnderTest::prepare("refusals", Options::default()).await?;
     let (template, _) = test.cluster.options.template.clone().unwrap();
     let postgres = test.cluster.postgres();

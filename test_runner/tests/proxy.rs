@@ -27,7 +27,7 @@ const CROWD: usize = 200;
 const PGBENCH_SECONDS: &str = "3";
 
 #[tokio::test]
-async fn clients_are_let_in_or_turned_away_with_the_right_words() -> Result<()> {
+async fn clients_are_admitted_or_refused_with_clear_errors() -> Result<()> {
     let outside = Outside::new("proxy-logins")?;
     let line = outside.up().await?;
     ensure!(paste(&line, "SELECT current_user || ' ' || current_database()").await? == "app app");
@@ -83,7 +83,7 @@ async fn refusal(conninfo: &str, tls: &VerifyFull) -> Result<(String, String)> {
 }
 
 #[tokio::test]
-async fn a_sleeping_database_is_woken_once_and_everybody_is_served() -> Result<()> {
+async fn sleeping_compute_is_woken_once_for_all() -> Result<()> {
     let outside = Outside::new("proxy-wake")?;
     let line = outside.up().await?;
     paste(&line, "CREATE TABLE t AS SELECT 1 AS x").await?;
@@ -117,7 +117,7 @@ async fn a_sleeping_database_is_woken_once_and_everybody_is_served() -> Result<(
 }
 
 #[tokio::test]
-async fn nobody_wakes_a_database_for_a_proxy_that_is_gone() -> Result<()> {
+async fn wake_is_refused_when_the_proxy_is_gone() -> Result<()> {
     let outside = Outside::new("proxy-gone")?;
     outside.up().await?;
     outside.succeed(&["stop", "proxy"]).await?;
@@ -133,7 +133,7 @@ async fn nobody_wakes_a_database_for_a_proxy_that_is_gone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn down_waits_for_sessions_for_a_moment_and_then_cuts_them() -> Result<()> {
+async fn down_waits_briefly_then_ends_sessions() -> Result<()> {
     let outside = Outside::new("proxy-down")?;
     outside.up().await?;
     let mut idle = Held::start(&outside)?;
@@ -152,8 +152,9 @@ async fn down_waits_for_sessions_for_a_moment_and_then_cuts_them() -> Result<()>
     Ok(())
 }
 
+/// A killed database is woken by the next client.
 #[tokio::test]
-async fn a_cancel_reaches_the_right_backend_and_a_killed_database_is_woken() -> Result<()> {
+async fn cancel_reaches_its_backend_and_kill_wakes() -> Result<()> {
     let outside = Outside::new("proxy-cancel")?;
     let line = outside.up().await?;
     let (first, second) = (Held::start(&outside)?, Held::start(&outside)?);
@@ -176,9 +177,9 @@ async fn a_cancel_reaches_the_right_backend_and_a_killed_database_is_woken() -> 
     Ok(())
 }
 
+/// The standby streams from a safekeeper.
 #[tokio::test]
-async fn what_is_written_through_the_proxy_is_read_through_it_and_from_a_standby_of_a_safekeeper()
--> Result<()> {
+async fn rows_written_through_proxy_reach_a_standby() -> Result<()> {
     let outside = Outside::new("proxy-rows")?;
     let line = outside.up().await?;
     let cluster = outside.cluster()?;

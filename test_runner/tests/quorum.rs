@@ -14,8 +14,9 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a commit is watched that must not return.
 const HELD_FOR: Duration = Duration::from_secs(2);
 
+/// It catches up 200 MB afterwards.
 #[tokio::test]
-async fn commits_go_on_without_one_safekeeper_and_it_catches_up_200_mb() -> Result<()> {
+async fn commits_go_on_while_one_safekeeper_is_down() -> Result<()> {
     let mut test = ClusterUnderTest::start("catch-up").await?;
     let cluster = &mut test.cluster;
     let client = clients::connect(&cluster.application_uri()).await?;
@@ -37,7 +38,7 @@ async fn commits_go_on_without_one_safekeeper_and_it_catches_up_200_mb() -> Resu
 }
 
 #[tokio::test]
-async fn commits_wait_without_a_quorum_and_are_released_by_one_more_safekeeper() -> Result<()> {
+async fn commits_wait_until_a_quorum_is_back() -> Result<()> {
     let mut test = ClusterUnderTest::start("release").await?;
     let cluster = &mut test.cluster;
     let client = clients::connect(&cluster.application_uri()).await?;
@@ -57,7 +58,7 @@ async fn commits_wait_without_a_quorum_and_are_released_by_one_more_safekeeper()
 }
 
 #[tokio::test]
-async fn commits_go_on_after_the_walproposer_was_killed_and_started_again() -> Result<()> {
+async fn commits_go_on_after_walproposer_kills() -> Result<()> {
     let mut test = ClusterUnderTest::start("walproposer").await?;
     let cluster = &mut test.cluster;
     let workload = Workload::start(&cluster.application_uri(), 4, 100).await?;
@@ -73,7 +74,7 @@ async fn commits_go_on_after_the_walproposer_was_killed_and_started_again() -> R
 }
 
 #[tokio::test]
-async fn a_postgres_that_was_killed_comes_back_with_everything_that_it_acknowledged() -> Result<()> {
+async fn killed_postgres_keeps_acknowledged_rows() -> Result<()> {
     let mut test = ClusterUnderTest::start("postgres").await?;
     let cluster = &mut test.cluster;
     let workload = Workload::start(&cluster.application_uri(), 4, 100).await?;
@@ -93,8 +94,9 @@ async fn a_postgres_that_was_killed_comes_back_with_everything_that_it_acknowled
     Ok(())
 }
 
+/// The next start pushes the rest of the WAL.
 #[tokio::test]
-async fn a_stop_without_a_quorum_ends_and_the_next_start_pushes_the_rest() -> Result<()> {
+async fn stop_without_quorum_ends_and_start_recovers() -> Result<()> {
     let mut test = ClusterUnderTest::start("stop").await?;
     let cluster = &mut test.cluster;
     let client = clients::connect(&cluster.application_uri()).await?;

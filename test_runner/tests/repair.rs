@@ -13,7 +13,7 @@ use wal_types::Lsn;
 use crate::loss::{ROWS, TIMEOUT, becomes, damage, kill_far_behind_its_commit};
 
 #[tokio::test]
-async fn the_leader_repairs_a_damaged_safekeeper_and_everybody_is_told() -> Result<()> {
+async fn leader_repairs_a_damaged_safekeeper_and_reports() -> Result<()> {
     let options = Options { base_backup: true, without_proxy: true, ..Options::default() };
     let mut test = ClusterUnderTest::prepare("repair", options).await?;
     let cluster = &mut test.cluster;

@@ -13,8 +13,9 @@ use wal_types::Lsn;
 
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Both are stock programs that stream from a safekeeper.
 #[tokio::test]
-async fn pg_receivewal_and_a_stock_standby_of_a_safekeeper_reach_what_was_committed() -> Result<()> {
+async fn receivewal_and_standby_reach_the_commit_lsn() -> Result<()> {
     let options = Options { base_backup: true, ..Options::default() };
     let mut test = ClusterUnderTest::start_with("replicas", options).await?;
     let standby = test.cluster.standby("standby", 2).await?;
@@ -41,7 +42,7 @@ async fn pg_receivewal_and_a_stock_standby_of_a_safekeeper_reach_what_was_commit
 }
 
 #[tokio::test]
-async fn a_standby_goes_on_when_its_safekeeper_comes_back() -> Result<()> {
+async fn standby_goes_on_when_its_safekeeper_returns() -> Result<()> {
     use test_runner::cluster::PartName::Safekeeper;
     let options = Options { base_backup: true, ..Options::default() };
     let mut test = ClusterUnderTest::start_with("standby", options).await?;

@@ -13,7 +13,7 @@ use crate::outside::{Outside, paste};
 const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 
 #[tokio::test]
-async fn a_cluster_is_started_used_stopped_in_parts_and_comes_back_with_its_data() -> Result<()> {
+async fn cluster_restarts_in_parts_with_its_data() -> Result<()> {
     let outside = Outside::new("up")?;
     let printed = outside.succeed(&["up", "--detach"]).await?;
     let psql = printed.lines().last().context("nothing printed")?.to_owned();
@@ -86,8 +86,9 @@ async fn stop_and_start_safekeepers(outside: &Outside, psql: &str) -> Result<()>
     Ok(())
 }
 
+/// Then it stops everything.
 #[tokio::test]
-async fn in_front_it_shows_its_status_until_ctrl_c_and_then_stops_everything() -> Result<()> {
+async fn foreground_up_shows_status_until_ctrl_c() -> Result<()> {
     let outside = Outside::new("front")?;
     let front = outside.spawn(&["up"])?;
     let log = outside.directory.join("dev.log");
@@ -112,7 +113,7 @@ async fn in_front_it_shows_its_status_until_ctrl_c_and_then_stops_everything() -
 }
 
 #[tokio::test]
-async fn what_died_is_said_to_have_died_and_is_started_again_by_name() -> Result<()> {
+async fn dead_part_is_reported_and_started_by_name() -> Result<()> {
     let outside = Outside::new("died")?;
     outside.succeed(&["up", "--detach"]).await?;
     let pid = outside.cluster_json()?["safekeepers"][1]["pid"].as_i64();
@@ -129,7 +130,7 @@ async fn what_died_is_said_to_have_died_and_is_started_again_by_name() -> Result
 }
 
 #[tokio::test]
-async fn a_start_that_is_interrupted_leaves_nothing_and_can_be_repeated() -> Result<()> {
+async fn interrupted_start_leaves_nothing_and_can_repeat() -> Result<()> {
     let outside = Outside::new("interrupted")?;
     let start = outside.spawn(&["up", "--detach"])?;
     until("the first process", STEP_TIMEOUT, async || Ok(outside.processes().first().copied())).await?;

@@ -88,8 +88,9 @@ async fn answer(
     (StatusCode::OK, answer.to_string())
 }
 
+/// A hundred clients at once cost one lookup; an endpoint that does not exist costs one lookup too.
 #[tokio::test]
-async fn a_service_over_http_is_asked_once_by_a_crowd_and_once_for_what_is_not_there() {
+async fn http_provider_is_asked_once_per_crowd() {
     let service = Arc::<Service>::default();
     let url = service.listen().await;
     let flags = &["--access-rules-cache", "size=100,ttl=1m,negative_ttl=10m"];
@@ -122,8 +123,9 @@ async fn a_service_over_http_is_asked_once_by_a_crowd_and_once_for_what_is_not_t
     installation.passed();
 }
 
+/// A database that moved away without an invalidation costs one failed connect.
 #[tokio::test]
-async fn what_is_invalidated_is_asked_for_again_and_a_database_that_went_away_costs_one_connect() {
+async fn invalidation_makes_the_proxy_look_up_again() {
     let service = Arc::<Service>::default();
     let url = service.listen().await;
     let setup = Setup { control_plane: "http:DIR/http.toml", ..Setup::default() };
@@ -180,7 +182,7 @@ async fn what_is_invalidated_is_asked_for_again_and_a_database_that_went_away_co
 }
 
 #[tokio::test]
-async fn logins_and_wakes_beyond_their_limits_are_refused_with_what_to_do() {
+async fn login_and_wake_limits_refuse_with_a_hint() {
     let flags = &["--endpoint-limit", "rate=0.01,burst=3", "--wake-limit", "rate=0.01,burst=1"];
     let installation = Installation::with("limits", &Setup { flags, ..Setup::default() }).await;
     let config = installation.config();
@@ -197,8 +199,9 @@ async fn logins_and_wakes_beyond_their_limits_are_refused_with_what_to_do() {
     installation.passed();
 }
 
+/// A file with an error is not used; the previous content stays.
 #[tokio::test]
-async fn a_file_that_changes_counts_without_a_restart_and_a_wrong_one_does_not() {
+async fn file_provider_follows_changes_of_its_file() {
     let installation = Installation::new("reload").await;
     let path = installation.directory().join("endpoints.toml");
     let before = fs::read_to_string(&path).unwrap();
@@ -225,8 +228,9 @@ async fn a_file_that_changes_counts_without_a_restart_and_a_wrong_one_does_not()
 const AUTH_QUERY: &str = "state_file = \"verifiers.json\"\n[endpoints.main]\naddress = \"127.0.0.1:PORT\"\n\
     start = [\"START\"]\n[endpoints.main.auth_query]\nuser = \"proxy_auth\"\npassword_file = \"proxy_auth.password\"\n";
 
+/// Its answers last while the compute sleeps.
 #[tokio::test]
-async fn a_database_knows_its_own_roles_and_what_it_said_lasts_while_it_sleeps() {
+async fn auth_query_reads_roles_from_the_compute() {
     let setup = Setup {
         control_plane: "auth_query:DIR/endpoints.toml",
         endpoints: AUTH_QUERY,
@@ -294,8 +298,9 @@ async fn a_database_knows_its_own_roles_and_what_it_said_lasts_while_it_sleeps()
     installation.passed();
 }
 
+/// Where the operator allows it. Each such wake is counted.
 #[tokio::test]
-async fn where_it_is_allowed_a_role_that_was_never_seen_wakes_its_database_and_that_is_counted() {
+async fn wake_unauthenticated_wakes_for_an_unknown_role() {
     let endpoints = format!("{AUTH_QUERY}wake_unauthenticated = true\n");
     let setup = Setup {
         control_plane: "auth_query:DIR/endpoints.toml",
@@ -377,7 +382,7 @@ async fn a_person_logs_in_with_a_browser() {
 }
 
 #[tokio::test]
-async fn a_database_that_nobody_uses_is_stopped_and_the_next_client_wakes_it() {
+async fn idle_compute_is_suspended_and_woken_again() {
     let pid = "DIR/data/postmaster.pid";
     let stop = format!("kill -INT $(head -1 {pid}); while test -e {pid}; do sleep 0.1; done");
     let endpoint = format!("suspend_after_seconds = 2\nstop = [\"/bin/sh\", \"-c\", \"{stop}\"]\n");

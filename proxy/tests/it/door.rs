@@ -13,7 +13,7 @@ use crate::support::{Installation, PATIENCE, Setup};
 const ALPN: &[&[u8]] = &[b"postgresql"];
 
 #[tokio::test]
-async fn a_balancer_says_where_clients_come_from_and_each_address_has_a_limit() {
+async fn proxy_header_names_the_client_that_limits_count() {
     let flags = &[
         "--proxy-protocol-v2",
         "optional",
@@ -58,7 +58,7 @@ async fn a_balancer_says_where_clients_come_from_and_each_address_has_a_limit() 
 }
 
 #[tokio::test]
-async fn where_a_header_is_required_nobody_gets_in_without_a_right_one() {
+async fn required_proxy_header_must_be_valid() {
     let flags = &["--proxy-protocol-v2", "required"];
     let installation = Installation::with("header", &Setup { flags, ..Setup::default() }).await;
     let missing = answer_to(installation.address, b"\0\0\0\x08\x04\xd2\x16\x2f").await;
@@ -101,7 +101,7 @@ async fn one_connection_too_many_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_network_from_which_too_many_come_in_a_short_time_is_told_so() {
+async fn network_limit_refuses_a_burst_with_a_sentence() {
     let flags = &["--network-limit", "rate=0.01,burst=2"];
     let installation = Installation::with("network", &Setup { flags, ..Setup::default() }).await;
     for _ in 0..2 {

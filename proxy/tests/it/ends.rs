@@ -54,8 +54,9 @@ fn in_time(what: &str, took: Duration) {
     assert!(took < END_TIMEOUT + SLACK, "{what}: {took:?}");
 }
 
+/// A start that waits for its predecessor's answer.
 #[tokio::test]
-async fn a_start_that_waits_for_the_process_before_ends_at_once() {
+async fn sigterm_ends_a_waiting_handover_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     // Takes connections and never answers.
@@ -71,7 +72,7 @@ async fn a_start_that_waits_for_the_process_before_ends_at_once() {
 }
 
 #[tokio::test]
-async fn a_request_of_an_operator_whose_body_does_not_come_is_not_waited_for() {
+async fn admin_request_without_its_body_delays_no_end() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     // Takes connections and never answers.
@@ -97,7 +98,7 @@ async fn a_request_of_an_operator_whose_body_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn an_error_at_the_start_is_logged_and_said() {
+async fn start_error_is_logged_and_printed() {
     let directory = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -114,7 +115,7 @@ async fn an_error_at_the_start_is_logged_and_said() {
 
 /// Threads without a number are none: tokio panics about it, in `main`.
 #[tokio::test]
-async fn a_panic_is_a_line_of_log_and_the_exit_code_is_101() {
+async fn panic_is_logged_and_exits_with_101() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = command(directory.path());
     let status = command.env("TOKIO_WORKER_THREADS", "many").stdout(Stdio::null()).status().unwrap();

@@ -17,7 +17,7 @@ fn family(postmaster: Pid) -> Vec<Pid> {
 }
 
 #[tokio::test]
-async fn a_database_that_is_killed_is_an_error_for_its_clients_and_wakes_for_the_next() {
+async fn killed_compute_fails_sessions_and_wakes_again() {
     let installation = Installation::new("killed").await;
     let (client, connection) = installation.connect(&installation.config()).await.unwrap();
     client.batch_execute("CREATE TABLE t AS SELECT 1 AS x").await.unwrap();

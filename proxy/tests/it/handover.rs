@@ -14,8 +14,9 @@ use crate::support::{Installation, PASSWORD, PATIENCE, Setup};
 
 const REPLACEMENTS: usize = 10;
 
+/// No connection, no transaction and no cancel request fails while ten processes follow each other.
 #[tokio::test]
-async fn ten_replacements_lose_no_connection_no_transaction_and_no_cancel_request() {
+async fn handover_ten_times_loses_nothing() {
     let installation = Installation::new("handover").await;
     let socket = installation.directory().join("handover");
     let flags = [
@@ -121,7 +122,7 @@ fn stop(pgbench: &tokio::process::Child) {
 }
 
 #[tokio::test]
-async fn a_new_process_that_does_not_come_up_costs_nothing() {
+async fn handover_to_a_failing_process_costs_nothing() {
     let installation = Installation::new("handover-fails").await;
     let socket = installation.directory().join("handover");
     let flags = ["--handover-socket", socket.to_str().unwrap()];
@@ -146,7 +147,7 @@ async fn a_new_process_that_does_not_come_up_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_process_that_was_killed_is_not_in_the_way_of_the_next() {
+async fn handover_survives_a_killed_predecessor() {
     let installation = Installation::new("handover-killed").await;
     let socket = installation.directory().join("handover");
     let flags = ["--handover-socket", socket.to_str().unwrap()];
@@ -162,7 +163,7 @@ async fn a_process_that_was_killed_is_not_in_the_way_of_the_next() {
 }
 
 #[tokio::test]
-async fn a_database_is_not_stopped_while_the_old_process_uses_it_and_is_when_nobody_does() {
+async fn handover_suspends_only_computes_that_no_process_uses() {
     let pid = "DIR/data/postmaster.pid";
     let stop = format!("kill -INT $(head -1 {pid}); while test -e {pid}; do sleep 0.1; done");
     let endpoint = format!("suspend_after_seconds = 2\nstop = [\"/bin/sh\", \"-c\", \"{stop}\"]\n");
@@ -199,8 +200,9 @@ async fn a_database_is_not_stopped_while_the_old_process_uses_it_and_is_when_nob
     installation.passed();
 }
 
+/// The login begins before the handover and is confirmed after it.
 #[tokio::test]
-async fn a_login_with_a_browser_that_began_before_a_replacement_is_confirmed_after_it() {
+async fn handover_keeps_a_pending_browser_login() {
     let setup = Setup { control_plane: "link:DIR/link.toml", ..Setup::default() };
     let write = |directory: &std::path::Path| {
         fs::write(directory.join("link.toml"), "uri = \"https://console.test/login/\"\n").unwrap();
@@ -253,7 +255,7 @@ async fn a_login_with_a_browser_that_began_before_a_replacement_is_confirmed_aft
 }
 
 #[tokio::test]
-async fn a_socket_of_the_supervisor_goes_from_process_to_process() {
+async fn handover_passes_on_the_supervisors_socket() {
     let installation = Installation::new("activation").await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

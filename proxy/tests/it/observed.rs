@@ -47,8 +47,9 @@ fn has(requests: &Requests, bytes: &[u8]) -> bool {
     requests.iter().any(|(_, body)| body.windows(bytes.len()).any(|window| window == bytes))
 }
 
+/// The control plane's request carries the same trace.
 #[tokio::test]
-async fn the_last_spans_arrive_however_the_process_is_stopped_and_the_control_plane_knows_the_trace() {
+async fn last_spans_arrive_after_every_signal() {
     let installation = Installation::new("traces").await;
     installation.start_postgres().await;
     let port = installation.postgres.port;
@@ -112,7 +113,7 @@ async fn the_last_spans_arrive_however_the_process_is_stopped_and_the_control_pl
 }
 
 #[tokio::test]
-async fn a_session_leaves_one_line_and_its_phases_in_the_metrics() {
+async fn session_leaves_one_line_and_phase_metrics() {
     let installation = Installation::new("observed").await;
     let proxy = Proxy::start(&installation, "proxy-json", &["--log-format", "json"], &[]).await;
     let uri = proxy.uri(&installation);
@@ -161,7 +162,7 @@ async fn a_session_leaves_one_line_and_its_phases_in_the_metrics() {
 }
 
 #[tokio::test]
-async fn the_level_of_the_log_changes_while_the_proxy_runs() {
+async fn log_level_changes_while_the_proxy_runs() {
     let installation = Installation::new("level").await;
     let proxy = Proxy::start(&installation, "proxy-level", &["--log-level", "warn"], &[]).await;
     let uri = proxy.uri(&installation);
@@ -179,7 +180,7 @@ async fn the_level_of_the_log_changes_while_the_proxy_runs() {
 }
 
 #[tokio::test]
-async fn an_open_session_is_listed_with_where_it_goes_and_how_far_it_is() {
+async fn open_session_is_listed_with_destination_and_stage() {
     let installation = Installation::new("listed").await;
     let proxy = Proxy::start(&installation, "proxy-listed", &[], &[]).await;
     let (client, connection) = installation.connect(&proxy.config()).await.unwrap();

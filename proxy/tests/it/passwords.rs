@@ -66,7 +66,7 @@ async fn an_endpoint_may_stand_before_the_password() {
 }
 
 #[tokio::test]
-async fn passwords_in_clear_wake_nothing_unless_they_are_right() {
+async fn cleartext_password_wakes_only_when_right() {
     let setup = Setup { flags: &["--client-auth", "password"], ..Setup::default() };
     let installation = Installation::with("cleartext", &setup).await;
     let wrong = installation.uri().replace("app:p%C3%A4ssword", "app:wrong");
@@ -80,7 +80,7 @@ async fn passwords_in_clear_wake_nothing_unless_they_are_right() {
 }
 
 #[tokio::test]
-async fn an_endpoint_takes_clients_from_its_own_addresses_only() {
+async fn allowlist_admits_only_its_addresses() {
     let installation =
         Installation::with_endpoint("allowlist", "allowed_ips = [\"10.0.0.0/8\", \"::1\"]\n").await;
     let output = installation.psql(&installation.uri(), &["SELECT 1"]).await;

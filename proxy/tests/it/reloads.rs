@@ -44,8 +44,9 @@ async fn second_client(installation: &Installation) -> Option<SqlState> {
 
 const STAYS: &str = "cannot be used: what was read before stays";
 
+/// Certificates, endpoints, token and limits stay as they were until every file is right.
 #[tokio::test]
-async fn one_wrong_file_keeps_everything_as_it_was_until_it_is_right() {
+async fn reload_with_one_wrong_file_changes_nothing() {
     let service = Arc::<Service>::default();
     let url = service.listen().await;
     let flags = &[

@@ -13,7 +13,7 @@ use crate::support::{Installation, PATIENCE};
 const COPY_BYTES_MIN: u64 = 128 << 20;
 
 #[tokio::test]
-async fn clients_get_in_by_every_way_and_are_turned_away_with_the_right_words() {
+async fn login_works_by_every_route_and_refuses_clearly() {
     let installation = Installation::new("logins").await;
     let uri = installation.uri();
     let settings =
@@ -84,8 +84,9 @@ async fn pgbench_and_copy_go_through_whole() {
     installation.passed();
 }
 
+/// Queries are sent before earlier answers; notices arrive without a query.
 #[tokio::test]
-async fn queries_need_not_wait_for_answers_and_messages_not_for_queries() {
+async fn relay_does_not_wait_for_message_pairs() {
     let installation = Installation::new("pipeline").await;
     let (client, _connection) = installation.connect(&installation.config()).await.unwrap();
     let statement = client.prepare("SELECT $1::int4 / $2::int4").await.unwrap();
@@ -119,8 +120,9 @@ async fn queries_need_not_wait_for_answers_and_messages_not_for_queries() {
     installation.passed();
 }
 
+/// A client that vanishes leaves no running query either.
 #[tokio::test]
-async fn a_cancel_reaches_the_right_backend_and_a_vanished_client_leaves_no_query() {
+async fn cancel_reaches_its_backend_only() {
     let installation = Installation::new("cancel").await;
     let (slow, _connection) = installation.connect(&installation.config()).await.unwrap();
     let (other, _connection) = installation.connect(&installation.config()).await.unwrap();
@@ -157,8 +159,9 @@ async fn wait_running(client: &Client, query: &str, count: i64) {
     .unwrap();
 }
 
+/// The compute proves its name.
 #[tokio::test]
-async fn sessions_and_cancels_reach_a_compute_over_tls_that_proves_its_name() {
+async fn compute_tls_carries_sessions_and_cancels() {
     let right = "tls = { ca = \"ca.pem\", server_name = \"localhost\" }\n";
     let installation = Installation::with_endpoint("tls", right).await;
     let (client, _connection) = installation.connect(&installation.config()).await.unwrap();
@@ -175,7 +178,7 @@ async fn sessions_and_cancels_reach_a_compute_over_tls_that_proves_its_name() {
 }
 
 #[tokio::test]
-async fn a_compute_with_the_wrong_certificate_gets_no_session() {
+async fn compute_with_a_wrong_certificate_gets_no_session() {
     let wrong = "tls = { ca = \"ca.pem\", server_name = \"elsewhere.test\" }\n";
     let installation = Installation::with_endpoint("wrong-tls", wrong).await;
     let refused = installation.connect(&installation.config()).await.err().unwrap();

@@ -94,7 +94,7 @@ async fn sigterm_ends_one_thing_after_the_other() {
 }
 
 #[tokio::test]
-async fn after_sigterm_the_process_ends_with_its_last_transaction() {
+async fn sigterm_waits_for_the_last_transaction() {
     let installation = Installation::new("sigterm-last").await;
     let mut proxy = Proxy::start(&installation, "proxy-last", &["--drain-idle", "1"], &[]).await;
     let (client, connection) = installation.connect(&proxy.config()).await.unwrap();
@@ -124,8 +124,9 @@ async fn after_sigterm_the_process_ends_with_its_last_transaction() {
     installation.passed();
 }
 
+/// Although the trace collector does not answer.
 #[tokio::test]
-async fn a_second_sigterm_and_sigint_end_at_once_though_no_collector_answers() {
+async fn second_sigterm_and_sigint_end_at_once() {
     let installation = Installation::new("at-once").await;
     // Takes connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();

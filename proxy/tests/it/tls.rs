@@ -27,7 +27,7 @@ async fn psql_gets_what_its_sslmode_asks_for() {
 }
 
 #[tokio::test]
-async fn without_a_certificate_clients_may_do_without_tls_and_cannot_have_it() {
+async fn proxy_without_certificate_offers_no_tls() {
     let setup = Setup { no_certificate: true, ..Setup::default() };
     let installation = Installation::with("plain", &setup).await;
     let uri = installation.uri().replace("app:", "app%40main:");
@@ -42,7 +42,7 @@ async fn without_a_certificate_clients_may_do_without_tls_and_cannot_have_it() {
 }
 
 #[tokio::test]
-async fn tls_may_begin_at_once_when_it_names_the_protocol() {
+async fn direct_tls_needs_the_alpn_protocol() {
     let installation = Installation::new("direct").await;
     let direct = async |alpn: &[&[u8]]| {
         direct_tls(installation.address, &installation.certificates.authority, b"", alpn).await
@@ -69,7 +69,7 @@ async fn wait_shown(installation: &Installation, authority: &Path) {
 }
 
 #[tokio::test]
-async fn certificates_are_exchanged_without_ending_a_session_and_wrong_ones_are_not_taken() {
+async fn certificate_reload_keeps_sessions_and_refuses_wrong_files() {
     let installation = Installation::new("reload").await;
     let (client, _connection) = installation.connect(&installation.config()).await.unwrap();
     let next = |name: &str| {
@@ -106,8 +106,9 @@ async fn certificates_are_exchanged_without_ending_a_session_and_wrong_ones_are_
     installation.passed();
 }
 
+/// RSA certificates are served too.
 #[tokio::test]
-async fn a_directory_of_certificates_is_served_rsa_ones_too_and_grows() {
+async fn certificate_directory_is_served_and_may_grow() {
     let setup =
         Setup { no_certificate: true, flags: &["--tls-certs-dir", "DIR/certificates"], ..Setup::default() };
     let installation = {
@@ -153,7 +154,7 @@ fn openssl_certificate(certificate: &Path, key: &Path, name: &str) {
 }
 
 #[tokio::test]
-async fn where_clients_must_show_a_certificate_a_password_is_not_enough() {
+async fn client_certificate_is_required_besides_the_password() {
     let setup = Setup { flags: &["--tls-client-ca", "DIR/client.crt"], ..Setup::default() };
     let installation = Installation::with_files("clients", &setup, |directory| {
         for name in ["client", "stranger"] {
@@ -181,7 +182,7 @@ async fn where_clients_must_show_a_certificate_a_password_is_not_enough() {
 }
 
 #[tokio::test]
-async fn computes_are_reached_as_the_flags_say_where_the_endpoint_says_nothing() {
+async fn compute_tls_flags_are_the_endpoints_default() {
     let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     for (name, flags, expected) in [
         ("compute-require", &["--compute-tls", "require"][..], "t"),

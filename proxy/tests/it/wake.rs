@@ -9,8 +9,9 @@ use crate::support::{Installation, PATIENCE, Setup};
 /// Clients that come at the same time.
 const CROWD: usize = 1000;
 
+/// All clients are served.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_on_a_sleeping_database_starts_it_once_and_all_are_served() {
+async fn wake_by_a_crowd_happens_once() {
     // The crowd logs in on the same machine, without optimisation: that takes longer than a client has otherwise.
     let flags = &["--login-timeout", "120", "--connect-timeout", "120"];
     let installation = Installation::with("crowd", &Setup { flags, ..Setup::default() }).await;
@@ -43,7 +44,7 @@ async fn nobody_wakes_a_database_without_its_password() {
 }
 
 #[tokio::test]
-async fn the_first_commit_after_a_wake_needs_no_retry() {
+async fn first_commit_after_a_wake_needs_no_retry() {
     let installation = Installation::new("commit").await;
     let uri = installation.uri();
     installation.ask(&uri, &["CREATE TABLE t AS SELECT 1 AS x"]).await;

@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_is_known_by_the_name_that_it_prints() {
+    fn part_name_parses_what_it_prints() {
         for part in [PartName::Postgres, PartName::Walproposer, PartName::Proxy, PartName::Safekeeper(3)] {
             assert_eq!(part.to_string().parse::<PartName>().unwrap(), part);
         }

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_comes_back_as_it_was_saved_and_only_its_owner_reads_it() {
+    fn state_is_saved_for_its_owner_only() {
         use std::os::unix::fs::PermissionsExt as _;
         let file = tempfile::tempdir().unwrap().keep().join("state.json");
         let state = State::new(3).unwrap();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_segment_before_the_first_is_named_over_the_edge_of_an_id() {
+    fn segment_before_the_first_crosses_the_id() {
         let origin = |start_lsn: &str| Origin {
             start_lsn: start_lsn.into(),
             wal_segment_size: 16 << 20,
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_or_foreign_state_says_what_to_do() {
+    fn damaged_or_foreign_state_is_refused_with_remedy() {
         let file = tempfile::tempdir().unwrap().keep().join("state.json");
         assert!(State::load(&file).unwrap().is_none());
         fs::write(&file, "{\"format\":").unwrap();

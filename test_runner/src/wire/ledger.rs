@@ -189,14 +189,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_stays_owed_when_the_same_proposer_comes_back() {
+    fn ledger_keeps_acknowledgements_over_a_reconnect() {
         let mut ledger = at_1000();
         assert!(!ledger.elected(Term(1), Lsn(500)));
         assert_eq!((ledger.owed(), ledger.changed_from(Lsn(1000))), (Lsn(1000), Lsn(100)));
     }
 
+    /// An answer from before the truncation does not undo it.
     #[test]
-    fn a_cut_counts_from_when_it_was_sent_and_an_answer_from_before_it_does_not_undo_it() {
+    fn ledger_counts_a_truncation_from_its_sending() {
         let cases = [
             // An answer that was under way when the cut came.
             (answer(1, 1000, true), 600),
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn two_promises_of_one_term_and_an_answer_about_bytes_that_were_never_sent_are_lies() {
+    fn ledger_finds_double_votes_and_invented_acknowledgements() {
         let mut ledger = at_1000();
         ledger.voted(Term(2), ProposerId([1; 16]));
         ledger.voted(Term(2), ProposerId([1; 16]));

@@ -102,7 +102,7 @@ mod tests {
     use crate::wire::Answer;
 
     #[test]
-    fn a_record_comes_back_with_its_bytes_and_finds_the_first_that_differs() {
+    fn record_finds_the_first_differing_byte() {
         let directory = tempfile::tempdir().unwrap();
         let mut record = Record::start(directory.path(), "sk1").unwrap();
         record.change(|ledger| ledger.elected(Term(1), Lsn(100))).unwrap();

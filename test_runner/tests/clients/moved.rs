@@ -14,7 +14,7 @@ use super::control_plane::ControlPlane;
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_client_of_a_database_that_moved_notices_nothing() -> Result<()> {
+async fn moved_compute_is_found_without_a_client_error() -> Result<()> {
     let environment = TestEnvironment::new("clients-moved")?;
     let postgres = copy_database(&environment.tools, &environment.directory).await?;
     let process = postgres.start(&[]).await?;

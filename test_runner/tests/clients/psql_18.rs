@@ -42,8 +42,9 @@ async fn said(
     Ok((output.status.success(), String::from_utf8([output.stdout, output.stderr].concat())?))
 }
 
+/// For clients that ask for them.
 #[tokio::test]
-async fn direct_tls_and_protocol_3_2_are_had_by_who_asks_for_them() -> Result<()> {
+async fn direct_tls_and_protocol_3_2_work() -> Result<()> {
     let Some((psql, libpq)) = psql()? else { return Ok(()) };
     let preload = ("LD_PRELOAD", libpq.as_str());
     let installation = Installation::new("psql-18").await?;
@@ -72,7 +73,7 @@ async fn direct_tls_and_protocol_3_2_are_had_by_who_asks_for_them() -> Result<()
 }
 
 #[tokio::test]
-async fn protocol_3_2_in_clear_is_refused_where_tls_is_required() -> Result<()> {
+async fn protocol_3_2_without_tls_is_refused() -> Result<()> {
     let Some((psql, libpq)) = psql()? else { return Ok(()) };
     let preload = ("LD_PRELOAD", libpq.as_str());
     let installation = Installation::new("psql-18-clear").await?;
@@ -85,7 +86,7 @@ async fn protocol_3_2_in_clear_is_refused_where_tls_is_required() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_cancel_with_a_long_key_over_tls_ends_the_query() -> Result<()> {
+async fn cancel_with_long_key_over_tls_works() -> Result<()> {
     let Some((psql, libpq)) = psql()? else { return Ok(()) };
     let preload = ("LD_PRELOAD", libpq.as_str());
     let installation = Installation::new("psql-18-cancel").await?;

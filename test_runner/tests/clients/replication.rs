@@ -8,7 +8,7 @@ use test_runner::front::run;
 use super::Installation;
 
 #[tokio::test]
-async fn a_base_backup_and_the_wal_come_through_whole() -> Result<()> {
+async fn base_backup_and_wal_pass_the_proxy_whole() -> Result<()> {
     let Installation { front, environment } = Installation::new("replication").await?;
     let tool = |name: &str| environment.tools.postgres(name);
     let superuser = front.connect_directly("postgres").await?;

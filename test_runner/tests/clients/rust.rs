@@ -21,7 +21,7 @@ const PIPELINED: i32 = 2_000;
 const PAYLOAD_BYTES: usize = 7_999;
 
 #[tokio::test]
-async fn what_is_copied_into_a_table_comes_out_of_it_with_the_same_checksum() -> Result<()> {
+async fn copied_table_comes_back_with_the_same_checksum() -> Result<()> {
     let installation = Installation::new("copy").await?;
     let before = installation.front.metric("holdfast_proxy_from_clients_bytes_total").await?;
     bulk::there_and_back(&installation.front, COPY_BYTES).await?;
@@ -56,7 +56,7 @@ async fn queries_are_pipelined_and_answers_keep_their_order() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_notification_reaches_a_session_that_does_nothing_else() -> Result<()> {
+async fn notification_reaches_an_idle_session() -> Result<()> {
     let installation = Installation::new("notify").await?;
     let front = &installation.front;
     let (listener, mut connection) = front.config("app").connect(front.tls()?).await?;
@@ -79,7 +79,7 @@ async fn a_notification_reaches_a_session_that_does_nothing_else() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_cancel_ends_the_right_query_and_a_late_one_does_no_harm() -> Result<()> {
+async fn cancel_ends_its_query_and_late_one_nothing() -> Result<()> {
     let installation = Installation::new("cancel").await?;
     let front = &installation.front;
     let (one, other) = (front.connect("app").await?, front.connect("app").await?);

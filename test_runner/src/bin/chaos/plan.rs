@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_gives_the_same_plans_again_and_kills_everything_in_turn() {
+    fn plan_repeats_per_seed_and_kills_every_part() {
         let plans: Vec<Plan> = (1..=200).map(|cycle| Plan::of(7, cycle)).collect();
         assert_eq!(plans, (1..=200).map(|cycle| Plan::of(7, cycle)).collect::<Vec<_>>());
         assert_ne!(plans[0], Plan::of(8, 1));

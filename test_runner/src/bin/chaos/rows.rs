@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_come_back_and_half_a_line_is_none() {
+    fn rows_are_read_back_without_a_partial_line() {
         let path = tempfile::tempdir().unwrap().keep().join("rows");
         for row in [(1, 10), (2, 20)] {
             let (log, sender) = RowLog::open(path.clone()).unwrap();

@@ -150,7 +150,7 @@ fn table<const COLUMNS: usize>(header: [&str; COLUMNS], rows: Vec<[String; COLUM
 #[cfg(test)]
 mod tests {
     #[test]
-    fn bytes_are_told_in_the_largest_unit_that_fits() {
+    fn bytes_are_printed_in_the_largest_fitting_unit() {
         for (count, text) in
             [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1 << 20, "1 MiB"), (5 << 30, "5120 MiB")]
         {

@@ -54,7 +54,7 @@ mod tests {
         diff -U3 /a/expected/portals_1.out /b/results/portals.out\n--- /x\n";
 
     #[test]
-    fn differences_are_by_test_and_without_paths_and_times() {
+    fn differences_are_by_test_without_paths_or_times() {
         let found = parse(DIFFS);
         assert_eq!(found["copy2"], "@@ -1 +1 @@\n-a\n+b\n");
         assert_eq!(found["portals"], "--- /x\n");

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_client_of_five_is_not_as_it_should_be() {
+    fn every_fifth_client_misbehaves() {
         let usual = (0..100).filter(|number| Behaviour::of(*number) == Behaviour::Usual).count();
         assert_eq!(usual, 80);
     }

@@ -73,8 +73,9 @@ impl fmt::Display for Held {
 mod tests {
     use super::*;
 
+    /// Neither one more task.
     #[test]
-    fn one_descriptor_or_task_more_is_one_too_many_and_memory_has_some_room() {
+    fn held_allows_memory_growth_but_no_descriptor() {
         let before = Held { descriptors: 10, tasks: 5, memory_bytes: 1 << 20 };
         assert!(before.is_as_many_as(&before));
         assert!(!Held { descriptors: 11, ..before.clone() }.is_as_many_as(&before));
