@@ -5,23 +5,15 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 
+use crate::account::Account;
 use crate::process::log_tail;
 
 /// How much of each log a failing test shows.
 const FAILURE_TAIL_LINES: usize = 60;
-
-/// An account that a program runs as.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
-    /// Its user id.
-    pub uid: u32,
-    /// Its group id.
-    pub gid: u32,
-}
 
 /// The programs that a cluster is made of.
 #[derive(Clone, Debug)]
@@ -44,7 +36,7 @@ impl Tools {
             let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             found.with_context(|| format!("{} has no {name}: run ./dev setup again", file.display()))
         };
-        let account = if Uid::effective().is_root() { Some(account(value("PG_USER")?)?) } else { None };
+        let account = if Uid::effective().is_root() { Some(Account::find(value("PG_USER")?)?) } else { None };
         Ok(Self { postgres_bin: value("PG_BIN")?.into(), account, programs: programs()? })
     }
 
@@ -61,14 +53,6 @@ impl Tools {
         }
         Ok(())
     }
-}
-
-fn account(name: &str) -> Result<Account> {
-    let user = User::from_name(name)?.with_context(|| format!("there is no user {name}: run ./dev setup"))?;
-    if user.uid.is_root() {
-        bail!("PostgreSQL refuses to run as root, and .holdfast/tools/env names root: run ./dev setup again");
-    }
-    Ok(Account { uid: user.uid.as_raw(), gid: user.gid.as_raw() })
 }
 
 /// The directory that cargo put our programs into: where this very program is, or above it for a test.

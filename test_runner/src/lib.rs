@@ -2,7 +2,7 @@
 //! (`./dev up`, the binary `local_cluster`), and for the tests in `tests/`.
 //!
 //! ```text
-//!   env        where tools and state are; a directory per test
+//!   env        where tools and state are; a directory per test     account  the user that PostgreSQL runs as
 //!   process    start, watch and end one program          wait    for a condition, with a deadline
 //!   postgres, safekeepers, walproposer, proxy            each: one program's arguments, addresses and answers
 //!   cluster    all of them, in the right order           clients psql and an SQL connection (over TLS: tls_client)
@@ -16,6 +16,7 @@
 //! Nothing of the product is linked in except value types and the codecs of the wire: what is tested is tested from
 //! outside.
 
+pub mod account;
 pub mod bulk;
 pub mod certs;
 pub mod clients;

@@ -123,7 +123,7 @@ impl Postgres {
         command.args(arguments).current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
         command.env("PGPASSWORD", &self.superuser_password).env("LC_ALL", "C");
         if let Some(account) = &self.tools.account {
-            command.uid(account.uid).gid(account.gid);
+            account.run_as(command.as_std_mut());
         }
         let output = command.output().await.with_context(|| format!("cannot run {program}"))?;
         if !output.status.success() {

@@ -15,7 +15,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::env::Account;
+use crate::account::Account;
 use crate::wait;
 
 /// How long after SIGKILL a process may still be there.
@@ -66,7 +66,7 @@ impl Program {
         command.args(&self.arguments).envs(self.environment.iter().cloned()).current_dir("/");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         if let Some(account) = &self.account {
-            command.uid(account.uid).gid(account.gid);
+            account.run_as(&mut command);
         }
         leave_session(&mut command, self.dies_with_parent);
         let child = command.spawn().with_context(|| {

@@ -24,6 +24,9 @@ struct Arguments {
     /// PostgreSQL's source, of the same major version as the programs.
     #[arg(long, value_name = "DIRECTORY")]
     source: PathBuf,
+    /// Where PostgreSQL's programs are; those of `./dev setup` when it is not given.
+    #[arg(long, value_name = "DIRECTORY")]
+    postgres_bin: Option<PathBuf>,
     /// pg_regress.
     #[arg(long, value_name = "PATH")]
     pg_regress: PathBuf,
@@ -49,7 +52,10 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<bool> {
     let state = state()?;
-    let (tools, directory) = (Tools::find(&state)?, state.join("regress"));
+    let (mut tools, directory) = (Tools::find(&state)?, state.join("regress"));
+    if let Some(bin) = &arguments.postgres_bin {
+        tools.postgres_bin.clone_from(bin);
+    }
     let mut found = Vec::new();
     for way in ["directly", "through-the-proxy"] {
         let directory = directory.join(way);
@@ -106,7 +112,7 @@ async fn pg_regress(
     command.envs(environment.iter().map(|(name, value)| (*name, value))).current_dir(output);
     command.stdin(Stdio::null()).kill_on_drop(true);
     if let Some(account) = &tools.account {
-        command.uid(account.uid).gid(account.gid);
+        account.run_as(command.as_std_mut());
     }
     let log = fs::File::create(output.with_extension("log"))?;
     command.stdout(log.try_clone()?).stderr(log);
