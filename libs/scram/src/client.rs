@@ -101,12 +101,14 @@ impl Answered {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     #[test]
     fn the_keys_of_a_password_are_made_for_the_challenge_unless_it_asks_too_much() {
         let keys = keys_for("r=abc,s=c2FsdA==,i=2", b"pencil").unwrap();
-        let expected = ScramKeys::of_password(b"pencil", b"salt", 2);
+        let expected = ScramKeys::of_password(b"pencil", b"salt", NonZeroU32::new(2).unwrap());
         assert!(bool::from(keys.client_key.ct_eq(&expected.client_key)));
         let error = keys_for("r=abc,s=c2FsdA==,i=4000000000", b"pencil").unwrap_err();
         assert_eq!(error, ScramError::Unsupported("so many iterations"));

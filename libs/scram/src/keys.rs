@@ -1,9 +1,9 @@
 //! Keys, and the few operations on them. Used by both sides of the exchange.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
+use ring::{digest, hmac, pbkdf2};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::password::prepare;
@@ -31,7 +31,7 @@ impl Key {
 
     /// StoredKey of a ClientKey.
     pub(crate) fn hash(&self) -> Self {
-        Self(Sha256::digest(self.0).into())
+        Self(to_array(digest::digest(&digest::SHA256, &self.0).as_ref()))
     }
 
     /// A proof of a key and the key of a proof: either is the other with the signature over it.
@@ -65,26 +65,73 @@ pub struct ScramKeys {
 impl ScramKeys {
     /// As somebody has them who knows the password, which is [prepared](super::password::prepare) here. Hashes
     /// `iterations` times: not to be done where others wait.
-    pub fn of_password(password: &[u8], salt: &[u8], iterations: u32) -> Self {
-        let salted = salted_password(&prepare(password), salt, iterations);
+    pub fn of_password(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Self {
+        // `Hi` of RFC 5802, section 2.2, is PBKDF2 with one block of output.
+        let mut salted = [0; KEY_BYTES];
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, &prepare(password), &mut salted);
+        let salted = Key(salted);
         Self { client_key: salted.sign(b"Client Key"), server_key: salted.sign(b"Server Key") }
     }
 }
 
 /// HMAC over the parts, one after the other.
 pub(crate) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; KEY_BYTES] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
-    parts.iter().for_each(|part| mac.update(part));
-    mac.finalize().into_bytes().into()
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
+    parts.iter().for_each(|part| context.update(part));
+    to_array(context.sign().as_ref())
 }
 
-/// `Hi` of RFC 5802, section 2.2, which is PBKDF2 with one block. Milliseconds of work at the usual 4096 rounds.
-fn salted_password(password: &[u8], salt: &[u8], iterations: u32) -> Key {
-    let mut previous = hmac_sha256(password, &[salt, &1u32.to_be_bytes()]);
-    let mut result = Key(previous);
-    for _ in 1..iterations {
-        previous = hmac_sha256(password, &[&previous]);
-        result = result.xor(&Key(previous));
+fn to_array(sha256: &[u8]) -> [u8; KEY_BYTES] {
+    sha256.try_into().expect("SHA-256 has 32 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computed with Python: `hashlib.pbkdf2_hmac` and `hmac`. A password longer than a block of SHA-256 is hashed first.
+    #[test]
+    fn keys_match_another_implementation() {
+        for (password, salt, iterations, client_key, server_key) in [
+            (
+                &b"pencil"[..],
+                &b"salt"[..],
+                1,
+                "9e4d5d14360707bbd9bc313e0f0ed61254be5ef13070505f4b08815c66027640",
+                "51ce030dc411379589e3878d8b228f10ef8c26f568f3851caf8588f678b1cfad",
+            ),
+            (
+                b"pencil",
+                &b"sixteen bytes at"[..],
+                4096,
+                "a210d99e2ea9e57f713ab99b292ae330f943160acbe6384c9a856964d029a011",
+                "16e98ee755342016d256fd55465daab30067b08f0d16789d2741f8b7a4efbe84",
+            ),
+            (
+                &[b'x'; 64],
+                &b"salt"[..],
+                3,
+                "2fb48328f44763a2e7994e017c57a1becf3259524b00036a9ad3721611743bcc",
+                "80bebd600d4ac5adb1421ba14735b473c0e4ef8c11c268c73eb4f8064b2dd1e1",
+            ),
+            (
+                &[b'x'; 65],
+                &b"salt"[..],
+                3,
+                "e85c344d081fd50ad4a1534a69ba9ec8f4e373b018719ad5635037f8c9972102",
+                "3c5827b660c61decfd424828a40d5b661da36904d45d56e49ff3f29061286dbd",
+            ),
+            (
+                b"",
+                &b"salt"[..],
+                2,
+                "f48921798abfe25faec6f3ab9371f2ebddc2c4c63cf7faf1b3e6d27073c31e1e",
+                "b2afa3d8065731378b6acc2015dc2b698d92423b5a27354bf30850e370d6ac91",
+            ),
+        ] {
+            let keys = ScramKeys::of_password(password, salt, NonZeroU32::new(iterations).unwrap());
+            assert_eq!(hex::encode(keys.client_key.as_bytes()), client_key);
+            assert_eq!(hex::encode(keys.server_key.as_bytes()), server_key);
+        }
     }
-    result
 }

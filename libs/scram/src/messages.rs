@@ -1,5 +1,7 @@
 //! The texts of the exchange (RFC 5802, section 7), and what can be wrong with them. Read and written by both sides.
 
+use std::num::NonZeroU32;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
@@ -111,7 +113,7 @@ impl<'m> ClientFinal<'m> {
 pub(crate) struct ServerFirst<'m> {
     pub(crate) nonce: &'m str,
     pub(crate) salt: Vec<u8>,
-    pub(crate) iterations: u32,
+    pub(crate) iterations: NonZeroU32,
 }
 
 impl<'m> ServerFirst<'m> {
@@ -120,8 +122,7 @@ impl<'m> ServerFirst<'m> {
         let mut next = |name: &str| attributes.next().and_then(|attribute| attribute.strip_prefix(name));
         let nonce = next("r=").filter(|nonce| is_nonce(nonce)).ok_or(Malformed("no nonce"))?;
         let salt = next("s=").and_then(|salt| BASE64.decode(salt).ok()).ok_or(Malformed("no salt"))?;
-        let iterations = next("i=").and_then(|number| number.parse::<u32>().ok());
-        let iterations = iterations.filter(|iterations| *iterations > 0);
+        let iterations = next("i=").and_then(|number| number.parse().ok());
         Ok(Self { nonce, salt, iterations: iterations.ok_or(Malformed("no number of iterations"))? })
     }
 }
@@ -204,7 +205,8 @@ mod tests {
 
     #[test]
     fn a_malformed_challenge_is_refused() {
-        let expected = ServerFirst { nonce: "abc", salt: b"salt".to_vec(), iterations: 4096 };
+        let expected =
+            ServerFirst { nonce: "abc", salt: b"salt".to_vec(), iterations: NonZeroU32::new(4096).unwrap() };
         assert_eq!(ServerFirst::parse("r=abc,s=c2FsdA==,i=4096,x=1"), Ok(expected));
         for message in
             ["", "e=other-error", "r=abc", "r=,s=c2FsdA==,i=1", "r=abc,s=!,i=1", "r=abc,s=c2FsdA==,i=0"]

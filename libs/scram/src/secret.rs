@@ -2,6 +2,7 @@
 //! does not exist. Read by control planes; made from a password by whoever creates roles.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use base64::Engine;
@@ -11,7 +12,7 @@ use subtle::ConstantTimeEq;
 use super::keys::{KEY_BYTES, Key, ScramKeys, hmac_sha256};
 
 /// Rounds that PostgreSQL uses unless `scram_iterations` says otherwise.
-pub const SCRAM_ITERATIONS_DEFAULT: u32 = 4096;
+pub const SCRAM_ITERATIONS_DEFAULT: NonZeroU32 = NonZeroU32::new(4096).unwrap();
 
 /// Bytes of a salt of PostgreSQL's own making.
 pub(crate) const SALT_BYTES: usize = 16;
@@ -24,7 +25,7 @@ const PREFIX: &str = "SCRAM-SHA-256$";
 /// A stored password: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
 #[derive(Debug, Clone)]
 pub struct Verifier {
-    pub(crate) iterations: u32,
+    pub(crate) iterations: NonZeroU32,
     pub(crate) salt: Vec<u8>,
     pub(crate) stored_key: Key,
     pub(crate) server_key: Key,
@@ -49,7 +50,7 @@ pub enum VerifierError {
 
 impl Verifier {
     /// The verifier of a password. Hashes `iterations` times: not to be done where others wait.
-    pub fn from_password(password: &str, salt: &[u8], iterations: u32) -> Self {
+    pub fn from_password(password: &str, salt: &[u8], iterations: NonZeroU32) -> Self {
         let keys = ScramKeys::of_password(password.as_bytes(), salt, iterations);
         Self {
             iterations,
@@ -67,13 +68,13 @@ impl Verifier {
     }
 
     /// How often it hashes.
-    pub const fn iterations(&self) -> u32 {
+    pub const fn iterations(&self) -> NonZeroU32 {
         self.iterations
     }
 
     /// For a role that does not exist: salt and rounds look like a real one's and are the same at every attempt, so
     /// that nobody learns which roles there are. No password fits; the keys are hashes whose origin nobody knows.
-    pub fn mock(secret: &[u8], endpoint: &str, role: &[u8], iterations: u32) -> Self {
+    pub fn mock(secret: &[u8], endpoint: &str, role: &[u8], iterations: NonZeroU32) -> Self {
         // The lengths keep two pairs apart whose texts run into each other.
         let length = (endpoint.len() as u64).to_be_bytes();
         let derive =
@@ -98,10 +99,8 @@ impl FromStr for Verifier {
         let (rounds, keys) = rest.split_once('$').ok_or(VerifierError::Shape)?;
         let (iterations, salt) = rounds.split_once(':').ok_or(VerifierError::Shape)?;
         let (stored_key, server_key) = keys.split_once(':').ok_or(VerifierError::Shape)?;
-        let iterations = match iterations.parse::<i32>().map(u32::try_from) {
-            Ok(Ok(iterations)) if iterations > 0 => iterations,
-            _ => return Err(VerifierError::Iterations),
-        };
+        let iterations = iterations.parse::<i32>().ok().and_then(|number| u32::try_from(number).ok());
+        let iterations = iterations.and_then(NonZeroU32::new).ok_or(VerifierError::Iterations)?;
         let salt = BASE64.decode(salt).map_err(|_| VerifierError::Encoding)?;
         if salt.is_empty() {
             return Err(VerifierError::Encoding);
@@ -152,7 +151,9 @@ mod tests {
         for wrong in [&b""[..], b"foobaz", b"foobar ", b"\xff"] {
             assert!(stored.check_password(wrong).is_none(), "{wrong:?}");
         }
-        assert!(Verifier::mock(b"secret", "main", b"app", 1).check_password(b"foobar").is_none());
+        assert!(
+            Verifier::mock(b"secret", "main", b"app", NonZeroU32::MIN).check_password(b"foobar").is_none()
+        );
     }
 
     #[test]
@@ -180,13 +181,21 @@ mod tests {
 
     #[test]
     fn a_stand_in_is_stable_and_looks_like_a_real_one() {
-        let mock = |endpoint, role: &str| Verifier::mock(b"secret", endpoint, role.as_bytes(), 4096);
+        let mock = |endpoint, role: &str| {
+            Verifier::mock(b"secret", endpoint, role.as_bytes(), SCRAM_ITERATIONS_DEFAULT)
+        };
         assert_eq!(mock("main", "app").to_string(), mock("main", "app").to_string());
-        assert_eq!((mock("main", "app").iterations, mock("main", "app").salt.len()), (4096, 16));
+        assert_eq!(
+            (mock("main", "app").iterations, mock("main", "app").salt.len()),
+            (SCRAM_ITERATIONS_DEFAULT, 16)
+        );
         for (endpoint, role) in [("main", "app2"), ("mai", "napp"), ("other", "app")] {
             assert_ne!(mock(endpoint, role).salt, mock("main", "app").salt);
         }
-        assert_ne!(Verifier::mock(b"other", "main", b"app", 4096).salt, mock("main", "app").salt);
+        assert_ne!(
+            Verifier::mock(b"other", "main", b"app", SCRAM_ITERATIONS_DEFAULT).salt,
+            mock("main", "app").salt
+        );
     }
 
     #[test]

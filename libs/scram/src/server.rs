@@ -103,13 +103,16 @@ impl Challenge {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
-    use crate::client;
+    use crate::{SCRAM_ITERATIONS_DEFAULT, client};
 
     const NONCE: [u8; 18] = [9; 18];
+    const ITERATIONS: NonZeroU32 = NonZeroU32::new(2).unwrap();
 
     fn verifier() -> Verifier {
-        Verifier::from_password("pencil", b"some salt", 2)
+        Verifier::from_password("pencil", b"some salt", ITERATIONS)
     }
 
     fn challenge(client_first: &str, binding: ChannelBinding<'_>) -> Result<Challenge, ScramError> {
@@ -120,7 +123,7 @@ mod tests {
     fn the_exchange_of_rfc_7677_is_reproduced() {
         let salt = BASE64.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
         let mut challenge = Challenge::new(
-            Verifier::from_password("pencil", &salt, 4096),
+            Verifier::from_password("pencil", &salt, SCRAM_ITERATIONS_DEFAULT),
             "n,,n=user,r=rOprNGfwEbeRWgbNEkqO",
             &NONCE,
             ChannelBinding::NotOffered,
@@ -142,7 +145,7 @@ mod tests {
     fn the_recovered_key_logs_in_where_the_password_is_the_same() {
         let proven = login("pencil", verifier()).unwrap();
         for (salt, fits) in [(&b"some salt"[..], true), (b"other salt", false)] {
-            let there = Verifier::from_password("pencil", salt, 2);
+            let there = Verifier::from_password("pencil", salt, ITERATIONS);
             assert_eq!(login_with_keys(proven.keys, there).is_ok(), fits);
         }
     }
@@ -157,7 +160,7 @@ mod tests {
     #[test]
     fn a_wrong_password_and_a_stand_in_fail_alike() {
         assert_eq!(login("pencils", verifier()).unwrap_err(), ScramError::WrongProof);
-        let mock = Verifier::mock(b"secret", "main", b"nobody", 1);
+        let mock = Verifier::mock(b"secret", "main", b"nobody", ITERATIONS);
         assert_eq!(login("pencil", mock).unwrap_err(), ScramError::WrongProof);
     }
 

@@ -58,11 +58,13 @@ pub(super) async fn ask<S: Io>(client: &mut Connection<S>) -> Result<Bytes, Auth
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     #[tokio::test]
     async fn a_verifier_that_would_take_forever_is_an_error_and_not_a_busy_thread() {
-        let text = Verifier::from_password("x", b"salt", 1).to_string();
+        let text = Verifier::from_password("x", b"salt", NonZeroU32::MIN).to_string();
         let check = async |iterations: u32| {
             let verifier = text.replace("$1:", &format!("${iterations}:")).parse().unwrap();
             Hashing::default().check(verifier, Bytes::from_static(b"x")).await
@@ -74,7 +76,8 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn others_go_on_while_a_password_is_hashed() {
-        let slow = Verifier::from_password("x", b"salt", 1).to_string().replace("$1:", "$20000:");
+        let slow =
+            Verifier::from_password("x", b"salt", NonZeroU32::MIN).to_string().replace("$1:", "$20000:");
         let hashing = Hashing::default();
         let mut check = Box::pin(hashing.check(slow.parse().unwrap(), Bytes::from_static(b"x")));
         let mut turns = 0;

@@ -7,6 +7,7 @@ mod failed_logins;
 mod sasl;
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,7 +152,7 @@ pub(crate) struct Authenticator {
     control_plane: Arc<Cached>,
     mock_secret: MockSecret,
     /// Rounds of roles that do not exist.
-    mock_iterations: u32,
+    mock_iterations: NonZeroU32,
     method: ClientAuth,
     failed_logins: FailedLogins,
     /// Logins to each endpoint, right or wrong.
@@ -184,7 +185,7 @@ impl Authenticator {
     }
 
     /// Where the databases do not use PostgreSQL's usual number of rounds.
-    pub(crate) fn with_iterations(self, mock_iterations: u32) -> Self {
+    pub(crate) fn with_iterations(self, mock_iterations: NonZeroU32) -> Self {
         Self { mock_iterations, ..self }
     }
 

@@ -1,5 +1,6 @@
 //! Whole logins, with both ends in our hands.
 
+use std::num::NonZeroU32;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::allowlist::Allowlist;
 use crate::config::Caches;
 use crate::control_plane::{Compute, ControlPlane, Reply};
 
-const ITERATIONS: u32 = 2;
+const ITERATIONS: NonZeroU32 = NonZeroU32::new(2).unwrap();
 
 /// Knows endpoint `main` with role `app`, and counts the questions.
 #[derive(Debug)]

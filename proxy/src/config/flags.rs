@@ -1,10 +1,12 @@
 //! The command line, as people write it, and what is checked about it. Called by `main`.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use scram::SCRAM_ITERATIONS_DEFAULT;
+use clap::builder::TypedValueParser;
+use scram::{ITERATIONS_MAX, SCRAM_ITERATIONS_DEFAULT};
 use utils::is_host_port;
 
 use super::{
@@ -128,8 +130,8 @@ pub struct Flags {
 
     /// How often the databases hash a password (their scram_iterations). Roles that do not exist show the same number, so
     /// that nobody can tell them from known ones
-    #[arg(long, value_name = "ROUNDS", default_value_t = SCRAM_ITERATIONS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    scram_iterations: u32,
+    #[arg(long, value_name = "ROUNDS", default_value_t = SCRAM_ITERATIONS_DEFAULT, value_parser = iterations_parser())]
+    scram_iterations: NonZeroU32,
 
     /// How long a client may take from its first byte until it is authenticated, TLS included
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
@@ -191,6 +193,11 @@ Other control planes: http:PATH, auth_query:PATH, link:PATH; an example of each 
 
 Signals: SIGTERM takes no new sessions and lets the others finish; a second one, and SIGINT, end at once. SIGHUP reads
 certificates, endpoints, token and limits again; when one of them is wrong, all stay as they were.";
+
+/// As many as the proxy would do itself.
+fn iterations_parser() -> impl TypedValueParser<Value = NonZeroU32> {
+    clap::value_parser!(u32).range(1..=i64::from(ITERATIONS_MAX.get())).try_map(NonZeroU32::try_from)
+}
 
 impl Flags {
     /// Checks the flags.

@@ -4,6 +4,7 @@
 mod flags;
 mod options;
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ pub struct Config {
     /// The secret behind the salts of unknown roles.
     pub mock_secret_file: Option<PathBuf>,
     /// Rounds of roles that do not exist.
-    pub scram_iterations: u32,
+    pub scram_iterations: NonZeroU32,
     /// From the first byte to authenticated.
     pub login_timeout: Duration,
     /// From authenticated to connected.

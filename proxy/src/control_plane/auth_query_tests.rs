@@ -1,5 +1,6 @@
 //! The provider, with databases that say what the test wants.
 
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -62,7 +63,7 @@ fn load(directory: &tempfile::TempDir, database: &Arc<Database>) -> Result<AuthQ
 }
 
 fn stored(password: &str) -> String {
-    Verifier::from_password(password, b"salt", 1).to_string()
+    Verifier::from_password(password, b"salt", NonZeroU32::MIN).to_string()
 }
 
 #[tokio::test]

@@ -114,6 +114,7 @@ impl ControlPlane for FileControlPlane {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::num::NonZeroU32;
 
     use scram::Verifier;
 
@@ -134,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn endpoints_roles_and_addresses_are_found() {
-        let verifier = Verifier::from_password("secret", b"salt", 1).to_string();
+        let verifier = Verifier::from_password("secret", b"salt", NonZeroU32::MIN).to_string();
         let (_directory, plane) = load(&format!(
             "[endpoints.main]\naddress = \"[::1]:5432\"\ndbname = \"app\"\nstop = [\"true\"]\n\
              roles = {{ app = \"{verifier}\" }}\n[endpoints.bare]\naddress = \"h:1\"\n"

@@ -1,6 +1,7 @@
 //! A compute that sleeps and is woken so that somebody can say who may come in: a wake as any other.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pq_proto::Text;
@@ -27,7 +28,7 @@ struct Sleeper {
 impl ControlPlane for Arc<Sleeper> {
     fn access<'a>(&'a self, _: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
         let is_awake = self.is_awake.load(Ordering::Relaxed);
-        let verifier = is_awake.then(|| Verifier::from_password("pencil", b"salt", 1));
+        let verifier = is_awake.then(|| Verifier::from_password("pencil", b"salt", NonZeroU32::MIN));
         Box::pin(std::future::ready(Ok(Access { verifier, may_wake: !is_awake, ..Access::default() })))
     }
 

@@ -1,5 +1,6 @@
 //! What an operator says is not true any more, and what nobody asks for any more.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use scram::Verifier;
@@ -26,7 +27,7 @@ impl ControlPlane for Arc<Plane> {
         Box::pin(async move {
             self.go.acquire().await.unwrap().forget();
             let project = wanted.endpoint.as_str().get(..1).filter(|project| *project != "c");
-            let verifier = Some(Verifier::from_password(&password, b"salt", 1));
+            let verifier = Some(Verifier::from_password(&password, b"salt", NonZeroU32::MIN));
             Ok(Access { verifier, project: project.map(Project::from), ..Access::default() })
         })
     }
@@ -119,8 +120,8 @@ async fn an_invalidation_that_names_nothing_is_an_error() {
 #[tokio::test]
 async fn an_answer_that_was_on_its_way_during_an_invalidation_is_nobodys_who_comes_after_it() {
     let scene = Scene::new();
-    let old = Verifier::from_password("0", b"salt", 1).to_string();
-    let new = Verifier::from_password("1", b"salt", 1).to_string();
+    let old = Verifier::from_password("0", b"salt", NonZeroU32::MIN).to_string();
+    let new = Verifier::from_password("1", b"salt", NonZeroU32::MIN).to_string();
     let text = |accessed: Accessed| accessed.access.verifier.unwrap().to_string();
     // The question is asked, and the answer takes long.
     scene.plane.go.forget_permits(1000);

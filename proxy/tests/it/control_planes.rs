@@ -1,6 +1,7 @@
 //! Every kind of control plane, with the real program in front of a real PostgreSQL.
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -139,7 +140,7 @@ async fn invalidation_makes_the_proxy_look_up_again() {
     }
     assert_eq!(service.calls(), [1, 1]);
 
-    let brush = Verifier::from_password("brush", b"sixteen bytes of", 64);
+    let brush = Verifier::from_password("brush", b"sixteen bytes of", NonZeroU32::new(64).unwrap());
     let superuser = installation.postgres.connect("postgres").await.unwrap();
     superuser.batch_execute(&format!("ALTER ROLE app PASSWORD '{brush}'")).await.unwrap();
     *service.verifier.lock().unwrap() = Some(brush);

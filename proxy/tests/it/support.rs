@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -21,7 +22,7 @@ use test_runner::{clients, ports, wait};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const PASSWORD: &str = "p\u{e4}ssword";
 /// Few: the rounds are the clients' work, and a crowd of clients in one test would be at it for many seconds.
-const SCRAM_ITERATIONS: u32 = 64;
+const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::new(64).unwrap();
 /// More than the crowd of the wake test, superusers and walsenders on top.
 const MAX_CONNECTIONS: u32 = 1050;
 

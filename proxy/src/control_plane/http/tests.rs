@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -92,7 +93,7 @@ fn write(config: &str) -> (tempfile::TempDir, std::path::PathBuf) {
 }
 
 fn verifier() -> String {
-    Verifier::from_password("pencil", b"salt", 1).to_string()
+    Verifier::from_password("pencil", b"salt", NonZeroU32::MIN).to_string()
 }
 
 fn unavailable() -> ControlPlaneError {
