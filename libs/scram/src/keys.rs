@@ -1,4 +1,4 @@
-//! Keys, and the few operations on them. Used by both sides of the exchange.
+//! Keys of a password (RFC 5802, section 3) and the operations on them. Used by both sides of the exchange.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -6,12 +6,17 @@ use std::num::NonZeroU32;
 use ring::{digest, hmac, pbkdf2};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::password::prepare;
+use super::saslprep::prepare;
 
-/// Bytes of a SHA-256 hash, and so of every key here.
+/// Iterations of PBKDF2 in PostgreSQL's verifiers, unless `scram_iterations` is set.
+pub const ITERATIONS_DEFAULT: NonZeroU32 = NonZeroU32::new(4096).unwrap();
+/// Most iterations that a login may cost. More would take a processor for seconds.
+pub const ITERATIONS_MAX: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
+
+/// Bytes of a SHA-256 hash and of every key.
 pub(crate) const KEY_BYTES: usize = 32;
 
-/// A key, or a hash that is as secret as one. Neither shown nor compared in a time that depends on it.
+/// A key, or a hash that is as secret as one. `Debug` does not show it, and comparisons take constant time.
 #[derive(Clone, Copy)]
 pub(crate) struct Key([u8; KEY_BYTES]);
 
@@ -24,17 +29,17 @@ impl Key {
         &self.0
     }
 
-    /// HMAC with this key.
+    /// HMAC-SHA-256 of the message under this key.
     pub(crate) fn sign(&self, message: &[u8]) -> Self {
         Self(hmac_sha256(&self.0, &[message]))
     }
 
-    /// StoredKey of a ClientKey.
+    /// SHA-256 of the key: the StoredKey of a ClientKey.
     pub(crate) fn hash(&self) -> Self {
         Self(to_array(digest::digest(&digest::SHA256, &self.0).as_ref()))
     }
 
-    /// A proof of a key and the key of a proof: either is the other with the signature over it.
+    /// Exclusive or. ClientKey and signature give the proof; proof and signature give the ClientKey.
     pub(crate) fn xor(&self, other: &Self) -> Self {
         let mut bytes = self.0;
         bytes.iter_mut().zip(other.0).for_each(|(byte, other)| *byte ^= other);
@@ -54,8 +59,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What an exchange with a client leaves behind: enough to log in elsewhere with the same verifier, and to tell
-/// whether whoever is there has it.
+/// ClientKey and ServerKey of a password for one salt and one number of iterations. They log in wherever the same
+/// verifier is stored, and tell whether a server has that verifier.
 #[derive(Debug, Clone, Copy)]
 pub struct ScramKeys {
     pub(crate) client_key: Key,
@@ -63,9 +68,9 @@ pub struct ScramKeys {
 }
 
 impl ScramKeys {
-    /// As somebody has them who knows the password, which is [prepared](super::password::prepare) here. Hashes
-    /// `iterations` times: not to be done where others wait.
-    pub fn of_password(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Self {
+    /// Derives the keys of a password, which is normalised with SASLprep first. Blocks for milliseconds of PBKDF2: never
+    /// call it on an async thread.
+    pub fn derive(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Self {
         // `Hi` of RFC 5802, section 2.2, is PBKDF2 with one block of output.
         let mut salted = [0; KEY_BYTES];
         pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, &prepare(password), &mut salted);
@@ -74,7 +79,7 @@ impl ScramKeys {
     }
 }
 
-/// HMAC over the parts, one after the other.
+/// HMAC-SHA-256 of the concatenated parts.
 pub(crate) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; KEY_BYTES] {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
     parts.iter().for_each(|part| context.update(part));
@@ -89,9 +94,10 @@ fn to_array(sha256: &[u8]) -> [u8; KEY_BYTES] {
 mod tests {
     use super::*;
 
-    /// Computed with Python: `hashlib.pbkdf2_hmac` and `hmac`. A password longer than a block of SHA-256 is hashed first.
+    /// The keys were computed with Python's `hashlib.pbkdf2_hmac` and `hmac`. HMAC hashes a password of more than 64 bytes
+    /// first.
     #[test]
-    fn keys_match_another_implementation() {
+    fn derived_keys_match_another_implementation() {
         for (password, salt, iterations, client_key, server_key) in [
             (
                 &b"pencil"[..],
@@ -129,7 +135,7 @@ mod tests {
                 "b2afa3d8065731378b6acc2015dc2b698d92423b5a27354bf30850e370d6ac91",
             ),
         ] {
-            let keys = ScramKeys::of_password(password, salt, NonZeroU32::new(iterations).unwrap());
+            let keys = ScramKeys::derive(password, salt, NonZeroU32::new(iterations).unwrap());
             assert_eq!(hex::encode(keys.client_key.as_bytes()), client_key);
             assert_eq!(hex::encode(keys.server_key.as_bytes()), server_key);
         }

@@ -1,34 +1,56 @@
-//! SCRAM-SHA-256 (RFC 5802, RFC 7677; PostgreSQL documentation, "SCRAM-SHA-256 Authentication"), both sides of it.
+//! SCRAM-SHA-256, the server's side and the client's (RFC 5802, RFC 7677; PostgreSQL documentation, "SCRAM-SHA-256
+//! Authentication").
 //!
 //! ```text
-//!   client                      proxy                                          compute
-//!   proof of its password  ->   server: checks it against a stored Verifier,
-//!                               recovers the ClientKey on the way
-//!                               client: proves the same ClientKey again   ->   checks its own verifier
+//!   client                        server                                 database
+//!   client-first-message    --->
+//!                           <---  server-first-message: nonce, salt,
+//!                                 iterations of a stored Verifier
+//!   client-final-message:   --->  checks the proof against the Verifier,
+//!   proof of its password         recovers the ClientKey on the way
+//!                                 the same exchange, as client     --->  checks its own Verifier
+//!                           <---  server-final-message: signature
 //! ```
 //!
-//! No password and no PBKDF2 is in that path: whoever holds the ClientKey can log in wherever the verifier is the
-//! same. Values in, values out: no stream, no clock, no randomness. Called by `auth::sasl` and `compute::handshake`.
-
-use std::num::NonZeroU32;
+//! A server that relays clients needs neither their passwords nor PBKDF2: the ClientKey that it recovers logs in to every
+//! database that stores the same verifier.
+//!
+//! Pure: no stream, no clock, no randomness; the caller brings the nonces. The messages travel in SASL messages of the
+//! PostgreSQL protocol, which are the caller's too (`proxy::auth` as server, `proxy::compute` as client).
+//!
+//! ```
+//! use scram::server::{Challenge, ChannelBinding};
+//! use scram::{ITERATIONS_DEFAULT, Verifier, client};
+//!
+//! let verifier = Verifier::from_password("pencil", b"sixteen bytes of", ITERATIONS_DEFAULT);
+//!
+//! let exchange = client::Exchange::new(b"nonce of a client");
+//! let challenge =
+//!     Challenge::new(verifier, exchange.client_first(), b"nonce of a server", ChannelBinding::NotOffered)?;
+//! let keys = client::derive_keys(challenge.server_first(), b"pencil")?;
+//! let proof = exchange.prove(challenge.server_first(), keys)?;
+//! let verified = challenge.verify(proof.client_final())?;
+//!
+//! let server_final = verified.server_final.unwrap();
+//! proof.verify_server(&server_final)?;
+//! # Ok::<(), scram::ScramError>(())
+//! ```
 
 pub mod client;
 mod keys;
 mod messages;
-mod password;
-mod secret;
+mod saslprep;
 pub mod server;
+mod verifier;
 
 pub use client::Credentials;
-pub use keys::ScramKeys;
+pub use keys::{ITERATIONS_DEFAULT, ITERATIONS_MAX, ScramKeys};
 pub use messages::ScramError;
-pub use secret::{SCRAM_ITERATIONS_DEFAULT, Verifier, VerifierError};
+pub use verifier::{Verifier, VerifierError};
 
-/// Name of the mechanism in SASL.
+/// Name of the SASL mechanism without channel binding.
 pub const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
-/// The same, bound to the TLS channel.
+/// Name of the SASL mechanism with channel binding.
 pub const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";
-/// A password is not hashed more often: seconds of work for one login. PostgreSQL's own number is 4096.
-pub const ITERATIONS_MAX: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
-/// Random bytes in a nonce: PostgreSQL's own number.
+/// Random bytes in a nonce, as in PostgreSQL.
 pub const NONCE_BYTES: usize = 18;

@@ -1,4 +1,5 @@
-//! The texts of the exchange (RFC 5802, section 7), and what can be wrong with them. Read and written by both sides.
+//! Message parsers for the exchange (RFC 5802, section 7), and the errors of both sides. The messages are written where
+//! they are made, in `server` and `client`.
 
 use std::num::NonZeroU32;
 
@@ -7,52 +8,53 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::keys::{KEY_BYTES, Key};
 
-/// Why an exchange ended. What a client may see of it is the session's decision.
+/// Reason why an exchange failed. The caller decides how much of it the peer may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ScramError {
-    /// The peer's message is not what the RFC describes.
+    /// The peer's message does not follow the RFC.
     #[error("malformed SCRAM message: {0}")]
     Malformed(&'static str),
-    /// The peer wants something that is not done here.
+    /// The peer asks for a feature that is not implemented, or for more work than is allowed.
     #[error("unsupported in SCRAM: {0}")]
     Unsupported(&'static str),
-    /// The client's channel is not ours: somebody is in the middle, or strips what we offer.
+    /// The client's TLS channel is not the server's: an attacker is in the middle, or removes the offer of a binding.
     #[error("SCRAM channel binding check failed")]
     ChannelBinding,
     /// The client does not know the password.
     #[error("wrong password")]
     WrongProof,
-    /// The server does not know the password's verifier.
+    /// The server does not know the verifier of the password.
     #[error("the server did not prove that it knows the role's verifier")]
     WrongServerSignature,
 }
 
 use ScramError::{Malformed, Unsupported};
 
-/// How the client wants the exchange to be bound to the TLS channel (`gs2-cbind-flag`).
+/// Channel binding that the client asks for (`gs2-cbind-flag`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BindingFlag<'m> {
-    /// `n`: the client cannot.
+    /// `n`: the client has no channel binding.
     No,
-    /// `y`: the client could, but thinks that the server cannot.
+    /// `y`: the client has channel binding, and the server did not offer it.
     ServerCannot,
-    /// `p=`: by this method.
+    /// `p=`: the client binds the channel with this type.
     Required(&'m str),
 }
 
-/// `client-first-message`
+/// Parsed `client-first-message`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ClientFirst<'m> {
     pub(crate) binding: BindingFlag<'m>,
-    /// The message up to and including the comma before `bare`.
+    /// Everything before `bare`, with the comma.
     pub(crate) gs2_header: &'m str,
-    /// What both sides sign.
+    /// `client-first-message-bare`, which both sides sign.
     pub(crate) bare: &'m str,
     pub(crate) nonce: &'m str,
 }
 
 impl<'m> ClientFirst<'m> {
-    /// The name in it is not looked at: PostgreSQL's clients leave it empty, and the startup packet has the role.
+    /// Parses the message. The user name in it is ignored, as in PostgreSQL: clients leave it empty, and the startup
+    /// packet has the role.
     pub(crate) fn parse(message: &'m str) -> Result<Self, ScramError> {
         let (flag, rest) = message.split_once(',').ok_or(Malformed("no GS2 header"))?;
         let binding = match flag {
@@ -66,6 +68,7 @@ impl<'m> ClientFirst<'m> {
         if !authorization.is_empty() {
             return Err(Unsupported("an authorization identity"));
         }
+
         let mut attributes = bare.split(',');
         let name = attributes.next().unwrap_or_default();
         if name.starts_with("m=") {
@@ -80,13 +83,13 @@ impl<'m> ClientFirst<'m> {
     }
 }
 
-/// `client-final-message`
+/// Parsed `client-final-message`.
 #[derive(Debug)]
 pub(crate) struct ClientFinal<'m> {
     pub(crate) channel_binding: Vec<u8>,
     pub(crate) nonce: &'m str,
     pub(crate) proof: Key,
-    /// What both sides sign.
+    /// `client-final-message-without-proof`, which both sides sign.
     pub(crate) without_proof: &'m str,
 }
 
@@ -108,7 +111,7 @@ impl<'m> ClientFinal<'m> {
     }
 }
 
-/// `server-first-message`, of which a client that has its key needs the nonce only.
+/// Parsed `server-first-message`. A client that already has its keys needs only the nonce.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ServerFirst<'m> {
     pub(crate) nonce: &'m str,
@@ -127,7 +130,7 @@ impl<'m> ServerFirst<'m> {
     }
 }
 
-/// The signature in a `server-final-message`.
+/// Parses a `server-final-message`, and returns the signature in it.
 pub(crate) fn parse_server_final(message: &str) -> Result<Key, ScramError> {
     let first = message.split(',').next().unwrap_or_default();
     let signature = first.strip_prefix("v=").ok_or(Malformed("no server signature"))?;
@@ -139,7 +142,7 @@ fn decode_key(text: &str) -> Option<Key> {
     Some(Key::new(bytes))
 }
 
-/// `printable` in the RFC's grammar: every visible character but the comma.
+/// `printable` in the RFC's grammar: every visible ASCII character except the comma.
 fn is_nonce(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
 }
@@ -149,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_message_of_a_client_is_taken_apart() {
+    fn client_first_is_parsed() {
         for (message, binding, gs2_header) in [
             ("n,,n=,r=abc", BindingFlag::No, "n,,"),
             ("y,,n=user,r=abc", BindingFlag::ServerCannot, "y,,"),
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_first_message_is_refused() {
+    fn client_first_refuses_malformed_messages() {
         for (message, expected) in [
             ("", Malformed("no GS2 header")),
             ("n", Malformed("no GS2 header")),
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_final_message_is_refused() {
+    fn client_final_refuses_malformed_messages() {
         let proof = BASE64.encode([1; 32]);
         assert!(ClientFinal::parse(&format!("c=biws,r=abc,x=1,p={proof}")).is_ok());
         for message in [
@@ -204,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_challenge_is_refused() {
+    fn server_messages_refuse_malformed_text() {
         let expected =
             ServerFirst { nonce: "abc", salt: b"salt".to_vec(), iterations: NonZeroU32::new(4096).unwrap() };
         assert_eq!(ServerFirst::parse("r=abc,s=c2FsdA==,i=4096,x=1"), Ok(expected));

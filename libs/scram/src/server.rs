@@ -1,5 +1,5 @@
-//! The server's side: checks a client's proof against a stored verifier and recovers the ClientKey. Each step takes
-//! the one before, so that a proof cannot be looked at without a challenge.
+//! Server's side: checks a client's proof against a stored verifier and recovers the ClientKey. Each step consumes the
+//! one before: a proof cannot be checked without a challenge.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -7,44 +7,44 @@ use subtle::ConstantTimeEq;
 
 use super::keys::ScramKeys;
 use super::messages::{BindingFlag, ClientFinal, ClientFirst, ScramError};
-use super::secret::Verifier;
+use super::verifier::Verifier;
 
-/// The only way of binding that PostgreSQL knows (RFC 5929, section 4).
+/// The only type of channel binding that PostgreSQL has (RFC 5929, section 4).
 const TLS_SERVER_END_POINT: &str = "tls-server-end-point";
 
 /// Whether the exchange is bound to the TLS channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChannelBinding<'a> {
-    /// It was not offered: there is no TLS, or nothing to bind to.
+    /// The server did not offer it: the session has no TLS, or the certificate has no hash to bind to.
     NotOffered,
-    /// It was offered, and the client chose the mechanism without it.
+    /// The server offered it, and the client chose the mechanism without it.
     Declined,
-    /// The client chose it; this is the hash of our certificate.
+    /// The client chose it. Holds the hash of the server's certificate.
     Chosen(&'a [u8]),
 }
 
-/// A challenge that waits for its proof.
+/// Exchange whose `server-first-message` is made and whose `client-final-message` has not come.
 #[derive(Debug)]
 pub struct Challenge {
     verifier: Verifier,
     client_first_bare: String,
-    /// What the client must repeat.
+    /// GS2 header and hash of the certificate, which the client must repeat.
     channel_binding: Vec<u8>,
     nonce: String,
-    message: String,
+    server_first: String,
 }
 
-/// A client that knows its password.
+/// Client that has proved its password.
 #[derive(Debug)]
-pub struct Proven {
-    /// Recovered from the client's proof, or made from its password.
+pub struct VerifiedClient {
+    /// Keys recovered from the proof, or derived from a password in clear text.
     pub keys: ScramKeys,
-    /// `server-final-message`, which the client may see once it is let in. `None` when it sent its password.
+    /// The `server-final-message`, to be sent when the login is complete. `None` after a password in clear text.
     pub server_final: Option<String>,
 }
 
 impl Challenge {
-    /// Answers `client-first-message`. `nonce` is random and used once.
+    /// Answers `client_first`. `nonce` is [`NONCE_BYTES`](crate::NONCE_BYTES) random bytes that are used once.
     pub fn new(
         verifier: Verifier,
         client_first: &str,
@@ -56,7 +56,7 @@ impl Challenge {
         match (first.binding, binding) {
             (BindingFlag::No, ChannelBinding::NotOffered | ChannelBinding::Declined)
             | (BindingFlag::ServerCannot, ChannelBinding::NotOffered) => {}
-            // The client did not see the offer: somebody took it away.
+            // The client did not see the offer: an attacker in the middle removed it.
             (BindingFlag::ServerCannot, ChannelBinding::Declined) => return Err(ScramError::ChannelBinding),
             (BindingFlag::Required(TLS_SERVER_END_POINT), ChannelBinding::Chosen(hash)) => {
                 channel_binding.extend_from_slice(hash);
@@ -70,18 +70,19 @@ impl Challenge {
                 ));
             }
         }
+
         let nonce = format!("{}{}", first.nonce, BASE64.encode(nonce));
-        let message = format!("r={nonce},s={},i={}", BASE64.encode(&verifier.salt), verifier.iterations);
-        Ok(Self { verifier, client_first_bare: first.bare.to_owned(), channel_binding, nonce, message })
+        let server_first = format!("r={nonce},s={},i={}", BASE64.encode(&verifier.salt), verifier.iterations);
+        Ok(Self { verifier, client_first_bare: first.bare.to_owned(), channel_binding, nonce, server_first })
     }
 
-    /// `server-first-message`
-    pub fn message(&self) -> &str {
-        &self.message
+    /// The `server-first-message`.
+    pub fn server_first(&self) -> &str {
+        &self.server_first
     }
 
-    /// Checks `client-final-message`.
-    pub fn check(self, client_final: &str) -> Result<Proven, ScramError> {
+    /// Checks the proof in `client_final`. A wrong password is [`ScramError::WrongProof`].
+    pub fn verify(self, client_final: &str) -> Result<VerifiedClient, ScramError> {
         let last = ClientFinal::parse(client_final)?;
         if !bool::from(last.nonce.as_bytes().ct_eq(self.nonce.as_bytes())) {
             return Err(ScramError::Malformed("the nonce is not the one of the challenge"));
@@ -89,15 +90,17 @@ impl Challenge {
         if !bool::from(last.channel_binding.ct_eq(&self.channel_binding)) {
             return Err(ScramError::ChannelBinding);
         }
-        let signed = format!("{},{},{}", self.client_first_bare, self.message, last.without_proof);
+
+        let signed = format!("{},{},{}", self.client_first_bare, self.server_first, last.without_proof);
         let client_key = last.proof.xor(&self.verifier.stored_key.sign(signed.as_bytes()));
         if !bool::from(client_key.hash().ct_eq(&self.verifier.stored_key)) {
             return Err(ScramError::WrongProof);
         }
+
         let server_key = self.verifier.server_key;
         let signature = BASE64.encode(server_key.sign(signed.as_bytes()).as_bytes());
         let server_final = Some(format!("v={signature}"));
-        Ok(Proven { keys: ScramKeys { client_key, server_key }, server_final })
+        Ok(VerifiedClient { keys: ScramKeys { client_key, server_key }, server_final })
     }
 }
 
@@ -106,7 +109,8 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::{SCRAM_ITERATIONS_DEFAULT, client};
+    use crate::client;
+    use crate::keys::ITERATIONS_DEFAULT;
 
     const NONCE: [u8; 18] = [9; 18];
     const ITERATIONS: NonZeroU32 = NonZeroU32::new(2).unwrap();
@@ -120,62 +124,62 @@ mod tests {
     }
 
     #[test]
-    fn the_exchange_of_rfc_7677_is_reproduced() {
+    fn challenge_matches_rfc_7677() {
         let salt = BASE64.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
         let mut challenge = Challenge::new(
-            Verifier::from_password("pencil", &salt, SCRAM_ITERATIONS_DEFAULT),
+            Verifier::from_password("pencil", &salt, ITERATIONS_DEFAULT),
             "n,,n=user,r=rOprNGfwEbeRWgbNEkqO",
             &NONCE,
             ChannelBinding::NotOffered,
         )
         .unwrap();
-        // The RFC's nonce is not base64, and so none that this server makes.
+        // `Challenge::new` cannot make the RFC's nonce, which is not base64.
         challenge.nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0".into();
-        challenge.message = format!("r={},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096", challenge.nonce);
-        let proven = challenge
-            .check(
+        challenge.server_first = format!("r={},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096", challenge.nonce);
+        let verified = challenge
+            .verify(
                 "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
                  p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
             )
             .unwrap();
-        assert_eq!(proven.server_final.unwrap(), "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+        assert_eq!(verified.server_final.unwrap(), "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
     }
 
     #[test]
-    fn the_recovered_key_logs_in_where_the_password_is_the_same() {
-        let proven = login("pencil", verifier()).unwrap();
+    fn recovered_keys_need_the_same_verifier() {
+        let verified = login("pencil", verifier()).unwrap();
         for (salt, fits) in [(&b"some salt"[..], true), (b"other salt", false)] {
             let there = Verifier::from_password("pencil", salt, ITERATIONS);
-            assert_eq!(login_with_keys(proven.keys, there).is_ok(), fits);
+            assert_eq!(login_with_keys(verified.keys, there).is_ok(), fits);
         }
     }
 
     #[test]
-    fn a_server_that_does_not_know_the_verifier_is_found_out() {
+    fn verify_server_detects_an_impostor() {
         let keys = login("pencil", verifier()).unwrap().keys;
         let impostor = Verifier { server_key: keys.client_key, ..verifier() };
         assert_eq!(login_with_keys(keys, impostor).unwrap_err(), ScramError::WrongServerSignature);
     }
 
     #[test]
-    fn a_wrong_password_and_a_stand_in_fail_alike() {
+    fn wrong_password_and_mock_verifier_fail_alike() {
         assert_eq!(login("pencils", verifier()).unwrap_err(), ScramError::WrongProof);
-        let mock = Verifier::mock(b"secret", "main", b"nobody", ITERATIONS);
+        let mock = Verifier::mock(b"secret", "main", b"unknown", ITERATIONS);
         assert_eq!(login("pencil", mock).unwrap_err(), ScramError::WrongProof);
     }
 
     #[test]
-    fn a_proof_for_another_challenge_is_refused() {
+    fn verify_refuses_proof_for_other_challenge() {
         let keys = keys_of("pencil", &verifier());
-        let waiting = client::Waiting::new(&NONCE);
-        let other = challenge(waiting.client_first(), ChannelBinding::NotOffered).unwrap();
-        let last = waiting.answer(other.message(), keys).unwrap();
+        let exchange = client::Exchange::new(&NONCE);
+        let other = challenge(exchange.client_first(), ChannelBinding::NotOffered).unwrap();
+        let proof = exchange.prove(other.server_first(), keys).unwrap();
         let this = Challenge::new(verifier(), "n,,n=,r=xyz", &[1; 18], ChannelBinding::NotOffered).unwrap();
-        assert!(matches!(this.check(last.client_final()), Err(ScramError::Malformed(_))));
+        assert!(matches!(this.verify(proof.client_final()), Err(ScramError::Malformed(_))));
     }
 
     #[test]
-    fn channel_binding_is_as_the_mechanism_says() {
+    fn channel_binding_flag_must_match_mechanism() {
         use ChannelBinding::{Chosen, Declined, NotOffered};
         let (n, y) = ("n,,n=,r=abc", "y,,n=,r=abc");
         let (p, q) = ("p=tls-server-end-point,,n=,r=abc", "p=tls-unique,,n=,r=abc");
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_sees_another_certificate_is_refused() {
+    fn verify_refuses_binding_to_other_certificate() {
         let gs2_header = "p=tls-server-end-point,,";
         for (seen, expected) in
             [(&b"hash"[..], ScramError::WrongProof), (b"other", ScramError::ChannelBinding)]
@@ -206,29 +210,31 @@ mod tests {
                 challenge(&format!("{gs2_header}n=,r=abc"), ChannelBinding::Chosen(b"hash")).unwrap();
             let binding = BASE64.encode([gs2_header.as_bytes(), seen].concat());
             let last = format!("c={binding},r={},p={}", challenge.nonce, BASE64.encode([0; 32]));
-            assert_eq!(challenge.check(&last).unwrap_err(), expected);
+            assert_eq!(challenge.verify(&last).unwrap_err(), expected);
         }
     }
 
     fn keys_of(password: &str, verifier: &Verifier) -> ScramKeys {
-        ScramKeys::of_password(password.as_bytes(), &verifier.salt, verifier.iterations)
+        ScramKeys::derive(password.as_bytes(), &verifier.salt, verifier.iterations)
     }
 
-    /// As a client that knows the password.
-    fn login(password: &str, verifier: Verifier) -> Result<Proven, ScramError> {
+    /// Logs in with a password.
+    fn login(password: &str, verifier: Verifier) -> Result<VerifiedClient, ScramError> {
         let keys = keys_of(password, &verifier);
-        let waiting = client::Waiting::new(&NONCE);
-        let challenge = Challenge::new(verifier, waiting.client_first(), &NONCE, ChannelBinding::NotOffered)?;
-        let last = waiting.answer(challenge.message(), keys)?;
-        challenge.check(last.client_final())
+        let exchange = client::Exchange::new(&NONCE);
+        let challenge =
+            Challenge::new(verifier, exchange.client_first(), &NONCE, ChannelBinding::NotOffered)?;
+        let proof = exchange.prove(challenge.server_first(), keys)?;
+        challenge.verify(proof.client_final())
     }
 
-    /// As the proxy does it at the compute.
+    /// Logs in with recovered keys, as a relay does at the database.
     fn login_with_keys(keys: ScramKeys, verifier: Verifier) -> Result<(), ScramError> {
-        let waiting = client::Waiting::new(&NONCE);
-        let challenge = Challenge::new(verifier, waiting.client_first(), &NONCE, ChannelBinding::NotOffered)?;
-        let last = waiting.answer(challenge.message(), keys)?;
-        let proven = challenge.check(last.client_final())?;
-        last.check(&proven.server_final.unwrap())
+        let exchange = client::Exchange::new(&NONCE);
+        let challenge =
+            Challenge::new(verifier, exchange.client_first(), &NONCE, ChannelBinding::NotOffered)?;
+        let proof = exchange.prove(challenge.server_first(), keys)?;
+        let verified = challenge.verify(proof.client_final())?;
+        proof.verify_server(&verified.server_final.unwrap())
     }
 }

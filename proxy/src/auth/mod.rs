@@ -15,8 +15,8 @@ use bytes::Bytes;
 use postgres_backend::{Connection, Io};
 use pq_proto::{ErrorResponse, FramedError, SqlState, Text};
 use rand::Rng;
-use scram::server::Proven;
-use scram::{NONCE_BYTES, SCRAM_ITERATIONS_DEFAULT, ScramError, Verifier};
+use scram::server::VerifiedClient;
+use scram::{ITERATIONS_DEFAULT, NONCE_BYTES, ScramError, Verifier};
 use tokio::time::Instant;
 
 use self::cleartext::Hashing;
@@ -143,7 +143,7 @@ pub(crate) struct Peer<'a> {
 pub(crate) struct Authenticated {
     pub(crate) wanted: Wanted,
     pub(crate) route: Route,
-    pub(crate) proven: Proven,
+    pub(crate) proven: VerifiedClient,
 }
 
 /// Lets clients in or not; one for all sessions.
@@ -169,7 +169,7 @@ impl Authenticator {
         metrics: Metrics,
     ) -> Self {
         let (failed_logins, hashing) = Default::default();
-        let mock_iterations = SCRAM_ITERATIONS_DEFAULT;
+        let mock_iterations = ITERATIONS_DEFAULT;
         let logins = Arc::new(Limit::new(RateOptions { rate: None }, LOGIN_LIMITS_MAX));
         Self { control_plane, mock_secret, mock_iterations, method, failed_logins, logins, hashing, metrics }
     }
@@ -285,7 +285,7 @@ impl Authenticator {
             keys = self.hashing.check(self.verifier(&again?.access, &route), password).await?;
         }
         let keys = keys.ok_or_else(|| wrong_password(&route.role))?;
-        Ok(Authenticated { wanted, route, proven: Proven { keys, server_final: None } })
+        Ok(Authenticated { wanted, route, proven: VerifiedClient { keys, server_final: None } })
     }
 
     /// The role's, or one that no password fits and that looks like a role's.

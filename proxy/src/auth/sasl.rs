@@ -6,7 +6,7 @@ use postgres_backend::authentication::PASSWORD_MESSAGE_BYTES_MAX;
 use postgres_backend::{Connection, Io};
 use pq_proto::authentication::SaslInitialResponse;
 use pq_proto::{Authentication, BackendMessage};
-use scram::server::{Challenge, ChannelBinding, Proven};
+use scram::server::{Challenge, ChannelBinding, VerifiedClient};
 use scram::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS, Verifier};
 
 use super::AuthError;
@@ -17,7 +17,7 @@ pub(super) async fn exchange<S: Io>(
     verifier: Verifier,
     nonce: &[u8],
     end_point_hash: Option<&[u8]>,
-) -> Result<Proven, AuthError> {
+) -> Result<VerifiedClient, AuthError> {
     let plus = end_point_hash.map(|_| SCRAM_SHA_256_PLUS.into());
     let mechanisms = plus.into_iter().chain([SCRAM_SHA_256.into()]).collect();
     send(client, Authentication::Sasl { mechanisms }).await?;
@@ -36,11 +36,11 @@ pub(super) async fn exchange<S: Io>(
     };
     let first = first.data.ok_or_else(|| AuthError::Protocol("SASLInitialResponse without data".into()))?;
     let challenge = Challenge::new(verifier, text(&first)?, nonce, binding).map_err(AuthError::Scram)?;
-    let message = Bytes::copy_from_slice(challenge.message().as_bytes());
+    let message = Bytes::copy_from_slice(challenge.server_first().as_bytes());
     send(client, Authentication::SaslContinue(message)).await?;
 
     let last = password_message(client).await?;
-    challenge.check(text(&last)?).map_err(AuthError::Scram)
+    challenge.verify(text(&last)?).map_err(AuthError::Scram)
 }
 
 pub(super) async fn send<S: Io>(

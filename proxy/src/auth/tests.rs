@@ -119,7 +119,7 @@ impl Scene {
 
 /// As a client that does what it is asked for.
 async fn answer<S: Io>(mut connection: Connection<S>, password: &str) -> Vec<BackendMessage> {
-    let (mut heard, mut waiting) = (Vec::new(), Some(client::Waiting::new(b"client nonce")));
+    let (mut heard, mut exchange) = (Vec::new(), Some(client::Exchange::new(b"client nonce")));
     while let Ok(Some(frame)) = connection.reader.frame(16 * 1024).await {
         let message = BackendMessage::decode(frame).unwrap();
         heard.push(message.clone());
@@ -127,15 +127,15 @@ async fn answer<S: Io>(mut connection: Connection<S>, password: &str) -> Vec<Bac
         let reply = match request {
             Authentication::CleartextPassword => encode_password(&password.into()),
             Authentication::Sasl { .. } => {
-                let first = waiting.as_ref().unwrap().client_first().as_bytes();
+                let first = exchange.as_ref().unwrap().client_first().as_bytes();
                 let data = Some(Bytes::copy_from_slice(first));
                 SaslInitialResponse { mechanism: SCRAM_SHA_256.into(), data }.encode().unwrap()
             }
             Authentication::SaslContinue(challenge) => {
                 let challenge = str::from_utf8(&challenge).unwrap();
-                let keys = client::keys_for(challenge, password.as_bytes()).unwrap();
-                let answered = waiting.take().unwrap().answer(challenge, keys).unwrap();
-                Bytes::copy_from_slice(answered.client_final().as_bytes())
+                let keys = client::derive_keys(challenge, password.as_bytes()).unwrap();
+                let proof = exchange.take().unwrap().prove(challenge, keys).unwrap();
+                Bytes::copy_from_slice(proof.client_final().as_bytes())
             }
             other => panic!("{other:?}"),
         };

@@ -94,10 +94,10 @@ impl<S: Io> Talk<S> {
     ) -> Result<(), ComputeError> {
         let mut nonce = [0; NONCE_BYTES];
         random.fill_bytes(&mut nonce);
-        let waiting = client::Waiting::new(&nonce);
+        let exchange = client::Exchange::new(&nonce);
         let first = SaslInitialResponse {
             mechanism: SCRAM_SHA_256.into(),
-            data: Some(Bytes::copy_from_slice(waiting.client_first().as_bytes())),
+            data: Some(Bytes::copy_from_slice(exchange.client_first().as_bytes())),
         };
         let first = first.encode().map_err(|error| ComputeError::Protocol(error.to_string()))?;
         self.send(&FrontendMessage::PasswordMessage(first)).await?;
@@ -106,14 +106,14 @@ impl<S: Io> Talk<S> {
             return Err(ComputeError::Authentication);
         };
         let challenge = text(&challenge)?;
-        let answered = waiting.answer(challenge, keys_of(credentials, challenge).await?)?;
-        let proof = Bytes::copy_from_slice(answered.client_final().as_bytes());
-        self.send(&FrontendMessage::PasswordMessage(proof)).await?;
+        let proof = exchange.prove(challenge, keys_of(credentials, challenge).await?)?;
+        let client_final = Bytes::copy_from_slice(proof.client_final().as_bytes());
+        self.send(&FrontendMessage::PasswordMessage(client_final)).await?;
 
         let Authentication::SaslFinal(signature) = self.authentication().await? else {
             return Err(ComputeError::Authentication);
         };
-        answered.check(text(&signature)?)?;
+        proof.verify_server(text(&signature)?)?;
         match self.authentication().await? {
             Authentication::Ok => Ok(()),
             _ => Err(ComputeError::Authentication),
@@ -169,7 +169,7 @@ async fn keys_of(credentials: &Credentials, challenge: &str) -> Result<ScramKeys
         Credentials::Keys(keys) => Ok(*keys),
         Credentials::Password(password) => {
             let (challenge, password) = (challenge.to_owned(), password.clone());
-            let hashing = tokio::task::spawn_blocking(move || client::keys_for(&challenge, &password));
+            let hashing = tokio::task::spawn_blocking(move || client::derive_keys(&challenge, &password));
             // Fails only when the program ends.
             Ok(hashing.await.map_err(|_| ComputeError::Protocol("interrupted".into()))??)
         }

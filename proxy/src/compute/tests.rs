@@ -68,7 +68,7 @@ async fn failure(answer: Option<ErrorResponse>) -> (ConnectError, usize) {
     });
     let cached =
         Arc::new(Cached::new(Box::new(Sleepy), &Caches::default(), Metrics::new(&mut Default::default())));
-    let keys = ScramKeys::of_password(b"x", b"salt", NonZeroU32::MIN);
+    let keys = ScramKeys::derive(b"x", b"salt", NonZeroU32::MIN);
     let login =
         Login { params: [("user", "app")].into_iter().collect(), credentials: Credentials::Keys(keys) };
     let (main, within) = (Wanted::for_test("main"), Duration::from_secs(10));
@@ -187,7 +187,7 @@ async fn a_compute_that_has_moved_is_found_and_the_client_notices_nothing() {
         let script = Script(Mutex::new((answers.iter().copied().collect(), Vec::new())));
         let login = Login {
             params: [("user", "app")].into_iter().collect(),
-            credentials: Credentials::Keys(ScramKeys::of_password(b"x", b"salt", NonZeroU32::MIN)),
+            credentials: Credentials::Keys(ScramKeys::derive(b"x", b"salt", NonZeroU32::MIN)),
         };
         let (main, within) = (Wanted::for_test("main"), Duration::from_secs(10));
         let mut random = StdRng::seed_from_u64(1);
@@ -207,7 +207,7 @@ async fn a_failed_connect_is_counted_by_where_the_address_came_from_and_a_stale_
     let cached = Arc::new(Cached::new(Box::new(Arc::clone(&provider)), caches, metrics.clone()));
     let login = Login {
         params: [("user", "app")].into_iter().collect(),
-        credentials: Credentials::Keys(ScramKeys::of_password(b"x", b"salt", NonZeroU32::MIN)),
+        credentials: Credentials::Keys(ScramKeys::derive(b"x", b"salt", NonZeroU32::MIN)),
     };
     let (main, within) = (Wanted::for_test("main"), Duration::from_secs(10));
     let mut random = StdRng::seed_from_u64(1);
@@ -242,8 +242,7 @@ async fn clients_that_share_an_address_share_nothing_else() {
     let mut connected = Vec::new();
     for (user, database) in [("one", "first"), ("two", "second")] {
         let (sender, mut receiver) = mpsc::unbounded_channel::<DuplexStream>();
-        let credentials =
-            Credentials::Keys(ScramKeys::of_password(user.as_bytes(), b"salt", NonZeroU32::MIN));
+        let credentials = Credentials::Keys(ScramKeys::derive(user.as_bytes(), b"salt", NonZeroU32::MIN));
         let params =
             [("user", user), ("database", database), ("application_name", user)].into_iter().collect();
         let wanted = Wanted { application: Some(user.into()), ..Wanted::for_test("main") };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::TypedValueParser;
-use scram::{ITERATIONS_MAX, SCRAM_ITERATIONS_DEFAULT};
+use scram::{ITERATIONS_DEFAULT, ITERATIONS_MAX};
 use utils::is_host_port;
 
 use super::{
@@ -130,7 +130,7 @@ pub struct Flags {
 
     /// How often the databases hash a password (their scram_iterations). Roles that do not exist show the same number, so
     /// that nobody can tell them from known ones
-    #[arg(long, value_name = "ROUNDS", default_value_t = SCRAM_ITERATIONS_DEFAULT, value_parser = iterations_parser())]
+    #[arg(long, value_name = "ROUNDS", default_value_t = ITERATIONS_DEFAULT, value_parser = iterations_parser())]
     scram_iterations: NonZeroU32,
 
     /// How long a client may take from its first byte until it is authenticated, TLS included

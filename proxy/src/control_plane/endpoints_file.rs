@@ -197,7 +197,7 @@ impl RawEndpoint {
         }
         let role = |(name, verifier): (String, String)| match verifier.parse() {
             Ok(verifier) => Ok((Text::from(name), verifier)),
-            Err(error) => Err(format!("the verifier of role \"{name}\" cannot be used: {error}")),
+            Err(error) => Err(format!("role \"{name}\": {error}")),
         };
         let roles = self.roles.into_iter().map(role).collect::<Result<_, _>>()?;
         let tls = self.tls.map(|tls| tls.check(beside)).transpose()?;
@@ -252,7 +252,7 @@ mod tests {
             ("[endpoints.main]\naddress = \"h:1\"\ntls = { ca = \"none.pem\" }", "none.pem: "),
             (
                 "[endpoints.main]\naddress = \"h:1\"\nroles = { app = \"hunter2\" }",
-                "role \"app\" cannot be used: it does not",
+                "role \"app\": verifier does not",
             ),
             ("[endpoints.main]\naddress = \"h:1\"\nroles = { app = \"hunter2\n", "FILE: line 3: "),
         ] {

@@ -31,7 +31,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rand::rand_core::TryRng;
-use scram::{SCRAM_ITERATIONS_DEFAULT, Verifier};
+use scram::{ITERATIONS_DEFAULT, Verifier};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -283,7 +283,7 @@ impl Scene {
 }
 
 fn services(config: &str, directory: &Path, dial: ScriptedDial) -> Services<ScriptedDial> {
-    let verifier = Verifier::from_password("pencil", b"0123456789abcdef", SCRAM_ITERATIONS_DEFAULT);
+    let verifier = Verifier::from_password("pencil", b"0123456789abcdef", ITERATIONS_DEFAULT);
     let endpoints = format!(
         "[endpoints.main]\naddress = \"h:1\"\nstart = [\"true\"]\nroles = {{ app = \"{verifier}\" }}\n\
          [endpoints.bare]\naddress = \"h:1\"\ndbname = \"standard\"\nroles = {{ app = \"{verifier}\" }}\n\

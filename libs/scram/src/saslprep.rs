@@ -1,22 +1,23 @@
-//! A password as it is hashed: SASLprep (RFC 4013), in the way in which PostgreSQL does it, so that a password fits here
-//! exactly when it fits there. Used by [`super::keys`].
+//! SASLprep (RFC 4013): normalises a password before it is hashed, exactly as PostgreSQL does. Used by `keys`.
 //!
-//! Three things differ from the RFC, all of them PostgreSQL's: a password that SASLprep forbids, and one that is not
-//! UTF-8, counts as it is; what is forbidden is looked for before the normalisation and not after it; and a password of
-//! nothing but characters that are dropped counts as forbidden.
+//! PostgreSQL differs from the RFC in three points, and so does this file:
+//!
+//! * A password that SASLprep forbids, or that is not UTF-8, is hashed unchanged.
+//! * Forbidden characters are looked for before the normalisation, not after it.
+//! * A password of nothing but characters that SASLprep drops counts as forbidden.
 
 use std::borrow::Cow;
 
 use stringprep::tables;
 use unicode_normalization::UnicodeNormalization;
 
-/// The bytes that are hashed.
+/// Returns the bytes of the password that are hashed.
 pub(crate) fn prepare(password: &[u8]) -> Cow<'_, [u8]> {
     let prepared = str::from_utf8(password).ok().filter(|text| !text.is_ascii()).and_then(saslprep);
     prepared.map_or(Cow::Borrowed(password), |text| Cow::Owned(text.into_bytes()))
 }
 
-/// `None` when it is forbidden.
+/// Returns `None` when SASLprep forbids the password.
 fn saslprep(password: &str) -> Option<String> {
     let space = |c| if tables::non_ascii_space_character(c) { ' ' } else { c };
     let mapped: Vec<char> =
@@ -28,7 +29,7 @@ fn saslprep(password: &str) -> Option<String> {
     Some(mapped.into_iter().nfkc().collect())
 }
 
-/// Tables C of RFC 3454 that RFC 4013, section 2.3, lists.
+/// Tables C of RFC 3454 that RFC 4013, section 2.3, prohibits.
 fn is_prohibited(c: char) -> bool {
     tables::ascii_control_character(c)
         || tables::non_ascii_control_character(c)
@@ -41,7 +42,7 @@ fn is_prohibited(c: char) -> bool {
         || tables::tagging_character(c)
 }
 
-/// RFC 3454, section 6: a text from right to left has nothing from left to right in it, and such letters at both ends.
+/// RFC 3454, section 6: right-to-left text begins and ends with right-to-left letters, and has no left-to-right letter.
 fn mixes_directions(text: &[char]) -> bool {
     let is_rtl = |c: &char| tables::bidi_r_or_al(*c);
     let ends_are_rtl = || text.first().is_some_and(is_rtl) && text.last().is_some_and(is_rtl);
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_prepared_and_what_is_forbidden_counts_as_it_is() {
+    fn prepare_keeps_forbidden_passwords_unchanged() {
         for (password, expected) in [
             // RFC 4013, section 3.
             ("I\u{ad}X", "IX"),
@@ -66,9 +67,9 @@ mod tests {
             // A no-break space is a space, a decomposed letter is composed.
             ("a\u{a0}b", "a b"),
             ("o\u{308}", "\u{f6}"),
-            // Forbidden before the normalisation, which would make something harmless of it.
+            // Forbidden before the normalisation, which would make an allowed character of it.
             ("a\u{340}", "a\u{340}"),
-            // Nothing is left of it.
+            // SASLprep drops its only character.
             ("\u{ad}", "\u{ad}"),
             // Not assigned in Unicode 3.2.
             ("\u{221}a", "\u{221}a"),

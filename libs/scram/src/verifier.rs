@@ -1,5 +1,5 @@
-//! [`Verifier`]: what PostgreSQL keeps of a password (`rolpassword` in `pg_authid`), and the stand-in for a role that
-//! does not exist. Read by control planes; made from a password by whoever creates roles.
+//! [`Verifier`]: form in which PostgreSQL stores a password (`rolpassword` in `pg_authid`), and the mock verifier of a
+//! role that does not exist.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -11,18 +11,15 @@ use subtle::ConstantTimeEq;
 
 use super::keys::{KEY_BYTES, Key, ScramKeys, hmac_sha256};
 
-/// Rounds that PostgreSQL uses unless `scram_iterations` says otherwise.
-pub const SCRAM_ITERATIONS_DEFAULT: NonZeroU32 = NonZeroU32::new(4096).unwrap();
-
-/// Bytes of a salt of PostgreSQL's own making.
+/// Bytes of the salts that PostgreSQL makes.
 pub(crate) const SALT_BYTES: usize = 16;
 
-/// Longest text of a verifier in bytes: real ones have about 130.
+/// Longest text of a verifier, in bytes. Usual ones have about 130.
 const VERIFIER_BYTES_MAX: usize = 4096;
 
 const PREFIX: &str = "SCRAM-SHA-256$";
 
-/// A stored password: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
+/// Stored form of a password. As text: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     pub(crate) iterations: NonZeroU32,
@@ -31,27 +28,27 @@ pub struct Verifier {
     pub(crate) server_key: Key,
 }
 
-/// A text that is no verifier. The text itself is not repeated: it may be a password that somebody put there.
+/// Error in the text of a verifier. Does not repeat the text, which may be a password put there by mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum VerifierError {
-    /// Another kind of secret, or none.
-    #[error("it does not begin with {PREFIX}")]
+    /// The text is of another kind, or empty.
+    #[error("verifier does not begin with {PREFIX}")]
     OtherMethod,
-    /// Rounds, salt and keys are not where they should be.
-    #[error("it is not {PREFIX}<iterations>:<salt>$<StoredKey>:<ServerKey>")]
+    /// Iterations, salt and keys are not where they belong, or the text is too long.
+    #[error("verifier is not {PREFIX}<iterations>:<salt>$<StoredKey>:<ServerKey>")]
     Shape,
-    /// No rounds, or no number.
-    #[error("its number of iterations is not between 1 and 2147483647")]
+    /// The iterations are not a number, or out of range.
+    #[error("verifier's number of iterations is not between 1 and 2147483647")]
     Iterations,
-    /// Salt or key are not base64, the salt is empty, or a key has not 32 bytes.
-    #[error("its salt or one of its keys is malformed")]
+    /// Salt or key is not base64, the salt is empty, or a key is not of 32 bytes.
+    #[error("verifier's salt or one of its keys is malformed")]
     Encoding,
 }
 
 impl Verifier {
-    /// The verifier of a password. Hashes `iterations` times: not to be done where others wait.
+    /// Makes the verifier of a password. Blocks for milliseconds of PBKDF2: never call it on an async thread.
     pub fn from_password(password: &str, salt: &[u8], iterations: NonZeroU32) -> Self {
-        let keys = ScramKeys::of_password(password.as_bytes(), salt, iterations);
+        let keys = ScramKeys::derive(password.as_bytes(), salt, iterations);
         Self {
             iterations,
             salt: salt.to_vec(),
@@ -60,22 +57,22 @@ impl Verifier {
         }
     }
 
-    /// The keys of a password, when it is the right one. Hashes as often as the verifier says: not to be done where
-    /// others wait.
+    /// Returns the keys of the password if it is the right one. Blocks for as many [`iterations`](Self::iterations) of
+    /// PBKDF2 as the verifier has, a number that the caller has to limit: never call it on an async thread.
     pub fn check_password(&self, password: &[u8]) -> Option<ScramKeys> {
-        let keys = ScramKeys::of_password(password, &self.salt, self.iterations);
+        let keys = ScramKeys::derive(password, &self.salt, self.iterations);
         bool::from(keys.client_key.hash().ct_eq(&self.stored_key)).then_some(keys)
     }
 
-    /// How often it hashes.
+    /// Iterations of PBKDF2 that a login costs.
     pub const fn iterations(&self) -> NonZeroU32 {
         self.iterations
     }
 
-    /// For a role that does not exist: salt and rounds look like a real one's and are the same at every attempt, so
-    /// that nobody learns which roles there are. No password fits; the keys are hashes whose origin nobody knows.
+    /// Makes the verifier of a role that does not exist. Salt and iterations look real and are the same at every attempt,
+    /// so that a client cannot find out which roles exist. No password fits: the keys are hashes without known origin.
     pub fn mock(secret: &[u8], endpoint: &str, role: &[u8], iterations: NonZeroU32) -> Self {
-        // The lengths keep two pairs apart whose texts run into each other.
+        // The length keeps apart pairs with equal concatenation, such as ("main", "app") and ("mai", "napp").
         let length = (endpoint.len() as u64).to_be_bytes();
         let derive =
             |purpose: &str| hmac_sha256(secret, &[purpose.as_bytes(), &length, endpoint.as_bytes(), role]);
@@ -95,10 +92,12 @@ impl FromStr for Verifier {
         if text.len() > VERIFIER_BYTES_MAX {
             return Err(VerifierError::Shape);
         }
+
         let rest = text.strip_prefix(PREFIX).ok_or(VerifierError::OtherMethod)?;
         let (rounds, keys) = rest.split_once('$').ok_or(VerifierError::Shape)?;
         let (iterations, salt) = rounds.split_once(':').ok_or(VerifierError::Shape)?;
         let (stored_key, server_key) = keys.split_once(':').ok_or(VerifierError::Shape)?;
+
         let iterations = iterations.parse::<i32>().ok().and_then(|number| u32::try_from(number).ok());
         let iterations = iterations.and_then(NonZeroU32::new).ok_or(VerifierError::Iterations)?;
         let salt = BASE64.decode(salt).map_err(|_| VerifierError::Encoding)?;
@@ -132,19 +131,20 @@ impl fmt::Display for Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::ITERATIONS_DEFAULT;
 
-    /// What PostgreSQL 15 stored for the password `foobar`, read from its `pg_authid`.
+    /// Verifier of the password `foobar` in `pg_authid` of PostgreSQL 15.
     const FOOBAR: &str = "SCRAM-SHA-256$4096:2i0EAVfwP1kQr/0xvOuoZw==$36aGuKbCg1/9iLj8nJ9qJCGzLxPMsn7Ck0IamkMFNMk=:\
          hGMITnlbDLBdMOth621nj+R5YTm5cWAF7tPCU4DMhhY=";
 
     #[test]
-    fn the_verifier_of_a_password_is_the_one_that_postgres_stores() {
+    fn from_password_matches_postgres() {
         let stored: Verifier = FOOBAR.parse().unwrap();
         assert_eq!(Verifier::from_password("foobar", &stored.salt, stored.iterations).to_string(), FOOBAR);
     }
 
     #[test]
-    fn only_the_right_password_has_the_keys() {
+    fn check_password_accepts_only_the_password() {
         let stored: Verifier = FOOBAR.parse().unwrap();
         let keys = stored.check_password(b"foobar").unwrap();
         assert!(bool::from(keys.server_key.ct_eq(&stored.server_key)));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_verifier_is_refused() {
+    fn from_str_refuses_malformed_verifiers() {
         let key = BASE64.encode([7; 32]);
         for (text, expected) in [
             (String::new(), VerifierError::OtherMethod),
@@ -180,26 +180,25 @@ mod tests {
     }
 
     #[test]
-    fn a_stand_in_is_stable_and_looks_like_a_real_one() {
-        let mock = |endpoint, role: &str| {
-            Verifier::mock(b"secret", endpoint, role.as_bytes(), SCRAM_ITERATIONS_DEFAULT)
-        };
+    fn mock_is_stable_and_looks_real() {
+        let mock =
+            |endpoint, role: &str| Verifier::mock(b"secret", endpoint, role.as_bytes(), ITERATIONS_DEFAULT);
         assert_eq!(mock("main", "app").to_string(), mock("main", "app").to_string());
         assert_eq!(
             (mock("main", "app").iterations, mock("main", "app").salt.len()),
-            (SCRAM_ITERATIONS_DEFAULT, 16)
+            (ITERATIONS_DEFAULT, 16)
         );
         for (endpoint, role) in [("main", "app2"), ("mai", "napp"), ("other", "app")] {
             assert_ne!(mock(endpoint, role).salt, mock("main", "app").salt);
         }
         assert_ne!(
-            Verifier::mock(b"other", "main", b"app", SCRAM_ITERATIONS_DEFAULT).salt,
+            Verifier::mock(b"other", "main", b"app", ITERATIONS_DEFAULT).salt,
             mock("main", "app").salt
         );
     }
 
     #[test]
-    fn a_verifier_does_not_show_its_keys() {
+    fn debug_hides_keys() {
         let shown = format!("{:?}", FOOBAR.parse::<Verifier>().unwrap());
         assert!(shown.contains("stored_key: Key(..)"), "{shown}");
     }
