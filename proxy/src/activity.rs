@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::metrics::Metrics;
 use crate::phases::Phases;
@@ -18,10 +19,11 @@ use crate::phases::Phases;
 pub(crate) struct SessionId(pub(crate) u64);
 
 impl SessionId {
-    /// The same number in the form of a UUID (RFC 9562, section 5.8), for whoever expects one.
-    pub(crate) fn to_uuid(self) -> String {
-        let (high, middle, low) = (self.0 >> 32, self.0 >> 16 & 0xffff, self.0 & 0xffff);
-        format!("{high:08x}-{middle:04x}-8000-8000-{low:012x}")
+    /// The number as a UUID of version 8 (RFC 9562, section 5.8), for control planes that expect a UUID. The number's
+    /// upper 48 bits come first and its lower 16 bits last.
+    pub(crate) fn to_uuid(self) -> Uuid {
+        let bytes = u128::from(self.0 >> 16) << 80 | u128::from(self.0 & 0xffff);
+        uuid::Builder::from_custom_bytes(bytes.to_be_bytes()).into_uuid()
     }
 }
 
@@ -213,5 +215,16 @@ pub(crate) struct Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         self.activities.lock().remove(&self.activity.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_id_to_uuid_keeps_all_bits() {
+        let uuid = SessionId(0x0123_4567_89ab_cdef).to_uuid();
+        assert_eq!(uuid.to_string(), "01234567-89ab-8000-8000-00000000cdef");
     }
 }

@@ -14,12 +14,12 @@ use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderMap, RETRY_AFTER};
 use hyper_util::rt::TokioIo;
 use postgres_backend::Io;
 use postgres_backend::client::ClientTls;
-use rand::RngExt;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::{Instrument, info_span};
+use uuid::Uuid;
 
 use super::token::TokenFile;
 
@@ -178,7 +178,7 @@ impl Client {
         let mut builder = hyper::Request::get(target)
             .header(HOST, format!("{}:{}", self.host, self.port))
             .header(ACCEPT, "application/json")
-            .header("x-request-id", request_id());
+            .header("x-request-id", Uuid::new_v4().to_string());
         if let Some(trace) = telemetry::traceparent() {
             builder = builder.header("traceparent", trace);
         }
@@ -201,32 +201,4 @@ fn too_long_or_lost(error: Box<dyn std::error::Error + Send + Sync>) -> ClientEr
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
-}
-
-/// A random UUID (RFC 9562, section 5.4), another one for each request.
-fn request_id() -> String {
-    let [high, low]: [u64; 2] = rand::rng().random();
-    let (high, low) = (high & !0xf000 | 0x4000, low & !(3 << 62) | 1 << 63);
-    format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        high >> 32,
-        high >> 16 & 0xffff,
-        high & 0xffff,
-        low >> 48,
-        low & 0xffff_ffff_ffff
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_id_is_a_random_uuid() {
-        let (one, other) = (request_id(), request_id());
-        assert_ne!(one, other);
-        let parts: Vec<&str> = one.split('-').collect();
-        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
-        assert!(parts[2].starts_with('4') && "89ab".contains(&parts[3][..1]), "{one}");
-    }
 }

@@ -122,7 +122,17 @@ async fn the_v1_dialect_is_spoken() {
     assert_eq!(scene.asked(), expected);
     let asked = scene.script.asked.lock().unwrap();
     assert!(asked.iter().all(|(_, headers)| headers["authorization"] == "Bearer s3cret"));
-    assert_ne!(asked[0].1["x-request-id"], asked[1].1["x-request-id"]);
+    let request_ids = [0, 1].map(|index: usize| {
+        let id = asked[index].1["x-request-id"].to_str().unwrap();
+        let uuid: uuid::Uuid = id.parse().unwrap();
+        assert_eq!(
+            (uuid.get_version_num(), uuid.get_variant(), id.len()),
+            (4, uuid::Variant::RFC4122, 36),
+            "{id}"
+        );
+        uuid
+    });
+    assert_ne!(request_ids[0], request_ids[1]);
 }
 
 #[tokio::test]
