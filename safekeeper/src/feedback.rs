@@ -1,7 +1,8 @@
-//! What the readers of a timeline report, put together: the oldest transactions that their queries still need.
+//! Feedback of the readers of a timeline: positions, and the oldest transactions that their queries still need.
 //!
-//! A standby that reads here does not talk to the primary, so its hot standby feedback travels in append responses to
-//! the proposer, which passes it on. `send_wal` reports, `receive_wal` takes the aggregate.
+//! A standby that reads from a safekeeper does not talk to the primary. Its hot standby feedback therefore travels in
+//! append responses to the proposer, which passes it on. `send_wal` records the reports, `receive_wal` sends the aggregate,
+//! and the disk threads ask for the reader that is furthest behind.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,31 +13,32 @@ use parking_lot::Mutex;
 use pq_proto::replication::{self, StandbyStatusUpdate};
 use wal_types::Lsn;
 
-/// What one reader reported last.
+/// The last report of one reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Report {
-    /// Sent to the reader, up to here.
+pub(crate) struct ReaderReport {
+    /// WAL below this was sent to the reader.
     pub sent: Lsn,
-    /// Received and written by the reader.
+    /// Written by the reader up to here.
     pub write: Lsn,
-    /// On the reader's disk.
+    /// On the reader's disk up to here.
     pub flush: Lsn,
-    /// Replayed by the reader.
+    /// Replayed by the reader up to here.
     pub apply: Lsn,
-    /// What its queries need.
+    /// The oldest transactions that its queries need.
     pub hot_standby: HotStandbyFeedback,
-    /// Progress, of a page server.
+    /// Progress of a page server.
     pub pageserver: Option<PageserverFeedback>,
 }
 
-impl Report {
-    /// What it has on disk, or at least has; of one that never says so, what it was sent.
+impl ReaderReport {
+    /// Where the reader would resume after a reconnect: its flush position, or the best that is known of it. A reader that
+    /// never reports counts by what it was sent.
     fn resumes_at(&self) -> Lsn {
         [self.flush, self.write, self.sent].into_iter().find(|lsn| lsn.is_valid()).unwrap_or_default()
     }
 }
 
-/// The newest timestamp, and the oldest of the transactions that somebody needs; zero is "nobody".
+/// The newest timestamp, and the oldest transactions that any reader needs. Zero means none.
 pub(crate) fn aggregate(reports: impl IntoIterator<Item = HotStandbyFeedback>) -> HotStandbyFeedback {
     let oldest = |a: u64, b: u64| if a == 0 || b == 0 { a.max(b) } else { a.min(b) };
     reports.into_iter().fold(HotStandbyFeedback::default(), |sum, one| HotStandbyFeedback {
@@ -46,8 +48,8 @@ pub(crate) fn aggregate(reports: impl IntoIterator<Item = HotStandbyFeedback>) -
     })
 }
 
-/// A standby's message with 64-bit transaction ids: epoch above, number below (PostgreSQL documentation, "Streaming
-/// Replication Protocol", hot standby feedback). Number zero is "none", whatever the epoch.
+/// A standby's message with 64-bit transaction ids: the epoch in the upper half, the number in the lower (PostgreSQL
+/// documentation, "Streaming Replication Protocol", hot standby feedback). Number zero means none, whatever the epoch.
 pub(crate) fn hot_standby(message: &replication::HotStandbyFeedback) -> HotStandbyFeedback {
     let full = |xid: u32, epoch: u32| if xid == 0 { 0 } else { u64::from(epoch) << 32 | u64::from(xid) };
     HotStandbyFeedback {
@@ -57,86 +59,81 @@ pub(crate) fn hot_standby(message: &replication::HotStandbyFeedback) -> HotStand
     }
 }
 
-/// The reports of all readers of one timeline.
+/// The connected readers of one timeline, and their reports.
 #[derive(Debug, Default)]
 pub(crate) struct Readers {
-    reports: Mutex<BTreeMap<u64, Report>>,
-    next: AtomicU64,
+    reports: Mutex<BTreeMap<u64, ReaderReport>>,
+    next_key: AtomicU64,
 }
 
 impl Readers {
     /// Adds a reader that begins at `start` and has reported nothing.
-    pub(crate) fn join(self: &Arc<Self>, start: Lsn) -> Reader {
-        let key = self.next.fetch_add(1, Ordering::Relaxed);
-        self.with(|reports| reports.insert(key, Report { sent: start, ..Report::default() }));
-        Reader { readers: Arc::clone(self), key }
+    pub(crate) fn register(self: &Arc<Self>, start: Lsn) -> RegisteredReader {
+        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        self.reports.lock().insert(key, ReaderReport { sent: start, ..ReaderReport::default() });
+        RegisteredReader { readers: Arc::clone(self), key }
     }
 
-    /// How many read.
+    /// How many readers are connected.
     pub(crate) fn count(&self) -> usize {
-        self.with(|reports| reports.len())
+        self.reports.lock().len()
     }
 
-    /// Where the one begins again that is furthest behind, should its connection break now.
+    /// The lowest position at which one of the readers would resume after a reconnect. `None` without readers.
     pub(crate) fn furthest_behind(&self) -> Option<Lsn> {
-        self.with(|reports| reports.values().map(Report::resumes_at).min())
+        self.reports.lock().values().map(ReaderReport::resumes_at).min()
     }
 
-    /// What all of them need.
+    /// The needs of all readers in one.
     pub(crate) fn hot_standby(&self) -> HotStandbyFeedback {
-        self.with(|reports| aggregate(reports.values().map(|report| report.hot_standby)))
+        aggregate(self.reports.lock().values().map(|report| report.hot_standby))
     }
 
     /// The newest report of a page server.
     pub(crate) fn pageserver(&self) -> Option<PageserverFeedback> {
-        self.with(|reports| {
-            reports.values().filter_map(|report| report.pageserver).max_by_key(|feedback| feedback.reply_time)
-        })
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<u64, Report>) -> T) -> T {
-        act(&mut self.reports.lock())
+        let reports = self.reports.lock();
+        reports.values().filter_map(|report| report.pageserver).max_by_key(|feedback| feedback.reply_time)
     }
 }
 
-/// One reader; what it needs is forgotten when it is dropped.
+/// One connected reader. Dropping it removes its report.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct RegisteredReader {
     readers: Arc<Readers>,
     key: u64,
 }
 
-impl Reader {
-    /// Takes a status update.
-    pub(crate) fn status(&self, update: &StandbyStatusUpdate) {
-        self.change(|report| {
+impl RegisteredReader {
+    /// Records a standby status update.
+    pub(crate) fn record_status(&self, update: &StandbyStatusUpdate) {
+        self.update(|report| {
             (report.write, report.flush, report.apply) = (update.write, update.flush, update.apply);
         });
     }
 
-    /// It was sent everything below `lsn`.
-    pub(crate) fn sent(&self, lsn: Lsn) {
-        self.change(|report| report.sent = lsn);
+    /// Records that all WAL below `lsn` was sent.
+    pub(crate) fn record_sent(&self, lsn: Lsn) {
+        self.update(|report| report.sent = lsn);
     }
 
-    /// Takes hot standby feedback.
-    pub(crate) fn hot_standby(&self, feedback: HotStandbyFeedback) {
-        self.change(|report| report.hot_standby = feedback);
+    /// Records hot standby feedback.
+    pub(crate) fn record_hot_standby(&self, feedback: HotStandbyFeedback) {
+        self.update(|report| report.hot_standby = feedback);
     }
 
-    /// Takes a page server's feedback.
-    pub(crate) fn pageserver(&self, feedback: PageserverFeedback) {
-        self.change(|report| report.pageserver = Some(feedback));
+    /// Records the feedback of a page server.
+    pub(crate) fn record_pageserver(&self, feedback: PageserverFeedback) {
+        self.update(|report| report.pageserver = Some(feedback));
     }
 
-    fn change(&self, act: impl FnOnce(&mut Report)) {
-        self.readers.with(|reports| reports.get_mut(&self.key).map(act));
+    fn update(&self, act: impl FnOnce(&mut ReaderReport)) {
+        self.readers.reports.lock().get_mut(&self.key).map(act);
     }
 }
 
-impl Drop for Reader {
+impl Drop for RegisteredReader {
     fn drop(&mut self) {
-        self.readers.with(|reports| reports.remove(&self.key));
+        self.readers.reports.lock().remove(&self.key);
     }
 }
 
@@ -149,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_need_counts_and_zero_is_none() {
+    fn aggregate_keeps_oldest_need_and_skips_zero() {
         for (reports, expected) in [
             (&[][..], needs(0, 0, 0)),
             (&[needs(5, 0, 0)], needs(5, 0, 0)),
@@ -163,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn epoch_and_number_make_one_id() {
+    fn hot_standby_joins_epoch_and_number() {
         let message = replication::HotStandbyFeedback {
             sent_at_micros: 7,
             xmin: 3,
@@ -175,19 +172,20 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_left_needs_nothing() {
+    fn dropped_reader_needs_nothing() {
         let readers = Arc::new(Readers::default());
-        let (old, young) = (readers.join(Lsn(8)), readers.join(Lsn(8)));
-        old.hot_standby(needs(1, 10, 0));
-        young.hot_standby(needs(2, 20, 0));
+        let (old, young) = (readers.register(Lsn(8)), readers.register(Lsn(8)));
+        old.record_hot_standby(needs(1, 10, 0));
+        young.record_hot_standby(needs(2, 20, 0));
         assert_eq!(readers.hot_standby(), needs(2, 10, 0));
         drop(old);
         assert_eq!(readers.hot_standby(), needs(2, 20, 0));
         assert_eq!(readers.count(), 1);
     }
 
+    /// A reader counts by its flush position, else by its write position, else by what it was sent.
     #[test]
-    fn the_reader_that_is_furthest_behind_counts_by_what_it_has() {
+    fn furthest_behind_is_lowest_resume_position() {
         let status = |write, flush| StandbyStatusUpdate {
             write: Lsn(write),
             flush: Lsn(flush),
@@ -197,12 +195,13 @@ mod tests {
         };
         let readers = Arc::new(Readers::default());
         assert_eq!(readers.furthest_behind(), None);
-        let (silent, archiver, standby) = (readers.join(Lsn(50)), readers.join(Lsn(0)), readers.join(Lsn(8)));
-        silent.sent(Lsn(400));
-        archiver.sent(Lsn(400));
-        archiver.status(&status(300, 0));
-        standby.sent(Lsn(400));
-        standby.status(&status(300, 200));
+        let (silent, archiver) = (readers.register(Lsn(50)), readers.register(Lsn(0)));
+        let standby = readers.register(Lsn(8));
+        silent.record_sent(Lsn(400));
+        archiver.record_sent(Lsn(400));
+        archiver.record_status(&status(300, 0));
+        standby.record_sent(Lsn(400));
+        standby.record_status(&status(300, 200));
         assert_eq!(readers.furthest_behind(), Some(Lsn(200)));
         drop(standby);
         assert_eq!(readers.furthest_behind(), Some(Lsn(300)));

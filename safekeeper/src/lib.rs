@@ -12,6 +12,7 @@
 //! connections, threads and a face.
 
 mod auth;
+mod closing;
 mod command;
 mod config;
 mod data_dir;
@@ -24,6 +25,7 @@ mod retention;
 mod send_wal;
 mod server;
 mod session;
+mod startup_options;
 mod timeline;
 mod timeline_metrics;
 mod tli_lines;

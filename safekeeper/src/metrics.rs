@@ -87,7 +87,7 @@ impl Metrics {
     }
 
     /// Counts a connection.
-    pub(crate) fn count_accepted(&self, outcome: &'static str) {
+    pub(crate) fn count_connection(&self, outcome: &'static str) {
         self.accepted.get_or_create(&Outcome { outcome }).inc();
     }
 }

@@ -4,7 +4,7 @@
 //! (PostgreSQL documentation, "Streaming Replication Protocol"). Pure; called by `session`.
 
 use bytes::Bytes;
-use consensus::TliSwitch;
+use consensus::{Dialect, TliSwitch};
 use postgres_backend::ResultSet;
 use pq_proto::{ErrorResponse, FieldDescription, SqlState};
 use wal_store::Snapshot;
@@ -20,6 +20,14 @@ pub(crate) fn server_version(pg_version: u32) -> String {
     match pg_version {
         0 => SERVER_VERSION_UNKNOWN.to_owned(),
         known => format!("{}.{}", known / 10_000, known % 10_000),
+    }
+}
+
+/// Name of a dialect in HTTP and in error messages.
+pub(crate) const fn dialect_name(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Neon => "neon",
+        Dialect::Holdfast => "holdfast",
     }
 }
 

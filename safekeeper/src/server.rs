@@ -20,9 +20,9 @@ use utils::shutdown::Drained;
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::http::{self, Shown};
+use crate::http::{self, HttpState};
 use crate::metrics::Metrics;
-use crate::session::{self, Context};
+use crate::session::{self, SessionContext};
 use crate::timeline::{DiskPool, Timelines};
 use crate::timeline_metrics::TimelineCollector;
 
@@ -87,18 +87,18 @@ pub async fn serve(
     registry.registry().register_collector(Box::new(TimelineCollector(Arc::clone(&timelines))));
 
     let (end_http, http_ended) = oneshot::channel::<()>();
-    let shown = Shown {
+    let state = HttpState {
         node: config.id,
         pg_advertise: config.pg_advertise.clone(),
         timelines: Arc::clone(&timelines),
     };
     let admin = Admin { metrics: Arc::new(registry), log_level, ready: ready(&timelines, &shutdown) };
-    let router = http::guarded(admin.router().merge(http::router(shown)), config.token.clone());
+    let router = http::require_token(admin.router().merge(http::router(state)), config.token.clone());
     let http = tokio::spawn(telemetry::serve(listeners.http, router, async {
         let _ = http_ended.await;
     }));
 
-    let context = Arc::new(Context {
+    let context = Arc::new(SessionContext {
         handshake,
         token: config.token.clone(),
         timelines: Arc::clone(&timelines),
@@ -142,7 +142,7 @@ fn ready(timelines: &Arc<Timelines>, shutdown: &Shutdown) -> telemetry::admin::R
 }
 
 /// Accepts connections until the drain begins.
-async fn accept(listener: TcpListener, context: &Arc<Context>) {
+async fn accept(listener: TcpListener, context: &Arc<SessionContext>) {
     loop {
         tokio::select! {
             () = context.shutdown.draining() => return,
@@ -158,9 +158,9 @@ async fn accept(listener: TcpListener, context: &Arc<Context>) {
     }
 }
 
-fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<Context>) {
+fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<SessionContext>) {
     if context.shutdown.tasks() >= CONNECTIONS_MAX {
-        context.metrics.count_accepted("too_many");
+        context.metrics.count_connection("too_many");
         return;
     }
     if let Err(error) = prepare(&stream) {

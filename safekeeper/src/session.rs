@@ -1,7 +1,7 @@
-//! One connection to the PostgreSQL port: handshake, authentication, commands.
+//! Session: one connection to the PostgreSQL port, from its handshake through its commands to its end.
 //!
-//! Which timeline a connection is for is told by the startup parameter `options`; a safekeeper that has one timeline
-//! needs none. Called by `server`, one task a connection.
+//! The startup parameter `options` names the timeline of a connection; a safekeeper that has one timeline needs no name.
+//! Called by `server`, one task per connection.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use postgres_backend::{
     Accepted, Answer, Connection, CopyBoth, CopyEnd, Handler, HandshakeConfig, HandshakeError, Io,
     QueryError, ResultSet, handshake, serve,
 };
-use pq_proto::startup::option_words;
-use pq_proto::{ErrorResponse, FieldDescription, SqlState, StartupParams};
+use pq_proto::{ErrorResponse, FieldDescription, SqlState};
 use utils::Shutdown;
-use wal_store::Health;
 use wal_types::TenantTimelineId;
 
 use crate::auth::Token;
 use crate::command::{Command, CommandError, StartWalPush};
 use crate::metrics::Metrics;
-use crate::send_wal::{Prepared, Sending};
-use crate::timeline::{NotServed, Timeline, Timelines};
+use crate::send_wal::{CheckedRequest, ReplicationStart};
+use crate::startup_options::timeline_of;
+use crate::timeline::{NotServed, NotServedCause, Timeline, Timelines};
 use crate::{receive_wal, replies, send_wal};
 
-/// What every connection shares.
+/// What all sessions share.
 #[derive(Debug)]
-pub(crate) struct Context {
+pub(crate) struct SessionContext {
     pub(crate) handshake: HandshakeConfig,
+    /// The token that clients send as password; without one every client is trusted.
     pub(crate) token: Option<Arc<Token>>,
     pub(crate) timelines: Arc<Timelines>,
     pub(crate) metrics: Metrics,
@@ -34,36 +34,37 @@ pub(crate) struct Context {
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn run<S: Io>(stream: S, context: Arc<Context>) {
+pub(crate) async fn run<S: Io>(stream: S, context: Arc<SessionContext>) {
     let opened = tokio::select! {
         opened = Box::pin(open(stream, &context)) => opened,
-        // Whoever is not greeted yet has nothing to lose, and may take its time.
+        // A client that is not greeted yet has nothing to lose by a cancelled handshake.
         () = context.shutdown.draining() => return,
     };
     let (connection, mut commands) = match opened {
         Ok(Some(opened)) => opened,
         Ok(None) => return,
         Err(error) => {
-            context.metrics.count_accepted("handshake_failed");
-            tracing::info!(%error, "connection did not get as far as a command");
+            context.metrics.count_connection("handshake_failed");
+            tracing::info!(%error, "handshake failed");
             return;
         }
     };
-    context.metrics.count_accepted("served");
+
+    context.metrics.count_connection("served");
     tracing::Span::current().record("timeline", tracing::field::display(commands.id));
     if let Err(error) = serve(connection, &mut commands, context.shutdown.draining()).await {
         tracing::debug!(timeline = %commands.id, %error, "connection ended");
     }
 }
 
-/// Opens, authenticates, finds out what the connection is for, and greets. `None` when there is nothing to serve.
+/// Does the handshake, authenticates, finds the timeline, and greets. `None` for a connection that asks for nothing.
 async fn open<S: Io>(
     stream: S,
-    context: &Arc<Context>,
-) -> Result<Option<(Connection<S>, Commands)>, HandshakeError> {
+    context: &Arc<SessionContext>,
+) -> Result<Option<(Connection<S>, CommandHandler)>, HandshakeError> {
     let mut session = match handshake::accept(stream, &context.handshake).await? {
         Accepted::Session(session) => *session,
-        // Nothing here takes so long that it would have to be cancelled.
+        // No command runs long enough to be worth cancelling.
         Accepted::Cancel { .. } | Accepted::Closed => return Ok(None),
     };
     if let Some(token) = &context.token {
@@ -78,7 +79,9 @@ async fn open<S: Io>(
         Ok(id) => id,
         Err(response) => return Err(session.refuse(response).await),
     };
-    let pg_version = context.timelines.get(id).map_or(0, |timeline| timeline.snapshot().lineage.pg_version);
+
+    let timeline = context.timelines.find_served(id);
+    let pg_version = timeline.map_or(0, |timeline| timeline.snapshot().lineage.pg_version);
     let server_version = replies::server_version(pg_version);
     let application_name = session.params.get("application_name").cloned().unwrap_or_default();
     let application_name = application_name.to_str_lossy().into_owned();
@@ -96,75 +99,34 @@ async fn open<S: Io>(
         ("TimeZone", "UTC"),
     ];
     session.greet(&Greeting { parameters: &parameters, key: None }).await?;
-    Ok(Some((session.connection, Commands { id, context: Arc::clone(context) })))
+    Ok(Some((session.connection, CommandHandler { id, context: Arc::clone(context) })))
 }
 
-/// The timeline that a connection names, which need not exist, or the only one that is here.
-fn timeline_of(params: &StartupParams, timelines: &Timelines) -> Result<TenantTimelineId, ErrorResponse> {
-    let refused = |message: String| {
-        ErrorResponse::fatal(SqlState::INVALID_PARAMETER_VALUE, message).with_hint(
-            "Name it in the connection string: options='-c tenant_id=<32 hex digits> -c timeline_id=<32 hex digits>'.",
-        )
-    };
-    let options = params.get("options").map(|options| options.to_str_lossy()).unwrap_or_default();
-    match parse_options(&options).map_err(refused)? {
-        (Some(tenant), Some(timeline)) => Ok(TenantTimelineId { tenant, timeline }),
-        (None, None) => match timelines.all().as_slice() {
-            [(only, _)] => Ok(*only),
-            [] => {
-                Err(refused("this safekeeper has no timeline yet, and the connection names none".to_owned()))
-            }
-            several => Err(refused(format!(
-                "this safekeeper has {} timelines, and the connection names none",
-                several.len()
-            ))),
-        },
-        _ => Err(refused("the connection names only one of tenant_id and timeline_id".to_owned())),
-    }
-}
-
-type Named = (Option<wal_types::TenantId>, Option<wal_types::TimelineId>);
-
-/// `-c tenant_id=…`, with the `-c` or without, and under the names that older clients use. Everything else is skipped,
-/// because it is not for us: stock clients pass on settings of the primary.
-fn parse_options(options: &str) -> Result<Named, String> {
-    let mut named: Named = (None, None);
-    for word in option_words(options) {
-        let word = word.strip_prefix("-c").or(word.strip_prefix("--")).unwrap_or(&word);
-        let Some((key, value)) = word.split_once('=') else { continue };
-        let bad = |error: wal_types::ParseIdError| format!("{key}: {error}");
-        match key {
-            "tenant_id" | "ztenantid" => named.0 = Some(value.parse().map_err(bad)?),
-            "timeline_id" | "ztimelineid" => named.1 = Some(value.parse().map_err(bad)?),
-            _ => {}
-        }
-    }
-    Ok(named)
-}
-
-/// The commands of one connection.
-struct Commands {
+/// Answers the commands of one connection.
+struct CommandHandler {
     id: TenantTimelineId,
-    context: Arc<Context>,
+    context: Arc<SessionContext>,
 }
 
-/// A copy that is about to begin.
-enum Copy {
+/// A copy that begins when the client has received CopyBothResponse.
+enum PendingCopy {
     Receive(Arc<Timeline>, StartWalPush),
-    Send(Sending),
+    Send(CheckedRequest),
 }
 
-impl<S: Io> Handler<S> for Commands {
-    type Copy = Copy;
+impl<S: Io> Handler<S> for CommandHandler {
+    type Copy = PendingCopy;
 
-    async fn query(&mut self, _: &mut Connection<S>, query: &str) -> Result<Answer<Copy>, QueryError> {
+    async fn query(&mut self, _: &mut Connection<S>, query: &str) -> Result<Answer<PendingCopy>, QueryError> {
         let command = Command::parse(query).map_err(refuse)?;
         tracing::debug!(timeline = %self.id, ?command, "command");
         Ok(match command {
-            Command::StartWalPush(push) => Answer::CopyBoth(Copy::Receive(self.for_push(push)?, push)),
-            Command::StartReplication(request) => match send_wal::prepare(&self.timeline()?, request)? {
-                Prepared::Stream(sending) => Answer::CopyBoth(Copy::Send(sending)),
-                Prepared::Ended(switch) => Answer::Results(replies::next_timeline(&switch)),
+            Command::StartWalPush(push) => {
+                Answer::CopyBoth(PendingCopy::Receive(self.timeline_for_push(push)?, push))
+            }
+            Command::StartReplication(request) => match CheckedRequest::check(&self.timeline()?, request)? {
+                ReplicationStart::Stream(request) => Answer::CopyBoth(PendingCopy::Send(request)),
+                ReplicationStart::TimelineEnded(switch) => Answer::Results(replies::next_timeline(&switch)),
             },
             simple => Answer::Results(vec![self.answer(&simple)?]),
         })
@@ -177,19 +139,19 @@ impl<S: Io> Handler<S> for Commands {
         }
     }
 
-    async fn copy_both(&mut self, copy: Copy, stream: CopyBoth<S>) -> CopyEnd<S> {
-        let Context { metrics, shutdown, .. } = &*self.context;
+    async fn copy_both(&mut self, copy: PendingCopy, stream: CopyBoth<S>) -> CopyEnd<S> {
+        let SessionContext { metrics, shutdown, .. } = &*self.context;
         match copy {
-            Copy::Receive(timeline, push) => {
+            PendingCopy::Receive(timeline, push) => {
                 receive_wal::run(stream, &timeline, push.version, shutdown).await
             }
-            Copy::Send(sending) => sending.run(stream, metrics, shutdown).await,
+            PendingCopy::Send(request) => send_wal::run(request, stream, metrics, shutdown).await,
         }
     }
 }
 
-impl Commands {
-    /// A command that only asks. Nothing changes by it, so it also tells the columns in advance.
+impl CommandHandler {
+    /// Answers a command that only reads. It changes nothing, so `describe` calls it as well, for the columns.
     fn answer(&self, command: &Command) -> Result<ResultSet, ErrorResponse> {
         if *command == Command::TimelineStatus && self.context.timelines.find(self.id).is_none() {
             return Ok(replies::timeline_status(None));
@@ -205,7 +167,7 @@ impl Commands {
             Command::TimelineHistory(tli) => replies::timeline_history(*tli, &snapshot),
             Command::TimelineStatus => Ok(replies::timeline_status(Some(&snapshot))),
             Command::StartReplication(_) | Command::StartWalPush(_) => {
-                Err(ErrorResponse::error(SqlState::INTERNAL_ERROR, "not a command with a single answer"))
+                Err(ErrorResponse::error(SqlState::INTERNAL_ERROR, "command has no single answer"))
             }
         }
     }
@@ -222,34 +184,44 @@ impl Commands {
     }
 
     fn not_served(&self, why: &NotServed) -> ErrorResponse {
-        let NotServed { health, reason } = why;
-        let sqlstate = match health {
-            Health::Full => SqlState::DISK_FULL,
-            Health::Failed => SqlState::IO_ERROR,
-            Health::Healthy | Health::Lost | Health::Corrupt => SqlState::DATA_CORRUPTED,
+        let (id, reason) = (self.id, &why.reason);
+        let (sqlstate, message) = match why.cause {
+            NotServedCause::DiskFull => {
+                (SqlState::DISK_FULL, format!("timeline {id} cannot be opened: {reason}"))
+            }
+            NotServedCause::DiskFailed => {
+                (SqlState::IO_ERROR, format!("timeline {id} cannot be opened: {reason}"))
+            }
+            NotServedCause::Quarantined => {
+                (SqlState::DATA_CORRUPTED, format!("timeline {id} is quarantined: {reason}"))
+            }
+            NotServedCause::ThreadEnded => {
+                (SqlState::INTERNAL_ERROR, format!("timeline {id} is not served: {reason}"))
+            }
         };
+        let response = ErrorResponse::fatal(sqlstate, message);
         if why.is_retried() {
-            let message = format!("timeline {} cannot be opened: {reason}", self.id);
-            return ErrorResponse::fatal(sqlstate, message)
-                .with_hint("This is tried again until it succeeds. Come back later.");
+            return response
+                .with_hint("The safekeeper tries again until the timeline opens. Connect again later.");
         }
-        ErrorResponse::fatal(sqlstate, format!("timeline {} is quarantined: {reason}", self.id))
+        response
     }
 
-    /// The timeline, if this proposer may write it. That a proposer would like it to be made on first contact does not
-    /// count: a safekeeper whose disk was wiped would vote as if it had never promised anything.
-    fn for_push(&self, push: StartWalPush) -> Result<Arc<Timeline>, ErrorResponse> {
+    /// The timeline, if this proposer may write it. A proposer's wish to create it on first contact is not followed: a
+    /// safekeeper whose disk was wiped would vote as if it had never promised anything.
+    fn timeline_for_push(&self, push: StartWalPush) -> Result<Arc<Timeline>, ErrorResponse> {
         let timeline = self.timeline()?;
         let dialect = timeline.snapshot().lineage.dialect;
         if dialect == push.version.dialect() {
             return Ok(timeline);
         }
+
         let message = format!(
             "timeline {} was created for dialect {}, and proto_version '{}' is of dialect {}",
             self.id,
-            crate::http::dialect_name(dialect),
+            replies::dialect_name(dialect),
             consensus::codec::version_name(push.version),
-            crate::http::dialect_name(push.version.dialect()),
+            replies::dialect_name(push.version.dialect()),
         );
         Err(ErrorResponse::fatal(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
             .with_hint("Create a timeline of its own for this proposer."))
@@ -262,31 +234,5 @@ fn refuse(error: CommandError) -> ErrorResponse {
         CommandError::Unsupported { what, hint } => {
             ErrorResponse::error(SqlState::FEATURE_NOT_SUPPORTED, what).with_hint(hint)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TENANT: &str = "cf0480929707ee75372337efaa5ecf96";
-    const TIMELINE: &str = "112ded66422aa5e953e5440fa5427ac4";
-
-    #[test]
-    fn a_timeline_is_named_in_every_way_that_clients_have() {
-        for options in [
-            format!("-c tenant_id={TENANT} -c timeline_id={TIMELINE}"),
-            format!("-c timeline_id={TIMELINE} tenant_id={TENANT}"),
-            format!("-ctenant_id={TENANT} -ctimeline_id={TIMELINE}"),
-            format!("ztenantid={TENANT} ztimelineid={TIMELINE}"),
-            format!("--tenant_id={TENANT} --timeline_id={TIMELINE} -c log_min_messages=info"),
-        ] {
-            let named = parse_options(&options);
-            let expected = (Some(TENANT.parse().unwrap()), Some(TIMELINE.parse().unwrap()));
-            assert_eq!(named, Ok(expected), "{options}");
-        }
-        assert_eq!(parse_options("-c work_mem=1GB"), Ok((None, None)));
-        let error = parse_options("-c tenant_id=xyz").unwrap_err();
-        assert!(error.contains("tenant_id: not an identifier"), "{error}");
     }
 }

@@ -137,7 +137,7 @@ async fn failed_sync_is_followed_by_rewritten_wal_only() -> Result<()> {
         let (safekeeper, state) = (cluster.safekeeper(1)?, &cluster.state);
         until("the safekeeper to see that its disk fails", PROGRESS_TIMEOUT, async || {
             let timeline = safekeeper.timeline(&state.tenant_id, &state.timeline_id).await?;
-            Ok((timeline.health == "poisoned").then_some(()))
+            Ok((timeline.health == "failed").then_some(()))
         })
         .await?;
         fs::remove_file(&failing.fail)?;

@@ -1,21 +1,22 @@
-//! [`Command`]: what a client may ask on the PostgreSQL port, parsed from the text of a query.
+//! [`Command`]: a query on the PostgreSQL port, parsed from its text.
 //!
 //! The grammar is that of PostgreSQL's replication commands (PostgreSQL documentation, "Streaming Replication
 //! Protocol") as stock clients send them, with START_WAL_PUSH, TIMELINE_STATUS and `(term='N')` of the public proposer
-//! protocol. Key words in any case, names bare or quoted, a semicolon at the end or not. What is not understood whole
-//! is refused: half of a command is never carried out.
+//! protocol. Key words may have any case, names may be bare or quoted, and a semicolon may end the query. A query that is
+//! only partly understood is refused: half of a command is never carried out.
 //!
-//! Pure; who may ask what, and the answers, are in `session` and `replies`.
+//! Pure. `session` decides which client may send which command, `replies` has the answers.
 
+mod error;
 mod tokens;
 
 use consensus::{ProtocolVersion, codec};
-use thiserror::Error;
 use wal_types::{Lsn, Term, Tli};
 
+pub(crate) use error::CommandError;
 use tokens::{Token, Tokens};
 
-/// A command.
+/// A command of a reader or a proposer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     /// `IDENTIFY_SYSTEM`
@@ -43,37 +44,21 @@ pub(crate) enum Command {
 /// `START_REPLICATION [SLOT slot] [PHYSICAL] X/X [TIMELINE tli] [(term='N')]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StartReplication {
-    /// First byte that is asked for.
+    /// First byte that the reader wants.
     pub start: Lsn,
-    /// PostgreSQL timeline that is asked for.
+    /// PostgreSQL timeline that the reader wants.
     pub tli: Option<Tli>,
-    /// Asks for WAL that may not be committed, as long as this is the term.
+    /// Requests WAL that may not be committed, as long as this is the term.
     pub term: Option<Term>,
 }
 
 /// `START_WAL_PUSH [(proto_version 'N', allow_timeline_creation 'bool')]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StartWalPush {
-    /// What the proposer speaks.
+    /// The version of the protocol that the proposer speaks.
     pub version: ProtocolVersion,
-    /// The proposer wants the timeline to be made if it is not there.
+    /// The proposer wants the timeline to be created if it does not exist. Parsed, and not followed.
     pub allow_creation: bool,
-}
-
-/// Why a text is no command.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(crate) enum CommandError {
-    /// Not of the grammar.
-    #[error("{0}")]
-    Syntax(String),
-    /// Understood, and not for a safekeeper.
-    #[error("{what}")]
-    Unsupported {
-        /// What is not done here.
-        what: &'static str,
-        /// Who does it.
-        hint: &'static str,
-    },
 }
 
 impl Command {
@@ -89,7 +74,7 @@ impl Command {
             "create_replication_slot" => create_replication_slot(&mut tokens)?,
             "drop_replication_slot" => {
                 let slot = tokens.identifier("a slot name")?;
-                tokens.take_keyword("wait");
+                tokens.skip_keyword("wait");
                 Self::DropReplicationSlot(slot)
             }
             "timeline_history" => Self::TimelineHistory(tli(&mut tokens)?),
@@ -98,14 +83,14 @@ impl Command {
             "start_wal_push" => Self::StartWalPush(start_wal_push(&mut tokens)?),
             "base_backup" | "upload_manifest" => {
                 return Err(CommandError::Unsupported {
-                    what: "a safekeeper keeps WAL and has no data files",
+                    what: "a safekeeper stores WAL and has no data files",
                     hint: "Take the base backup from the primary or a standby.",
                 });
             }
             "alter_replication_slot" => {
                 return Err(CommandError::Unsupported {
-                    what: "slots cannot be altered here",
-                    hint: "Any slot name is accepted and nothing is kept for it.",
+                    what: "a safekeeper cannot alter replication slots",
+                    hint: "Every slot name is accepted, and nothing is reserved for it.",
                 });
             }
             _ => {
@@ -124,24 +109,24 @@ fn set(tokens: &mut Tokens) -> Result<Command, CommandError> {
         return Ok(Command::SetDateStyle);
     }
     Err(CommandError::Unsupported {
-        what: "settings cannot be changed here",
-        hint: "A safekeeper knows replication commands only.",
+        what: "a safekeeper cannot change settings",
+        hint: "A safekeeper accepts replication commands only.",
     })
 }
 
 fn create_replication_slot(tokens: &mut Tokens) -> Result<Command, CommandError> {
     let slot = tokens.identifier("a slot name")?;
-    tokens.take_keyword("temporary");
-    if tokens.take_keyword("logical") {
+    tokens.skip_keyword("temporary");
+    if tokens.skip_keyword("logical") {
         return Err(LOGICAL);
     }
     tokens.expect_keyword("physical")?;
-    if !tokens.take_keyword("reserve_wal") && tokens.take(&Token::Open) {
-        // Options of PostgreSQL 15 and later: a name, or a name and a value. None means anything without slots.
-        while !tokens.take(&Token::Close) {
+    if !tokens.skip_keyword("reserve_wal") && tokens.skip(&Token::Open) {
+        // Options of PostgreSQL 15 and later: a name, or a name and a value. Without slots none has an effect.
+        while !tokens.skip(&Token::Close) {
             tokens.identifier("an option")?;
-            tokens.take_value();
-            if !tokens.take(&Token::Comma) {
+            tokens.skip_value();
+            if !tokens.skip(&Token::Comma) {
                 tokens.expect(&Token::Close)?;
                 break;
             }
@@ -151,22 +136,22 @@ fn create_replication_slot(tokens: &mut Tokens) -> Result<Command, CommandError>
 }
 
 const LOGICAL: CommandError = CommandError::Unsupported {
-    what: "logical replication is not done by a safekeeper",
+    what: "a safekeeper does not support logical replication",
     hint: "Subscribe to the primary or a standby.",
 };
 
 fn start_replication(tokens: &mut Tokens) -> Result<StartReplication, CommandError> {
-    if tokens.take_keyword("slot") {
+    if tokens.skip_keyword("slot") {
         tokens.identifier("a slot name")?;
     }
-    if tokens.take_keyword("logical") {
+    if tokens.skip_keyword("logical") {
         return Err(LOGICAL);
     }
-    tokens.take_keyword("physical");
+    tokens.skip_keyword("physical");
     let word = tokens.word("a WAL position")?;
     let start = word.parse().map_err(|error| CommandError::Syntax(format!("\"{word}\": {error}")))?;
-    let tli = tokens.take_keyword("timeline").then(|| tli(tokens)).transpose()?;
-    let term = tokens.take(&Token::Open).then(|| term_option(tokens)).transpose()?;
+    let tli = tokens.skip_keyword("timeline").then(|| tli(tokens)).transpose()?;
+    let term = tokens.skip(&Token::Open).then(|| term_option(tokens)).transpose()?;
     Ok(StartReplication { start, tli, term })
 }
 
@@ -180,7 +165,7 @@ fn term_option(tokens: &mut Tokens) -> Result<Term, CommandError> {
 
 fn start_wal_push(tokens: &mut Tokens) -> Result<StartWalPush, CommandError> {
     let mut push = StartWalPush { version: ProtocolVersion::V2, allow_creation: true };
-    if !tokens.take(&Token::Open) {
+    if !tokens.skip(&Token::Open) {
         return Ok(push);
     }
     loop {
@@ -190,7 +175,7 @@ fn start_wal_push(tokens: &mut Tokens) -> Result<StartWalPush, CommandError> {
             "proto_version" => {
                 push.version = codec::parse_version(&value).ok_or_else(|| {
                     CommandError::Syntax(format!(
-                        "proto_version '{value}' is not spoken here; 2, 3 and holdfast-1 are"
+                        "proto_version '{value}' is not supported; use 2, 3 or holdfast-1"
                     ))
                 })?;
             }
@@ -199,10 +184,10 @@ fn start_wal_push(tokens: &mut Tokens) -> Result<StartWalPush, CommandError> {
                     CommandError::Syntax(format!("allow_timeline_creation '{value}': expected true or false"))
                 })?;
             }
-            // The public protocol grows by such keys, and its acceptor skips those that it does not know.
+            // The public protocol grows by such keys, and its safekeeper skips unknown ones.
             _ => {}
         }
-        if !tokens.take(&Token::Comma) {
+        if !tokens.skip(&Token::Comma) {
             tokens.expect(&Token::Close)?;
             return Ok(push);
         }

@@ -1,4 +1,4 @@
-//! What stock clients and proposers send, and what none of them may.
+//! Commands of stock clients and proposers, and queries that are refused.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn push(version: ProtocolVersion, allow_creation: bool) -> Command {
 }
 
 #[test]
-fn what_stock_clients_send_is_understood() {
+fn parse_accepts_commands_of_stock_clients() {
     let slot = || "rs1".to_owned();
     let table = [
         ("IDENTIFY_SYSTEM", Command::IdentifySystem),
@@ -49,7 +49,7 @@ fn what_stock_clients_send_is_understood() {
 }
 
 #[test]
-fn what_proposers_send_is_understood() {
+fn parse_accepts_commands_of_proposers() {
     let table = [
         ("START_WAL_PUSH", push(ProtocolVersion::V2, true)),
         (
@@ -72,7 +72,7 @@ fn what_proposers_send_is_understood() {
 }
 
 #[test]
-fn half_a_command_is_refused() {
+fn parse_refuses_half_a_command() {
     for text in [
         "",
         ";",
@@ -117,7 +117,7 @@ fn half_a_command_is_refused() {
 }
 
 #[test]
-fn what_others_do_is_said_to_be_unsupported() {
+fn parse_names_unsupported_commands() {
     for text in [
         "BASE_BACKUP ( LABEL 'pg_basebackup base backup',  PROGRESS,  CHECKPOINT 'fast',  WAIT 0)",
         "UPLOAD_MANIFEST",
@@ -133,7 +133,7 @@ fn what_others_do_is_said_to_be_unsupported() {
 }
 
 #[test]
-fn an_error_repeats_no_more_than_a_word() {
+fn parse_error_is_short() {
     let long = "x".repeat(2000);
     let Err(CommandError::Syntax(message)) = Command::parse(&long) else { panic!("parsed") };
     assert!(message.len() < 100, "{message}");

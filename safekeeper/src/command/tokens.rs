@@ -1,10 +1,11 @@
-//! The words of a command. Called by the parser only.
+//! [`Tokens`]: the words, names, values and signs of a command. Called by the parser only.
 
-use super::CommandError;
+use super::error::CommandError;
 
-/// Longest name or value in bytes; what is longer is no command of any client.
+/// Longest name or value in bytes. No client sends longer ones.
 const WORD_BYTES_MAX: usize = 1024;
 
+/// One token of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     /// Bare: key words, bare names, numbers, WAL positions.
@@ -19,9 +20,11 @@ pub(super) enum Token {
     Equals,
 }
 
+/// The tokens of a command that are not parsed yet.
 pub(super) struct Tokens(std::iter::Peekable<std::vec::IntoIter<Token>>);
 
 impl Tokens {
+    /// Splits the text of a query; a semicolon at its end is dropped.
     pub(super) fn new(text: &str) -> Result<Self, CommandError> {
         let trimmed = text.trim_ascii_end();
         let mut rest = trimmed.strip_suffix(';').unwrap_or(trimmed);
@@ -63,6 +66,7 @@ impl Tokens {
         self.word("a command").map(|word| word.to_ascii_lowercase())
     }
 
+    /// The next bare word.
     pub(super) fn word(&mut self, what: &str) -> Result<String, CommandError> {
         match self.0.next() {
             Some(Token::Word(word)) => Ok(word),
@@ -86,11 +90,13 @@ impl Tokens {
         }
     }
 
-    pub(super) fn take_value(&mut self) {
+    /// Skips a value, if one is next.
+    pub(super) fn skip_value(&mut self) {
         self.0.next_if(|token| matches!(token, Token::Word(_) | Token::Text(_)));
     }
 
-    pub(super) fn take(&mut self, token: &Token) -> bool {
+    /// Skips `token`, if it is next. True when it was.
+    pub(super) fn skip(&mut self, token: &Token) -> bool {
         self.0.next_if_eq(token).is_some()
     }
 
@@ -101,23 +107,25 @@ impl Tokens {
         }
     }
 
-    pub(super) fn take_keyword(&mut self, keyword: &str) -> bool {
+    /// Skips a key word, if it is next. True when it was.
+    pub(super) fn skip_keyword(&mut self, keyword: &str) -> bool {
         self.0
             .next_if(|token| matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(keyword)))
             .is_some()
     }
 
     pub(super) fn expect_keyword(&mut self, keyword: &str) -> Result<(), CommandError> {
-        if self.take_keyword(keyword) {
+        if self.skip_keyword(keyword) {
             return Ok(());
         }
         Err(expected(&keyword.to_ascii_uppercase(), self.0.peek()))
     }
 
+    /// Checks that the command has ended.
     pub(super) fn end(&mut self) -> Result<(), CommandError> {
         match self.0.next() {
             None => Ok(()),
-            Some(token) => Err(syntax(&format!("unexpected {} behind the command", describe(&token)))),
+            Some(token) => Err(syntax(&format!("unexpected {} after the command", describe(&token)))),
         }
     }
 }
@@ -143,7 +151,11 @@ fn is_word(byte: u8) -> bool {
 }
 
 fn bounded(word: String) -> Result<String, CommandError> {
-    if word.len() > WORD_BYTES_MAX { Err(syntax("a word is too long")) } else { Ok(word) }
+    if word.len() > WORD_BYTES_MAX {
+        Err(syntax(&format!("a name or value is longer than {WORD_BYTES_MAX} bytes")))
+    } else {
+        Ok(word)
+    }
 }
 
 fn expected(what: &str, found: Option<&Token>) -> CommandError {

@@ -1,9 +1,9 @@
-//! [`Mailbox`]: the way from the disk thread back to one connection. Posting never waits, and never grows without
-//! bound: a peer that does not read its answers must not hold up the votes of others.
+//! [`Mailbox`]: replies of a disk thread to one connection. Posting never blocks, and the content is bounded: a peer that
+//! does not read its replies must not delay the votes of others.
 //!
-//! Append responses replace each other, because the newest says all that the older ones said. Answers to questions
-//! are kept, up to [`ANSWERS_MAX`]; a proposer asks one at a time, so more than that is a broken peer. The order in
-//! which things were said is kept. `task` posts, `receive_wal` takes.
+//! A new append response replaces the one that waits, because it contains all that the older one said. Other replies are
+//! kept, up to [`REPLIES_MAX`]; a proposer has one request under way, so a peer with more is broken. The order of the
+//! replies is kept. `disk_thread` posts, `receive_wal` receives.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 use pq_proto::ErrorResponse;
 use tokio::sync::Notify;
 
-/// Most answers that wait for a connection.
-pub(super) const ANSWERS_MAX: usize = 16;
+/// Most replies that wait for a connection.
+pub(super) const REPLIES_MAX: usize = 16;
 
-/// Clones are the same mailbox.
+/// The mailbox of one connection. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mailbox(Arc<Shared>);
 
@@ -28,65 +28,69 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Content {
-    messages: VecDeque<AcceptorMessage>,
-    end: Option<ErrorResponse>,
+    replies: VecDeque<AcceptorMessage>,
+    closed: Option<ErrorResponse>,
 }
 
-/// What a connection finds.
+/// One item of a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Mail {
-    /// To be sent.
-    Message(AcceptorMessage),
-    /// The connection must be closed with these words. The last mail.
-    End(ErrorResponse),
+    /// A reply to send to the proposer.
+    Reply(AcceptorMessage),
+    /// The connection must be closed with this closing message. The last item.
+    Close(ErrorResponse),
 }
 
 impl Mailbox {
-    /// Adds a message. False when the connection leaves too many of its answers unread: it should be ended.
+    /// Adds a reply. False when the connection has [`REPLIES_MAX`] unread replies: the caller should close it.
     #[must_use]
-    pub(crate) fn post(&self, message: AcceptorMessage) -> bool {
-        let accepted = self.with(|content| {
-            let is_append = |message: &AcceptorMessage| matches!(message, AcceptorMessage::Append(_));
-            if is_append(&message) {
-                content.messages.retain(|waiting| !is_append(waiting));
-            } else if content.messages.len() >= ANSWERS_MAX {
-                return false;
+    pub(crate) fn post(&self, reply: AcceptorMessage) -> bool {
+        let accepted = {
+            let mut content = self.0.content.lock();
+            if is_append(&reply) {
+                content.replies.retain(|waiting| !is_append(waiting));
+                content.replies.push_back(reply);
+                true
+            } else if content.replies.len() < REPLIES_MAX {
+                content.replies.push_back(reply);
+                true
+            } else {
+                false
             }
-            content.messages.push_back(message);
-            true
-        });
+        };
         self.0.posted.notify_one();
         accepted
     }
 
-    /// Ends the connection once it took what is there. The first reason counts.
-    pub(crate) fn end(&self, reason: ErrorResponse) {
-        self.with(|content| content.end.get_or_insert(reason).clone());
+    /// Closes the connection once it has received the replies that wait. The first reason counts.
+    pub(crate) fn close(&self, reason: ErrorResponse) {
+        self.0.content.lock().closed.get_or_insert(reason);
         self.0.posted.notify_one();
     }
 
-    /// The next mail. Cancel-safe: what was not returned stays. For one taker.
-    pub(crate) async fn take(&self) -> Mail {
+    /// Waits for the next item. Cancel-safe: an item that was not returned stays. One receiver only.
+    pub(crate) async fn next(&self) -> Mail {
         loop {
-            if let Some(mail) = self.try_take() {
+            if let Some(mail) = self.try_next() {
                 return mail;
             }
-            // A post between the look and this wait left a permit, so it is not missed.
+            // A post between the check and this wait left a permit, so it is not missed.
             self.0.posted.notified().await;
         }
     }
 
-    /// The next mail, if there is one.
-    pub(crate) fn try_take(&self) -> Option<Mail> {
-        self.with(|content| match content.messages.pop_front() {
-            Some(message) => Some(Mail::Message(message)),
-            None => content.end.clone().map(Mail::End),
-        })
+    /// The next item, if there is one.
+    pub(crate) fn try_next(&self) -> Option<Mail> {
+        let mut content = self.0.content.lock();
+        match content.replies.pop_front() {
+            Some(reply) => Some(Mail::Reply(reply)),
+            None => content.closed.clone().map(Mail::Close),
+        }
     }
+}
 
-    fn with<T>(&self, act: impl FnOnce(&mut Content) -> T) -> T {
-        act(&mut self.0.content.lock())
-    }
+fn is_append(reply: &AcceptorMessage) -> bool {
+    matches!(reply, AcceptorMessage::Append(_))
 }
 
 #[cfg(test)]
@@ -107,52 +111,52 @@ mod tests {
         })
     }
 
-    fn answer(from: u64) -> AcceptorMessage {
+    fn checksum(from: u64) -> AcceptorMessage {
         AcceptorMessage::Checksum(ChecksumResponse { from: Lsn(from), to: Lsn(from), crc32c: None })
     }
 
     #[test]
-    fn only_the_newest_append_response_is_kept() {
+    fn mailbox_keeps_only_newest_append_response() {
         let mailbox = Mailbox::default();
-        for message in [append(1), answer(1), append(2), append(3)] {
-            assert!(mailbox.post(message));
+        for reply in [append(1), checksum(1), append(2), append(3)] {
+            assert!(mailbox.post(reply));
         }
-        assert_eq!(mailbox.try_take(), Some(Mail::Message(answer(1))));
-        assert_eq!(mailbox.try_take(), Some(Mail::Message(append(3))));
-        assert_eq!(mailbox.try_take(), None);
+        assert_eq!(mailbox.try_next(), Some(Mail::Reply(checksum(1))));
+        assert_eq!(mailbox.try_next(), Some(Mail::Reply(append(3))));
+        assert_eq!(mailbox.try_next(), None);
     }
 
     #[test]
-    fn answers_that_nobody_reads_have_an_end() {
+    fn mailbox_bounds_unread_replies() {
         let mailbox = Mailbox::default();
-        for from in 0..ANSWERS_MAX as u64 {
-            assert!(mailbox.post(answer(from)));
+        for from in 0..REPLIES_MAX as u64 {
+            assert!(mailbox.post(checksum(from)));
         }
-        assert!(!mailbox.post(answer(99)));
+        assert!(!mailbox.post(checksum(99)));
         assert!(mailbox.post(append(1)));
     }
 
     #[test]
-    fn the_end_comes_last_and_stays() {
+    fn mailbox_close_comes_last_and_stays() {
         let mailbox = Mailbox::default();
         let reason = |text: &str| ErrorResponse::fatal(SqlState::INTERNAL_ERROR, text);
-        mailbox.end(reason("first"));
-        mailbox.end(reason("second"));
+        mailbox.close(reason("first"));
+        mailbox.close(reason("second"));
         assert!(mailbox.post(append(1)));
-        assert_eq!(mailbox.try_take(), Some(Mail::Message(append(1))));
-        assert_eq!(mailbox.try_take(), Some(Mail::End(reason("first"))));
-        assert_eq!(mailbox.try_take(), Some(Mail::End(reason("first"))));
+        assert_eq!(mailbox.try_next(), Some(Mail::Reply(append(1))));
+        assert_eq!(mailbox.try_next(), Some(Mail::Close(reason("first"))));
+        assert_eq!(mailbox.try_next(), Some(Mail::Close(reason("first"))));
     }
 
     #[tokio::test]
-    async fn a_taker_wakes_for_what_is_posted() {
+    async fn mailbox_post_wakes_receiver() {
         let mailbox = Mailbox::default();
-        let taker = tokio::spawn({
+        let receiver = tokio::spawn({
             let mailbox = mailbox.clone();
-            async move { mailbox.take().await }
+            async move { mailbox.next().await }
         });
         tokio::task::yield_now().await;
         assert!(mailbox.post(append(7)));
-        assert_eq!(taker.await.unwrap(), Mail::Message(append(7)));
+        assert_eq!(receiver.await.unwrap(), Mail::Reply(append(7)));
     }
 }

@@ -218,7 +218,7 @@ async fn a_timeline_whose_disk_fails_at_the_start_is_served_when_the_disk_is_wel
 
     let program = Program::start(directory.path()).await;
     let status = program.at.status(timeline(1)).await;
-    assert_eq!(status["health"], "poisoned", "{status}");
+    assert_eq!(status["health"], "failed", "{status}");
     assert!(status["error"].as_str().unwrap().contains("cannot open the control file"), "{status}");
     let push = "START_WAL_PUSH (proto_version 'holdfast-1')";
     match program.at.connect(timeline(1)).await.copy_both(push).await.err() {

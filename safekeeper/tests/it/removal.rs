@@ -126,7 +126,7 @@ async fn a_timeline_whose_directory_is_gone_is_not_created_anew() {
     let server = Server::start_in(directory.path()).await;
     let status = server.at.status(id).await;
     assert_eq!(status["health"], "corrupt");
-    assert!(status["error"].as_str().unwrap().contains("its directory is gone"), "{status}");
+    assert!(status["error"].as_str().unwrap().contains("directory of this timeline is gone"), "{status}");
     let (code, text) = server.at.post(&timeline_body(id, Dialect::Holdfast)).await;
     assert!(code == 409 && text.contains("exists and cannot be opened"), "{code} {text}");
     server.at.create(timeline(2), Dialect::Holdfast).await;

@@ -218,9 +218,9 @@ async fn a_directory_that_cannot_be_synced_acknowledges_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_keeps_failing_is_said_to_and_taken_up_again_when_it_is_well() {
     for (fault, health) in [
-        ("fdatasync:error=EIO", &["poisoned"][..]),
-        ("pwrite64:error=EIO", &["poisoned"]),
-        ("pwrite64:error=ENOSPC", &["full", "poisoned"]),
+        ("fdatasync:error=EIO", &["failed"][..]),
+        ("pwrite64:error=EIO", &["failed"]),
+        ("pwrite64:error=ENOSPC", &["full", "failed"]),
     ] {
         let mut story = Story::begin().await;
         let before = story.acknowledged;
@@ -272,14 +272,14 @@ async fn a_recovery_that_cannot_read_waits_for_the_disk() {
     let faults = ["fdatasync:error=EIO:when=1", "pread64:error=EIO"].map(str::to_owned);
     let Some(faults) = story.inject(&faults).await else { return };
     story.push_while_it_lasts().await;
-    story.becomes(&["poisoned"]).await;
+    story.becomes(&["failed"]).await;
     let read_in_vain = async || {
         let trace = fs::read_to_string(&faults.trace).ok()?;
         let failed = trace.lines().filter(|line| line.contains("pread64") && line.contains("INJECTED"));
         (failed.count() >= 3).then_some(())
     };
     eventually("three recoveries in vain", read_in_vain).await;
-    assert_eq!(story.becomes(&["poisoned"]).await["flush_lsn"], story.acknowledged.to_string());
+    assert_eq!(story.becomes(&["failed"]).await["flush_lsn"], story.acknowledged.to_string());
     faults.remove().await;
     story.goes_on().await;
     story.end().await;

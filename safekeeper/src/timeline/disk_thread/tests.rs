@@ -1,18 +1,24 @@
-//! Disk threads, run by hand.
+//! Disk threads, driven step by step.
 
 use super::*;
 use consensus::{
-    AcceptorMessage, AppendRequest, Configuration, Dialect, Lineage, ProposerElected, ProposerGreeting,
-    ProposerMessage, ProtocolVersion, TermHistory, TermStart, VoteRequest,
+    AcceptorMessage, AppendRequest, Configuration, ConnectionId, Dialect, Lineage, ProposerElected,
+    ProposerGreeting, ProposerMessage, ProtocolVersion, TermHistory, TermStart, VoteRequest,
 };
 use prometheus_client::registry::Registry;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use wal_format::{PageMagic, ScanContext, WalBuilder};
-use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, Term, Tli};
+use wal_store::{Input, RealDisk, Replica};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
 
-use super::super::mailbox::Mail;
+use super::super::lane_queues::Queued;
+use super::super::mailbox::{Mail, Mailbox};
 use crate::data_dir::DataDir;
+use crate::feedback::Readers;
 
 const KEY: TimelineKey = TimelineKey(0);
 const CONNECTION: ConnectionId = ConnectionId(7);
@@ -36,19 +42,11 @@ fn lineage() -> Lineage {
     }
 }
 
-/// A thread's content with some timelines, each with one connection, run by hand.
+/// A thread that owns some timelines, each with one connection. It does not run: the test calls its methods.
 fn thread_with(directory: &TempDir, timelines: u64, retention: Retention) -> (DiskThread, Vec<Mailbox>) {
     let data_dir = DataDir::open(directory.path(), NodeId(1)).unwrap();
-    let mut thread = DiskThread {
-        inbox: channel().1,
-        timelines: BTreeMap::new(),
-        attempts: VecDeque::new(),
-        attempt_at: Instant::now(),
-        begin_with: KEY,
-        retention,
-        metrics: Metrics::register(&mut Registry::default()),
-        _lock: data_dir.lock(),
-    };
+    let metrics = Metrics::register(&mut Registry::default());
+    let mut thread = DiskThread::new(channel().1, retention, metrics, data_dir.lock());
     let mut mailboxes = Vec::new();
     for number in 0..timelines {
         let path = directory.path().join(format!("timeline{number}"));
@@ -58,10 +56,10 @@ fn thread_with(directory: &TempDir, timelines: u64, retention: Retention) -> (Di
         let replica = Replica::open(RealDisk::open(&path).unwrap(), NodeId(1)).unwrap();
         let readers = Arc::new(Readers::default());
         let changed = watch::channel(()).0;
-        let owned = Owned { id: TenantTimelineId::default(), replica, readers, changed };
+        let opened = OpenedTimeline { id: TenantTimelineId::default(), replica, readers, changed };
         let (key, mailbox) = (TimelineKey(number), Mailbox::default());
-        thread.follow(Order::Own { key, timeline: Box::new(owned) });
-        thread.follow(Order::Attach { key, connection: CONNECTION, mailbox: mailbox.clone() });
+        thread.handle(DiskCommand::Own { key, timeline: Box::new(opened) });
+        thread.handle(DiskCommand::OpenLane { key, connection: CONNECTION, mailbox: mailbox.clone() });
         mailboxes.push(mailbox);
     }
     (thread, mailboxes)
@@ -72,22 +70,22 @@ fn thread(directory: &TempDir) -> (DiskThread, Mailbox) {
     (thread, mailboxes.remove(0))
 }
 
-fn say(thread: &mut DiskThread, input: Input) {
-    say_to(thread, KEY, input);
+fn enqueue(thread: &mut DiskThread, input: Input) {
+    enqueue_for(thread, KEY, input);
 }
 
-fn say_to(thread: &mut DiskThread, key: TimelineKey, input: Input) {
+fn enqueue_for(thread: &mut DiskThread, key: TimelineKey, input: Input) {
     let queued = Queued { input, permit: None };
-    thread.follow(Order::Queue { key, connection: CONNECTION, queued });
+    thread.handle(DiskCommand::Enqueue { key, connection: CONNECTION, queued });
 }
 
-fn round(thread: &mut DiskThread) -> &Served {
+fn round(thread: &mut DiskThread) -> &OwnedTimeline {
     thread.round();
     &thread.timelines[&KEY]
 }
 
 /// Makes the connection of each timeline its leader.
-fn lead(thread: &mut DiskThread, timelines: u64) {
+fn elect(thread: &mut DiskThread, timelines: u64) {
     let history = TermHistory::new(vec![TermStart { term: TERM, start: START, tli: Tli::FIRST }]).unwrap();
     let greeting = ProposerMessage::Greeting(ProposerGreeting {
         version: ProtocolVersion::Holdfast1,
@@ -110,7 +108,7 @@ fn lead(thread: &mut DiskThread, timelines: u64) {
     });
     for key in (0..timelines).map(TimelineKey) {
         for message in [greeting.clone(), elected.clone()] {
-            say_to(thread, key, Input::Message(message));
+            enqueue_for(thread, key, Input::Message(message));
         }
     }
     while thread.is_due() {
@@ -118,7 +116,7 @@ fn lead(thread: &mut DiskThread, timelines: u64) {
     }
 }
 
-/// WAL of so many records, one to an append; and where it ends.
+/// WAL of `records` records, one append each, and the end of the last one.
 fn appends(records: usize) -> (Vec<Input>, Lsn) {
     let mut builder = WalBuilder::new(CONTEXT, PageMagic::POSTGRES_15, Tli::FIRST, START, Lsn(0));
     let append = |_| {
@@ -138,54 +136,55 @@ fn appends(records: usize) -> (Vec<Input>, Lsn) {
     (inputs, builder.position())
 }
 
-/// What the mailbox says is durable.
-fn told(mailbox: &Mailbox) -> Lsn {
+/// The newest flush position in the mailbox.
+fn reported_flush_lsn(mailbox: &Mailbox) -> Lsn {
     let mut flush_lsn = Lsn::INVALID;
-    while let Some(mail) = mailbox.try_take() {
+    while let Some(mail) = mailbox.try_next() {
         match mail {
-            Mail::Message(AcceptorMessage::Append(response)) => flush_lsn = response.flush_lsn,
-            Mail::Message(_) => {}
-            Mail::End(reason) => panic!("{reason:?}"),
+            Mail::Reply(AcceptorMessage::Append(response)) => flush_lsn = response.flush_lsn,
+            Mail::Reply(_) => {}
+            Mail::Close(reason) => panic!("{reason:?}"),
         }
     }
     flush_lsn
 }
 
 #[test]
-fn the_appends_of_a_round_share_one_sync_a_timeline() {
+fn appends_of_one_round_share_one_sync() {
     let directory = tempfile::tempdir().unwrap();
     let (mut thread, mailboxes) = thread_with(&directory, 3, Retention::default());
-    lead(&mut thread, 3);
+    elect(&mut thread, 3);
     let (inputs, end) = appends(20);
     for key in (0..3).map(TimelineKey) {
         for input in &inputs {
-            say_to(&mut thread, key, input.clone());
+            enqueue_for(&mut thread, key, input.clone());
         }
     }
     // However slow the machine is.
     thread.round_within(ROUND_BYTES_MAX, Duration::MAX);
     assert_eq!((thread.metrics.appends.get(), thread.metrics.wal_syncs.get()), (60, 3));
     for mailbox in &mailboxes {
-        assert_eq!(told(mailbox), end);
+        assert_eq!(reported_flush_lsn(mailbox), end);
     }
 }
 
+/// A full round leaves the other timelines to the next rounds, and each gets its turn.
 #[test]
-fn a_round_that_is_full_leaves_the_rest_to_the_next_and_nobody_starves() {
+fn full_rounds_serve_every_timeline_in_turn() {
     let directory = tempfile::tempdir().unwrap();
     let (mut thread, mailboxes) = thread_with(&directory, 3, Retention::default());
-    lead(&mut thread, 3);
+    elect(&mut thread, 3);
     let (inputs, end) = appends(3);
     for key in (0..3).map(TimelineKey) {
         for input in &inputs {
-            say_to(&mut thread, key, input.clone());
+            enqueue_for(&mut thread, key, input.clone());
         }
     }
     let mut served = Vec::new();
     while thread.is_due() {
         thread.round_within(1, Duration::MAX);
-        let now: Vec<_> = (0..3).filter(|&number| told(&mailboxes[number]) == end).collect();
-        assert_eq!(now.len(), 1, "one timeline a round");
+        let now: Vec<_> = (0..3).filter(|&number| reported_flush_lsn(&mailboxes[number]) == end).collect();
+        assert_eq!(now.len(), 1, "one timeline per round");
         served.extend(now);
     }
     served.sort_unstable();
@@ -193,23 +192,23 @@ fn a_round_that_is_full_leaves_the_rest_to_the_next_and_nobody_starves() {
 }
 
 #[test]
-fn old_wal_goes_when_retention_and_readers_allow_it() {
+fn tick_removes_wal_that_no_reader_needs() {
     let directory = tempfile::tempdir().unwrap();
     let retention = Retention { wal_keep_bytes: 0, ..Retention::default() };
     let (mut thread, _mailboxes) = thread_with(&directory, 1, retention);
-    lead(&mut thread, 1);
-    let reader = thread.timelines[&KEY].owned.readers.join(START);
+    elect(&mut thread, 1);
+    let reader = thread.timelines[&KEY].opened.readers.register(START);
     let (inputs, end) = appends(400);
     for input in inputs {
-        say(&mut thread, input);
+        enqueue(&mut thread, input);
         thread.round();
     }
-    let oldest = |thread: &DiskThread| thread.timelines[&KEY].owned.replica.snapshot().oldest_lsn;
+    let oldest = |thread: &DiskThread| thread.timelines[&KEY].opened.replica.snapshot().oldest_lsn;
     thread.tick(Duration::from_secs(5));
     thread.tick(Duration::from_secs(6));
-    assert_eq!(oldest(&thread), START, "a reader is there");
-    let read_upto = Lsn(START.0 + 2 * 16 * 1024 + 8);
-    reader.sent(read_upto);
+    assert_eq!(oldest(&thread), START, "a reader still needs it");
+    let read_up_to = Lsn(START.0 + 2 * 16 * 1024 + 8);
+    reader.record_sent(read_up_to);
     thread.tick(Duration::from_secs(7));
     assert_eq!(oldest(&thread), Lsn(START.0 + 2 * 16 * 1024));
     drop(reader);
@@ -217,58 +216,59 @@ fn old_wal_goes_when_retention_and_readers_allow_it() {
     assert_eq!(oldest(&thread), end.align_down(16 * 1024));
 }
 
-/// Something to try, and how often it was tried.
-fn attempt(succeeds_at: u32) -> (Attempt, Arc<AtomicU32>) {
+/// An attempt that succeeds at this call, and the count of its calls.
+fn attempt(succeeds_at: u32) -> (OpenAttempt, Arc<AtomicU32>) {
     let tried = Arc::new(AtomicU32::new(0));
     let counter = Arc::clone(&tried);
     (Box::new(move || counter.fetch_add(1, Ordering::Relaxed) + 1 == succeeds_at), tried)
 }
 
+/// After a failed attempt the thread pauses; after a success the next attempt follows at once.
 #[test]
-fn a_failed_attempt_keeps_the_thread_free_for_a_while_and_one_that_succeeds_does_not() {
+fn failed_open_attempt_pauses_the_next_one() {
     let directory = tempfile::tempdir().unwrap();
     let (mut thread, _mailbox) = thread(&directory);
     let (attempts, tried): (Vec<_>, Vec<_>) = [attempt(3), attempt(1), attempt(1)].into_iter().unzip();
     let before = Instant::now();
     for attempt in attempts {
-        thread.follow(Order::Retry(attempt));
+        thread.handle(DiskCommand::RetryOpen(attempt));
     }
     let tried = || tried.iter().map(|tried| tried.load(Ordering::Relaxed)).collect::<Vec<_>>();
-    thread.attempt();
-    assert_eq!(tried(), [0, 0, 0], "it has just failed");
-    assert!(thread.attempt_at >= before + ATTEMPT_INTERVAL);
+    thread.try_open_next();
+    assert_eq!(tried(), [0, 0, 0], "each attempt has just failed");
+    assert!(thread.next_attempt_at >= before + OPEN_RETRY_INTERVAL);
     for expected in [[1, 0, 0], [2, 1, 1], [3, 1, 1]] {
-        thread.attempt_at = Instant::now();
+        thread.next_attempt_at = Instant::now();
         for _ in 0..4 {
-            thread.attempt();
+            thread.try_open_next();
         }
         assert_eq!(tried(), expected);
     }
-    assert!(thread.attempts.is_empty());
+    assert!(thread.open_attempts.is_empty());
 }
 
 #[test]
-fn nothing_is_kept_of_a_connection_that_left() {
+fn disconnect_removes_lane_and_mailbox() {
     let directory = tempfile::tempdir().unwrap();
     let (mut thread, _mailbox) = thread(&directory);
-    say(&mut thread, Input::Disconnected);
-    let served = round(&mut thread);
-    assert!(served.mailboxes.is_empty() && served.lanes.is_empty());
+    thread.handle(DiskCommand::CloseLane { key: KEY, connection: CONNECTION });
+    let timeline = round(&mut thread);
+    assert!(timeline.mailboxes.is_empty() && timeline.lanes.is_empty());
 }
 
 #[test]
-fn nothing_is_kept_of_a_connection_that_was_refused() {
+fn refusal_removes_lane_and_mailbox() {
     let directory = tempfile::tempdir().unwrap();
     let (mut thread, mailbox) = thread(&directory);
     let request =
         VoteRequest { generation: Generation(0), term: Term(1), proposer_id: ProposerId::default() };
-    say(&mut thread, Input::Message(ProposerMessage::Vote(request)));
+    enqueue(&mut thread, Input::Message(ProposerMessage::Vote(request)));
     round(&mut thread);
-    let Some(Mail::End(reason)) = mailbox.try_take() else { panic!("not refused") };
+    let Some(Mail::Close(reason)) = mailbox.try_next() else { panic!("the vote was not refused") };
     assert_eq!(reason.sqlstate, SqlState::PROTOCOL_VIOLATION);
-    // What comes behind is dropped, and so is all that was kept.
-    say(&mut thread, Input::Message(ProposerMessage::Vote(request)));
-    let served = round(&mut thread);
-    assert!(served.mailboxes.is_empty() && served.lanes.is_empty());
-    assert_eq!(served.owned.replica.snapshot().term, Term::ZERO);
+    // Later messages of the connection are dropped.
+    enqueue(&mut thread, Input::Message(ProposerMessage::Vote(request)));
+    let timeline = round(&mut thread);
+    assert!(timeline.mailboxes.is_empty() && timeline.lanes.is_empty());
+    assert_eq!(timeline.opened.replica.snapshot().term, Term::ZERO);
 }

@@ -1,0 +1,153 @@
+//! Admin HTTP port: shows the safekeeper and its timelines to the operator, and creates timelines.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `GET /v1/status` | number, version, count of timelines |
+//! | `GET /v1/timelines` | all timelines |
+//! | `POST /v1/timelines` | creates a timeline: 201; 200 when the same one exists, 409 when another one does |
+//! | `GET /v1/timelines/{tenant}/{timeline}` | one timeline; 404 when it does not exist |
+//!
+//! These routes stand beside those that every program has ([`telemetry::admin`]). With a token, every route under `/v1`
+//! asks for it. Errors are JSON: `{"error": "…"}`.
+
+mod new_timeline;
+mod timeline_status;
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use telemetry::ApiError;
+use wal_types::{NodeId, TenantTimelineId, TimelineId};
+
+use crate::auth::Token;
+use crate::timeline::{CreateError, Creation, NotServedCause, Timelines};
+use new_timeline::{NewTimelineBody, bad_field};
+use timeline_status::TimelineStatus;
+
+/// Longest body in bytes: a list of members needs a tenth.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// What the routes need.
+#[derive(Clone)]
+pub(crate) struct HttpState {
+    pub(crate) node: NodeId,
+    pub(crate) pg_advertise: Option<String>,
+    pub(crate) timelines: Arc<Timelines>,
+}
+
+/// The routes of this file, without those that every program has.
+pub(crate) fn router(state: HttpState) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/timelines", get(list).post(create))
+        .route("/v1/timelines/{tenant}/{timeline}", get(show))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(state)
+}
+
+/// Requires the token for every route under `/v1`. Without a token every client is trusted.
+pub(crate) fn require_token(router: Router, token: Option<Arc<Token>>) -> Router {
+    match token {
+        Some(token) => router.layer(from_fn_with_state(token, check_token)),
+        None => router,
+    }
+}
+
+async fn check_token(State(token): State<Arc<Token>>, request: Request, next: Next) -> Response {
+    let header = request.headers().get(header::AUTHORIZATION);
+    if !request.uri().path().starts_with("/v1/") || token.matches_bearer(header.map(|value| value.as_bytes()))
+    {
+        return next.run(request).await;
+    }
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+    let message = "this request needs the token of --auth-token-file as Authorization: Bearer TOKEN\n";
+    (StatusCode::UNAUTHORIZED, challenge, message).into_response()
+}
+
+#[derive(Serialize)]
+struct SafekeeperStatus {
+    id: u64,
+    /// Names the disk: a creation that carries it is refused after the disk was wiped or replaced.
+    disk_id: String,
+    version: &'static str,
+    timelines: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pg_advertise: Option<String>,
+}
+
+async fn status(State(state): State<HttpState>) -> Json<SafekeeperStatus> {
+    Json(SafekeeperStatus {
+        id: state.node.0,
+        disk_id: TimelineId(state.timelines.identity().disk).to_string(),
+        version: env!("CARGO_PKG_VERSION"),
+        timelines: state.timelines.all().len(),
+        pg_advertise: state.pg_advertise,
+    })
+}
+
+async fn list(State(state): State<HttpState>) -> Json<Vec<TimelineStatus>> {
+    let all = state.timelines.all();
+    Json(all.iter().map(|(id, timeline)| TimelineStatus::new(*id, timeline)).collect())
+}
+
+async fn show(
+    State(state): State<HttpState>,
+    Path((tenant, timeline)): Path<(String, String)>,
+) -> Result<Json<TimelineStatus>, ApiError> {
+    let id = TenantTimelineId {
+        tenant: tenant.parse().map_err(|error| bad_field("tenant", error))?,
+        timeline: timeline.parse().map_err(|error| bad_field("timeline", error))?,
+    };
+    let Some(timeline) = state.timelines.find(id) else {
+        let message = format!("timeline {id} does not exist on this safekeeper");
+        return Err(ApiError::new(StatusCode::NOT_FOUND, message));
+    };
+    Ok(Json(TimelineStatus::new(id, &timeline)))
+}
+
+async fn create(
+    State(state): State<HttpState>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<TimelineStatus>), ApiError> {
+    let body: NewTimelineBody = serde_json::from_slice(&body).map_err(|error| bad_field("body", error))?;
+    let new = body.validate(state.node)?;
+    let id = new.lineage.id;
+
+    let creation = state.timelines.create(new).await?;
+    let Some(timeline) = state.timelines.find(id) else {
+        let message = format!("timeline {id} disappeared after its creation");
+        return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message));
+    };
+    let status = match creation {
+        Creation::Created => StatusCode::CREATED,
+        Creation::AlreadyExists => StatusCode::OK,
+    };
+    Ok((status, Json(TimelineStatus::new(id, &timeline))))
+}
+
+impl From<CreateError> for ApiError {
+    fn from(error: CreateError) -> Self {
+        let status = match &error {
+            CreateError::NotServed { why, .. } => match why.cause {
+                NotServedCause::DiskFull | NotServedCause::DiskFailed | NotServedCause::ThreadEnded => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+                NotServedCause::Quarantined => StatusCode::CONFLICT,
+            },
+            CreateError::Different { .. } | CreateError::OtherDisk { .. } => StatusCode::CONFLICT,
+            CreateError::Store { error: wal_store::StoreError::Full { .. }, .. } => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
+            CreateError::Store { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            CreateError::ShuttingDown { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
+}
