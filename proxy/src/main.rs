@@ -15,7 +15,7 @@ use utils::{Shutdown, address_file};
 fn main() -> ExitCode {
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => telemetry::process::failed("proxy", &error),
+        Err(error) => telemetry::process::report_failure("proxy", &error),
     }
 }
 

@@ -200,7 +200,7 @@ impl<K: Clone + Eq + Hash> Limit<K> {
     pub(crate) fn take(&self, key: &K) -> Result<(), Duration> {
         let mut current = self.lock();
         let Some(buckets) = &mut current.buckets else { return Ok(()) };
-        buckets.take(key, Instant::now().into_std()).map_err(|refused| refused.retry_after)
+        buckets.try_acquire(key, Instant::now().into_std()).map_err(|refused| refused.retry_after)
     }
 
     /// Forgets who is as if it had never been there.

@@ -398,7 +398,7 @@ impl SessionError {
             Self::Handshake(HandshakeError::TlsRequired) => "plaintext",
             Self::Handshake(HandshakeError::Tls(_)) => "tls_failed",
             Self::Handshake(HandshakeError::Timeout) | Self::Timeout => "client_timeout",
-            Self::Handshake(error) if error.reply().is_some() => "bad_startup",
+            Self::Handshake(error) if error.response().is_some() => "bad_startup",
             Self::Handshake(_) | Self::Client(_) => "client_left",
             Self::TooMany(too_many) => too_many.how(),
             Self::Draining => "draining",

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         // The whole chain in one sentence: this is what somebody at a terminal gets to see.
-        Err(error) => telemetry::process::failed("safekeeper", &error),
+        Err(error) => telemetry::process::report_failure("safekeeper", &error),
     }
 }
 

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => telemetry::process::failed("walproposer", &error),
+        Err(error) => telemetry::process::report_failure("walproposer", &error),
     }
 }
 

@@ -82,7 +82,7 @@ impl<S: Io> Session<S> {
     }
 
     async fn or_reply<T>(&mut self, result: Result<T, HandshakeError>) -> Result<T, HandshakeError> {
-        if let Some(response) = result.as_ref().err().and_then(HandshakeError::reply) {
+        if let Some(response) = result.as_ref().err().and_then(HandshakeError::response) {
             self.last_word(response).await;
         }
         result
@@ -109,7 +109,7 @@ async fn before<T>(
 }
 
 async fn read_password_message<S: Io>(connection: &mut Connection<S>) -> Result<Bytes, HandshakeError> {
-    match connection.reader.frame(PASSWORD_MESSAGE_BYTES_MAX).await? {
+    match connection.reader.read_frame(PASSWORD_MESSAGE_BYTES_MAX).await? {
         None => Err(HandshakeError::Closed),
         Some(frame) if frame.tag == b'p' => Ok(frame.body),
         Some(frame) if frame.tag == b'X' => Err(HandshakeError::Closed),

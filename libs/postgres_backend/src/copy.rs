@@ -55,7 +55,7 @@ impl<S: Io> CopyReader<S> {
     /// [`CopyMessage::Fail`] it is Done for ever, and nothing more is read. Cancel-safe.
     pub async fn next(&mut self, payload_bytes_max: usize) -> Result<CopyMessage, FramedError> {
         while !self.done {
-            let Some(frame) = self.reader.frame(payload_bytes_max).await? else {
+            let Some(frame) = self.reader.read_frame(payload_bytes_max).await? else {
                 return Ok(CopyMessage::Terminate);
             };
             let tag = frame.tag;

@@ -76,7 +76,7 @@ impl From<io::Error> for HandshakeError {
 
 impl HandshakeError {
     /// What the client is told, when there is a point in telling it.
-    pub fn reply(&self) -> Option<ErrorResponse> {
+    pub fn response(&self) -> Option<ErrorResponse> {
         let violation = |message: String| Some(ErrorResponse::fatal(SqlState::PROTOCOL_VIOLATION, message));
         match self {
             Self::Timeout => Some(ErrorResponse::fatal(

@@ -189,7 +189,7 @@ async fn next_request<'c, S: Io>(
     deadline: Instant,
 ) -> Result<Request<'c>, HandshakeError> {
     loop {
-        let packet = timeout_at(deadline, reader.startup_packet()).await;
+        let packet = timeout_at(deadline, reader.read_startup_packet()).await;
         let (name, allowed, tls) = match packet.map_err(|_| HandshakeError::Timeout)?? {
             None => return Ok(Request::Closed),
             Some(StartupPacket::Cancel { pid, key }) => return Ok(Request::Cancel { pid, key }),
@@ -234,7 +234,7 @@ fn session<S: Io>(
 
 /// Tells the client about an error, as far as it still listens.
 async fn or_reply<S: Io, T>(result: Result<T, HandshakeError>, io: &mut S) -> Result<T, HandshakeError> {
-    let reply = result.as_ref().err().and_then(HandshakeError::reply);
+    let reply = result.as_ref().err().and_then(HandshakeError::response);
     if let Some(reply) = reply {
         let mut out = BytesMut::new();
         BackendMessage::ErrorResponse(reply).encode(&mut out)?;

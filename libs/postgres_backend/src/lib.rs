@@ -27,6 +27,6 @@ pub use copy::{CopyBoth, CopyMessage, CopyReader, CopyWriter};
 pub use error::{HandshakeError, QueryError, TlsError};
 pub use handler::{AfterCopy, Answer, CopyEnd, Handler, ResultSet};
 pub use handshake::{Accepted, HandshakeConfig, Session, TlsPolicy};
-pub use serve::{QUERY_BYTES_MAX, Served, serve};
+pub use serve::{ClosedBy, QUERY_BYTES_MAX, serve};
 pub use stream::{Io, Stream};
 pub use tls::ServerTls;

@@ -22,11 +22,11 @@ pub const QUERY_BYTES_MAX: usize = 64 * 1024;
 
 /// How a connection ended that ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Served {
+pub enum ClosedBy {
     /// The client ended it.
-    ByClient,
+    Client,
     /// The server ended it: by a fatal error, after a copy, or at a shutdown.
-    ByServer,
+    Server,
 }
 
 /// Serves a connection until one side ends it. When `shutdown` completes, a connection that waits for its next command
@@ -35,7 +35,7 @@ pub async fn serve<S: Io, H: Handler<S>>(
     connection: Connection<S>,
     handler: &mut H,
     shutdown: impl Future<Output = ()> + Send,
-) -> Result<Served, FramedError> {
+) -> Result<ClosedBy, FramedError> {
     let mut shutdown = pin!(shutdown);
     let mut server = Server { connection, handler, extended: Extended::default(), skip_to_sync: false };
     server.ready().await?;
@@ -47,10 +47,10 @@ pub async fn serve<S: Io, H: Handler<S>>(
                 let message = "terminating connection due to administrator command";
                 return server.close(ErrorResponse::fatal(SqlState::ADMIN_SHUTDOWN, message)).await;
             }
-            frame = server.connection.reader.frame(QUERY_BYTES_MAX) => frame,
+            frame = server.connection.reader.read_frame(QUERY_BYTES_MAX) => frame,
         };
         let message = match frame.and_then(|frame| frame.map(decode).transpose()) {
-            Ok(Some(FrontendMessage::Terminate) | None) => return Ok(Served::ByClient),
+            Ok(Some(FrontendMessage::Terminate) | None) => return Ok(ClosedBy::Client),
             Ok(Some(message)) => message,
             Err(FramedError::Protocol(error)) => {
                 server.close(ErrorResponse::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string())).await?;
@@ -60,7 +60,7 @@ pub async fn serve<S: Io, H: Handler<S>>(
         };
         match server.message(message).await? {
             Next::Continue(next) => server = next,
-            Next::Closed => return Ok(Served::ByServer),
+            Next::Closed => return Ok(ClosedBy::Server),
         }
     }
 }
@@ -244,10 +244,10 @@ impl<S: Io, H: Handler<S>> Server<'_, S, H> {
         self.connection.writer.send(&BackendMessage::ReadyForQuery(TransactionStatus::Idle)).await
     }
 
-    async fn close(&mut self, response: ErrorResponse) -> Result<Served, FramedError> {
+    async fn close(&mut self, response: ErrorResponse) -> Result<ClosedBy, FramedError> {
         self.connection.send_error(response).await?;
         self.connection.writer.shutdown().await?;
-        Ok(Served::ByServer)
+        Ok(ClosedBy::Server)
     }
 }
 

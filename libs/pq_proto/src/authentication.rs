@@ -77,11 +77,11 @@ impl Authentication {
             3 => Self::CleartextPassword,
             5 => Self::Md5Password { salt: cursor.u32()?.to_be_bytes() },
             7 => Self::Gss,
-            8 => Self::GssContinue(cursor.rest()),
+            8 => Self::GssContinue(cursor.read_to_end()),
             9 => Self::Sspi,
             10 => Self::Sasl { mechanisms: decode_mechanisms(cursor)? },
-            11 => Self::SaslContinue(cursor.rest()),
-            12 => Self::SaslFinal(cursor.rest()),
+            11 => Self::SaslContinue(cursor.read_to_end()),
+            12 => Self::SaslFinal(cursor.read_to_end()),
             other => {
                 return Err(ProtocolError::InvalidValue {
                     field: "authentication request",

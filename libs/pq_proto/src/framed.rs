@@ -70,7 +70,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
 
     /// The next message, `None` when the stream ended between two messages. A body longer than `body_bytes_max` is an
     /// error before any of it is waited for. Cancel-safe.
-    pub async fn frame(&mut self, body_bytes_max: usize) -> Result<Option<Frame>, FramedError> {
+    pub async fn read_frame(&mut self, body_bytes_max: usize) -> Result<Option<Frame>, FramedError> {
         if !self.fill(FRAME_HEADER_BYTES).await? {
             return Ok(None);
         }
@@ -84,7 +84,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
     }
 
     /// The next packet of the opening, `None` when the stream ended before it. Cancel-safe.
-    pub async fn startup_packet(&mut self) -> Result<Option<StartupPacket>, FramedError> {
+    pub async fn read_startup_packet(&mut self) -> Result<Option<StartupPacket>, FramedError> {
         if !self.fill(4).await? {
             return Ok(None);
         }
@@ -106,7 +106,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
     }
 
     /// Takes one byte: the answer to an SSLRequest. Cancel-safe.
-    pub async fn byte(&mut self) -> Result<Option<u8>, FramedError> {
+    pub async fn read_byte(&mut self) -> Result<Option<u8>, FramedError> {
         let byte = self.peek_byte().await?;
         if byte.is_some() {
             self.buffer.advance(1);
@@ -264,7 +264,7 @@ mod tests {
         let mut queries = Vec::new();
         for byte in wire {
             peer.write_all(&[byte]).await.unwrap();
-            if let Some(frame) = poll_once(reader.frame(BODY_BYTES_MAX)) {
+            if let Some(frame) = poll_once(reader.read_frame(BODY_BYTES_MAX)) {
                 queries.push(FrontendMessage::decode(frame.unwrap().unwrap()).unwrap());
             }
         }
@@ -277,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn a_huge_length_that_is_followed_by_nothing_allocates_next_to_nothing() {
         let (mut reader, _peer) = reader_of(b"d\x7f\xff\xff\xffsome").await;
-        assert!(poll_once(reader.frame(usize::MAX)).is_none());
+        assert!(poll_once(reader.read_frame(usize::MAX)).is_none());
         assert!(reader.buffer.capacity() <= 2 * READ_CHUNK_BYTES, "{} bytes", reader.buffer.capacity());
     }
 
@@ -286,7 +286,7 @@ mod tests {
         let (mut reader, mut peer) = reader_of(b"d\x7f\xff\xff\xff").await;
         for arrived in (4096..=128 * 1024).step_by(4096) {
             peer.write_all(&[0; 4096]).await.unwrap();
-            assert!(poll_once(reader.frame(usize::MAX)).is_none());
+            assert!(poll_once(reader.read_frame(usize::MAX)).is_none());
             assert!(
                 reader.buffer.capacity() <= 2 * (arrived + 2 * READ_CHUNK_BYTES),
                 "after {arrived} bytes"
@@ -303,26 +303,26 @@ mod tests {
             (b"d\0\0\0\x0f", ProtocolError::TooLong { announced: 15, max: 14 }),
         ] {
             let (mut reader, _peer) = reader_of(header).await;
-            match poll_once(reader.frame(10)) {
+            match poll_once(reader.read_frame(10)) {
                 Some(Err(FramedError::Protocol(error))) => assert_eq!(error, expected),
                 other => panic!("{header:?}: {other:?}"),
             }
         }
         let (mut reader, _peer) = reader_of(b"d\0\0\0\x0e0123456789").await;
-        assert_eq!(reader.frame(10).await.unwrap().unwrap().body.len(), 10);
+        assert_eq!(reader.read_frame(10).await.unwrap().unwrap().body.len(), 10);
     }
 
     #[tokio::test]
     async fn the_end_of_the_stream_is_clean_only_between_two_messages() {
         let (mut reader, peer) = reader_of(b"S\0\0\0\x04").await;
         drop(peer);
-        assert!(reader.frame(BODY_BYTES_MAX).await.unwrap().is_some());
-        assert!(reader.frame(BODY_BYTES_MAX).await.unwrap().is_none());
+        assert!(reader.read_frame(BODY_BYTES_MAX).await.unwrap().is_some());
+        assert!(reader.read_frame(BODY_BYTES_MAX).await.unwrap().is_none());
         for torn in [&b"d"[..], b"d\0\0\0", b"d\0\0\0\x06a"] {
             let (mut reader, peer) = reader_of(torn).await;
             drop(peer);
             assert!(
-                matches!(reader.frame(BODY_BYTES_MAX).await, Err(FramedError::ClosedInsideMessage)),
+                matches!(reader.read_frame(BODY_BYTES_MAX).await, Err(FramedError::ClosedInsideMessage)),
                 "{torn:?}"
             );
         }
@@ -337,7 +337,7 @@ mod tests {
             packet.encode(&mut wire).unwrap();
             assert_eq!(wire.len() <= STARTUP_PACKET_BYTES_MAX, fits);
             let (mut reader, _peer) = reader_of(&wire).await;
-            let read = poll_once(reader.startup_packet()).expect("everything is there");
+            let read = poll_once(reader.read_startup_packet()).expect("everything is there");
             assert_eq!(read.is_ok_and(|read| read == Some(packet)), fits);
         }
     }
@@ -366,7 +366,7 @@ mod tests {
         let (mut reader, peer) = reader_of(b"S").await;
         drop(peer);
         assert_eq!(reader.peek_byte().await.unwrap(), Some(b'S'));
-        assert_eq!(reader.byte().await.unwrap(), Some(b'S'));
-        assert_eq!(reader.byte().await.unwrap(), None);
+        assert_eq!(reader.read_byte().await.unwrap(), Some(b'S'));
+        assert_eq!(reader.read_byte().await.unwrap(), None);
     }
 }

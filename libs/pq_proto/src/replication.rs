@@ -117,7 +117,7 @@ impl FromPrimary {
                 start: Lsn(cursor.u64()?),
                 server_end: Lsn(cursor.u64()?),
                 sent_at_micros: cursor.i64()?,
-                data: cursor.rest(),
+                data: cursor.read_to_end(),
             }),
             b'k' => Self::Keepalive(PrimaryKeepalive {
                 server_end: Lsn(cursor.u64()?),

@@ -86,7 +86,7 @@ impl StartupPacket {
             GSSENC_REQUEST => Self::GssEnc,
             CANCEL_REQUEST => {
                 let pid = cursor.i32()?;
-                let key = cursor.rest();
+                let key = cursor.read_to_end();
                 if key.len() < 4 {
                     return Err(ProtocolError::Truncated);
                 }

@@ -176,7 +176,7 @@ impl Cursor {
     }
 
     /// Everything that is left.
-    pub fn rest(&mut self) -> Bytes {
+    pub fn read_to_end(&mut self) -> Bytes {
         self.rest.split_off(0)
     }
 

@@ -62,7 +62,7 @@ fn a_startup_packet_costs_what_has_arrived_of_it_and_not_what_it_announces() {
         {
             for rest in [&b""[..], b"user\0me\0\0", &[b'x'; 300], b"a\0\0b\0\0c\0\0d\0\0e\0\0f\0\0g\0\0\0"] {
                 let bytes = [&length[..], &code, rest].concat();
-                assert_cheap(&bytes, |reader| drop(poll_once(reader.startup_packet())));
+                assert_cheap(&bytes, |reader| drop(poll_once(reader.read_startup_packet())));
             }
         }
     }
@@ -74,7 +74,7 @@ fn a_message_costs_what_has_arrived_of_it_and_not_what_it_announces() {
         for rest in [&b""[..], b"SCRAM", &[0; 300]] {
             let bytes = [&b"p"[..], &length, rest].concat();
             for bytes_max in [16 * 1024, usize::MAX] {
-                assert_cheap(&bytes, |reader| drop(poll_once(reader.frame(bytes_max))));
+                assert_cheap(&bytes, |reader| drop(poll_once(reader.read_frame(bytes_max))));
             }
         }
     }

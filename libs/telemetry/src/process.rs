@@ -50,7 +50,7 @@ where
 }
 
 /// Says why `program` failed, for whoever started it, log or no log; the exit code for that.
-pub fn failed(program: &str, error: &impl Display) -> ExitCode {
+pub fn report_failure(program: &str, error: &impl Display) -> ExitCode {
     // Whoever started it may have closed the other end.
     let _ = writeln!(io::stderr(), "{program}: {error:#}");
     ExitCode::FAILURE

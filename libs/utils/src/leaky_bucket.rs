@@ -41,7 +41,7 @@ impl Rate {
 
 /// It would overflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct RateExceeded {
     /// After this time one more fits, if nobody else comes; [`Duration::MAX`] when never.
     pub retry_after: Duration,
 }
@@ -50,7 +50,7 @@ pub struct Refused {
 #[derive(Debug)]
 pub struct LeakyBuckets<K> {
     rate: Rate,
-    /// When each bucket will be empty. Unbounded: the bound is kept by `take`.
+    /// When each bucket will be empty. Unbounded: the bound is kept by `try_acquire`.
     empty_at: LruCache<K, Instant>,
     keys_max: usize,
 }
@@ -62,19 +62,19 @@ impl<K: Eq + Hash> LeakyBuckets<K> {
     }
 
     /// Puts one unit into the bucket of `key`, if it fits.
-    pub fn take<Q>(&mut self, key: &Q, now: Instant) -> Result<(), Refused>
+    pub fn try_acquire<Q>(&mut self, key: &Q, now: Instant) -> Result<(), RateExceeded>
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
     {
         if self.rate.burst == 0 {
-            return Err(Refused { retry_after: Duration::MAX });
+            return Err(RateExceeded { retry_after: Duration::MAX });
         }
         let level = self.empty_at.get(key).map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         // With one more it must not hold more than `burst`, so what is in there now must leave room for one.
         let room_at = self.rate.interval.saturating_mul(self.rate.burst - 1);
         if level > room_at {
-            return Err(Refused { retry_after: level.saturating_sub(room_at) });
+            return Err(RateExceeded { retry_after: level.saturating_sub(room_at) });
         }
         let filled = level.saturating_add(self.rate.interval);
         // A clock has an end. Whoever comes so seldom may come once more.
@@ -123,41 +123,41 @@ mod tests {
         let table = [(0, true), (0, true), (0, true), (0, false), (900, false), (1000, true), (1100, false)];
         for (at_ms, allowed) in table {
             let now = start + Duration::from_millis(at_ms);
-            assert_eq!(buckets.take("a", now).is_ok(), allowed, "at {at_ms} ms");
+            assert_eq!(buckets.try_acquire("a", now).is_ok(), allowed, "at {at_ms} ms");
         }
-        assert!(buckets.take("b", start).is_ok(), "another key has another bucket");
+        assert!(buckets.try_acquire("b", start).is_ok(), "another key has another bucket");
     }
 
     #[test]
     fn who_is_refused_is_allowed_after_exactly_the_time_that_was_told() {
         let (mut buckets, start) = buckets(2, 10);
-        buckets.take("a", start).unwrap();
-        buckets.take("a", start).unwrap();
+        buckets.try_acquire("a", start).unwrap();
+        buckets.try_acquire("a", start).unwrap();
         let now = start + Duration::from_millis(300);
-        let Refused { retry_after } = buckets.take("a", now).unwrap_err();
+        let RateExceeded { retry_after } = buckets.try_acquire("a", now).unwrap_err();
         assert_eq!(retry_after, Duration::from_millis(700));
-        assert!(buckets.take("a", now + retry_after - Duration::from_nanos(1)).is_err());
-        assert!(buckets.take("a", now + retry_after).is_ok());
+        assert!(buckets.try_acquire("a", now + retry_after - Duration::from_nanos(1)).is_err());
+        assert!(buckets.try_acquire("a", now + retry_after).is_ok());
     }
 
     #[test]
     fn a_refusal_costs_nothing() {
         let (mut buckets, start) = buckets(1, 10);
-        buckets.take("a", start).unwrap();
+        buckets.try_acquire("a", start).unwrap();
         for _ in 0..1000 {
-            buckets.take("a", start).unwrap_err();
+            buckets.try_acquire("a", start).unwrap_err();
         }
-        assert!(buckets.take("a", start + SECOND).is_ok());
+        assert!(buckets.try_acquire("a", start + SECOND).is_ok());
     }
 
     #[test]
     fn memory_is_bounded_and_empty_buckets_go() {
         let (mut buckets, start) = buckets(1, 5);
         for key in 0..100 {
-            buckets.take(&key.to_string(), start).unwrap();
+            buckets.try_acquire(&key.to_string(), start).unwrap();
         }
         assert_eq!(buckets.len(), 5);
-        assert!(buckets.take("99", start).is_err(), "the newest are kept");
+        assert!(buckets.try_acquire("99", start).is_err(), "the newest are kept");
         assert_eq!(buckets.sweep(start + SECOND), 5);
         assert!(buckets.is_empty());
     }
@@ -166,15 +166,15 @@ mod tests {
     fn rates_that_mean_nothing_allow_nothing_and_extremes_do_not_panic() {
         let now = Instant::now();
         for rate in [Rate::per_second(0.0, 5), Rate::per_second(-1.0, 5), Rate::per_second(f64::NAN, 5)] {
-            let refused = LeakyBuckets::<String>::new(rate, 1).take("a", now);
-            assert_eq!(refused, Err(Refused { retry_after: Duration::MAX }), "{rate:?}");
+            let refused = LeakyBuckets::<String>::new(rate, 1).try_acquire("a", now);
+            assert_eq!(refused, Err(RateExceeded { retry_after: Duration::MAX }), "{rate:?}");
         }
         let mut slow = LeakyBuckets::<String>::new(Rate::new(Duration::MAX, u32::MAX), 1);
-        slow.take("a", now).unwrap();
-        slow.take("a", now).unwrap();
+        slow.try_acquire("a", now).unwrap();
+        slow.try_acquire("a", now).unwrap();
         let mut fast = LeakyBuckets::<String>::new(Rate::per_second(f64::INFINITY, 1), 1);
-        fast.take("a", now).unwrap();
-        fast.take("a", now).unwrap();
+        fast.try_acquire("a", now).unwrap();
+        fast.try_acquire("a", now).unwrap();
     }
 
     proptest! {
@@ -186,7 +186,7 @@ mod tests {
             let mut allowed = Vec::new();
             for step in steps {
                 now += Duration::from_millis(step);
-                if buckets.take("a", now).is_ok() {
+                if buckets.try_acquire("a", now).is_ok() {
                     allowed.push(now);
                 }
             }

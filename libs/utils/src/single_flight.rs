@@ -17,9 +17,9 @@ pub struct SingleFlight<K, V> {
 
 /// Whose run a result came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum RunOrigin {
     /// This caller's own future ran.
-    Led,
+    Own,
     /// Another caller's future ran, and this is a clone of its result.
     Shared,
 }
@@ -45,17 +45,17 @@ impl<K: Clone + Eq + Hash, V: Clone> SingleFlight<K, V> {
     /// Every caller brings its own `run` and it is used only if that caller leads. Cancel safe: a waiter that is
     /// dropped changes nothing, a leader that is dropped hands over to the oldest waiter, which starts its own `run`.
     /// A caller's time limit goes around this call and is that caller's alone.
-    pub async fn run<F: Future<Output = V>>(&self, key: K, run: impl FnOnce() -> F) -> (V, Role) {
+    pub async fn run<F: Future<Output = V>>(&self, key: K, run: impl FnOnce() -> F) -> (V, RunOrigin) {
         let seat = self.take_seat(key);
         let mut result = seat.flight().lock().await;
         if let Some(value) = &*result {
-            return (value.clone(), Role::Shared);
+            return (value.clone(), RunOrigin::Shared);
         }
         let value = run().await;
         *result = Some(value.clone());
         // From here on a caller starts afresh; only those who already wait share this result.
         seat.close_flight();
-        (value, Role::Led)
+        (value, RunOrigin::Own)
     }
 
     /// Keys with a run under way.
@@ -139,9 +139,9 @@ mod tests {
             assert!(poll_once(waiter.as_mut()).is_pending());
         }
         release.send(7).unwrap();
-        assert_eq!(leader.await, (7, Role::Led));
+        assert_eq!(leader.await, (7, RunOrigin::Own));
         for waiter in waiters {
-            assert_eq!(waiter.await, (7, Role::Shared));
+            assert_eq!(waiter.await, (7, RunOrigin::Shared));
         }
         assert_eq!(flights.in_flight(), 0);
     }
@@ -151,15 +151,15 @@ mod tests {
         let flights = SingleFlight::<_, u8>::new();
         let mut stuck = pin!(flights.run("a", pending));
         assert!(poll_once(stuck.as_mut()).is_pending());
-        assert_eq!(flights.run("b", || async { 2 }).await, (2, Role::Led));
+        assert_eq!(flights.run("b", || async { 2 }).await, (2, RunOrigin::Own));
         assert_eq!(flights.in_flight(), 1);
     }
 
     #[tokio::test]
     async fn a_caller_after_the_end_runs_again() {
         let flights = SingleFlight::new();
-        assert_eq!(flights.run("a", || async { 1 }).await, (1, Role::Led));
-        assert_eq!(flights.run("a", || async { 2 }).await, (2, Role::Led));
+        assert_eq!(flights.run("a", || async { 1 }).await, (1, RunOrigin::Own));
+        assert_eq!(flights.run("a", || async { 2 }).await, (2, RunOrigin::Own));
     }
 
     #[tokio::test]
@@ -171,7 +171,7 @@ mod tests {
         let mut waiter = pin!(flights.run("a", || async { unreachable!("led twice") }));
         assert!(poll_once(waiter.as_mut()).is_pending());
         release.send(1).unwrap();
-        assert_eq!(leader.await, (1, Role::Led));
+        assert_eq!(leader.await, (1, RunOrigin::Own));
         let started = AtomicUsize::new(0);
         let mut second = pin!(flights.run("a", || {
             started.fetch_add(1, Ordering::Relaxed);
@@ -180,7 +180,7 @@ mod tests {
         assert!(poll_once(second.as_mut()).is_pending());
         assert_eq!(started.load(Ordering::Relaxed), 1, "the second run does not wait for those of the first");
         // The last one of the first run leaves, and must not take the second off the map.
-        assert_eq!(waiter.await, (1, Role::Shared));
+        assert_eq!(waiter.await, (1, RunOrigin::Shared));
         assert_eq!(flights.in_flight(), 1);
     }
 
@@ -195,8 +195,8 @@ mod tests {
         assert!(poll_once(younger.as_mut()).is_pending());
         drop(leader);
         assert!(poll_once(younger.as_mut()).is_pending(), "the oldest waiter is first");
-        assert_eq!(oldest.await, (1, Role::Led));
-        assert_eq!(younger.await, (1, Role::Shared));
+        assert_eq!(oldest.await, (1, RunOrigin::Own));
+        assert_eq!(younger.await, (1, RunOrigin::Shared));
     }
 
     #[tokio::test]
@@ -242,7 +242,7 @@ mod tests {
         };
         assert!(leader.await.unwrap_err().is_panic());
         assert_eq!(flights.in_flight(), 0);
-        assert_eq!(flights.run("a", || async { 3 }).await, (3, Role::Led));
+        assert_eq!(flights.run("a", || async { 3 }).await, (3, RunOrigin::Own));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

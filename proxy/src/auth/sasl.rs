@@ -51,7 +51,7 @@ pub(super) async fn send<S: Io>(
 }
 
 pub(super) async fn password_message<S: Io>(client: &mut Connection<S>) -> Result<Bytes, AuthError> {
-    match client.reader.frame(PASSWORD_MESSAGE_BYTES_MAX).await? {
+    match client.reader.read_frame(PASSWORD_MESSAGE_BYTES_MAX).await? {
         Some(frame) if frame.tag == b'p' => Ok(frame.body),
         Some(frame) if frame.tag != b'X' => Err(AuthError::Protocol(format!(
             "expected a SASL response, got message {:?}",

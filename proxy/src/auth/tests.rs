@@ -120,7 +120,7 @@ impl Scene {
 /// As a client that does what it is asked for.
 async fn answer<S: Io>(mut connection: Connection<S>, password: &str) -> Vec<BackendMessage> {
     let (mut heard, mut exchange) = (Vec::new(), Some(client::Exchange::new(b"client nonce")));
-    while let Ok(Some(frame)) = connection.reader.frame(16 * 1024).await {
+    while let Ok(Some(frame)) = connection.reader.read_frame(16 * 1024).await {
         let message = BackendMessage::decode(frame).unwrap();
         heard.push(message.clone());
         let BackendMessage::Authentication(request) = message else { panic!("{message:?}") };

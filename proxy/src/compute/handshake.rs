@@ -133,7 +133,7 @@ impl<S: Io> Talk<S> {
     /// The next message that is neither a notice, which is kept for the client, nor a refusal.
     async fn next(&mut self) -> Result<Frame, ComputeError> {
         loop {
-            let frame = self.connection.reader.frame(LOGIN_MESSAGE_BYTES_MAX).await;
+            let frame = self.connection.reader.read_frame(LOGIN_MESSAGE_BYTES_MAX).await;
             let frame = frame.map_err(ComputeError::from_stream)?;
             let frame = frame.ok_or_else(|| ComputeError::Lost(std::io::ErrorKind::UnexpectedEof.into()))?;
             match frame.tag {

@@ -64,7 +64,8 @@ async fn ask<D: Dial>(
     connection.writer.send(&query).await.map_err(ComputeError::from_stream)?;
     let mut stored = None;
     loop {
-        let frame = connection.reader.frame(ANSWER_BYTES_MAX).await.map_err(ComputeError::from_stream)?;
+        let frame =
+            connection.reader.read_frame(ANSWER_BYTES_MAX).await.map_err(ComputeError::from_stream)?;
         let frame = frame.ok_or_else(|| ComputeError::Lost(io::ErrorKind::UnexpectedEof.into()))?;
         match decode(frame)? {
             BackendMessage::DataRow(values) => {

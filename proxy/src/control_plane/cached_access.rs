@@ -15,7 +15,7 @@ use scram::Verifier;
 use tokio::time::Instant;
 use utils::SingleFlight;
 use utils::leaky_bucket::Rate;
-use utils::single_flight::Role as Part;
+use utils::single_flight::RunOrigin;
 
 use super::cache::{Cache, Found, Hit, Question, Questions};
 use super::{Access, Cached, ControlPlaneError, Project, Wanted};
@@ -194,7 +194,7 @@ impl Cached {
                 let find = || cached.ask_who_unless_done(&wanted, &key, &has_asked);
                 let found = cached.access.finding.run((wanted.endpoint.clone(), epoch), find).await;
                 // Another one's answer says that the endpoint is there, but not who this role is.
-                if found.1 == Part::Led || found.0.is_err() {
+                if found.1 == RunOrigin::Own || found.0.is_err() {
                     return Ok((found.0, has_asked.into_inner()));
                 }
             }

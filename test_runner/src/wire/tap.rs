@@ -167,10 +167,10 @@ async fn requests(
     talk: &Mutex<Talk>,
 ) -> Result<()> {
     let (mut reader, mut writer) = (FramedReader::new(from), FramedWriter::new(to));
-    let Ok(Some(packet)) = reader.startup_packet().await else { return Ok(()) };
+    let Ok(Some(packet)) = reader.read_startup_packet().await else { return Ok(()) };
     writer.put(&packet)?;
     while let (true, Ok(Some(frame))) =
-        (pass_on(&mut writer, reader.buffered()).await, reader.frame(MESSAGE_BYTES_MAX).await)
+        (pass_on(&mut writer, reader.buffered()).await, reader.read_frame(MESSAGE_BYTES_MAX).await)
     {
         match frame.tag {
             QUERY => lock(talk).is_push = is_push(&frame)?,
@@ -186,7 +186,7 @@ async fn requests(
 async fn answers(from: OwnedReadHalf, to: OwnedWriteHalf, shared: &Shared, talk: &Mutex<Talk>) -> Result<()> {
     let (mut reader, mut writer) = (FramedReader::new(from), FramedWriter::new(to));
     let mut has_peer = true;
-    while let Ok(Some(frame)) = reader.frame(MESSAGE_BYTES_MAX).await {
+    while let Ok(Some(frame)) = reader.read_frame(MESSAGE_BYTES_MAX).await {
         if frame.tag == COPY_DATA && lock(talk).is_push {
             heard_answer(&frame.body, shared, talk)?;
         }

@@ -66,7 +66,7 @@ impl<S: Io> ClientCopyReader<S> {
     /// Cancel-safe.
     pub async fn next(&mut self, payload_bytes_max: usize) -> Result<ClientCopyMessage, ClientError> {
         while !self.done {
-            let frame = self.reader.frame(payload_bytes_max).await?.ok_or(ClientError::Closed)?;
+            let frame = self.reader.read_frame(payload_bytes_max).await?.ok_or(ClientError::Closed)?;
             match BackendMessage::decode(frame)? {
                 BackendMessage::CopyData(payload) => return Ok(ClientCopyMessage::Data(payload)),
                 BackendMessage::CopyDone => self.done = true,

@@ -179,7 +179,8 @@ impl<S: Io> Client<S> {
     /// The next message that is not one of those that a server may send at any time.
     async fn next_message(&mut self) -> Result<BackendMessage, ClientError> {
         loop {
-            let frame = self.connection.reader.frame(RESULT_BYTES_MAX).await?.ok_or(ClientError::Closed)?;
+            let frame =
+                self.connection.reader.read_frame(RESULT_BYTES_MAX).await?.ok_or(ClientError::Closed)?;
             match BackendMessage::decode(frame)? {
                 BackendMessage::ParameterStatus { name, value } => {
                     set_parameter(&mut self.parameters, &name, &value)?;

@@ -52,7 +52,7 @@ impl ClientTls {
         stream.flush().await?;
         let mut reader = FramedReader::new(stream);
         // An error text from before TLS may be anybody's: it is not shown (CVE-2024-10977).
-        if reader.byte().await?.ok_or(ClientError::Closed)? != b'S' {
+        if reader.read_byte().await?.ok_or(ClientError::Closed)? != b'S' {
             return Err(ClientError::TlsRefused);
         }
         // The server waits for the client's first TLS record: whatever follows the answer is not from it (CVE-2021-23222).

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use postgres_backend::client::{Client, ClientCopyMessage, ClientError, ConnectOptions};
-use postgres_backend::{HandshakeConfig, Served, TlsPolicy};
+use postgres_backend::{ClosedBy, HandshakeConfig, TlsPolicy};
 use pq_proto::{FrontendMessage, SqlState};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -67,7 +67,7 @@ async fn a_copy_runs_both_ways_at_once_and_the_connection_lives_on() {
     assert!(rows.is_empty());
     assert_eq!(client.simple_query("SHOW x").await.unwrap()[0].at(0), Some("16MB"));
     client.terminate().await.unwrap();
-    assert!(matches!(in_time(server).await.unwrap(), End::Served(Ok(Served::ByClient))));
+    assert!(matches!(in_time(server).await.unwrap(), End::Served(Ok(ClosedBy::Client))));
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn a_standby_that_terminates_inside_a_copy_ends_it_without_an_error() {
     client.send(&FrontendMessage::Terminate).await;
     assert_eq!(client.receive().await.unwrap().tag(), b'W');
     assert_eq!(client.receive().await, None);
-    assert!(matches!(client.end().await, End::Served(Ok(Served::ByServer))));
+    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Server))));
 }
 
 #[tokio::test]

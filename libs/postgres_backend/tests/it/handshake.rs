@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use postgres_backend::{Accepted, HandshakeConfig, HandshakeError, Served, TlsPolicy, handshake};
+use postgres_backend::{Accepted, ClosedBy, HandshakeConfig, HandshakeError, TlsPolicy, handshake};
 use pq_proto::{
     BackendMessage, Encode, FrontendMessage, ProtocolVersion, SqlState, StartupPacket, authentication,
 };
@@ -20,7 +20,7 @@ async fn encryption_is_declined_once_each_and_the_session_goes_on() {
     let mut client = RawClient::new(TlsPolicy::Disabled);
     for request in [StartupPacket::Ssl, StartupPacket::GssEnc] {
         client.send(&request).await;
-        assert_eq!(in_time(client.reader.byte()).await.unwrap(), Some(b'N'));
+        assert_eq!(in_time(client.reader.read_byte()).await.unwrap(), Some(b'N'));
     }
     client.send(&startup(V3, &[("user", "me")])).await;
     assert_eq!(client.until_ready().await, "RSSKZ");
@@ -31,7 +31,7 @@ async fn a_second_request_for_encryption_is_a_violation() {
     for request in [StartupPacket::Ssl, StartupPacket::GssEnc] {
         let mut client = RawClient::new(TlsPolicy::Disabled);
         client.send(&request).await;
-        assert_eq!(in_time(client.reader.byte()).await.unwrap(), Some(b'N'));
+        assert_eq!(in_time(client.reader.read_byte()).await.unwrap(), Some(b'N'));
         client.send(&request).await;
         assert_eq!(client.last_error().await.sqlstate, SqlState::PROTOCOL_VIOLATION);
         assert!(matches!(client.end().await, End::Refused(HandshakeError::UnexpectedRequest(_))));
@@ -171,7 +171,7 @@ async fn what_a_client_sends_ahead_of_the_greeting_is_not_lost() {
     assert_eq!(client.until_ready().await, "RSSKZ");
     assert_eq!(client.until_ready().await, "TDCZ");
     client.send(&FrontendMessage::Terminate).await;
-    assert!(matches!(client.end().await, End::Served(Ok(Served::ByClient))));
+    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Client))));
 }
 
 /// The clock of these tests is virtual: it jumps to the next timer when nothing else can happen.

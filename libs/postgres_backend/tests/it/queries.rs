@@ -1,6 +1,6 @@
 //! The query loop, simple and extended.
 
-use postgres_backend::{QUERY_BYTES_MAX, Served};
+use postgres_backend::{ClosedBy, QUERY_BYTES_MAX};
 use pq_proto::frontend::{Bind, Parse};
 use pq_proto::{BackendMessage, FrontendMessage as M, SqlState, Target, Text};
 
@@ -44,7 +44,7 @@ async fn a_simple_query_is_answered_and_followed_by_ready() {
         assert_eq!(client.until_ready().await, tags, "{text:?}");
     }
     client.send(&M::Terminate).await;
-    assert!(matches!(client.end().await, End::Served(Ok(Served::ByClient))));
+    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Client))));
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn a_fatal_error_is_the_last_word() {
     let mut client = RawClient::ready().await;
     client.send(&query("DIE")).await;
     assert_eq!(client.last_error().await.message, "that was all");
-    assert!(matches!(client.end().await, End::Served(Ok(Served::ByServer))));
+    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Server))));
 }
 
 #[tokio::test]
@@ -163,11 +163,11 @@ async fn a_shutdown_tells_a_waiting_client_to_go() {
     let mut client = RawClient::ready().await;
     client.stop.notify_one();
     assert_eq!(client.last_error().await.sqlstate, SqlState::ADMIN_SHUTDOWN);
-    assert!(matches!(client.end().await, End::Served(Ok(Served::ByServer))));
+    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Server))));
 }
 
 #[tokio::test]
 async fn a_client_that_vanishes_between_two_queries_is_no_error() {
     let client = RawClient::ready().await;
-    assert!(matches!(client.end().await, End::Served(Ok(Served::ByClient))));
+    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Client))));
 }

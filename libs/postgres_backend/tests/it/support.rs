@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use postgres_backend::authentication::Greeting;
 use postgres_backend::{
-    Accepted, AfterCopy, Answer, Connection, CopyBoth, CopyEnd, CopyMessage, Handler, HandshakeConfig,
-    HandshakeError, Io, QueryError, ResultSet, Served, TlsPolicy, handshake, serve,
+    Accepted, AfterCopy, Answer, ClosedBy, Connection, CopyBoth, CopyEnd, CopyMessage, Handler,
+    HandshakeConfig, HandshakeError, Io, QueryError, ResultSet, TlsPolicy, handshake, serve,
 };
 use pq_proto::{
     BackendMessage, Encode, ErrorResponse, FieldDescription, FramedError, FramedReader, FramedWriter,
@@ -95,7 +95,7 @@ async fn echo<S: Io>(stream: &mut CopyBoth<S>) -> Result<AfterCopy, QueryError> 
 /// How a connection of the test server ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    Served(Result<Served, FramedError>),
+    Served(Result<ClosedBy, FramedError>),
     Refused(HandshakeError),
     Cancelled(i32, Bytes),
     NothingAsked,
@@ -180,7 +180,7 @@ impl RawClient {
 
     /// The next message; `None` when the server closed the connection.
     pub(crate) async fn receive(&mut self) -> Option<BackendMessage> {
-        let frame = in_time(self.reader.frame(MESSAGE_BYTES_MAX)).await.unwrap();
+        let frame = in_time(self.reader.read_frame(MESSAGE_BYTES_MAX)).await.unwrap();
         frame.map(|frame| BackendMessage::decode(frame).unwrap())
     }
 

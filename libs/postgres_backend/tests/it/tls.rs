@@ -305,7 +305,7 @@ async fn direct_tls_is_served_when_it_names_the_protocol() {
 async fn direct_tls_that_does_not_name_the_protocol_is_refused() {
     let (stream, server) = direct(&[], TlsPolicy::Offered).await;
     let mut reader = FramedReader::new(stream.unwrap());
-    let frame = in_time(reader.frame(1000)).await.unwrap().unwrap();
+    let frame = in_time(reader.read_frame(1000)).await.unwrap().unwrap();
     let Ok(pq_proto::BackendMessage::ErrorResponse(error)) = pq_proto::BackendMessage::decode(frame) else {
         panic!("no error")
     };
