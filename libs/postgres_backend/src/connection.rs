@@ -1,10 +1,9 @@
 //! [`Connection`]: an open connection behind the handshake, on either side. Used by handlers, `serve` and the client.
 
 use bytes::BytesMut;
-use pq_proto::{BackendMessage, ErrorResponse, FramedError, FramedReader, FramedWriter, ProtocolError};
+use pq_proto::{BackendMessage, ErrorResponse, FramedError, FramedReader, FramedWriter};
 use tokio::io::{ReadHalf, WriteHalf};
 
-use crate::handler::ResultSet;
 use crate::stream::{Io, Stream};
 
 /// The receiving half.
@@ -32,18 +31,4 @@ impl<S: Io> Connection<S> {
     pub async fn send_error(&mut self, response: ErrorResponse) -> Result<(), FramedError> {
         self.writer.send(&BackendMessage::ErrorResponse(response)).await
     }
-}
-
-/// Buffers the rows of a result and its command tag, and its columns first unless the client knows them.
-pub(crate) fn put_result_set<S: Io>(
-    writer: &mut Writer<S>,
-    result: ResultSet,
-    columns_known: bool,
-) -> Result<(), ProtocolError> {
-    let ResultSet { columns, rows, tag } = result;
-    if !columns.is_empty() && !columns_known {
-        writer.put(&BackendMessage::RowDescription(columns))?;
-    }
-    rows.into_iter().try_for_each(|row| writer.put(&BackendMessage::DataRow(row)))?;
-    writer.put(&BackendMessage::CommandComplete(tag))
 }

@@ -8,6 +8,7 @@ use pq_proto::{ErrorResponse, FieldDescription, Text};
 use crate::connection::Connection;
 use crate::copy::CopyBoth;
 use crate::error::QueryError;
+use crate::result_set::ResultSet;
 use crate::stream::Io;
 
 /// The commands of a server, for one connection.
@@ -63,24 +64,6 @@ impl<C> Answer<C> {
             rows: vec![row],
             tag: tag.into(),
         }])
-    }
-}
-
-/// One result: its columns, its rows, its command tag.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResultSet {
-    /// None for a command without rows.
-    pub columns: Vec<FieldDescription>,
-    /// As many values in each as there are columns; `None` for NULL.
-    pub rows: Vec<Vec<Option<Bytes>>>,
-    /// The command tag.
-    pub tag: Text,
-}
-
-impl ResultSet {
-    /// No rows.
-    pub fn tag(tag: impl Into<Text>) -> Self {
-        Self { columns: Vec::new(), rows: Vec::new(), tag: tag.into() }
     }
 }
 

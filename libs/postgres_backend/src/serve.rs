@@ -10,11 +10,12 @@ use pq_proto::{
     Text, TransactionStatus,
 };
 
-use crate::connection::{Connection, put_result_set};
+use crate::connection::Connection;
 use crate::copy::CopyBoth;
 use crate::error::QueryError;
 use crate::extended::Extended;
-use crate::handler::{AfterCopy, Answer, CopyEnd, Handler, ResultSet};
+use crate::handler::{AfterCopy, Answer, CopyEnd, Handler};
+use crate::result_set::ResultSet;
 use crate::stream::Io;
 
 /// Longest message of a client outside a copy, in bytes.
@@ -230,9 +231,7 @@ impl<S: Io, H: Handler<S>> Server<'_, S, H> {
 
     fn put_results(&mut self, results: Vec<ResultSet>, asked: Asked) -> Result<(), ProtocolError> {
         let columns_known = matches!(asked, Asked::Extended { columns_known: true });
-        results
-            .into_iter()
-            .try_for_each(|result| put_result_set(&mut self.connection.writer, result, columns_known))
+        results.into_iter().try_for_each(|result| result.put(&mut self.connection.writer, columns_known))
     }
 
     fn fail(&mut self, response: ErrorResponse) -> Result<(), ProtocolError> {

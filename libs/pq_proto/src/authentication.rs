@@ -3,8 +3,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::error::ProtocolError;
+use crate::text::Text;
 use crate::wire::{Cursor, put_text, put_value};
-use crate::{ProtocolError, Text};
 
 /// The body of an `R` message.
 #[derive(Debug, Clone, PartialEq, Eq)]

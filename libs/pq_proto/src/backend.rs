@@ -2,11 +2,13 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::row::FIELD_BYTES_MIN;
-use crate::wire::{Cursor, put_counted, put_text, put_value, write_frame};
-use crate::{
-    Authentication, Encode, ErrorResponse, FieldDescription, Frame, ProtocolError, ProtocolVersion, Text,
-};
+use crate::authentication::Authentication;
+use crate::error::ProtocolError;
+use crate::error_response::ErrorResponse;
+use crate::row::{FIELD_BYTES_MIN, FieldDescription};
+use crate::text::Text;
+use crate::version::ProtocolVersion;
+use crate::wire::{Cursor, Encode, Frame, put_counted, put_text, put_value, write_frame};
 
 /// A message of a server (PostgreSQL documentation, "Message Formats", those marked B).
 #[derive(Debug, Clone, PartialEq, Eq)]

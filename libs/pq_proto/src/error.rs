@@ -1,6 +1,6 @@
 //! What can be wrong with bytes that claim to be a PostgreSQL message. Made by every decoder of this crate.
 
-use crate::startup::ProtocolVersion;
+use crate::version::ProtocolVersion;
 
 /// The peer's bytes are not the message that they claim to be, or a message of ours does not fit the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,8 +5,10 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::error::ProtocolError;
+use crate::sqlstate::SqlState;
+use crate::text::Text;
 use crate::wire::{Cursor, put_text};
-use crate::{ProtocolError, SqlState, Text};
 
 /// How bad it is, and so whether the connection goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::wire::{Cursor, put_counted, put_text, put_value, write_frame};
-use crate::{Encode, Frame, ProtocolError, Text};
+use crate::error::ProtocolError;
+use crate::text::Text;
+use crate::wire::{Cursor, Encode, Frame, put_counted, put_text, put_value, write_frame};
 
 /// A message of a client (PostgreSQL documentation, "Message Formats", those marked F).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -21,6 +21,7 @@ pub mod row;
 pub mod sqlstate;
 pub mod startup;
 pub mod text;
+pub mod version;
 pub mod wire;
 
 pub use authentication::Authentication;
@@ -31,6 +32,7 @@ pub use framed::{FramedError, FramedReader, FramedWriter};
 pub use frontend::{FrontendMessage, Target};
 pub use row::FieldDescription;
 pub use sqlstate::SqlState;
-pub use startup::{ProtocolVersion, StartupPacket, StartupParams};
+pub use startup::{StartupPacket, StartupParams};
 pub use text::Text;
+pub use version::ProtocolVersion;
 pub use wire::{Encode, Frame};

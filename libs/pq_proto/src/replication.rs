@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{BufMut, Bytes, BytesMut};
 use wal_types::Lsn;
 
-use crate::ProtocolError;
+use crate::error::ProtocolError;
 use crate::wire::Cursor;
 
 /// From 1970-01-01 to 2000-01-01, in seconds.

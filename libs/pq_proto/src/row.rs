@@ -2,8 +2,9 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::error::ProtocolError;
+use crate::text::Text;
 use crate::wire::{Cursor, put_text};
-use crate::{ProtocolError, Text};
 
 /// Bytes of a description whose name is empty.
 pub(crate) const FIELD_BYTES_MIN: usize = 19;

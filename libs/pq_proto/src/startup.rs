@@ -1,12 +1,12 @@
 //! The packets that open a connection and have no type byte: startup, SSLRequest, GSSENCRequest, CancelRequest
 //! (PostgreSQL documentation, "Start-up" and "Message Formats").
 
-use std::fmt;
-
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::wire::{Cursor, put_text, write_length_prefixed};
-use crate::{Encode, ProtocolError, Text};
+use crate::error::ProtocolError;
+use crate::text::Text;
+use crate::version::ProtocolVersion;
+use crate::wire::{Cursor, Encode, put_text, write_length_prefixed};
 
 /// Longest startup packet in bytes, its length word included: PostgreSQL's own `MAX_STARTUP_PACKET_LENGTH`.
 pub const STARTUP_PACKET_BYTES_MAX: usize = 10_000;
@@ -22,37 +22,6 @@ const REQUEST_MAJOR: u32 = 1234;
 const CANCEL_REQUEST: u32 = REQUEST_MAJOR << 16 | 5678;
 const SSL_REQUEST: u32 = REQUEST_MAJOR << 16 | 5679;
 const GSSENC_REQUEST: u32 = REQUEST_MAJOR << 16 | 5680;
-
-/// Version of the protocol: major in the high, minor in the low 16 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ProtocolVersion(pub u32);
-
-impl ProtocolVersion {
-    /// What every client since 2003 speaks.
-    pub const V3_0: Self = Self(3 << 16);
-
-    /// PostgreSQL 18 and later, when the client asks for it: the keys of cancel requests may be longer. Otherwise 3.0.
-    pub const V3_2: Self = Self(3 << 16 | 2);
-
-    /// The newest one that is spoken here.
-    pub const NEWEST: Self = Self::V3_2;
-
-    /// A new major version is another protocol.
-    pub const fn major(self) -> u32 {
-        self.0 >> 16
-    }
-
-    /// A higher minor version is negotiated down.
-    pub const fn minor(self) -> u32 {
-        self.0 & 0xffff
-    }
-}
-
-impl fmt::Display for ProtocolVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major(), self.minor())
-    }
-}
 
 /// A packet of the opening.
 #[derive(Debug, Clone, PartialEq, Eq)]

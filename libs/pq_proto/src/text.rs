@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::ProtocolError;
+use crate::error::ProtocolError;
 
 /// Bytes in the client's encoding, without a zero byte (PostgreSQL documentation, "Message Data Types", `String`).
 ///

@@ -5,7 +5,8 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::{ProtocolError, Text};
+use crate::error::ProtocolError;
+use crate::text::Text;
 
 /// One message as it came: its type byte and its body, without the length.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use tracing::field::display;
 
-use crate::{FLUSH_TIMEOUT, InitError, LogLevel, Options};
+use crate::logging::LogLevel;
+use crate::options::Options;
+use crate::setup::{FLUSH_TIMEOUT, InitError, init};
 
 /// For tasks to notice that they are over, which ends their spans and writes their lines. A call into the operating
 /// system that does not return is not waited for any longer.
@@ -37,7 +39,7 @@ where
     E: From<InitError> + From<io::Error>,
 {
     // From here on it is flushed when it is dropped.
-    let telemetry = crate::init(options)?;
+    let telemetry = init(options)?;
     log_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let level = telemetry.log_level().clone();

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use tracing::Dispatch;
 
-use crate::{LogFormat, Options, Telemetry, assemble};
+use crate::logging::LogFormat;
+use crate::options::Options;
+use crate::setup::{Telemetry, assemble};
 
 pub(crate) struct TestLog {
     pub(crate) telemetry: Telemetry,

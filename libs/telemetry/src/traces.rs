@@ -21,8 +21,8 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 
-use crate::Options;
 use crate::logging::Output;
+use crate::options::Options;
 
 /// Modules that run while a span is sent. A span of theirs would make the next thing to send, without end.
 const TARGETS_OF_THE_EXPORTER: [&str; 4] = ["hyper", "hyper_util", "opentelemetry", "reqwest"];

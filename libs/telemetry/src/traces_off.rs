@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::Options;
 use crate::logging::Output;
+use crate::options::Options;
 
 /// Sends nothing.
 #[derive(Debug, Default)]

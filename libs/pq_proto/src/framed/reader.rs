@@ -1,0 +1,134 @@
+//! [`FramedReader`]: reads frames and startup packets from a stream.
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::FramedError;
+use crate::error::ProtocolError;
+use crate::startup::{STARTUP_PACKET_BYTES_MAX, STARTUP_PACKET_BYTES_MIN, StartupPacket};
+use crate::wire::Frame;
+
+/// Room for one read, in bytes. The buffer grows with what has arrived, never with what a length word announces.
+pub(super) const READ_CHUNK_BYTES: usize = 8 * 1024;
+
+/// Bytes of a length word, which counts itself.
+const LENGTH_BYTES: usize = 4;
+
+/// Bytes of a type byte and a length word.
+const FRAME_HEADER_BYTES: usize = 1 + LENGTH_BYTES;
+
+/// Reads frames.
+#[derive(Debug)]
+pub struct FramedReader<R> {
+    io: R,
+    buffer: BytesMut,
+}
+
+impl<R: AsyncRead + Unpin> FramedReader<R> {
+    /// Starts with an empty buffer.
+    pub fn new(io: R) -> Self {
+        Self::with_buffer(io, BytesMut::new())
+    }
+
+    /// Starts with bytes that were read before.
+    pub fn with_buffer(io: R, buffer: BytesMut) -> Self {
+        Self { io, buffer }
+    }
+
+    /// The stream, and what was read from it but not used.
+    pub fn into_parts(self) -> (R, BytesMut) {
+        (self.io, self.buffer)
+    }
+
+    /// What was read from the stream and not used yet.
+    pub fn buffered(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// The stream below.
+    pub fn io_mut(&mut self) -> &mut R {
+        &mut self.io
+    }
+
+    /// The next message, `None` when the stream ended between two messages. A body longer than `body_bytes_max` is an
+    /// error before any of it is waited for. Cancel-safe.
+    pub async fn read_frame(&mut self, body_bytes_max: usize) -> Result<Option<Frame>, FramedError> {
+        if !self.fill(FRAME_HEADER_BYTES).await? {
+            return Ok(None);
+        }
+        let tag = self.buffer[0];
+        let body_bytes = body_length(&self.buffer[1..FRAME_HEADER_BYTES], body_bytes_max)?;
+        if !self.fill(FRAME_HEADER_BYTES + body_bytes).await? {
+            return Err(FramedError::ClosedInsideMessage);
+        }
+        self.buffer.advance(FRAME_HEADER_BYTES);
+        Ok(Some(Frame { tag, body: self.buffer.split_to(body_bytes).freeze() }))
+    }
+
+    /// The next packet of the opening, `None` when the stream ended before it. Cancel-safe.
+    pub async fn read_startup_packet(&mut self) -> Result<Option<StartupPacket>, FramedError> {
+        if !self.fill(LENGTH_BYTES).await? {
+            return Ok(None);
+        }
+        let body_bytes = body_length(&self.buffer[..LENGTH_BYTES], STARTUP_PACKET_BYTES_MAX - LENGTH_BYTES)?;
+        if LENGTH_BYTES + body_bytes < STARTUP_PACKET_BYTES_MIN {
+            return Err(ProtocolError::Truncated.into());
+        }
+        if !self.fill(LENGTH_BYTES + body_bytes).await? {
+            return Err(FramedError::ClosedInsideMessage);
+        }
+        self.buffer.advance(LENGTH_BYTES);
+        Ok(Some(StartupPacket::decode(self.buffer.split_to(body_bytes).freeze())?))
+    }
+
+    /// Looks at the next byte without taking it, `None` at the end of the stream. Cancel-safe.
+    pub async fn peek_byte(&mut self) -> Result<Option<u8>, FramedError> {
+        self.fill(1).await?;
+        Ok(self.buffer.first().copied())
+    }
+
+    /// Takes one byte: the answer to an SSLRequest. Cancel-safe.
+    pub async fn read_byte(&mut self) -> Result<Option<u8>, FramedError> {
+        let byte = self.peek_byte().await?;
+        if byte.is_some() {
+            self.buffer.advance(1);
+        }
+        Ok(byte)
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffer_capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// Reads until `count` bytes are in the buffer. False when the stream ended with an empty buffer.
+    async fn fill(&mut self, count: usize) -> Result<bool, FramedError> {
+        while self.buffer.len() < count {
+            let missing = count - self.buffer.len();
+            let free = self.buffer.capacity() - self.buffer.len();
+            if free < missing.min(READ_CHUNK_BYTES) {
+                self.buffer.reserve(READ_CHUNK_BYTES);
+            }
+            // `read_buf` is cancel-safe: bytes are in the buffer or were not read.
+            if self.io.read_buf(&mut self.buffer).await? == 0 {
+                return if self.buffer.is_empty() {
+                    Ok(false)
+                } else {
+                    Err(FramedError::ClosedInsideMessage)
+                };
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The length of a body, from a length word that counts itself.
+fn body_length(word: &[u8], body_bytes_max: usize) -> Result<usize, ProtocolError> {
+    let length = word.try_into().map(i32::from_be_bytes).map_err(|_| ProtocolError::Truncated)?;
+    let announced = usize::try_from(length).map_err(|_| ProtocolError::InvalidLength(length))?;
+    let body_bytes = announced.checked_sub(LENGTH_BYTES).ok_or(ProtocolError::InvalidLength(length))?;
+    if body_bytes > body_bytes_max {
+        return Err(ProtocolError::TooLong { announced, max: body_bytes_max + LENGTH_BYTES });
+    }
+    Ok(body_bytes)
+}
