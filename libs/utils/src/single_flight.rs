@@ -7,7 +7,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// Runs at most one future per key at a time; see the module's text.
 #[derive(Debug)]
@@ -60,12 +62,12 @@ impl<K: Clone + Eq + Hash, V: Clone> SingleFlight<K, V> {
 
     /// Keys with a run under way.
     pub fn in_flight(&self) -> usize {
-        self.lock().len()
+        self.flights.lock().len()
     }
 
     fn take_seat(&self, key: K) -> Seat<'_, K, V> {
-        let flight = Arc::clone(self.lock().entry(key.clone()).or_default());
-        Seat { flights: self, key, flight: Some(flight) }
+        let flight = Arc::clone(self.flights.lock().entry(key.clone()).or_default());
+        Seat { group: self, key, flight: Some(flight) }
     }
 
     fn remove_if_same(flights: &mut HashMap<K, Arc<Flight<V>>>, key: &K, flight: &Arc<Flight<V>>) {
@@ -75,16 +77,9 @@ impl<K: Clone + Eq + Hash, V: Clone> SingleFlight<K, V> {
     }
 }
 
-impl<K, V> SingleFlight<K, V> {
-    /// No code that can panic runs under this lock, so a poisoned one is still whole.
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Arc<Flight<V>>>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// One caller's share in a flight. The last one to leave a flight that never ended takes it off the map.
 struct Seat<'a, K: Clone + Eq + Hash, V: Clone> {
-    flights: &'a SingleFlight<K, V>,
+    group: &'a SingleFlight<K, V>,
     key: K,
     /// `None` only while the seat is dropped.
     flight: Option<Arc<Flight<V>>>,
@@ -96,7 +91,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Seat<'_, K, V> {
     }
 
     fn close_flight(&self) {
-        SingleFlight::remove_if_same(&mut self.flights.lock(), &self.key, self.flight());
+        SingleFlight::remove_if_same(&mut self.group.flights.lock(), &self.key, self.flight());
     }
 }
 
@@ -104,7 +99,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Drop for Seat<'_, K, V> {
     fn drop(&mut self) {
         // Seats are taken and given back under the map's lock, so the count of references is exact here: one is the
         // map's and one is ours. Ours must go under the lock too, or two leaving at once would each see the other.
-        let mut flights = self.flights.lock();
+        let mut flights = self.group.flights.lock();
         if let Some(flight) = self.flight.take()
             && Arc::strong_count(&flight) == 2
         {
