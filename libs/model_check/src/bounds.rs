@@ -2,8 +2,7 @@
 
 use consensus::ConfigurationChange;
 
-use crate::cluster::{MEMBERS, member};
-use crate::writer::primary;
+use crate::names::{MEMBERS, member, primary};
 
 /// What is explored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +56,7 @@ pub struct Bounds {
     /// True when a node may write down its commit position at any time.
     pub checkpoints: bool,
     /// Explores every order of steps of different terms. Else one term comes after the other, which leads to the same
-    /// nodes; see [`Action::Term`](crate::cluster::Action::Term).
+    /// nodes; see [`Action::Term`](crate::action::Action::Term).
     pub interleaved: bool,
     /// Explores states once that differ only in names.
     pub symmetry: bool,

@@ -1,173 +1,25 @@
-//! [`State`] and [`Cluster`]: what is explored, and which steps are possible in a state.
+//! [`Cluster`]: the model, and which steps are possible in a state.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use consensus::{AcceptorState, Configuration, Member};
+use consensus::AcceptorState;
 use stateright::{Model, Property};
-use wal_types::{Generation, Term};
+use wal_types::Term;
 
+use crate::action::{Action, EARLIER_TERMS};
 use crate::bounds::{Bounds, Kind};
 use crate::coverage::Coverage;
 use crate::invariant::{INVARIANTS, Invariant};
+use crate::ledger::Ledger;
+use crate::link::Link;
+use crate::names::{WRITERS, id, initial_configuration};
 use crate::node::Node;
-use crate::record::Record;
+use crate::properties;
 use crate::seen::Seen;
-use crate::shared::{Printed, Shared};
+use crate::shared::Shared;
+use crate::state::State;
 use crate::step::Step;
-use crate::symmetry::{self, Print, id};
-use crate::writer::{Link, Writer};
-
-/// Safekeepers that are members from the beginning.
-pub(crate) const MEMBERS: usize = 3;
-/// Proposers.
-pub(crate) const WRITERS: usize = 2;
-
-/// Everything that a step can change or depend on.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct State {
-    pub(crate) nodes: Vec<Shared<Node>>,
-    pub(crate) writers: Vec<Shared<Writer>>,
-    /// Of writer `w` to node `n` at `w * nodes.len() + n`.
-    pub(crate) links: Vec<Shared<Link>>,
-    pub(crate) ledger: Shared<Ledger>,
-    pub(crate) crashes_left: u8,
-    pub(crate) cuts_left: u8,
-    /// The term whose steps are taken, where one term comes after the other.
-    pub(crate) term: u64,
-    /// False when each state is its own.
-    pub(crate) symmetry: bool,
-}
-
-impl Hash for State {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let print = |swapped: usize| {
-            let (columns, common) = self.columns(swapped);
-            symmetry::hash(&[columns.concat(), common].concat())
-        };
-        let print = if self.symmetry { print(0).min(print(1)) } else { print(0) };
-        (print, self.crashes_left, self.cuts_left, self.term).hash(hasher);
-    }
-}
-
-impl State {
-    /// What belongs to each node, in an order that does not depend on names, and what belongs to none; with the writers
-    /// as they are or in each other's place.
-    fn columns(&self, swapped: usize) -> (Vec<Vec<u64>>, Vec<u64>) {
-        let nodes = self.nodes.len();
-        let mut columns: Vec<Vec<u64>> =
-            self.nodes.iter().map(|node| vec![node.print().common[swapped]]).collect();
-        let mut common = vec![self.ledger.print().common[swapped]];
-        // Four nodes are not alike: one is no member.
-        let mut told_apart = self.symmetry && nodes == MEMBERS;
-        for place in 0..WRITERS {
-            let writer = place ^ swapped;
-            let print = self.writers[writer].print();
-            told_apart &= self.writers[writer].campaign.is_none() || print.columns.len() == nodes;
-            common.push(print.common[swapped]);
-            for (node, column) in columns.iter_mut().enumerate() {
-                column.push(print.columns.get(node).map_or(0, |pair| pair[swapped]));
-                column.push(self.links[writer * nodes + node].print().common[swapped]);
-            }
-        }
-        if told_apart {
-            columns.sort_unstable();
-        }
-        (columns, common)
-    }
-}
-
-impl Printed for Ledger {
-    fn print(&self) -> Print {
-        Print::of(self)
-    }
-}
-
-/// A node as configurations list it.
-pub(crate) const fn member(node: usize) -> Member {
-    Member { id: id(node), host: String::new(), port: 0 }
-}
-
-/// The configuration that logs are created with.
-pub(crate) fn initial_configuration() -> Configuration {
-    Configuration {
-        generation: Generation(1),
-        members: (0..MEMBERS).map(member).collect(),
-        ..Configuration::default()
-    }
-}
-
-/// What an observer wrote down who sees everything.
-#[derive(Clone, Debug, Default, PartialEq, Hash)]
-pub(crate) struct Ledger {
-    /// The longest log that was ever committed.
-    pub(crate) committed: Vec<Record>,
-    /// Terms in which somebody was elected, by number.
-    pub(crate) elected: Vec<bool>,
-    /// Voting sets, by index of node: of the newest configuration that was decided. A commit needs one of them at least.
-    pub(crate) voters: Vec<Vec<usize>>,
-    /// Configurations that were decided.
-    pub(crate) decided: Vec<Configuration>,
-    /// Configurations that a node ever held, and the terms that wrote them. A survey may hear each of them.
-    pub(crate) held: Vec<(Term, Configuration)>,
-    /// What a step has broken.
-    pub(crate) broken: Option<Invariant>,
-}
-
-/// One step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// A writer drops its campaign, if it has one, hears of one of the configurations that nodes ever held, and campaigns.
-    Begin { writer: usize, term: u64, heard: usize },
-    /// Nothing happens any more in the terms so far; both writers begin to campaign for the next one.
-    ///
-    /// Terms may be taken one after the other because nothing that a term does depends on a higher one. What a node
-    /// does for a term it does before it promises a higher one (checked in every state:
-    /// [`Invariant::EarlierTermIsOver`]). A campaign hears of a higher term only that it is over itself (checked as
-    /// well), and then it might as well have stopped by itself. It begins with what its own earlier campaigns left in
-    /// the primary's WAL, and with a configuration that some node once held: a survey may hear of every one. So in each
-    /// run two neighbouring steps of which the later one belongs to a lower term can change places, and whatever state
-    /// the nodes are in at some moment of any run, a run that takes the terms one by one brings them there.
-    ///
-    /// Both writers campaign: who is never listened to has not campaigned. And they do so at once, because nobody is in
-    /// the term yet when they are surveyed.
-    Term { heard: [usize; WRITERS] },
-    /// The next message reaches the node, and its answers reach the writer.
-    Exchange { writer: usize, node: usize },
-    /// The same, but the node crashes after so many effects.
-    CrashWithin { writer: usize, node: usize, effects: usize },
-    /// The leader changes the configuration.
-    Change { writer: usize, choice: usize },
-    /// A node restarts.
-    Crash { node: usize },
-    /// A node writes down its commit position.
-    Checkpoint { node: usize },
-    /// A message leaves the proposer.
-    Send { writer: usize, node: usize },
-    /// The next message reaches the node.
-    Arrive { writer: usize, node: usize },
-    /// The next message of a connection that the writer has left reaches the node.
-    ArriveLate { writer: usize, node: usize },
-    /// The next answer reaches the writer.
-    Answer { writer: usize, node: usize },
-    /// A connection breaks; what was on its way is lost.
-    Cut { writer: usize, node: usize },
-}
-
-/// Two terms of which each leaves records on one node, where no other one has them, and nothing is committed.
-const EARLIER_TERMS: [Action; 11] = [
-    Action::Term { heard: [0, 0] },
-    Action::Exchange { writer: 0, node: 0 },
-    Action::Exchange { writer: 0, node: 1 },
-    Action::Exchange { writer: 0, node: 0 },
-    Action::Exchange { writer: 0, node: 0 },
-    Action::Exchange { writer: 0, node: 0 },
-    Action::Term { heard: [0, 0] },
-    Action::Exchange { writer: 1, node: 1 },
-    Action::Exchange { writer: 1, node: 2 },
-    Action::Exchange { writer: 1, node: 2 },
-    Action::Exchange { writer: 1, node: 2 },
-];
+use crate::writer::Writer;
 
 /// The model: bounds, and counters of what was seen.
 pub(crate) struct Cluster {
@@ -295,7 +147,7 @@ impl Model for Cluster {
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
-        let step = Step::new(self, state);
+        let step = Step::new(&self.bounds, &self.coverage, state);
         match action {
             Action::Begin { writer, term, heard } => step.begin(writer, term, heard),
             Action::Term { heard } => Some(step.term(heard)),
@@ -323,7 +175,7 @@ fn property(invariant: Invariant) -> Property<Cluster> {
         ($($which:ident),*) => {
             match invariant {
                 $(Invariant::$which => Property::always(Invariant::$which.name(), |model: &Cluster, state: &State| {
-                    Invariant::$which.holds(model, state)
+                    properties::holds(Invariant::$which, &model.seen, state)
                 }),)*
             }
         };

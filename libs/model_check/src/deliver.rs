@@ -5,11 +5,12 @@ use wal_types::Lsn;
 
 use crate::bounds::Kind;
 use crate::coverage::Event;
+use crate::link::{Link, pieces};
+use crate::names::{connection, id, index};
 use crate::node::Outcome;
 use crate::record::{Record, lsn, records_below, to_wal};
 use crate::step::Step;
-use crate::symmetry::{id, index};
-use crate::writer::{Link, Writer, connection, pieces};
+use crate::writer::Writer;
 
 impl Step<'_> {
     pub(crate) fn connect(&mut self, acting: &mut Writer, writer: usize, node: usize) {
@@ -22,7 +23,7 @@ impl Step<'_> {
     /// The primary writes one record that nobody else has at this position, and the proposer reads it.
     pub(crate) fn write(&self, acting: &mut Writer) -> bool {
         let index = acting.wal.len();
-        if index >= self.model.bounds.log || !acting.may_write() {
+        if index >= self.bounds.log || !acting.may_write() {
             return false;
         }
         let Some(term) = acting.campaign.as_ref().map(Proposer::term) else { return false };
@@ -43,7 +44,7 @@ impl Step<'_> {
                 let records = donor.log().get(records_below(fetch.from)..records_below(fetch.until))?;
                 let taken = proposer.fetched(id(node), fetch.donor, fetch.from, &to_wal(records));
                 debug_assert!(taken, "it is what the proposer asked for");
-                self.model.coverage.count(Event::Fetched);
+                self.coverage.count(Event::Fetched);
             }
         }
         proposer.poll_send(id(node))
@@ -82,7 +83,7 @@ impl Step<'_> {
         effects_max: usize,
     ) -> bool {
         let from = connection(writer, self.link(writer, node).is_second);
-        let coverage = &self.model.coverage;
+        let coverage = self.coverage;
         let outcome =
             self.state.nodes[node].change(|node| node.receive(from, message, effects_max, coverage));
         match outcome {
@@ -123,7 +124,7 @@ impl Step<'_> {
             Ok(actions) => actions,
             Err(lost) => {
                 let by_term = matches!(lost, LostTerm::Deposed { .. } | LostTerm::Outvoted(_));
-                self.model.coverage.count(if by_term { Event::Deposed } else { Event::Reconfigured });
+                self.coverage.count(if by_term { Event::Deposed } else { Event::Reconfigured });
                 acting.campaign = None;
                 return;
             }
@@ -172,7 +173,7 @@ impl Step<'_> {
             }
             // Where terms come one after the other only vote requests could be on their way here, and they take nothing
             // but promises of this term, which is over without this campaign or led by somebody else.
-            let can_arrive = self.model.bounds.kind == Kind::InFlight && self.model.bounds.interleaved;
+            let can_arrive = self.bounds.kind == Kind::InFlight && self.bounds.interleaved;
             if !can_arrive || link.to_node.is_empty() {
                 self.close(writer, node);
                 continue;

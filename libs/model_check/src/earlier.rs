@@ -1,5 +1,5 @@
 //! Checks what allows to explore one term after the other: a term is over for a node that promised a higher one, and for
-//! a campaign that hears of it. See [`Action::Term`](crate::cluster::Action::Term).
+//! a campaign that hears of it. See [`Action::Term`](crate::action::Action::Term).
 
 use consensus::{
     AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ConfigureRequest, ConfigureResponse,
@@ -9,6 +9,7 @@ use consensus::{
 use wal_types::{Lsn, Term};
 
 use crate::coverage::Coverage;
+use crate::names::{CONNECTIONS, WRITERS, campaign, nth_connection};
 use crate::node::{Node, Outcome};
 use crate::record::{RECORD_BYTES, START, lsn};
 use crate::writer::{self, Writer};
@@ -17,8 +18,8 @@ use crate::writer::{self, Writer};
 /// for the vote of its term, for another campaign.
 pub(crate) fn is_over_for_node(node: &Node) -> bool {
     let own = node.acceptor.state().term;
-    let connections = (0..writer::CONNECTIONS).map(writer::nth_connection);
-    let votes = (0..crate::cluster::WRITERS).map(writer::campaign);
+    let connections = (0..CONNECTIONS).map(nth_connection);
+    let votes = (0..WRITERS).map(campaign);
     let others =
         votes.filter(|campaign| node.acceptor.state().voted_for != Some(*campaign) && own > Term::ZERO);
     for proposer_id in others {
@@ -38,8 +39,8 @@ fn questions(node: &Node, term: Term) -> Vec<ProposerMessage> {
     let state = node.acceptor.state();
     let (configuration, generation) = (state.configuration.clone(), state.configuration.generation);
     let mut messages: Vec<ProposerMessage> = Vec::new();
-    for campaigner in 0..crate::cluster::WRITERS {
-        let proposer_id = writer::campaign(campaigner);
+    for campaigner in 0..WRITERS {
+        let proposer_id = campaign(campaigner);
         messages.push(ProposerMessage::Vote(VoteRequest { generation, term, proposer_id }));
         for at in 0..=node.log().len() {
             let wal = vec![0; RECORD_BYTES].into();

@@ -1,12 +1,5 @@
 //! [`Invariant`]: what must hold in every reachable state. Named as in the simulation where it is the same.
 
-use consensus::TermHistory;
-
-use crate::cluster::{Cluster, State};
-use crate::earlier;
-use crate::node::Node;
-use crate::record::{lsn, records_below};
-
 /// What must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Invariant {
@@ -59,56 +52,4 @@ impl Invariant {
             Self::EarlierTermIsOver => "earlier_term_is_over",
         }
     }
-
-    /// True when `state` shows nothing against it. What only a step can show was written down by the step.
-    pub(crate) fn holds(self, model: &Cluster, state: &State) -> bool {
-        if state.ledger.broken == Some(self) {
-            return false;
-        }
-        match self {
-            Self::LogsMatchWhereHistoriesMatch => {
-                let nodes = &state.nodes;
-                (1..nodes.len()).all(|one| (0..one).all(|other| logs_match(&nodes[one], &nodes[other])))
-            }
-            Self::CommitIsDurableOnAQuorum => {
-                let committed = &state.ledger.committed;
-                let holds = |node: usize| state.nodes[node].holds(committed);
-                state
-                    .ledger
-                    .voters
-                    .iter()
-                    .any(|set| set.iter().filter(|&&node| holds(node)).count() > set.len() / 2)
-            }
-            Self::NodeKeepsCommittedBytes => state.nodes.iter().all(|node| {
-                let known = records_below(node.acceptor.state().commit_lsn);
-                state.ledger.committed.get(..known).is_some_and(|committed| node.holds(committed))
-            }),
-            Self::EarlierTermIsOver => {
-                model.seen.note(state);
-                let nodes = state
-                    .nodes
-                    .iter()
-                    .all(|node| !model.seen.is_new(node) || earlier::is_over_for_node(node));
-                let mut writers = state.writers.iter();
-                nodes
-                    && writers.all(|writer| !model.seen.is_new(writer) || earlier::is_over_for_writer(writer))
-            }
-            _ => true,
-        }
-    }
-}
-
-/// Compares record by record, and does not rely on the rule by which the nodes themselves find where logs part.
-fn logs_match(one: &Node, other: &Node) -> bool {
-    let (ours, theirs) = (one.log(), other.log());
-    let last_common = (0..ours.len().min(theirs.len())).rev().find(|&record| {
-        let term = term_of(&one.acceptor.state().history, record);
-        term.is_some() && term == term_of(&other.acceptor.state().history, record)
-    });
-    last_common.is_none_or(|record| ours[..=record] == theirs[..=record])
-}
-
-/// Who wrote a record, as far as the history still tells.
-pub(crate) fn term_of(history: &TermHistory, record: usize) -> Option<u64> {
-    history.entries().iter().rev().find(|entry| entry.start <= lsn(record)).map(|entry| entry.term.0)
 }

@@ -5,6 +5,7 @@
 //!
 //! Called by its own program (`model_check`) and by its tests.
 
+mod action;
 mod bounds;
 mod check;
 mod cluster;
@@ -12,12 +13,19 @@ mod coverage;
 mod deliver;
 mod earlier;
 mod invariant;
+mod ledger;
+mod link;
+mod names;
 mod node;
 mod observe;
+mod properties;
 mod record;
+mod reduce;
 mod seen;
 mod shared;
+mod state;
 mod step;
+mod survey;
 mod symmetry;
 mod writer;
 

@@ -6,22 +6,16 @@
 
 use consensus::{
     Acceptor, AcceptorMessage, AcceptorState, ConnectionId, Dialect, Effect, Lineage, ProposerMessage,
+    TermHistory,
 };
-use wal_types::{Lsn, NodeId, SystemId, TenantId, TenantTimelineId, Term, TimelineId, Tli};
+use wal_types::{Lsn, NodeId, Term, Tli};
 
 use crate::coverage::{Coverage, Event};
 use crate::invariant::Invariant;
+use crate::names::{LOG, PG_VERSION, SYSTEM_ID};
 use crate::record::{Record, SEGMENT_SIZE, START, from_wal, lsn, records_below};
 use crate::shared::Printed;
 use crate::symmetry::Print;
-
-/// The modelled log.
-pub(crate) const LOG: TenantTimelineId =
-    TenantTimelineId { tenant: TenantId([0x55; 16]), timeline: TimelineId([0x66; 16]) };
-/// The cluster that it belongs to.
-pub(crate) const SYSTEM_ID: SystemId = SystemId(7);
-/// Its version of PostgreSQL.
-pub(crate) const PG_VERSION: u32 = 150_000;
 
 /// A safekeeper.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -228,4 +222,9 @@ fn acceptor(id: NodeId, disk: &AcceptorState, records: usize) -> Acceptor {
         start_tli: Tli::FIRST,
     };
     Acceptor::new(id, lineage, disk.clone(), lsn(records))
+}
+
+/// Who wrote a record, as far as the history still tells.
+pub(crate) fn term_of(history: &TermHistory, record: usize) -> Option<u64> {
+    history.entries().iter().rev().find(|entry| entry.start <= lsn(record)).map(|entry| entry.term.0)
 }

@@ -3,12 +3,12 @@
 use consensus::{Configuration, Election, WalBuffer};
 use wal_types::{Lsn, Term};
 
-use crate::cluster::{Ledger, initial_configuration};
 use crate::coverage::Event;
 use crate::invariant::Invariant;
+use crate::ledger::Ledger;
+use crate::names::{index, initial_configuration};
 use crate::record::records_below;
 use crate::step::Step;
-use crate::symmetry::index;
 use crate::writer::{self, Writer};
 
 impl Step<'_> {
@@ -25,7 +25,7 @@ impl Step<'_> {
     pub(crate) fn elected(&mut self, acting: &mut Writer, election: &Election) {
         let Some(proposer) = &mut acting.campaign else { return };
         let term = election.term.0 as usize;
-        self.model.coverage.elected(election.term);
+        self.coverage.elected(election.term);
         let newest = self.state.ledger.elected.len() <= term;
         if self.state.ledger.elected.get(term).copied().unwrap_or(false) {
             return self.broken(Invariant::OneLeaderPerTerm);
@@ -50,7 +50,7 @@ impl Step<'_> {
             proposer.approve(writer::buffer(&acting.wal));
             acting.fetches = false;
         } else {
-            self.model.coverage.count(Event::Recovered);
+            self.coverage.count(Event::Recovered);
             acting.wal = log.to_vec();
             proposer.approve(WalBuffer::new(election.start));
             acting.fetches = start > 0;
@@ -59,11 +59,11 @@ impl Step<'_> {
 
     pub(crate) fn committed(&mut self, acting: &mut Writer, commit: Lsn) {
         let Some(proposer) = &mut acting.campaign else { return };
-        self.model.coverage.committed(proposer.term());
+        self.coverage.committed(proposer.term());
         if let Some(configuration) = proposer.configuration() {
             self.count_of(configuration, Event::CommittedJoint, Event::CommittedNext);
         }
-        if self.model.bounds.heartbeats {
+        if self.bounds.heartbeats {
             proposer.announce_commit();
         }
         let decided = &acting.wal[..records_below(commit).min(acting.wal.len())];
@@ -82,7 +82,7 @@ impl Step<'_> {
 impl Step<'_> {
     /// Which configurations nodes hold, or held.
     pub(crate) fn note_configurations(&mut self) {
-        let interleaved = self.model.bounds.interleaved;
+        let interleaved = self.bounds.interleaved;
         for node in 0..self.state.nodes.len() {
             let known = self.state.nodes[node].acceptor.state();
             let held = &self.state.ledger.held;
@@ -103,14 +103,14 @@ impl Step<'_> {
 
     fn count_of(&self, configuration: &Configuration, joint: Event, next: Event) {
         if !configuration.new_members.is_empty() {
-            self.model.coverage.count(joint);
+            self.coverage.count(joint);
         } else if configuration.generation > initial_configuration().generation {
-            self.model.coverage.count(next);
+            self.coverage.count(next);
         }
     }
 
     pub(crate) fn configured(&mut self, configuration: Configuration) {
-        self.model.coverage.count(Event::Configured);
+        self.coverage.count(Event::Configured);
         self.count_of(&configuration, Event::DecidedJoint, Event::DecidedNext);
         let decided = &self.state.ledger.decided;
         let same = decided.iter().find(|known| known.generation == configuration.generation);

@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use crate::cluster::State;
-use crate::invariant::term_of;
+use crate::node::term_of;
 use crate::record::Record;
 use crate::shared::{Printed, Shared};
+use crate::state::State;
 use crate::symmetry::{Print, hash};
 
 /// Parts of states that were checked, by print: the same node is part of very many states.

@@ -5,7 +5,7 @@
 //! order of its columns.
 //!
 //! What a proposer knows of a node is private. But it is hashed node by node, each part behind the node's id, and ids
-//! are numbers that occur nowhere else ([`id`]): so the parts are found in the stream that is hashed. A proposer in
+//! are numbers that occur nowhere else ([`ID_FIRST`]): so the parts are found in the stream that is hashed. A proposer in
 //! which ids are found elsewhere is printed as a whole; then nothing is wrong, there are only more states.
 //!
 //! The two writers are alike too. What a writer leaves elsewhere are the names of its campaigns and of its
@@ -15,31 +15,8 @@ use std::hash::{Hash, Hasher};
 use std::sync::LazyLock;
 
 use consensus::Proposer;
-use wal_types::NodeId;
 
-use crate::cluster::{MEMBERS, initial_configuration};
-use crate::writer::CONNECTIONS;
-
-/// Ids begin here: a number that is no position, no length and no term.
-const ID_FIRST: u64 = 0x6e6f_6465_5f69_6430;
-/// A listed safekeeper that nobody ever reaches and that has no vote. What is hashed behind it is nobody's part.
-const ID_LAST: u64 = ID_FIRST + 0xff;
-
-/// Names of connections begin here.
-pub(crate) const CONNECTION_FIRST: u64 = 0x636f_6e6e_6563_7430;
-
-/// Id of the node with this index.
-pub(crate) const fn id(node: usize) -> NodeId {
-    NodeId(ID_FIRST + node as u64)
-}
-
-/// Index of a node.
-pub(crate) const fn index(id: NodeId) -> usize {
-    (id.0 - ID_FIRST) as usize
-}
-
-/// The id that ends the list of safekeepers of a proposer.
-pub(crate) const END: NodeId = NodeId(ID_LAST);
+use crate::names::{CONNECTION_FIRST, CONNECTIONS, ID_FIRST, ID_LAST, MEMBERS, initial_configuration};
 
 /// Hash of a value, and the hash that it would have if the writers changed places. The same in every run.
 pub(crate) type Pair = [u64; 2];
@@ -70,7 +47,7 @@ impl Print {
         Self { common: pair(&words), columns: Vec::new() }
     }
 
-    /// Of a proposer, which lists nodes and [`END`] behind them. Without `needs_donor` it does not matter whose log its
+    /// Of a proposer, which lists nodes and [`END`](crate::names::END) behind them. Without `needs_donor` it does not matter whose log its
     /// election chose.
     pub(crate) fn of_proposer(proposer: &Proposer, needs_donor: bool) -> Self {
         let mut words = without_members(words(proposer));

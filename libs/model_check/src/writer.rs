@@ -1,18 +1,16 @@
 //! [`Writer`]: a primary's WAL and the campaign that pushes it.
 
-use std::collections::VecDeque;
-
 use consensus::{
-    AcceptorGreeting, AcceptorMessage, CampaignPhase, Configuration, ConnectionId, PeerState,
-    PreVoteResponse, Proposer, ProposerMessage, ProposerOptions, TermHistory, WalBuffer,
+    AcceptorGreeting, AcceptorMessage, CampaignPhase, Configuration, PeerState, PreVoteResponse, Proposer,
+    ProposerOptions, TermHistory, WalBuffer,
 };
-use wal_types::{NodeId, PrimaryId, ProposerId, Term, Tli};
+use wal_types::{NodeId, Term, Tli};
 
 use crate::bounds::Kind;
-use crate::node::{LOG, PG_VERSION, SYSTEM_ID};
-use crate::record::{RECORD_BYTES, Record, SEGMENT_SIZE, START, lsn, to_wal};
+use crate::names::{END, LOG, PG_VERSION, SYSTEM_ID, campaign, id, primary};
+use crate::record::{Record, SEGMENT_SIZE, START, lsn, to_wal};
 use crate::shared::Printed;
-use crate::symmetry::{CONNECTION_FIRST, END, Print, id};
+use crate::symmetry::Print;
 
 /// Larger than any modelled log: what a proposer has read once it keeps.
 const SEND_BUFFER_BYTES_MAX: u64 = 1024;
@@ -55,12 +53,6 @@ impl Printed for Writer {
     }
 }
 
-impl Printed for Link {
-    fn print(&self) -> Print {
-        Print::of(self)
-    }
-}
-
 /// The primary's WAL as a proposer keeps it: one slice a record, as if it had come record by record.
 pub(crate) fn buffer(wal: &[Record]) -> WalBuffer {
     let mut buffer = WalBuffer::new(START);
@@ -69,16 +61,6 @@ pub(crate) fn buffer(wal: &[Record]) -> WalBuffer {
         debug_assert!(taken);
     }
     buffer
-}
-
-/// The name of the campaigns of a writer.
-pub(crate) const fn campaign(writer: usize) -> ProposerId {
-    ProposerId([writer as u8 + 1; 16])
-}
-
-/// The name of a writer's primary.
-pub(crate) const fn primary(writer: usize) -> PrimaryId {
-    PrimaryId([writer as u8 + 1; 16])
 }
 
 /// A new campaign. Nothing is remembered of earlier ones, as after a restart of the process.
@@ -124,45 +106,4 @@ pub(crate) fn surveyed_position(
         configuration_term,
         lost: false,
     })
-}
-
-/// The connection of a writer to a node: two queues, and what an earlier connection may still bring.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Link {
-    pub(crate) is_open: bool,
-    /// Changes with each connection that begins while an earlier one is still on its way.
-    pub(crate) is_second: bool,
-    pub(crate) to_node: VecDeque<ProposerMessage>,
-    pub(crate) to_writer: VecDeque<AcceptorMessage>,
-    /// Sent by a campaign that has ended, not yet arrived.
-    pub(crate) late: VecDeque<ProposerMessage>,
-}
-
-/// The name of a connection.
-pub(crate) fn connection(writer: usize, is_second: bool) -> ConnectionId {
-    ConnectionId(CONNECTION_FIRST + (writer * 2 + usize::from(is_second)) as u64)
-}
-
-/// Names of connections that there can be.
-pub(crate) const CONNECTIONS: u64 = 4;
-
-/// The `index`-th of them.
-pub(crate) const fn nth_connection(index: u64) -> ConnectionId {
-    ConnectionId(CONNECTION_FIRST + index)
-}
-
-/// A message as it may arrive in pieces: appends carry one record each, so that a catch-up can end in the middle.
-pub(crate) fn pieces(message: ProposerMessage) -> Vec<ProposerMessage> {
-    let ProposerMessage::Append(append) = message else { return vec![message] };
-    if append.wal.len() <= RECORD_BYTES {
-        return vec![ProposerMessage::Append(append)];
-    }
-    let count = append.wal.len() / RECORD_BYTES;
-    let piece = |index: usize| {
-        let mut piece = append.clone();
-        piece.begin_lsn = append.begin_lsn.advance((index * RECORD_BYTES) as u64);
-        piece.wal = append.wal.slice(index * RECORD_BYTES..(index + 1) * RECORD_BYTES);
-        ProposerMessage::Append(piece)
-    };
-    (0..count).map(piece).collect()
 }

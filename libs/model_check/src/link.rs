@@ -1,0 +1,43 @@
+//! [`Link`]: the connection of a writer to a node, and what is on its way there.
+
+use std::collections::VecDeque;
+
+use consensus::{AcceptorMessage, ProposerMessage};
+
+use crate::record::RECORD_BYTES;
+use crate::shared::Printed;
+use crate::symmetry::Print;
+
+/// The connection of a writer to a node: two queues, and what an earlier connection may still bring.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Link {
+    pub(crate) is_open: bool,
+    /// Changes with each connection that begins while an earlier one is still on its way.
+    pub(crate) is_second: bool,
+    pub(crate) to_node: VecDeque<ProposerMessage>,
+    pub(crate) to_writer: VecDeque<AcceptorMessage>,
+    /// Sent by a campaign that has ended, not yet arrived.
+    pub(crate) late: VecDeque<ProposerMessage>,
+}
+
+impl Printed for Link {
+    fn print(&self) -> Print {
+        Print::of(self)
+    }
+}
+
+/// A message as it may arrive in pieces: appends carry one record each, so that a catch-up can end in the middle.
+pub(crate) fn pieces(message: ProposerMessage) -> Vec<ProposerMessage> {
+    let ProposerMessage::Append(append) = message else { return vec![message] };
+    if append.wal.len() <= RECORD_BYTES {
+        return vec![ProposerMessage::Append(append)];
+    }
+    let count = append.wal.len() / RECORD_BYTES;
+    let piece = |index: usize| {
+        let mut piece = append.clone();
+        piece.begin_lsn = append.begin_lsn.advance((index * RECORD_BYTES) as u64);
+        piece.wal = append.wal.slice(index * RECORD_BYTES..(index + 1) * RECORD_BYTES);
+        ProposerMessage::Append(piece)
+    };
+    (0..count).map(piece).collect()
+}

@@ -1,0 +1,156 @@
+//! What a step leaves out because it makes no difference: messages that tell nothing, campaigns that can do nothing.
+
+use consensus::{AcceptorMessage, CampaignPhase, PeerState, Proposer, ProposerMessage};
+use wal_types::Term;
+
+use crate::names::{campaign, connection, id, index};
+use crate::node::Node;
+use crate::shared::Shared;
+use crate::state::State;
+use crate::step::Step;
+use crate::writer::{self, Writer};
+
+impl Step<'_> {
+    /// Puts the writer back; a campaign that it has lost closes its connections.
+    pub(crate) fn finish(mut self, writer: usize, mut acting: Writer) -> Option<State> {
+        self.ask_the_rest(&mut acting, writer);
+        let lost = acting.campaign.is_none();
+        self.state.writers[writer] = Shared::new(acting);
+        if lost {
+            self.end_campaign(writer);
+        }
+        self.forget();
+        Some(self.state)
+    }
+
+    /// True when a vote request was answered, not granted, and changed nothing on the node: it may as well wait. Once the
+    /// campaign is won the answer tells how to lead the node.
+    pub(crate) fn is_idle(&self, acting: &Writer, writer: usize, node: usize, before: &Shared<Node>) -> bool {
+        let campaigning =
+            acting.campaign.as_ref().is_some_and(|proposer| proposer.phase() == CampaignPhase::Voting);
+        let answer = self.link(writer, node).to_writer.back();
+        let refused = matches!(answer, Some(AcceptorMessage::Vote(vote)) if !vote.vote_given);
+        campaigning && refused && self.state.nodes[node] == *before
+    }
+
+    /// Drops what no longer makes a difference: campaigns, and messages of those that have ended.
+    pub(crate) fn forget(&mut self) {
+        self.note_configurations();
+        for writer in 0..self.state.writers.len() {
+            if self.is_powerless(writer) {
+                self.end_campaign(writer);
+            }
+            for node in 0..self.state.nodes.len() {
+                let term = self.state.nodes[node].acceptor.state().term;
+                let link = self.link(writer, node);
+                if link.late.front().and_then(term_of).is_some_and(|late| late < term) {
+                    self.end_late(writer, node);
+                }
+            }
+        }
+    }
+
+    /// Nothing comes any more over the connection that the writer has left.
+    pub(crate) fn end_late(&mut self, writer: usize, node: usize) {
+        let link = self.link(writer, node);
+        if link.late.is_empty() {
+            return;
+        }
+        let older = connection(writer, !link.is_second);
+        self.link_mut(writer, node, |link| link.late.clear());
+        self.state.nodes[node].change(|node| node.acceptor.disconnected(older));
+    }
+
+    /// Who leads asks those that have not answered its vote request yet, all at once. This only allows it to send them
+    /// more later: they answer the same as later, nobody else gets anything out of their votes, and for the terms to come
+    /// it does not matter whether they promised this one. A vote for the rival does not matter any more either. (A leader that
+    /// changes the configuration later brings a node to the same state by two messages that it could have brought by one.)
+    fn ask_the_rest(&mut self, acting: &mut Writer, writer: usize) {
+        if self.bounds.interleaved || !acting.is_leading() {
+            return;
+        }
+        let rival = writer ^ 1;
+        let in_flight = self.bounds.messages_wait();
+        if !in_flight && self.state.writers[rival].campaign.is_some() && self.is_powerless(rival) {
+            self.end_campaign(rival);
+            for node in 0..self.state.nodes.len() {
+                if self.state.nodes[node].acceptor.state().voted_for == Some(campaign(rival)) {
+                    self.take_back_vote(writer, node);
+                }
+            }
+        }
+        for node in 0..self.state.nodes.len() {
+            let asks = |proposer: &Proposer| {
+                proposer.status().iter().any(|peer| peer.id == id(node) && peer.state == PeerState::Voting)
+            };
+            if !acting.campaign.as_ref().is_some_and(asks) || !self.link(writer, node).is_open {
+                continue;
+            }
+            // In flight, a request that is not on its way has arrived.
+            let is_due = !in_flight || !self.link(writer, node).to_node.is_empty();
+            if is_due && let Some(message) = self.poll_piece(acting, writer, node) {
+                self.deliver(acting, writer, node, message, usize::MAX);
+            }
+            self.hear_all(acting, writer, node);
+        }
+    }
+
+    fn take_back_vote(&mut self, writer: usize, node: usize) {
+        let from = connection(writer, self.link(writer, node).is_second);
+        let was_greeted = self.link(writer, node).is_open;
+        let kind = self.bounds.kind;
+        let nodes = self.state.nodes.len();
+        let coverage = self.coverage;
+        self.state.nodes[node].change(|state| {
+            state.take_back_promise();
+            let mut greeting = writer::proposer(writer, nodes, kind);
+            greeting.connected(id(node));
+            if let Some(greeting) = greeting.poll_send(id(node)).filter(|_| was_greeted) {
+                let _ = state.receive(from, greeting, usize::MAX, coverage);
+            }
+        });
+    }
+
+    /// True when no node would do anything any more that the campaign of `writer` asks for, and that makes a difference.
+    fn is_powerless(&self, writer: usize) -> bool {
+        let Some(proposer) = &self.state.writers[writer].campaign else { return false };
+        let term = proposer.term();
+        let campaigning = proposer.phase() == CampaignPhase::Voting;
+        let is_gone = |node: &Shared<Node>| {
+            let node = node.acceptor.state();
+            node.term > term || (campaigning && node.term == term && node.voted_for != Some(campaign(writer)))
+        };
+        if !self.bounds.interleaved {
+            // Where it can't win, the votes that it still takes keep nobody from winning who could not do without them.
+            return campaigning && !proposer.has_quorum(|node| !is_gone(&self.state.nodes[index(node)]));
+        }
+        let links = &self.state.links[writer * self.state.nodes.len()..][..self.state.nodes.len()];
+        links.iter().all(|link| link.to_writer.is_empty()) && self.state.nodes.iter().all(is_gone)
+    }
+
+    /// Takes an answer away that is the next one, or is the same as the one before it, and tells its writer nothing.
+    pub(crate) fn hear_no_news(&mut self, acting: &Writer, writer: usize, node: usize) {
+        let waiting = &self.link(writer, node).to_writer;
+        let Some(last) = waiting.back().filter(|_| self.bounds.answers_wait()) else { return };
+        let is_no_news = match waiting.len() {
+            1 => acting.campaign.as_ref().is_some_and(|known| {
+                let mut told = known.clone();
+                told.receive(id(node), last.clone()).is_ok_and(|actions| actions.is_empty()) && told == *known
+            }),
+            waits => waiting.get(waits - 2) == Some(last),
+        };
+        if is_no_news {
+            self.link_mut(writer, node, |link| link.to_writer.pop_back());
+        }
+    }
+}
+
+const fn term_of(message: &ProposerMessage) -> Option<Term> {
+    match message {
+        ProposerMessage::Vote(vote) => Some(vote.term),
+        ProposerMessage::Elected(elected) => Some(elected.term),
+        ProposerMessage::Append(append) => Some(append.term),
+        ProposerMessage::Configure(configure) => Some(configure.term),
+        _ => None,
+    }
+}

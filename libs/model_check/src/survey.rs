@@ -1,0 +1,91 @@
+//! How campaigns begin: with a survey of all nodes.
+
+use consensus::CampaignPhase;
+
+use crate::names::{WRITERS, id};
+use crate::shared::Shared;
+use crate::state::State;
+use crate::step::Step;
+use crate::writer::{self, Writer};
+
+impl Step<'_> {
+    /// A campaign from its beginning to its vote requests. A survey changes no node, and all that stays of it are the
+    /// newest configuration that was told and the term that is campaigned for. So it is told that all nodes are empty and
+    /// one term behind, and all tell the same configuration: those that hold it now or held it once, and the others might
+    /// have told an older one, as all held one in the beginning.
+    pub(crate) fn begin(mut self, writer: usize, term: u64, heard: usize) -> Option<State> {
+        self.end_campaign(writer);
+        let mut acting = Writer::clone(&self.state.writers[writer]);
+        acting.floor = term;
+        self.survey(&mut acting, writer, term, heard)?;
+        self.finish(writer, acting)
+    }
+
+    /// Ends everything that belongs to earlier terms, and begins the next one.
+    pub(crate) fn term(mut self, heard: [usize; WRITERS]) -> State {
+        self.state.term += 1;
+        let term = self.state.term;
+        for writer in 0..WRITERS {
+            self.end_campaign(writer);
+            for node in 0..self.state.nodes.len() {
+                self.end_late(writer, node);
+            }
+        }
+        self.ledger(|ledger| ledger.elected.clear());
+        for node in &mut self.state.nodes {
+            node.change(|node| node.level = term);
+        }
+        for (writer, heard) in heard.into_iter().enumerate() {
+            let mut acting = Writer::clone(&self.state.writers[writer]);
+            acting.fetches = false;
+            // A primary that has none of the logs is replaced by a standby, whatever it has, if its campaign is won.
+            if !self.state.nodes.iter().any(|node| acting.wal.starts_with(node.log())) {
+                acting.wal.clear();
+            }
+            if self.survey(&mut acting, writer, term, heard).is_none() {
+                acting.campaign = None;
+            }
+            let lost = acting.campaign.is_none();
+            self.state.writers[writer] = Shared::new(acting);
+            if lost {
+                self.state.writers[writer].change(|writer| writer.campaign = None);
+                (0..self.state.nodes.len()).for_each(|node| self.close_if_open(writer, node));
+            }
+        }
+        self.state
+    }
+
+    fn survey(&mut self, acting: &mut Writer, writer: usize, term: u64, heard: usize) -> Option<()> {
+        let nodes = self.state.nodes.len();
+        let told = self.state.ledger.held.get(heard)?.clone();
+        acting.campaign = Some(writer::proposer(writer, nodes, self.bounds.kind));
+        for node in 0..nodes {
+            let proposer = acting.campaign.as_mut()?;
+            proposer.connected(id(node));
+            let greeting = proposer.poll_send(id(node))?;
+            proposer.receive(id(node), writer::surveyed_greeting(id(node), term, told.clone())).ok()?;
+            proposer.poll_send(id(node))?;
+            proposer.receive(id(node), writer::surveyed_position(term, told.clone())).ok()?;
+            self.link_mut(writer, node, |link| link.is_open = true);
+            self.deliver(acting, writer, node, greeting, usize::MAX);
+            self.link_mut(writer, node, |link| link.to_writer.clear());
+        }
+        let proposer =
+            acting.campaign.as_mut().filter(|proposer| proposer.phase() == CampaignPhase::PreVoted)?;
+        proposer.request_votes().ok()?;
+        if self.bounds.messages_wait() && !self.bounds.interleaved {
+            // A vote request that is sent late and one that is late to arrive are the same.
+            for node in 0..nodes {
+                let request = acting.campaign.as_mut()?.poll_send(id(node));
+                self.link_mut(writer, node, |link| link.to_node.extend(request));
+            }
+        }
+        Some(())
+    }
+
+    fn close_if_open(&mut self, writer: usize, node: usize) {
+        if self.link(writer, node).is_open {
+            self.close(writer, node);
+        }
+    }
+}
