@@ -1,0 +1,27 @@
+//! [`Peer`]: what a [`NeonProposer`](super::NeonProposer) knows of one safekeeper.
+
+use std::collections::VecDeque;
+
+use consensus::{PeerState, ProposerMessage, VoteResponse};
+use wal_types::{Lsn, Term};
+
+#[derive(Default)]
+pub(super) struct Peer {
+    pub(super) state: PeerState,
+    pub(super) outbox: VecDeque<ProposerMessage>,
+    pub(super) term: Term,
+    pub(super) vote: Option<VoteResponse>,
+    pub(super) acked: Lsn,
+    pub(super) persisted_commit: Lsn,
+    pub(super) told_commit: Lsn,
+    pub(super) heartbeat: bool,
+}
+
+impl Peer {
+    pub(super) fn sent(&self) -> Option<Lsn> {
+        match self.state {
+            PeerState::Streaming { sent } => Some(sent),
+            _ => None,
+        }
+    }
+}
