@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use simulation::{Outcome, Stats, Violation};
+use simulation::{ScheduleOutcome, Stats, Violation};
 
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
@@ -32,18 +32,18 @@ pub(crate) struct Batch {
 }
 
 /// What should not be.
-pub(crate) enum Found {
+pub(crate) enum Failure {
     /// An invariant broke.
     Violation(u64, Violation),
     /// Two runs of the seed differ.
-    Indeterminism(u64),
+    NonDeterminism(u64),
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Violation(seed, violation) => write!(f, "seed {seed} violates {violation}"),
-            Self::Indeterminism(seed) => write!(
+            Self::NonDeterminism(seed) => write!(
                 f,
                 "seed {seed} took another course the second time: something random does not come from the seed"
             ),
@@ -53,7 +53,7 @@ impl fmt::Display for Found {
 
 impl Batch {
     /// Runs the seeds.
-    pub(crate) fn run(&self, seeds: &Range<u64>) -> (Stats, Vec<Found>) {
+    pub(crate) fn run(&self, seeds: &Range<u64>) -> (Stats, Vec<Failure>) {
         let next = AtomicU64::new(seeds.start);
         let stop = AtomicBool::new(false);
         let result = Mutex::new((Stats::default(), Vec::new()));
@@ -78,12 +78,12 @@ impl Batch {
         result.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run_one(&self, seed: u64) -> (Stats, Option<Found>) {
-        let Outcome { stats, violation, trace_hash, .. } = simulation::run(seed, false);
+    fn run_one(&self, seed: u64) -> (Stats, Option<Failure>) {
+        let ScheduleOutcome { stats, violation, trace_hash, .. } = simulation::run(seed, false);
         let found = match violation {
-            Some(violation) => Some(Found::Violation(seed, violation)),
+            Some(violation) => Some(Failure::Violation(seed, violation)),
             None if self.twice && simulation::run(seed, false).trace_hash != trace_hash => {
-                Some(Found::Indeterminism(seed))
+                Some(Failure::NonDeterminism(seed))
             }
             None => None,
         };
@@ -107,7 +107,7 @@ pub(crate) fn run(batch: &Batch, schedules: u64, slice: u64, file: &Path) -> boo
         let seconds = started.elapsed().as_secs_f64();
         let line = line(&tree, &seeds, &stats, found.len());
         println!("{line} ({:.0} a second)", stats.schedules as f64 / seconds);
-        if !crate::judge(&stats, &found) {
+        if !crate::report_failures(&stats, &found) {
             return false;
         }
         if let Err(error) = append(file, &known, &line) {

@@ -32,8 +32,8 @@ pub(crate) trait Engine {
     /// The last term in the history of the log that was chosen (dialect `neon` asks for it).
     fn last_term_of_donor(&self) -> Option<Term>;
     /// The product's own proposer, for what only its dialect has.
-    fn own(&mut self) -> Option<&mut Proposer>;
-    fn own_ref(&self) -> Option<&Proposer>;
+    fn holdfast_mut(&mut self) -> Option<&mut Proposer>;
+    fn holdfast(&self) -> Option<&Proposer>;
 }
 
 impl Engine for Proposer {
@@ -94,10 +94,10 @@ impl Engine for Proposer {
     fn last_term_of_donor(&self) -> Option<Term> {
         None
     }
-    fn own(&mut self) -> Option<&mut Proposer> {
+    fn holdfast_mut(&mut self) -> Option<&mut Proposer> {
         Some(self)
     }
-    fn own_ref(&self) -> Option<&Proposer> {
+    fn holdfast(&self) -> Option<&Proposer> {
         Some(self)
     }
 }

@@ -26,5 +26,5 @@ mod trace;
 mod writer;
 
 pub use invariants::Violation;
-pub use schedule::{Outcome, run};
-pub use stats::{RICHNESS_SCHEDULES_MIN, Stats};
+pub use schedule::{ScheduleOutcome, run};
+pub use stats::{COVERAGE_SCHEDULES_MIN, Stats};

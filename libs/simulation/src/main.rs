@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use simulation::{Outcome, Stats};
+use simulation::{ScheduleOutcome, Stats};
 
-use crate::campaign::{Batch, Found};
+use crate::campaign::{Batch, Failure};
 
 /// Simulates clusters with crashes, lost writes, cut connections and rival proposers.
 ///
@@ -57,21 +57,21 @@ fn main() -> ExitCode {
     let batch =
         Batch { jobs: flags.jobs.max(1), twice: flags.check_determinism, keep_going: flags.keep_going };
     let is_good = match (flags.seed, flags.campaign) {
-        (Some(seed), _) => one(seed, flags.trace),
+        (Some(seed), _) => run_seed(seed, flags.trace),
         (None, Some(schedules)) => campaign::run(&batch, schedules, flags.slice, &flags.resume),
-        (None, None) => slice(&batch, flags.seeds),
+        (None, None) => run_seeds(&batch, flags.seeds),
     };
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs one seed twice, and shows what happened.
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that reports to a terminal")]
-fn one(seed: u64, trace: bool) -> bool {
-    let Outcome { stats, trace_hash, lines, violation } = simulation::run(seed, trace);
+fn run_seed(seed: u64, trace: bool) -> bool {
+    let ScheduleOutcome { stats, trace_hash, lines, violation } = simulation::run(seed, trace);
     lines.iter().for_each(|line| println!("{line}"));
     println!("seed {seed}: trace hash {trace_hash:016x}; {stats}");
     if simulation::run(seed, false).trace_hash != trace_hash {
-        eprintln!("{}", Found::Indeterminism(seed));
+        eprintln!("{}", Failure::NonDeterminism(seed));
         return false;
     }
     if let Some(violation) = &violation {
@@ -82,27 +82,27 @@ fn one(seed: u64, trace: bool) -> bool {
 
 /// Runs the seeds, and prints one line about them and one about how rich they were.
 #[expect(clippy::print_stdout, reason = "a command that reports to a terminal")]
-fn slice(batch: &Batch, seeds: Range<u64>) -> bool {
+fn run_seeds(batch: &Batch, seeds: Range<u64>) -> bool {
     let started = Instant::now();
     let (stats, found) = batch.run(&seeds);
     let seconds = started.elapsed().as_secs_f64();
     println!("{}", campaign::line(&campaign::tree(), &seeds, &stats, found.len()));
     println!("{stats}; {:.0} schedules per second", stats.schedules as f64 / seconds);
-    judge(&stats, &found)
+    report_failures(&stats, &found)
 }
 
 /// Says what is wrong with a run; false when anything is.
 #[expect(clippy::print_stderr, reason = "a command that reports to a terminal")]
-fn judge(stats: &Stats, found: &[Found]) -> bool {
+fn report_failures(stats: &Stats, found: &[Failure]) -> bool {
     for one in found {
         eprintln!("{one}");
     }
-    if let Some(Found::Violation(seed, _)) = found.first() {
+    if let Some(Failure::Violation(seed, _)) = found.first() {
         eprintln!("see it again with: ./dev sim --seed {seed} --trace");
     }
-    let poverty = stats.poverty().filter(|_| found.is_empty());
-    if let Some(poverty) = &poverty {
-        eprintln!("{poverty}");
+    let coverage_gap = stats.coverage_gap().filter(|_| found.is_empty());
+    if let Some(coverage_gap) = &coverage_gap {
+        eprintln!("{coverage_gap}");
     }
-    found.is_empty() && poverty.is_none()
+    found.is_empty() && coverage_gap.is_none()
 }

@@ -36,7 +36,7 @@ pub(crate) struct Node {
     inbox: VecDeque<(ConnectionId, Input)>,
     now: Duration,
     /// Counts starts.
-    life: u64,
+    incarnation: u64,
     /// Its log, as it was when [`Node::look`] was last called.
     pub(crate) mirror: Mirror,
     /// The configuration that it showed last.
@@ -69,7 +69,7 @@ impl Node {
             replica: None,
             inbox: VecDeque::new(),
             now: Duration::ZERO,
-            life: 0,
+            incarnation: 0,
             mirror: Mirror::new(start),
             configuration,
             was_lost: false,
@@ -101,7 +101,7 @@ impl Node {
     /// many times already.
     pub(crate) fn start(&mut self, unreadable_tries: u32) -> Result<(), StoreError> {
         self.replica = Some(Replica::open_after_read_errors(self.disk.clone(), self.id, unreadable_tries)?);
-        self.life += 1;
+        self.incarnation += 1;
         Ok(())
     }
 
@@ -150,14 +150,14 @@ impl Node {
 
     /// Brings the mirror up to date; says from which position on the log is another one than before. Nothing when the
     /// log cannot be read now.
-    pub(crate) fn look(&mut self) -> Option<Lsn> {
+    pub(crate) fn refresh_mirror(&mut self) -> Option<Lsn> {
         let replica = self.replica.as_ref()?;
         let at = replica.snapshot();
         if matches!(at.health, Health::Failed | Health::Corrupt) {
             return None;
         }
         self.configuration = at.configuration.clone();
-        let seen = (self.life, at.truncations);
+        let seen = (self.incarnation, at.truncations);
         self.mirror.forget_below(at.oldest_lsn);
         let from = if self.mirror.seen == seen { self.mirror.end() } else { self.mirror.base() };
         if at.flush_lsn <= from && self.mirror.seen == seen {
@@ -175,11 +175,11 @@ impl Node {
 
     /// True when the mirror is of the log as it is now.
     pub(crate) fn is_mirrored(&self) -> bool {
-        self.serving().is_some_and(|at| self.mirror.seen == (self.life, at.truncations))
+        self.serving().is_some_and(|at| self.mirror.seen == (self.incarnation, at.truncations))
     }
 
     /// Everything is read again at the next look.
-    pub(crate) fn look_anew(&mut self) {
+    pub(crate) fn invalidate_mirror(&mut self) {
         self.mirror.seen = (0, 0);
     }
 
@@ -194,8 +194,8 @@ impl Node {
     }
 
     /// Counts starts of the node.
-    pub(crate) fn life(&self) -> u64 {
-        self.life
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// The log up to `to`, and where it begins, as it would be found after the power failed now and what was not synced
@@ -229,8 +229,8 @@ impl Node {
     }
 
     /// Where the next `count` messages may cut the log.
-    pub(crate) fn may_cut(&self, count: usize) -> bool {
-        self.is_up() && lowest_cut(self.inbox.iter().take(count)).is_some()
+    pub(crate) fn may_truncate(&self, count: usize) -> bool {
+        self.is_up() && lowest_truncation(self.inbox.iter().take(count)).is_some()
     }
 
     /// Makes the disk stop at some operation in the near future.
@@ -250,7 +250,7 @@ impl Node {
 }
 
 /// Where the lowest of the elected proposers in a batch begins.
-pub(crate) fn lowest_cut<'a>(batch: impl Iterator<Item = &'a (ConnectionId, Input)>) -> Option<Lsn> {
+pub(crate) fn lowest_truncation<'a>(batch: impl Iterator<Item = &'a (ConnectionId, Input)>) -> Option<Lsn> {
     batch
         .filter_map(|(_, input)| match input {
             Input::Message(ProposerMessage::Elected(elected)) => Some(elected.start_streaming_at),

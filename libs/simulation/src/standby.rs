@@ -37,9 +37,9 @@ impl Standby {
 
     /// Takes what the node has for it, at most `bytes_max`.
     pub(crate) fn receive(&mut self, node: &Node, bytes_max: usize) -> Received {
-        let life = node.life();
-        if self.reader.as_ref().is_none_or(|(of, _)| *of != life) {
-            self.reader = node.reader(ReadMode::Committed).map(|reader| (life, reader));
+        let incarnation = node.incarnation();
+        if self.reader.as_ref().is_none_or(|(of, _)| *of != incarnation) {
+            self.reader = node.reader(ReadMode::Committed).map(|reader| (incarnation, reader));
         }
         let Some((_, reader)) = &mut self.reader else { return Received::Nothing };
         let mut bytes = vec![0; bytes_max];

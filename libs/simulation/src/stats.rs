@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::AddAssign;
 
 /// Schedules from which on a run must be rich enough.
-pub const RICHNESS_SCHEDULES_MIN: u64 = 1000;
+pub const COVERAGE_SCHEDULES_MIN: u64 = 1000;
 
 /// Makes the counts, their sum, and what is said about each: its field, its name, and the average below which a run is
 /// too poor, in thousandths.
@@ -80,7 +80,7 @@ counts! {
     /// Changes of the members that a leader began.
     member_changes: "changes of members", at least 300;
     /// Of these: while most of the old members heard of a rival only.
-    parted_changes: "changes of members while the network parts", at least 30;
+    partitioned_changes: "changes of members while the network parts", at least 30;
     /// Primaries that a leader was told to designate.
     designations: "designated primaries", at least 200;
     /// Configurations that were decided.
@@ -93,8 +93,8 @@ counts! {
 
 impl Stats {
     /// The first count whose average is too low, in words. Short runs are not judged.
-    pub fn poverty(&self) -> Option<String> {
-        if self.schedules < RICHNESS_SCHEDULES_MIN {
+    pub fn coverage_gap(&self) -> Option<String> {
+        if self.schedules < COVERAGE_SCHEDULES_MIN {
             return None;
         }
         let low = self.counts().find(|(_, count, floor)| count * 1000 < floor * self.schedules);

@@ -23,13 +23,13 @@ pub(crate) struct Link {
     pub(crate) to_node: VecDeque<ProposerMessage>,
     pub(crate) to_writer: VecDeque<AcceptorMessage>,
     /// The node's end is gone: what it had sent still arrives, and then the end of the connection.
-    pub(crate) node_gone: bool,
+    pub(crate) closed_by_node: bool,
     /// What went through first.
     pub(crate) remembered: Vec<ProposerMessage>,
 }
 
 /// What a writer learns that the oracle must hear of.
-pub(crate) enum Event {
+pub(crate) enum WriterEvent {
     /// It begins to lead.
     Leads(Election),
     /// It told its primary that everything below is safe.
@@ -71,7 +71,7 @@ pub(crate) struct Writer {
     /// That is decided.
     pub(crate) has_designated: bool,
     /// The log's start was seen to be settled.
-    pub(crate) told_settled: bool,
+    pub(crate) has_reported_recovery: bool,
 }
 
 /// The name under which a primary is designated.
@@ -83,7 +83,7 @@ impl Writer {
     pub(crate) fn new(campaign: &Campaign, primary: Option<&Primary>, safekeepers: Vec<NodeId>) -> Self {
         let peers = safekeepers.iter().copied().collect();
         let engine: Box<dyn Engine> = match campaign.version {
-            ProtocolVersion::Holdfast1 => Box::new(own_proposer(campaign, primary, safekeepers)),
+            ProtocolVersion::Holdfast1 => Box::new(holdfast_proposer(campaign, primary, safekeepers)),
             version => Box::new(NeonProposer::new(version, campaign.id, primary.is_some(), &safekeepers)),
         };
         Self {
@@ -98,21 +98,21 @@ impl Writer {
             generation: None,
             designates: None,
             has_designated: false,
-            told_settled: false,
+            has_reported_recovery: false,
         }
     }
 
     /// One more node to talk to.
     pub(crate) fn add_peer(&mut self, node: NodeId) {
-        if let Some(proposer) = self.engine.own() {
+        if let Some(proposer) = self.engine.holdfast_mut() {
             proposer.add_peer(node);
             self.peers.insert(node);
         }
     }
 
     /// Learns of members that it does not know.
-    pub(crate) fn look_for_members(&mut self) {
-        let proposer = self.engine.own_ref();
+    pub(crate) fn learn_members(&mut self) {
+        let proposer = self.engine.holdfast();
         let configuration = proposer.and_then(Proposer::configuration);
         let generation = configuration.map(|configuration| configuration.generation);
         let sets = configuration.map(Configuration::sets).unwrap_or_default();
@@ -123,14 +123,14 @@ impl Writer {
             if self.engine.leads() {
                 self.steps.push((before, sets));
             }
-            let proposer = self.engine.own_ref();
+            let proposer = self.engine.holdfast();
             let unknown = proposer.map(Proposer::unknown_members).unwrap_or_default();
             unknown.into_iter().for_each(|member| self.add_peer(member.id));
         }
     }
 
     /// True when a recovery has nothing left to do.
-    pub(crate) fn is_settled(&self) -> bool {
+    pub(crate) fn is_recovery_done(&self) -> bool {
         let election = self.engine.election();
         election.is_some_and(|election| self.engine.commit_lsn() >= election.start)
             && self.engine.start_commit_is_persisted()
@@ -142,7 +142,7 @@ impl Writer {
             id,
             to_node: VecDeque::new(),
             to_writer: VecDeque::new(),
-            node_gone: false,
+            closed_by_node: false,
             remembered: Vec::new(),
         };
         self.links.insert(node, link);
@@ -168,16 +168,18 @@ impl Writer {
     }
 
     /// Takes the next message of `node` in, or the end of its connection.
-    pub(crate) fn receive(&mut self, node: NodeId, primary: Option<&Primary>) -> Vec<Event> {
+    pub(crate) fn receive(&mut self, node: NodeId, primary: Option<&Primary>) -> Vec<WriterEvent> {
         let Some(link) = self.links.get_mut(&node) else { return Vec::new() };
         let Some(message) = link.to_writer.pop_front() else {
-            return if link.node_gone { vec![Event::Cut(node)] } else { Vec::new() };
+            return if link.closed_by_node { vec![WriterEvent::Cut(node)] } else { Vec::new() };
         };
         let received = self.engine.receive(node, message);
-        self.look_for_members();
+        self.learn_members();
         match received {
-            Ok(actions) => actions.into_iter().flat_map(|action| self.act(action, primary)).collect(),
-            Err(lost) => vec![Event::Ended(Some(lost))],
+            Ok(actions) => {
+                actions.into_iter().flat_map(|action| self.handle_action(action, primary)).collect()
+            }
+            Err(lost) => vec![WriterEvent::Ended(Some(lost))],
         }
     }
 
@@ -190,37 +192,44 @@ impl Writer {
         }
     }
 
-    fn act(&mut self, action: Action, primary: Option<&Primary>) -> Vec<Event> {
+    fn handle_action(&mut self, action: Action, primary: Option<&Primary>) -> Vec<WriterEvent> {
         match action {
             Action::PreVoted { flush_lsn, tli, .. } => {
-                let Some(proposer) = self.engine.own() else { return Vec::new() };
+                let Some(proposer) = self.engine.holdfast_mut() else { return Vec::new() };
                 if primary.is_some_and(|primary| !primary.continues(flush_lsn, tli)) {
-                    return vec![Event::Ended(None)];
+                    return vec![WriterEvent::Ended(None)];
                 }
-                proposer.request_votes().err().map(|lost| Event::Ended(Some(lost))).into_iter().collect()
+                proposer
+                    .request_votes()
+                    .err()
+                    .map(|lost| WriterEvent::Ended(Some(lost)))
+                    .into_iter()
+                    .collect()
             }
-            Action::Elected(election) => self.check(election, primary),
+            Action::Elected(election) => self.compare_with_primary(election, primary),
             Action::Checksum { from, response } => {
                 let asked = self.expected_checksum.take_if(|(election, _)| election.donor == from);
                 match asked {
                     Some((election, sum)) if response.crc32c == Some(sum) => self.lead(election, primary),
-                    Some(_) => vec![Event::Ended(None)],
+                    Some(_) => vec![WriterEvent::Ended(None)],
                     None => Vec::new(),
                 }
             }
-            Action::Committed(lsn) => vec![Event::Committed(lsn)],
-            Action::Configured(configuration) => vec![Event::Configured(configuration)],
-            Action::Reset(node) => vec![Event::Cut(node)],
+            Action::Committed(lsn) => vec![WriterEvent::Committed(lsn)],
+            Action::Configured(configuration) => vec![WriterEvent::Configured(configuration)],
+            Action::Reset(node) => vec![WriterEvent::Cut(node)],
         }
     }
 
     /// Between the votes and the first message that cuts a log: is the primary's WAL the log's?
-    fn check(&mut self, election: Election, primary: Option<&Primary>) -> Vec<Event> {
+    fn compare_with_primary(&mut self, election: Election, primary: Option<&Primary>) -> Vec<WriterEvent> {
         let Some(primary) = primary else { return self.lead(election, None) };
         let from = election.compare_from(SEGMENT_SIZE);
-        let Some(proposer) = self.engine.own() else { return self.check_base(election, primary) };
+        let Some(proposer) = self.engine.holdfast_mut() else {
+            return self.compare_with_base(election, primary);
+        };
         if !primary.continues(election.start, election.tli) {
-            return vec![Event::Ended(None)];
+            return vec![WriterEvent::Ended(None)];
         }
         let sum = crc32c::crc32c(primary.slice(from, election.start));
         proposer.request_checksum(election.donor, from, election.start);
@@ -230,16 +239,16 @@ impl Writer {
 
     /// The public proposer sits in a server that was started from the very end of the log, or goes on with a log whose
     /// last term was its own; everything else is a panic there.
-    fn check_base(&mut self, election: Election, primary: &Primary) -> Vec<Event> {
+    fn compare_with_base(&mut self, election: Election, primary: &Primary) -> Vec<WriterEvent> {
         let continued = primary.led.is_some() && primary.led == self.engine.last_term_of_donor();
         if election.start == primary.base || (continued && election.start <= primary.flush_lsn()) {
             self.lead(election, Some(primary))
         } else {
-            vec![Event::Ended(None)]
+            vec![WriterEvent::Ended(None)]
         }
     }
 
-    fn lead(&mut self, election: Election, primary: Option<&Primary>) -> Vec<Event> {
+    fn lead(&mut self, election: Election, primary: Option<&Primary>) -> Vec<WriterEvent> {
         let mut wal = WalBuffer::new(primary.map_or(election.start, |_| election.compare_from(SEGMENT_SIZE)));
         if let Some(primary) = primary {
             assert!(
@@ -248,11 +257,11 @@ impl Writer {
             );
         }
         self.engine.approve(wal);
-        vec![Event::Leads(election)]
+        vec![WriterEvent::Leads(election)]
     }
 }
 
-fn own_proposer(campaign: &Campaign, primary: Option<&Primary>, safekeepers: Vec<NodeId>) -> Proposer {
+fn holdfast_proposer(campaign: &Campaign, primary: Option<&Primary>, safekeepers: Vec<NodeId>) -> Proposer {
     Proposer::new(ProposerOptions {
         id: TenantTimelineId::default(),
         proposer_id: campaign.id,

@@ -21,6 +21,6 @@ fn schedules_hold_every_invariant_and_are_rich() {
 
 #[test]
 fn a_run_without_trouble_is_called_poor() {
-    let calm = simulation::Stats { schedules: simulation::RICHNESS_SCHEDULES_MIN, ..Default::default() };
-    assert!(calm.poverty().is_some_and(|poverty| poverty.contains("events")));
+    let calm = simulation::Stats { schedules: simulation::COVERAGE_SCHEDULES_MIN, ..Default::default() };
+    assert!(calm.coverage_gap().is_some_and(|coverage_gap| coverage_gap.contains("events")));
 }

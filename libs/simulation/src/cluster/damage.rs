@@ -43,7 +43,7 @@ enum Damage {
 
 impl Damage {
     /// True for what may turn a page into one of another timeline of the log.
-    fn may_pass(&self) -> bool {
+    fn may_pass_unnoticed(&self) -> bool {
         matches!(self, Self::Rot { name, bit } if name != CONTROL && bit / 8 % PAGE_BYTES == TLI_LOW_OFFSET)
     }
 
@@ -71,7 +71,7 @@ impl Cluster {
         let index = self.index(node);
         let is_apt =
             self.dialect == Dialect::Holdfast && self.nodes[index].is_up() && !self.oracle.is_damaged(node);
-        if !is_apt || !self.may_lose(node) {
+        if !is_apt || !self.budget_allows_loss(node) {
             return Ok(());
         }
         // Only what an idle footer vouches for: the last batch of all has no witness but itself, and its loss looks
@@ -85,7 +85,7 @@ impl Cluster {
         }
         let Some(damage) = self
             .choose_damage(node)
-            .filter(|damage| !damage.may_pass() && can_be_noticed(&self.nodes[index], damage))
+            .filter(|damage| !damage.may_pass_unnoticed() && can_be_noticed(&self.nodes[index], damage))
         else {
             return Ok(());
         };
@@ -94,7 +94,7 @@ impl Cluster {
         }
         self.trace.line(format_args!("node {node}: {damage:?}"));
         self.stats.damages += 1;
-        self.oracle.note_damage(node);
+        self.oracle.record_damage(node);
         if self.rng.random_range(0..4) != 0 {
             let death = if self.rng.random() { Death::Power } else { Death::Process };
             self.crash(node, death)?;
@@ -133,14 +133,14 @@ impl Cluster {
 
     /// A damaged node that was started again, or repaired by a leader, holds everything: the damage was harmless, or is
     /// mended.
-    pub(super) fn examine_damage(&mut self, node: NodeId) {
+    pub(super) fn check_repaired(&mut self, node: NodeId) {
         let index = self.index(node);
         let Some(seen) = self.nodes[index].serving().filter(|at| at.lost.is_none()) else { return };
         if !self.oracle.is_damaged(node) {
             return;
         }
-        self.nodes[index].look_anew();
-        if self.nodes[index].look().is_none() {
+        self.nodes[index].invalidate_mirror();
+        if self.nodes[index].refresh_mirror().is_none() {
             return;
         }
         let log = &self.nodes[index].mirror;
@@ -150,8 +150,8 @@ impl Cluster {
         if from >= to || self.primaries.iter().any(wrote) {
             self.trace.line(format_args!("node {node} is whole again"));
             self.stats.repairs += 1;
-            self.oracle.note_repair(node);
-            self.oracle.compare_again(node, START);
+            self.oracle.record_repair(node);
+            self.oracle.forget_comparison(node, START);
         }
     }
 }

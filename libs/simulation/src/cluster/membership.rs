@@ -22,7 +22,7 @@ use crate::writer::primary_id;
 const NODES_MAX: usize = 9;
 
 /// Of the configurations that were decided once more, so many are looked for on the disks: one in this many.
-const REDECIDED_LOOKED_AT_EVERY: u64 = 3;
+const REDECIDED_CHECKED_EVERY: u64 = 3;
 
 impl Cluster {
     /// A new node with an empty log, which nobody counts yet.
@@ -49,7 +49,7 @@ impl Cluster {
 
     /// A leader is told to let other nodes vote.
     pub(crate) fn change_members(&mut self, slot: usize) {
-        let Some(current) = self.leading(slot) else { return };
+        let Some(current) = self.leader_configuration(slot) else { return };
         let current: Vec<NodeId> = current.members.iter().map(|member| member.id).collect();
         let mut usable: Vec<NodeId> = self
             .nodes
@@ -67,34 +67,34 @@ impl Cluster {
         };
         usable.truncate(size);
         usable.sort_unstable();
-        self.change(slot, usable);
+        self.begin_change(slot, usable);
     }
 
     /// A leader loses most of the members, and is told to let only nodes vote that it has left. Names those that it lost;
     /// none when it cannot change anything.
-    pub(crate) fn leave_most_behind(&mut self, slot: usize) -> Vec<NodeId> {
-        let Some(current) = self.leading(slot) else { return Vec::new() };
+    pub(crate) fn lose_majority(&mut self, slot: usize) -> Vec<NodeId> {
+        let Some(current) = self.leader_configuration(slot) else { return Vec::new() };
         let mut lost: Vec<NodeId> = current.members.iter().map(|member| member.id).collect();
         lost.shuffle(&mut self.rng);
         let left = lost.split_off(majority(lost.len()).min(lost.len()));
         let stays = |id: &NodeId| !lost.contains(id) && self.can_vote(slot, *id, left.contains(id));
         let next: Vec<NodeId> = self.node_ids().into_iter().filter(stays).collect();
-        if next.is_empty() || !self.change(slot, next) {
+        if next.is_empty() || !self.begin_change(slot, next) {
             return Vec::new();
         }
-        self.stats.parted_changes += 1;
-        lost.iter().for_each(|&node| self.cut(slot, node));
+        self.stats.partitioned_changes += 1;
+        lost.iter().for_each(|&node| self.cut_connection(slot, node));
         lost
     }
 
-    fn change(&mut self, slot: usize, members: Vec<NodeId>) -> bool {
+    fn begin_change(&mut self, slot: usize, members: Vec<NodeId>) -> bool {
         let Some(writer) = self.writers[slot].as_mut() else { return false };
-        let Some(proposer) = writer.engine.own() else { return false };
+        let Some(proposer) = writer.engine.holdfast_mut() else { return false };
         let listed: Vec<Member> = members.iter().copied().map(member).collect();
         let begun = proposer.begin_change(ConfigurationChange::Members(listed)).is_ok();
         if begun {
-            writer.look_for_members();
-            let joint = writer.engine.own_ref().and_then(Proposer::configuration).cloned();
+            writer.learn_members();
+            let joint = writer.engine.holdfast().and_then(Proposer::configuration).cloned();
             self.proposed.extend(joint);
         }
         if begun {
@@ -107,11 +107,11 @@ impl Cluster {
     /// A leader is told that only `primary` may write from now on.
     pub(crate) fn designate(&mut self, slot: usize, primary: usize) {
         let Some(writer) = &mut self.writers[slot] else { return };
-        let Some(proposer) = writer.engine.own() else { return };
+        let Some(proposer) = writer.engine.holdfast_mut() else { return };
         if let Ok(generation) = proposer.begin_change(ConfigurationChange::Primary(primary_id(primary))) {
             writer.designates = Some(primary);
-            self.oracle.note_designation(writer.engine.term(), generation, primary_id(primary));
-            writer.look_for_members();
+            self.oracle.record_designation(writer.engine.term(), generation, primary_id(primary));
+            writer.learn_members();
             self.trace.line(format_args!("writer {slot} designates primary {primary}"));
             self.stats.designations += 1;
         }
@@ -133,7 +133,7 @@ impl Cluster {
             writer.has_designated = true;
         }
         let term = writer.engine.term();
-        self.oracle.note_decided(term, configuration);
+        self.oracle.record_decided_primary(term, configuration);
         self.oracle.only_the_designated_primary_writes()?;
         let position = (term, configuration.generation);
         // Later leaders may have put a newer one in its place, which is how they know that there is nothing to finish.
@@ -144,10 +144,10 @@ impl Cluster {
         };
         let sets = configuration.sets();
         // Every leader decides anew what it found, and to recover disks is dear.
-        let is_looked_at = !self.oracle.has_decided(configuration.generation)
-            || self.stats.decided_configurations.is_multiple_of(REDECIDED_LOOKED_AT_EVERY);
+        let is_checked = !self.oracle.has_decided(configuration.generation)
+            || self.stats.decided_configurations.is_multiple_of(REDECIDED_CHECKED_EVERY);
         let mut holders: BTreeSet<NodeId> =
-            if is_looked_at { BTreeSet::new() } else { sets.iter().flatten().copied().collect() };
+            if is_checked { BTreeSet::new() } else { sets.iter().flatten().copied().collect() };
         for node in &self.nodes {
             if !has_majorities(&sets, &holders) && holds(node) {
                 holders.insert(node.id);
@@ -157,22 +157,22 @@ impl Cluster {
     }
 
     /// True while a proposer that can change members leads.
-    pub(crate) fn leads(&self, slot: usize) -> bool {
-        self.leading(slot).is_some()
+    pub(crate) fn can_change_members(&self, slot: usize) -> bool {
+        self.leader_configuration(slot).is_some()
     }
 
     /// The configuration under which the writer in `slot` leads.
-    fn leading(&self, slot: usize) -> Option<Configuration> {
+    fn leader_configuration(&self, slot: usize) -> Option<Configuration> {
         let writer = self.writers[slot].as_ref().filter(|writer| writer.engine.leads())?;
-        writer.engine.own_ref()?.configuration().cloned()
+        writer.engine.holdfast()?.configuration().cloned()
     }
 
     /// Members that are there no more, or miss what nobody has any longer, give way to others: true when there is none.
-    pub(crate) fn replace_the_dead(&mut self, slot: usize) -> bool {
-        let Some(current) = self.leading(slot) else { return false };
+    pub(crate) fn replace_dead_members(&mut self, slot: usize) -> bool {
+        let Some(current) = self.leader_configuration(slot) else { return false };
         let members: Vec<NodeId> = current.members.iter().map(|member| member.id).collect();
         let (dead, mut next): (Vec<NodeId>, Vec<NodeId>) =
-            members.iter().partition(|&&id| self.is_hopeless(slot, id));
+            members.iter().partition(|&&id| self.is_beyond_repair(slot, id));
         if !current.new_members.is_empty() || dead.is_empty() {
             return current.new_members.is_empty();
         }
@@ -180,8 +180,8 @@ impl Cluster {
         let fit: Vec<NodeId> = others.iter().copied().filter(|&id| self.can_vote(slot, id, false)).collect();
         if fit.len() < dead.len() && self.nodes.len() < NODES_MAX {
             let is_coming = |id| {
-                let is_whole = !self.is_hopeless(slot, id) && !self.oracle.is_damaged(id);
-                is_whole && !self.is_in(slot, id, &PeerState::Voted)
+                let is_whole = !self.is_beyond_repair(slot, id) && !self.oracle.is_damaged(id);
+                is_whole && !self.peer_is_in(slot, id, &PeerState::Voted)
             };
             let coming = others.iter().filter(|&&id| is_coming(id)).count();
             if coming < dead.len() {
@@ -190,19 +190,19 @@ impl Cluster {
             return false;
         }
         next.extend(fit.into_iter().take(dead.len()));
-        self.change(slot, next);
+        self.begin_change(slot, next);
         false
     }
 
     /// No leader can feed it, or this one says so.
-    fn is_hopeless(&self, slot: usize, id: NodeId) -> bool {
-        self.is_in(slot, id, &PeerState::Unseeded) || self.is_lost_for_good(id)
+    fn is_beyond_repair(&self, slot: usize, id: NodeId) -> bool {
+        self.peer_is_in(slot, id, &PeerState::Unseeded) || self.is_lost_for_good(id)
     }
 
     /// How far a proposer has come with a node. One that leads and gets no further than the vote waits for a member that
     /// may never come back, before it lets a new log begin where that one's may have ended.
-    fn is_in(&self, slot: usize, id: NodeId, state: &PeerState) -> bool {
-        let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.own_ref());
+    fn peer_is_in(&self, slot: usize, id: NodeId, state: &PeerState) -> bool {
+        let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.holdfast());
         let peers = proposer.map(Proposer::status).unwrap_or_default();
         peers.iter().any(|peer| peer.id == id && peer.state == *state)
     }
@@ -242,7 +242,7 @@ impl Cluster {
     }
 
     /// True when every voting set that anybody knows of still has a majority of whole disks without this one.
-    pub(crate) fn may_lose(&self, node: NodeId) -> bool {
+    pub(crate) fn budget_allows_loss(&self, node: NodeId) -> bool {
         let whole =
             |id: &&NodeId| **id != node && !self.is_lost_for_good(**id) && !self.oracle.is_damaged(**id);
         self.configurations()
@@ -254,7 +254,7 @@ impl Cluster {
     fn configurations(&self) -> Vec<Arc<Configuration>> {
         let nodes = self.nodes.iter().map(|node| node.configuration.clone());
         let writers =
-            self.writers.iter().flatten().filter_map(|writer| writer.engine.own_ref()?.configuration());
+            self.writers.iter().flatten().filter_map(|writer| writer.engine.holdfast()?.configuration());
         let newest_decided = self.oracle.newest_generation();
         // What was proposed once may still be on its way.
         let proposed = self.proposed.iter().filter(|one| one.generation >= newest_decided);
@@ -264,25 +264,25 @@ impl Cluster {
     /// Who alone may write, as the writer in `slot` knows it.
     pub(crate) fn designated(&self, slot: usize) -> Option<PrimaryId> {
         let writer = self.writers[slot].as_ref()?;
-        writer.engine.own_ref()?.configuration()?.primary
+        writer.engine.holdfast()?.configuration()?.primary
     }
 
     /// A disk is gone, with it all that the node had promised: it never comes back under its name.
     pub(crate) fn lose_disk(&mut self, node: NodeId) -> Result<(), Violation> {
-        if !self.may_lose(node) || self.dialect == Dialect::Neon {
+        if !self.budget_allows_loss(node) || self.dialect == Dialect::Neon {
             return Ok(());
         }
         self.stats.lost_disks += 1;
-        self.give_up(node)
+        self.retire_node(node)
     }
 
     /// A node is taken away for good.
-    pub(crate) fn give_up(&mut self, node: NodeId) -> Result<(), Violation> {
+    pub(crate) fn retire_node(&mut self, node: NodeId) -> Result<(), Violation> {
         self.trace.line(format_args!("node {node} is gone for good"));
         self.crash(node, Death::Power)?;
         let index = self.index(node);
         self.nodes[index].is_gone = true;
-        self.oracle.note_damage(node);
+        self.oracle.record_damage(node);
         self.nodes[index].disk.wipe();
         Ok(())
     }

@@ -14,7 +14,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use wal_types::{NodeId, ProposerId, Term};
 
-use self::network::Stray;
+use self::network::HalfOpen;
 use crate::invariants::Oracle;
 use crate::node::{Node, member};
 use crate::primary::{Layout, Primary, START};
@@ -39,7 +39,7 @@ pub(crate) struct Cluster {
     /// Configurations that leaders were told to go over to.
     proposed: Vec<Configuration>,
     /// Connections whose writer's end is gone, with what was on its way.
-    strays: Vec<Stray>,
+    half_open: Vec<HalfOpen>,
     /// Which campaign a connection belongs to.
     campaigns: BTreeMap<ConnectionId, ProposerId>,
     pub(crate) dialect: Dialect,
@@ -47,7 +47,7 @@ pub(crate) struct Cluster {
     /// Segments that are kept below the commit position; nothing is removed when there is none.
     kept_segments: Option<u64>,
     /// Nothing more goes wrong.
-    pub(crate) is_calm: bool,
+    pub(crate) is_healing: bool,
     pub(crate) rng: SmallRng,
     pub(crate) oracle: Oracle,
     pub(crate) stats: Stats,
@@ -74,12 +74,12 @@ impl Cluster {
             writers: (0..WRITERS_MAX).map(|_| None).collect(),
             standbys: (1..=STANDBYS).map(|id| Standby::new(NodeId(id))).collect(),
             proposed: Vec::new(),
-            strays: Vec::new(),
+            half_open: Vec::new(),
             campaigns: BTreeMap::new(),
             dialect,
             layout,
             kept_segments,
-            is_calm: false,
+            is_healing: false,
             rng,
             oracle: Oracle::default(),
             stats: Stats { schedules: 1, ..Stats::default() },
@@ -96,7 +96,7 @@ impl Cluster {
 
     /// The sets whose majorities decide for a writer.
     pub(crate) fn sets(&self, slot: usize) -> Vec<Vec<NodeId>> {
-        let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.own_ref());
+        let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.holdfast());
         let sets = proposer.and_then(|proposer| Some(proposer.configuration()?.sets()));
         sets.unwrap_or_else(|| vec![self.founders.clone()])
     }

@@ -13,14 +13,14 @@ use crate::invariants::Violation;
 use crate::writer::{Link, Writer};
 
 /// A connection whose writer's end is gone: what it had sent still arrives, and then the end of the connection.
-pub(super) struct Stray {
+pub(super) struct HalfOpen {
     node: NodeId,
     id: ConnectionId,
     messages: VecDeque<ProposerMessage>,
 }
 
 /// Connections without a writer that are kept; the oldest ends first.
-const STRAYS_MAX: usize = 12;
+const HALF_OPEN_MAX: usize = 12;
 
 impl Cluster {
     pub(crate) fn connect(&mut self, slot: usize, node: NodeId) {
@@ -44,12 +44,12 @@ impl Cluster {
     }
 
     /// A connection breaks: both ends see it at once, or one of them much later than the other.
-    pub(crate) fn cut(&mut self, slot: usize, node: NodeId) {
+    pub(crate) fn cut_connection(&mut self, slot: usize, node: NodeId) {
         let Some(writer) = &mut self.writers[slot] else { return };
         let Some(link) = writer.links.get_mut(&node) else { return };
-        if !self.is_calm && !link.node_gone && self.rng.random_range(0..3) == 0 {
+        if !self.is_healing && !link.closed_by_node && self.rng.random_range(0..3) == 0 {
             self.trace.line(format_args!("node {node} closes the connection of writer {slot}"));
-            link.node_gone = true;
+            link.closed_by_node = true;
             link.to_node.clear();
             let id = link.id;
             self.node(node).deliver(id, Input::Disconnected);
@@ -63,49 +63,49 @@ impl Cluster {
 
     /// A writer has left its end of a connection.
     pub(super) fn abandon(&mut self, node: NodeId, link: Link) {
-        if link.node_gone {
+        if link.closed_by_node {
             return;
         }
-        let lingers = !self.is_calm && self.rng.random_range(0..2) == 0;
+        let lingers = !self.is_healing && self.rng.random_range(0..2) == 0;
         if lingers && !link.to_node.is_empty() {
-            self.stray(Stray { node, id: link.id, messages: link.to_node });
+            self.add_half_open(HalfOpen { node, id: link.id, messages: link.to_node });
         } else {
             self.node(node).deliver(link.id, Input::Disconnected);
         }
     }
 
-    fn stray(&mut self, stray: Stray) {
-        if self.strays.len() >= STRAYS_MAX {
-            let oldest = self.strays.remove(0);
+    fn add_half_open(&mut self, half_open: HalfOpen) {
+        if self.half_open.len() >= HALF_OPEN_MAX {
+            let oldest = self.half_open.remove(0);
             self.node(oldest.node).deliver(oldest.id, Input::Disconnected);
         }
-        self.strays.push(stray);
+        self.half_open.push(half_open);
     }
 
     /// Connections that nobody holds end.
-    pub(crate) fn end_strays(&mut self) {
-        for stray in std::mem::take(&mut self.strays) {
-            self.node(stray.node).deliver(stray.id, Input::Disconnected);
+    pub(crate) fn close_half_open(&mut self) {
+        for half_open in std::mem::take(&mut self.half_open) {
+            self.node(half_open.node).deliver(half_open.id, Input::Disconnected);
         }
     }
 
     /// What a connection's writer had sent before it went away arrives now.
-    pub(crate) fn deliver_stray(&mut self) {
-        if self.strays.is_empty() {
+    pub(crate) fn deliver_late(&mut self) {
+        if self.half_open.is_empty() {
             return;
         }
-        let index = self.rng.random_range(0..self.strays.len());
+        let index = self.rng.random_range(0..self.half_open.len());
         let count = self.rng.random_range(1..8);
-        let stray = &mut self.strays[index];
-        let (node, id) = (stray.node, stray.id);
-        let messages: Vec<_> = stray.messages.drain(..count.min(stray.messages.len())).collect();
-        let is_over = stray.messages.is_empty();
+        let half_open = &mut self.half_open[index];
+        let (node, id) = (half_open.node, half_open.id);
+        let messages: Vec<_> = half_open.messages.drain(..count.min(half_open.messages.len())).collect();
+        let is_over = half_open.messages.is_empty();
         self.stats.late_messages += messages.len() as u64;
         let target = self.node(node);
         messages.into_iter().for_each(|message| target.deliver(id, Input::Message(message)));
         if is_over {
             target.deliver(id, Input::Disconnected);
-            self.strays.remove(index);
+            self.half_open.remove(index);
         }
     }
 
@@ -118,17 +118,17 @@ impl Cluster {
         self.stats.repeated_connections += 1;
         let id = self.next_connection();
         self.campaigns.insert(id, campaign);
-        self.stray(Stray { node, id, messages });
+        self.add_half_open(HalfOpen { node, id, messages });
     }
 
     /// A node went down: both ends of its connections know, sooner or later.
     pub(super) fn lose_connections(&mut self, node: NodeId) {
-        self.strays.retain(|stray| stray.node != node);
+        self.half_open.retain(|half_open| half_open.node != node);
         for writer in self.writers.iter_mut().flatten() {
-            if self.is_calm || self.rng.random_range(0..2) == 0 {
+            if self.is_healing || self.rng.random_range(0..2) == 0 {
                 writer.disconnect(node);
             } else if let Some(link) = writer.links.get_mut(&node) {
-                link.node_gone = true;
+                link.closed_by_node = true;
                 link.to_node.clear();
             }
         }
@@ -146,7 +146,7 @@ impl Cluster {
     /// Moves up to `count` messages of a connection to the node.
     pub(crate) fn deliver(&mut self, slot: usize, node: NodeId, count: usize) {
         let link = self.writers[slot].as_mut().and_then(|writer| writer.links.get_mut(&node));
-        let Some(link) = link.filter(|link| !link.node_gone) else {
+        let Some(link) = link.filter(|link| !link.closed_by_node) else {
             return;
         };
         let id = link.id;
@@ -157,10 +157,10 @@ impl Cluster {
     }
 
     /// Replies go into the connections they are for; refused connections are closed.
-    pub(super) fn post(&mut self, node: NodeId, output: Output) -> Result<(), Violation> {
+    pub(super) fn route_replies(&mut self, node: NodeId, output: Output) -> Result<(), Violation> {
         for (to, message) in output.replies {
             let campaign = self.campaigns.get(&to).copied().unwrap_or_default();
-            self.oracle.hear(node, campaign, &message)?;
+            self.oracle.record_reply(node, campaign, &message)?;
             if let Some(seen) = self.nodes[self.index(node)].snapshot() {
                 self.oracle.node_offers_only_wal_it_has(&seen, node, &message)?;
             }
@@ -178,7 +178,7 @@ impl Cluster {
         }
         for (connection, refusal) in output.refused {
             self.trace.line(format_args!("node {node} refuses: {refusal}"));
-            self.strays.retain(|stray| stray.id != connection);
+            self.half_open.retain(|half_open| half_open.id != connection);
             let with = |writer: &Option<Writer>| {
                 writer
                     .as_ref()
@@ -188,7 +188,7 @@ impl Cluster {
                 && let Some(link) = self.writers[slot].as_mut().and_then(|writer| writer.links.get_mut(&node))
             {
                 // The writer still gets what was answered before.
-                link.node_gone = true;
+                link.closed_by_node = true;
                 link.to_node.clear();
             }
         }

@@ -8,7 +8,7 @@ use wal_types::{Lsn, NodeId};
 
 use super::Cluster;
 use crate::invariants::Violation;
-use crate::node::{Death, lowest_cut};
+use crate::node::{Death, lowest_truncation};
 use crate::primary::SEGMENT_SIZE;
 
 impl Cluster {
@@ -16,7 +16,7 @@ impl Cluster {
     pub(crate) fn run_node(&mut self, node: NodeId, count: usize) -> Result<(), Violation> {
         let index = self.index(node);
         // A cut is a few operations in a thousand: without help a crash hardly ever comes between two of them.
-        if !self.is_calm && self.nodes[index].may_cut(count) && self.rng.random_range(0..4) == 0 {
+        if !self.is_healing && self.nodes[index].may_truncate(count) && self.rng.random_range(0..4) == 0 {
             self.nodes[index].plan_crash(&mut self.rng, 40);
         }
         let before = self.nodes[index].snapshot();
@@ -26,13 +26,13 @@ impl Cluster {
         }
         let crashed = self.nodes[index].disk.has_crashed();
         if crashed || self.nodes[index].serving().is_none() {
-            self.oracle.begins_anew(node, lowest_cut(batch.iter()));
+            self.oracle.record_interrupted_batch(node, lowest_truncation(batch.iter()));
         }
         if crashed {
             let death = if self.rng.random() { Death::Power } else { Death::Process };
             return self.crash(node, death);
         }
-        self.post(node, output)?;
+        self.route_replies(node, output)?;
         if let (Some(before), Some(after)) = (before, self.nodes[index].snapshot()) {
             // Each cut counts twice: before its first file goes and when it is done.
             self.stats.truncations += after.truncations.saturating_sub(before.truncations) / 2;
@@ -47,31 +47,31 @@ impl Cluster {
                 after.commit_lsn
             ));
         }
-        self.inspect(node)
+        self.check_node(node)
     }
 
     /// Time passes on a node.
     pub(crate) fn tick(&mut self, node: NodeId, passed: Duration) -> Result<(), Violation> {
         let index = self.index(node);
-        self.retain(node);
+        self.apply_retention(node);
         let before = self.nodes[index].snapshot();
         let Some(output) = self.nodes[index].tick(passed) else { return Ok(()) };
         if let (Some(before), Some(after)) = (before, self.nodes[index].snapshot()) {
             self.stats.removals += u64::from(after.oldest_lsn > before.oldest_lsn);
         }
         if self.nodes[index].disk.has_crashed() {
-            self.oracle.begins_anew(node, None);
+            self.oracle.record_interrupted_batch(node, None);
             return self.crash(node, Death::Power);
         }
         if self.nodes[index].serving().is_none() {
-            self.oracle.begins_anew(node, None);
+            self.oracle.record_interrupted_batch(node, None);
         }
-        self.post(node, output)?;
-        self.inspect(node)
+        self.route_replies(node, output)?;
+        self.check_node(node)
     }
 
     /// Retention follows the commit position closely in some schedules, and not at all in others.
-    fn retain(&mut self, node: NodeId) {
+    fn apply_retention(&mut self, node: NodeId) {
         let index = self.index(node);
         if let (Some(keep), Some(at)) = (self.kept_segments, self.nodes[index].snapshot()) {
             let bytes = keep * u64::from(SEGMENT_SIZE.bytes());
@@ -80,20 +80,20 @@ impl Cluster {
     }
 
     /// What must hold of a node at any time.
-    fn inspect(&mut self, node: NodeId) -> Result<(), Violation> {
+    fn check_node(&mut self, node: NodeId) -> Result<(), Violation> {
         let index = self.index(node);
-        self.watch_loss(node)?;
+        self.check_loss(node)?;
         if let Some(seen) = self.nodes[index].serving() {
-            self.oracle.note_cut(node, &seen);
+            self.oracle.record_truncation(node, &seen);
         }
-        let Some(changed_from) = self.nodes[index].look() else { return Ok(()) };
-        self.oracle.compare_again(node, changed_from);
+        let Some(changed_from) = self.nodes[index].refresh_mirror() else { return Ok(()) };
+        self.oracle.forget_comparison(node, changed_from);
         self.oracle.node_commit_position_is_valid(&self.nodes[index])?;
         self.oracle.node_keeps_committed_bytes(&self.nodes[index], changed_from)
     }
 
     /// A node says that it lost something, or that a leader has repaired it.
-    fn watch_loss(&mut self, node: NodeId) -> Result<(), Violation> {
+    fn check_loss(&mut self, node: NodeId) -> Result<(), Violation> {
         let index = self.index(node);
         let Some(seen) = self.nodes[index].serving() else { return Ok(()) };
         let was_lost = std::mem::replace(&mut self.nodes[index].was_lost, seen.lost.is_some());
@@ -103,9 +103,9 @@ impl Cluster {
                     .line(format_args!("node {node} is lost: {loss:?}, its log ends at {}", seen.flush_lsn));
                 self.stats.lost_nodes += 1;
                 self.oracle.undamaged_node_starts(node, &"it calls itself lost")?;
-                self.oracle.note_loss(node, &seen);
+                self.oracle.record_loss(node, &seen);
             }
-            (true, None) => self.examine_damage(node),
+            (true, None) => self.check_repaired(node),
             _ => {}
         }
         Ok(())
@@ -132,7 +132,7 @@ impl Cluster {
             return Ok(());
         }
         // Somebody has waited for a sector that cannot be read; nobody does for an error that passes.
-        if !self.is_calm {
+        if !self.is_healing {
             match self.rng.random_range(0..16) {
                 0..4 => self.nodes[index].plan_crash(&mut self.rng, 40),
                 // The first reads are of the control file, then come the footers, then the log.
@@ -143,14 +143,14 @@ impl Cluster {
                 _ => {}
             }
         }
-        let is_patient = self.oracle.is_damaged(node) && (self.is_calm || self.rng.random());
+        let is_patient = self.oracle.is_damaged(node) && (self.is_healing || self.rng.random());
         match self.nodes[index].start(if is_patient { UNREADABLE_TRIES_MAX } else { 0 }) {
             Ok(()) => {}
             Err(StoreError::Corrupt(what)) => {
                 self.oracle.undamaged_node_starts(node, &what)?;
                 self.trace.line(format_args!("node {node} refuses to start, for ever: {what}"));
                 self.nodes[index].is_gone = true;
-                self.oracle.note_damage(node);
+                self.oracle.record_damage(node);
                 return Ok(());
             }
             // No room, or another crash: it can be tried again.
@@ -163,8 +163,8 @@ impl Cluster {
         }
         self.trace.line(format_args!("node {node} starts"));
         self.oracle.restart_forgets_nothing(&self.nodes[index])?;
-        self.inspect(node)?;
-        self.examine_damage(node);
+        self.check_node(node)?;
+        self.check_repaired(node);
         Ok(())
     }
 
@@ -182,8 +182,8 @@ impl Cluster {
     pub(crate) fn compare_everything(&mut self) -> Result<(), Violation> {
         for node in self.node_ids() {
             let index = self.index(node);
-            self.nodes[index].look_anew();
-            self.inspect(node)?;
+            self.nodes[index].invalidate_mirror();
+            self.check_node(node)?;
         }
         self.compare_logs()
     }

@@ -53,7 +53,7 @@ impl Cluster {
             Some((donor, donor.read(fetch.from, until))).filter(|(_, wal)| !wal.is_empty())
         });
         let Some((donor, wal)) = read else {
-            if let Some(proposer) = writer.engine.own() {
+            if let Some(proposer) = writer.engine.holdfast_mut() {
                 proposer.donor_failed(node, fetch.donor);
             }
             return Ok(());

@@ -9,7 +9,7 @@ use super::Cluster;
 use crate::invariants::Violation;
 use crate::mirror::offset;
 use crate::primary::{Primary, START, Timeline};
-use crate::writer::{Campaign, Event, Writer, primary_id};
+use crate::writer::{Campaign, Writer, WriterEvent, primary_id};
 
 /// Of so many commits one is checked against the loss of power on all nodes.
 const DURABILITY_CHECK_EVERY: u64 = 8;
@@ -57,14 +57,14 @@ impl Cluster {
         let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
         let primary = writer.primary.map(|index| &self.primaries[index]);
         for event in writer.receive(node, primary) {
-            self.happened(slot, event)?;
+            self.handle_event(slot, event)?;
         }
-        self.settles(slot)
+        self.check_recovery_persisted(slot)
     }
 
-    fn happened(&mut self, slot: usize, event: Event) -> Result<(), Violation> {
+    fn handle_event(&mut self, slot: usize, event: WriterEvent) -> Result<(), Violation> {
         match event {
-            Event::Leads(election) => {
+            WriterEvent::Leads(election) => {
                 self.stats.elections += 1;
                 self.trace
                     .line(format_args!("writer {slot} leads term {} from {}", election.term, election.start));
@@ -80,19 +80,19 @@ impl Cluster {
                 let steps = std::mem::take(&mut writer.steps);
                 self.oracle.quorums_of_neighbouring_configurations_intersect(sets, voters, steps)?;
                 if let Some(primary) = writer.primary.filter(|_| dialect == Dialect::Holdfast) {
-                    self.oracle.note_writes(election.term, primary_id(primary));
+                    self.oracle.record_term_primary(election.term, primary_id(primary));
                     self.oracle.only_the_designated_primary_writes()?;
                 }
-                self.oracle.note_start(&election);
+                self.oracle.record_term_start(&election);
                 self.oracle.term_begins_above_all_commits()
             }
-            Event::Committed(lsn) => self.committed(slot, lsn),
-            Event::Configured(configuration) => self.configured(slot, &configuration),
-            Event::Cut(node) => {
-                self.cut(slot, node);
+            WriterEvent::Committed(lsn) => self.committed(slot, lsn),
+            WriterEvent::Configured(configuration) => self.configured(slot, &configuration),
+            WriterEvent::Cut(node) => {
+                self.cut_connection(slot, node);
                 Ok(())
             }
-            Event::Ended(lost) => {
+            WriterEvent::Ended(lost) => {
                 if let Some(LostTerm::Deposed { term, .. }) = lost {
                     self.term_floors[slot] = self.term_floors[slot].max(term);
                 }
@@ -111,11 +111,11 @@ impl Cluster {
         let quorum = self.oracle.commit_is_acknowledged_by_a_majority(term, lsn, &sets)?;
         let steps = std::mem::take(&mut writer.steps);
         self.oracle.quorums_of_neighbouring_configurations_intersect(sets.clone(), quorum, steps)?;
-        self.oracle.note_commit(term, lsn);
+        self.oracle.record_term_commit(term, lsn);
         self.oracle.term_begins_above_all_commits()?;
         let writes = match writer.primary {
             Some(index) => Some(index),
-            None => self.settled_by_recovery(slot, lsn)?,
+            None => self.primary_of_recovered_log(slot, lsn)?,
         };
         if let Some(index) = writes {
             let primary = &self.primaries[index];
@@ -132,7 +132,7 @@ impl Cluster {
     }
 
     /// A recovery has no log of its own: what it settled is what the nodes under it hold. Whose bytes are these?
-    fn settled_by_recovery(&mut self, slot: usize, lsn: Lsn) -> Result<Option<usize>, Violation> {
+    fn primary_of_recovered_log(&mut self, slot: usize, lsn: Lsn) -> Result<Option<usize>, Violation> {
         let Some(writer) = &self.writers[slot] else { return Ok(None) };
         let term = writer.engine.term();
         let follows = |node: &&crate::node::Node| {
@@ -166,17 +166,18 @@ impl Cluster {
     }
 
     /// A recovery tells that it is done.
-    fn settles(&mut self, slot: usize) -> Result<(), Violation> {
+    fn check_recovery_persisted(&mut self, slot: usize) -> Result<(), Violation> {
         let sets = self.sets(slot);
-        let Some(writer) =
-            self.writers[slot].as_mut().filter(|writer| !writer.told_settled && writer.primary.is_none())
+        let Some(writer) = self.writers[slot]
+            .as_mut()
+            .filter(|writer| !writer.has_reported_recovery && writer.primary.is_none())
         else {
             return Ok(());
         };
-        if !writer.is_settled() {
+        if !writer.is_recovery_done() {
             return Ok(());
         }
-        writer.told_settled = true;
+        writer.has_reported_recovery = true;
         let start = writer.engine.election().map_or(START, |election| election.start);
         self.oracle.recovered_commit_is_persisted_on_a_quorum(self.nodes.iter(), &sets, start)
     }

@@ -11,7 +11,7 @@ use crate::node::Node;
 
 impl Oracle {
     /// How far a node told that it holds the log of a term.
-    fn told(&self, term: Term, node: NodeId) -> Lsn {
+    fn acknowledged_in_term(&self, term: Term, node: NodeId) -> Lsn {
         self.acknowledged.get(&(term, node)).copied().unwrap_or_default()
     }
 
@@ -25,7 +25,8 @@ impl Oracle {
         sets: &[Vec<NodeId>],
     ) -> Result<BTreeSet<NodeId>, Violation> {
         let members = sets.iter().flatten().copied();
-        let holders: BTreeSet<NodeId> = members.filter(|&node| self.told(term, node) >= lsn).collect();
+        let holders: BTreeSet<NodeId> =
+            members.filter(|&node| self.acknowledged_in_term(term, node) >= lsn).collect();
         ensure("commit_is_acknowledged_by_a_majority", has_majorities(sets, &holders), || {
             format!("{lsn} is called committed in term {term}, {holders:?} of {sets:?} acknowledged it")
         })?;
@@ -49,7 +50,7 @@ impl Oracle {
                 break;
             }
             // A disk that was damaged after the node had acknowledged: the fault budget keeps these a minority.
-            let damaged = self.is_damaged(node.id) && self.told(term, node.id) >= lsn;
+            let damaged = self.is_damaged(node.id) && self.acknowledged_in_term(term, node.id) >= lsn;
             match node.after_power_loss(lsn) {
                 _ if damaged => _ = holding.insert(node.id),
                 Ok((from, bytes)) if bytes == self.committed[offset(from)..offset(lsn)] => {
@@ -89,27 +90,27 @@ impl Oracle {
     pub(crate) fn restart_forgets_nothing(&mut self, node: &Node) -> Result<(), Violation> {
         let Some(seen) = node.snapshot() else { return Ok(()) };
         if node.is_lost() {
-            self.note_loss(node.id, &seen);
+            self.record_loss(node.id, &seen);
         }
-        let debt = self.debts.entry(node.id).or_default();
+        let promised = self.promises.entry(node.id).or_default();
         let name = "restart_forgets_nothing";
-        ensure(name, seen.term >= debt.term, || {
-            format!("node {} told term {}, now {}", node.id, debt.term, seen.term)
+        ensure(name, seen.term >= promised.term, || {
+            format!("node {} told term {}, now {}", node.id, promised.term, seen.term)
         })?;
-        ensure(name, seen.flush_lsn >= debt.acknowledged, || {
+        ensure(name, seen.flush_lsn >= promised.acknowledged, || {
             format!(
                 "node {} acknowledged {}, its log now ends at {}",
-                node.id, debt.acknowledged, seen.flush_lsn
+                node.id, promised.acknowledged, seen.flush_lsn
             )
         })?;
-        ensure(name, seen.commit_lsn >= debt.persisted_commit, || {
+        ensure(name, seen.commit_lsn >= promised.persisted_commit, || {
             format!(
                 "node {} had persisted commit {}, now {}",
-                node.id, debt.persisted_commit, seen.commit_lsn
+                node.id, promised.persisted_commit, seen.commit_lsn
             )
         })?;
-        debt.commit = Lsn::INVALID;
-        debt.truncations = seen.truncations;
+        promised.commit = Lsn::INVALID;
+        promised.truncations = seen.truncations;
         Ok(())
     }
 

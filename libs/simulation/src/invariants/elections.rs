@@ -57,12 +57,12 @@ impl Oracle {
     }
 
     /// A term begins.
-    pub(crate) fn note_start(&mut self, election: &Election) {
+    pub(crate) fn record_term_start(&mut self, election: &Election) {
         self.terms.insert(election.term, (election.start, Lsn::INVALID));
     }
 
     /// A term commits.
-    pub(crate) fn note_commit(&mut self, term: Term, commit: Lsn) {
+    pub(crate) fn record_term_commit(&mut self, term: Term, commit: Lsn) {
         self.terms.entry(term).and_modify(|(_, upto)| *upto = (*upto).max(commit));
     }
 

@@ -26,7 +26,7 @@ impl Oracle {
         if *equal >= shorter {
             return Ok(());
         }
-        let common = agreement(&a.history, &b.history, shorter);
+        let common = common_end(&a.history, &b.history, shorter);
         let from = (*equal).max(one.mirror.base()).max(other.mirror.base());
         if from >= common {
             return Ok(());
@@ -42,7 +42,7 @@ impl Oracle {
     }
 
     /// What was compared of a node's log counts only below `at`.
-    pub(crate) fn compare_again(&mut self, node: NodeId, at: Lsn) {
+    pub(crate) fn forget_comparison(&mut self, node: NodeId, at: Lsn) {
         let pairs = self.equal_upto.iter_mut().filter(|((one, other), _)| *one == node || *other == node);
         pairs.for_each(|(_, equal)| *equal = (*equal).min(at));
     }
@@ -87,7 +87,7 @@ impl Oracle {
     /// than before.
     pub(crate) fn node_commit_position_is_valid(&mut self, node: &Node) -> Result<(), Violation> {
         let Some(seen) = node.serving() else { return Ok(()) };
-        let (known, decided) = (self.debts.entry(node.id).or_default().commit, self.commit_lsn());
+        let (known, decided) = (self.promises.entry(node.id).or_default().commit, self.commit_lsn());
         let (commit, flush) = (seen.commit_lsn, seen.flush_lsn);
         let name = "node_commit_position_is_valid";
         ensure(name, commit >= known, || format!("node {} went back from {known} to {commit}", node.id))?;
@@ -113,14 +113,14 @@ impl Oracle {
     ) -> Result<(), Violation> {
         let Some(seen) = node.serving() else {
             // What it still shows is what it knew; it will start from what its disk has.
-            self.debts.entry(node.id).or_default().commit = Lsn::INVALID;
+            self.promises.entry(node.id).or_default().commit = Lsn::INVALID;
             return Ok(());
         };
         let damaged = self.is_damaged(node.id);
-        let debt = self.debts.entry(node.id).or_default();
-        let (known, commit) = (debt.commit, seen.commit_lsn);
-        debt.commit = commit;
-        debt.persisted_commit = seen.persisted_commit_lsn;
+        let promised = self.promises.entry(node.id).or_default();
+        let (known, commit) = (promised.commit, seen.commit_lsn);
+        promised.commit = commit;
+        promised.persisted_commit = seen.persisted_commit_lsn;
         if damaged {
             return Ok(());
         }
@@ -141,7 +141,7 @@ impl Oracle {
 /// Up to where two logs must be equal: as long as both histories name the same term. Below the first entry of either
 /// all members agree, which is why older entries could be dropped. Of two that differ as soon as both lists begin, or where
 /// one begins behind the end of the other, nothing is known: one of them left the members before the others agreed.
-fn agreement(one: &TermHistory, other: &TermHistory, shorter: Lsn) -> Lsn {
+fn common_end(one: &TermHistory, other: &TermHistory, shorter: Lsn) -> Lsn {
     let term = |history: &TermHistory, at: Lsn| -> Option<Term> {
         history.entries().iter().rev().find(|entry| entry.start <= at).map(|entry| entry.term)
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use consensus::Configuration;
 use wal_types::{Generation, NodeId, PrimaryId, Term};
 
-use super::{Oracle, Sets, Violation, ensure, has_majorities};
+use super::{Oracle, Violation, VotingSets, ensure, has_majorities};
 
 impl Oracle {
     /// S9. Members change from {1,2,3} to {3,4,5} in one step: {1,2} go on committing for the old primary while {4,5}
@@ -14,12 +14,12 @@ impl Oracle {
     /// sets of which one followed the other, share a node.
     pub(crate) fn quorums_of_neighbouring_configurations_intersect(
         &mut self,
-        sets: Sets,
+        sets: VotingSets,
         quorum: BTreeSet<NodeId>,
-        steps: impl IntoIterator<Item = (Sets, Sets)>,
+        steps: impl IntoIterator<Item = (VotingSets, VotingSets)>,
     ) -> Result<(), Violation> {
         let quorum: Vec<NodeId> = quorum.into_iter().collect();
-        let mut suspects: Vec<Sets> = steps
+        let mut suspects: Vec<VotingSets> = steps
             .into_iter()
             .filter(|step| self.steps.insert(step.clone()))
             .flat_map(|(a, b)| [a, b])
@@ -33,13 +33,14 @@ impl Oracle {
         Ok(())
     }
 
-    fn intersect_with_neighbours(&self, sets: &Sets) -> Result<(), Violation> {
+    fn intersect_with_neighbours(&self, sets: &VotingSets) -> Result<(), Violation> {
         let steps = self.steps.iter().filter_map(|(before, after)| match () {
             () if before == sets => Some(after),
             () if after == sets => Some(before),
             () => None,
         });
-        let quorums = |sets: &Sets| self.quorums.get(sets).into_iter().flatten().cloned().collect::<Vec<_>>();
+        let quorums =
+            |sets: &VotingSets| self.quorums.get(sets).into_iter().flatten().cloned().collect::<Vec<_>>();
         for neighbour in steps.chain([sets]) {
             for (one, other) in quorums(sets)
                 .iter()
@@ -110,17 +111,17 @@ impl Oracle {
     }
 
     /// A primary leads a term.
-    pub(crate) fn note_writes(&mut self, term: Term, primary: PrimaryId) {
+    pub(crate) fn record_term_primary(&mut self, term: Term, primary: PrimaryId) {
         self.writes.insert(term, primary);
     }
 
     /// The leader of `term` was told to let only `primary` write.
-    pub(crate) fn note_designation(&mut self, term: Term, generation: Generation, primary: PrimaryId) {
+    pub(crate) fn record_designation(&mut self, term: Term, generation: Generation, primary: PrimaryId) {
         self.designations.insert((term, generation, primary));
     }
 
     /// The leader of `term` says that `configuration` is decided.
-    pub(crate) fn note_decided(&mut self, term: Term, configuration: &Configuration) {
+    pub(crate) fn record_decided_primary(&mut self, term: Term, configuration: &Configuration) {
         let Some(primary) = configuration.primary else { return };
         let newest = self.designated.entry(term).or_insert((configuration.generation, primary));
         if newest.0 < configuration.generation {

@@ -47,7 +47,7 @@ pub(crate) fn ensure(
 }
 
 /// The voting sets of a configuration.
-pub(crate) type Sets = Vec<Vec<NodeId>>;
+pub(crate) type VotingSets = Vec<Vec<NodeId>>;
 
 /// More than half.
 pub(crate) const fn majority(members: usize) -> usize {
@@ -63,7 +63,7 @@ pub(crate) fn has_majorities(sets: &[Vec<NodeId>], nodes: &BTreeSet<NodeId>) -> 
 
 /// What a node owes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Debt {
+struct NodePromises {
     /// Highest term that it ever told.
     term: Term,
     /// Flush position that it acknowledged last.
@@ -92,7 +92,7 @@ pub(crate) struct Oracle {
     votes: BTreeMap<Term, BTreeMap<NodeId, ProposerId>>,
     /// How far a node told that it holds the log of a term.
     acknowledged: BTreeMap<(Term, NodeId), Lsn>,
-    debts: BTreeMap<NodeId, Debt>,
+    promises: BTreeMap<NodeId, NodePromises>,
     /// Up to where the logs of two nodes were seen to be equal, as they were when they were last looked at.
     equal_upto: BTreeMap<(NodeId, NodeId), Lsn>,
     /// PostgreSQL timelines under which something was committed.
@@ -106,9 +106,9 @@ pub(crate) struct Oracle {
     /// What leaders were told to designate.
     designations: BTreeSet<(Term, Generation, PrimaryId)>,
     /// Quorums that elected or committed under voting sets.
-    quorums: BTreeMap<Sets, BTreeSet<Vec<NodeId>>>,
+    quorums: BTreeMap<VotingSets, BTreeSet<Vec<NodeId>>>,
     /// Voting sets from which a leader went over to others.
-    steps: BTreeSet<(Sets, Sets)>,
+    steps: BTreeSet<(VotingSets, VotingSets)>,
 }
 
 impl Oracle {
@@ -134,61 +134,61 @@ impl Oracle {
 
     /// True while a node may lack what it once acknowledged, because its disk was damaged.
     pub(crate) fn is_damaged(&self, node: NodeId) -> bool {
-        self.debts.get(&node).is_some_and(|debt| debt.damaged)
+        self.promises.get(&node).is_some_and(|promised| promised.damaged)
     }
 
     /// The disk of a node was damaged: what it acknowledged may be gone, until it holds everything again.
-    pub(crate) fn note_damage(&mut self, node: NodeId) {
-        self.debts.entry(node).or_default().damaged = true;
+    pub(crate) fn record_damage(&mut self, node: NodeId) {
+        self.promises.entry(node).or_default().damaged = true;
     }
 
     /// A node said that it lost something: it owes only its promises of terms.
-    pub(crate) fn note_loss(&mut self, node: NodeId, seen: &Snapshot) {
-        let debt = self.debts.entry(node).or_default();
-        debt.acknowledged = debt.acknowledged.min(seen.flush_lsn);
-        debt.persisted_commit = Lsn::INVALID;
-        debt.commit = Lsn::INVALID;
+    pub(crate) fn record_loss(&mut self, node: NodeId, seen: &Snapshot) {
+        let promised = self.promises.entry(node).or_default();
+        promised.acknowledged = promised.acknowledged.min(seen.flush_lsn);
+        promised.persisted_commit = Lsn::INVALID;
+        promised.commit = Lsn::INVALID;
     }
 
     /// An elected proposer had a node cut its log: what was above is owed no longer.
-    pub(crate) fn note_cut(&mut self, node: NodeId, seen: &Snapshot) {
-        let debt = self.debts.entry(node).or_default();
-        if seen.truncations != debt.truncations {
-            debt.truncations = seen.truncations;
-            debt.acknowledged = debt.acknowledged.min(seen.flush_lsn);
+    pub(crate) fn record_truncation(&mut self, node: NodeId, seen: &Snapshot) {
+        let promised = self.promises.entry(node).or_default();
+        if seen.truncations != promised.truncations {
+            promised.truncations = seen.truncations;
+            promised.acknowledged = promised.acknowledged.min(seen.flush_lsn);
         }
     }
 
     /// A damaged node was seen to hold everything that it should.
-    pub(crate) fn note_repair(&mut self, node: NodeId) {
-        self.debts.entry(node).or_default().damaged = false;
+    pub(crate) fn record_repair(&mut self, node: NodeId) {
+        self.promises.entry(node).or_default().damaged = false;
     }
 
     /// Remembers what a node said, which binds it for ever.
-    pub(crate) fn hear(
+    pub(crate) fn record_reply(
         &mut self,
         node: NodeId,
         to: ProposerId,
         message: &AcceptorMessage,
     ) -> Result<(), Violation> {
-        let debt = self.debts.entry(node).or_default();
+        let promised = self.promises.entry(node).or_default();
         match message {
-            AcceptorMessage::Greeting(greeting) => debt.term = debt.term.max(greeting.term),
-            AcceptorMessage::PreVote(response) => debt.term = debt.term.max(response.term),
+            AcceptorMessage::Greeting(greeting) => promised.term = promised.term.max(greeting.term),
+            AcceptorMessage::PreVote(response) => promised.term = promised.term.max(response.term),
             AcceptorMessage::Vote(response) => {
-                debt.term = debt.term.max(response.term);
-                debt.acknowledged = debt.acknowledged.max(response.flush_lsn);
+                promised.term = promised.term.max(response.term);
+                promised.acknowledged = promised.acknowledged.max(response.flush_lsn);
                 if response.vote_given {
                     return self.vote_is_granted_once_per_term(node, response.term, to);
                 }
             }
             AcceptorMessage::Append(response) => {
-                debt.term = debt.term.max(response.term);
-                debt.acknowledged = debt.acknowledged.max(response.flush_lsn);
+                promised.term = promised.term.max(response.term);
+                promised.acknowledged = promised.acknowledged.max(response.flush_lsn);
                 let told = self.acknowledged.entry((response.term, node)).or_default();
                 *told = (*told).max(response.flush_lsn);
             }
-            AcceptorMessage::Configure(response) => debt.term = debt.term.max(response.term),
+            AcceptorMessage::Configure(response) => promised.term = promised.term.max(response.term),
             AcceptorMessage::Checksum(_) => {}
         }
         Ok(())
@@ -196,11 +196,11 @@ impl Oracle {
 
     /// A node stopped in the middle of a batch, and will start from what its disk has. If the batch told it to cut its
     /// log, what it had acknowledged above the cut may no longer be owed.
-    pub(crate) fn begins_anew(&mut self, node: NodeId, may_have_cut_at: Option<Lsn>) {
-        let debt = self.debts.entry(node).or_default();
+    pub(crate) fn record_interrupted_batch(&mut self, node: NodeId, may_have_cut_at: Option<Lsn>) {
+        let promised = self.promises.entry(node).or_default();
         if let Some(cut) = may_have_cut_at {
-            debt.acknowledged = debt.acknowledged.min(cut.max(debt.commit));
+            promised.acknowledged = promised.acknowledged.min(cut.max(promised.commit));
         }
-        debt.commit = Lsn::INVALID;
+        promised.commit = Lsn::INVALID;
     }
 }

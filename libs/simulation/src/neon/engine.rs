@@ -156,11 +156,11 @@ impl Engine for NeonProposer {
         donor.vote.as_ref()?.history.last().map(|entry| entry.term)
     }
 
-    fn own(&mut self) -> Option<&mut Proposer> {
+    fn holdfast_mut(&mut self) -> Option<&mut Proposer> {
         None
     }
 
-    fn own_ref(&self) -> Option<&Proposer> {
+    fn holdfast(&self) -> Option<&Proposer> {
         None
     }
 }

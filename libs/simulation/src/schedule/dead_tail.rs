@@ -23,11 +23,11 @@ impl Schedule {
         for id in self.cluster.node_ids() {
             self.cluster.start_node(id)?;
         }
-        let Some((slot, primary)) = self.who_writes()? else { return Ok(()) };
+        let Some((slot, primary)) = self.leading_writer()? else { return Ok(()) };
         let mut others = self.cluster.node_ids();
         others.retain(|id| *id != node);
-        let records = TAIL_RECORDS[self.below(TAIL_RECORDS.len() as u64) as usize];
-        self.write_some(primary, records);
+        let records = TAIL_RECORDS[self.random_below(TAIL_RECORDS.len() as u64) as usize];
+        self.write_records(primary, records);
         for _ in 0..2 {
             self.serve(slot, &[node])?;
         }
@@ -36,14 +36,16 @@ impl Schedule {
             self.cluster.start_node(other)?;
         }
         self.cluster.start_writer(slot, None);
-        if !self.serve_until(slot, &others, Writer::is_settled)? || self.cluster.designated(slot).is_some() {
+        if !self.serve_until(slot, &others, Writer::is_recovery_done)?
+            || self.cluster.designated(slot).is_some()
+        {
             return Ok(());
         }
         let successor = self.cluster.promote(slot);
-        self.write_some(successor, records / 2 + 1);
+        self.write_records(successor, records / 2 + 1);
         self.cluster.start_writer(slot, Some(successor));
-        if self.serve_until(slot, &others, |writer| writer.engine.leads() && writer.is_settled())? {
-            self.hear_and_die(slot, node)?;
+        if self.serve_until(slot, &others, |writer| writer.engine.leads() && writer.is_recovery_done())? {
+            self.truncate_and_crash(slot, node)?;
             let all = self.cluster.node_ids();
             for _ in 0..3 {
                 self.serve(slot, &all)?;
@@ -53,7 +55,7 @@ impl Schedule {
     }
 
     /// A writer that leads and its primary; one is started when there is none.
-    fn who_writes(&mut self) -> Result<Option<(usize, usize)>, Violation> {
+    fn leading_writer(&mut self) -> Result<Option<(usize, usize)>, Violation> {
         let writes = |schedule: &Self, slot: usize| {
             let writer = schedule.cluster.writers[slot].as_ref().filter(|writer| writer.engine.leads())?;
             Some((slot, writer.primary?))
@@ -61,20 +63,20 @@ impl Schedule {
         if let Some(found) = (0..WRITERS_MAX).find_map(|slot| writes(self, slot)) {
             return Ok(Some(found));
         }
-        let (slot, all) = (self.below(WRITERS_MAX as u64) as usize, self.cluster.node_ids());
+        let (slot, all) = (self.random_below(WRITERS_MAX as u64) as usize, self.cluster.node_ids());
         self.cluster.start_writer(slot, Some(self.cluster.primaries.len() - 1));
         self.serve_until(slot, &all, |writer| writer.engine.leads())?;
         Ok(writes(self, slot))
     }
 
     /// A node hears of a leader, dies on the way, and comes back.
-    fn hear_and_die(&mut self, slot: usize, node: NodeId) -> Result<(), Violation> {
+    fn truncate_and_crash(&mut self, slot: usize, node: NodeId) -> Result<(), Violation> {
         let index = self.cluster.index(node);
         for _ in 0..ROUNDS_MAX {
             self.cluster.connect(slot, node);
             self.cluster.send(slot, node, 4)?;
             self.cluster.deliver(slot, node, 4);
-            let cuts = self.cluster.nodes[index].may_cut(4);
+            let cuts = self.cluster.nodes[index].may_truncate(4);
             if cuts {
                 self.cluster.stats.dead_tails += 1;
                 let cluster = &mut self.cluster;
@@ -92,7 +94,7 @@ impl Schedule {
         Ok(())
     }
 
-    fn write_some(&mut self, primary: usize, records: u64) {
+    fn write_records(&mut self, primary: usize, records: u64) {
         for _ in 0..records {
             let cluster = &mut self.cluster;
             cluster.primaries[primary].write(&mut cluster.rng);
@@ -119,7 +121,7 @@ impl Schedule {
 
     fn serve(&mut self, slot: usize, nodes: &[NodeId]) -> Result<(), Violation> {
         self.cluster.stream(slot, ROUND_BYTES);
-        self.proposer_time(slot);
+        self.proposer_timers(slot);
         for &node in nodes {
             self.cluster.connect(slot, node);
             self.cluster.send(slot, node, 4)?;

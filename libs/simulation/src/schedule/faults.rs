@@ -10,7 +10,7 @@ use crate::node::Death;
 
 impl Schedule {
     pub(super) fn fault(&mut self, node: NodeId) -> Result<(), Violation> {
-        match self.below(10) {
+        match self.random_below(10) {
             0..2 => self.cluster.crash(node, Death::Power),
             2 => self.cluster.crash(node, Death::Process),
             3..6 => {
@@ -29,14 +29,14 @@ impl Schedule {
     /// An operation of the disk will fail, or there is no room on it any more.
     fn disk_fault(&mut self, node: NodeId) {
         self.cluster.stats.disk_faults += 1;
-        let fault = match self.below(7) {
+        let fault = match self.random_below(7) {
             0..2 => Some(Fault::Sync),
             2..4 => Some(Fault::Write),
             4 => Some(Fault::SyncDir),
             5 => Some(Fault::Read),
             _ => None,
         };
-        let full = self.below(2) == 0;
+        let full = self.random_below(2) == 0;
         let index = self.cluster.index(node);
         let cluster = &mut self.cluster;
         cluster.trace.line(format_args!("node {node}: the disk will fail: {fault:?}"));
@@ -48,15 +48,17 @@ impl Schedule {
 
     /// The network parts while members change: a leader loses most of the old ones, and is told to go on with those that
     /// it has left; most of the old ones hear of a rival, and of nothing else.
-    pub(super) fn part(&mut self, rival: usize) {
-        let Some(leader) = (0..WRITERS_MAX).find(|&slot| slot != rival && self.cluster.leads(slot)) else {
+    pub(super) fn partition_during_change(&mut self, rival: usize) {
+        let Some(leader) =
+            (0..WRITERS_MAX).find(|&slot| slot != rival && self.cluster.can_change_members(slot))
+        else {
             return;
         };
-        let others = self.cluster.leave_most_behind(leader);
+        let others = self.cluster.lose_majority(leader);
         if others.is_empty() {
             return;
         }
-        let primary = (self.below(2) == 0).then(|| self.cluster.primaries.len() - 1);
+        let primary = (self.random_below(2) == 0).then(|| self.cluster.primaries.len() - 1);
         self.cluster.start_writer(rival, primary);
         others.into_iter().for_each(|node| self.cluster.connect(rival, node));
     }

@@ -39,7 +39,7 @@ struct Rival {
     begins_at: u64,
     /// Round in which it gives up unless it leads.
     gives_up_at: u64,
-    is_content: bool,
+    is_done: bool,
 }
 
 impl Schedule {
@@ -47,9 +47,9 @@ impl Schedule {
     /// rivals.
     pub(super) fn heal(&mut self) -> Result<(), Violation> {
         self.cluster.trace.line(format_args!("healing"));
-        self.cluster.is_calm = true;
+        self.cluster.is_healing = true;
         (0..WRITERS_MAX).for_each(|slot| self.cluster.end_writer(slot));
-        self.cluster.end_strays();
+        self.cluster.close_half_open();
         for node in self.cluster.node_ids() {
             let index = self.cluster.index(node);
             self.cluster.nodes[index].fill_disk(false);
@@ -59,28 +59,28 @@ impl Schedule {
                 let cluster = &mut self.cluster;
                 cluster.nodes[index].die(Death::Process, &mut cluster.rng);
                 cluster.start_node(node)?;
-                self.give_up_hidden_damage(node)?;
+                self.retire_hidden_damage(node)?;
             }
         }
-        let rounds = self.until(None, |schedule| {
-            let is_settled = schedule.cluster.writers[0].as_ref().is_some_and(Writer::is_settled);
+        let rounds = self.run_until(None, |schedule| {
+            let is_settled = schedule.cluster.writers[0].as_ref().is_some_and(Writer::is_recovery_done);
             let is_own = schedule.cluster.dialect == Dialect::Holdfast;
-            is_settled && (!is_own || schedule.cluster.replace_the_dead(0))
+            is_settled && (!is_own || schedule.cluster.replace_dead_members(0))
         })?;
         recovery_finishes(rounds, HEALING_ROUNDS_MAX)?;
         let primary = self.cluster.promote(0);
         self.designate(primary)?;
-        self.write_last(primary);
+        self.write_final_records(primary);
         // A public proposer whose server was overtaken by another campaign is replaced together with the server.
-        if self.cluster.dialect == Dialect::Holdfast && self.below(DUEL_EVERY_SCHEDULES) == 0 {
+        if self.cluster.dialect == Dialect::Holdfast && self.random_below(DUEL_EVERY_SCHEDULES) == 0 {
             self.duel(primary)?;
-            self.write_last(primary);
+            self.write_final_records(primary);
         }
         let end = self.cluster.primaries[primary].flush_lsn();
         // Not only a quorum: everybody catches up.
-        let rounds = self.until(Some(primary), |schedule| {
+        let rounds = self.run_until(Some(primary), |schedule| {
             let is_own = schedule.cluster.dialect == Dialect::Holdfast;
-            if is_own && !schedule.cluster.replace_the_dead(0) {
+            if is_own && !schedule.cluster.replace_dead_members(0) {
                 return false;
             }
             let cluster = &schedule.cluster;
@@ -95,19 +95,19 @@ impl Schedule {
     }
 
     /// Damage that a start does not find is not repaired by a leader: whoever knows of it takes the node away.
-    fn give_up_hidden_damage(&mut self, node: NodeId) -> Result<(), Violation> {
+    fn retire_hidden_damage(&mut self, node: NodeId) -> Result<(), Violation> {
         let index = self.cluster.index(node);
         let is_hidden = self.cluster.oracle.is_damaged(node) && !self.cluster.nodes[index].is_lost();
-        if is_hidden { self.cluster.give_up(node) } else { Ok(()) }
+        if is_hidden { self.cluster.retire_node(node) } else { Ok(()) }
     }
 
     /// Where somebody else may write, and now and then elsewhere, the new primary is designated.
     fn designate(&mut self, primary: usize) -> Result<(), Violation> {
         let is_reserved = self.cluster.designated(0).is_some();
-        if self.cluster.dialect == Dialect::Neon || !(is_reserved || self.below(4) == 0) {
+        if self.cluster.dialect == Dialect::Neon || !(is_reserved || self.random_below(4) == 0) {
             return Ok(());
         }
-        let rounds = self.until(None, |schedule| {
+        let rounds = self.run_until(None, |schedule| {
             schedule.cluster.designate(0, primary);
             schedule.cluster.designated(0) == Some(primary_id(primary))
                 && schedule.cluster.writers[0].as_ref().is_some_and(|writer| writer.has_designated)
@@ -115,7 +115,7 @@ impl Schedule {
         healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)
     }
 
-    fn write_last(&mut self, primary: usize) {
+    fn write_final_records(&mut self, primary: usize) {
         for _ in 0..LAST_RECORDS {
             let cluster = &mut self.cluster;
             cluster.primaries[primary].write(&mut cluster.rng);
@@ -130,21 +130,21 @@ impl Schedule {
             backoff: Backoff::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX),
             begins_at: 0,
             gives_up_at: u64::MAX,
-            is_content: false,
+            is_done: false,
         };
         let mut rivals: Vec<Rival> = [Some(primary), None, None].into_iter().enumerate().map(rival).collect();
         (0..WRITERS_MAX).for_each(|slot| self.cluster.end_writer(slot));
         let before = self.cluster.stats.elections;
         let elections = |schedule: &Self| schedule.cluster.stats.elections - before;
         let mut round = 0;
-        while !rivals.iter().all(|rival| rival.is_content) && elections(self) <= DUEL_ELECTIONS_MAX {
+        while !rivals.iter().all(|rival| rival.is_done) && elections(self) <= DUEL_ELECTIONS_MAX {
             for rival in &mut rivals {
-                self.take_turn(rival, round);
+                self.step_rival(rival, round);
             }
             self.round()?;
             round += 1;
             if round > HEALING_ROUNDS_MAX * 4 {
-                self.describe();
+                self.trace_positions();
                 return healed_cluster_commits_and_catches_up(round, HEALING_ROUNDS_MAX);
             }
         }
@@ -152,11 +152,11 @@ impl Schedule {
         rival_proposers_converge(elections(self), DUEL_ELECTIONS_MAX)
     }
 
-    fn take_turn(&mut self, rival: &mut Rival, round: u64) {
+    fn step_rival(&mut self, rival: &mut Rival, round: u64) {
         match (&self.cluster.writers[rival.slot], rival.primary) {
-            (Some(writer), None) if writer.is_settled() => {
+            (Some(writer), None) if writer.is_recovery_done() => {
                 // A recovery is over when it has reported.
-                rival.is_content = true;
+                rival.is_done = true;
                 self.cluster.end_writer(rival.slot);
             }
             (Some(writer), _) if !writer.engine.leads() && round >= rival.gives_up_at => {
@@ -164,11 +164,11 @@ impl Schedule {
             }
             (Some(writer), Some(primary)) => {
                 let end = self.cluster.primaries[primary].flush_lsn();
-                rival.is_content = writer.engine.leads() && writer.engine.commit_lsn() >= end;
+                rival.is_done = writer.engine.leads() && writer.engine.commit_lsn() >= end;
                 self.connect_all(rival.slot);
             }
             (Some(_), None) => self.connect_all(rival.slot),
-            (None, None) if rival.is_content => {}
+            (None, None) if rival.is_done => {}
             (None, _) if rival.begins_at == round => {
                 self.cluster.start_writer(rival.slot, rival.primary);
                 self.connect_all(rival.slot);
@@ -178,14 +178,14 @@ impl Schedule {
             (None, _) if rival.begins_at == u64::MAX => {
                 let delay = rival.backoff.next_delay(&mut self.cluster.rng);
                 rival.begins_at = round + 1 + (delay.as_millis() / ROUND.as_millis()) as u64;
-                rival.is_content = false;
+                rival.is_done = false;
             }
             (None, _) => {}
         }
     }
 
     /// Works undisturbed until `done`, starting writer 0 again whenever it ends; how many rounds that took.
-    fn until(
+    fn run_until(
         &mut self,
         primary: Option<usize>,
         mut done: impl FnMut(&mut Self) -> bool,
@@ -200,12 +200,12 @@ impl Schedule {
             self.connect_all(0);
             self.round()?;
         }
-        self.describe();
+        self.trace_positions();
         Ok(HEALING_ROUNDS_MAX)
     }
 
     /// Who stands where, for whoever wants to know why nothing moves.
-    fn describe(&mut self) {
+    fn trace_positions(&mut self) {
         let Cluster { nodes, writers, oracle, trace, .. } = &mut self.cluster;
         for node in nodes {
             let (id, is_gone, is_damaged) = (node.id, node.is_gone, oracle.is_damaged(node.id));
@@ -218,7 +218,7 @@ impl Schedule {
         for writer in writers.iter().flatten() {
             let (commit, received) = (writer.engine.commit_lsn(), writer.engine.received_lsn());
             trace.line(format_args!("writer for {:?}: commit {commit}, received {received}", writer.primary));
-            for peer in writer.engine.own_ref().map(Proposer::status).unwrap_or_default() {
+            for peer in writer.engine.holdfast().map(Proposer::status).unwrap_or_default() {
                 trace.line(format_args!("  {peer:?}"));
             }
         }
@@ -228,7 +228,7 @@ impl Schedule {
         for node in self.cluster.node_ids() {
             self.cluster.tick(node, Duration::from_secs(1))?;
         }
-        (0..WRITERS_MAX).for_each(|slot| self.proposer_time(slot));
-        self.work()
+        (0..WRITERS_MAX).for_each(|slot| self.proposer_timers(slot));
+        self.work_round()
     }
 }

@@ -23,7 +23,7 @@ const EVENTS: std::ops::Range<u64> = 300..420;
 const COMPARE_EVERY_EVENTS: u64 = 10;
 
 /// What came of a seed.
-pub struct Outcome {
+pub struct ScheduleOutcome {
     /// How rich it was.
     pub stats: Stats,
     /// Equal in every run of the seed.
@@ -35,7 +35,7 @@ pub struct Outcome {
 }
 
 /// Runs the schedule of `seed`.
-pub fn run(seed: u64, keep_lines: bool) -> Outcome {
+pub fn run(seed: u64, keep_lines: bool) -> ScheduleOutcome {
     let mut rng = SmallRng::seed_from_u64(seed);
     let nodes = if rng.random_range(0..4) == 0 { 5 } else { 3 };
     let layout = if rng.random_range(0..4) == 0 { Layout::Equal } else { Layout::Mixed };
@@ -44,7 +44,7 @@ pub fn run(seed: u64, keep_lines: bool) -> Outcome {
         Schedule { cluster: Cluster::new(nodes, dialect, layout, rng, Trace::new(keep_lines)) };
     let violation = schedule.play().err();
     let cluster = schedule.cluster;
-    Outcome {
+    ScheduleOutcome {
         stats: cluster.stats,
         trace_hash: cluster.trace.hash(),
         lines: cluster.trace.into_lines(),
@@ -62,7 +62,7 @@ impl Schedule {
         self.cluster.stats.neon_schedules += u64::from(self.cluster.dialect == Dialect::Neon);
         self.cluster.start_writer(0, Some(0));
         for number in 0..events {
-            self.event()?;
+            self.random_event()?;
             if number % COMPARE_EVERY_EVENTS == 0 {
                 self.cluster.compare_logs()?;
             }
@@ -71,24 +71,25 @@ impl Schedule {
         self.cluster.compare_everything()
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    fn random_below(&mut self, bound: u64) -> u64 {
         self.cluster.rng.random_range(0..bound)
     }
 
     /// One thing happens. The weights keep a cluster mostly at work and often enough in trouble.
-    fn event(&mut self) -> Result<(), Violation> {
+    fn random_event(&mut self) -> Result<(), Violation> {
         self.cluster.stats.events += 1;
-        let slot = self.below(WRITERS_MAX as u64) as usize;
-        let node = self.any_node();
-        match self.below(1000) {
-            0..329 => self.work(),
+        let slot = self.random_below(WRITERS_MAX as u64) as usize;
+        let node = self.random_node();
+        match self.random_below(1000) {
+            0..329 => self.work_round(),
             329..330 => self.dead_tail(node),
             330..470 => {
-                let count = 1 + self.below(5) as usize;
+                let count = 1 + self.random_below(5) as usize;
                 self.cluster.run_node(node, count)
             }
             470..590 => {
-                let (count, delivered) = (1 + self.below(7) as usize, 1 + self.below(7) as usize);
+                let (count, delivered) =
+                    (1 + self.random_below(7) as usize, 1 + self.random_below(7) as usize);
                 self.cluster.send(slot, node, count)?;
                 self.cluster.deliver(slot, node, delivered);
                 Ok(())
@@ -103,16 +104,16 @@ impl Schedule {
                 Ok(())
             }
             865..885 => {
-                self.proposer_time(slot);
+                self.proposer_timers(slot);
                 Ok(())
             }
             885..900 => {
-                self.cluster.cut(slot, node);
+                self.cluster.cut_connection(slot, node);
                 Ok(())
             }
             900..915 => self.fault(node),
             915..930 => {
-                let passed = self.some_time();
+                let passed = self.random_duration();
                 self.cluster.tick(node, passed)
             }
             930..945 => self.cluster.start_node(node),
@@ -121,12 +122,12 @@ impl Schedule {
                 Ok(())
             }
             950..960 => {
-                self.cluster.deliver_stray();
+                self.cluster.deliver_late();
                 Ok(())
             }
             960..966 => {
-                let standby = self.below(self.cluster.standbys.len() as u64) as usize;
-                if self.below(4) == 0 {
+                let standby = self.random_below(self.cluster.standbys.len() as u64) as usize;
+                if self.random_below(4) == 0 {
                     self.cluster.move_standby(standby);
                 }
                 self.cluster.read(standby)
@@ -142,7 +143,7 @@ impl Schedule {
                 Ok(())
             }
             985..986 => {
-                self.part(slot);
+                self.partition_during_change(slot);
                 Ok(())
             }
             986..993 => {
@@ -157,24 +158,24 @@ impl Schedule {
     }
 
     /// The clock may stand still and may jump; it never goes back.
-    fn some_time(&mut self) -> Duration {
-        match self.below(10) {
+    fn random_duration(&mut self) -> Duration {
+        match self.random_below(10) {
             0 => Duration::ZERO,
-            1 => Duration::from_secs(3600 * (1 + self.below(10_000))),
-            _ => Duration::from_millis(1 + self.below(1500)),
+            1 => Duration::from_secs(3600 * (1 + self.random_below(10_000))),
+            _ => Duration::from_millis(1 + self.random_below(1500)),
         }
     }
 
     /// A round in which every writer and every node does what it would do at once if nothing hindered it.
-    fn work(&mut self) -> Result<(), Violation> {
+    fn work_round(&mut self) -> Result<(), Violation> {
         for slot in 0..WRITERS_MAX {
             if self.cluster.writers[slot].is_none() {
                 continue;
             }
-            let bytes = 1 + self.below(4000);
+            let bytes = 1 + self.random_below(4000);
             self.cluster.stream(slot, bytes);
             let mut nodes = self.cluster.node_ids();
-            let first = self.below(nodes.len() as u64) as usize;
+            let first = self.random_below(nodes.len() as u64) as usize;
             nodes.rotate_left(first);
             for node in nodes {
                 self.cluster.send(slot, node, 4)?;
@@ -183,20 +184,20 @@ impl Schedule {
                 self.cluster.receive(slot, node)?;
             }
         }
-        let standby = self.below(self.cluster.standbys.len() as u64) as usize;
+        let standby = self.random_below(self.cluster.standbys.len() as u64) as usize;
         self.cluster.read(standby)
     }
 
     fn write(&mut self) {
         let newest = self.cluster.primaries.len() as u64 - 1;
-        let primary = if self.below(4) == 0 { self.below(newest + 1) } else { newest };
-        for _ in 0..=self.below(19) {
+        let primary = if self.random_below(4) == 0 { self.random_below(newest + 1) } else { newest };
+        for _ in 0..=self.random_below(19) {
             let cluster = &mut self.cluster;
             cluster.primaries[primary as usize].write(&mut cluster.rng);
         }
     }
 
-    fn proposer_time(&mut self, slot: usize) {
+    fn proposer_timers(&mut self, slot: usize) {
         if let Some(writer) = &mut self.cluster.writers[slot] {
             writer.engine.heartbeat();
             writer.engine.announce_commit();
@@ -209,7 +210,7 @@ impl Schedule {
     /// A writer begins anew: for the newest primary, or for one that others believe dead.
     fn restart_writer(&mut self, slot: usize) {
         let newest = self.cluster.primaries.len() as u64 - 1;
-        let primary = if self.below(3) == 0 { self.below(newest + 1) } else { newest };
+        let primary = if self.random_below(3) == 0 { self.random_below(newest + 1) } else { newest };
         self.cluster.start_writer(slot, Some(primary as usize));
         self.connect_all(slot);
     }
@@ -217,10 +218,10 @@ impl Schedule {
     /// Begins a recovery, or promotes a standby when one has just settled the log; now and then that one is designated
     /// first, so that nobody else may write.
     fn fail_over(&mut self, slot: usize) {
-        let designates = self.below(3) == 0;
+        let designates = self.random_below(3) == 0;
         let primary = match &self.cluster.writers[slot] {
             Some(writer) if writer.has_designated => writer.designates,
-            Some(writer) if writer.primary.is_none() && writer.is_settled() => {
+            Some(writer) if writer.primary.is_none() && writer.is_recovery_done() => {
                 let primary = self.cluster.promote(slot);
                 if designates && self.cluster.dialect == Dialect::Holdfast {
                     return self.cluster.designate(slot, primary);
@@ -239,8 +240,8 @@ impl Schedule {
         }
     }
 
-    fn any_node(&mut self) -> NodeId {
+    fn random_node(&mut self) -> NodeId {
         let ids = self.cluster.node_ids();
-        ids[self.below(ids.len() as u64) as usize]
+        ids[self.random_below(ids.len() as u64) as usize]
     }
 }
