@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::bounds::{Bounds, Kind};
@@ -68,10 +69,7 @@ pub fn check(
 pub fn check_and_collect(bounds: Bounds, threads: usize, time_max: Duration) -> (Report, BTreeSet<u64>) {
     let seen = Arc::new(Seen { together: Some(Mutex::default()), ..Seen::default() });
     let report = explore(bounds, Arc::clone(&seen), threads, time_max, |_, _| {});
-    let together = seen
-        .together
-        .as_ref()
-        .map(|together| together.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    let together = seen.together.as_ref().map(|together| together.lock().clone());
     (report, together.unwrap_or_default())
 }
 

@@ -1,7 +1,8 @@
 //! [`Seen`]: what a check remembers beside the states.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::node::term_of;
 use crate::record::Record;
@@ -22,7 +23,7 @@ impl Seen {
     pub(crate) fn is_new(&self, part: &Shared<impl Printed>) -> bool {
         let print = part.print();
         let words: Vec<u64> = print.columns.iter().map(|pair| pair[0]).chain([print.common[0]]).collect();
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(hash(&words))
+        self.parts.lock().insert(hash(&words))
     }
 
     /// Takes down what the nodes hold together, whatever their names are, without promises.
@@ -39,6 +40,6 @@ impl Seen {
             nodes.sort_unstable();
             hash(&nodes)
         };
-        together.lock().unwrap_or_else(PoisonError::into_inner).insert(print(0).min(print(1)));
+        together.lock().insert(print(0).min(print(1)));
     }
 }

@@ -7,9 +7,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use simulation::{ScheduleOutcome, Stats, Violation};
 
 /// Time between two lines of progress.
@@ -67,7 +67,7 @@ impl Batch {
                         }
                         let (stats, found) = self.run_one(seed);
                         stop.fetch_or(found.is_some() && !self.keep_going, Ordering::Relaxed);
-                        let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut result = result.lock();
                         result.0 += stats;
                         result.1.extend(found);
                     }
@@ -75,7 +75,7 @@ impl Batch {
             }
             report_progress(seeds, &next, &stop);
         });
-        result.into_inner().unwrap_or_else(PoisonError::into_inner)
+        result.into_inner()
     }
 
     fn run_one(&self, seed: u64) -> (Stats, Option<Failure>) {
