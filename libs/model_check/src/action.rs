@@ -6,7 +6,7 @@ use crate::names::WRITERS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// A writer drops its campaign, if it has one, hears of one of the configurations that nodes ever held, and campaigns.
-    Begin { writer: usize, term: u64, heard: usize },
+    BeginCampaign { writer: usize, term: u64, configuration: usize },
     /// Nothing happens any more in the terms so far; both writers begin to campaign for the next one.
     ///
     /// Terms may be taken one after the other because nothing that a term does depends on a higher one. What a node
@@ -19,7 +19,7 @@ pub(crate) enum Action {
     ///
     /// Both writers campaign: who is never listened to has not campaigned. And they do so at once, because nobody is in
     /// the term yet when they are surveyed.
-    Term { heard: [usize; WRITERS] },
+    NextTerm { configuration: [usize; WRITERS] },
     /// The next message reaches the node, and its answers reach the writer.
     Exchange { writer: usize, node: usize },
     /// The same, but the node crashes after so many effects.
@@ -37,20 +37,20 @@ pub(crate) enum Action {
     /// The next message of a connection that the writer has left reaches the node.
     ArriveLate { writer: usize, node: usize },
     /// The next answer reaches the writer.
-    Answer { writer: usize, node: usize },
+    Reply { writer: usize, node: usize },
     /// A connection breaks; what was on its way is lost.
-    Cut { writer: usize, node: usize },
+    Disconnect { writer: usize, node: usize },
 }
 
 /// Two terms of which each leaves records on one node, where no other one has them, and nothing is committed.
 pub(crate) const EARLIER_TERMS: [Action; 11] = [
-    Action::Term { heard: [0, 0] },
+    Action::NextTerm { configuration: [0, 0] },
     Action::Exchange { writer: 0, node: 0 },
     Action::Exchange { writer: 0, node: 1 },
     Action::Exchange { writer: 0, node: 0 },
     Action::Exchange { writer: 0, node: 0 },
     Action::Exchange { writer: 0, node: 0 },
-    Action::Term { heard: [0, 0] },
+    Action::NextTerm { configuration: [0, 0] },
     Action::Exchange { writer: 1, node: 1 },
     Action::Exchange { writer: 1, node: 2 },
     Action::Exchange { writer: 1, node: 2 },

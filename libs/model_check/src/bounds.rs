@@ -45,12 +45,12 @@ pub struct Bounds {
     /// Crashes of nodes, in all.
     pub crashes: u8,
     /// Broken connections, in all.
-    pub cuts: u8,
+    pub disconnects: u8,
     /// Messages on their way on one connection, in one direction. Without a limit where only answers wait.
     pub in_flight: usize,
     /// Where messages are on their way, only answers are: a message arrives as soon as it is sent. That leads to the same
     /// nodes; see [`Bounds::answers_wait`].
-    pub only_answers: bool,
+    pub only_replies_wait: bool,
     /// True when a commit position is told at once; else the next record brings it.
     pub heartbeats: bool,
     /// True when a node may write down its commit position at any time.
@@ -95,7 +95,7 @@ impl Bounds {
 
     /// Messages wait until they arrive, and so do answers.
     pub(crate) fn messages_wait(&self) -> bool {
-        self.kind == Kind::InFlight && (self.interleaved || !self.only_answers)
+        self.kind == Kind::InFlight && (self.interleaved || !self.only_replies_wait)
     }
 
     /// Messages arrive as soon as they are sent, what a leader is answered waits, any number of answers.
@@ -106,7 +106,7 @@ impl Bounds {
     /// for the moment in which it was heard. A message that never arrives might as well not have been sent. Before
     /// somebody leads nothing waits at all: nodes hold the same when they are asked for a vote as until somebody was
     /// elected, so a vote that is heard later than it is given might as well be asked for later.
-    pub(crate) fn answers_wait(&self) -> bool {
+    pub(crate) fn replies_wait(&self) -> bool {
         self.kind == Kind::InFlight && !self.messages_wait()
     }
 
@@ -143,15 +143,15 @@ impl Bounds {
 
     /// Without crashes, without broken connections.
     const fn plain(kind: Kind, terms: u64, log: usize) -> Self {
-        let (crashes, cuts, in_flight) = (0, 0, 1);
+        let (crashes, disconnects, in_flight) = (0, 0, 1);
         Self {
             kind,
             terms,
             log,
             crashes,
-            cuts,
+            disconnects,
             in_flight,
-            only_answers: true,
+            only_replies_wait: true,
             heartbeats: false,
             checkpoints: false,
             interleaved: false,

@@ -24,7 +24,7 @@ pub enum Verdict {
     /// All invariants hold in the states that were seen in the time there was.
     Unfinished,
     /// All invariants hold, but something that a worthwhile check sees was never seen.
-    Poor(String),
+    LowCoverage(String),
     /// The invariant is broken, by these steps.
     Broken {
         /// Which.
@@ -67,10 +67,10 @@ pub fn check(
 
 /// Also tells what the nodes held together in some state: one number for each such thing, the same in all checks.
 pub fn check_and_collect(bounds: Bounds, threads: usize, time_max: Duration) -> (Report, BTreeSet<u64>) {
-    let seen = Arc::new(Seen { together: Some(Mutex::default()), ..Seen::default() });
+    let seen = Arc::new(Seen { joint: Some(Mutex::default()), ..Seen::default() });
     let report = explore(bounds, Arc::clone(&seen), threads, time_max, |_, _| {});
-    let together = seen.together.as_ref().map(|together| together.lock().clone());
-    (report, together.unwrap_or_default())
+    let joint = seen.joint.as_ref().map(|joint| joint.lock().clone());
+    (report, joint.unwrap_or_default())
 }
 
 fn explore(
@@ -100,10 +100,10 @@ fn explore(
         invariant: name.to_owned(),
         steps: path.into_actions().iter().map(|action| format!("{action:?}")).collect(),
     });
-    let verdict = match (broken, timed_out, poverty(&bounds, &coverage)) {
+    let verdict = match (broken, timed_out, coverage_gap(&bounds, &coverage)) {
         (Some(broken), _, _) => broken,
         (None, true, _) => Verdict::Unfinished,
-        (None, false, Some(poverty)) => Verdict::Poor(poverty),
+        (None, false, Some(coverage_gap)) => Verdict::LowCoverage(coverage_gap),
         (None, false, None) => Verdict::Holds,
     };
     Report {
@@ -113,17 +113,17 @@ fn explore(
         depth: checker.max_depth(),
         elapsed,
         terms: coverage.terms(bounds.terms),
-        events: EVENTS.iter().map(|&(event, name)| (name, coverage.of(event))).collect(),
+        events: EVENTS.iter().map(|&(event, name)| (name, coverage.count_of(event))).collect(),
         verdict,
     }
 }
 
 /// What a complete check must have seen and has not.
-fn poverty(bounds: &Bounds, coverage: &Coverage) -> Option<String> {
+fn coverage_gap(bounds: &Bounds, coverage: &Coverage) -> Option<String> {
     let terms = coverage.terms(bounds.terms);
     let scripted = if bounds.kind == Kind::EarlierTerms { 2 } else { 0 };
-    let is_poor = |&(elections, commits): &(u64, u64)| elections == 0 || commits == 0;
-    if let Some(term) = terms.iter().skip(scripted).position(is_poor).map(|term| term + scripted) {
+    let is_gap = |&(elections, commits): &(u64, u64)| elections == 0 || commits == 0;
+    if let Some(term) = terms.iter().skip(scripted).position(is_gap).map(|term| term + scripted) {
         return Some(format!("no state commits in term {}", term + 1));
     }
     let mut needed = Vec::new();
@@ -144,7 +144,7 @@ fn poverty(bounds: &Bounds, coverage: &Coverage) -> Option<String> {
             needed.push(Event::CommittedNext);
         }
     }
-    let missing = EVENTS.iter().find(|(event, _)| needed.contains(event) && coverage.of(*event) == 0);
+    let missing = EVENTS.iter().find(|(event, _)| needed.contains(event) && coverage.count_of(*event) == 0);
     missing.map(|(_, name)| format!("no state shows {name}"))
 }
 
@@ -155,16 +155,16 @@ impl fmt::Display for Report {
             terms,
             log,
             crashes,
-            cuts,
+            disconnects,
             in_flight,
-            only_answers: _,
+            only_replies_wait: _,
             checkpoints,
             heartbeats,
             interleaved,
             symmetry,
         } = self.bounds;
-        write!(f, "{}: {terms} terms x {log} records, {crashes} crashes, {cuts} cuts", kind.name())?;
-        if self.bounds.answers_wait() {
+        write!(f, "{}: {terms} terms x {log} records, {crashes} crashes, {disconnects} cuts", kind.name())?;
+        if self.bounds.replies_wait() {
             write!(f, ", all answers in flight")?;
         } else if kind == Kind::InFlight {
             write!(f, ", {in_flight} in flight")?;
@@ -196,7 +196,7 @@ impl fmt::Display for Report {
         match &self.verdict {
             Verdict::Holds => write!(f, "all invariants hold"),
             Verdict::Unfinished => write!(f, "UNFINISHED, no violation so far"),
-            Verdict::Poor(why) => write!(f, "POOR: {why}"),
+            Verdict::LowCoverage(why) => write!(f, "POOR: {why}"),
             Verdict::Broken { invariant, .. } => write!(f, "BROKEN: {invariant}"),
         }
     }

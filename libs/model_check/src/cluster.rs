@@ -17,7 +17,7 @@ use crate::node::Node;
 use crate::properties;
 use crate::seen::Seen;
 use crate::shared::Shared;
-use crate::state::State;
+use crate::state::ClusterState;
 use crate::step::Step;
 use crate::writer::Writer;
 
@@ -30,20 +30,20 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    fn initial(&self) -> State {
+    fn initial(&self) -> ClusterState {
         let nodes = self.bounds.nodes();
         let configuration = initial_configuration();
         let disk = AcceptorState { configuration, ..AcceptorState::default() };
-        State {
+        ClusterState {
             writers: vec![Shared::new(Writer::default()); WRITERS],
             links: vec![Shared::new(Link::default()); WRITERS * nodes],
             ledger: Shared::new(Ledger {
                 voters: vec![vec![0, 1, 2]],
-                held: vec![(Term::ZERO, initial_configuration())],
+                configurations: vec![(Term::ZERO, initial_configuration())],
                 ..Ledger::default()
             }),
             crashes_left: self.bounds.crashes,
-            cuts_left: self.bounds.cuts,
+            disconnects_left: self.bounds.disconnects,
             term: 0,
             symmetry: self.bounds.symmetry,
             nodes: (0..nodes)
@@ -54,34 +54,39 @@ impl Cluster {
 
     /// The configurations that a survey before `term` may hear of. Who tells one of a term is in that term. Who heard the
     /// same one as it was written by an earlier term does the same, only that it gives up sooner.
-    fn surveys(state: &State, term: u64) -> impl Iterator<Item = usize> {
-        let held = state.ledger.held.as_slice();
-        let possible = held.partition_point(move |(by, _)| by.0 < term);
-        (0..possible)
-            .filter(move |&heard| held[heard + 1..possible].iter().all(|(_, same)| *same != held[heard].1))
+    fn known_configurations(state: &ClusterState, term: u64) -> impl Iterator<Item = usize> {
+        let known = state.ledger.configurations.as_slice();
+        let possible = known.partition_point(move |(by, _)| by.0 < term);
+        (0..possible).filter(move |&configuration| {
+            known[configuration + 1..possible].iter().all(|(_, same)| *same != known[configuration].1)
+        })
     }
 
     /// Campaigns that may begin.
-    fn begins(&self, state: &State, actions: &mut Vec<Action>) {
+    fn campaign_starts(&self, state: &ClusterState, actions: &mut Vec<Action>) {
         if self.bounds.interleaved {
             // Any term that a survey could lead to.
             let highest =
                 state.nodes.iter().map(|node| node.acceptor.state().term.0).max().unwrap_or_default();
             for writer in 0..WRITERS {
-                for term in state.writers[writer].floor + 1..=self.bounds.terms.min(highest + 1) {
-                    let surveys = Self::surveys(state, term);
-                    actions.extend(surveys.map(|heard| Action::Begin { writer, term, heard }));
+                for term in state.writers[writer].last_term + 1..=self.bounds.terms.min(highest + 1) {
+                    let choices = Self::known_configurations(state, term);
+                    actions.extend(choices.map(|configuration| Action::BeginCampaign {
+                        writer,
+                        term,
+                        configuration,
+                    }));
                 }
             }
         } else if state.term < self.bounds.terms {
-            for one in Self::surveys(state, state.term + 1) {
-                let surveys = Self::surveys(state, state.term + 1);
-                actions.extend(surveys.map(|other| Action::Term { heard: [one, other] }));
+            for one in Self::known_configurations(state, state.term + 1) {
+                let choices = Self::known_configurations(state, state.term + 1);
+                actions.extend(choices.map(|other| Action::NextTerm { configuration: [one, other] }));
             }
         }
     }
 
-    fn writer_actions(&self, state: &State, writer: usize, actions: &mut Vec<Action>) {
+    fn writer_actions(&self, state: &ClusterState, writer: usize, actions: &mut Vec<Action>) {
         let in_flight = self.bounds.messages_wait();
         if state.writers[writer].is_leading() {
             let choices = 0..self.bounds.changes();
@@ -106,33 +111,33 @@ impl Cluster {
                 actions.push(Action::Arrive { writer, node });
             }
             if !link.to_writer.is_empty() {
-                actions.push(Action::Answer { writer, node });
+                actions.push(Action::Reply { writer, node });
             }
             if in_flight && link.is_open && link.to_node.len() < self.bounds.in_flight {
                 actions.push(Action::Send { writer, node });
             }
-            if link.is_open && state.cuts_left > 0 {
-                actions.push(Action::Cut { writer, node });
+            if link.is_open && state.disconnects_left > 0 {
+                actions.push(Action::Disconnect { writer, node });
             }
         }
     }
 }
 
 impl Model for Cluster {
-    type State = State;
+    type State = ClusterState;
     type Action = Action;
 
-    fn init_states(&self) -> Vec<State> {
+    fn init_states(&self) -> Vec<ClusterState> {
         let scripted: &[Action] = if self.bounds.kind == Kind::EarlierTerms { &EARLIER_TERMS } else { &[] };
-        let step = |state: State, action: &Action| self.next_state(&state, *action);
+        let step = |state: ClusterState, action: &Action| self.next_state(&state, *action);
         scripted.iter().try_fold(self.initial(), step).into_iter().collect()
     }
 
-    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if state.ledger.broken.is_some() {
+    fn actions(&self, state: &ClusterState, actions: &mut Vec<Action>) {
+        if state.ledger.violated.is_some() {
             return;
         }
-        self.begins(state, actions);
+        self.campaign_starts(state, actions);
         for writer in 0..state.writers.len() {
             self.writer_actions(state, writer, actions);
         }
@@ -140,17 +145,19 @@ impl Model for Cluster {
             if state.crashes_left > 0 {
                 actions.push(Action::Crash { node });
             }
-            if self.bounds.checkpoints && state.nodes[node].would_forget() {
+            if self.bounds.checkpoints && state.nodes[node].has_unpersisted_state() {
                 actions.push(Action::Checkpoint { node });
             }
         }
     }
 
-    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+    fn next_state(&self, state: &ClusterState, action: Action) -> Option<ClusterState> {
         let step = Step::new(&self.bounds, &self.coverage, state);
         match action {
-            Action::Begin { writer, term, heard } => step.begin(writer, term, heard),
-            Action::Term { heard } => Some(step.term(heard)),
+            Action::BeginCampaign { writer, term, configuration } => {
+                step.begin_campaign(writer, term, configuration)
+            }
+            Action::NextTerm { configuration } => Some(step.next_term(configuration)),
             Action::Exchange { writer, node } => step.exchange(writer, node, usize::MAX),
             Action::CrashWithin { writer, node, effects } => step.exchange(writer, node, effects),
             Action::Change { writer, choice } => step.change(writer, choice),
@@ -159,8 +166,8 @@ impl Model for Cluster {
             Action::Send { writer, node } => step.send(writer, node),
             Action::Arrive { writer, node } => step.arrive(writer, node),
             Action::ArriveLate { writer, node } => step.arrive_late(writer, node),
-            Action::Answer { writer, node } => step.answer(writer, node),
-            Action::Cut { writer, node } => step.cut(writer, node),
+            Action::Reply { writer, node } => step.reply(writer, node),
+            Action::Disconnect { writer, node } => step.break_connection(writer, node),
         }
     }
 
@@ -174,7 +181,7 @@ fn property(invariant: Invariant) -> Property<Cluster> {
     macro_rules! always {
         ($($which:ident),*) => {
             match invariant {
-                $(Invariant::$which => Property::always(Invariant::$which.name(), |model: &Cluster, state: &State| {
+                $(Invariant::$which => Property::always(Invariant::$which.name(), |model: &Cluster, state: &ClusterState| {
                     properties::holds(Invariant::$which, &model.seen, state)
                 }),)*
             }

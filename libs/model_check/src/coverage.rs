@@ -74,15 +74,15 @@ impl Coverage {
         self.events[event as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn of(&self, event: Event) -> u64 {
+    pub(crate) fn count_of(&self, event: Event) -> u64 {
         self.events[event as usize].load(Ordering::Relaxed)
     }
 
-    pub(crate) fn elected(&self, term: Term) {
+    pub(crate) fn count_election(&self, term: Term) {
         count_term(&self.elections, term);
     }
 
-    pub(crate) fn committed(&self, term: Term) {
+    pub(crate) fn count_commit(&self, term: Term) {
         count_term(&self.commits, term);
     }
 

@@ -5,9 +5,9 @@ use wal_types::Lsn;
 
 use crate::bounds::Kind;
 use crate::coverage::Event;
-use crate::link::{Link, pieces};
+use crate::link::{Link, split_append};
 use crate::names::{connection, id, index};
-use crate::node::Outcome;
+use crate::node::Delivery;
 use crate::record::{Record, lsn, records_below, to_wal};
 use crate::step::Step;
 use crate::writer::Writer;
@@ -65,10 +65,10 @@ impl Step<'_> {
         if message.is_none() && self.write(acting) {
             message = self.poll(acting, node);
         }
-        let mut pieces = pieces(message?).into_iter();
-        let first = pieces.next();
-        if pieces.len() > 0 {
-            self.link_mut(writer, node, |link| link.to_node.extend(pieces));
+        let mut parts = split_append(message?).into_iter();
+        let first = parts.next();
+        if parts.len() > 0 {
+            self.link_mut(writer, node, |link| link.to_node.extend(parts));
         }
         first
     }
@@ -87,38 +87,46 @@ impl Step<'_> {
         let outcome =
             self.state.nodes[node].change(|node| node.receive(from, message, effects_max, coverage));
         match outcome {
-            Err(broken) => self.broken(broken),
-            Ok(Outcome::Answers(answers)) if answers.is_empty() => {}
-            Ok(Outcome::Answers(answers)) => {
-                let ours =
-                    answers.into_iter().filter(|(to, _)| *to == from).map(|(_, message)| heard(message));
+            Err(broken) => self.record_violation(broken),
+            Ok(Delivery::Answers(answers)) if answers.is_empty() => {}
+            Ok(Delivery::Answers(answers)) => {
+                let ours = answers
+                    .into_iter()
+                    .filter(|(to, _)| *to == from)
+                    .map(|(_, message)| without_commit(message));
                 self.link_mut(writer, node, |link| link.to_writer.extend(ours));
             }
-            Ok(Outcome::Refused) => {
+            Ok(Delivery::Refused) => {
                 if let Some(proposer) = &mut acting.campaign {
                     proposer.disconnected(id(node));
                 }
                 self.close(writer, node);
             }
-            Ok(Outcome::Crashed) => {
+            Ok(Delivery::Crashed) => {
                 if let Some(proposer) = &mut acting.campaign {
                     proposer.disconnected(id(node));
                 }
-                (0..self.state.writers.len()).for_each(|writer| self.hang_up(writer, node));
+                (0..self.state.writers.len()).for_each(|writer| self.disconnect(writer, node));
                 return true;
             }
         }
         false
     }
 
-    pub(crate) fn hear_all(&mut self, acting: &mut Writer, writer: usize, node: usize) {
+    pub(crate) fn handle_replies(&mut self, acting: &mut Writer, writer: usize, node: usize) {
         while let Some(message) = self.link(writer, node).to_writer.front().cloned() {
             self.link_mut(writer, node, |link| link.to_writer.pop_front());
-            self.hear(acting, writer, node, message);
+            self.handle_reply(acting, writer, node, message);
         }
     }
 
-    pub(crate) fn hear(&mut self, acting: &mut Writer, writer: usize, node: usize, message: AcceptorMessage) {
+    pub(crate) fn handle_reply(
+        &mut self,
+        acting: &mut Writer,
+        writer: usize,
+        node: usize,
+        message: AcceptorMessage,
+    ) {
         let Some(proposer) = &mut acting.campaign else { return };
         let actions = match proposer.receive(id(node), message) {
             Ok(actions) => actions,
@@ -131,17 +139,17 @@ impl Step<'_> {
         };
         for action in actions {
             match action {
-                Action::Elected(election) => self.elected(acting, &election),
-                Action::Committed(commit) => self.committed(acting, commit),
+                Action::Elected(election) => self.handle_election(acting, &election),
+                Action::Committed(commit) => self.handle_commit(acting, commit),
                 Action::Reset(node) => self.close(writer, index(node)),
-                Action::Configured(configuration) => self.configured(configuration),
+                Action::Configured(configuration) => self.handle_decided_configuration(configuration),
                 Action::PreVoted { .. } | Action::Checksum { .. } => {}
             }
         }
     }
 
     /// Both ends notice that a connection is gone.
-    pub(crate) fn hang_up(&mut self, writer: usize, node: usize) {
+    pub(crate) fn disconnect(&mut self, writer: usize, node: usize) {
         if !self.link(writer, node).is_open {
             return;
         }
@@ -211,7 +219,7 @@ impl Step<'_> {
 
 /// An answer as far as it makes a difference to anything here: that a commit position is persisted only tells a driver
 /// what it may tell others.
-fn heard(mut answer: AcceptorMessage) -> AcceptorMessage {
+fn without_commit(mut answer: AcceptorMessage) -> AcceptorMessage {
     if let AcceptorMessage::Append(response) = &mut answer {
         response.commit_lsn = Lsn::INVALID;
     }

@@ -10,7 +10,7 @@ use wal_types::{Lsn, Term};
 
 use crate::coverage::Coverage;
 use crate::names::{CONNECTIONS, WRITERS, campaign, nth_connection};
-use crate::node::{Node, Outcome};
+use crate::node::{Delivery, Node};
 use crate::record::{RECORD_BYTES, START, lsn};
 use crate::writer::{self, Writer};
 
@@ -25,17 +25,17 @@ pub(crate) fn is_over_for_node(node: &Node) -> bool {
     for proposer_id in others {
         let generation = node.acceptor.state().configuration.generation;
         let vote = ProposerMessage::Vote(VoteRequest { generation, term: own, proposer_id });
-        if !connections.clone().all(|from| changes_nothing(node, from, vote.clone())) {
+        if !connections.clone().all(|from| is_rejected(node, from, vote.clone())) {
             return false;
         }
     }
     let asked = |term: u64, from: ConnectionId| {
-        questions(node, Term(term)).into_iter().all(|message| changes_nothing(node, from, message))
+        earlier_requests(node, Term(term)).into_iter().all(|message| is_rejected(node, from, message))
     };
     connections.clone().all(|from| (1..own.0).all(|term| asked(term, from)))
 }
 
-fn questions(node: &Node, term: Term) -> Vec<ProposerMessage> {
+fn earlier_requests(node: &Node, term: Term) -> Vec<ProposerMessage> {
     let state = node.acceptor.state();
     let (configuration, generation) = (state.configuration.clone(), state.configuration.generation);
     let mut messages: Vec<ProposerMessage> = Vec::new();
@@ -74,7 +74,7 @@ fn questions(node: &Node, term: Term) -> Vec<ProposerMessage> {
 }
 
 /// The answer to an append may say nothing but that the term is over; the others name the node's term in any case.
-fn changes_nothing(node: &Node, from: ConnectionId, message: ProposerMessage) -> bool {
+fn is_rejected(node: &Node, from: ConnectionId, message: ProposerMessage) -> bool {
     let mut asked = node.clone();
     let own = node.acceptor.state().term;
     let over = |message: &AcceptorMessage| match message {
@@ -84,9 +84,9 @@ fn changes_nothing(node: &Node, from: ConnectionId, message: ProposerMessage) ->
         _ => false,
     };
     match asked.receive(from, message, usize::MAX, &Coverage::default()) {
-        Ok(Outcome::Answers(answers)) => asked == *node && answers.iter().all(|(_, message)| over(message)),
-        Ok(Outcome::Refused) => asked == *node,
-        Ok(Outcome::Crashed) | Err(_) => false,
+        Ok(Delivery::Answers(answers)) => asked == *node && answers.iter().all(|(_, message)| over(message)),
+        Ok(Delivery::Refused) => asked == *node,
+        Ok(Delivery::Crashed) | Err(_) => false,
     }
 }
 
@@ -95,19 +95,19 @@ pub(crate) fn is_over_for_writer(writer: &Writer) -> bool {
     let Some(campaign) = &writer.campaign else { return true };
     let connected = campaign.status().into_iter().filter(|peer| peer.state != PeerState::Offline);
     connected.into_iter().all(|peer| {
-        let told = answers(campaign, peer.id);
+        let told = higher_term_replies(campaign, peer.id);
         told.into_iter().all(|answer| campaign.clone().receive(peer.id, answer).is_err())
     })
 }
 
-fn answers(campaign: &Proposer, node_id: wal_types::NodeId) -> [AcceptorMessage; 4] {
+fn higher_term_replies(campaign: &Proposer, node_id: wal_types::NodeId) -> [AcceptorMessage; 4] {
     let term = Term(campaign.term().0 + 1);
     let configuration = campaign.configuration().cloned().unwrap_or_default();
     let (generation, configuration_term) = (configuration.generation, Term::ZERO);
     let greeting =
         AcceptorGreeting { node_id, term, configuration: configuration.clone(), configuration_term };
     let AcceptorMessage::PreVote(PreVoteResponse { history, .. }) =
-        writer::surveyed_position(term.0, (configuration_term, configuration.clone()))
+        writer::pre_vote_response(term.0, (configuration_term, configuration.clone()))
     else {
         return [0; 4].map(|_| AcceptorMessage::Greeting(greeting.clone()));
     };

@@ -5,8 +5,8 @@ use wal_types::Term;
 
 use crate::invariant::Invariant;
 use crate::record::Record;
-use crate::shared::Printed;
-use crate::symmetry::Print;
+use crate::shared::Fingerprinted;
+use crate::symmetry::Fingerprint;
 
 /// What an observer wrote down who sees everything.
 #[derive(Clone, Debug, Default, PartialEq, Hash)]
@@ -20,13 +20,13 @@ pub(crate) struct Ledger {
     /// Configurations that were decided.
     pub(crate) decided: Vec<Configuration>,
     /// Configurations that a node ever held, and the terms that wrote them. A survey may hear each of them.
-    pub(crate) held: Vec<(Term, Configuration)>,
+    pub(crate) configurations: Vec<(Term, Configuration)>,
     /// What a step has broken.
-    pub(crate) broken: Option<Invariant>,
+    pub(crate) violated: Option<Invariant>,
 }
 
-impl Printed for Ledger {
-    fn print(&self) -> Print {
-        Print::of(self)
+impl Fingerprinted for Ledger {
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(self)
     }
 }

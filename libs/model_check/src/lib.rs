@@ -18,6 +18,7 @@ mod link;
 mod names;
 mod node;
 mod observe;
+mod pre_vote;
 mod properties;
 mod record;
 mod reduce;
@@ -25,7 +26,6 @@ mod seen;
 mod shared;
 mod state;
 mod step;
-mod survey;
 mod symmetry;
 mod writer;
 

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use consensus::{AcceptorMessage, ProposerMessage};
 
 use crate::record::RECORD_BYTES;
-use crate::shared::Printed;
-use crate::symmetry::Print;
+use crate::shared::Fingerprinted;
+use crate::symmetry::Fingerprint;
 
 /// The connection of a writer to a node: two queues, and what an earlier connection may still bring.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -20,14 +20,14 @@ pub(crate) struct Link {
     pub(crate) late: VecDeque<ProposerMessage>,
 }
 
-impl Printed for Link {
-    fn print(&self) -> Print {
-        Print::of(self)
+impl Fingerprinted for Link {
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(self)
     }
 }
 
 /// A message as it may arrive in pieces: appends carry one record each, so that a catch-up can end in the middle.
-pub(crate) fn pieces(message: ProposerMessage) -> Vec<ProposerMessage> {
+pub(crate) fn split_append(message: ProposerMessage) -> Vec<ProposerMessage> {
     let ProposerMessage::Append(append) = message else { return vec![message] };
     if append.wal.len() <= RECORD_BYTES {
         return vec![ProposerMessage::Append(append)];

@@ -16,8 +16,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Parser)]
 struct Flags {
     /// What to explore.
-    #[arg(long, value_enum, default_value_t = Which::All)]
-    model: Which,
+    #[arg(long, value_enum, default_value_t = ModelChoice::All)]
+    model: ModelChoice,
     /// Highest term.
     #[arg(long)]
     terms: Option<u64>,
@@ -29,13 +29,13 @@ struct Flags {
     crashes: Option<u8>,
     /// Broken connections, in all.
     #[arg(long)]
-    cuts: Option<u8>,
+    disconnects: Option<u8>,
     /// Messages on their way on a connection.
     #[arg(long)]
     in_flight: Option<usize>,
     /// Messages arrive as they are sent, and only answers are on their way, any number of them.
     #[arg(long)]
-    only_answers: Option<bool>,
+    only_replies_wait: Option<bool>,
     /// A commit position is told at once, not only with the next record.
     #[arg(long)]
     heartbeats: Option<bool>,
@@ -60,7 +60,7 @@ struct Flags {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Which {
+enum ModelChoice {
     Atomic,
     InFlight,
     Configuration,
@@ -68,7 +68,7 @@ enum Which {
     All,
 }
 
-impl Which {
+impl ModelChoice {
     fn kinds(self) -> &'static [Kind] {
         match self {
             Self::Atomic => &[Kind::Atomic],
@@ -91,9 +91,9 @@ fn main() -> ExitCode {
             terms: flags.terms.unwrap_or(default.terms),
             log: flags.log.unwrap_or(default.log),
             crashes: flags.crashes.unwrap_or(default.crashes),
-            cuts: flags.cuts.unwrap_or(default.cuts),
+            disconnects: flags.disconnects.unwrap_or(default.disconnects),
             in_flight: flags.in_flight.unwrap_or(default.in_flight),
-            only_answers: flags.only_answers.unwrap_or(default.only_answers),
+            only_replies_wait: flags.only_replies_wait.unwrap_or(default.only_replies_wait),
             heartbeats: flags.heartbeats.unwrap_or(default.heartbeats),
             checkpoints: flags.checkpoints.unwrap_or(default.checkpoints),
             interleaved: flags.interleaved.unwrap_or(default.interleaved),

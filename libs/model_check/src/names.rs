@@ -37,7 +37,7 @@ pub(crate) const fn index(id: NodeId) -> usize {
 }
 
 /// The id that ends the list of safekeepers of a proposer.
-pub(crate) const END: NodeId = NodeId(ID_LAST);
+pub(crate) const SENTINEL: NodeId = NodeId(ID_LAST);
 
 /// A node as configurations list it.
 pub(crate) const fn member(node: usize) -> Member {

@@ -14,8 +14,8 @@ use crate::coverage::{Coverage, Event};
 use crate::invariant::Invariant;
 use crate::names::{LOG, PG_VERSION, SYSTEM_ID};
 use crate::record::{Record, SEGMENT_SIZE, START, from_wal, lsn, records_below};
-use crate::shared::Printed;
-use crate::symmetry::Print;
+use crate::shared::Fingerprinted;
+use crate::symmetry::Fingerprint;
 
 /// A safekeeper.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,13 +27,13 @@ pub(crate) struct Node {
     /// The log, durable.
     log: Vec<Record>,
     /// The term whose steps are taken, where one term comes after the other.
-    pub(crate) level: u64,
+    pub(crate) current_term: u64,
     /// What is on disk makes a difference.
     may_crash: bool,
 }
 
 /// What became of a message.
-pub(crate) enum Outcome {
+pub(crate) enum Delivery {
     /// It was decided; these are the answers.
     Answers(Vec<(ConnectionId, AcceptorMessage)>),
     /// Its connection has to be closed.
@@ -44,7 +44,7 @@ pub(crate) enum Outcome {
 
 impl Node {
     pub(crate) fn new(id: NodeId, disk: AcceptorState, may_crash: bool) -> Self {
-        Self { id, acceptor: acceptor(id, &disk, 0), disk, log: Vec::new(), level: 0, may_crash }
+        Self { id, acceptor: acceptor(id, &disk, 0), disk, log: Vec::new(), current_term: 0, may_crash }
     }
 
     /// The durable log.
@@ -72,14 +72,14 @@ impl Node {
         message: ProposerMessage,
         effects_max: usize,
         coverage: &Coverage,
-    ) -> Result<Outcome, Invariant> {
+    ) -> Result<Delivery, Invariant> {
         let is_append = matches!(message, ProposerMessage::Append(_));
         let known_commit = self.acceptor.state().commit_lsn;
         let mut effects = match self.acceptor.step(from, message) {
             Ok(effects) => effects,
             Err(_) => {
                 coverage.count(Event::Refused);
-                return Ok(Outcome::Refused);
+                return Ok(Delivery::Refused);
             }
         };
         let mut budget = effects_max;
@@ -94,11 +94,11 @@ impl Node {
             return Err(Invariant::NodeKeepsCommittedBytes);
         }
         if done {
-            return Ok(Outcome::Answers(answers));
+            return Ok(Delivery::Answers(answers));
         }
         self.restart();
         coverage.count(Event::CrashedWithin);
-        Ok(Outcome::Crashed)
+        Ok(Delivery::Crashed)
     }
 
     /// False when the node crashes first.
@@ -166,7 +166,7 @@ impl Node {
 
     /// As if the term that it has promised, and done nothing else for, were still to be promised. The promise wrote down
     /// all that there was.
-    pub(crate) fn take_back_promise(&mut self) {
+    pub(crate) fn undo_promise(&mut self) {
         let state = self.acceptor.state().clone();
         self.disk = AcceptorState { term: Term(state.term.0 - 1), voted_for: None, ..state };
         self.restart();
@@ -178,7 +178,7 @@ impl Node {
     }
 
     /// True when a restart would change what the node knows.
-    pub(crate) fn would_forget(&self) -> bool {
+    pub(crate) fn has_unpersisted_state(&self) -> bool {
         *self.acceptor.state() != self.disk
     }
 
@@ -190,24 +190,24 @@ impl Node {
     }
 }
 
-impl Printed for Node {
+impl Fingerprinted for Node {
     /// Of a node that does nothing any more in its term only what a later term can learn counts. Its term is not part of
     /// that, for each later one is higher. The first thing that a later one makes it do is to write down all that it knows.
-    fn print(&self) -> Print {
+    fn fingerprint(&self) -> Fingerprint {
         let state = self.acceptor.state();
-        if state.term.0 >= self.level && self.may_crash {
-            return Print::of_node(self);
+        if state.term.0 >= self.current_term && self.may_crash {
+            return Fingerprint::of_node(self);
         }
-        if state.term.0 >= self.level {
+        if state.term.0 >= self.current_term {
             // What was written down when does not matter to a node that never restarts: it may as well be all.
             let mut written = self.acceptor.clone();
             let _ = written.checkpoint();
-            return Print::of_node(&(written, &self.log));
+            return Fingerprint::of_node(&(written, &self.log));
         }
         let on_disk = (self.disk.commit_lsn, self.disk.horizon_lsn, self.disk.term);
         let on_disk = self.may_crash.then_some(on_disk);
         let left = AcceptorState { term: Term::ZERO, voted_for: None, ..state.clone() };
-        Print::of_node(&(left, on_disk, &self.log))
+        Fingerprint::of_node(&(left, on_disk, &self.log))
     }
 }
 

@@ -12,8 +12,8 @@ use crate::step::Step;
 use crate::writer::{self, Writer};
 
 impl Step<'_> {
-    pub(crate) fn broken(&mut self, invariant: Invariant) {
-        self.ledger(|ledger| ledger.broken = Some(invariant));
+    pub(crate) fn record_violation(&mut self, invariant: Invariant) {
+        self.ledger(|ledger| ledger.violated = Some(invariant));
     }
 
     pub(crate) fn ledger<R>(&mut self, change: impl FnOnce(&mut Ledger) -> R) -> R {
@@ -22,13 +22,13 @@ impl Step<'_> {
 
     /// The check between the votes and the first message that cuts a log. A primary that has the log's bytes goes on;
     /// else a standby that replayed the log takes its place, and leads without WAL of its own below the start.
-    pub(crate) fn elected(&mut self, acting: &mut Writer, election: &Election) {
+    pub(crate) fn handle_election(&mut self, acting: &mut Writer, election: &Election) {
         let Some(proposer) = &mut acting.campaign else { return };
         let term = election.term.0 as usize;
-        self.coverage.elected(election.term);
+        self.coverage.count_election(election.term);
         let newest = self.state.ledger.elected.len() <= term;
         if self.state.ledger.elected.get(term).copied().unwrap_or(false) {
-            return self.broken(Invariant::OneLeaderPerTerm);
+            return self.record_violation(Invariant::OneLeaderPerTerm);
         }
         self.ledger(|ledger| {
             let terms = ledger.elected.len().max(term + 1);
@@ -42,9 +42,11 @@ impl Step<'_> {
             return;
         }
         let start = records_below(election.start);
-        let Some(log) = donor.log().get(..start) else { return self.broken(Invariant::LogHasNoHoles) };
+        let Some(log) = donor.log().get(..start) else {
+            return self.record_violation(Invariant::LogHasNoHoles);
+        };
         if newest && !log.starts_with(&self.state.ledger.committed) {
-            return self.broken(Invariant::CommittedBytesNeverChange);
+            return self.record_violation(Invariant::CommittedBytesNeverChange);
         }
         if acting.wal.starts_with(log) {
             proposer.approve(writer::buffer(&acting.wal));
@@ -57,11 +59,11 @@ impl Step<'_> {
         }
     }
 
-    pub(crate) fn committed(&mut self, acting: &mut Writer, commit: Lsn) {
+    pub(crate) fn handle_commit(&mut self, acting: &mut Writer, commit: Lsn) {
         let Some(proposer) = &mut acting.campaign else { return };
-        self.coverage.committed(proposer.term());
+        self.coverage.count_commit(proposer.term());
         if let Some(configuration) = proposer.configuration() {
-            self.count_of(configuration, Event::CommittedJoint, Event::CommittedNext);
+            self.count_configuration(configuration, Event::CommittedJoint, Event::CommittedNext);
         }
         if self.bounds.heartbeats {
             proposer.announce_commit();
@@ -69,7 +71,7 @@ impl Step<'_> {
         let decided = &acting.wal[..records_below(commit).min(acting.wal.len())];
         let known = &self.state.ledger.committed;
         if !known.starts_with(decided) && !decided.starts_with(known) {
-            return self.broken(Invariant::CommittedBytesNeverChange);
+            return self.record_violation(Invariant::CommittedBytesNeverChange);
         }
         if decided.len() > known.len() {
             let decided = decided.to_vec();
@@ -81,11 +83,11 @@ impl Step<'_> {
 /// What the observer writes down of configurations.
 impl Step<'_> {
     /// Which configurations nodes hold, or held.
-    pub(crate) fn note_configurations(&mut self) {
+    pub(crate) fn record_configurations(&mut self) {
         let interleaved = self.bounds.interleaved;
         for node in 0..self.state.nodes.len() {
             let known = self.state.nodes[node].acceptor.state();
-            let held = &self.state.ledger.held;
+            let held = &self.state.ledger.configurations;
             let (term, configuration) = (known.configuration_term, &known.configuration);
             let is_known = |by: Term| by == term || (by > term && !interleaved);
             if held.iter().any(|(by, held)| is_known(*by) && held == configuration) {
@@ -94,14 +96,14 @@ impl Step<'_> {
             let configuration = configuration.clone();
             self.ledger(|ledger| {
                 // No survey of a later term needs to hear of the older one.
-                ledger.held.retain(|(_, same)| interleaved || *same != configuration);
-                ledger.held.push((term, configuration));
-                ledger.held.sort_by_key(|(term, configuration)| (*term, configuration.generation));
+                ledger.configurations.retain(|(_, same)| interleaved || *same != configuration);
+                ledger.configurations.push((term, configuration));
+                ledger.configurations.sort_by_key(|(term, configuration)| (*term, configuration.generation));
             });
         }
     }
 
-    fn count_of(&self, configuration: &Configuration, joint: Event, next: Event) {
+    fn count_configuration(&self, configuration: &Configuration, joint: Event, next: Event) {
         if !configuration.new_members.is_empty() {
             self.coverage.count(joint);
         } else if configuration.generation > initial_configuration().generation {
@@ -109,13 +111,13 @@ impl Step<'_> {
         }
     }
 
-    pub(crate) fn configured(&mut self, configuration: Configuration) {
+    pub(crate) fn handle_decided_configuration(&mut self, configuration: Configuration) {
         self.coverage.count(Event::Configured);
-        self.count_of(&configuration, Event::DecidedJoint, Event::DecidedNext);
+        self.count_configuration(&configuration, Event::DecidedJoint, Event::DecidedNext);
         let decided = &self.state.ledger.decided;
         let same = decided.iter().find(|known| known.generation == configuration.generation);
         if same.is_some_and(|same| *same != configuration) {
-            return self.broken(Invariant::OneConfigurationPerGeneration);
+            return self.record_violation(Invariant::OneConfigurationPerGeneration);
         }
         let newest = decided.iter().all(|known| known.generation < configuration.generation);
         if same.is_some() || configuration.generation == initial_configuration().generation {

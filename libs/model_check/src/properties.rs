@@ -5,11 +5,11 @@ use crate::invariant::Invariant;
 use crate::node::{Node, term_of};
 use crate::record::records_below;
 use crate::seen::Seen;
-use crate::state::State;
+use crate::state::ClusterState;
 
 /// True when `state` shows nothing against it. What only a step can show was written down by the step.
-pub(crate) fn holds(invariant: Invariant, seen: &Seen, state: &State) -> bool {
-    if state.ledger.broken == Some(invariant) {
+pub(crate) fn holds(invariant: Invariant, seen: &Seen, state: &ClusterState) -> bool {
+    if state.ledger.violated == Some(invariant) {
         return false;
     }
     match invariant {
@@ -31,7 +31,7 @@ pub(crate) fn holds(invariant: Invariant, seen: &Seen, state: &State) -> bool {
             state.ledger.committed.get(..known).is_some_and(|committed| node.holds(committed))
         }),
         Invariant::EarlierTermIsOver => {
-            seen.note(state);
+            seen.record_joint_state(state);
             let nodes = state.nodes.iter().all(|node| !seen.is_new(node) || earlier::is_over_for_node(node));
             let mut writers = state.writers.iter();
             nodes && writers.all(|writer| !seen.is_new(writer) || earlier::is_over_for_writer(writer))

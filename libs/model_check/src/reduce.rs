@@ -6,20 +6,20 @@ use wal_types::Term;
 use crate::names::{campaign, connection, id, index};
 use crate::node::Node;
 use crate::shared::Shared;
-use crate::state::State;
+use crate::state::ClusterState;
 use crate::step::Step;
 use crate::writer::{self, Writer};
 
 impl Step<'_> {
     /// Puts the writer back; a campaign that it has lost closes its connections.
-    pub(crate) fn finish(mut self, writer: usize, mut acting: Writer) -> Option<State> {
-        self.ask_the_rest(&mut acting, writer);
+    pub(crate) fn finish(mut self, writer: usize, mut acting: Writer) -> Option<ClusterState> {
+        self.request_remaining_votes(&mut acting, writer);
         let lost = acting.campaign.is_none();
         self.state.writers[writer] = Shared::new(acting);
         if lost {
             self.end_campaign(writer);
         }
-        self.forget();
+        self.drop_irrelevant();
         Some(self.state)
     }
 
@@ -34,8 +34,8 @@ impl Step<'_> {
     }
 
     /// Drops what no longer makes a difference: campaigns, and messages of those that have ended.
-    pub(crate) fn forget(&mut self) {
-        self.note_configurations();
+    pub(crate) fn drop_irrelevant(&mut self) {
+        self.record_configurations();
         for writer in 0..self.state.writers.len() {
             if self.is_powerless(writer) {
                 self.end_campaign(writer);
@@ -44,14 +44,14 @@ impl Step<'_> {
                 let term = self.state.nodes[node].acceptor.state().term;
                 let link = self.link(writer, node);
                 if link.late.front().and_then(term_of).is_some_and(|late| late < term) {
-                    self.end_late(writer, node);
+                    self.drop_late_messages(writer, node);
                 }
             }
         }
     }
 
     /// Nothing comes any more over the connection that the writer has left.
-    pub(crate) fn end_late(&mut self, writer: usize, node: usize) {
+    pub(crate) fn drop_late_messages(&mut self, writer: usize, node: usize) {
         let link = self.link(writer, node);
         if link.late.is_empty() {
             return;
@@ -65,7 +65,7 @@ impl Step<'_> {
     /// more later: they answer the same as later, nobody else gets anything out of their votes, and for the terms to come
     /// it does not matter whether they promised this one. A vote for the rival does not matter any more either. (A leader that
     /// changes the configuration later brings a node to the same state by two messages that it could have brought by one.)
-    fn ask_the_rest(&mut self, acting: &mut Writer, writer: usize) {
+    fn request_remaining_votes(&mut self, acting: &mut Writer, writer: usize) {
         if self.bounds.interleaved || !acting.is_leading() {
             return;
         }
@@ -75,7 +75,7 @@ impl Step<'_> {
             self.end_campaign(rival);
             for node in 0..self.state.nodes.len() {
                 if self.state.nodes[node].acceptor.state().voted_for == Some(campaign(rival)) {
-                    self.take_back_vote(writer, node);
+                    self.undo_vote(writer, node);
                 }
             }
         }
@@ -91,18 +91,18 @@ impl Step<'_> {
             if is_due && let Some(message) = self.poll_piece(acting, writer, node) {
                 self.deliver(acting, writer, node, message, usize::MAX);
             }
-            self.hear_all(acting, writer, node);
+            self.handle_replies(acting, writer, node);
         }
     }
 
-    fn take_back_vote(&mut self, writer: usize, node: usize) {
+    fn undo_vote(&mut self, writer: usize, node: usize) {
         let from = connection(writer, self.link(writer, node).is_second);
         let was_greeted = self.link(writer, node).is_open;
         let kind = self.bounds.kind;
         let nodes = self.state.nodes.len();
         let coverage = self.coverage;
         self.state.nodes[node].change(|state| {
-            state.take_back_promise();
+            state.undo_promise();
             let mut greeting = writer::proposer(writer, nodes, kind);
             greeting.connected(id(node));
             if let Some(greeting) = greeting.poll_send(id(node)).filter(|_| was_greeted) {
@@ -129,17 +129,17 @@ impl Step<'_> {
     }
 
     /// Takes an answer away that is the next one, or is the same as the one before it, and tells its writer nothing.
-    pub(crate) fn hear_no_news(&mut self, acting: &Writer, writer: usize, node: usize) {
+    pub(crate) fn drop_uninformative_reply(&mut self, acting: &Writer, writer: usize, node: usize) {
         let waiting = &self.link(writer, node).to_writer;
-        let Some(last) = waiting.back().filter(|_| self.bounds.answers_wait()) else { return };
-        let is_no_news = match waiting.len() {
+        let Some(last) = waiting.back().filter(|_| self.bounds.replies_wait()) else { return };
+        let is_uninformative = match waiting.len() {
             1 => acting.campaign.as_ref().is_some_and(|known| {
                 let mut told = known.clone();
                 told.receive(id(node), last.clone()).is_ok_and(|actions| actions.is_empty()) && told == *known
             }),
             waits => waiting.get(waits - 2) == Some(last),
         };
-        if is_no_news {
+        if is_uninformative {
             self.link_mut(writer, node, |link| link.to_writer.pop_back());
         }
     }

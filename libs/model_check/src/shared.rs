@@ -5,38 +5,38 @@
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use crate::symmetry::Print;
+use crate::symmetry::Fingerprint;
 
 /// A value and its print, which is made when it is first asked for.
 #[derive(Debug)]
-pub(crate) struct Shared<T>(Arc<Printable<T>>);
+pub(crate) struct Shared<T>(Arc<Cached<T>>);
 
 #[derive(Clone, Debug)]
-struct Printable<T> {
-    print: OnceLock<Print>,
+struct Cached<T> {
+    fingerprint: OnceLock<Fingerprint>,
     value: T,
 }
 
 /// What has a print.
-pub(crate) trait Printed {
-    fn print(&self) -> Print;
+pub(crate) trait Fingerprinted {
+    fn fingerprint(&self) -> Fingerprint;
 }
 
-impl<T: Printed> Shared<T> {
+impl<T: Fingerprinted> Shared<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(Arc::new(Printable { print: OnceLock::new(), value }))
+        Self(Arc::new(Cached { fingerprint: OnceLock::new(), value }))
     }
 
-    pub(crate) fn print(&self) -> &Print {
-        self.0.print.get_or_init(|| self.0.value.print())
+    pub(crate) fn fingerprint(&self) -> &Fingerprint {
+        self.0.fingerprint.get_or_init(|| self.0.value.fingerprint())
     }
 }
 
-impl<T: Printed + Clone> Shared<T> {
+impl<T: Fingerprinted + Clone> Shared<T> {
     /// Changes the value: a copy of it, when others have it too.
     pub(crate) fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
         let own = Arc::make_mut(&mut self.0);
-        own.print.take();
+        own.fingerprint.take();
         change(&mut own.value)
     }
 }

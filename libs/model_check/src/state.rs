@@ -12,52 +12,52 @@ use crate::writer::Writer;
 
 /// Everything that a step can change or depend on.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct State {
+pub(crate) struct ClusterState {
     pub(crate) nodes: Vec<Shared<Node>>,
     pub(crate) writers: Vec<Shared<Writer>>,
     /// Of writer `w` to node `n` at `w * nodes.len() + n`.
     pub(crate) links: Vec<Shared<Link>>,
     pub(crate) ledger: Shared<Ledger>,
     pub(crate) crashes_left: u8,
-    pub(crate) cuts_left: u8,
+    pub(crate) disconnects_left: u8,
     /// The term whose steps are taken, where one term comes after the other.
     pub(crate) term: u64,
     /// False when each state is its own.
     pub(crate) symmetry: bool,
 }
 
-impl Hash for State {
+impl Hash for ClusterState {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let print = |swapped: usize| {
+        let fingerprint = |swapped: usize| {
             let (columns, common) = self.columns(swapped);
             symmetry::hash(&[columns.concat(), common].concat())
         };
-        let print = if self.symmetry { print(0).min(print(1)) } else { print(0) };
-        (print, self.crashes_left, self.cuts_left, self.term).hash(hasher);
+        let fingerprint = if self.symmetry { fingerprint(0).min(fingerprint(1)) } else { fingerprint(0) };
+        (fingerprint, self.crashes_left, self.disconnects_left, self.term).hash(hasher);
     }
 }
 
-impl State {
+impl ClusterState {
     /// What belongs to each node, in an order that does not depend on names, and what belongs to none; with the writers
     /// as they are or in each other's place.
     fn columns(&self, swapped: usize) -> (Vec<Vec<u64>>, Vec<u64>) {
         let nodes = self.nodes.len();
         let mut columns: Vec<Vec<u64>> =
-            self.nodes.iter().map(|node| vec![node.print().common[swapped]]).collect();
-        let mut common = vec![self.ledger.print().common[swapped]];
+            self.nodes.iter().map(|node| vec![node.fingerprint().common[swapped]]).collect();
+        let mut common = vec![self.ledger.fingerprint().common[swapped]];
         // Four nodes are not alike: one is no member.
-        let mut told_apart = self.symmetry && nodes == MEMBERS;
+        let mut distinguishable = self.symmetry && nodes == MEMBERS;
         for place in 0..WRITERS {
             let writer = place ^ swapped;
-            let print = self.writers[writer].print();
-            told_apart &= self.writers[writer].campaign.is_none() || print.columns.len() == nodes;
-            common.push(print.common[swapped]);
+            let fingerprint = self.writers[writer].fingerprint();
+            distinguishable &= self.writers[writer].campaign.is_none() || fingerprint.columns.len() == nodes;
+            common.push(fingerprint.common[swapped]);
             for (node, column) in columns.iter_mut().enumerate() {
-                column.push(print.columns.get(node).map_or(0, |pair| pair[swapped]));
-                column.push(self.links[writer * nodes + node].print().common[swapped]);
+                column.push(fingerprint.columns.get(node).map_or(0, |pair| pair[swapped]));
+                column.push(self.links[writer * nodes + node].fingerprint().common[swapped]);
             }
         }
-        if told_apart {
+        if distinguishable {
             columns.sort_unstable();
         }
         (columns, common)

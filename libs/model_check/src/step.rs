@@ -5,26 +5,26 @@ use consensus::ProposerMessage;
 
 use crate::bounds::Bounds;
 use crate::coverage::{Coverage, Event};
-use crate::link::pieces;
+use crate::link::split_append;
 use crate::names::{connection, id, initial_configuration};
-use crate::node::Outcome;
-use crate::state::State;
+use crate::node::Delivery;
+use crate::state::ClusterState;
 use crate::writer::Writer;
 
 /// A state in the making. The writer that acts is taken out while it does.
 pub(crate) struct Step<'a> {
     pub(crate) bounds: &'a Bounds,
     pub(crate) coverage: &'a Coverage,
-    pub(crate) state: State,
+    pub(crate) state: ClusterState,
 }
 
 impl<'a> Step<'a> {
-    pub(crate) fn new(bounds: &'a Bounds, coverage: &'a Coverage, state: &State) -> Self {
+    pub(crate) fn new(bounds: &'a Bounds, coverage: &'a Coverage, state: &ClusterState) -> Self {
         Self { bounds, coverage, state: state.clone() }
     }
 
     /// The next message and its answers; where there is no connection, a new one and its greeting come first.
-    pub(crate) fn exchange(mut self, writer: usize, node: usize, effects_max: usize) -> Option<State> {
+    pub(crate) fn exchange(mut self, writer: usize, node: usize, effects_max: usize) -> Option<ClusterState> {
         let mut acting = Writer::clone(&self.state.writers[writer]);
         if !self.link(writer, node).is_open {
             if acting.is_leading() {
@@ -33,7 +33,7 @@ impl<'a> Step<'a> {
             self.connect(&mut acting, writer, node);
             let greeting = acting.campaign.as_mut()?.poll_send(id(node))?;
             self.deliver(&mut acting, writer, node, greeting, usize::MAX);
-            self.hear_all(&mut acting, writer, node);
+            self.handle_replies(&mut acting, writer, node);
             if acting.campaign.is_none() || self.bounds.messages_wait() {
                 return (effects_max == usize::MAX).then_some(()).and_then(|()| self.finish(writer, acting));
             }
@@ -58,15 +58,15 @@ impl<'a> Step<'a> {
             }
             self.state.crashes_left -= 1;
         }
-        if !self.bounds.answers_wait() || !is_leaders {
-            self.hear_all(&mut acting, writer, node);
+        if !self.bounds.replies_wait() || !is_leaders {
+            self.handle_replies(&mut acting, writer, node);
         }
-        self.hear_no_news(&acting, writer, node);
+        self.drop_uninformative_reply(&acting, writer, node);
         self.finish(writer, acting)
     }
 
     /// The leader begins a change of the configuration.
-    pub(crate) fn change(self, writer: usize, choice: usize) -> Option<State> {
+    pub(crate) fn change(self, writer: usize, choice: usize) -> Option<ClusterState> {
         let mut acting = Writer::clone(&self.state.writers[writer]);
         let change = self.bounds.change(choice)?;
         let proposer = acting.campaign.as_mut()?;
@@ -78,22 +78,22 @@ impl<'a> Step<'a> {
         self.finish(writer, acting)
     }
 
-    pub(crate) fn crash(mut self, node: usize) -> Option<State> {
+    pub(crate) fn crash(mut self, node: usize) -> Option<ClusterState> {
         self.state.crashes_left -= 1;
         self.state.nodes[node].change(|node| node.restart());
         for writer in 0..self.state.writers.len() {
-            self.hang_up(writer, node);
+            self.disconnect(writer, node);
         }
         self.coverage.count(Event::Crashed);
         Some(self.state)
     }
 
-    pub(crate) fn checkpoint(mut self, node: usize) -> Option<State> {
+    pub(crate) fn checkpoint(mut self, node: usize) -> Option<ClusterState> {
         self.state.nodes[node].change(|node| node.checkpoint());
         Some(self.state)
     }
 
-    pub(crate) fn send(mut self, writer: usize, node: usize) -> Option<State> {
+    pub(crate) fn send(mut self, writer: usize, node: usize) -> Option<ClusterState> {
         let mut acting = Writer::clone(&self.state.writers[writer]);
         let mut message = self.poll(&mut acting, node);
         if message.is_none() && self.write(&mut acting) {
@@ -101,12 +101,12 @@ impl<'a> Step<'a> {
         }
         let message = message?;
         let first_append = if is_elected(&message) { self.poll(&mut acting, node) } else { None };
-        let sent = [message].into_iter().chain(first_append).flat_map(pieces);
+        let sent = [message].into_iter().chain(first_append).flat_map(split_append);
         self.link_mut(writer, node, |link| link.to_node.extend(sent));
         self.finish(writer, acting)
     }
 
-    pub(crate) fn arrive(mut self, writer: usize, node: usize) -> Option<State> {
+    pub(crate) fn arrive(mut self, writer: usize, node: usize) -> Option<ClusterState> {
         let mut acting = Writer::clone(&self.state.writers[writer]);
         let message = self.link_mut(writer, node, |link| link.to_node.pop_front())?;
         let and_append = is_elected(&message);
@@ -122,33 +122,33 @@ impl<'a> Step<'a> {
     }
 
     /// Whoever sent this is gone, so nobody hears the answer.
-    pub(crate) fn arrive_late(mut self, writer: usize, node: usize) -> Option<State> {
+    pub(crate) fn arrive_late(mut self, writer: usize, node: usize) -> Option<ClusterState> {
         let from = connection(writer, !self.link(writer, node).is_second);
         let message = self.link_mut(writer, node, |link| link.late.pop_front())?;
         let coverage = self.coverage;
         let outcome = self.state.nodes[node].change(|node| node.receive(from, message, usize::MAX, coverage));
         match outcome {
-            Err(broken) => self.broken(broken),
-            Ok(Outcome::Refused) => self.link_mut(writer, node, |link| link.late.clear()),
-            Ok(Outcome::Answers(_) | Outcome::Crashed) => {}
+            Err(broken) => self.record_violation(broken),
+            Ok(Delivery::Refused) => self.link_mut(writer, node, |link| link.late.clear()),
+            Ok(Delivery::Answers(_) | Delivery::Crashed) => {}
         }
         if self.link(writer, node).late.is_empty() {
             self.state.nodes[node].change(|node| node.acceptor.disconnected(from));
         }
-        self.forget();
+        self.drop_irrelevant();
         Some(self.state)
     }
 
-    pub(crate) fn answer(mut self, writer: usize, node: usize) -> Option<State> {
+    pub(crate) fn reply(mut self, writer: usize, node: usize) -> Option<ClusterState> {
         let mut acting = Writer::clone(&self.state.writers[writer]);
         let message = self.link_mut(writer, node, |link| link.to_writer.pop_front())?;
-        self.hear(&mut acting, writer, node, message);
+        self.handle_reply(&mut acting, writer, node, message);
         self.finish(writer, acting)
     }
 
-    pub(crate) fn cut(mut self, writer: usize, node: usize) -> Option<State> {
-        self.state.cuts_left -= 1;
-        self.hang_up(writer, node);
+    pub(crate) fn break_connection(mut self, writer: usize, node: usize) -> Option<ClusterState> {
+        self.state.disconnects_left -= 1;
+        self.disconnect(writer, node);
         Some(self.state)
     }
 }

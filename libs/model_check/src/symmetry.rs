@@ -23,14 +23,14 @@ pub(crate) type Pair = [u64; 2];
 
 /// Hashes of a value.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Print {
+pub(crate) struct Fingerprint {
     /// Of what does not belong to one node.
     pub(crate) common: Pair,
     /// Of what belongs to each node; empty where it was not told apart.
     pub(crate) columns: Vec<Pair>,
 }
 
-impl Print {
+impl Fingerprint {
     /// Of anything.
     pub(crate) fn of(value: &impl Hash) -> Self {
         Self { common: pair(&words(value)), columns: Vec::new() }

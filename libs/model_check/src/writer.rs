@@ -7,10 +7,10 @@ use consensus::{
 use wal_types::{NodeId, Term, Tli};
 
 use crate::bounds::Kind;
-use crate::names::{END, LOG, PG_VERSION, SYSTEM_ID, campaign, id, primary};
+use crate::names::{LOG, PG_VERSION, SENTINEL, SYSTEM_ID, campaign, id, primary};
 use crate::record::{Record, SEGMENT_SIZE, START, lsn, to_wal};
-use crate::shared::Printed;
-use crate::symmetry::Print;
+use crate::shared::Fingerprinted;
+use crate::symmetry::Fingerprint;
 
 /// Larger than any modelled log: what a proposer has read once it keeps.
 const SEND_BUFFER_BYTES_MAX: u64 = 1024;
@@ -23,7 +23,7 @@ pub(crate) struct Writer {
     pub(crate) wal: Vec<Record>,
     /// The term of its last campaign. It never campaigns for one twice: then a campaign needs no other name than its
     /// writer's. Zero where one term comes after the other: then it goes without saying.
-    pub(crate) floor: u64,
+    pub(crate) last_term: u64,
     /// The campaign, and its term once it is won.
     pub(crate) campaign: Option<Proposer>,
     /// It leads without WAL of its own below the start of its term, and fetches from nodes what others need.
@@ -44,11 +44,11 @@ impl Writer {
     }
 }
 
-impl Printed for Writer {
-    fn print(&self) -> Print {
-        let own = Print::of(&(&self.wal, self.floor, self.fetches));
+impl Fingerprinted for Writer {
+    fn fingerprint(&self) -> Fingerprint {
+        let own = Fingerprint::of(&(&self.wal, self.last_term, self.fetches));
         self.campaign.as_ref().map_or(own.clone(), |proposer| {
-            own.with(Print::of_proposer(proposer, !self.is_leading() || self.fetches))
+            own.with(Fingerprint::of_proposer(proposer, !self.is_leading() || self.fetches))
         })
     }
 }
@@ -74,13 +74,13 @@ pub(crate) fn proposer(writer: usize, nodes: usize, kind: Kind) -> Proposer {
         tli: Some(Tli::FIRST),
         primary: (kind == Kind::Primary).then_some(primary(writer)),
         term_floor: Term::ZERO,
-        safekeepers: (0..nodes).map(id).chain([END]).collect(),
+        safekeepers: (0..nodes).map(id).chain([SENTINEL]).collect(),
         send_buffer_bytes_max: SEND_BUFFER_BYTES_MAX,
     })
 }
 
 /// What a node one term below `term` answers to a greeting.
-pub(crate) fn surveyed_greeting(
+pub(crate) fn pre_vote_greeting(
     node_id: NodeId,
     term: u64,
     (configuration_term, configuration): (Term, Configuration),
@@ -90,7 +90,7 @@ pub(crate) fn surveyed_greeting(
 }
 
 /// What an empty node one term below `term` answers to a pre-vote.
-pub(crate) fn surveyed_position(
+pub(crate) fn pre_vote_response(
     term: u64,
     (configuration_term, configuration): (Term, Configuration),
 ) -> AcceptorMessage {

@@ -47,8 +47,8 @@ fn what_is_left_out_leads_to_no_other_nodes() {
         let reduced = Bounds { terms, log, ..Bounds::short(Kind::Atomic) };
         let expected = nodes_together(reduced);
         for bounds in [Bounds { interleaved: true, ..reduced }, Bounds { symmetry: false, ..reduced }] {
-            let together = nodes_together(bounds);
-            assert!(together == expected, "{bounds:?}: {} and {}", together.len(), expected.len());
+            let joint = nodes_together(bounds);
+            assert!(joint == expected, "{bounds:?}: {} and {}", joint.len(), expected.len());
         }
     }
 }
@@ -72,13 +72,13 @@ fn nodes_hold_the_same_where_only_answers_wait_in_larger_models() {
 /// way there have to be as many as there ever are: what is sent to whoever votes, and each record.
 fn assert_messages_need_not_wait(terms: u64, log: usize, interleaved: bool) {
     let reduced = Bounds { terms, log, ..Bounds::short(Kind::InFlight) };
-    let all_wait = Bounds { only_answers: false, in_flight: log + 2, interleaved, ..reduced };
-    let (together, expected) = (nodes_together(all_wait), nodes_together(reduced));
-    assert!(together == expected, "{all_wait:?}: {} and {}", together.len(), expected.len());
+    let all_wait = Bounds { only_replies_wait: false, in_flight: log + 2, interleaved, ..reduced };
+    let (joint, expected) = (nodes_together(all_wait), nodes_together(reduced));
+    assert!(joint == expected, "{all_wait:?}: {} and {}", joint.len(), expected.len());
 }
 
 fn nodes_together(bounds: Bounds) -> BTreeSet<u64> {
-    let (report, together) = check_and_collect(bounds, 2, TIME_MAX);
-    assert!(matches!(report.verdict, Verdict::Holds | Verdict::Poor(_)), "{report}");
-    together
+    let (report, joint) = check_and_collect(bounds, 2, TIME_MAX);
+    assert!(matches!(report.verdict, Verdict::Holds | Verdict::LowCoverage(_)), "{report}");
+    joint
 }

@@ -4,7 +4,7 @@ use consensus::CampaignPhase;
 
 use crate::names::{WRITERS, id};
 use crate::shared::Shared;
-use crate::state::State;
+use crate::state::ClusterState;
 use crate::step::Step;
 use crate::writer::{self, Writer};
 
@@ -13,36 +13,41 @@ impl Step<'_> {
     /// newest configuration that was told and the term that is campaigned for. So it is told that all nodes are empty and
     /// one term behind, and all tell the same configuration: those that hold it now or held it once, and the others might
     /// have told an older one, as all held one in the beginning.
-    pub(crate) fn begin(mut self, writer: usize, term: u64, heard: usize) -> Option<State> {
+    pub(crate) fn begin_campaign(
+        mut self,
+        writer: usize,
+        term: u64,
+        configuration: usize,
+    ) -> Option<ClusterState> {
         self.end_campaign(writer);
         let mut acting = Writer::clone(&self.state.writers[writer]);
-        acting.floor = term;
-        self.survey(&mut acting, writer, term, heard)?;
+        acting.last_term = term;
+        self.pre_vote(&mut acting, writer, term, configuration)?;
         self.finish(writer, acting)
     }
 
     /// Ends everything that belongs to earlier terms, and begins the next one.
-    pub(crate) fn term(mut self, heard: [usize; WRITERS]) -> State {
+    pub(crate) fn next_term(mut self, configurations: [usize; WRITERS]) -> ClusterState {
         self.state.term += 1;
         let term = self.state.term;
         for writer in 0..WRITERS {
             self.end_campaign(writer);
             for node in 0..self.state.nodes.len() {
-                self.end_late(writer, node);
+                self.drop_late_messages(writer, node);
             }
         }
         self.ledger(|ledger| ledger.elected.clear());
         for node in &mut self.state.nodes {
-            node.change(|node| node.level = term);
+            node.change(|node| node.current_term = term);
         }
-        for (writer, heard) in heard.into_iter().enumerate() {
+        for (writer, configuration) in configurations.into_iter().enumerate() {
             let mut acting = Writer::clone(&self.state.writers[writer]);
             acting.fetches = false;
             // A primary that has none of the logs is replaced by a standby, whatever it has, if its campaign is won.
             if !self.state.nodes.iter().any(|node| acting.wal.starts_with(node.log())) {
                 acting.wal.clear();
             }
-            if self.survey(&mut acting, writer, term, heard).is_none() {
+            if self.pre_vote(&mut acting, writer, term, configuration).is_none() {
                 acting.campaign = None;
             }
             let lost = acting.campaign.is_none();
@@ -55,17 +60,23 @@ impl Step<'_> {
         self.state
     }
 
-    fn survey(&mut self, acting: &mut Writer, writer: usize, term: u64, heard: usize) -> Option<()> {
+    fn pre_vote(
+        &mut self,
+        acting: &mut Writer,
+        writer: usize,
+        term: u64,
+        configuration: usize,
+    ) -> Option<()> {
         let nodes = self.state.nodes.len();
-        let told = self.state.ledger.held.get(heard)?.clone();
+        let told = self.state.ledger.configurations.get(configuration)?.clone();
         acting.campaign = Some(writer::proposer(writer, nodes, self.bounds.kind));
         for node in 0..nodes {
             let proposer = acting.campaign.as_mut()?;
             proposer.connected(id(node));
             let greeting = proposer.poll_send(id(node))?;
-            proposer.receive(id(node), writer::surveyed_greeting(id(node), term, told.clone())).ok()?;
+            proposer.receive(id(node), writer::pre_vote_greeting(id(node), term, told.clone())).ok()?;
             proposer.poll_send(id(node))?;
-            proposer.receive(id(node), writer::surveyed_position(term, told.clone())).ok()?;
+            proposer.receive(id(node), writer::pre_vote_response(term, told.clone())).ok()?;
             self.link_mut(writer, node, |link| link.is_open = true);
             self.deliver(acting, writer, node, greeting, usize::MAX);
             self.link_mut(writer, node, |link| link.to_writer.clear());
