@@ -1,27 +1,27 @@
-//! [`Bounds`]: how far a check goes.
+//! [`Bounds`]: limits of one check.
 
 use consensus::ConfigurationChange;
 
 use crate::names::{MEMBERS, member, primary};
 
-/// What is explored.
+/// Kinds of models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A message and its answers are one step.
+    /// A message and its replies are one step.
     Atomic,
-    /// Messages and answers wait in queues, and may be overtaken by those of other connections.
+    /// Messages and replies wait in queues, and those of other connections may overtake them.
     InFlight,
-    /// As `Atomic`, and a leader may give the log to other members: from nodes 1, 2, 3 to 1, 2, 4 or to 1, 3, 4.
+    /// As `Atomic`, and a leader may change the members: from nodes 1, 2, 3 to 1, 2, 4 or to 1, 3, 4.
     Members,
-    /// As `Atomic`, and a leader may reserve the log for either primary.
+    /// As `Atomic`, and a leader may designate either primary.
     Primary,
-    /// As `Atomic`, and two terms are over before it begins: the first left two records on one node, the second another
-    /// record on another node, and nothing is committed. Whoever counts copies of what an earlier term wrote loses it.
+    /// As `Atomic`, after two finished terms: the first left two records on one node, the second another record on
+    /// another node, and nothing is committed. A proposer that counts copies of an earlier term's records loses them.
     EarlierTerms,
 }
 
 impl Kind {
-    /// Its name in the output.
+    /// Name in the output.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Atomic => "atomic",
@@ -36,34 +36,34 @@ impl Kind {
 /// The limits of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// What is explored.
+    /// Kind of model.
     pub kind: Kind,
     /// Highest term.
     pub terms: u64,
     /// Longest log, in records.
     pub log: usize,
-    /// Crashes of nodes, in all.
+    /// Crashes of nodes, in total.
     pub crashes: u8,
-    /// Broken connections, in all.
+    /// Broken connections, in total.
     pub disconnects: u8,
-    /// Messages on their way on one connection, in one direction. Without a limit where only answers wait.
+    /// Messages on their way on one connection, in one direction. Without a limit where only replies wait.
     pub in_flight: usize,
-    /// Where messages are on their way, only answers are: a message arrives as soon as it is sent. That leads to the same
-    /// nodes; see [`Bounds::answers_wait`].
+    /// For [`Kind::InFlight`]: only replies wait, and a message arrives as soon as it is sent. That reaches the same
+    /// states of nodes; the reason is at `replies_wait`.
     pub only_replies_wait: bool,
-    /// True when a commit position is told at once; else the next record brings it.
+    /// Announces a commit position at once; else with the next record.
     pub heartbeats: bool,
-    /// True when a node may write down its commit position at any time.
+    /// Lets a node persist its commit position at any time.
     pub checkpoints: bool,
-    /// Explores every order of steps of different terms. Else one term comes after the other, which leads to the same
-    /// nodes; see [`Action::Term`](crate::action::Action::Term).
+    /// Explores every order of steps of different terms. Else one term follows the other, which reaches the same states
+    /// of nodes; the reason is at `Action::NextTerm`.
     pub interleaved: bool,
-    /// Explores states once that differ only in names.
+    /// Explores states that differ only in names once.
     pub symmetry: bool,
 }
 
 impl Bounds {
-    /// Safekeepers.
+    /// Number of safekeepers.
     pub(crate) const fn nodes(&self) -> usize {
         match self.kind {
             Kind::Atomic | Kind::InFlight | Kind::Primary | Kind::EarlierTerms => MEMBERS,
@@ -71,17 +71,17 @@ impl Bounds {
         }
     }
 
-    /// How many different changes of the configuration there are.
+    /// Number of different changes of the configuration.
     pub(crate) const fn changes(&self) -> usize {
         match self.kind {
             Kind::Atomic | Kind::InFlight | Kind::EarlierTerms => 0,
-            // In one term both changes of members are the same but for names.
+            // In one term both changes of members differ only in names.
             Kind::Members if self.terms == 1 => 1,
             Kind::Members | Kind::Primary => 2,
         }
     }
 
-    /// One of them.
+    /// The change with this number.
     pub(crate) fn change(&self, choice: usize) -> Option<ConfigurationChange> {
         match self.kind {
             Kind::Atomic | Kind::InFlight | Kind::EarlierTerms => None,
@@ -93,31 +93,32 @@ impl Bounds {
         }
     }
 
-    /// Messages wait until they arrive, and so do answers.
+    /// Messages wait until they arrive, and so do replies.
     pub(crate) fn messages_wait(&self) -> bool {
         self.kind == Kind::InFlight && (self.interleaved || !self.only_replies_wait)
     }
 
-    /// Messages arrive as soon as they are sent, what a leader is answered waits, any number of answers.
+    /// Messages arrive as soon as they are sent; replies to a leader wait, any number of them.
     ///
-    /// Nothing is left out where one term comes after the other. A term has one leader, the nodes talk to it alone, and
-    /// what it sends is settled when it is sent. So the arrival of a message can be moved to where it was sent: what the
-    /// node did in between belongs to earlier messages of the same connection, which are moved as well; its answer waits
-    /// for the moment in which it was heard. A message that never arrives might as well not have been sent. Before
-    /// somebody leads nothing waits at all: nodes hold the same when they are asked for a vote as until somebody was
-    /// elected, so a vote that is heard later than it is given might as well be asked for later.
+    /// No state of nodes is left out where one term follows the other. A term has one leader, the nodes talk only to
+    /// it, and the content of a message is fixed when it is sent. So the arrival of a message can be moved to the
+    /// moment of its sending: what the node did in between belongs to earlier messages of the same connection, which
+    /// are moved as well, and the reply waits for the moment in which it was received. A message that never arrives is
+    /// the same as one that was never sent. Before a leader is elected nothing waits: nodes hold the same state from
+    /// the request of a vote to the election, so a vote that is received later than it is given is the same as one that
+    /// is requested later.
     pub(crate) fn replies_wait(&self) -> bool {
         self.kind == Kind::InFlight && !self.messages_wait()
     }
 
-    /// Most effects that one message has, less one.
+    /// Largest number of effects of one message, less one.
     pub(crate) const fn effects_max(&self) -> usize {
         3
     }
 }
 
 impl Bounds {
-    /// What is worth minutes: the largest that ends within ten of them on two cores.
+    /// The largest bounds that end within ten minutes on two cores.
     pub const fn full(kind: Kind) -> Self {
         let (terms, log) = match kind {
             Kind::Atomic => (3, 3),
@@ -129,7 +130,7 @@ impl Bounds {
         Self::plain(kind, terms, log)
     }
 
-    /// What is done in seconds.
+    /// Bounds that end within seconds.
     pub const fn short(kind: Kind) -> Self {
         let (terms, log) = match kind {
             Kind::Atomic => (2, 1),
@@ -141,7 +142,7 @@ impl Bounds {
         Self::plain(kind, terms, log)
     }
 
-    /// Without crashes, without broken connections.
+    /// Bounds without crashes and without broken connections.
     const fn plain(kind: Kind, terms: u64, log: usize) -> Self {
         let (crashes, disconnects, in_flight) = (0, 0, 1);
         Self {

@@ -1,4 +1,4 @@
-//! [`check`]: explores a model breadth first, and says what was found.
+//! [`check`]: explores a model breadth first and reports the result.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,23 +13,23 @@ use crate::cluster::Cluster;
 use crate::coverage::{Coverage, EVENTS, Event};
 use crate::seen::Seen;
 
-/// Time between two looks at a running check.
+/// Time between two polls of a running check.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What came out.
+/// Result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every reachable state was seen, and all invariants hold in all of them.
+    /// Every reachable state was visited, and all invariants hold in all of them.
     Holds,
-    /// All invariants hold in the states that were seen in the time there was.
+    /// The time ran out; all invariants hold in the visited states.
     Unfinished,
-    /// All invariants hold, but something that a worthwhile check sees was never seen.
+    /// All invariants hold, but the check missed an event that it must show.
     LowCoverage(String),
-    /// The invariant is broken, by these steps.
+    /// An invariant is broken.
     Broken {
-        /// Which.
+        /// Name of the invariant.
         invariant: String,
-        /// One line a step.
+        /// Steps from the initial state to the violation, one line each.
         steps: Vec<String>,
     },
 }
@@ -37,25 +37,26 @@ pub enum Verdict {
 /// The figures of one check.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// How far it went.
+    /// Bounds of the check.
     pub bounds: Bounds,
     /// Steps taken.
     pub states: usize,
     /// Different states.
     pub unique: usize,
-    /// Most steps from the beginning.
+    /// Largest number of steps from the initial state.
     pub depth: usize,
-    /// How long it took.
+    /// Duration.
     pub elapsed: Duration,
-    /// Elections and commits by term.
+    /// Elections and commits of each term.
     pub terms: Vec<(u64, u64)>,
-    /// How often something happened.
+    /// Number of times that each event happened.
     pub events: Vec<(&'static str, u64)>,
-    /// What came out.
+    /// Result.
     pub verdict: Verdict,
 }
 
-/// Explores with `threads` threads for at most `time_max`. `progress` hears of states and different states.
+/// Explores with `threads` threads for at most `time_max`. `progress` gets the numbers of states and of different
+/// states.
 pub fn check(
     bounds: Bounds,
     threads: usize,
@@ -65,7 +66,8 @@ pub fn check(
     explore(bounds, Arc::default(), threads, time_max, progress)
 }
 
-/// Also tells what the nodes held together in some state: one number for each such thing, the same in all checks.
+/// As [`check`], and returns which states of all nodes together were reached: one number for each, the same in all
+/// checks.
 pub fn check_and_collect(bounds: Bounds, threads: usize, time_max: Duration) -> (Report, BTreeSet<u64>) {
     let seen = Arc::new(Seen { joint: Some(Mutex::default()), ..Seen::default() });
     let report = explore(bounds, Arc::clone(&seen), threads, time_max, |_, _| {});
@@ -118,7 +120,7 @@ fn explore(
     }
 }
 
-/// What a complete check must have seen and has not.
+/// The first event that a complete check must show and did not.
 fn coverage_gap(bounds: &Bounds, coverage: &Coverage) -> Option<String> {
     let terms = coverage.terms(bounds.terms);
     let scripted = if bounds.kind == Kind::EarlierTerms { 2 } else { 0 };
@@ -138,7 +140,7 @@ fn coverage_gap(bounds: &Bounds, coverage: &Coverage) -> Option<String> {
     if bounds.changes() > 0 {
         needed.extend([Event::Changing, Event::DecidedNext]);
         needed.extend((bounds.kind == Kind::Members).then_some(Event::DecidedJoint));
-        // The start of a term is committed before anything is changed.
+        // The start of a term is committed before any change of the configuration.
         if bounds.log > 0 {
             needed.extend((bounds.kind == Kind::Members).then_some(Event::CommittedJoint));
             needed.push(Event::CommittedNext);
@@ -163,9 +165,13 @@ impl fmt::Display for Report {
             interleaved,
             symmetry,
         } = self.bounds;
-        write!(f, "{}: {terms} terms x {log} records, {crashes} crashes, {disconnects} cuts", kind.name())?;
+        write!(
+            f,
+            "{}: {terms} terms x {log} records, {crashes} crashes, {disconnects} broken connections",
+            kind.name()
+        )?;
         if self.bounds.replies_wait() {
-            write!(f, ", all answers in flight")?;
+            write!(f, ", all replies in flight")?;
         } else if kind == Kind::InFlight {
             write!(f, ", {in_flight} in flight")?;
         }
@@ -196,7 +202,7 @@ impl fmt::Display for Report {
         match &self.verdict {
             Verdict::Holds => write!(f, "all invariants hold"),
             Verdict::Unfinished => write!(f, "UNFINISHED, no violation so far"),
-            Verdict::LowCoverage(why) => write!(f, "POOR: {why}"),
+            Verdict::LowCoverage(why) => write!(f, "LOW COVERAGE: {why}"),
             Verdict::Broken { invariant, .. } => write!(f, "BROKEN: {invariant}"),
         }
     }

@@ -1,4 +1,4 @@
-//! [`Cluster`]: the model, and which steps are possible in a state.
+//! [`Cluster`]: the model for stateright: initial state, possible actions, next states, properties.
 
 use std::sync::Arc;
 
@@ -21,15 +21,16 @@ use crate::state::ClusterState;
 use crate::step::Step;
 use crate::writer::Writer;
 
-/// The model: bounds, and counters of what was seen.
+/// The model: bounds, counters, and the memory of checked parts.
 pub(crate) struct Cluster {
     pub(crate) bounds: Bounds,
     pub(crate) coverage: Arc<Coverage>,
-    /// What the checks of whole states have in common.
+    /// Parts of states that were checked already.
     pub(crate) seen: Arc<Seen>,
 }
 
 impl Cluster {
+    /// The state before the first action.
     fn initial(&self) -> ClusterState {
         let nodes = self.bounds.nodes();
         let configuration = initial_configuration();
@@ -52,8 +53,9 @@ impl Cluster {
         }
     }
 
-    /// The configurations that a survey before `term` may hear of. Who tells one of a term is in that term. Who heard the
-    /// same one as it was written by an earlier term does the same, only that it gives up sooner.
+    /// The configurations that a pre-vote before `term` may report. A node that reports a configuration of a term is in
+    /// that term. The same configuration as an earlier term wrote it has the same effect, except that the campaign ends
+    /// sooner.
     fn known_configurations(state: &ClusterState, term: u64) -> impl Iterator<Item = usize> {
         let known = state.ledger.configurations.as_slice();
         let possible = known.partition_point(move |(by, _)| by.0 < term);
@@ -62,10 +64,10 @@ impl Cluster {
         })
     }
 
-    /// Campaigns that may begin.
+    /// Adds the campaigns that may begin.
     fn campaign_starts(&self, state: &ClusterState, actions: &mut Vec<Action>) {
         if self.bounds.interleaved {
-            // Any term that a survey could lead to.
+            // Any term that a pre-vote could lead to.
             let highest =
                 state.nodes.iter().map(|node| node.acceptor.state().term.0).max().unwrap_or_default();
             for writer in 0..WRITERS {
@@ -86,6 +88,7 @@ impl Cluster {
         }
     }
 
+    /// Adds the actions of one writer.
     fn writer_actions(&self, state: &ClusterState, writer: usize, actions: &mut Vec<Action>) {
         let in_flight = self.bounds.messages_wait();
         if state.writers[writer].is_leading() {
@@ -176,7 +179,7 @@ impl Model for Cluster {
     }
 }
 
-/// A property takes a plain function, so each invariant needs one of its own.
+/// The stateright property of an invariant. A property takes a plain function, so each invariant needs its own.
 fn property(invariant: Invariant) -> Property<Cluster> {
     macro_rules! always {
         ($($which:ident),*) => {

@@ -1,16 +1,16 @@
-//! [`Coverage`]: how often something happened that a worthwhile check has to see.
+//! [`Coverage`]: counters of events that a useful check must reach.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use wal_types::Term;
 
-/// Highest term that is counted by itself.
+/// Terms below this number are counted separately.
 const TERMS_MAX: usize = 8;
 
-/// What is counted.
+/// Events that are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A node cut its log.
+    /// A node truncated its log.
     Truncated,
     /// A node refused a message.
     Refused,
@@ -18,31 +18,31 @@ pub(crate) enum Event {
     Crashed,
     /// A node crashed between two effects.
     CrashedWithin,
-    /// A campaign or a term ended because a higher term was promised or the votes were gone.
+    /// A campaign or a term ended because of a higher term or lost votes.
     Deposed,
-    /// A leader whose primary has other WAL than the log.
+    /// A term began whose primary had other WAL than the log.
     Recovered,
-    /// A node was fed from another one.
+    /// A node received WAL from a donor.
     Fetched,
-    /// A leader connected again to a node that follows it.
+    /// A leader reconnected to a node that follows it.
     Reconnected,
     /// A configuration was decided.
     Configured,
-    /// A configuration with two lists of members was decided.
+    /// A joint configuration was decided.
     DecidedJoint,
-    /// A configuration was decided to which a leader had changed, with one list of members.
+    /// A configuration with one member list was decided after a change.
     DecidedNext,
-    /// Something was committed by both lists of members.
+    /// Something was committed under a joint configuration.
     CommittedJoint,
-    /// Something was committed under a configuration like that of `DecidedNext`.
+    /// Something was committed under a changed configuration with one member list.
     CommittedNext,
-    /// A change of the configuration was begun.
+    /// A leader began a change of the configuration.
     Changing,
-    /// A campaign ended because of a newer configuration, or for not being designated.
+    /// A campaign ended because of a newer configuration, or because its primary is not designated.
     Reconfigured,
 }
 
-/// All events, and what they are called in the output.
+/// All events and their names in the output.
 pub(crate) const EVENTS: [(Event, &str); 15] = [
     (Event::Truncated, "truncations"),
     (Event::Refused, "refusals"),

@@ -1,4 +1,4 @@
-//! Connections and messages: how what one side says reaches the other, and what it does then.
+//! Delivery of messages: opens and closes connections, moves messages to nodes and replies to writers.
 
 use consensus::{AcceptorMessage, Action, LostTerm, Proposer, ProposerMessage};
 use wal_types::Lsn;
@@ -13,6 +13,7 @@ use crate::step::Step;
 use crate::writer::Writer;
 
 impl Step<'_> {
+    /// Opens the connection of a writer to a node.
     pub(crate) fn connect(&mut self, acting: &mut Writer, writer: usize, node: usize) {
         if let Some(proposer) = &mut acting.campaign {
             proposer.connected(id(node));
@@ -20,37 +21,37 @@ impl Step<'_> {
         self.link_mut(writer, node, |link| link.is_open = true);
     }
 
-    /// The primary writes one record that nobody else has at this position, and the proposer reads it.
+    /// The primary writes one record, unique at its position, and the proposer reads it. False when it cannot write.
     pub(crate) fn write(&self, acting: &mut Writer) -> bool {
         let index = acting.wal.len();
         if index >= self.bounds.log || !acting.may_write() {
             return false;
         }
         let Some(term) = acting.campaign.as_ref().map(Proposer::term) else { return false };
-        // Whoever leads a term writes one record at a position, and nobody else writes in that term.
+        // Only the leader of a term writes in it, one record at each position.
         let record = Record::of(term);
         acting.wal.push(record);
         let proposer = acting.campaign.as_mut();
         proposer.is_some_and(|proposer| proposer.append(lsn(index), to_wal(&[record])))
     }
 
-    /// What the proposer has to say to the node. It reads from other nodes what it has to send and does not have.
+    /// The proposer's next message to the node. WAL that the proposer lacks is read from a donor.
     pub(crate) fn poll(&self, acting: &mut Writer, node: usize) -> Option<ProposerMessage> {
         let proposer = acting.campaign.as_mut()?;
         if let Some(fetch) = proposer.poll_fetch(id(node)) {
             let donor = &self.state.nodes[index(fetch.donor)];
-            // A donor serves a reader of its own term only.
+            // A donor serves only a reader of its own term.
             if donor.acceptor.state().term == proposer.term() {
                 let records = donor.log().get(records_below(fetch.from)..records_below(fetch.until))?;
                 let taken = proposer.fetched(id(node), fetch.donor, fetch.from, &to_wal(records));
-                debug_assert!(taken, "it is what the proposer asked for");
+                debug_assert!(taken, "the proposer takes what it asked for");
                 self.coverage.count(Event::Fetched);
             }
         }
         proposer.poll_send(id(node))
     }
 
-    /// The next piece of what the proposer has to say to the node.
+    /// The next message to the node, with appends split into records.
     pub(crate) fn poll_piece(
         &mut self,
         acting: &mut Writer,
@@ -61,7 +62,7 @@ impl Step<'_> {
             return self.link_mut(writer, node, |link| link.to_node.pop_front());
         }
         let mut message = self.poll(acting, node);
-        // A primary writes when somebody could take it: what nobody was sent is as good as not written.
+        // The primary writes only when a node can receive the record: a record that is never sent has no effect.
         if message.is_none() && self.write(acting) {
             message = self.poll(acting, node);
         }
@@ -73,7 +74,7 @@ impl Step<'_> {
         first
     }
 
-    /// A message reaches a node, and the answers go onto their way. True when the node crashed.
+    /// Delivers a message to a node and queues the replies. True when the node crashed.
     pub(crate) fn deliver(
         &mut self,
         acting: &mut Writer,
@@ -88,13 +89,13 @@ impl Step<'_> {
             self.state.nodes[node].change(|node| node.receive(from, message, effects_max, coverage));
         match outcome {
             Err(broken) => self.record_violation(broken),
-            Ok(Delivery::Answers(answers)) if answers.is_empty() => {}
-            Ok(Delivery::Answers(answers)) => {
-                let ours = answers
+            Ok(Delivery::Replies(replies)) if replies.is_empty() => {}
+            Ok(Delivery::Replies(replies)) => {
+                let replies = replies
                     .into_iter()
                     .filter(|(to, _)| *to == from)
                     .map(|(_, message)| without_commit(message));
-                self.link_mut(writer, node, |link| link.to_writer.extend(ours));
+                self.link_mut(writer, node, |link| link.to_writer.extend(replies));
             }
             Ok(Delivery::Refused) => {
                 if let Some(proposer) = &mut acting.campaign {
@@ -113,6 +114,7 @@ impl Step<'_> {
         false
     }
 
+    /// The writer handles all waiting replies of the node.
     pub(crate) fn handle_replies(&mut self, acting: &mut Writer, writer: usize, node: usize) {
         while let Some(message) = self.link(writer, node).to_writer.front().cloned() {
             self.link_mut(writer, node, |link| link.to_writer.pop_front());
@@ -120,6 +122,7 @@ impl Step<'_> {
         }
     }
 
+    /// The writer handles one reply of the node.
     pub(crate) fn handle_reply(
         &mut self,
         acting: &mut Writer,
@@ -148,7 +151,7 @@ impl Step<'_> {
         }
     }
 
-    /// Both ends notice that a connection is gone.
+    /// Ends a connection at both ends.
     pub(crate) fn disconnect(&mut self, writer: usize, node: usize) {
         if !self.link(writer, node).is_open {
             return;
@@ -161,7 +164,7 @@ impl Step<'_> {
         }
     }
 
-    /// The node's end of it.
+    /// Ends a connection at the node.
     pub(crate) fn close(&mut self, writer: usize, node: usize) {
         let is_second = self.link(writer, node).is_second;
         self.link_mut(writer, node, |link| {
@@ -172,15 +175,15 @@ impl Step<'_> {
         self.state.nodes[node].change(|node| node.acceptor.disconnected(connection(writer, is_second)));
     }
 
-    /// Closes all connections of a writer. What was in flight may arrive later, by way of the old connection.
+    /// Ends a campaign and its connections. Messages that are on their way may arrive later, over the old connection.
     pub(crate) fn end_campaign(&mut self, writer: usize) {
         for node in 0..self.state.nodes.len() {
             let link = self.link(writer, node);
             if !link.is_open {
                 continue;
             }
-            // Where terms come one after the other only vote requests could be on their way here, and they take nothing
-            // but promises of this term, which is over without this campaign or led by somebody else.
+            // Where one term follows the other only vote requests can be on their way here. They change only promises
+            // of this term, which is over without this campaign or has another leader.
             let can_arrive = self.bounds.kind == Kind::InFlight && self.bounds.interleaved;
             if !can_arrive || link.to_node.is_empty() {
                 self.close(writer, node);
@@ -202,10 +205,12 @@ impl Step<'_> {
         }
     }
 
+    /// The connection of a writer to a node.
     pub(crate) fn link(&self, writer: usize, node: usize) -> &Link {
         &self.state.links[writer * self.state.nodes.len() + node]
     }
 
+    /// Changes the connection of a writer to a node.
     pub(crate) fn link_mut<R>(
         &mut self,
         writer: usize,
@@ -217,11 +222,11 @@ impl Step<'_> {
     }
 }
 
-/// An answer as far as it makes a difference to anything here: that a commit position is persisted only tells a driver
-/// what it may tell others.
-fn without_commit(mut answer: AcceptorMessage) -> AcceptorMessage {
-    if let AcceptorMessage::Append(response) = &mut answer {
+/// A reply without its commit position, which makes no difference to a proposer here: it only allows a driver to report
+/// that the position is persisted.
+fn without_commit(mut reply: AcceptorMessage) -> AcceptorMessage {
+    if let AcceptorMessage::Append(response) = &mut reply {
         response.commit_lsn = Lsn::INVALID;
     }
-    answer
+    reply
 }

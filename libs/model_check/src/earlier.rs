@@ -1,5 +1,5 @@
-//! Checks what allows to explore one term after the other: a term is over for a node that promised a higher one, and for
-//! a campaign that hears of it. See [`Action::Term`](crate::action::Action::Term).
+//! Checks that an earlier term is over: for a node that promised a higher term, and for a campaign that learns of one.
+//! That is what allows to explore one term after the other; see [`Action::NextTerm`](crate::action::Action::NextTerm).
 
 use consensus::{
     AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ConfigureRequest, ConfigureResponse,
@@ -14,8 +14,8 @@ use crate::node::{Delivery, Node};
 use crate::record::{RECORD_BYTES, START, lsn};
 use crate::writer::{self, Writer};
 
-/// Asks the node for everything that a campaign of an earlier term may ask for, over all its connections; and once more
-/// for the vote of its term, for another campaign.
+/// True when the node rejects every request of an earlier term, over all its connections, and every vote request of its
+/// own term by another campaign.
 pub(crate) fn is_over_for_node(node: &Node) -> bool {
     let own = node.acceptor.state().term;
     let connections = (0..CONNECTIONS).map(nth_connection);
@@ -29,12 +29,13 @@ pub(crate) fn is_over_for_node(node: &Node) -> bool {
             return false;
         }
     }
-    let asked = |term: u64, from: ConnectionId| {
+    let rejects = |term: u64, from: ConnectionId| {
         earlier_requests(node, Term(term)).into_iter().all(|message| is_rejected(node, from, message))
     };
-    connections.clone().all(|from| (1..own.0).all(|term| asked(term, from)))
+    connections.clone().all(|from| (1..own.0).all(|term| rejects(term, from)))
 }
 
+/// All requests that a campaign of `term` may send to the node.
 fn earlier_requests(node: &Node, term: Term) -> Vec<ProposerMessage> {
     let state = node.acceptor.state();
     let (configuration, generation) = (state.configuration.clone(), state.configuration.generation);
@@ -73,9 +74,10 @@ fn earlier_requests(node: &Node, term: Term) -> Vec<ProposerMessage> {
     messages
 }
 
-/// The answer to an append may say nothing but that the term is over; the others name the node's term in any case.
+/// True when the node does not change and its replies grant nothing. The reply to an append may only say that the term
+/// is over; the other replies name the node's term in any case.
 fn is_rejected(node: &Node, from: ConnectionId, message: ProposerMessage) -> bool {
-    let mut asked = node.clone();
+    let mut after = node.clone();
     let own = node.acceptor.state().term;
     let over = |message: &AcceptorMessage| match message {
         AcceptorMessage::Vote(vote) => vote.term == own && !vote.vote_given,
@@ -83,23 +85,24 @@ fn is_rejected(node: &Node, from: ConnectionId, message: ProposerMessage) -> boo
         AcceptorMessage::Configure(configure) => configure.term == own,
         _ => false,
     };
-    match asked.receive(from, message, usize::MAX, &Coverage::default()) {
-        Ok(Delivery::Answers(answers)) => asked == *node && answers.iter().all(|(_, message)| over(message)),
-        Ok(Delivery::Refused) => asked == *node,
+    match after.receive(from, message, usize::MAX, &Coverage::default()) {
+        Ok(Delivery::Replies(replies)) => after == *node && replies.iter().all(|(_, message)| over(message)),
+        Ok(Delivery::Refused) => after == *node,
         Ok(Delivery::Crashed) | Err(_) => false,
     }
 }
 
-/// Tells the campaign of a higher term, in every kind of answer, by every node that it talks to.
+/// True when the campaign ends at every kind of reply with a higher term, from every node that it talks to.
 pub(crate) fn is_over_for_writer(writer: &Writer) -> bool {
     let Some(campaign) = &writer.campaign else { return true };
     let connected = campaign.status().into_iter().filter(|peer| peer.state != PeerState::Offline);
     connected.into_iter().all(|peer| {
-        let told = higher_term_replies(campaign, peer.id);
-        told.into_iter().all(|answer| campaign.clone().receive(peer.id, answer).is_err())
+        let replies = higher_term_replies(campaign, peer.id);
+        replies.into_iter().all(|reply| campaign.clone().receive(peer.id, reply).is_err())
     })
 }
 
+/// One reply of each kind, from a node in the term above the campaign's.
 fn higher_term_replies(campaign: &Proposer, node_id: wal_types::NodeId) -> [AcceptorMessage; 4] {
     let term = Term(campaign.term().0 + 1);
     let configuration = campaign.configuration().cloned().unwrap_or_default();

@@ -1,30 +1,32 @@
-//! [`Invariant`]: what must hold in every reachable state. Named as in the simulation where it is the same.
+//! [`Invariant`]: the invariants that every reachable state must satisfy. An invariant that the simulation has too has
+//! the same name there.
 
-/// What must hold.
+/// An invariant of every reachable state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Invariant {
     /// Two campaigns are never elected in one term.
     OneLeaderPerTerm,
     /// Where two histories name the same term for the same position, the logs are equal up to there.
     LogsMatchWhereHistoriesMatch,
-    /// What was committed is a beginning of whatever is committed later, and of the log of every later leader.
+    /// The committed log is a prefix of every later committed log, and of the log of every later leader.
     CommittedBytesNeverChange,
-    /// What was committed is durable on a majority of the voters, then and ever after.
+    /// Committed records are durable on a majority of the voters, at the commit and ever after.
     CommitIsDurableOnAQuorum,
-    /// A commit position that a node knows was decided, never goes back, is never cut, and names the committed bytes.
+    /// A node's commit position was decided, never goes back, is never truncated, and its log has the committed bytes
+    /// below.
     NodeKeepsCommittedBytes,
-    /// What an answer promises is on disk before the answer is given.
+    /// Everything that a reply promises is on disk before the reply is sent.
     PromiseIsDurable,
     /// A write goes to the end of the log.
     LogHasNoHoles,
-    /// A generation stands for one configuration, and with it for one designated primary.
+    /// A generation means one configuration, and so one designated primary.
     OneConfigurationPerGeneration,
-    /// A node that promised a term does nothing for an earlier one and gives this term's vote to nobody else, and whoever
-    /// hears of its promise gives up an earlier term. That is what allows to explore one term after the other.
+    /// A node that promised a term does nothing for an earlier term and grants this term's vote only once. A campaign
+    /// that learns of the promise ends when its term is lower. That allows to explore one term after the other.
     EarlierTermIsOver,
 }
 
-/// All of them.
+/// All invariants.
 pub(crate) const INVARIANTS: [Invariant; 9] = [
     Invariant::OneLeaderPerTerm,
     Invariant::LogsMatchWhereHistoriesMatch,
@@ -38,7 +40,7 @@ pub(crate) const INVARIANTS: [Invariant; 9] = [
 ];
 
 impl Invariant {
-    /// Its name in the output.
+    /// Name in the output.
     pub const fn name(self) -> &'static str {
         match self {
             Self::OneLeaderPerTerm => "one_leader_per_term",

@@ -1,4 +1,4 @@
-//! [`Ledger`]: what an observer wrote down who sees everything.
+//! [`Ledger`]: facts that an observer of the whole cluster has recorded.
 
 use consensus::Configuration;
 use wal_types::Term;
@@ -8,20 +8,21 @@ use crate::record::Record;
 use crate::shared::Fingerprinted;
 use crate::symmetry::Fingerprint;
 
-/// What an observer wrote down who sees everything.
+/// Facts that an observer of the whole cluster has recorded.
 #[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub(crate) struct Ledger {
     /// The longest log that was ever committed.
     pub(crate) committed: Vec<Record>,
-    /// Terms in which somebody was elected, by number.
+    /// True for each term in which a campaign was elected, by number.
     pub(crate) elected: Vec<bool>,
-    /// Voting sets, by index of node: of the newest configuration that was decided. A commit needs one of them at least.
+    /// Voting sets of the newest decided configuration, by index of node. A commit needs a majority of at least one of
+    /// them.
     pub(crate) voters: Vec<Vec<usize>>,
-    /// Configurations that were decided.
+    /// Decided configurations.
     pub(crate) decided: Vec<Configuration>,
-    /// Configurations that a node ever held, and the terms that wrote them. A survey may hear each of them.
+    /// Configurations that a node ever held, with the term that wrote them. Nodes may report any of them in a pre-vote.
     pub(crate) configurations: Vec<(Term, Configuration)>,
-    /// What a step has broken.
+    /// The invariant that a step has broken.
     pub(crate) violated: Option<Invariant>,
 }
 

@@ -1,9 +1,9 @@
-//! Model checking of the consensus core: every order of steps, up to bounds, instead of the random ones of a simulation.
+//! Model checking of the consensus core: every order of steps, up to bounds, where a simulation takes random ones.
 //!
-//! The very [`consensus::Acceptor`] and [`consensus::Proposer`] run, with a driver that does with their effects what the
-//! WAL store and the walproposer do. The log is counted in records, a disk does what it is told.
+//! The product's own [`consensus::Acceptor`] and [`consensus::Proposer`] run, with a driver that carries out their
+//! effects as the WAL store and the walproposer do. The log is counted in records, and a disk never fails.
 //!
-//! Called by its own program (`model_check`) and by its tests.
+//! Its own program (`model_check`) and its tests call it.
 
 mod action;
 mod bounds;

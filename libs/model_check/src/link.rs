@@ -1,4 +1,4 @@
-//! [`Link`]: the connection of a writer to a node, and what is on its way there.
+//! [`Link`]: the connection of a writer to a node, with the messages on their way.
 
 use std::collections::VecDeque;
 
@@ -8,15 +8,15 @@ use crate::record::RECORD_BYTES;
 use crate::shared::Fingerprinted;
 use crate::symmetry::Fingerprint;
 
-/// The connection of a writer to a node: two queues, and what an earlier connection may still bring.
+/// A connection: two queues, and messages that an earlier connection may still bring.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Link {
     pub(crate) is_open: bool,
-    /// Changes with each connection that begins while an earlier one is still on its way.
+    /// Alternates with each connection that begins while messages of an earlier one are on their way.
     pub(crate) is_second: bool,
     pub(crate) to_node: VecDeque<ProposerMessage>,
     pub(crate) to_writer: VecDeque<AcceptorMessage>,
-    /// Sent by a campaign that has ended, not yet arrived.
+    /// Messages of an ended campaign that have not arrived.
     pub(crate) late: VecDeque<ProposerMessage>,
 }
 
@@ -26,7 +26,8 @@ impl Fingerprinted for Link {
     }
 }
 
-/// A message as it may arrive in pieces: appends carry one record each, so that a catch-up can end in the middle.
+/// Splits an append into appends of one record each, so that a catch-up can end in the middle. Other messages stay
+/// whole.
 pub(crate) fn split_append(message: ProposerMessage) -> Vec<ProposerMessage> {
     let ProposerMessage::Append(append) = message else { return vec![message] };
     if append.wal.len() <= RECORD_BYTES {

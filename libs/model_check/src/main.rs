@@ -1,4 +1,4 @@
-//! `model_check`: explores the models of the consensus core, one line of figures each.
+//! `model_check`: explores the models of the consensus core, and prints one line of figures for each.
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -12,10 +12,10 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Explores every order of steps of two proposers and three safekeepers, up to bounds.
 ///
-/// Exit status 0: all invariants hold in all states. When one is broken the steps that lead there are printed.
+/// Exit status 0: all invariants hold in all states. If one is broken, the steps to the violation are printed.
 #[derive(Parser)]
 struct Flags {
-    /// What to explore.
+    /// Model to explore.
     #[arg(long, value_enum, default_value_t = ModelChoice::All)]
     model: ModelChoice,
     /// Highest term.
@@ -24,34 +24,34 @@ struct Flags {
     /// Longest log, in records.
     #[arg(long)]
     log: Option<usize>,
-    /// Crashes of safekeepers, in all.
+    /// Crashes of safekeepers, in total.
     #[arg(long)]
     crashes: Option<u8>,
-    /// Broken connections, in all.
+    /// Broken connections, in total.
     #[arg(long)]
     disconnects: Option<u8>,
-    /// Messages on their way on a connection.
+    /// Messages on their way on one connection.
     #[arg(long)]
     in_flight: Option<usize>,
-    /// Messages arrive as they are sent, and only answers are on their way, any number of them.
+    /// Messages arrive when they are sent; only replies are on their way, any number of them.
     #[arg(long)]
     only_replies_wait: Option<bool>,
-    /// A commit position is told at once, not only with the next record.
+    /// Announces a commit position at once, instead of with the next record.
     #[arg(long)]
     heartbeats: Option<bool>,
-    /// Safekeepers may write down their commit position at any time.
+    /// Lets safekeepers persist their commit position at any time.
     #[arg(long)]
     checkpoints: Option<bool>,
-    /// Every order of steps of different terms, instead of one term after the other.
+    /// Explores every order of steps of different terms, instead of one term after the other.
     #[arg(long)]
     interleaved: Option<bool>,
-    /// States that differ only in names are explored once.
+    /// Explores states that differ only in names once.
     #[arg(long)]
     symmetry: Option<bool>,
-    /// Stops a model after so many seconds; what was not finished fails.
+    /// Stops a model after this many seconds; an unfinished model fails.
     #[arg(long, default_value_t = 600)]
     seconds_max: u64,
-    /// Small bounds: seconds instead of minutes.
+    /// Uses small bounds: seconds instead of minutes.
     #[arg(long)]
     short: bool,
     /// Threads.
@@ -59,6 +59,7 @@ struct Flags {
     jobs: usize,
 }
 
+/// Value of `--model`: which models to explore.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ModelChoice {
     Atomic,
@@ -109,7 +110,7 @@ fn main() -> ExitCode {
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// A line now and then; it refreshes on a terminal.
+/// Prints a progress line at intervals; on a terminal the line refreshes.
 #[expect(clippy::print_stderr, reason = "progress does not belong in the output")]
 fn progress() -> impl FnMut(usize, usize) {
     let refreshes = std::io::stderr().is_terminal();

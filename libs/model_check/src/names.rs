@@ -1,4 +1,4 @@
-//! Names of what takes part in a model: safekeepers, primaries, campaigns and connections, and the log that they write.
+//! Names in a model: safekeepers, primaries, campaigns and connections, and the log that they write.
 
 use consensus::{Configuration, ConnectionId, Member};
 use wal_types::{
@@ -7,23 +7,24 @@ use wal_types::{
 
 /// Safekeepers that are members from the beginning.
 pub(crate) const MEMBERS: usize = 3;
-/// Proposers.
+/// Writers: a primary and its proposer each.
 pub(crate) const WRITERS: usize = 2;
 
 /// The modelled log.
 pub(crate) const LOG: TenantTimelineId =
     TenantTimelineId { tenant: TenantId([0x55; 16]), timeline: TimelineId([0x66; 16]) };
-/// The cluster that it belongs to.
+/// The PostgreSQL cluster of the log.
 pub(crate) const SYSTEM_ID: SystemId = SystemId(7);
-/// Its version of PostgreSQL.
+/// The PostgreSQL version of the log.
 pub(crate) const PG_VERSION: u32 = 150_000;
 
-/// Ids begin here: a number that is no position, no length and no term.
+/// The first id of a safekeeper: a number that is no position, no length and no term.
 pub(crate) const ID_FIRST: u64 = 0x6e6f_6465_5f69_6430;
-/// A listed safekeeper that nobody ever reaches and that has no vote. What is hashed behind it is nobody's part.
+/// Id of a listed safekeeper that is never reached and has no vote. It ends the last node's part of a hashed proposer:
+/// what follows it belongs to no node.
 pub(crate) const ID_LAST: u64 = ID_FIRST + 0xff;
 
-/// Names of connections begin here.
+/// The first name of a connection.
 pub(crate) const CONNECTION_FIRST: u64 = 0x636f_6e6e_6563_7430;
 
 /// Id of the node with this index.
@@ -39,7 +40,7 @@ pub(crate) const fn index(id: NodeId) -> usize {
 /// The id that ends the list of safekeepers of a proposer.
 pub(crate) const SENTINEL: NodeId = NodeId(ID_LAST);
 
-/// A node as configurations list it.
+/// The entry of a node in a configuration.
 pub(crate) const fn member(node: usize) -> Member {
     Member { id: id(node), host: String::new(), port: 0 }
 }
@@ -68,10 +69,10 @@ pub(crate) fn connection(writer: usize, is_second: bool) -> ConnectionId {
     ConnectionId(CONNECTION_FIRST + (writer * 2 + usize::from(is_second)) as u64)
 }
 
-/// Names of connections that there can be.
+/// Number of names of connections.
 pub(crate) const CONNECTIONS: u64 = 4;
 
-/// The `index`-th of them.
+/// The `index`-th name of a connection.
 pub(crate) const fn nth_connection(index: u64) -> ConnectionId {
     ConnectionId(CONNECTION_FIRST + index)
 }

@@ -1,8 +1,7 @@
-//! [`Node`]: an acceptor with its disk. It does with effects what the WAL store does, in the same order.
+//! [`Node`]: an acceptor with its disk. It carries out effects in order, as the WAL store does.
 //!
-//! A write and the flush behind it are one step, because nothing is said between them; a crash may come after any
-//! effect, and then the node is again what its disk has. What the disk itself can do wrong is not modelled here but
-//! simulated.
+//! A write and its flush are one step, because no message is sent between them. A crash may come after any effect; then
+//! the node restarts from its disk. Faults of the disk are not modelled here; the simulation has them.
 
 use consensus::{
     Acceptor, AcceptorMessage, AcceptorState, ConnectionId, Dialect, Effect, Lineage, ProposerMessage,
@@ -22,27 +21,28 @@ use crate::symmetry::Fingerprint;
 pub(crate) struct Node {
     id: NodeId,
     pub(crate) acceptor: Acceptor,
-    /// The control file.
+    /// Content of the control file.
     disk: AcceptorState,
-    /// The log, durable.
+    /// The durable log.
     log: Vec<Record>,
-    /// The term whose steps are taken, where one term comes after the other.
+    /// The term that is being explored, where one term follows the other.
     pub(crate) current_term: u64,
-    /// What is on disk makes a difference.
+    /// The node may crash, so the content of its disk matters.
     may_crash: bool,
 }
 
-/// What became of a message.
+/// Result of delivering a message to a node.
 pub(crate) enum Delivery {
-    /// It was decided; these are the answers.
-    Answers(Vec<(ConnectionId, AcceptorMessage)>),
-    /// Its connection has to be closed.
+    /// The acceptor handled it; these are the replies.
+    Replies(Vec<(ConnectionId, AcceptorMessage)>),
+    /// The acceptor refused it: its connection must be closed.
     Refused,
-    /// The node crashed on the way and has restarted: all its connections are gone.
+    /// The node crashed and restarted: all its connections are gone.
     Crashed,
 }
 
 impl Node {
+    /// A node with an empty log and this control file.
     pub(crate) fn new(id: NodeId, disk: AcceptorState, may_crash: bool) -> Self {
         Self { id, acceptor: acceptor(id, &disk, 0), disk, log: Vec::new(), current_term: 0, may_crash }
     }
@@ -57,7 +57,7 @@ impl Node {
         self.log.starts_with(records)
     }
 
-    /// What it holds, all but promises, with other names for its records.
+    /// The node's state without its promises, and with other names for its records.
     pub(crate) fn held(&self, name: impl Fn(usize, Record) -> Option<u64>) -> impl std::hash::Hash {
         let state = self.acceptor.state().clone();
         let log: Vec<Option<u64>> =
@@ -65,7 +65,7 @@ impl Node {
         (AcceptorState { term: Term::ZERO, voted_for: None, ..state }, log)
     }
 
-    /// Decides a message and carries out what follows, or crashes after `effects_max` effects.
+    /// Handles a message and carries out its effects, or crashes after `effects_max` effects.
     pub(crate) fn receive(
         &mut self,
         from: ConnectionId,
@@ -83,31 +83,31 @@ impl Node {
             }
         };
         let mut budget = effects_max;
-        let mut answers = Vec::new();
-        let mut done = self.carry_out(&effects, known_commit, &mut budget, &mut answers, coverage)?;
+        let mut replies = Vec::new();
+        let mut done = self.carry_out(&effects, known_commit, &mut budget, &mut replies, coverage)?;
         if done && is_append {
             let end = lsn(self.log.len());
             effects = self.acceptor.flushed(end, end);
-            done = self.carry_out(&effects, known_commit, &mut budget, &mut answers, coverage)?;
+            done = self.carry_out(&effects, known_commit, &mut budget, &mut replies, coverage)?;
         }
         if self.acceptor.state().commit_lsn < known_commit {
             return Err(Invariant::NodeKeepsCommittedBytes);
         }
         if done {
-            return Ok(Delivery::Answers(answers));
+            return Ok(Delivery::Replies(replies));
         }
         self.restart();
         coverage.count(Event::CrashedWithin);
         Ok(Delivery::Crashed)
     }
 
-    /// False when the node crashes first.
+    /// Carries out effects in order; false when the node crashes first.
     fn carry_out(
         &mut self,
         effects: &[Effect],
         known_commit: Lsn,
         budget: &mut usize,
-        answers: &mut Vec<(ConnectionId, AcceptorMessage)>,
+        replies: &mut Vec<(ConnectionId, AcceptorMessage)>,
         coverage: &Coverage,
     ) -> Result<bool, Invariant> {
         for effect in effects {
@@ -132,16 +132,17 @@ impl Node {
                     if !self.is_durable(message) {
                         return Err(Invariant::PromiseIsDurable);
                     }
-                    answers.push((*to, message.clone()));
+                    replies.push((*to, message.clone()));
                 }
-                // The bytes are compared by the writer itself; dialect `holdfast` knows its cluster from the beginning.
+                // The writer compares the bytes itself, and a log of dialect `holdfast` knows its cluster from the
+                // start.
                 Effect::Checksum { .. } | Effect::PersistLineage(_) => {}
             }
         }
         Ok(true)
     }
 
-    /// True when a crash right now would leave what `message` promises.
+    /// True when the disk has everything that `message` promises.
     fn is_durable(&self, message: &AcceptorMessage) -> bool {
         let held = lsn(self.log.len());
         match message {
@@ -164,25 +165,25 @@ impl Node {
         }
     }
 
-    /// As if the term that it has promised, and done nothing else for, were still to be promised. The promise wrote down
-    /// all that there was.
+    /// Undoes the promise of a term for which the node has done nothing else. The promise had persisted the complete
+    /// state.
     pub(crate) fn undo_promise(&mut self) {
         let state = self.acceptor.state().clone();
         self.disk = AcceptorState { term: Term(state.term.0 - 1), voted_for: None, ..state };
         self.restart();
     }
 
-    /// Loses all that is not on disk.
+    /// Restarts from the disk.
     pub(crate) fn restart(&mut self) {
         self.acceptor = acceptor(self.id, &self.disk, self.log.len());
     }
 
-    /// True when a restart would change what the node knows.
+    /// True when a restart would change the acceptor's state.
     pub(crate) fn has_unpersisted_state(&self) -> bool {
         *self.acceptor.state() != self.disk
     }
 
-    /// Writes down what may be written down late.
+    /// Persists state that may be persisted late.
     pub(crate) fn checkpoint(&mut self) {
         if let Some(Effect::Persist(state)) = self.acceptor.checkpoint() {
             self.disk = state;
@@ -191,15 +192,15 @@ impl Node {
 }
 
 impl Fingerprinted for Node {
-    /// Of a node that does nothing any more in its term only what a later term can learn counts. Its term is not part of
-    /// that, for each later one is higher. The first thing that a later one makes it do is to write down all that it knows.
+    /// For a node that is finished with its term only facts that a later term can learn count. Its term is not one of
+    /// them, because each later term is higher. The first request of a later term makes it persist all its state.
     fn fingerprint(&self) -> Fingerprint {
         let state = self.acceptor.state();
         if state.term.0 >= self.current_term && self.may_crash {
             return Fingerprint::of_node(self);
         }
         if state.term.0 >= self.current_term {
-            // What was written down when does not matter to a node that never restarts: it may as well be all.
+            // For a node that never restarts the time of persisting does not matter, so everything counts as persisted.
             let mut written = self.acceptor.clone();
             let _ = written.checkpoint();
             return Fingerprint::of_node(&(written, &self.log));
@@ -224,7 +225,7 @@ fn acceptor(id: NodeId, disk: &AcceptorState, records: usize) -> Acceptor {
     Acceptor::new(id, lineage, disk.clone(), lsn(records))
 }
 
-/// Who wrote a record, as far as the history still tells.
+/// The term that wrote a record, as far as the history still tells.
 pub(crate) fn term_of(history: &TermHistory, record: usize) -> Option<u64> {
     history.entries().iter().rev().find(|entry| entry.start <= lsn(record)).map(|entry| entry.term.0)
 }

@@ -1,4 +1,4 @@
-//! What an observer writes down who sees every election, every commit and every decided configuration.
+//! Observer of a step: records elections, commits and decided configurations in the ledger, and checks them.
 
 use consensus::{Configuration, Election, WalBuffer};
 use wal_types::{Lsn, Term};
@@ -12,16 +12,19 @@ use crate::step::Step;
 use crate::writer::{self, Writer};
 
 impl Step<'_> {
+    /// Records that the step has broken an invariant.
     pub(crate) fn record_violation(&mut self, invariant: Invariant) {
         self.ledger(|ledger| ledger.violated = Some(invariant));
     }
 
+    /// Changes the ledger.
     pub(crate) fn ledger<R>(&mut self, change: impl FnOnce(&mut Ledger) -> R) -> R {
         self.state.ledger.change(change)
     }
 
-    /// The check between the votes and the first message that cuts a log. A primary that has the log's bytes goes on;
-    /// else a standby that replayed the log takes its place, and leads without WAL of its own below the start.
+    /// Compares the primary's WAL with the chosen log, between the votes and the first message that truncates a log. A
+    /// primary with the log's bytes continues; else a standby that replayed the log takes its place and leads without
+    /// WAL below the start.
     pub(crate) fn handle_election(&mut self, acting: &mut Writer, election: &Election) {
         let Some(proposer) = &mut acting.campaign else { return };
         let term = election.term.0 as usize;
@@ -37,7 +40,7 @@ impl Step<'_> {
         });
         let donor = &self.state.nodes[index(election.donor)];
         if donor.acceptor.state().term > election.term {
-            // It no longer answers a checksum request of this term.
+            // The donor no longer answers a checksum request of this term.
             acting.campaign = None;
             return;
         }
@@ -59,6 +62,7 @@ impl Step<'_> {
         }
     }
 
+    /// Checks and records a commit.
     pub(crate) fn handle_commit(&mut self, acting: &mut Writer, commit: Lsn) {
         let Some(proposer) = &mut acting.campaign else { return };
         self.coverage.count_commit(proposer.term());
@@ -80,9 +84,9 @@ impl Step<'_> {
     }
 }
 
-/// What the observer writes down of configurations.
+/// Records of configurations.
 impl Step<'_> {
-    /// Which configurations nodes hold, or held.
+    /// Records the configurations that nodes hold.
     pub(crate) fn record_configurations(&mut self) {
         let interleaved = self.bounds.interleaved;
         for node in 0..self.state.nodes.len() {
@@ -95,7 +99,7 @@ impl Step<'_> {
             }
             let configuration = configuration.clone();
             self.ledger(|ledger| {
-                // No survey of a later term needs to hear of the older one.
+                // No pre-vote of a later term needs the older entry.
                 ledger.configurations.retain(|(_, same)| interleaved || *same != configuration);
                 ledger.configurations.push((term, configuration));
                 ledger.configurations.sort_by_key(|(term, configuration)| (*term, configuration.generation));
@@ -103,6 +107,7 @@ impl Step<'_> {
         }
     }
 
+    /// Counts `joint` for a joint configuration, and `next` for one after a change.
     fn count_configuration(&self, configuration: &Configuration, joint: Event, next: Event) {
         if !configuration.new_members.is_empty() {
             self.coverage.count(joint);
@@ -111,6 +116,7 @@ impl Step<'_> {
         }
     }
 
+    /// Checks and records a decided configuration.
     pub(crate) fn handle_decided_configuration(&mut self, configuration: Configuration) {
         self.coverage.count(Event::Configured);
         self.count_configuration(&configuration, Event::DecidedJoint, Event::DecidedNext);
@@ -125,7 +131,7 @@ impl Step<'_> {
         }
         self.ledger(|ledger| {
             if newest {
-                // Out of a joint configuration a leader goes on with the next members alone.
+                // After a joint configuration a leader continues with the next members alone.
                 let sets = configuration.sets();
                 ledger.voters = sets.iter().map(|set| set.iter().map(|id| index(*id)).collect()).collect();
             }

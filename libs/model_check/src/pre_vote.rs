@@ -1,4 +1,4 @@
-//! How campaigns begin: with a survey of all nodes.
+//! Start of campaigns: a pre-vote by all nodes as one step.
 
 use consensus::CampaignPhase;
 
@@ -9,10 +9,10 @@ use crate::step::Step;
 use crate::writer::{self, Writer};
 
 impl Step<'_> {
-    /// A campaign from its beginning to its vote requests. A survey changes no node, and all that stays of it are the
-    /// newest configuration that was told and the term that is campaigned for. So it is told that all nodes are empty and
-    /// one term behind, and all tell the same configuration: those that hold it now or held it once, and the others might
-    /// have told an older one, as all held one in the beginning.
+    /// A campaign from its start to its vote requests. A pre-vote changes no node. Only the newest reported
+    /// configuration and the campaign's term remain of it. So all nodes report an empty log, the term before, and the
+    /// same configuration: one that some nodes hold or once held. The other nodes might have reported an older one, as
+    /// all nodes held the first one at the beginning.
     pub(crate) fn begin_campaign(
         mut self,
         writer: usize,
@@ -26,7 +26,7 @@ impl Step<'_> {
         self.finish(writer, acting)
     }
 
-    /// Ends everything that belongs to earlier terms, and begins the next one.
+    /// Ends everything of earlier terms, and begins the next term.
     pub(crate) fn next_term(mut self, configurations: [usize; WRITERS]) -> ClusterState {
         self.state.term += 1;
         let term = self.state.term;
@@ -43,7 +43,7 @@ impl Step<'_> {
         for (writer, configuration) in configurations.into_iter().enumerate() {
             let mut acting = Writer::clone(&self.state.writers[writer]);
             acting.fetches = false;
-            // A primary that has none of the logs is replaced by a standby, whatever it has, if its campaign is won.
+            // A primary whose WAL matches no log is replaced by a standby if its campaign is won, whatever its WAL is.
             if !self.state.nodes.iter().any(|node| acting.wal.starts_with(node.log())) {
                 acting.wal.clear();
             }
@@ -60,6 +60,8 @@ impl Step<'_> {
         self.state
     }
 
+    /// Runs the pre-vote of a campaign for `term`, in which nodes report the configuration with this index in the
+    /// ledger; `None` when the campaign ends there.
     fn pre_vote(
         &mut self,
         acting: &mut Writer,
@@ -85,7 +87,7 @@ impl Step<'_> {
             acting.campaign.as_mut().filter(|proposer| proposer.phase() == CampaignPhase::PreVoted)?;
         proposer.request_votes().ok()?;
         if self.bounds.messages_wait() && !self.bounds.interleaved {
-            // A vote request that is sent late and one that is late to arrive are the same.
+            // A vote request that is sent late is the same as one that arrives late.
             for node in 0..nodes {
                 let request = acting.campaign.as_mut()?.poll_send(id(node));
                 self.link_mut(writer, node, |link| link.to_node.extend(request));

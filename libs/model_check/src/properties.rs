@@ -1,4 +1,4 @@
-//! What each [`Invariant`] asks of a state.
+//! Checks of each [`Invariant`] on a state.
 
 use crate::earlier;
 use crate::invariant::Invariant;
@@ -7,7 +7,7 @@ use crate::record::records_below;
 use crate::seen::Seen;
 use crate::state::ClusterState;
 
-/// True when `state` shows nothing against it. What only a step can show was written down by the step.
+/// True when `state` does not contradict the invariant. A violation that only a step can show is in the ledger.
 pub(crate) fn holds(invariant: Invariant, seen: &Seen, state: &ClusterState) -> bool {
     if state.ledger.violated == Some(invariant) {
         return false;
@@ -40,12 +40,13 @@ pub(crate) fn holds(invariant: Invariant, seen: &Seen, state: &ClusterState) -> 
     }
 }
 
-/// Compares record by record, and does not rely on the rule by which the nodes themselves find where logs part.
+/// True when two logs match as far as their histories do. Compares record by record, independent of the rule by which
+/// nodes find where logs part.
 fn logs_match(one: &Node, other: &Node) -> bool {
-    let (ours, theirs) = (one.log(), other.log());
-    let last_common = (0..ours.len().min(theirs.len())).rev().find(|&record| {
+    let (these, those) = (one.log(), other.log());
+    let last_common = (0..these.len().min(those.len())).rev().find(|&record| {
         let term = term_of(&one.acceptor.state().history, record);
         term.is_some() && term == term_of(&other.acceptor.state().history, record)
     });
-    last_common.is_none_or(|record| ours[..=record] == theirs[..=record])
+    last_common.is_none_or(|record| these[..=record] == those[..=record])
 }

@@ -1,11 +1,12 @@
-//! WAL in units: a record is eight equal bytes that name the term that wrote it, a log is a list of records.
+//! Records of a modelled log: a record is eight equal bytes that name its term, and a log is a list of records.
 //!
-//! Positions are counted in records; [`lsn`] and [`records_below`] translate. All of a modelled log lies in one segment.
+//! Positions are counted in records; [`lsn`] and [`records_below`] convert them. A modelled log never leaves one
+//! segment.
 
 use bytes::Bytes;
 use wal_types::{Lsn, SegmentSize, Term};
 
-/// Segment size of modelled logs. They never fill one.
+/// Segment size of modelled logs, which never fill a segment.
 pub(crate) const SEGMENT_SIZE: SegmentSize = match SegmentSize::new(SegmentSize::BYTES_MIN) {
     Ok(size) => size,
     Err(_) => panic!("the smallest size is a size"),
@@ -17,16 +18,16 @@ pub(crate) const START: Lsn = Lsn(SegmentSize::BYTES_MIN as u64);
 /// Bytes of a record.
 pub(crate) const RECORD_BYTES: usize = 8;
 
-/// The first term's records. No count, length or term of a model is that high.
+/// Byte of a record of term 0. No count, length or term of a model is that high.
 const RECORD_FIRST: u8 = 0x90;
 
-/// One record: the term in which it was written. Who leads a term writes one record at a position, so two records at one
-/// position are the same only if one was copied from the other.
+/// One record, named by its term. The leader of a term writes one record at a position, so two equal records at one
+/// position are copies of one record.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Record(u8);
 
 impl Record {
-    /// What the leader of `term` writes.
+    /// The record that the leader of `term` writes.
     pub(crate) const fn of(term: Term) -> Self {
         Self(RECORD_FIRST + term.0 as u8)
     }
@@ -43,7 +44,7 @@ pub(crate) const fn lsn(records: usize) -> Lsn {
     START.advance((records * RECORD_BYTES) as u64)
 }
 
-/// Records below `lsn`.
+/// Number of records below `lsn`.
 pub(crate) const fn records_below(lsn: Lsn) -> usize {
     lsn.bytes_since(START) as usize / RECORD_BYTES
 }

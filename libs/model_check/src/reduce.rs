@@ -1,4 +1,4 @@
-//! What a step leaves out because it makes no difference: messages that tell nothing, campaigns that can do nothing.
+//! Reductions: a step drops messages and campaigns that make no difference.
 
 use consensus::{AcceptorMessage, CampaignPhase, PeerState, Proposer, ProposerMessage};
 use wal_types::Term;
@@ -11,7 +11,7 @@ use crate::step::Step;
 use crate::writer::{self, Writer};
 
 impl Step<'_> {
-    /// Puts the writer back; a campaign that it has lost closes its connections.
+    /// Ends an action: puts the writer back, and closes the connections of a lost campaign.
     pub(crate) fn finish(mut self, writer: usize, mut acting: Writer) -> Option<ClusterState> {
         self.request_remaining_votes(&mut acting, writer);
         let lost = acting.campaign.is_none();
@@ -23,17 +23,17 @@ impl Step<'_> {
         Some(self.state)
     }
 
-    /// True when a vote request was answered, not granted, and changed nothing on the node: it may as well wait. Once the
-    /// campaign is won the answer tells how to lead the node.
+    /// True when a vote request was refused and changed nothing on the node: the request may as well wait. Once the
+    /// campaign is won the reply tells how to lead the node.
     pub(crate) fn is_idle(&self, acting: &Writer, writer: usize, node: usize, before: &Shared<Node>) -> bool {
         let campaigning =
             acting.campaign.as_ref().is_some_and(|proposer| proposer.phase() == CampaignPhase::Voting);
-        let answer = self.link(writer, node).to_writer.back();
-        let refused = matches!(answer, Some(AcceptorMessage::Vote(vote)) if !vote.vote_given);
+        let reply = self.link(writer, node).to_writer.back();
+        let refused = matches!(reply, Some(AcceptorMessage::Vote(vote)) if !vote.vote_given);
         campaigning && refused && self.state.nodes[node] == *before
     }
 
-    /// Drops what no longer makes a difference: campaigns, and messages of those that have ended.
+    /// Drops campaigns that make no difference any more, and messages of ended campaigns.
     pub(crate) fn drop_irrelevant(&mut self) {
         self.record_configurations();
         for writer in 0..self.state.writers.len() {
@@ -50,7 +50,7 @@ impl Step<'_> {
         }
     }
 
-    /// Nothing comes any more over the connection that the writer has left.
+    /// Drops the messages of the connection that the writer has left.
     pub(crate) fn drop_late_messages(&mut self, writer: usize, node: usize) {
         let link = self.link(writer, node);
         if link.late.is_empty() {
@@ -61,10 +61,10 @@ impl Step<'_> {
         self.state.nodes[node].change(|node| node.acceptor.disconnected(older));
     }
 
-    /// Who leads asks those that have not answered its vote request yet, all at once. This only allows it to send them
-    /// more later: they answer the same as later, nobody else gets anything out of their votes, and for the terms to come
-    /// it does not matter whether they promised this one. A vote for the rival does not matter any more either. (A leader that
-    /// changes the configuration later brings a node to the same state by two messages that it could have brought by one.)
+    /// A leader requests all remaining votes at once. This only allows it to send more to these nodes later: they reply
+    /// the same as later, their votes help no other campaign, and for later terms it does not matter whether they
+    /// promised this term. A vote for the rival does not matter any more either. (A leader that changes the
+    /// configuration later brings a node to the same state by two messages instead of one.)
     fn request_remaining_votes(&mut self, acting: &mut Writer, writer: usize) {
         if self.bounds.interleaved || !acting.is_leading() {
             return;
@@ -86,7 +86,7 @@ impl Step<'_> {
             if !acting.campaign.as_ref().is_some_and(asks) || !self.link(writer, node).is_open {
                 continue;
             }
-            // In flight, a request that is not on its way has arrived.
+            // With messages in flight, a request that is not on its way has arrived.
             let is_due = !in_flight || !self.link(writer, node).to_node.is_empty();
             if is_due && let Some(message) = self.poll_piece(acting, writer, node) {
                 self.deliver(acting, writer, node, message, usize::MAX);
@@ -95,6 +95,7 @@ impl Step<'_> {
         }
     }
 
+    /// Undoes a node's vote for the rival of `writer`.
     fn undo_vote(&mut self, writer: usize, node: usize) {
         let from = connection(writer, self.link(writer, node).is_second);
         let was_greeted = self.link(writer, node).is_open;
@@ -111,7 +112,7 @@ impl Step<'_> {
         });
     }
 
-    /// True when no node would do anything any more that the campaign of `writer` asks for, and that makes a difference.
+    /// True when no node would do anything more for the campaign of `writer` that makes a difference.
     fn is_powerless(&self, writer: usize) -> bool {
         let Some(proposer) = &self.state.writers[writer].campaign else { return false };
         let term = proposer.term();
@@ -121,14 +122,14 @@ impl Step<'_> {
             node.term > term || (campaigning && node.term == term && node.voted_for != Some(campaign(writer)))
         };
         if !self.bounds.interleaved {
-            // Where it can't win, the votes that it still takes keep nobody from winning who could not do without them.
+            // The votes that a campaign without a chance still takes stop only campaigns that cannot win without them.
             return campaigning && !proposer.has_quorum(|node| !is_gone(&self.state.nodes[index(node)]));
         }
         let links = &self.state.links[writer * self.state.nodes.len()..][..self.state.nodes.len()];
         links.iter().all(|link| link.to_writer.is_empty()) && self.state.nodes.iter().all(is_gone)
     }
 
-    /// Takes an answer away that is the next one, or is the same as the one before it, and tells its writer nothing.
+    /// Drops a reply that tells its writer nothing new: the only waiting reply, or one equal to the reply before it.
     pub(crate) fn drop_uninformative_reply(&mut self, acting: &Writer, writer: usize, node: usize) {
         let waiting = &self.link(writer, node).to_writer;
         let Some(last) = waiting.back().filter(|_| self.bounds.replies_wait()) else { return };

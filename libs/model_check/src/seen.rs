@@ -1,4 +1,4 @@
-//! [`Seen`]: what a check remembers beside the states.
+//! [`Seen`]: memory of a check besides the states.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -10,16 +10,16 @@ use crate::shared::{Fingerprinted, Shared};
 use crate::state::ClusterState;
 use crate::symmetry::{Fingerprint, hash};
 
-/// Parts of states that were checked, by print: the same node is part of very many states.
+/// Fingerprints of the parts of states that were checked. The same node is part of very many states.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) parts: Mutex<HashSet<u64>>,
-    /// What nodes held together, when somebody wants to know.
+    /// States of all nodes together, when the caller asked for them.
     pub(crate) joint: Option<Mutex<BTreeSet<u64>>>,
 }
 
 impl Seen {
-    /// True the first time that this part is shown.
+    /// True the first time that this part comes.
     pub(crate) fn is_new(&self, part: &Shared<impl Fingerprinted>) -> bool {
         let fingerprint = part.fingerprint();
         let words: Vec<u64> =
@@ -27,10 +27,11 @@ impl Seen {
         self.parts.lock().insert(hash(&words))
     }
 
-    /// Takes down what the nodes hold together, whatever their names are, without promises.
+    /// Records the state of all nodes together, without names and promises.
     pub(crate) fn record_joint_state(&self, state: &ClusterState) {
         let Some(joint) = &self.joint else { return };
-        // When a record was first written, and never sent, is no difference: it is named by the first term that sent it.
+        // The time when a record was written but not sent makes no difference: a record is named by the first term that
+        // sent it.
         let name = |index: usize, record: Record| {
             let holders = state.nodes.iter().filter(|node| node.log().get(index) == Some(&record));
             holders.filter_map(|node| term_of(&node.acceptor.state().history, index)).min()

@@ -1,24 +1,26 @@
-//! [`Shared`]: a part of a state that most successors have in common, with its print.
+//! [`Shared`]: a part of a state that successors share, with its fingerprint.
 //!
-//! A step changes two or three parts of a state. The others are neither copied nor hashed again.
+//! A step changes two or three parts of a state. The other parts are neither copied nor hashed again.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use crate::symmetry::Fingerprint;
 
-/// A value and its print, which is made when it is first asked for.
+/// A value and its fingerprint, which is computed on first use.
 #[derive(Debug)]
 pub(crate) struct Shared<T>(Arc<Cached<T>>);
 
+/// The value behind a [`Shared`].
 #[derive(Clone, Debug)]
 struct Cached<T> {
     fingerprint: OnceLock<Fingerprint>,
     value: T,
 }
 
-/// What has a print.
+/// A value with a fingerprint.
 pub(crate) trait Fingerprinted {
+    /// Hashes that do not depend on names.
     fn fingerprint(&self) -> Fingerprint;
 }
 
@@ -33,7 +35,7 @@ impl<T: Fingerprinted> Shared<T> {
 }
 
 impl<T: Fingerprinted + Clone> Shared<T> {
-    /// Changes the value: a copy of it, when others have it too.
+    /// Changes the value; copies it first when it is shared.
     pub(crate) fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
         let own = Arc::make_mut(&mut self.0);
         own.fingerprint.take();

@@ -1,4 +1,4 @@
-//! [`State`]: one state of a model, and its hash.
+//! [`ClusterState`]: one state of a model, and its hash.
 
 use std::hash::{Hash, Hasher};
 
@@ -15,14 +15,14 @@ use crate::writer::Writer;
 pub(crate) struct ClusterState {
     pub(crate) nodes: Vec<Shared<Node>>,
     pub(crate) writers: Vec<Shared<Writer>>,
-    /// Of writer `w` to node `n` at `w * nodes.len() + n`.
+    /// The connection of writer `w` to node `n` is at `w * nodes.len() + n`.
     pub(crate) links: Vec<Shared<Link>>,
     pub(crate) ledger: Shared<Ledger>,
     pub(crate) crashes_left: u8,
     pub(crate) disconnects_left: u8,
-    /// The term whose steps are taken, where one term comes after the other.
+    /// The term that is being explored, where one term follows the other.
     pub(crate) term: u64,
-    /// False when each state is its own.
+    /// False when states that differ only in names count as different.
     pub(crate) symmetry: bool,
 }
 
@@ -38,14 +38,14 @@ impl Hash for ClusterState {
 }
 
 impl ClusterState {
-    /// What belongs to each node, in an order that does not depend on names, and what belongs to none; with the writers
-    /// as they are or in each other's place.
+    /// The hashes of each node's part, in an order that does not depend on names, and the hashes of the rest. `swapped`
+    /// is 1 to exchange the writers.
     fn columns(&self, swapped: usize) -> (Vec<Vec<u64>>, Vec<u64>) {
         let nodes = self.nodes.len();
         let mut columns: Vec<Vec<u64>> =
             self.nodes.iter().map(|node| vec![node.fingerprint().common[swapped]]).collect();
         let mut common = vec![self.ledger.fingerprint().common[swapped]];
-        // Four nodes are not alike: one is no member.
+        // Four nodes are not alike: one is not a member.
         let mut distinguishable = self.symmetry && nodes == MEMBERS;
         for place in 0..WRITERS {
             let writer = place ^ swapped;

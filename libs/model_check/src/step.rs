@@ -1,5 +1,5 @@
-//! [`Step`]: carries a step out on a copy of a state. Every method answers with the state behind it, or with nothing
-//! when the step is not possible.
+//! [`Step`]: carries out one action on a copy of a state. Each action returns the next state, or `None` when it is not
+//! possible.
 
 use consensus::ProposerMessage;
 
@@ -11,7 +11,7 @@ use crate::node::Delivery;
 use crate::state::ClusterState;
 use crate::writer::Writer;
 
-/// A state in the making. The writer that acts is taken out while it does.
+/// A state while an action changes it. The acting writer is taken out of it.
 pub(crate) struct Step<'a> {
     pub(crate) bounds: &'a Bounds,
     pub(crate) coverage: &'a Coverage,
@@ -23,7 +23,8 @@ impl<'a> Step<'a> {
         Self { bounds, coverage, state: state.clone() }
     }
 
-    /// The next message and its answers; where there is no connection, a new one and its greeting come first.
+    /// Exchanges the next message and its replies. Without a connection, a new connection and its greeting come first.
+    /// The node crashes after `effects_max` effects, unless that is `usize::MAX`.
     pub(crate) fn exchange(mut self, writer: usize, node: usize, effects_max: usize) -> Option<ClusterState> {
         let mut acting = Writer::clone(&self.state.writers[writer]);
         if !self.link(writer, node).is_open {
@@ -47,7 +48,7 @@ impl<'a> Step<'a> {
             return None;
         }
         if is_elected && effects_max == usize::MAX && self.link(writer, node).is_open {
-            // The first append follows on the same connection, and only it is answered.
+            // The first append follows on the same connection, and only it gets a reply.
             if let Some(append) = self.poll_piece(&mut acting, writer, node) {
                 self.deliver(&mut acting, writer, node, append, usize::MAX);
             }
@@ -78,6 +79,7 @@ impl<'a> Step<'a> {
         self.finish(writer, acting)
     }
 
+    /// A node restarts from its disk.
     pub(crate) fn crash(mut self, node: usize) -> Option<ClusterState> {
         self.state.crashes_left -= 1;
         self.state.nodes[node].change(|node| node.restart());
@@ -88,11 +90,13 @@ impl<'a> Step<'a> {
         Some(self.state)
     }
 
+    /// A node persists its commit position.
     pub(crate) fn checkpoint(mut self, node: usize) -> Option<ClusterState> {
         self.state.nodes[node].change(|node| node.checkpoint());
         Some(self.state)
     }
 
+    /// The proposer's next message goes on its way.
     pub(crate) fn send(mut self, writer: usize, node: usize) -> Option<ClusterState> {
         let mut acting = Writer::clone(&self.state.writers[writer]);
         let mut message = self.poll(&mut acting, node);
@@ -106,6 +110,7 @@ impl<'a> Step<'a> {
         self.finish(writer, acting)
     }
 
+    /// The next message reaches the node.
     pub(crate) fn arrive(mut self, writer: usize, node: usize) -> Option<ClusterState> {
         let mut acting = Writer::clone(&self.state.writers[writer]);
         let message = self.link_mut(writer, node, |link| link.to_node.pop_front())?;
@@ -121,7 +126,7 @@ impl<'a> Step<'a> {
         self.finish(writer, acting)
     }
 
-    /// Whoever sent this is gone, so nobody hears the answer.
+    /// The next message of an ended campaign reaches the node. Its sender is gone, so the reply is lost.
     pub(crate) fn arrive_late(mut self, writer: usize, node: usize) -> Option<ClusterState> {
         let from = connection(writer, !self.link(writer, node).is_second);
         let message = self.link_mut(writer, node, |link| link.late.pop_front())?;
@@ -130,7 +135,7 @@ impl<'a> Step<'a> {
         match outcome {
             Err(broken) => self.record_violation(broken),
             Ok(Delivery::Refused) => self.link_mut(writer, node, |link| link.late.clear()),
-            Ok(Delivery::Answers(_) | Delivery::Crashed) => {}
+            Ok(Delivery::Replies(_) | Delivery::Crashed) => {}
         }
         if self.link(writer, node).late.is_empty() {
             self.state.nodes[node].change(|node| node.acceptor.disconnected(from));
@@ -139,6 +144,7 @@ impl<'a> Step<'a> {
         Some(self.state)
     }
 
+    /// The next reply reaches the writer.
     pub(crate) fn reply(mut self, writer: usize, node: usize) -> Option<ClusterState> {
         let mut acting = Writer::clone(&self.state.writers[writer]);
         let message = self.link_mut(writer, node, |link| link.to_writer.pop_front())?;
@@ -146,6 +152,7 @@ impl<'a> Step<'a> {
         self.finish(writer, acting)
     }
 
+    /// A connection breaks, and its messages are lost.
     pub(crate) fn break_connection(mut self, writer: usize, node: usize) -> Option<ClusterState> {
         self.state.disconnects_left -= 1;
         self.disconnect(writer, node);

@@ -1,15 +1,16 @@
-//! States that differ only in the names of safekeepers, or of the writers, are explored once.
+//! Symmetry: fingerprints that do not depend on the names of safekeepers and writers, so that states that differ only
+//! in names are explored once.
 //!
-//! The three safekeepers are alike, so each state comes in up to six copies. A state is seen as one column per node -
-//! the node, what each proposer knows of it, the queues between them - and the print of a state does not depend on the
-//! order of its columns.
+//! The three safekeepers are alike, so each state has up to six copies. A state is seen as one column per node: the
+//! node, what each proposer knows about it, and the queues between them. The fingerprint of a state does not depend on
+//! the order of its columns.
 //!
-//! What a proposer knows of a node is private. But it is hashed node by node, each part behind the node's id, and ids
-//! are numbers that occur nowhere else ([`ID_FIRST`]): so the parts are found in the stream that is hashed. A proposer in
-//! which ids are found elsewhere is printed as a whole; then nothing is wrong, there are only more states.
+//! What a proposer knows about a node is private. But it is hashed node by node, each part behind the node's id, and
+//! ids are numbers that occur nowhere else ([`ID_FIRST`]). So the parts are found in the hashed stream. A proposer with
+//! ids elsewhere is hashed as a whole; that is correct and only leaves more states.
 //!
-//! The two writers are alike too. What a writer leaves elsewhere are the names of its campaigns and of its
-//! connections; a print is made for both orders of the writers, and the lesser one counts.
+//! The two writers are alike too. A writer leaves only the names of its campaigns and of its connections elsewhere. A
+//! fingerprint is computed for both orders of the writers, and the lower one counts.
 
 use std::hash::{Hash, Hasher};
 use std::sync::LazyLock;
@@ -18,25 +19,25 @@ use consensus::Proposer;
 
 use crate::names::{CONNECTION_FIRST, CONNECTIONS, ID_FIRST, ID_LAST, MEMBERS, initial_configuration};
 
-/// Hash of a value, and the hash that it would have if the writers changed places. The same in every run.
+/// Hash of a value, and its hash with the two writers exchanged. Both are the same in every run.
 pub(crate) type Pair = [u64; 2];
 
 /// Hashes of a value.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Fingerprint {
-    /// Of what does not belong to one node.
+    /// Of everything that does not belong to one node.
     pub(crate) common: Pair,
-    /// Of what belongs to each node; empty where it was not told apart.
+    /// Of the part of each node; empty where the parts were not found.
     pub(crate) columns: Vec<Pair>,
 }
 
 impl Fingerprint {
-    /// Of anything.
+    /// Fingerprint of any value.
     pub(crate) fn of(value: &impl Hash) -> Self {
         Self { common: pair(&words(value)), columns: Vec::new() }
     }
 
-    /// Of a node, whatever its name is.
+    /// Fingerprint of a node without its name.
     pub(crate) fn of_node(node: &impl Hash) -> Self {
         let mut words = without_members(words(node));
         let mut ids = words.iter().filter(|&&word| is_id(word));
@@ -47,14 +48,14 @@ impl Fingerprint {
         Self { common: pair(&words), columns: Vec::new() }
     }
 
-    /// Of a proposer, which lists nodes and [`END`](crate::names::END) behind them. Without `needs_donor` it does not matter whose log its
-    /// election chose.
+    /// Fingerprint of a proposer, which lists the nodes and [`SENTINEL`](crate::names::SENTINEL) behind them. Without
+    /// `needs_donor` the donor of its election does not matter.
     pub(crate) fn of_proposer(proposer: &Proposer, needs_donor: bool) -> Self {
         let mut words = without_members(words(proposer));
         let ids: Vec<usize> = (0..words.len()).filter(|&at| is_id(words[at])).collect();
         let expected = (0..MEMBERS as u64).map(|node| ID_FIRST + node).chain([ID_LAST]);
         let twice = expected.clone().chain(expected);
-        // The list, then the parts, then perhaps the donor.
+        // The list of nodes, then the parts, then perhaps the donor.
         let found = ids.iter().take(2 * (MEMBERS + 1)).map(|&at| words[at]).eq(twice);
         let donor = ids.get(2 * (MEMBERS + 1)).copied();
         if !found || ids.len() > 2 * (MEMBERS + 1) + 1 {
@@ -75,7 +76,7 @@ impl Fingerprint {
         Self { common: pair(&words), columns }
     }
 
-    /// Of two values together, of which the second has columns.
+    /// Fingerprint of two values together, of which the second has columns.
     pub(crate) fn with(&self, other: Self) -> Self {
         let common = [0, 1].map(|which| hash(&[self.common[which], other.common[which]]));
         Self { common, columns: other.columns }
@@ -86,14 +87,14 @@ const fn is_id(word: u64) -> bool {
     word >= ID_FIRST && word <= ID_LAST
 }
 
-/// The stream that a value is hashed as.
+/// The stream of words that a value feeds to its hasher.
 fn words(value: &impl Hash) -> Vec<u64> {
     let mut recorder = Recorder(Vec::with_capacity(512));
     value.hash(&mut recorder);
     recorder.0
 }
 
-/// Leaves out every occurrence of the list of members that all begin with: they are alike in it.
+/// Removes every occurrence of the initial member list, in which the nodes are alike.
 fn without_members(words: Vec<u64>) -> Vec<u64> {
     static NAMED: LazyLock<Vec<u64>> = LazyLock::new(|| self::words(&initial_configuration().members));
     let mut rest = words.as_slice();
@@ -109,7 +110,7 @@ fn without_members(words: Vec<u64>) -> Vec<u64> {
     kept
 }
 
-/// The hash of a stream, whatever the order in which maps have the two writers' connections.
+/// Hashes of a stream, independent of the order in which maps list the connections of the two writers.
 fn pair(words: &[u64]) -> Pair {
     let mut swapped: Vec<u64> = words.iter().map(|&word| other_writer(word)).collect();
     let is_connection = |word: u64| (CONNECTION_FIRST..CONNECTION_FIRST + CONNECTIONS).contains(&word);
@@ -125,7 +126,7 @@ fn pair(words: &[u64]) -> Pair {
     [hash(words), hash(&swapped)]
 }
 
-/// The word that the other writer has in the place of this one: its campaigns, its connections.
+/// The word with the two writers exchanged: their campaigns and connections.
 fn other_writer(word: u64) -> u64 {
     let repeated = |byte: u8| u64::from_be_bytes([byte; 8]);
     if (CONNECTION_FIRST..CONNECTION_FIRST + CONNECTIONS).contains(&word) {
@@ -141,7 +142,7 @@ fn other_writer(word: u64) -> u64 {
     word
 }
 
-/// Two independent 64-bit halves of a product, folded for each word: quick, and as good as random.
+/// Folds the two 64-bit halves of a product for each word: quick, and as good as random.
 pub(crate) fn hash(words: &[u64]) -> u64 {
     const MULTIPLIERS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93];
     let fold = |state: u64, word: u64| {
@@ -151,7 +152,7 @@ pub(crate) fn hash(words: &[u64]) -> u64 {
     fold(words.iter().fold(words.len() as u64, |state, &word| fold(state, word)), 0)
 }
 
-/// Writes down what it should hash.
+/// A hasher that records its input.
 struct Recorder(Vec<u64>);
 
 impl Hasher for Recorder {

@@ -12,21 +12,21 @@ use crate::record::{Record, SEGMENT_SIZE, START, lsn, to_wal};
 use crate::shared::Fingerprinted;
 use crate::symmetry::Fingerprint;
 
-/// Larger than any modelled log: what a proposer has read once it keeps.
+/// Send buffer of a proposer, in bytes: larger than any modelled log, so that a proposer keeps what it has read.
 const SEND_BUFFER_BYTES_MAX: u64 = 1024;
 
 /// A primary and its proposer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Writer {
-    /// The primary's WAL. It outlives campaigns; when the log turns out to be another one the primary is replaced by a
-    /// standby that has replayed the log.
+    /// The primary's WAL. It outlives campaigns. When the log turns out to be another one, a standby that replayed the
+    /// log replaces the primary.
     pub(crate) wal: Vec<Record>,
-    /// The term of its last campaign. It never campaigns for one twice: then a campaign needs no other name than its
-    /// writer's. Zero where one term comes after the other: then it goes without saying.
+    /// The term of its last campaign. A writer never campaigns twice for one term, so the writer's name is enough for a
+    /// campaign. Zero where one term follows the other, because then the rule holds by itself.
     pub(crate) last_term: u64,
-    /// The campaign, and its term once it is won.
+    /// The campaign, and its term after the election.
     pub(crate) campaign: Option<Proposer>,
-    /// It leads without WAL of its own below the start of its term, and fetches from nodes what others need.
+    /// It leads without WAL below the start of its term, and fetches that WAL from donors.
     pub(crate) fetches: bool,
 }
 
@@ -35,7 +35,7 @@ impl Writer {
         self.campaign.as_ref().is_some_and(|proposer| proposer.phase() == CampaignPhase::Leading)
     }
 
-    /// True when the primary may write: one record at a time, the next when somebody was sent the one before.
+    /// True when the primary may write: one record at a time, the next when the previous one was sent to a node.
     pub(crate) fn may_write(&self) -> bool {
         self.campaign.as_ref().filter(|_| self.is_leading()).is_some_and(|proposer| {
             let sent = PeerState::Streaming { sent: proposer.received_lsn() };
@@ -53,7 +53,7 @@ impl Fingerprinted for Writer {
     }
 }
 
-/// The primary's WAL as a proposer keeps it: one slice a record, as if it had come record by record.
+/// The primary's WAL as a proposer keeps it: one slice per record, as if it had arrived record by record.
 pub(crate) fn buffer(wal: &[Record]) -> WalBuffer {
     let mut buffer = WalBuffer::new(START);
     for (index, record) in wal.iter().enumerate() {
@@ -63,7 +63,7 @@ pub(crate) fn buffer(wal: &[Record]) -> WalBuffer {
     buffer
 }
 
-/// A new campaign. Nothing is remembered of earlier ones, as after a restart of the process.
+/// A new proposer without any memory of earlier campaigns, as after a restart of the process.
 pub(crate) fn proposer(writer: usize, nodes: usize, kind: Kind) -> Proposer {
     Proposer::new(ProposerOptions {
         id: LOG,
@@ -79,7 +79,7 @@ pub(crate) fn proposer(writer: usize, nodes: usize, kind: Kind) -> Proposer {
     })
 }
 
-/// What a node one term below `term` answers to a greeting.
+/// The greeting of a node in the term before `term`.
 pub(crate) fn pre_vote_greeting(
     node_id: NodeId,
     term: u64,
@@ -89,7 +89,7 @@ pub(crate) fn pre_vote_greeting(
     AcceptorMessage::Greeting(AcceptorGreeting { node_id, term, configuration, configuration_term })
 }
 
-/// What an empty node one term below `term` answers to a pre-vote.
+/// The pre-vote reply of an empty node in the term before `term`.
 pub(crate) fn pre_vote_response(
     term: u64,
     (configuration_term, configuration): (Term, Configuration),

@@ -1,29 +1,29 @@
-//! The short form of every model: seconds, and it must see what makes it worth anything.
+//! The short form of every model: runs for seconds, and must reach the events that make it useful.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use model_check::{Bounds, Kind, Verdict, check, check_and_collect};
 
-/// Far more than it takes; a check that is stopped has failed.
+/// Far more than a check needs; a check that is stopped has failed.
 const TIME_MAX: Duration = Duration::from_secs(300);
 
-fn assert_all_invariants_hold(kind: Kind) {
+fn assert_invariants_hold(kind: Kind) {
     let report = check(Bounds::short(kind), 2, TIME_MAX, |_, _| {});
     assert_eq!(report.verdict, Verdict::Holds, "{report}");
 }
 
 #[test]
-fn all_invariants_hold_when_messages_arrive_at_once() {
-    assert_all_invariants_hold(Kind::Atomic);
+fn invariants_hold_with_atomic_messages() {
+    assert_invariants_hold(Kind::Atomic);
 }
 
 #[test]
-fn all_invariants_hold_with_messages_on_their_way() {
-    assert_all_invariants_hold(Kind::InFlight);
+fn invariants_hold_with_messages_in_flight() {
+    assert_invariants_hold(Kind::InFlight);
 }
 
-/// All of it takes minutes without optimisation: here it goes as far as it gets.
+/// The complete check takes minutes without optimisation: this test explores as much as 10 s allow.
 #[test]
 fn no_invariant_breaks_soon_while_members_change() {
     let report = check(Bounds::short(Kind::Members), 2, Duration::from_secs(10), |_, _| {});
@@ -31,30 +31,30 @@ fn no_invariant_breaks_soon_while_members_change() {
 }
 
 #[test]
-fn all_invariants_hold_while_the_primary_is_changed() {
-    assert_all_invariants_hold(Kind::Primary);
+fn invariants_hold_while_primaries_are_designated() {
+    assert_invariants_hold(Kind::Primary);
 }
 
-/// Two terms left what is not committed: it is not lost by being committed too soon.
+/// Two terms left uncommitted records; they must not be lost by being committed too soon.
 #[test]
-fn all_invariants_hold_after_two_terms_that_committed_nothing() {
-    assert_all_invariants_hold(Kind::EarlierTerms);
+fn invariants_hold_after_two_uncommitted_terms() {
+    assert_invariants_hold(Kind::EarlierTerms);
 }
 
 #[test]
-fn what_is_left_out_leads_to_no_other_nodes() {
+fn reductions_reach_the_same_node_states() {
     for (terms, log) in [(2, 1), (3, 0)] {
         let reduced = Bounds { terms, log, ..Bounds::short(Kind::Atomic) };
-        let expected = nodes_together(reduced);
+        let expected = joint_node_states(reduced);
         for bounds in [Bounds { interleaved: true, ..reduced }, Bounds { symmetry: false, ..reduced }] {
-            let joint = nodes_together(bounds);
+            let joint = joint_node_states(bounds);
             assert!(joint == expected, "{bounds:?}: {} and {}", joint.len(), expected.len());
         }
     }
 }
 
 #[test]
-fn nodes_hold_the_same_where_only_answers_wait() {
+fn waiting_replies_reach_the_same_node_states() {
     for (terms, log) in [(1, 1), (2, 0)] {
         assert_messages_need_not_wait(terms, log, false);
     }
@@ -62,22 +62,22 @@ fn nodes_hold_the_same_where_only_answers_wait() {
 
 #[test]
 #[ignore = "minutes, and only when optimised"]
-fn nodes_hold_the_same_where_only_answers_wait_in_larger_models() {
+fn waiting_replies_suffice_in_larger_models() {
     for (terms, log, interleaved) in [(1, 1, true), (2, 1, false), (1, 2, false)] {
         assert_messages_need_not_wait(terms, log, interleaved);
     }
 }
 
-/// Messages that wait until they arrive, with answers that wait as well, lead to the same nodes as answers alone. On their
-/// way there have to be as many as there ever are: what is sent to whoever votes, and each record.
+/// Asserts that waiting messages and replies reach the same states of nodes as waiting replies alone. As many messages
+/// may wait as there ever are: those to a voting node, and one per record.
 fn assert_messages_need_not_wait(terms: u64, log: usize, interleaved: bool) {
     let reduced = Bounds { terms, log, ..Bounds::short(Kind::InFlight) };
     let all_wait = Bounds { only_replies_wait: false, in_flight: log + 2, interleaved, ..reduced };
-    let (joint, expected) = (nodes_together(all_wait), nodes_together(reduced));
+    let (joint, expected) = (joint_node_states(all_wait), joint_node_states(reduced));
     assert!(joint == expected, "{all_wait:?}: {} and {}", joint.len(), expected.len());
 }
 
-fn nodes_together(bounds: Bounds) -> BTreeSet<u64> {
+fn joint_node_states(bounds: Bounds) -> BTreeSet<u64> {
     let (report, joint) = check_and_collect(bounds, 2, TIME_MAX);
     assert!(matches!(report.verdict, Verdict::Holds | Verdict::LowCoverage(_)), "{report}");
     joint
