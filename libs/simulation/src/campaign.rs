@@ -1,5 +1,5 @@
-//! Many schedules: on several threads, in slices of which each leaves a line in a file, so that a run which was stopped
-//! goes on where it stopped. A line counts for the sources that it was made with and for no others.
+//! Runs many schedules: on several threads, and in slices. Each slice leaves a line in a file, so that a stopped
+//! campaign continues where it stopped. A line counts only for the sources that it was made with.
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
@@ -14,24 +14,24 @@ use simulation::{ScheduleOutcome, Stats, Violation};
 
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
-/// What the simulation runs, and nothing else, decides whether two runs are of the same sources.
+/// Directories that the simulation runs code from: two runs with equal trees here are runs of the same sources.
 const SOURCES: [&str; 2] = ["libs", "safekeeper"];
-/// Digits of a tree's name.
+/// Digits kept of a tree's name.
 const TREE_DIGITS: usize = 12;
-/// Lines stand behind this one.
+/// The lines of slices follow this line.
 const MARKER: &str = "<!-- one line a slice -->";
 
-/// How schedules are run.
+/// Settings for a run of many schedules.
 pub(crate) struct Batch {
     /// Threads.
     pub(crate) jobs: usize,
-    /// Each seed is run twice, and must take the same course.
+    /// Runs each seed twice; both runs must have the same trace hash.
     pub(crate) twice: bool,
-    /// The first violation does not end the run.
+    /// Continues after the first violation.
     pub(crate) keep_going: bool,
 }
 
-/// What should not be.
+/// What a run can find wrong with a seed.
 pub(crate) enum Failure {
     /// An invariant broke.
     Violation(u64, Violation),
@@ -45,14 +45,14 @@ impl fmt::Display for Failure {
             Self::Violation(seed, violation) => write!(f, "seed {seed} violates {violation}"),
             Self::NonDeterminism(seed) => write!(
                 f,
-                "seed {seed} took another course the second time: something random does not come from the seed"
+                "seed {seed} gave another trace hash the second time: some randomness does not come from the seed"
             ),
         }
     }
 }
 
 impl Batch {
-    /// Runs the seeds.
+    /// Runs the seeds; returns the sum of their counts and the failures.
     pub(crate) fn run(&self, seeds: &Range<u64>) -> (Stats, Vec<Failure>) {
         let next = AtomicU64::new(seeds.start);
         let stop = AtomicBool::new(false);
@@ -91,8 +91,8 @@ impl Batch {
     }
 }
 
-/// Runs schedules in slices, but for those that `file` has of these sources; appends a line for each that is run. Stops
-/// at the first slice that is not as it should be.
+/// Runs schedules in slices, except slices that `file` already lists for these sources, and appends a line for each.
+/// Stops at the first slice that fails or has too little coverage.
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that reports to a terminal")]
 pub(crate) fn run(batch: &Batch, schedules: u64, slice: u64, file: &Path) -> bool {
     let tree = tree();
@@ -118,7 +118,7 @@ pub(crate) fn run(batch: &Batch, schedules: u64, slice: u64, file: &Path) -> boo
     true
 }
 
-/// What is said about a slice.
+/// The line of a slice.
 pub(crate) fn line(tree: &str, seeds: &Range<u64>, stats: &Stats, found: usize) -> String {
     let Range { start, end } = seeds;
     format!(
@@ -128,7 +128,7 @@ pub(crate) fn line(tree: &str, seeds: &Range<u64>, stats: &Stats, found: usize) 
     )
 }
 
-/// True when there is a line about these seeds and sources without a violation.
+/// True when `lines` has a line for these seeds and sources without a violation.
 fn is_done(lines: &str, tree: &str, seeds: &Range<u64>) -> bool {
     let Range { start, end } = seeds;
     let schedules = end - start;
@@ -136,7 +136,7 @@ fn is_done(lines: &str, tree: &str, seeds: &Range<u64>) -> bool {
     lines.lines().any(|line| line.trim_start_matches("- ").starts_with(&wanted))
 }
 
-/// Writes the file anew with one more line, behind the marker, which is made when there is none.
+/// Replaces the file by one with one more line behind the marker. The marker is added when it is missing.
 fn append(file: &Path, known: &str, line: &str) -> std::io::Result<()> {
     let mut text = known.trim_end().to_owned();
     if !known.contains(MARKER) {
@@ -148,7 +148,7 @@ fn append(file: &Path, known: &str, line: &str) -> std::io::Result<()> {
     std::fs::rename(beside, file)
 }
 
-/// Name of the sources that are simulated: what git calls their trees, and whether they are as they were committed.
+/// Name of the simulated sources: git's names of their trees, with `-dirty` when there are uncommitted changes.
 pub(crate) fn tree() -> String {
     let git = |arguments: &[&str]| {
         let output =
@@ -164,7 +164,7 @@ pub(crate) fn tree() -> String {
     format!("{}{dirty}", short.join("-"))
 }
 
-/// One line that refreshes, on a terminal only.
+/// Shows one progress line that refreshes, on a terminal only.
 #[expect(clippy::print_stderr, reason = "progress belongs on the terminal, not in the output")]
 fn report_progress(seeds: &Range<u64>, next: &AtomicU64, stop: &AtomicBool) {
     if !std::io::stderr().is_terminal() {
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slice_is_done_when_its_line_is_there_for_these_sources_and_without_a_violation() {
+    fn is_done_needs_same_sources_and_no_violation() {
         let stats = Stats { schedules: 100, ..Stats::default() };
         let seeds = 0..100;
         for (told, tree, asked, done) in [

@@ -1,4 +1,4 @@
-//! [`Engine`]: what the simulation asks of a proposer, whichever dialect it speaks.
+//! [`Engine`]: the interface of a proposer to the simulation, whichever dialect it speaks.
 
 use bytes::Bytes;
 use consensus::{
@@ -7,7 +7,7 @@ use consensus::{
 };
 use wal_types::{Lsn, NodeId, Term};
 
-/// One campaign and its term, without clock and network. The methods are those of [`Proposer`].
+/// One campaign and the term that it wins, without clock and network. The methods are those of [`Proposer`].
 pub(crate) trait Engine {
     fn connected(&mut self, node: NodeId);
     fn disconnected(&mut self, node: NodeId);
@@ -25,14 +25,15 @@ pub(crate) trait Engine {
     fn leads(&self) -> bool;
     fn election(&self) -> Option<&Election>;
     fn commit_lsn(&self) -> Lsn;
-    /// A quorum told that the commit of the term's start is on its disks.
+    /// A quorum reported that the commit position of the term's start is on its disks.
     fn start_commit_is_persisted(&self) -> bool;
-    /// Nothing can be committed any more without what the primary has.
+    /// Nothing more can be committed without WAL that only the primary has.
     fn is_stuck(&self) -> bool;
-    /// The last term in the history of the log that was chosen (dialect `neon` asks for it).
+    /// The last term in the history of the chosen log. Dialect `neon` needs it for its base check.
     fn last_term_of_donor(&self) -> Option<Term>;
-    /// The product's own proposer, for what only its dialect has.
+    /// The product's own proposer, for operations that only its dialect has; `None` in dialect `neon`.
     fn holdfast_mut(&mut self) -> Option<&mut Proposer>;
+    /// As [`Engine::holdfast_mut`], to read.
     fn holdfast(&self) -> Option<&Proposer>;
 }
 

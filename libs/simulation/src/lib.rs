@@ -1,15 +1,16 @@
-//! A cluster in one thread: real `Replica`s on model disks, real `Proposer`s, a network that is only queues, and an
-//! oracle that remembers every byte that was ever called committed.
+//! Simulation of a whole cluster in one thread, driven by a seed. Safekeepers are real `Replica`s on model disks,
+//! proposers are real `Proposer`s, the network is a set of queues. An oracle remembers every byte that was ever
+//! reported as committed.
 //!
 //! ```text
 //!   schedule --picks an event--> cluster --+--> primary     writes WAL that differs from every other primary's
-//!      (seed)                              +--> writer      a proposer and what walproposer does around it
-//!                                          +--> node        a Replica<ModelDisk>, which crashes inside any operation
-//!                                          +--> standby     reads what is committed, from one node after the other
-//!                                          +--> invariants  each a named function; the oracle that they ask
+//!      (seed)                              +--> writer      a proposer, with walproposer's checks around it
+//!                                          +--> node        a Replica<ModelDisk>, which can crash in any operation
+//!                                          +--> standby     reads committed WAL, from one node after another
+//!                                          +--> invariants  one named function each, asked of the oracle
 //! ```
 //!
-//! One seed is one schedule: everything random comes from it, so the same seed on the same tree gives the same trace,
+//! One seed is one schedule: every random number comes from it. The same seed on the same sources gives the same trace,
 //! and two runs must agree on its hash. This crate is for development and tests; no program links it.
 
 mod cluster;

@@ -1,4 +1,4 @@
-//! `simulation`: runs schedules by seed, and says which invariant broke and how to see it again.
+//! `simulation`: runs schedules by seed, and reports the invariant that broke and how to replay it.
 
 mod campaign;
 
@@ -14,32 +14,32 @@ use crate::campaign::{Batch, Failure};
 
 /// Simulates clusters with crashes, lost writes, cut connections and rival proposers.
 ///
-/// A seed is a schedule: the same seed on the same sources gives the same events. When an invariant breaks, the seed is
-/// printed; run it again with --trace to read what happened.
+/// A seed is a schedule: the same seed on the same sources gives the same events. A violation prints its seed; run that
+/// seed again with --trace to read the events.
 #[derive(Parser)]
 struct Flags {
-    /// Seeds to run: FIRST..BEHIND-LAST, for example 0..20000.
+    /// Seeds to run, FIRST..END without END, for example 0..20000.
     #[arg(long, value_parser = parse_range, conflicts_with_all = ["seed", "campaign"], default_value = "0..1000")]
     seeds: Range<u64>,
-    /// One seed, run twice to see that both runs are the same.
+    /// Runs one seed twice and compares the two runs.
     #[arg(long)]
     seed: Option<u64>,
     /// Prints every event of --seed.
     #[arg(long, requires = "seed")]
     trace: bool,
-    /// Runs every seed twice, and compares what happened.
+    /// Runs every seed twice and compares the two runs.
     #[arg(long)]
     check_determinism: bool,
-    /// Goes on after a violation, and prints each.
+    /// Continues after a violation, and prints every violation.
     #[arg(long)]
     keep_going: bool,
-    /// Runs so many schedules in slices, from seed 0 on, and writes a line for each slice.
+    /// Runs this many schedules from seed 0 in slices, and writes a line for each slice.
     #[arg(long, conflicts_with = "seed")]
     campaign: Option<u64>,
     /// Schedules in one slice of --campaign.
     #[arg(long, default_value_t = 50_000, requires = "campaign", value_parser = clap::value_parser!(u64).range(1..))]
     slice: u64,
-    /// Where the lines of --campaign are. Slices of this very tree that are there already are not run again.
+    /// File that holds the lines of --campaign. Slices with a line for the same sources are not run again.
     #[arg(long, default_value = "docs/simulation.md", requires = "campaign")]
     resume: PathBuf,
     /// Threads.
@@ -49,7 +49,9 @@ struct Flags {
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
     let bounds = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
-    bounds.filter(|range| !range.is_empty()).ok_or_else(|| "expected two numbers, as in 0..20000".to_owned())
+    bounds
+        .filter(|range| !range.is_empty())
+        .ok_or_else(|| "expected two ascending numbers, as in 0..20000".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -64,7 +66,7 @@ fn main() -> ExitCode {
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs one seed twice, and shows what happened.
+/// Runs one seed twice and prints the events of the first run.
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that reports to a terminal")]
 fn run_seed(seed: u64, trace: bool) -> bool {
     let ScheduleOutcome { stats, trace_hash, lines, violation } = simulation::run(seed, trace);
@@ -80,7 +82,7 @@ fn run_seed(seed: u64, trace: bool) -> bool {
     violation.is_none()
 }
 
-/// Runs the seeds, and prints one line about them and one about how rich they were.
+/// Runs the seeds, and prints one line of results and one line of coverage.
 #[expect(clippy::print_stdout, reason = "a command that reports to a terminal")]
 fn run_seeds(batch: &Batch, seeds: Range<u64>) -> bool {
     let started = Instant::now();
@@ -91,14 +93,14 @@ fn run_seeds(batch: &Batch, seeds: Range<u64>) -> bool {
     report_failures(&stats, &found)
 }
 
-/// Says what is wrong with a run; false when anything is.
+/// Prints what is wrong with a run; false when anything is.
 #[expect(clippy::print_stderr, reason = "a command that reports to a terminal")]
 fn report_failures(stats: &Stats, found: &[Failure]) -> bool {
     for one in found {
         eprintln!("{one}");
     }
     if let Some(Failure::Violation(seed, _)) = found.first() {
-        eprintln!("see it again with: ./dev sim --seed {seed} --trace");
+        eprintln!("replay it with: ./dev sim --seed {seed} --trace");
     }
     let coverage_gap = stats.coverage_gap().filter(|_| found.is_empty());
     if let Some(coverage_gap) = &coverage_gap {

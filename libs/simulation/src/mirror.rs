@@ -1,4 +1,4 @@
-//! [`Mirror`]: what a node's log was when somebody last looked, so that only what changed has to be read and compared.
+//! [`Mirror`]: copy of a node's log as the oracle last read it, so that only changed bytes are read and compared again.
 
 use wal_types::Lsn;
 
@@ -9,8 +9,8 @@ pub(crate) struct Mirror {
     /// Position of the first byte.
     base: Lsn,
     bytes: Vec<u8>,
-    /// The life of the node and its number of truncations at that time. When they are the same, nothing below the end
-    /// has changed.
+    /// The node's incarnation and its number of truncations at the last read. While both are the same, nothing below
+    /// the end has changed.
     pub(crate) seen: (u64, u64),
 }
 
@@ -27,21 +27,21 @@ impl Mirror {
         self.base.advance(self.bytes.len() as u64)
     }
 
-    /// What is below `lsn` was removed.
+    /// Drops the bytes below `lsn`, which the node has removed.
     pub(crate) fn forget_below(&mut self, lsn: Lsn) {
         let count = lsn.bytes_since(self.base) as usize;
         self.bytes.drain(..count.min(self.bytes.len()));
         self.base = self.base.max(lsn);
     }
 
-    /// The bytes `[from, to)`, as far as they are there.
+    /// The bytes `[from, to)`, as far as the mirror has them.
     pub(crate) fn slice(&self, from: Lsn, to: Lsn) -> &[u8] {
         let offset = |lsn: Lsn| (lsn.bytes_since(self.base) as usize).min(self.bytes.len());
         let (from, to) = (offset(from.max(self.base)), offset(to.max(self.base)));
         &self.bytes[from.min(to)..to]
     }
 
-    /// What is there from `from` on is `bytes`, and nothing behind. Says below which position nothing changed.
+    /// Replaces everything from `from` on by `bytes`. Returns the position below which nothing changed.
     pub(crate) fn replace(&mut self, from: Lsn, bytes: &[u8]) -> Lsn {
         debug_assert!(from <= self.end() && from >= self.base);
         let at = from.bytes_since(self.base) as usize;
@@ -52,7 +52,7 @@ impl Mirror {
     }
 }
 
-/// Where two slices part; the length of the shorter one when they do not.
+/// Index of the first difference of two slices; the length of the shorter one when there is none.
 pub(crate) fn first_difference(one: &[u8], other: &[u8]) -> usize {
     let common = one.len().min(other.len());
     if one[..common] == other[..common] {

@@ -1,4 +1,5 @@
-//! [`Node`]: a safekeeper: a `Replica` on a model disk, the messages that wait for it, and the ways in which it dies.
+//! [`Node`]: one safekeeper of a schedule, a `Replica` on a model disk with its queue of messages and its ways to go
+//! down.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,15 +17,15 @@ use wal_types::{Generation, Lsn, NodeId, TenantTimelineId, Term, Tli};
 use crate::mirror::Mirror;
 use crate::primary::{CONTEXT, SEGMENT_SIZE, START};
 
-/// Three names of this length do not fit into a sector.
+/// Length of a member's host name. Three such names do not fit into one sector.
 const HOST_BYTES: usize = 250;
 
 /// How a node goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Death {
-    /// kill -9: the operating system keeps what was written.
+    /// kill -9: the operating system keeps everything that was written.
     Process,
-    /// Power loss: of what was not synced, any part may be missing.
+    /// Power loss: any part of what was not synced may be missing.
     Power,
 }
 
@@ -35,20 +36,20 @@ pub(crate) struct Node {
     replica: Option<Replica<ModelDisk>>,
     inbox: VecDeque<(ConnectionId, Input)>,
     now: Duration,
-    /// Counts starts.
+    /// Number of starts.
     incarnation: u64,
-    /// Its log, as it was when [`Node::look`] was last called.
+    /// Copy of its log as of the last [`Node::refresh_mirror`].
     pub(crate) mirror: Mirror,
-    /// The configuration that it showed last.
+    /// The configuration in its last snapshot.
     pub(crate) configuration: Arc<Configuration>,
-    /// It said that it misses something, when it was last looked at.
+    /// It reported lost WAL at the last check.
     pub(crate) was_lost: bool,
-    /// Its disk is gone for good, and with it all that it had promised. Nobody may start it again.
+    /// Its disk is gone for good, with all its promises. It must never start again.
     pub(crate) is_gone: bool,
 }
 
 impl Node {
-    /// A node with a new, empty log that begins at `start`.
+    /// Creates a node with an empty log that begins at `start`, and starts it.
     pub(crate) fn create(id: NodeId, dialect: Dialect, start: Lsn, configuration: Configuration) -> Self {
         let disk = ModelDisk::new();
         let lineage = Lineage {
@@ -87,25 +88,25 @@ impl Node {
         self.replica.as_ref().map(Replica::snapshot)
     }
 
-    /// The snapshot of a node that answers.
+    /// The snapshot, unless the log has failed or is corrupt.
     pub(crate) fn serving(&self) -> Option<Arc<Snapshot>> {
         self.snapshot().filter(|at| !matches!(at.health, Health::Failed | Health::Corrupt))
     }
 
-    /// It says that it misses something that it had acknowledged.
+    /// The node reports that it lacks WAL that it had acknowledged.
     pub(crate) fn is_lost(&self) -> bool {
         self.snapshot().is_some_and(|at| at.lost.is_some())
     }
 
-    /// Starts a node that is down, unless what is on its disk does not let it. A sector that cannot be read is tried so
-    /// many times already.
+    /// Starts a node that is down. Fails when its disk does not allow it. `unreadable_tries` is how often an unreadable
+    /// sector was tried before.
     pub(crate) fn start(&mut self, unreadable_tries: u32) -> Result<(), StoreError> {
         self.replica = Some(Replica::open_after_read_errors(self.disk.clone(), self.id, unreadable_tries)?);
         self.incarnation += 1;
         Ok(())
     }
 
-    /// Ends a node. Connections are the cluster's business.
+    /// Ends a node. The cluster handles its connections.
     pub(crate) fn die(&mut self, death: Death, rng: &mut SmallRng) {
         self.replica = None;
         self.inbox.clear();
@@ -115,15 +116,15 @@ impl Node {
         }
     }
 
-    /// Queues what a connection delivered.
+    /// Queues an input from a connection.
     pub(crate) fn deliver(&mut self, from: ConnectionId, input: Input) {
         if self.is_up() {
             self.inbox.push_back((from, input));
         }
     }
 
-    /// Hands up to `count` messages to the replica as one batch. What could not be decided for want of space waits at
-    /// the head of the queue.
+    /// Gives up to `count` messages to the replica as one batch. Messages that could not be decided for lack of disk
+    /// space return to the head of the queue.
     pub(crate) fn run(&mut self, count: usize) -> Option<(Vec<(ConnectionId, Input)>, Output)> {
         let replica = self.replica.as_mut()?;
         let count = count.min(self.inbox.len());
@@ -135,21 +136,21 @@ impl Node {
         Some((batch, output))
     }
 
-    /// Lets time pass: what the replica does lazily becomes due.
+    /// Advances the clock, so that the replica's delayed work becomes due.
     pub(crate) fn tick(&mut self, passed: Duration) -> Option<Output> {
         self.now += passed;
         Some(self.replica.as_mut()?.tick(self.now))
     }
 
-    /// Readers and retention need nothing below `lsn`.
+    /// Allows the removal of WAL below `lsn`: readers and retention do not need it.
     pub(crate) fn keep_from(&mut self, lsn: Lsn) {
         if let Some(replica) = &mut self.replica {
             replica.set_keep_from(lsn);
         }
     }
 
-    /// Brings the mirror up to date; says from which position on the log is another one than before. Nothing when the
-    /// log cannot be read now.
+    /// Brings the mirror up to date. Returns the position from which the log differs from the earlier mirror, or `None`
+    /// when the log cannot be read now.
     pub(crate) fn refresh_mirror(&mut self) -> Option<Lsn> {
         let replica = self.replica.as_ref()?;
         let at = replica.snapshot();
@@ -173,33 +174,33 @@ impl Node {
         Some(self.mirror.replace(from, &bytes))
     }
 
-    /// True when the mirror is of the log as it is now.
+    /// True when the mirror shows the log as it is now.
     pub(crate) fn is_mirrored(&self) -> bool {
         self.serving().is_some_and(|at| self.mirror.seen == (self.incarnation, at.truncations))
     }
 
-    /// Everything is read again at the next look.
+    /// Makes the next refresh read the whole log again.
     pub(crate) fn invalidate_mirror(&mut self) {
         self.mirror.seen = (0, 0);
     }
 
-    /// The bytes `[from, to)` of the log, as this node would read them now; fewer when it does not have them all.
+    /// The bytes `[from, to)` as this node reads them now; fewer when it does not have them all.
     pub(crate) fn read(&self, from: Lsn, to: Lsn) -> Vec<u8> {
         self.replica.as_ref().map(|replica| read_log(replica, from, to)).unwrap_or_default()
     }
 
-    /// A reader of what is committed, for a standby.
+    /// A reader of the log in the given mode.
     pub(crate) fn reader(&self, mode: ReadMode) -> Option<WalReader<ModelDisk>> {
         self.replica.as_ref().map(|replica| replica.reader(mode))
     }
 
-    /// Counts starts of the node.
+    /// Number of starts of the node. Two equal numbers mean the same process.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
-    /// The log up to `to`, and where it begins, as it would be found after the power failed now and what was not synced
-    /// was lost; what stands in the way, when it would be shorter or not start.
+    /// First position and bytes of the log up to `to`, as a start would find them if the power failed now and nothing
+    /// unsynced survived. The error tells why the log would be shorter or the start would fail.
     pub(crate) fn after_power_loss(&self, to: Lsn) -> Result<(Lsn, Vec<u8>), String> {
         let replica = self.recovered_after_power_loss().map_err(|error| error.to_string())?;
         let at = replica.snapshot();
@@ -224,16 +225,16 @@ impl Node {
     fn recovered_after_power_loss(&self) -> Result<Replica<ModelDisk>, StoreError> {
         let disk = self.disk.fork().crash(&mut || 0);
         disk.set_capacity_bytes(None);
-        // Whoever looks has waited for sectors that cannot be read.
+        // Reading is retried to the limit here, so an unreadable sector counts as damaged.
         Replica::open_after_read_errors(disk, self.id, UNREADABLE_TRIES_MAX)
     }
 
-    /// Where the next `count` messages may cut the log.
+    /// True when one of the next `count` messages may truncate the log.
     pub(crate) fn may_truncate(&self, count: usize) -> bool {
         self.is_up() && lowest_truncation(self.inbox.iter().take(count)).is_some()
     }
 
-    /// Makes the disk stop at some operation in the near future.
+    /// Makes the disk stop within its next `max` operations.
     pub(crate) fn plan_crash(&mut self, rng: &mut SmallRng, max: u64) {
         self.disk.crash_after(rng.random_range(0..max));
     }
@@ -243,13 +244,13 @@ impl Node {
         self.disk.fail(fault, rng.random_range(0..max));
     }
 
-    /// Leaves no room on the disk, or gives it back.
+    /// Fills the disk, or frees its space again.
     pub(crate) fn fill_disk(&mut self, full: bool) {
         self.disk.set_capacity_bytes(full.then(|| self.disk.used_bytes()));
     }
 }
 
-/// Where the lowest of the elected proposers in a batch begins.
+/// The lowest position at which the `Elected` messages of a batch may truncate the log.
 pub(crate) fn lowest_truncation<'a>(batch: impl Iterator<Item = &'a (ConnectionId, Input)>) -> Option<Lsn> {
     batch
         .filter_map(|(_, input)| match input {
@@ -259,7 +260,7 @@ pub(crate) fn lowest_truncation<'a>(batch: impl Iterator<Item = &'a (ConnectionI
         .min()
 }
 
-/// An entry of a configuration. Host names so long that a control slot spans sectors, and a crash can tear it.
+/// An entry of a configuration. Host names are so long that a control slot spans sectors and a crash can tear it.
 pub(crate) fn member(id: NodeId) -> Member {
     Member { id, host: "h".repeat(HOST_BYTES), port: 1 }
 }

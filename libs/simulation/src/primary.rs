@@ -1,4 +1,5 @@
-//! [`Primary`]: a PostgreSQL that writes WAL. What it flushed it never loses; other primaries never write the same.
+//! [`Primary`]: a PostgreSQL server that writes WAL. It never loses flushed WAL, and no other primary writes the same
+//! bytes.
 
 use bytes::Bytes;
 use rand::rngs::SmallRng;
@@ -15,37 +16,37 @@ pub(crate) const SEGMENT_SIZE: SegmentSize = match SegmentSize::new(SegmentSize:
 /// First byte of simulated logs.
 pub(crate) const START: Lsn = Lsn(SegmentSize::BYTES_MIN as u64 * 4);
 
-/// The cluster whose WAL is simulated.
+/// Segment size and system identifier of the simulated PostgreSQL cluster.
 pub(crate) const CONTEXT: ScanContext =
     ScanContext { segment_size: SEGMENT_SIZE, system_id: SystemId(0x5eed) };
 
-/// Largest ordinary record, in bytes; now and then one is much larger.
+/// Largest ordinary record, in bytes. A few records are much larger.
 const RECORD_BYTES_MAX: usize = 400;
-/// Largest record of all: longer than a segment.
+/// Largest record, in bytes: longer than a segment.
 const LARGE_RECORD_BYTES_MAX: usize = 20_000;
 
 /// One primary and all WAL that it has ever flushed.
 pub(crate) struct Primary {
     wal: Vec<u8>,
-    /// Every record end, ascending; the start counts as one.
+    /// Every record end, ascending. The start of the log counts as one.
     ends: Vec<Lsn>,
     builder: WalBuilder,
     layout: Layout,
-    /// What it inherited ends here.
+    /// End of the WAL that it replayed before its promotion.
     pub(crate) base: Lsn,
-    /// The timeline that it writes.
+    /// The PostgreSQL timeline that it writes.
     pub(crate) timeline: Timeline,
-    /// The last term that a proposer inside this server led (dialect neon).
+    /// The last term that a proposer inside this server led (dialect `neon`).
     pub(crate) led: Option<Term>,
 }
 
-/// A PostgreSQL timeline and where it comes from: the last line of its history file.
+/// A PostgreSQL timeline and its origin, as in the last line of its history file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Timeline {
     pub(crate) tli: Tli,
-    /// The timeline that it left, and where; none for the first.
+    /// The parent timeline and the fork position; none for the first timeline.
     pub(crate) fork: Option<(Tli, Lsn)>,
-    /// Which primary began it.
+    /// Index of the primary that began it.
     pub(crate) begun_by: usize,
 }
 
@@ -53,13 +54,13 @@ impl Timeline {
     pub(crate) const FIRST: Self = Self { tli: Tli::FIRST, fork: None, begun_by: 0 };
 }
 
-/// Of what lengths records are.
+/// Lengths of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// Any.
+    /// Any length.
     Mixed,
-    /// One, which fills a segment exactly: rival logs have records at the same positions throughout, and often end with
-    /// a segment.
+    /// One length that divides a segment exactly: rival logs have records at the same positions throughout, and often
+    /// end with a segment.
     Equal,
 }
 
@@ -67,7 +68,7 @@ pub(crate) enum Layout {
 const EQUAL_PAYLOAD_BYTES: usize = 110;
 
 impl Primary {
-    /// A cluster that has not written anything yet.
+    /// A new server that has not written anything yet.
     pub(crate) fn new(layout: Layout) -> Self {
         Self::promoted(Vec::new(), layout, Timeline::FIRST)
     }
@@ -112,7 +113,7 @@ impl Primary {
         self.builder.record(1, 0, &payload)
     }
 
-    /// End of what is flushed.
+    /// End of the flushed WAL.
     pub(crate) fn flush_lsn(&self) -> Lsn {
         START.advance(self.wal.len() as u64)
     }
@@ -132,7 +133,7 @@ impl Primary {
         self.ends.binary_search(&lsn).is_ok()
     }
 
-    /// Who this is and where its records end around `lsn`.
+    /// Description for a violation: timeline, base and the record ends around `lsn`.
     pub(crate) fn describe(&self, lsn: Lsn) -> String {
         let above = self.ends.partition_point(|end| *end <= lsn);
         let around = &self.ends[above.saturating_sub(2)..(above + 2).min(self.ends.len())];
@@ -150,8 +151,8 @@ impl Primary {
         self.ends.partition_point(|end| *end <= lsn).saturating_sub(1) as u64
     }
 
-    /// True when a log that ends at `end` on timeline `log` may be this server's own, as far as positions tell
-    /// (PostgreSQL documentation, "Timelines").
+    /// True when a log that ends at `end` on timeline `log` may be a prefix of this server's own WAL, as far as
+    /// positions tell (PostgreSQL documentation, "Timelines").
     pub(crate) fn continues(&self, end: Lsn, log: Option<Tli>) -> bool {
         let Timeline { tli, fork, .. } = self.timeline;
         let on_the_way = log.is_none_or(|log| tli == log || (tli > log && fork == Some((log, end))));

@@ -1,5 +1,5 @@
-//! [`Standby`]: a reader that lives long: it follows one node, keeps its file open over cuts and restarts of its
-//! connection, moves to another node, and remembers where it stands.
+//! [`Standby`]: long-lived reader of committed WAL. It follows one node, keeps its file open over truncations and
+//! restarts of its connection, moves to another node, and remembers its position.
 
 use wal_store::{ModelDisk, ReadError, ReadMode, ReadOutcome, WalReader};
 use wal_types::{Lsn, NodeId};
@@ -7,18 +7,20 @@ use wal_types::{Lsn, NodeId};
 use crate::node::Node;
 use crate::primary::START;
 
-/// One standby of PostgreSQL, or another program that receives what is committed.
+/// A PostgreSQL standby, or another program that receives committed WAL.
 pub(crate) struct Standby {
-    /// Everything below was received.
+    /// End of the received WAL.
     pub(crate) position: Lsn,
     pub(crate) node: NodeId,
-    /// With the life of the node that it belongs to.
+    /// The open reader, with the incarnation of the node that it belongs to.
     reader: Option<(u64, WalReader<ModelDisk>)>,
 }
 
-/// What a standby was sent.
+/// Result of one read.
 pub(crate) enum Received {
+    /// New WAL.
     Bytes(Vec<u8>),
+    /// No new WAL, or the connection has ended.
     Nothing,
     /// The node has removed what the standby needs.
     Removed,
@@ -29,13 +31,13 @@ impl Standby {
         Self { position: START, node, reader: None }
     }
 
-    /// Connects to another node, or anew to the same.
+    /// Connects to another node, or reconnects to the same.
     pub(crate) fn connect(&mut self, node: NodeId) {
         self.node = node;
         self.reader = None;
     }
 
-    /// Takes what the node has for it, at most `bytes_max`.
+    /// Reads at most `bytes_max` bytes of committed WAL from the node.
     pub(crate) fn receive(&mut self, node: &Node, bytes_max: usize) -> Received {
         let incarnation = node.incarnation();
         if self.reader.as_ref().is_none_or(|(of, _)| *of != incarnation) {
@@ -52,7 +54,7 @@ impl Standby {
             Err(ReadError::TooOld { .. }) => Received::Removed,
             Ok(ReadOutcome::Nothing | ReadOutcome::Changed) => Received::Nothing,
             Err(_) => {
-                // The sender ends with an error; the standby comes back.
+                // The sender closes with an error; the standby reconnects.
                 self.reader = None;
                 Received::Nothing
             }

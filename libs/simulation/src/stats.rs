@@ -1,13 +1,13 @@
-//! [`Stats`]: how rich the schedules were. A simulation that never crashes or never elects proves nothing.
+//! [`Stats`]: coverage of schedules. A simulation that never crashes or never elects proves nothing.
 
 use std::fmt;
 use std::ops::AddAssign;
 
-/// Schedules from which on a run must be rich enough.
+/// A run of at least this many schedules must have enough coverage.
 pub const COVERAGE_SCHEDULES_MIN: u64 = 1000;
 
-/// Makes the counts, their sum, and what is said about each: its field, its name, and the average below which a run is
-/// too poor, in thousandths.
+/// Defines the counts, their sum and their texts. Each count has a field, a name, and the average per schedule, in
+/// thousandths, below which a run has too little coverage.
 macro_rules! counts {
     ($($(#[$doc:meta])* $field:ident: $name:literal, at least $floor:literal;)*) => {
         /// Counts over one schedule, or summed over many.
@@ -26,7 +26,7 @@ macro_rules! counts {
         }
 
         impl Stats {
-            /// Each count with its name and the least average that a run must have, in thousandths.
+            /// Each count with its name and the required average, in thousandths.
             fn counts(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
                 [$(($name, self.$field, $floor)),*].into_iter()
             }
@@ -37,62 +37,62 @@ macro_rules! counts {
 counts! {
     /// Events.
     events: "events", at least 300_000;
-    /// Terms in which somebody led.
+    /// Terms in which a proposer led.
     elections: "elections", at least 2_000;
     /// Nodes that lost power or were killed.
     crashes: "crashes", at least 3_000;
-    /// Logs that were cut above a position where another term's bytes lay.
+    /// Truncations of logs that held bytes of another term.
     truncations: "truncations", at least 1_000;
-    /// Times that a node was told to cut what no other one has, and died soon after.
+    /// Times that a node was told to truncate a tail that no other node has, and crashed soon after.
     dead_tails: "dead tails", at least 20;
     /// Segments that a node began beyond its first.
     segment_changes: "segment changes", at least 1_000;
     /// Records that were committed.
     committed_records: "committed records", at least 100_000;
-    /// Disk faults that were injected: failed read, write or sync, full disk.
+    /// Injected disk faults: failed read, write or sync, full disk.
     disk_faults: "disk faults", at least 1_200;
-    /// Primaries that took over from the committed log.
+    /// Standbys that were promoted with the committed log.
     failovers: "failovers", at least 1_000;
     /// Promotions to a new PostgreSQL timeline.
     timeline_switches: "timeline switches", at least 500;
-    /// Votes that were asked for and not granted.
+    /// Votes that were requested and not granted.
     refused_votes: "refused votes", at least 500;
-    /// Messages that arrived when their writer was gone.
+    /// Messages that arrived after their writer had ended.
     late_messages: "late messages", at least 300;
-    /// Connections of which everything was sent once more over another one.
+    /// Connections whose messages were all sent once more over another connection.
     repeated_connections: "repeated connections", at least 150;
-    /// Reads that brought something to a standby.
+    /// Reads that gave a standby new bytes.
     reads: "reads of standbys", at least 3_000;
-    /// Reads from a donor, for a node that lags.
+    /// Reads from a donor, for a lagging safekeeper.
     fetches: "reads from donors", at least 1_000;
     /// Elections while three rivals campaigned.
     duel_elections: "elections in duels", at least 500;
-    /// Disks on which something was damaged at rest.
+    /// Disks with damage to stored bytes.
     damages: "damaged disks", at least 120;
-    /// Nodes that said that they lost something that they had acknowledged.
+    /// Nodes that reported the loss of acknowledged WAL.
     lost_nodes: "nodes that lost acknowledged WAL", at least 30;
-    /// Damaged nodes that held everything again.
+    /// Damaged nodes that were repaired completely.
     repairs: "repaired nodes", at least 100;
-    /// Disks that were gone for good.
+    /// Disks that were lost for good.
     lost_disks: "disks gone for good", at least 100;
-    /// Nodes that came later, with an empty log.
+    /// Nodes that were added later, with an empty log.
     new_nodes: "new nodes", at least 500;
     /// Changes of the members that a leader began.
     member_changes: "changes of members", at least 300;
-    /// Of these: while most of the old members heard of a rival only.
+    /// Of these: changes while most old members heard only of a rival.
     partitioned_changes: "changes of members while the network parts", at least 30;
     /// Primaries that a leader was told to designate.
     designations: "designated primaries", at least 200;
     /// Configurations that were decided.
     decided_configurations: "decided configurations", at least 2_000;
-    /// Times that a node removed old segments.
+    /// Removals of old segments by a node.
     removals: "removals of old WAL", at least 500;
-    /// Schedules whose log is of dialect neon.
+    /// Schedules in dialect `neon`.
     neon_schedules: "schedules of dialect neon", at least 50;
 }
 
 impl Stats {
-    /// The first count whose average is too low, in words. Short runs are not judged.
+    /// The first count whose average is too low, as a message. Runs below [`COVERAGE_SCHEDULES_MIN`] are not checked.
     pub fn coverage_gap(&self) -> Option<String> {
         if self.schedules < COVERAGE_SCHEDULES_MIN {
             return None;
@@ -100,14 +100,14 @@ impl Stats {
         let low = self.counts().find(|(_, count, floor)| count * 1000 < floor * self.schedules);
         low.map(|(name, count, floor)| {
             format!(
-                "schedules are too poor: {:.2} {name} on average, at least {:.2} are needed",
+                "coverage too low: {:.2} {name} per schedule on average, at least {:.2} required",
                 self.average(count),
                 floor as f64 / 1000.0
             )
         })
     }
 
-    /// What there was of everything in a schedule.
+    /// The averages of all counts per schedule.
     pub fn averages(&self) -> String {
         let one = |(name, count, _)| format!("{:.2} {name}", self.average(count));
         let all: Vec<String> = self.counts().map(one).collect();

@@ -1,4 +1,4 @@
-//! [`Writer`]: a proposer with its connections, and the checks against the primary that walproposer makes around it.
+//! [`Writer`]: a proposer with its connections, and walproposer's checks against the primary.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,41 +12,41 @@ use crate::engine::Engine;
 use crate::neon::NeonProposer;
 use crate::primary::{CONTEXT, Primary, SEGMENT_SIZE};
 
-/// WAL that a simulated proposer keeps in memory: little, so that laggards are fed by donors.
+/// WAL that a simulated proposer keeps in memory, in bytes: little, so that donors have to feed lagging safekeepers.
 const SEND_BUFFER_BYTES_MAX: u64 = 8 * 1024;
-/// Messages of a connection that are remembered, to be sent once more over another one.
+/// Messages of a connection that are kept to be sent once more over another one.
 const REMEMBERED_MESSAGES_MAX: usize = 64;
 
-/// A connection of a writer to a node.
+/// A connection of a writer to a node, with the messages on their way.
 pub(crate) struct Link {
     pub(crate) id: ConnectionId,
     pub(crate) to_node: VecDeque<ProposerMessage>,
     pub(crate) to_writer: VecDeque<AcceptorMessage>,
-    /// The node's end is gone: what it had sent still arrives, and then the end of the connection.
+    /// The node has closed its end: its earlier replies still arrive, and then the end of the connection.
     pub(crate) closed_by_node: bool,
-    /// What went through first.
+    /// The first messages that were sent.
     pub(crate) remembered: Vec<ProposerMessage>,
 }
 
-/// What a writer learns that the oracle must hear of.
+/// Events of a writer that the cluster and the oracle act on.
 pub(crate) enum WriterEvent {
-    /// It begins to lead.
+    /// The writer begins to lead.
     Leads(Election),
-    /// It told its primary that everything below is safe.
+    /// The writer reported to its primary that everything below this position is safe.
     Committed(Lsn),
-    /// It was told that a configuration is decided.
+    /// The proposer reports that a configuration is decided.
     Configured(Configuration),
-    /// It wants to close a connection.
-    Cut(NodeId),
-    /// It gave up: deposed, or the log and the primary disagree.
+    /// The proposer closes the connection to this node.
+    Disconnect(NodeId),
+    /// The campaign ended: deposed, or `None` when the log and the primary disagree.
     Ended(Option<LostTerm>),
 }
 
-/// What a campaign is begun with.
+/// Parameters of a new campaign.
 pub(crate) struct Campaign {
     pub(crate) id: ProposerId,
     pub(crate) version: ProtocolVersion,
-    /// The primary that it writes for; none for a recovery.
+    /// Index of the primary whose WAL it pushes; none for a recovery.
     pub(crate) primary: Option<usize>,
     pub(crate) term_floor: Term,
 }
@@ -57,24 +57,26 @@ pub(crate) struct Writer {
     pub(crate) campaign: ProposerId,
     pub(crate) engine: Box<dyn Engine>,
     pub(crate) links: BTreeMap<NodeId, Link>,
-    /// What the primary's bytes below the term's start sum up to, while the donor is being asked.
+    /// The election and the checksum of the primary's bytes below the term's start, while the donor's checksum is
+    /// awaited.
     expected_checksum: Option<(Election, u32)>,
-    /// Nodes that it knows of.
+    /// Nodes that it knows.
     pub(crate) peers: BTreeSet<NodeId>,
-    /// The sets that it acted under, and those that came next.
+    /// The voting sets that it acts under.
     sets: Vec<Vec<NodeId>>,
+    /// Changes of the voting sets while it led, as (before, after), that the oracle has not seen yet.
     pub(crate) steps: Vec<(Vec<Vec<NodeId>>, Vec<Vec<NodeId>>)>,
-    /// Generation of the configuration that it acted under when it was last looked at.
+    /// Generation of the configuration that it acted under at the last check.
     generation: Option<Generation>,
-    /// It was told to let nobody but this primary write.
+    /// Index of the primary that it was told to designate.
     pub(crate) designates: Option<usize>,
-    /// That is decided.
+    /// The designation is decided.
     pub(crate) has_designated: bool,
-    /// The log's start was seen to be settled.
+    /// The finished recovery was reported to the oracle.
     pub(crate) has_reported_recovery: bool,
 }
 
-/// The name under which a primary is designated.
+/// The id of a primary in designations.
 pub(crate) fn primary_id(primary: usize) -> PrimaryId {
     PrimaryId((primary as u128 + 1).to_be_bytes())
 }
@@ -102,7 +104,7 @@ impl Writer {
         }
     }
 
-    /// One more node to talk to.
+    /// Adds a node to talk to.
     pub(crate) fn add_peer(&mut self, node: NodeId) {
         if let Some(proposer) = self.engine.holdfast_mut() {
             proposer.add_peer(node);
@@ -110,13 +112,13 @@ impl Writer {
         }
     }
 
-    /// Learns of members that it does not know.
+    /// Adds the members that the proposer has learned of.
     pub(crate) fn learn_members(&mut self) {
         let proposer = self.engine.holdfast();
         let configuration = proposer.and_then(Proposer::configuration);
         let generation = configuration.map(|configuration| configuration.generation);
         let sets = configuration.map(Configuration::sets).unwrap_or_default();
-        // What an older term wrote and nobody decided may have the same number.
+        // A configuration that an older term wrote and no quorum decided may have the same generation.
         if generation != self.generation || sets != self.sets {
             self.generation = generation;
             let before = std::mem::replace(&mut self.sets, sets.clone());
@@ -129,7 +131,7 @@ impl Writer {
         }
     }
 
-    /// True when a recovery has nothing left to do.
+    /// True when a recovery is finished: the log's start is committed and the commit position is on a quorum's disks.
     pub(crate) fn is_recovery_done(&self) -> bool {
         let election = self.engine.election();
         election.is_some_and(|election| self.engine.commit_lsn() >= election.start)
@@ -149,7 +151,7 @@ impl Writer {
         self.engine.connected(node);
     }
 
-    /// Notices that the connection to `node` is gone.
+    /// Handles the end of the connection to `node`.
     pub(crate) fn disconnect(&mut self, node: NodeId) -> Option<Link> {
         self.engine.disconnected(node);
         self.links.remove(&node)
@@ -167,11 +169,11 @@ impl Writer {
         }
     }
 
-    /// Takes the next message of `node` in, or the end of its connection.
+    /// Handles the next message of `node`, or the end of its connection.
     pub(crate) fn receive(&mut self, node: NodeId, primary: Option<&Primary>) -> Vec<WriterEvent> {
         let Some(link) = self.links.get_mut(&node) else { return Vec::new() };
         let Some(message) = link.to_writer.pop_front() else {
-            return if link.closed_by_node { vec![WriterEvent::Cut(node)] } else { Vec::new() };
+            return if link.closed_by_node { vec![WriterEvent::Disconnect(node)] } else { Vec::new() };
         };
         let received = self.engine.receive(node, message);
         self.learn_members();
@@ -183,7 +185,7 @@ impl Writer {
         }
     }
 
-    /// Hands the next `bytes` of the primary's WAL to the proposer.
+    /// Gives the next `bytes` of the primary's WAL to the proposer.
     pub(crate) fn stream(&mut self, primary: &Primary, bytes: u64) {
         let from = self.engine.received_lsn();
         let to = from.advance(bytes).min(primary.flush_lsn());
@@ -217,11 +219,11 @@ impl Writer {
             }
             Action::Committed(lsn) => vec![WriterEvent::Committed(lsn)],
             Action::Configured(configuration) => vec![WriterEvent::Configured(configuration)],
-            Action::Reset(node) => vec![WriterEvent::Cut(node)],
+            Action::Reset(node) => vec![WriterEvent::Disconnect(node)],
         }
     }
 
-    /// Between the votes and the first message that cuts a log: is the primary's WAL the log's?
+    /// Compares the primary's WAL with the chosen log, between the votes and the first message that truncates a log.
     fn compare_with_primary(&mut self, election: Election, primary: Option<&Primary>) -> Vec<WriterEvent> {
         let Some(primary) = primary else { return self.lead(election, None) };
         let from = election.compare_from(SEGMENT_SIZE);
@@ -237,8 +239,8 @@ impl Writer {
         Vec::new()
     }
 
-    /// The public proposer sits in a server that was started from the very end of the log, or goes on with a log whose
-    /// last term was its own; everything else is a panic there.
+    /// Accepts an election in dialect `neon` when the server was started from the exact end of the log, or continues a
+    /// log whose last term was its own. The public proposer panics in every other case.
     fn compare_with_base(&mut self, election: Election, primary: &Primary) -> Vec<WriterEvent> {
         let continued = primary.led.is_some() && primary.led == self.engine.last_term_of_donor();
         if election.start == primary.base || (continued && election.start <= primary.flush_lsn()) {

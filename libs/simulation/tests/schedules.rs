@@ -1,7 +1,7 @@
 //! A few schedules in every test run; `./dev sim` runs thousands.
 
 #[test]
-fn a_seed_takes_the_same_course_twice() {
+fn seed_gives_the_same_trace_twice() {
     for seed in 0..10 {
         let hashes: Vec<u64> = (0..2).map(|_| simulation::run(seed, false).trace_hash).collect();
         assert_eq!(hashes[0], hashes[1], "seed {seed}");
@@ -9,7 +9,7 @@ fn a_seed_takes_the_same_course_twice() {
 }
 
 #[test]
-fn schedules_hold_every_invariant_and_are_rich() {
+fn schedules_hold_invariants_and_cover_faults() {
     let mut sum = simulation::Stats::default();
     for seed in 1_000_000..1_000_040 {
         let outcome = simulation::run(seed, false);
@@ -20,7 +20,7 @@ fn schedules_hold_every_invariant_and_are_rich() {
 }
 
 #[test]
-fn a_run_without_trouble_is_called_poor() {
+fn run_without_events_has_a_coverage_gap() {
     let calm = simulation::Stats { schedules: simulation::COVERAGE_SCHEDULES_MIN, ..Default::default() };
-    assert!(calm.coverage_gap().is_some_and(|coverage_gap| coverage_gap.contains("events")));
+    assert!(calm.coverage_gap().is_some_and(|gap| gap.contains("events")));
 }

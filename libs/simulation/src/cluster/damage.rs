@@ -1,8 +1,9 @@
-//! What disks do to bytes that lie on them: they rot, are not where they were written, cannot be read, are gone.
+//! Damage to stored bytes: bits flip, sectors are misplaced or unreadable, files vanish.
 //!
-//! Not damaged is what no checksum covers, so that nobody can notice: the rest of a switched segment, the torso of an
-//! aborted record, some bytes of a page header. Nor is the lowest byte of a page's timeline number: what it turns into
-//! may be another timeline of this log, now or later, and pass where the pages around it are not looked at.
+//! Bytes that no checksum covers are not damaged, because no reader could notice: the rest of a switched segment, the
+//! partial record of an aborted record, some bytes of a page header. The lowest byte of a page's timeline number is not
+//! damaged either: the changed number may be another timeline of this log, now or later, and pass where the pages
+//! around it are not read.
 
 use std::time::Duration;
 
@@ -17,23 +18,25 @@ use crate::invariants::Violation;
 use crate::node::{Death, Node, read_log};
 use crate::primary::{CONTEXT, START};
 
-/// Sectors are lost, and go astray, as a whole.
+/// Bytes of a sector. A sector is lost or misplaced as a whole.
 const SECTOR_BYTES: usize = 512;
+/// Name of the control file.
 const CONTROL: &str = "control";
+/// Bytes of a WAL page.
 const PAGE_BYTES: usize = 8192;
-/// Where a page header has the lowest byte of its timeline number.
+/// Offset of the lowest byte of the timeline number in a page header.
 const TLI_LOW_OFFSET: usize = 4;
-/// Behind this many bytes a copy of the control file is empty.
+/// Bytes of a copy of the control file that are in use.
 const CONTROL_BYTES: usize = 400;
 
-/// One fault at rest.
+/// One damage to stored bytes.
 #[derive(Debug)]
 enum Damage {
-    /// A bit turns over.
+    /// A bit flips.
     Rot { name: String, bit: usize },
-    /// A write never reached the disk, and was acknowledged.
+    /// An acknowledged write never reached the disk.
     Lost { name: String, sector: usize },
-    /// A sector's content is found in another place.
+    /// A sector has the content of another place.
     Misdirected { name: String, from: usize, to: usize },
     /// A sector cannot be read.
     Unreadable { name: String, at: usize },
@@ -42,11 +45,12 @@ enum Damage {
 }
 
 impl Damage {
-    /// True for what may turn a page into one of another timeline of the log.
+    /// True when the damage may turn a page into a page of another timeline of the log.
     fn may_pass_unnoticed(&self) -> bool {
         matches!(self, Self::Rot { name, bit } if name != CONTROL && bit / 8 % PAGE_BYTES == TLI_LOW_OFFSET)
     }
 
+    /// Damages the disk; `None` when there is nothing to damage.
     fn apply(&self, disk: &ModelDisk) -> Option<()> {
         match self {
             Self::Rot { name, bit } => disk.flip_bit(name, *bit).ok(),
@@ -65,21 +69,21 @@ impl Damage {
 }
 
 impl Cluster {
-    /// Something that is durable on a node's disk is damaged, if the fault budget allows it. The node finds out when it
-    /// reads it; most are started again at once.
+    /// Damages durable bytes on a node's disk, if the fault budget allows it. The node finds the damage when it reads
+    /// the bytes; most nodes are restarted at once.
     pub(crate) fn damage(&mut self, node: NodeId) -> Result<(), Violation> {
         let index = self.index(node);
-        let is_apt =
+        let is_eligible =
             self.dialect == Dialect::Holdfast && self.nodes[index].is_up() && !self.oracle.is_damaged(node);
-        if !is_apt || !self.budget_allows_loss(node) {
+        if !is_eligible || !self.budget_allows_loss(node) {
             return Ok(());
         }
-        // Only what an idle footer vouches for: the last batch of all has no witness but itself, and its loss looks
-        // like a torn tail. That much is promised, and no more.
+        // Only bytes that an idle footer covers are damaged: the very last batch has no witness but itself, and its
+        // loss looks like a torn tail. The product promises no more than that.
         for _ in 0..2 {
             self.tick(node, Duration::from_secs(2))?;
         }
-        // Of a record that is not complete yet no start can tell.
+        // A start cannot judge a record that is not complete yet.
         if self.nodes[index].serving().is_none_or(|at| at.write_lsn != at.flush_lsn) {
             return Ok(());
         }
@@ -107,7 +111,7 @@ impl Cluster {
         let disk = &self.nodes[index].disk;
         let kind = self.rng.random_range(0..10);
         if kind == 0 {
-            // One of the two copies; they begin with what they hold.
+            // One of the two copies; their content is at their beginning.
             let copy = self.rng.random_range(0..2) * disk.durable_bytes(CONTROL).ok()?.len() / 2;
             let at = copy + self.rng.random_range(0..CONTROL_BYTES);
             return Some(Damage::Rot { name: CONTROL.into(), bit: at * 8 });
@@ -131,8 +135,7 @@ impl Cluster {
         })
     }
 
-    /// A damaged node that was started again, or repaired by a leader, holds everything: the damage was harmless, or is
-    /// mended.
+    /// Ends the damage of a node that holds everything: the damage was harmless, or a leader has repaired it.
     pub(super) fn check_repaired(&mut self, node: NodeId) {
         let index = self.index(node);
         let Some(seen) = self.nodes[index].serving().filter(|at| at.lost.is_none()) else { return };
@@ -148,7 +151,7 @@ impl Cluster {
         let held = log.slice(from, to);
         let wrote = |one: &crate::primary::Primary| one.flush_lsn() >= to && one.slice(from, to) == held;
         if from >= to || self.primaries.iter().any(wrote) {
-            self.trace.line(format_args!("node {node} is whole again"));
+            self.trace.line(format_args!("node {node} is fully repaired"));
             self.stats.repairs += 1;
             self.oracle.record_repair(node);
             self.oracle.forget_comparison(node, START);
@@ -156,7 +159,7 @@ impl Cluster {
     }
 }
 
-/// True when a start finds the damage, or a scan of all records does, or nothing changes for anybody.
+/// True when a start or a scan of all records finds the damage, or when it changes nothing that is read.
 fn can_be_noticed(node: &Node, damage: &Damage) -> bool {
     let disk = node.disk.fork();
     if damage.apply(&disk).is_none() {

@@ -1,8 +1,7 @@
-//! Who votes and who may write: new nodes, changes of the configuration, designated primaries, nodes that never come
-//! back.
+//! Membership: new nodes, changes of the configuration, designated primaries, nodes that never come back.
 //!
-//! The **fault budget** is here, too: no fault that destroys anything may leave a voting set without a majority of nodes
-//! whose disks are whole. What the oracle demands would be unfair otherwise.
+//! The **fault budget** is here, too: a fault that destroys data must leave every voting set a majority of nodes with
+//! undamaged disks. Without that majority no log could keep what the oracle demands.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,11 +20,11 @@ use crate::writer::primary_id;
 /// Nodes that may ever exist in a schedule.
 const NODES_MAX: usize = 9;
 
-/// Of the configurations that were decided once more, so many are looked for on the disks: one in this many.
+/// One in this many configurations that were decided again is looked up on the disks.
 const REDECIDED_CHECKED_EVERY: u64 = 3;
 
 impl Cluster {
-    /// A new node with an empty log, which nobody counts yet.
+    /// Adds a node with an empty log that is not a member yet.
     pub(crate) fn add_node(&mut self) -> Option<NodeId> {
         let old = self.nodes.iter().filter_map(Node::serving).filter(|at| !at.history.entries().is_empty());
         let oldest = old.map(|at| at.oldest_lsn).max()?;
@@ -47,7 +46,7 @@ impl Cluster {
         Some(id)
     }
 
-    /// A leader is told to let other nodes vote.
+    /// Tells a leader to change the members.
     pub(crate) fn change_members(&mut self, slot: usize) {
         let Some(current) = self.leader_configuration(slot) else { return };
         let current: Vec<NodeId> = current.members.iter().map(|member| member.id).collect();
@@ -70,8 +69,8 @@ impl Cluster {
         self.begin_change(slot, usable);
     }
 
-    /// A leader loses most of the members, and is told to let only nodes vote that it has left. Names those that it lost;
-    /// none when it cannot change anything.
+    /// Cuts a leader off from most members, and tells it to continue with nodes that it still reaches. Returns the
+    /// members that it lost; none when it cannot change anything.
     pub(crate) fn lose_majority(&mut self, slot: usize) -> Vec<NodeId> {
         let Some(current) = self.leader_configuration(slot) else { return Vec::new() };
         let mut lost: Vec<NodeId> = current.members.iter().map(|member| member.id).collect();
@@ -87,6 +86,7 @@ impl Cluster {
         lost
     }
 
+    /// Tells the leader in `slot` to change to these members; false when it refuses.
     fn begin_change(&mut self, slot: usize, members: Vec<NodeId>) -> bool {
         let Some(writer) = self.writers[slot].as_mut() else { return false };
         let Some(proposer) = writer.engine.holdfast_mut() else { return false };
@@ -98,13 +98,13 @@ impl Cluster {
             self.proposed.extend(joint);
         }
         if begun {
-            self.trace.line(format_args!("writer {slot} lets {members:?} vote"));
+            self.trace.line(format_args!("writer {slot} changes the members to {members:?}"));
             self.stats.member_changes += 1;
         }
         begun
     }
 
-    /// A leader is told that only `primary` may write from now on.
+    /// Tells a leader that only `primary` may write from now on.
     pub(crate) fn designate(&mut self, slot: usize, primary: usize) {
         let Some(writer) = &mut self.writers[slot] else { return };
         let Some(proposer) = writer.engine.holdfast_mut() else { return };
@@ -117,10 +117,10 @@ impl Cluster {
         }
     }
 
-    /// A leader says that a configuration is decided.
+    /// Handles a leader's report that a configuration is decided.
     pub(super) fn configured(&mut self, slot: usize, configuration: &Configuration) -> Result<(), Violation> {
         self.trace.line(format_args!(
-            "writer {slot}: decided is generation {}: {:?}, primary {:?}",
+            "writer {slot}: generation {} is decided: {:?}, primary {:?}",
             configuration.generation,
             configuration.sets(),
             configuration.primary
@@ -136,14 +136,14 @@ impl Cluster {
         self.oracle.record_decided_primary(term, configuration);
         self.oracle.only_the_designated_primary_writes()?;
         let position = (term, configuration.generation);
-        // Later leaders may have put a newer one in its place, which is how they know that there is nothing to finish.
+        // Later leaders may have replaced it by a newer one, from which they know that nothing is left to finish.
         let holds = |node: &Node| match node.configuration_after_power_loss() {
             Some(newest) => newest >= position,
-            // Not even its promises are left.
+            // A node that does not start has lost even its promises.
             None => self.oracle.is_damaged(node.id),
         };
         let sets = configuration.sets();
-        // Every leader decides anew what it found, and to recover disks is dear.
+        // Every leader decides again what it found, and recovering disks is expensive.
         let is_checked = !self.oracle.has_decided(configuration.generation)
             || self.stats.decided_configurations.is_multiple_of(REDECIDED_CHECKED_EVERY);
         let mut holders: BTreeSet<NodeId> =
@@ -167,7 +167,7 @@ impl Cluster {
         writer.engine.holdfast()?.configuration().cloned()
     }
 
-    /// Members that are there no more, or miss what nobody has any longer, give way to others: true when there is none.
+    /// Replaces members that are gone, or that lack WAL which no node has any more. True when there are none.
     pub(crate) fn replace_dead_members(&mut self, slot: usize) -> bool {
         let Some(current) = self.leader_configuration(slot) else { return false };
         let members: Vec<NodeId> = current.members.iter().map(|member| member.id).collect();
@@ -194,21 +194,21 @@ impl Cluster {
         false
     }
 
-    /// No leader can feed it, or this one says so.
+    /// True when no leader can feed the node, or this leader reports so.
     fn is_beyond_repair(&self, slot: usize, id: NodeId) -> bool {
         self.peer_is_in(slot, id, &PeerState::Unseeded) || self.is_lost_for_good(id)
     }
 
-    /// How far a proposer has come with a node. One that leads and gets no further than the vote waits for a member that
-    /// may never come back, before it lets a new log begin where that one's may have ended.
+    /// True when a proposer has this state for a node. A leader that gets no further than the vote waits for a member
+    /// that may never come back: it must not begin a new log where that member's log may have ended.
     fn peer_is_in(&self, slot: usize, id: NodeId, state: &PeerState) -> bool {
         let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.holdfast());
         let peers = proposer.map(Proposer::status).unwrap_or_default();
         peers.iter().any(|peer| peer.id == id && peer.state == *state)
     }
 
-    /// Nobody should let a node vote that misses what the others may remove at any moment: a new one has to follow, and
-    /// hold what is committed.
+    /// True when a node may become a voter. A new node must follow the leader and hold everything that is committed,
+    /// because the others may remove older WAL at any moment.
     fn can_vote(&self, slot: usize, id: NodeId, votes_already: bool) -> bool {
         if self.is_lost_for_good(id) || self.oracle.is_damaged(id) {
             return false;
@@ -224,8 +224,8 @@ impl Cluster {
         votes_already || self.nodes[self.index(id)].serving().is_some_and(|at| follows(&at))
     }
 
-    /// Its disk is gone, or what it misses is nowhere else any more, or nobody knows any more where its log agrees with
-    /// the others'.
+    /// True when a node's disk is gone, when no other node has the WAL that it lacks, or when no other node knows any
+    /// more where its log agrees with theirs.
     pub(crate) fn is_lost_for_good(&self, id: NodeId) -> bool {
         let node = &self.nodes[self.index(id)];
         let others = self.nodes.iter().filter(|other| other.id != id).filter_map(Node::serving);
@@ -241,7 +241,7 @@ impl Cluster {
         node.is_gone || node.serving().is_some_and(|at| at.flush_lsn < oldest || !is_known(&at))
     }
 
-    /// True when every voting set that anybody knows of still has a majority of whole disks without this one.
+    /// True when every known voting set keeps a majority of undamaged disks without this node.
     pub(crate) fn budget_allows_loss(&self, node: NodeId) -> bool {
         let whole =
             |id: &&NodeId| **id != node && !self.is_lost_for_good(**id) && !self.oracle.is_damaged(**id);
@@ -256,18 +256,18 @@ impl Cluster {
         let writers =
             self.writers.iter().flatten().filter_map(|writer| writer.engine.holdfast()?.configuration());
         let newest_decided = self.oracle.newest_generation();
-        // What was proposed once may still be on its way.
+        // A proposed configuration may still be on its way.
         let proposed = self.proposed.iter().filter(|one| one.generation >= newest_decided);
         nodes.chain(writers.chain(proposed).cloned().map(Arc::new)).collect()
     }
 
-    /// Who alone may write, as the writer in `slot` knows it.
+    /// The designated primary, as the writer in `slot` knows it.
     pub(crate) fn designated(&self, slot: usize) -> Option<PrimaryId> {
         let writer = self.writers[slot].as_ref()?;
         writer.engine.holdfast()?.configuration()?.primary
     }
 
-    /// A disk is gone, with it all that the node had promised: it never comes back under its name.
+    /// Loses a disk with all the promises of its node, which never comes back under its name.
     pub(crate) fn lose_disk(&mut self, node: NodeId) -> Result<(), Violation> {
         if !self.budget_allows_loss(node) || self.dialect == Dialect::Neon {
             return Ok(());
@@ -276,9 +276,9 @@ impl Cluster {
         self.retire_node(node)
     }
 
-    /// A node is taken away for good.
+    /// Removes a node for good.
     pub(crate) fn retire_node(&mut self, node: NodeId) -> Result<(), Violation> {
-        self.trace.line(format_args!("node {node} is gone for good"));
+        self.trace.line(format_args!("node {node} is lost for good"));
         self.crash(node, Death::Power)?;
         let index = self.index(node);
         self.nodes[index].is_gone = true;

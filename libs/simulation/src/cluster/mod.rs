@@ -1,4 +1,4 @@
-//! [`Cluster`]: nodes, primaries, writers and standbys, and what can happen to them. Each method is one event.
+//! [`Cluster`]: the nodes, primaries, writers and standbys of a schedule. Each public method is one event.
 
 mod damage;
 mod membership;
@@ -23,38 +23,39 @@ use crate::stats::Stats;
 use crate::trace::Trace;
 use crate::writer::Writer;
 
-/// Writers that may live at once.
+/// Writers that may exist at once.
 pub(crate) const WRITERS_MAX: usize = 3;
-/// Standbys that follow.
+/// Standbys that read.
 const STANDBYS: u64 = 2;
 
 /// Everything that a schedule acts on.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
-    /// Who voted at the beginning.
+    /// The first members.
     founders: Vec<NodeId>,
     pub(crate) primaries: Vec<Primary>,
     pub(crate) writers: Vec<Option<Writer>>,
     pub(crate) standbys: Vec<Standby>,
-    /// Configurations that leaders were told to go over to.
+    /// Configurations that leaders were told to change to.
     proposed: Vec<Configuration>,
-    /// Connections whose writer's end is gone, with what was on its way.
+    /// Connections whose writer's end is closed, with the messages that are still on their way.
     half_open: Vec<HalfOpen>,
-    /// Which campaign a connection belongs to.
+    /// The campaign of each connection.
     campaigns: BTreeMap<ConnectionId, ProposerId>,
     pub(crate) dialect: Dialect,
     layout: Layout,
-    /// Segments that are kept below the commit position; nothing is removed when there is none.
+    /// Segments that are kept below the commit position. Without a number nothing is removed.
     kept_segments: Option<u64>,
-    /// Nothing more goes wrong.
+    /// Healing has begun: no more faults.
     pub(crate) is_healing: bool,
     pub(crate) rng: SmallRng,
     pub(crate) oracle: Oracle,
     pub(crate) stats: Stats,
     pub(crate) trace: Trace,
     next_campaign: u128,
-    /// The highest term that each writer's earlier campaigns met.
+    /// The highest term that earlier campaigns of each writer have met.
     term_floors: Vec<Term>,
+    /// Commits so far, to check durability at every n-th.
     commits: u64,
 }
 
@@ -94,7 +95,7 @@ impl Cluster {
         self.nodes.iter().map(|node| node.id).collect()
     }
 
-    /// The sets whose majorities decide for a writer.
+    /// The voting sets of a writer's configuration.
     pub(crate) fn sets(&self, slot: usize) -> Vec<Vec<NodeId>> {
         let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.holdfast());
         let sets = proposer.and_then(|proposer| Some(proposer.configuration()?.sets()));

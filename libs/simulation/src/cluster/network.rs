@@ -1,5 +1,6 @@
-//! The network: inside one connection the order is that of TCP; between connections there is none. Messages wait in
-//! their connection for as long as the schedule pleases; each end notices on its own that the other one is gone.
+//! Network of the simulation: queues between writers and nodes. Messages of one connection keep their order, as on TCP;
+//! between connections there is no order. A message waits as long as the schedule decides, and each end notices
+//! separately that the other end is gone.
 
 use std::collections::VecDeque;
 
@@ -12,17 +13,19 @@ use super::Cluster;
 use crate::invariants::Violation;
 use crate::writer::{Link, Writer};
 
-/// A connection whose writer's end is gone: what it had sent still arrives, and then the end of the connection.
+/// A half-open connection: the writer's end is closed. What it had sent still arrives, and then the end of the
+/// connection.
 pub(super) struct HalfOpen {
     node: NodeId,
     id: ConnectionId,
     messages: VecDeque<ProposerMessage>,
 }
 
-/// Connections without a writer that are kept; the oldest ends first.
+/// Half-open connections that are kept. The oldest ends first.
 const HALF_OPEN_MAX: usize = 12;
 
 impl Cluster {
+    /// Connects the writer in `slot` to a node that is up and that it knows.
     pub(crate) fn connect(&mut self, slot: usize, node: NodeId) {
         if !self.nodes.iter().any(|one| one.id == node && one.is_up()) {
             return;
@@ -43,7 +46,7 @@ impl Cluster {
         ConnectionId(self.campaigns.last_key_value().map_or(0, |(id, _)| id.0) + 1)
     }
 
-    /// A connection breaks: both ends see it at once, or one of them much later than the other.
+    /// A connection breaks: both ends see it at once, or one end sees it much later.
     pub(crate) fn cut_connection(&mut self, slot: usize, node: NodeId) {
         let Some(writer) = &mut self.writers[slot] else { return };
         let Some(link) = writer.links.get_mut(&node) else { return };
@@ -55,13 +58,13 @@ impl Cluster {
             self.node(node).deliver(id, Input::Disconnected);
             return;
         }
-        self.trace.line(format_args!("cut writer {slot} - node {node}"));
+        self.trace.line(format_args!("connection of writer {slot} and node {node} breaks"));
         if let Some(link) = writer.disconnect(node) {
             self.abandon(node, link);
         }
     }
 
-    /// A writer has left its end of a connection.
+    /// Handles a connection whose writer's end is closed.
     pub(super) fn abandon(&mut self, node: NodeId, link: Link) {
         if link.closed_by_node {
             return;
@@ -82,14 +85,14 @@ impl Cluster {
         self.half_open.push(half_open);
     }
 
-    /// Connections that nobody holds end.
+    /// Closes all half-open connections.
     pub(crate) fn close_half_open(&mut self) {
         for half_open in std::mem::take(&mut self.half_open) {
             self.node(half_open.node).deliver(half_open.id, Input::Disconnected);
         }
     }
 
-    /// What a connection's writer had sent before it went away arrives now.
+    /// Delivers messages of a half-open connection, after its writer is gone.
     pub(crate) fn deliver_late(&mut self) {
         if self.half_open.is_empty() {
             return;
@@ -109,19 +112,19 @@ impl Cluster {
         }
     }
 
-    /// What a writer has sent over a connection is sent once more, over another one of the same campaign.
+    /// Sends the messages of one connection once more, over another connection of the same campaign.
     pub(crate) fn repeat(&mut self, slot: usize, node: NodeId) {
         let Some(writer) = &self.writers[slot] else { return };
         let Some(link) = writer.links.get(&node).filter(|link| link.remembered.len() > 1) else { return };
         let (campaign, messages) = (writer.campaign, link.remembered.iter().cloned().collect());
-        self.trace.line(format_args!("what writer {slot} sent to node {node} arrives once more"));
+        self.trace.line(format_args!("messages of writer {slot} to node {node} are sent once more"));
         self.stats.repeated_connections += 1;
         let id = self.next_connection();
         self.campaigns.insert(id, campaign);
         self.add_half_open(HalfOpen { node, id, messages });
     }
 
-    /// A node went down: both ends of its connections know, sooner or later.
+    /// Ends the connections of a node that went down. Each writer notices now or later.
     pub(super) fn lose_connections(&mut self, node: NodeId) {
         self.half_open.retain(|half_open| half_open.node != node);
         for writer in self.writers.iter_mut().flatten() {
@@ -156,7 +159,7 @@ impl Cluster {
         messages.into_iter().for_each(|message| target.deliver(id, Input::Message(message)));
     }
 
-    /// Replies go into the connections they are for; refused connections are closed.
+    /// Puts the replies of a node into their connections, and closes refused connections.
     pub(super) fn route_replies(&mut self, node: NodeId, output: Output) -> Result<(), Violation> {
         for (to, message) in output.replies {
             let campaign = self.campaigns.get(&to).copied().unwrap_or_default();
@@ -187,7 +190,7 @@ impl Cluster {
             if let Some(slot) = self.writers.iter().position(with)
                 && let Some(link) = self.writers[slot].as_mut().and_then(|writer| writer.links.get_mut(&node))
             {
-                // The writer still gets what was answered before.
+                // The writer still receives the earlier replies.
                 link.closed_by_node = true;
                 link.to_node.clear();
             }

@@ -1,4 +1,4 @@
-//! What happens to nodes: they work, time passes, they go down and come back.
+//! Events of nodes: they process messages, time passes, they crash and start.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::node::{Death, lowest_truncation};
 use crate::primary::SEGMENT_SIZE;
 
 impl Cluster {
-    /// A node takes up to `count` waiting messages as one batch.
+    /// A node processes up to `count` waiting messages as one batch.
     pub(crate) fn run_node(&mut self, node: NodeId, count: usize) -> Result<(), Violation> {
         let index = self.index(node);
-        // A cut is a few operations in a thousand: without help a crash hardly ever comes between two of them.
+        // A truncation is a few operations in a thousand: without help a crash hardly ever comes between two of them.
         if !self.is_healing && self.nodes[index].may_truncate(count) && self.rng.random_range(0..4) == 0 {
             self.nodes[index].plan_crash(&mut self.rng, 40);
         }
@@ -34,7 +34,7 @@ impl Cluster {
         }
         self.route_replies(node, output)?;
         if let (Some(before), Some(after)) = (before, self.nodes[index].snapshot()) {
-            // Each cut counts twice: before its first file goes and when it is done.
+            // Each truncation counts twice: before its first file is removed and when it is done.
             self.stats.truncations += after.truncations.saturating_sub(before.truncations) / 2;
             let segment = |lsn: Lsn| SEGMENT_SIZE.segment_of(lsn);
             self.stats.segment_changes += segment(after.flush_lsn).saturating_sub(segment(before.flush_lsn));
@@ -70,7 +70,7 @@ impl Cluster {
         self.check_node(node)
     }
 
-    /// Retention follows the commit position closely in some schedules, and not at all in others.
+    /// Sets the node's retention: close to the commit position in some schedules, unlimited in others.
     fn apply_retention(&mut self, node: NodeId) {
         let index = self.index(node);
         if let (Some(keep), Some(at)) = (self.kept_segments, self.nodes[index].snapshot()) {
@@ -79,7 +79,7 @@ impl Cluster {
         }
     }
 
-    /// What must hold of a node at any time.
+    /// Checks the invariants of one node.
     fn check_node(&mut self, node: NodeId) -> Result<(), Violation> {
         let index = self.index(node);
         self.check_loss(node)?;
@@ -92,7 +92,7 @@ impl Cluster {
         self.oracle.node_keeps_committed_bytes(&self.nodes[index], changed_from)
     }
 
-    /// A node says that it lost something, or that a leader has repaired it.
+    /// Handles a node's new report of lost WAL, or the end of its repair.
     fn check_loss(&mut self, node: NodeId) -> Result<(), Violation> {
         let index = self.index(node);
         let Some(seen) = self.nodes[index].serving() else { return Ok(()) };
@@ -100,9 +100,9 @@ impl Cluster {
         match (was_lost, &seen.lost) {
             (false, Some(loss)) => {
                 self.trace
-                    .line(format_args!("node {node} is lost: {loss:?}, its log ends at {}", seen.flush_lsn));
+                    .line(format_args!("node {node} reports lost WAL: {loss:?}, log end {}", seen.flush_lsn));
                 self.stats.lost_nodes += 1;
-                self.oracle.undamaged_node_starts(node, &"it calls itself lost")?;
+                self.oracle.undamaged_node_starts(node, &"it reports lost WAL")?;
                 self.oracle.record_loss(node, &seen);
             }
             (true, None) => self.check_repaired(node),
@@ -111,7 +111,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// A node goes down; its connections with it.
+    /// A node goes down, and its connections end.
     pub(crate) fn crash(&mut self, node: NodeId, death: Death) -> Result<(), Violation> {
         let index = self.index(node);
         if !self.nodes[index].is_up() {
@@ -125,17 +125,17 @@ impl Cluster {
         Ok(())
     }
 
-    /// A node that is down starts.
+    /// Starts a node that is down.
     pub(crate) fn start_node(&mut self, node: NodeId) -> Result<(), Violation> {
         let index = self.index(node);
         if self.nodes[index].is_up() || self.nodes[index].is_gone {
             return Ok(());
         }
-        // Somebody has waited for a sector that cannot be read; nobody does for an error that passes.
+        // A start may come after a wait for an unreadable sector. No wait hides an error that passes.
         if !self.is_healing {
             match self.rng.random_range(0..16) {
                 0..4 => self.nodes[index].plan_crash(&mut self.rng, 40),
-                // The first reads are of the control file, then come the footers, then the log.
+                // The first reads are of the control file, then of the footers, then of the log.
                 4..6 => self.nodes[index].plan_fault(Fault::Read, &mut self.rng, 12),
                 6 => self.nodes[index].plan_fault(Fault::Sync, &mut self.rng, 4),
                 7 => self.nodes[index].plan_fault(Fault::SyncDir, &mut self.rng, 4),
@@ -148,12 +148,12 @@ impl Cluster {
             Ok(()) => {}
             Err(StoreError::Corrupt(what)) => {
                 self.oracle.undamaged_node_starts(node, &what)?;
-                self.trace.line(format_args!("node {node} refuses to start, for ever: {what}"));
+                self.trace.line(format_args!("node {node} cannot start any more: {what}"));
                 self.nodes[index].is_gone = true;
                 self.oracle.record_damage(node);
                 return Ok(());
             }
-            // No room, or another crash: it can be tried again.
+            // The disk is full, or the node crashed again: a later start can succeed.
             Err(error) => {
                 self.trace.line(format_args!("node {node} does not start: {error}"));
                 let death = if self.rng.random() { Death::Power } else { Death::Process };
@@ -178,7 +178,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Reads all logs again, whether or not anything should have changed, and compares them.
+    /// Reads all logs completely again and compares them.
     pub(crate) fn compare_everything(&mut self) -> Result<(), Violation> {
         for node in self.node_ids() {
             let index = self.index(node);

@@ -1,4 +1,4 @@
-//! Who reads: standbys, and proposers that feed a laggard from a donor.
+//! Readers: standbys, and proposers that feed a lagging safekeeper from a donor.
 
 use rand::RngExt;
 use wal_types::NodeId;
@@ -7,15 +7,15 @@ use super::Cluster;
 use crate::invariants::Violation;
 use crate::standby::Received;
 
-/// Most bytes of one read.
+/// Largest read from a donor, in bytes; a standby reads up to four times as much.
 const READ_BYTES_MAX: u64 = 4096;
 
 impl Cluster {
-    /// A standby takes what its node has for it.
+    /// A standby reads committed WAL from its node.
     pub(crate) fn read(&mut self, standby: usize) -> Result<(), Violation> {
         let (node, from) = (self.standbys[standby].node, self.standbys[standby].position);
         let index = self.index(node);
-        // Rotten bytes fail a checksum at the standby, which is not simulated.
+        // Damaged bytes fail a checksum at the standby, which is not simulated.
         if self.oracle.is_damaged(node) {
             return Ok(());
         }
@@ -27,7 +27,7 @@ impl Cluster {
             }
             Received::Nothing => Ok(()),
             Received::Removed => {
-                // It is built anew from a backup.
+                // The standby is rebuilt from a backup.
                 self.standbys[standby].position = self.oracle.commit_lsn();
                 Ok(())
             }
@@ -41,7 +41,7 @@ impl Cluster {
         self.standbys[standby].connect(node);
     }
 
-    /// Feeds a laggard from its donor, as far as the donor's term allows.
+    /// Feeds a lagging safekeeper from its donor, while the donor is in the leader's term.
     pub(super) fn fetch(&mut self, slot: usize, node: NodeId) -> Result<(), Violation> {
         let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
         let Some(fetch) = writer.engine.poll_fetch(node) else { return Ok(()) };
@@ -60,13 +60,13 @@ impl Cluster {
         };
         self.stats.fetches += 1;
         let end = fetch.from.advance(wal.len() as u64);
-        // A disk that has just stopped was not looked at.
+        // The mirror of a node whose disk has just stopped is out of date.
         if donor.is_mirrored() && fetch.from >= donor.mirror.base() && end <= donor.mirror.end() {
             let held = donor.mirror.slice(fetch.from, end);
             self.oracle.donor_serves_its_own_log(fetch.donor, fetch.from, &wal, held)?;
         }
         let is_taken = writer.engine.fetched(node, fetch.donor, fetch.from, &wal.into());
-        assert!(is_taken, "fetched from where it was asked for");
+        assert!(is_taken, "the proposer takes what it asked for");
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What happens to writers: they begin, stream, hear answers, lead, commit and end; standbys are promoted.
+//! Events of writers: they begin, stream, receive replies, lead, commit and end. Standbys are promoted.
 
 use consensus::{Dialect, LostTerm, ProtocolVersion};
 use rand::RngExt;
@@ -11,7 +11,7 @@ use crate::mirror::offset;
 use crate::primary::{Primary, START, Timeline};
 use crate::writer::{Campaign, Writer, WriterEvent, primary_id};
 
-/// Of so many commits one is checked against the loss of power on all nodes.
+/// One commit in this many is checked against a power failure of all nodes.
 const DURABILITY_CHECK_EVERY: u64 = 8;
 
 impl Cluster {
@@ -33,7 +33,7 @@ impl Cluster {
         self.writers[slot] = Some(Writer::new(&campaign, server, usable));
     }
 
-    /// The writer's process or its primary's connection ends.
+    /// Ends the writer: its process or its primary's connection has ended.
     pub(crate) fn end_writer(&mut self, slot: usize) {
         if let Some(writer) = self.writers[slot].take() {
             self.trace.line(format_args!("writer {slot} ends"));
@@ -43,7 +43,7 @@ impl Cluster {
         }
     }
 
-    /// Hands the next bytes of the primary's WAL to its writer.
+    /// Gives the next bytes of the primary's WAL to its writer.
     pub(crate) fn stream(&mut self, slot: usize, bytes: u64) {
         if let Some(writer) = &mut self.writers[slot]
             && let Some(primary) = writer.primary
@@ -52,7 +52,7 @@ impl Cluster {
         }
     }
 
-    /// A writer takes the next message of a node in.
+    /// A writer handles the next message of a node.
     pub(crate) fn receive(&mut self, slot: usize, node: NodeId) -> Result<(), Violation> {
         let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
         let primary = writer.primary.map(|index| &self.primaries[index]);
@@ -88,7 +88,7 @@ impl Cluster {
             }
             WriterEvent::Committed(lsn) => self.committed(slot, lsn),
             WriterEvent::Configured(configuration) => self.configured(slot, &configuration),
-            WriterEvent::Cut(node) => {
+            WriterEvent::Disconnect(node) => {
                 self.cut_connection(slot, node);
                 Ok(())
             }
@@ -131,12 +131,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// A recovery has no log of its own: what it settled is what the nodes under it hold. Whose bytes are these?
+    /// The primary that wrote the log which a recovery committed. A recovery has no WAL of its own; its committed log
+    /// is what the nodes that follow it hold.
     fn primary_of_recovered_log(&mut self, slot: usize, lsn: Lsn) -> Result<Option<usize>, Violation> {
         let Some(writer) = &self.writers[slot] else { return Ok(None) };
         let term = writer.engine.term();
         let follows = |node: &&crate::node::Node| {
-            // Who has only voted may still have a dead tail.
+            // A node that has only voted may still have a dead tail.
             let led_by =
                 |at: &Snapshot| at.term == term && at.history.last().is_some_and(|last| last.term == term);
             node.serving().is_some_and(|at| led_by(&at))
@@ -151,13 +152,13 @@ impl Cluster {
             holders.filter(|node| node.mirror.end() >= lsn && node.mirror.base() <= self.oracle.commit_lsn());
         let Some(holder) = holders.next() else { return Ok(None) };
         let (held, tli) = (&holder.mirror, holder.serving().and_then(|at| at.history.tli_at(lsn)));
-        // Below a log that begins later everything is committed.
+        // Everything below the start of a later log is committed.
         let committed = &self.oracle.committed()[..offset(held.base())];
         let log = &[committed, held.slice(held.base(), lsn)].concat();
         let wrote =
             |primary: &Primary| primary.flush_lsn() >= lsn && primary.slice(START, lsn) == log.as_slice();
-        // Of those that have these bytes the one that was promoted first has written them; but a switch of the segment is
-        // the same on every timeline.
+        // Of several primaries with these bytes the first promoted one wrote them. A segment switch has the same bytes
+        // on every timeline, so the timeline is compared first.
         let on_timeline = |primary: &Primary| Some(primary.timeline.tli) == tli && wrote(primary);
         let primaries = || self.primaries.iter();
         let wrote = primaries().position(on_timeline).or_else(|| primaries().position(wrote));
@@ -165,7 +166,7 @@ impl Cluster {
         Ok(wrote)
     }
 
-    /// A recovery tells that it is done.
+    /// Checks a recovery that has just finished.
     fn check_recovery_persisted(&mut self, slot: usize) -> Result<(), Violation> {
         let sets = self.sets(slot);
         let Some(writer) = self.writers[slot]
@@ -182,9 +183,9 @@ impl Cluster {
         self.oracle.recovered_commit_is_persisted_on_a_quorum(self.nodes.iter(), &sets, start)
     }
 
-    /// A standby that replayed what is committed becomes a primary: after a recovery in `slot` has settled the log.
-    /// PostgreSQL then takes the next free number for its timeline, as far as it knows; a server that is only started
-    /// again goes on with the old one.
+    /// Promotes a standby that replayed the committed log, after a recovery in `slot` has finished. PostgreSQL takes
+    /// the next free timeline number that it knows of; a server that is only restarted keeps the old one. Returns the
+    /// new primary's index.
     pub(crate) fn promote(&mut self, slot: usize) -> usize {
         self.stats.failovers += 1;
         let election = self.writers[slot].as_ref().and_then(|writer| writer.engine.election());
@@ -192,7 +193,7 @@ impl Cluster {
         let wal = &self.oracle.committed()[..offset(self.promotion_point(slot, settled))];
         let (end, ordinal) = (START.advance(wal.len() as u64), self.primaries.len());
         let parent = self.timeline_at(wal);
-        // A number may be taken by a server that was elected here and wrote nothing that lasted.
+        // A server that was elected here and wrote nothing that lasted may have taken a number.
         let may_stay = log_tli.is_none_or(|log| log == parent.tli);
         let timeline = if self.dialect == Dialect::Neon || (may_stay && self.rng.random_range(0..3) == 0) {
             parent
@@ -205,14 +206,15 @@ impl Cluster {
         ordinal
     }
 
-    /// A standby goes on receiving while it waits to be promoted, so it may have more than the recovery settled.
+    /// End of the log that a promoted standby has. It receives WAL until its promotion, so it may have more than the
+    /// recovery's start.
     fn promotion_point(&self, slot: usize, settled: Lsn) -> Lsn {
         let has_more = self.dialect == Dialect::Holdfast && slot == 1;
         let commit = self.oracle.commit_lsn();
         if has_more { commit } else { settled.min(commit) }
     }
 
-    /// The newest timeline that a server knows which has replayed `wal`.
+    /// The newest timeline that a server which replayed `wal` knows.
     fn timeline_at(&self, wal: &[u8]) -> Timeline {
         let end = START.advance(wal.len() as u64);
         let has = |primary: &&Primary| primary.flush_lsn() >= end && primary.slice(START, end) == wal;

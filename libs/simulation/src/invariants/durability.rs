@@ -1,4 +1,4 @@
-//! What survives: commits, promises, what was acknowledged.
+//! Invariants of durability: commits, promises and acknowledgements survive crashes.
 
 use std::collections::BTreeSet;
 
@@ -10,14 +10,14 @@ use crate::mirror::offset;
 use crate::node::Node;
 
 impl Oracle {
-    /// How far a node told that it holds the log of a term.
+    /// Flush position that a node has acknowledged in a term.
     fn acknowledged_in_term(&self, term: Term, node: NodeId) -> Lsn {
         self.acknowledged.get(&(term, node)).copied().unwrap_or_default()
     }
 
-    /// S5, what was told. A proposer commits entries of an earlier term because a majority holds them, or takes one node
-    /// too few for a majority: the next leader's votes need not contain a holder. Counted here, from what the nodes
-    /// said under this very term.
+    /// S5, acknowledgements. A proposer commits entries of an earlier term because a majority holds them, or counts one
+    /// node too few as a majority: the next leader's votes need not include a holder. The oracle counts what the nodes
+    /// acknowledged in this very term.
     pub(crate) fn commit_is_acknowledged_by_a_majority(
         &self,
         term: Term,
@@ -28,14 +28,16 @@ impl Oracle {
         let holders: BTreeSet<NodeId> =
             members.filter(|&node| self.acknowledged_in_term(term, node) >= lsn).collect();
         ensure("commit_is_acknowledged_by_a_majority", has_majorities(sets, &holders), || {
-            format!("{lsn} is called committed in term {term}, {holders:?} of {sets:?} acknowledged it")
+            format!(
+                "{lsn} is reported committed in term {term}, but only {holders:?} of {sets:?} acknowledged it"
+            )
         })?;
         Ok(holders)
     }
 
-    /// S5. The answer is sent when the bytes are written and not when they are synced; all machines lose power, and the
-    /// COMMIT that was reported is gone. Asked at the moment when the commit is told: each node's disk, as a power
-    /// failure now would leave it, is recovered and read.
+    /// S5. A node replies when the bytes are written but not synced; all machines lose power, and a reported COMMIT is
+    /// gone. Checked at the moment of the commit: each node's disk is recovered and read as a power failure now would
+    /// leave it.
     pub(crate) fn commit_is_durable_on_a_quorum<'a>(
         &self,
         nodes: impl Iterator<Item = &'a Node>,
@@ -49,7 +51,7 @@ impl Oracle {
             if has_majorities(sets, &holding) {
                 break;
             }
-            // A disk that was damaged after the node had acknowledged: the fault budget keeps these a minority.
+            // The node had acknowledged before its disk was damaged. The fault budget keeps such nodes a minority.
             let damaged = self.is_damaged(node.id) && self.acknowledged_in_term(term, node.id) >= lsn;
             match node.after_power_loss(lsn) {
                 _ if damaged => _ = holding.insert(node.id),
@@ -65,8 +67,8 @@ impl Oracle {
         })
     }
 
-    /// A recovery reports where the log ends, and a standby is promoted there; but the nodes had that commit position
-    /// in memory only. After a restart they call less committed than the promoted standby has.
+    /// A recovery reports the end of the log and a standby is promoted there, but the nodes hold that commit position
+    /// only in memory. After a restart they report less as committed than the promoted standby has.
     pub(crate) fn recovered_commit_is_persisted_on_a_quorum<'a>(
         &self,
         nodes: impl Iterator<Item = &'a Node>,
@@ -81,12 +83,12 @@ impl Oracle {
             }
         }
         ensure("recovered_commit_is_persisted_on_a_quorum", has_majorities(sets, &persisted), || {
-            format!("{start} is called settled, it is on the disks of {persisted:?} of {sets:?}")
+            format!("commit {start} of a finished recovery is only on the disks of {persisted:?} of {sets:?}")
         })
     }
 
     /// A node acknowledges up to 200, one sector rots or a sync is forgotten, the scan ends at 150, and the node votes
-    /// with 150: a log without committed records is elected. Or it forgets a term that it promised.
+    /// with 150: a log without committed records is elected. Or the node forgets a term that it promised.
     pub(crate) fn restart_forgets_nothing(&mut self, node: &Node) -> Result<(), Violation> {
         let Some(seen) = node.snapshot() else { return Ok(()) };
         if node.is_lost() {
@@ -95,7 +97,7 @@ impl Oracle {
         let promised = self.promises.entry(node.id).or_default();
         let name = "restart_forgets_nothing";
         ensure(name, seen.term >= promised.term, || {
-            format!("node {} told term {}, now {}", node.id, promised.term, seen.term)
+            format!("node {} reported term {}, now {}", node.id, promised.term, seen.term)
         })?;
         ensure(name, seen.flush_lsn >= promised.acknowledged, || {
             format!(
@@ -114,23 +116,23 @@ impl Oracle {
         Ok(())
     }
 
-    /// A node that misses what it had acknowledged votes all the same: with its vote a log is elected that lacks what was
+    /// A node that lacks WAL it had acknowledged votes all the same: its vote elects a log without records that were
     /// committed with its help.
     pub(crate) fn lost_node_does_not_vote(&self, node: &Node, vote: &VoteResponse) -> Result<(), Violation> {
         ensure("lost_node_does_not_vote", !(vote.vote_given && node.is_lost()), || {
-            format!("node {} is lost, and granted term {}", node.id, vote.term)
+            format!("node {} reports lost WAL, and granted term {}", node.id, vote.term)
         })
     }
 
-    /// A scan that is too strict takes a torn tail, which every crash leaves, for damage: after one power failure in
-    /// the whole site nobody votes any more.
+    /// A scan that is too strict takes a torn tail, which every crash leaves, for damage: after one power failure of
+    /// the whole site no node votes any more.
     pub(crate) fn undamaged_node_starts(
         &self,
         node: NodeId,
         what: &dyn std::fmt::Display,
     ) -> Result<(), Violation> {
         ensure("undamaged_node_starts", self.is_damaged(node), || {
-            format!("node {node} believes that it lost something: {what}")
+            format!("node {node} is undamaged and reports a loss: {what}")
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Who leads: terms, votes, where a term begins, PostgreSQL's timelines.
+//! Invariants of elections: votes, leaders, starts of terms, PostgreSQL timelines.
 
 use std::collections::BTreeSet;
 
@@ -22,8 +22,8 @@ impl Oracle {
         })
     }
 
-    /// S1, second half. Two proposers lead term 5, each with a majority that it counted its own way: their bytes have
-    /// equal names and cannot be told apart. Majorities are counted here, from what the nodes said.
+    /// S1, second half. Two proposers lead term 5, each with a majority by its own count: their bytes have equal names
+    /// and cannot be told apart. The oracle counts majorities from the nodes' replies.
     pub(crate) fn one_leader_per_term(
         &mut self,
         term: Term,
@@ -42,9 +42,9 @@ impl Oracle {
         Ok(voters)
     }
 
-    /// What makes S3 hold. The votes of term 3 miss every node that holds what term 2 committed, or the shorter log of
-    /// a higher term loses against a longer one: term 3 begins below, and overwrites it. Asked when a term begins and
-    /// when one commits: answers may be late.
+    /// Basis of S3. The votes of term 3 miss every node that holds what term 2 committed, or the shorter log of a
+    /// higher term loses against a longer one: term 3 begins below that commit and overwrites it. Checked when a term
+    /// begins and when one commits, because replies may be late.
     pub(crate) fn term_begins_above_all_commits(&self) -> Result<(), Violation> {
         let mut committed = Lsn::INVALID;
         for (term, &(start, commit)) in &self.terms {
@@ -56,18 +56,18 @@ impl Oracle {
         Ok(())
     }
 
-    /// A term begins.
+    /// Records the start of a term.
     pub(crate) fn record_term_start(&mut self, election: &Election) {
         self.terms.insert(election.term, (election.start, Lsn::INVALID));
     }
 
-    /// A term commits.
+    /// Records a commit of a term.
     pub(crate) fn record_term_commit(&mut self, term: Term, commit: Lsn) {
         self.terms.entry(term).and_modify(|(_, upto)| *upto = (*upto).max(commit));
     }
 
-    /// S7. Two failovers at once promote standbys to timeline 2, at different positions or with different WAL; archives
-    /// and backups cannot tell them apart. Or one is promoted below what is committed.
+    /// S7. Two failovers at once promote standbys to timeline 2 at different positions or with different WAL, and
+    /// archives and backups cannot tell them apart. Or a standby is promoted below the commit position.
     pub(crate) fn timeline_number_begins_once(
         &mut self,
         timeline: Timeline,

@@ -1,4 +1,4 @@
-//! The bytes: equal where the histories are, unchanged where they are committed.
+//! Invariants of the log: bytes are equal where histories are equal, and committed bytes never change.
 
 use consensus::TermHistory;
 use wal_types::{Lsn, NodeId, Term};
@@ -9,8 +9,8 @@ use crate::node::Node;
 use crate::primary::{Primary, START};
 
 impl Oracle {
-    /// S2. A node adopts a new history, crashes before the cut, and comes back with a dead proposer's tail under the
-    /// new term's name: it is elected as the newest log.
+    /// S2. A node adopts a new history, crashes before the truncation, and comes back with a dead proposer's tail under
+    /// the new term's name: it is elected as the newest log.
     pub(crate) fn logs_match_where_histories_match(
         &mut self,
         one: &Node,
@@ -41,14 +41,14 @@ impl Oracle {
         Ok(())
     }
 
-    /// What was compared of a node's log counts only below `at`.
+    /// Forgets comparisons of a node's log above `at`.
     pub(crate) fn forget_comparison(&mut self, node: NodeId, at: Lsn) {
         let pairs = self.equal_upto.iter_mut().filter(|((one, other), _)| *one == node || *other == node);
         pairs.for_each(|(_, equal)| *equal = (*equal).min(at));
     }
 
-    /// S3. Term 2 commits a stretch on nodes 1 and 2; node 3, whose log is longer and older, leads term 3 because
-    /// length was compared before term, and the stretch is overwritten.
+    /// S3. Term 2 commits a range on nodes 1 and 2. Node 3, whose log is longer and older, leads term 3 because length
+    /// was compared before term, and overwrites the range.
     pub(crate) fn committed_bytes_never_change(&mut self, log: &[u8]) -> Result<(), Violation> {
         let common = log.len().min(self.committed.len());
         let same = first_difference(&log[..common], &self.committed[..common]);
@@ -59,8 +59,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// S3, for a recovery, which has no WAL of its own: it commits what is left of two logs, one behind the other, or
-    /// bytes that a disk made up: no primary ever wrote the log that is called committed.
+    /// S3, for a recovery, which has no WAL of its own. It commits the parts of two logs, one behind the other, or
+    /// bytes that a disk made up: no primary ever wrote the committed log.
     pub(crate) fn committed_bytes_were_written_by_a_primary(
         &self,
         is_written: bool,
@@ -71,8 +71,8 @@ impl Oracle {
         })
     }
 
-    /// S4. A proposer counts bytes instead of records: the commit position lies inside a record, and a standby that is
-    /// promoted there ends its log below and writes other bytes over what was called committed.
+    /// S4. A proposer counts bytes instead of records: the commit position lies inside a record. A standby that is
+    /// promoted there ends its log below and writes other bytes over committed ones.
     pub(crate) fn commit_is_a_record_end(&mut self, primary: &Primary, lsn: Lsn) -> Result<(), Violation> {
         ensure("commit_is_a_record_end", primary.is_record_end(lsn), || {
             format!("{lsn} lies inside a record: {}", primary.describe(lsn))
@@ -82,9 +82,9 @@ impl Oracle {
         Ok(())
     }
 
-    /// S4. A commit candidate of an old term is applied to the new term's shorter log: commit goes beyond flush, or
-    /// names a position where nobody decided anything; or it goes back while the node lives, and a reader is told less
-    /// than before.
+    /// S4. A node applies a commit candidate of an old term to the new term's shorter log: its commit position is
+    /// beyond its flush position, or at a position that no quorum decided. Or the commit position goes back while the
+    /// node lives, and a reader sees less than before.
     pub(crate) fn node_commit_position_is_valid(&mut self, node: &Node) -> Result<(), Violation> {
         let Some(seen) = node.serving() else { return Ok(()) };
         let (known, decided) = (self.promises.entry(node.id).or_default().commit, self.commit_lsn());
@@ -102,17 +102,18 @@ impl Oracle {
         ensure(name, !inside, || format!("node {} commits {commit}, inside a record", node.id))
     }
 
-    /// S8. A proposer that was elected on an old idea of the log tells a node to begin below its commit position, and
-    /// the node cuts bytes that it has called committed. (What others committed meanwhile may be cut on it.)
+    /// S8. A proposer with an outdated idea of the log tells a node to begin below its commit position, and the node
+    /// truncates bytes that it had reported as committed. (Bytes that others committed meanwhile may be truncated on
+    /// it.)
     ///
-    /// `changed_from` is the lowest position at which its log is another one than when it was last looked at.
+    /// `changed_from` is the lowest position at which the log has changed since the last check.
     pub(crate) fn node_keeps_committed_bytes(
         &mut self,
         node: &Node,
         changed_from: Lsn,
     ) -> Result<(), Violation> {
         let Some(seen) = node.serving() else {
-            // What it still shows is what it knew; it will start from what its disk has.
+            // A failed node shows what it knew; it will start from its disk.
             self.promises.entry(node.id).or_default().commit = Lsn::INVALID;
             return Ok(());
         };
@@ -138,9 +139,10 @@ impl Oracle {
     }
 }
 
-/// Up to where two logs must be equal: as long as both histories name the same term. Below the first entry of either
-/// all members agree, which is why older entries could be dropped. Of two that differ as soon as both lists begin, or where
-/// one begins behind the end of the other, nothing is known: one of them left the members before the others agreed.
+/// Position up to which two logs must be equal: as long as both histories name the same term. Below the first entry of
+/// either history all members agree, which is why older entries could be dropped. Nothing is known about two histories
+/// that differ where both lists begin, or of which one begins behind the end of the other: one of the nodes left the
+/// members before the others agreed.
 fn common_end(one: &TermHistory, other: &TermHistory, shorter: Lsn) -> Lsn {
     let term = |history: &TermHistory, at: Lsn| -> Option<Term> {
         history.entries().iter().rev().find(|entry| entry.start <= at).map(|entry| entry.term)

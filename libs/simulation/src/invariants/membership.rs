@@ -1,4 +1,4 @@
-//! Who votes, and who may write.
+//! Invariants of membership: configurations, quorums, designated primaries.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +8,10 @@ use wal_types::{Generation, NodeId, PrimaryId, Term};
 use super::{Oracle, Violation, VotingSets, ensure, has_majorities};
 
 impl Oracle {
-    /// S9. Members change from {1,2,3} to {3,4,5} in one step: {1,2} go on committing for the old primary while {4,5}
-    /// elect the new one. Kept here: every set of nodes that elected or committed anything, under the voting sets that
-    /// its leader acted under, and from which sets leaders went over to which. Any two under the same sets, or under
-    /// sets of which one followed the other, share a node.
+    /// S9. Members change from {1,2,3} to {3,4,5} in one step: {1,2} still commit for the old primary while {4,5} elect
+    /// the new one. The oracle keeps every set of nodes that elected or committed anything, with the voting sets that
+    /// its leader acted under, and the changes from one voting set to the next. Any two quorums under the same sets, or
+    /// under sets of which one followed the other, must share a node.
     pub(crate) fn quorums_of_neighbouring_configurations_intersect(
         &mut self,
         sets: VotingSets,
@@ -60,13 +60,14 @@ impl Oracle {
         Ok(())
     }
 
-    /// True when a leader said that a configuration of this generation is decided.
+    /// True when a leader reported a configuration of this generation as decided.
     pub(crate) fn has_decided(&self, generation: Generation) -> bool {
         self.decided.contains_key(&generation)
     }
 
-    /// S10. Two controllers move generation 7 to 8 at once; one reaches one node, the other two. Generation 8 then
-    /// means two sets of members, or two designated primaries. `holders` are the nodes on whose disks it is.
+    /// S10. Two operators move generation 7 to 8 at once; one reaches one node, the other reaches two. Generation 8
+    /// then means two member lists, or two designated primaries. `holders` are the nodes with the configuration on
+    /// disk.
     pub(crate) fn one_configuration_per_generation(
         &mut self,
         configuration: &Configuration,
@@ -81,20 +82,20 @@ impl Oracle {
         })?;
         ensure(name, has_majorities(&configuration.sets(), holders), || {
             format!(
-                "generation {generation} is called decided, only {holders:?} hold it: {:?}",
+                "generation {generation} is reported decided, but only {holders:?} hold it: {:?}",
                 configuration.sets()
             )
         })
     }
 
-    /// S10, second half. A standby is promoted, and designated lest the old primary go on; its clients are told where to
-    /// write. The old one was only paused: it campaigns in a higher term with the same log, leads, and takes the clients
-    /// back that never heard of the other.
+    /// S10, second half. A standby is promoted and designated, so that the old primary stops, and its clients learn the
+    /// new address. The old primary was only paused: it campaigns in a higher term with the same log, leads, and keeps
+    /// the clients that did not learn of the other.
     ///
-    /// A designation was decided under term 5: then who votes for a higher term has one among them that knows it, and
-    /// whoever leads that term with WAL of its own is the designated primary, or one that a leader was told to designate
-    /// since (which may not be decided yet: it is by the time that the term commits). Lower terms may go on until they are
-    /// deposed, and recoveries may lead: they add no WAL.
+    /// A designation that was decided under term 5 is known to at least one voter of every higher term. So the leader
+    /// of a higher term with WAL of its own is the designated primary, or one that a leader was told to designate
+    /// since. (That newer designation may be undecided now; it is decided when the term commits.) Lower terms may
+    /// continue until they are deposed, and recoveries may lead: they add no WAL.
     pub(crate) fn only_the_designated_primary_writes(&self) -> Result<(), Violation> {
         for (&term, &writes) in &self.writes {
             let newest = self.designated.range(..term).next_back();
@@ -110,17 +111,17 @@ impl Oracle {
         Ok(())
     }
 
-    /// A primary leads a term.
+    /// Records the primary that leads a term.
     pub(crate) fn record_term_primary(&mut self, term: Term, primary: PrimaryId) {
         self.writes.insert(term, primary);
     }
 
-    /// The leader of `term` was told to let only `primary` write.
+    /// Records that the leader of `term` was told to designate `primary`.
     pub(crate) fn record_designation(&mut self, term: Term, generation: Generation, primary: PrimaryId) {
         self.designations.insert((term, generation, primary));
     }
 
-    /// The leader of `term` says that `configuration` is decided.
+    /// Records the designated primary of a configuration that the leader of `term` reports as decided.
     pub(crate) fn record_decided_primary(&mut self, term: Term, configuration: &Configuration) {
         let Some(primary) = configuration.primary else { return };
         let newest = self.designated.entry(term).or_insert((configuration.generation, primary));

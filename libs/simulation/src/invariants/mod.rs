@@ -1,8 +1,9 @@
-//! What must hold at every step, each invariant **one** function that names it; its comment tells the story that it
-//! excludes. [`Violation::invariant`] is the name of that function.
+//! Invariants that must hold at every step. Each is **one** function with its name; the function's comment tells the
+//! failure that it excludes. [`Violation::invariant`] is the name of the function.
 //!
-//! The oracle believes nobody. It keeps every byte that was ever called committed, what each node ever promised and
-//! acknowledged, who led which term and which quorums decided anything, counts majorities by itself, and compares.
+//! The oracle trusts no part of the product. It keeps every byte that was ever reported as committed, every promise and
+//! acknowledgement of each node, the leader of each term and the quorums that decided. It counts majorities itself, and
+//! compares.
 
 mod durability;
 mod elections;
@@ -26,9 +27,9 @@ use crate::primary::{START, Timeline};
 /// An invariant that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Its name.
+    /// Name of the invariant.
     pub invariant: &'static str,
-    /// What was seen.
+    /// The facts that contradict it.
     pub detail: String,
 }
 
@@ -38,6 +39,7 @@ impl fmt::Display for Violation {
     }
 }
 
+/// Ok when `holds`; else the violation of `invariant`, with its detail.
 pub(crate) fn ensure(
     invariant: &'static str,
     holds: bool,
@@ -46,10 +48,10 @@ pub(crate) fn ensure(
     if holds { Ok(()) } else { Err(Violation { invariant, detail: detail() }) }
 }
 
-/// The voting sets of a configuration.
+/// The voting sets of a configuration: one, or two while members change.
 pub(crate) type VotingSets = Vec<Vec<NodeId>>;
 
-/// More than half.
+/// The smallest number of members that is more than half.
 pub(crate) const fn majority(members: usize) -> usize {
     (members + 2) / 2
 }
@@ -61,58 +63,60 @@ pub(crate) fn has_majorities(sets: &[Vec<NodeId>], nodes: &BTreeSet<NodeId>) -> 
     !sets.is_empty() && sets.iter().all(more_than_half)
 }
 
-/// What a node owes.
+/// Promises of a node that later states must keep.
 #[derive(Clone, Copy, Debug, Default)]
 struct NodePromises {
-    /// Highest term that it ever told.
+    /// Highest term that it ever reported.
     term: Term,
-    /// Flush position that it acknowledged last.
+    /// Flush position that it has acknowledged.
     acknowledged: Lsn,
-    /// Commit position that it showed since it was started.
+    /// Commit position that it has shown since its start.
     commit: Lsn,
     /// Commit position that was on its disk.
     persisted_commit: Lsn,
-    /// Truncations that it had made when last seen.
+    /// Number of its truncations at the last check.
     truncations: u64,
-    /// Its disk was damaged, and it has not shown since that it holds everything again.
+    /// Its disk was damaged, and the node has not held everything again since.
     damaged: bool,
 }
 
-/// Memory of a schedule.
+/// Memory of a schedule: the facts that invariants compare against.
 #[derive(Default)]
 pub(crate) struct Oracle {
-    /// Every byte that was called committed, from [`START`] on.
+    /// Every byte that was reported as committed, from [`START`] on.
     committed: Vec<u8>,
-    /// Where records end in it, ascending.
+    /// Record ends in it, ascending.
     ends: Vec<Lsn>,
+    /// The leader of each term.
     leaders: BTreeMap<Term, ProposerId>,
-    /// Where a term begins, and how far it committed.
+    /// Start and commit position of each term.
     terms: BTreeMap<Term, (Lsn, Lsn)>,
-    /// Who granted a term to whom.
+    /// For each term, the campaign that each node voted for.
     votes: BTreeMap<Term, BTreeMap<NodeId, ProposerId>>,
-    /// How far a node told that it holds the log of a term.
+    /// Flush position that a node has acknowledged in a term.
     acknowledged: BTreeMap<(Term, NodeId), Lsn>,
+    /// Promises of each node.
     promises: BTreeMap<NodeId, NodePromises>,
-    /// Up to where the logs of two nodes were seen to be equal, as they were when they were last looked at.
+    /// Position up to which the logs of two nodes were equal at the last comparison.
     equal_upto: BTreeMap<(NodeId, NodeId), Lsn>,
     /// PostgreSQL timelines under which something was committed.
     timelines: BTreeMap<Tli, Timeline>,
     /// Decided configurations.
     decided: BTreeMap<Generation, Configuration>,
-    /// The primary whose WAL a term takes; recoveries have none.
+    /// The primary whose WAL a term accepts; recoveries have none.
     writes: BTreeMap<Term, PrimaryId>,
-    /// Who alone may write, by the term under which it was decided: the newest generation of each.
+    /// Designated primary by the term that decided it: the newest generation of each term.
     designated: BTreeMap<Term, (Generation, PrimaryId)>,
-    /// What leaders were told to designate.
+    /// Designations that leaders were told to make.
     designations: BTreeSet<(Term, Generation, PrimaryId)>,
-    /// Quorums that elected or committed under voting sets.
+    /// Quorums that elected or committed under these voting sets.
     quorums: BTreeMap<VotingSets, BTreeSet<Vec<NodeId>>>,
-    /// Voting sets from which a leader went over to others.
+    /// Changes of the voting sets by leaders, as (before, after).
     steps: BTreeSet<(VotingSets, VotingSets)>,
 }
 
 impl Oracle {
-    /// End of what is committed.
+    /// End of the committed log.
     pub(crate) fn commit_lsn(&self) -> Lsn {
         START.advance(self.committed.len() as u64)
     }
@@ -132,17 +136,17 @@ impl Oracle {
         self.decided.last_key_value().map_or(Generation::default(), |(generation, _)| *generation)
     }
 
-    /// True while a node may lack what it once acknowledged, because its disk was damaged.
+    /// True while a node may lack WAL that it once acknowledged, because its disk was damaged.
     pub(crate) fn is_damaged(&self, node: NodeId) -> bool {
         self.promises.get(&node).is_some_and(|promised| promised.damaged)
     }
 
-    /// The disk of a node was damaged: what it acknowledged may be gone, until it holds everything again.
+    /// Records damage of a node's disk: acknowledged WAL may be missing until the node holds everything again.
     pub(crate) fn record_damage(&mut self, node: NodeId) {
         self.promises.entry(node).or_default().damaged = true;
     }
 
-    /// A node said that it lost something: it owes only its promises of terms.
+    /// Records a node's report of lost WAL: only its promises of terms remain.
     pub(crate) fn record_loss(&mut self, node: NodeId, seen: &Snapshot) {
         let promised = self.promises.entry(node).or_default();
         promised.acknowledged = promised.acknowledged.min(seen.flush_lsn);
@@ -150,7 +154,7 @@ impl Oracle {
         promised.commit = Lsn::INVALID;
     }
 
-    /// An elected proposer had a node cut its log: what was above is owed no longer.
+    /// Records truncations by an elected proposer: the promise of WAL above them ends.
     pub(crate) fn record_truncation(&mut self, node: NodeId, seen: &Snapshot) {
         let promised = self.promises.entry(node).or_default();
         if seen.truncations != promised.truncations {
@@ -159,12 +163,12 @@ impl Oracle {
         }
     }
 
-    /// A damaged node was seen to hold everything that it should.
+    /// Records that a damaged node holds everything that it should.
     pub(crate) fn record_repair(&mut self, node: NodeId) {
         self.promises.entry(node).or_default().damaged = false;
     }
 
-    /// Remembers what a node said, which binds it for ever.
+    /// Records a reply of a node, which binds the node for ever.
     pub(crate) fn record_reply(
         &mut self,
         node: NodeId,
@@ -194,12 +198,12 @@ impl Oracle {
         Ok(())
     }
 
-    /// A node stopped in the middle of a batch, and will start from what its disk has. If the batch told it to cut its
-    /// log, what it had acknowledged above the cut may no longer be owed.
-    pub(crate) fn record_interrupted_batch(&mut self, node: NodeId, may_have_cut_at: Option<Lsn>) {
+    /// Records that a node stopped in the middle of a batch and will start from its disk. If the batch could truncate
+    /// its log, the promise of WAL above that position ends.
+    pub(crate) fn record_interrupted_batch(&mut self, node: NodeId, may_have_truncated_at: Option<Lsn>) {
         let promised = self.promises.entry(node).or_default();
-        if let Some(cut) = may_have_cut_at {
-            promised.acknowledged = promised.acknowledged.min(cut.max(promised.commit));
+        if let Some(at) = may_have_truncated_at {
+            promised.acknowledged = promised.acknowledged.min(at.max(promised.commit));
         }
         promised.commit = Lsn::INVALID;
     }

@@ -1,4 +1,4 @@
-//! What standbys and other readers are shown.
+//! Invariants of readers: bytes that standbys and proposers are served.
 
 use consensus::{AcceptorMessage, Dialect};
 use wal_store::Snapshot;
@@ -8,8 +8,8 @@ use super::{Oracle, Violation, ensure};
 use crate::mirror::{first_difference, offset};
 
 impl Oracle {
-    /// S6. A sender keeps a file open across a cut and sends the dead tail from it, or sends what is flushed and not
-    /// committed: a standby replays bytes that the log will never have, and nothing can take them back.
+    /// S6. A sender keeps a file open across a truncation and sends the dead tail from it, or sends WAL that is flushed
+    /// but not committed: a standby replays bytes that the log will never have, and cannot undo them.
     pub(crate) fn reader_sees_only_committed_bytes(
         &self,
         node: NodeId,
@@ -28,8 +28,8 @@ impl Oracle {
         })
     }
 
-    /// S6, for a proposer that reads a donor's log to feed another node: it is shown bytes of another term than the one
-    /// that it named, or bytes above what the donor has flushed, and hands them on as its own.
+    /// S6, for a proposer that reads a donor's log to feed another node. It gets bytes of another term than it named,
+    /// or bytes above the donor's flush position, and sends them on as its own.
     pub(crate) fn donor_serves_its_own_log(
         &self,
         node: NodeId,
@@ -43,9 +43,9 @@ impl Oracle {
         })
     }
 
-    /// A node says that its log begins where it began before old segments were removed. The leader believes that somebody
-    /// still has what a laggard lacks, and feeds it from there: nothing ever comes, and nobody is told that this laggard
-    /// must be built anew.
+    /// A node reports that its log begins where it began before old segments were removed. The leader waits for it to
+    /// feed a lagging safekeeper: nothing ever comes, and no operator learns that the lagging safekeeper must be
+    /// rebuilt.
     pub(crate) fn node_offers_only_wal_it_has(
         &self,
         seen: &Snapshot,
@@ -53,7 +53,7 @@ impl Oracle {
         message: &AcceptorMessage,
     ) -> Result<(), Violation> {
         let offered = match message {
-            // The public protocol does not say where a log begins.
+            // The public protocol does not report where a log begins.
             _ if seen.lineage.dialect == Dialect::Neon => return Ok(()),
             AcceptorMessage::PreVote(response) => response.start_lsn,
             AcceptorMessage::Vote(response) => response.timeline_start_lsn,

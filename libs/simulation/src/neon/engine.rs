@@ -1,4 +1,4 @@
-//! The messages of a [`NeonProposer`], in and out.
+//! [`Engine`] of a [`NeonProposer`]: its inputs and its messages.
 
 use bytes::Bytes;
 use consensus::{
@@ -7,7 +7,7 @@ use consensus::{
 };
 use wal_types::{Lsn, NodeId, SystemId, TenantTimelineId, Term, Tli};
 
-use super::peer::Peer;
+use super::peer::NeonPeer;
 use super::{NeonProposer, Stage};
 use crate::engine::Engine;
 use crate::primary::{CONTEXT, SEGMENT_SIZE};
@@ -84,7 +84,7 @@ impl Engine for NeonProposer {
     }
 
     fn fetched(&mut self, node: NodeId, _donor: NodeId, at: Lsn, wal: &Bytes) -> bool {
-        if self.peers.get(&node).and_then(Peer::sent) != Some(at) {
+        if self.peers.get(&node).and_then(NeonPeer::sent) != Some(at) {
             return false;
         }
         let message = self.append_message(node, at, wal.clone());
@@ -97,7 +97,7 @@ impl Engine for NeonProposer {
     fn approve(&mut self, wal: WalBuffer) {
         self.wal = wal;
         self.stage = Stage::Leading;
-        let voted = |(&id, peer): (&NodeId, &Peer)| (peer.state == PeerState::Voted).then_some(id);
+        let voted = |(&id, peer): (&NodeId, &NeonPeer)| (peer.state == PeerState::Voted).then_some(id);
         let voted: Vec<NodeId> = self.peers.iter().filter_map(voted).collect();
         voted.into_iter().for_each(|node| self.lead(node));
     }
@@ -142,7 +142,7 @@ impl Engine for NeonProposer {
 
     fn start_commit_is_persisted(&self) -> bool {
         let start = self.election.as_ref().map_or(Lsn::MAX, |election| election.start);
-        let persisted = |peer: &Peer| peer.persisted_commit >= start;
+        let persisted = |peer: &NeonPeer| peer.persisted_commit >= start;
         self.quorum(persisted)
             && self.peers.values().all(|peer| peer.state == PeerState::Offline || persisted(peer))
     }

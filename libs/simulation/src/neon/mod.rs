@@ -1,9 +1,9 @@
-//! [`NeonProposer`]: a proposer as the public protocol's versions 2 and 3 know it, for timelines of dialect `neon`.
+//! [`NeonProposer`]: proposer of the public protocol, versions 2 and 3, for timelines of dialect `neon`.
 //!
-//! Scripted after what the public one does on the wire: it greets, takes the highest term plus one, demands votes and
-//! gives up at the first refusal, finds the point where two logs part by comparing the histories entry by entry, and
-//! asks nobody before it campaigns. It shares no rule with the product's own proposer: not the quorum, not the common
-//! point, not the commit position.
+//! It behaves like the public proposer on the wire: it greets, takes the highest term plus one, requests votes, ends
+//! its campaign at the first refusal, and finds the point where two logs part by comparing the histories entry by
+//! entry. It sends no pre-vote. It shares no rule with the product's own proposer: neither the quorum, nor the common
+//! point, nor the commit position.
 
 mod engine;
 mod peer;
@@ -17,7 +17,7 @@ use consensus::{
 };
 use wal_types::{Generation, Lsn, NodeId, ProposerId, Term, Tli};
 
-use self::peer::Peer;
+use self::peer::NeonPeer;
 use crate::invariants::majority;
 
 /// One campaign in dialect `neon`.
@@ -27,7 +27,7 @@ pub(crate) struct NeonProposer {
     has_primary: bool,
     term: Term,
     stage: Stage,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: BTreeMap<NodeId, NeonPeer>,
     election: Option<Election>,
     history: TermHistory,
     truncate_lsn: Lsn,
@@ -35,6 +35,7 @@ pub(crate) struct NeonProposer {
     commit_lsn: Lsn,
 }
 
+/// Stage of a campaign.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     CollectingTerms,
@@ -56,7 +57,7 @@ impl NeonProposer {
             has_primary,
             term: Term::ZERO,
             stage: Stage::CollectingTerms,
-            peers: safekeepers.iter().map(|&node| (node, Peer::default())).collect(),
+            peers: safekeepers.iter().map(|&node| (node, NeonPeer::default())).collect(),
             election: None,
             history: TermHistory::default(),
             truncate_lsn: Lsn::INVALID,
@@ -65,12 +66,12 @@ impl NeonProposer {
         }
     }
 
-    /// Version 2 names the campaign, version 3 does not.
+    /// The proposer id on the wire: version 2 names the campaign, version 3 does not.
     fn name(&self) -> ProposerId {
         if self.version == ProtocolVersion::V2 { self.id } else { ProposerId::default() }
     }
 
-    fn quorum(&self, has: impl Fn(&Peer) -> bool) -> bool {
+    fn quorum(&self, has: impl Fn(&NeonPeer) -> bool) -> bool {
         self.peers.values().filter(|peer| has(peer)).count() >= majority(self.peers.len())
     }
 
@@ -86,7 +87,8 @@ impl NeonProposer {
             let highest = self.peers.values().map(|peer| peer.term).max().unwrap_or_default();
             self.term = Term(highest.0 + 1);
             self.stage = Stage::Campaign;
-            let greeted = |(&id, peer): (&NodeId, &Peer)| (peer.state == PeerState::Greeted).then_some(id);
+            let greeted =
+                |(&id, peer): (&NodeId, &NeonPeer)| (peer.state == PeerState::Greeted).then_some(id);
             let greeted: Vec<NodeId> = self.peers.iter().filter_map(greeted).collect();
             greeted.into_iter().for_each(|node| self.request_vote(node));
         }
@@ -190,7 +192,7 @@ impl NeonProposer {
             peer.persisted_commit = peer.persisted_commit.max(commit_lsn);
         }
         let start = self.election.as_ref().map_or(Lsn::MAX, |election| election.start);
-        let counted = |peer: &Peer| if peer.acked < start { Lsn::INVALID } else { peer.acked };
+        let counted = |peer: &NeonPeer| if peer.acked < start { Lsn::INVALID } else { peer.acked };
         let mut acked: Vec<Lsn> = self.peers.values().map(counted).collect();
         acked.sort_unstable();
         let commit = acked[acked.len() - majority(acked.len())];
@@ -203,8 +205,8 @@ impl NeonProposer {
     }
 }
 
-/// The end of the last term that both histories have in common: where the next one begins in either, or where the
-/// safekeeper's log ends. An empty log begins where the proposer's history does.
+/// End of the last term that both histories have in common: where the next term begins in either, or where the
+/// safekeeper's log ends. For an empty log it is the start of the proposer's history.
 fn common_point(proposer: &[TermStart], safekeeper: &[TermStart], flush_lsn: Lsn) -> Lsn {
     let common = proposer.iter().zip(safekeeper).take_while(|(one, other)| one.term == other.term).count();
     if common == 0 {

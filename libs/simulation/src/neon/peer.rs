@@ -1,12 +1,13 @@
-//! [`Peer`]: what a [`NeonProposer`](super::NeonProposer) knows of one safekeeper.
+//! [`NeonPeer`]: what a [`NeonProposer`](super::NeonProposer) knows about one safekeeper.
 
 use std::collections::VecDeque;
 
 use consensus::{PeerState, ProposerMessage, VoteResponse};
 use wal_types::{Lsn, Term};
 
+/// State of one safekeeper in a campaign.
 #[derive(Default)]
-pub(super) struct Peer {
+pub(super) struct NeonPeer {
     pub(super) state: PeerState,
     pub(super) outbox: VecDeque<ProposerMessage>,
     pub(super) term: Term,
@@ -17,7 +18,8 @@ pub(super) struct Peer {
     pub(super) heartbeat: bool,
 }
 
-impl Peer {
+impl NeonPeer {
+    /// End of the WAL that was sent to it, while it is streamed to.
     pub(super) fn sent(&self) -> Option<Lsn> {
         match self.state {
             PeerState::Streaming { sent } => Some(sent),

@@ -1,6 +1,6 @@
-//! A dead tail, on purpose: a primary reaches one node only, another one takes over without that node, and when the node
-//! hears of it, it dies somewhere in the cut. By chance alone the bytes that come in place of a tail are mostly the same
-//! ones, written again by the same primary, and a tail that stays where it was harms nobody.
+//! Dead tails on purpose: a primary reaches only one node, another primary takes over without that node, and the node
+//! crashes inside the truncation when it learns of the new leader. By chance alone the bytes that replace a tail are
+//! mostly the same bytes, written again by the same primary, and a tail that stays in place does no harm.
 
 use wal_types::NodeId;
 
@@ -9,16 +9,17 @@ use crate::cluster::WRITERS_MAX;
 use crate::invariants::Violation;
 use crate::writer::Writer;
 
-/// Rounds in which a quorum decides when nothing hinders it.
+/// Rounds in which an undisturbed quorum decides.
 const ROUNDS_MAX: u64 = 10;
-/// Records of a tail: some, or more than a segment has.
+/// Records of a tail: a few, or more than fill a segment.
 const TAIL_RECORDS: [u64; 4] = [2, 8, 30, 90];
-/// Bytes of WAL in a round: what is sent at once is all that a node may have at once.
+/// Bytes of WAL in a round. A node can have no more at once than what is sent at once.
 const ROUND_BYTES: u64 = 16 * 1024;
-/// Disk operations of a cut, and of what comes before and behind it.
+/// Disk operations of a truncation, and of the steps before and after it.
 const CUT_OPERATIONS: u64 = 40;
 
 impl Schedule {
+    /// Makes a dead tail on `node`, and crashes the node in its truncation.
     pub(super) fn dead_tail(&mut self, node: NodeId) -> Result<(), Violation> {
         for id in self.cluster.node_ids() {
             self.cluster.start_node(id)?;
@@ -31,7 +32,7 @@ impl Schedule {
         for _ in 0..2 {
             self.serve(slot, &[node])?;
         }
-        // The primary is gone, and so is for now whoever has its last records.
+        // The primary is gone, and the node with its last records is unreachable for now.
         for &other in &others {
             self.cluster.start_node(other)?;
         }
@@ -54,7 +55,7 @@ impl Schedule {
         self.cluster.compare_logs()
     }
 
-    /// A writer that leads and its primary; one is started when there is none.
+    /// A leading writer (its slot) and its primary; a writer is started when there is none.
     fn leading_writer(&mut self) -> Result<Option<(usize, usize)>, Violation> {
         let writes = |schedule: &Self, slot: usize| {
             let writer = schedule.cluster.writers[slot].as_ref().filter(|writer| writer.engine.leads())?;
@@ -69,22 +70,22 @@ impl Schedule {
         Ok(writes(self, slot))
     }
 
-    /// A node hears of a leader, dies on the way, and comes back.
+    /// A node learns of a leader, crashes inside the truncation, and starts again.
     fn truncate_and_crash(&mut self, slot: usize, node: NodeId) -> Result<(), Violation> {
         let index = self.cluster.index(node);
         for _ in 0..ROUNDS_MAX {
             self.cluster.connect(slot, node);
             self.cluster.send(slot, node, 4)?;
             self.cluster.deliver(slot, node, 4);
-            let cuts = self.cluster.nodes[index].may_truncate(4);
-            if cuts {
+            let truncates = self.cluster.nodes[index].may_truncate(4);
+            if truncates {
                 self.cluster.stats.dead_tails += 1;
                 let cluster = &mut self.cluster;
                 cluster.nodes[index].plan_crash(&mut cluster.rng, CUT_OPERATIONS);
             }
             self.cluster.run_node(node, 4)?;
             self.cluster.receive(slot, node)?;
-            if cuts {
+            if truncates {
                 break;
             }
         }
@@ -101,8 +102,8 @@ impl Schedule {
         }
     }
 
-    /// Only these nodes and this writer do what is due, until `done` is true of the writer; false when it did not
-    /// become true.
+    /// Lets only these nodes and this writer work, until `done` is true of the writer; false when it does not become
+    /// true.
     fn serve_until(
         &mut self,
         slot: usize,
@@ -119,6 +120,7 @@ impl Schedule {
         Ok(false)
     }
 
+    /// One round of one writer and these nodes.
     fn serve(&mut self, slot: usize, nodes: &[NodeId]) -> Result<(), Violation> {
         self.cluster.stream(slot, ROUND_BYTES);
         self.proposer_timers(slot);

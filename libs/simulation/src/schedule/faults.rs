@@ -1,4 +1,4 @@
-//! What goes wrong with nodes and their disks.
+//! Faults of nodes, their disks and the network.
 
 use wal_store::Fault;
 use wal_types::NodeId;
@@ -9,6 +9,7 @@ use crate::invariants::Violation;
 use crate::node::Death;
 
 impl Schedule {
+    /// A random fault of a node: it crashes now or soon, or its disk fails.
     pub(super) fn fault(&mut self, node: NodeId) -> Result<(), Violation> {
         match self.random_below(10) {
             0..2 => self.cluster.crash(node, Death::Power),
@@ -26,7 +27,7 @@ impl Schedule {
         }
     }
 
-    /// An operation of the disk will fail, or there is no room on it any more.
+    /// Makes a disk operation fail soon, or fills or empties the disk.
     fn disk_fault(&mut self, node: NodeId) {
         self.cluster.stats.disk_faults += 1;
         let fault = match self.random_below(7) {
@@ -46,8 +47,8 @@ impl Schedule {
         }
     }
 
-    /// The network parts while members change: a leader loses most of the old ones, and is told to go on with those that
-    /// it has left; most of the old ones hear of a rival, and of nothing else.
+    /// Partitions the network while members change: a leader loses most of the old members and is told to continue with
+    /// the nodes that it still reaches; most of the old members hear only of a rival.
     pub(super) fn partition_during_change(&mut self, rival: usize) {
         let Some(leader) =
             (0..WRITERS_MAX).find(|&slot| slot != rival && self.cluster.can_change_members(slot))

@@ -1,4 +1,4 @@
-//! What comes after the trouble: everything is mended, and the cluster has to show that it lives.
+//! Healing after the random events: all faults end, and the cluster must make progress.
 
 use std::time::Duration;
 
@@ -14,37 +14,37 @@ use crate::invariants::{
 use crate::node::Death;
 use crate::writer::{Writer, primary_id};
 
-/// Rounds in which a healed cluster must settle, and must commit something new.
+/// Rounds in which a healed cluster must finish its recovery, and must commit new WAL.
 const HEALING_ROUNDS_MAX: u64 = 400;
-/// Records written after healing; all of them must be committed.
+/// Records written after healing, all of which must be committed.
 const LAST_RECORDS: u64 = 5;
-/// What a round stands for when rivals wait: a message goes to a node and an answer comes back.
+/// Time that a round stands for while rivals wait: one message to a node and its reply.
 const ROUND: Duration = Duration::from_millis(100);
-/// Between two attempts of one rival, as walproposer and its recovery have it.
+/// Delay between two attempts of one rival, as in walproposer and its recovery.
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
-/// Rounds after which an undecided campaign is given up: two may have split the votes, and wait for a node that is gone.
+/// Rounds after which an undecided campaign ends: two campaigns may have split the votes and wait for a node that is
+/// gone.
 const CAMPAIGN_ROUNDS_MAX: u64 = 40;
-/// Rivals come at the end of one schedule in this many.
+/// One schedule in this many ends with a duel of rivals.
 const DUEL_EVERY_SCHEDULES: u64 = 3;
-/// Elections that rivals may need until the last of them is content.
+/// Elections within which all rivals must have finished.
 const DUEL_ELECTIONS_MAX: u64 = 30;
 
-/// A campaign that is begun again whenever it ends.
+/// A rival: a campaign that starts again after each end.
 struct Rival {
     slot: usize,
     primary: Option<usize>,
     backoff: Backoff,
-    /// Round in which it begins again.
-    begins_at: u64,
-    /// Round in which it gives up unless it leads.
-    gives_up_at: u64,
+    /// Round in which it starts again.
+    starts_at: u64,
+    /// Round in which it ends unless it leads.
+    ends_at: u64,
     is_done: bool,
 }
 
 impl Schedule {
-    /// Everything that is broken is mended; then a recovery, a promotion, and new WAL that must be committed in spite of
-    /// rivals.
+    /// Ends all faults. Then come a recovery, a promotion, and new WAL that must be committed despite rivals.
     pub(super) fn heal(&mut self) -> Result<(), Violation> {
         self.cluster.trace.line(format_args!("healing"));
         self.cluster.is_healing = true;
@@ -53,7 +53,7 @@ impl Schedule {
         for node in self.cluster.node_ids() {
             let index = self.cluster.index(node);
             self.cluster.nodes[index].fill_disk(false);
-            // Also those that are down: what was set to go wrong on their disks ends with them.
+            // Nodes that are down crash again: that ends the faults planned for their disks.
             self.cluster.crash(node, Death::Process)?;
             if !self.cluster.nodes[index].is_gone {
                 let cluster = &mut self.cluster;
@@ -63,24 +63,25 @@ impl Schedule {
             }
         }
         let rounds = self.run_until(None, |schedule| {
-            let is_settled = schedule.cluster.writers[0].as_ref().is_some_and(Writer::is_recovery_done);
-            let is_own = schedule.cluster.dialect == Dialect::Holdfast;
-            is_settled && (!is_own || schedule.cluster.replace_dead_members(0))
+            let has_recovered = schedule.cluster.writers[0].as_ref().is_some_and(Writer::is_recovery_done);
+            let is_holdfast = schedule.cluster.dialect == Dialect::Holdfast;
+            has_recovered && (!is_holdfast || schedule.cluster.replace_dead_members(0))
         })?;
         recovery_finishes(rounds, HEALING_ROUNDS_MAX)?;
         let primary = self.cluster.promote(0);
         self.designate(primary)?;
         self.write_final_records(primary);
-        // A public proposer whose server was overtaken by another campaign is replaced together with the server.
+        // In dialect `neon` a proposer whose server was overtaken by another campaign is replaced together with its
+        // server, so there is no duel.
         if self.cluster.dialect == Dialect::Holdfast && self.random_below(DUEL_EVERY_SCHEDULES) == 0 {
             self.duel(primary)?;
             self.write_final_records(primary);
         }
         let end = self.cluster.primaries[primary].flush_lsn();
-        // Not only a quorum: everybody catches up.
+        // Every node must catch up, not only a quorum.
         let rounds = self.run_until(Some(primary), |schedule| {
-            let is_own = schedule.cluster.dialect == Dialect::Holdfast;
-            if is_own && !schedule.cluster.replace_dead_members(0) {
+            let is_holdfast = schedule.cluster.dialect == Dialect::Holdfast;
+            if is_holdfast && !schedule.cluster.replace_dead_members(0) {
                 return false;
             }
             let cluster = &schedule.cluster;
@@ -94,14 +95,14 @@ impl Schedule {
         healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)
     }
 
-    /// Damage that a start does not find is not repaired by a leader: whoever knows of it takes the node away.
+    /// A leader does not repair damage that a start does not find: the operator who knows of it removes the node.
     fn retire_hidden_damage(&mut self, node: NodeId) -> Result<(), Violation> {
         let index = self.cluster.index(node);
         let is_hidden = self.cluster.oracle.is_damaged(node) && !self.cluster.nodes[index].is_lost();
         if is_hidden { self.cluster.retire_node(node) } else { Ok(()) }
     }
 
-    /// Where somebody else may write, and now and then elsewhere, the new primary is designated.
+    /// Designates the new primary when another primary is designated, and in some other schedules.
     fn designate(&mut self, primary: usize) -> Result<(), Violation> {
         let is_reserved = self.cluster.designated(0).is_some();
         if self.cluster.dialect == Dialect::Neon || !(is_reserved || self.random_below(4) == 0) {
@@ -122,14 +123,14 @@ impl Schedule {
         }
     }
 
-    /// Two recoveries and the primary's own proposer begin at once; each begins again when another deposes it.
+    /// Two recoveries and the primary's own proposer start at once; each starts again when another deposes it.
     fn duel(&mut self, primary: usize) -> Result<(), Violation> {
         let rival = |(slot, primary)| Rival {
             slot,
             primary,
             backoff: Backoff::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX),
-            begins_at: 0,
-            gives_up_at: u64::MAX,
+            starts_at: 0,
+            ends_at: u64::MAX,
             is_done: false,
         };
         let mut rivals: Vec<Rival> = [Some(primary), None, None].into_iter().enumerate().map(rival).collect();
@@ -152,14 +153,15 @@ impl Schedule {
         rival_proposers_converge(elections(self), DUEL_ELECTIONS_MAX)
     }
 
+    /// Lets a rival start, end or finish in this round.
     fn step_rival(&mut self, rival: &mut Rival, round: u64) {
         match (&self.cluster.writers[rival.slot], rival.primary) {
             (Some(writer), None) if writer.is_recovery_done() => {
-                // A recovery is over when it has reported.
+                // A recovery ends with its report.
                 rival.is_done = true;
                 self.cluster.end_writer(rival.slot);
             }
-            (Some(writer), _) if !writer.engine.leads() && round >= rival.gives_up_at => {
+            (Some(writer), _) if !writer.engine.leads() && round >= rival.ends_at => {
                 self.cluster.end_writer(rival.slot);
             }
             (Some(writer), Some(primary)) => {
@@ -169,22 +171,22 @@ impl Schedule {
             }
             (Some(_), None) => self.connect_all(rival.slot),
             (None, None) if rival.is_done => {}
-            (None, _) if rival.begins_at == round => {
+            (None, _) if rival.starts_at == round => {
                 self.cluster.start_writer(rival.slot, rival.primary);
                 self.connect_all(rival.slot);
-                rival.begins_at = u64::MAX;
-                rival.gives_up_at = round + CAMPAIGN_ROUNDS_MAX;
+                rival.starts_at = u64::MAX;
+                rival.ends_at = round + CAMPAIGN_ROUNDS_MAX;
             }
-            (None, _) if rival.begins_at == u64::MAX => {
+            (None, _) if rival.starts_at == u64::MAX => {
                 let delay = rival.backoff.next_delay(&mut self.cluster.rng);
-                rival.begins_at = round + 1 + (delay.as_millis() / ROUND.as_millis()) as u64;
+                rival.starts_at = round + 1 + (delay.as_millis() / ROUND.as_millis()) as u64;
                 rival.is_done = false;
             }
             (None, _) => {}
         }
     }
 
-    /// Works undisturbed until `done`, starting writer 0 again whenever it ends; how many rounds that took.
+    /// Runs undisturbed rounds until `done`, restarting writer 0 whenever it ends. Returns the number of rounds.
     fn run_until(
         &mut self,
         primary: Option<usize>,
@@ -204,7 +206,7 @@ impl Schedule {
         Ok(HEALING_ROUNDS_MAX)
     }
 
-    /// Who stands where, for whoever wants to know why nothing moves.
+    /// Adds the positions of all nodes and writers to the trace, to explain a lack of progress.
     fn trace_positions(&mut self) {
         let Cluster { nodes, writers, oracle, trace, .. } = &mut self.cluster;
         for node in nodes {

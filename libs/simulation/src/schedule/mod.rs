@@ -1,4 +1,4 @@
-//! One schedule: some hundred random events, then healing, then the last comparison.
+//! One schedule: some hundred random events, then healing, then the final comparison.
 
 mod dead_tail;
 mod faults;
@@ -17,20 +17,20 @@ use crate::primary::Layout;
 use crate::stats::Stats;
 use crate::trace::Trace;
 
-/// Events before healing begins: from, to.
+/// Number of events before healing begins.
 const EVENTS: std::ops::Range<u64> = 300..420;
-/// All logs are compared this often: healing mends what a schedule broke before the last comparison could see it.
+/// All logs are compared after this many events: healing repairs damage before the final comparison could find it.
 const COMPARE_EVERY_EVENTS: u64 = 10;
 
-/// What came of a seed.
+/// Result of one schedule.
 pub struct ScheduleOutcome {
-    /// How rich it was.
+    /// Its counts.
     pub stats: Stats,
-    /// Equal in every run of the seed.
+    /// Hash of its trace, equal in every run of the seed.
     pub trace_hash: u64,
-    /// What happened, line by line, if asked for.
+    /// Its events as text, if the caller asked for them.
     pub lines: Vec<String>,
-    /// The first invariant that broke.
+    /// The first violation.
     pub violation: Option<Violation>,
 }
 
@@ -52,6 +52,7 @@ pub fn run(seed: u64, keep_lines: bool) -> ScheduleOutcome {
     }
 }
 
+/// A running schedule.
 struct Schedule {
     cluster: Cluster,
 }
@@ -75,7 +76,7 @@ impl Schedule {
         self.cluster.rng.random_range(0..bound)
     }
 
-    /// One thing happens. The weights keep a cluster mostly at work and often enough in trouble.
+    /// One random event. The weights keep a cluster mostly at work and often enough in trouble.
     fn random_event(&mut self) -> Result<(), Violation> {
         self.cluster.stats.events += 1;
         let slot = self.random_below(WRITERS_MAX as u64) as usize;
@@ -157,7 +158,7 @@ impl Schedule {
         }
     }
 
-    /// The clock may stand still and may jump; it never goes back.
+    /// A random step of the clock: it may stand still and may jump, and never goes back.
     fn random_duration(&mut self) -> Duration {
         match self.random_below(10) {
             0 => Duration::ZERO,
@@ -166,7 +167,7 @@ impl Schedule {
         }
     }
 
-    /// A round in which every writer and every node does what it would do at once if nothing hindered it.
+    /// One undisturbed round: each writer and each node does all work that is due.
     fn work_round(&mut self) -> Result<(), Violation> {
         for slot in 0..WRITERS_MAX {
             if self.cluster.writers[slot].is_none() {
@@ -197,6 +198,8 @@ impl Schedule {
         }
     }
 
+    /// Fires the timers of the proposer in `slot`: heartbeat and commit announcement. A proposer that cannot progress
+    /// ends.
     fn proposer_timers(&mut self, slot: usize) {
         if let Some(writer) = &mut self.cluster.writers[slot] {
             writer.engine.heartbeat();
@@ -207,7 +210,7 @@ impl Schedule {
         }
     }
 
-    /// A writer begins anew: for the newest primary, or for one that others believe dead.
+    /// Restarts a writer: for the newest primary, or for one that other writers consider dead.
     fn restart_writer(&mut self, slot: usize) {
         let newest = self.cluster.primaries.len() as u64 - 1;
         let primary = if self.random_below(3) == 0 { self.random_below(newest + 1) } else { newest };
@@ -215,8 +218,8 @@ impl Schedule {
         self.connect_all(slot);
     }
 
-    /// Begins a recovery, or promotes a standby when one has just settled the log; now and then that one is designated
-    /// first, so that nobody else may write.
+    /// Starts a recovery, or promotes a standby after a finished recovery. In some schedules that standby is designated
+    /// first, so that only it may write.
     fn fail_over(&mut self, slot: usize) {
         let designates = self.random_below(3) == 0;
         let primary = match &self.cluster.writers[slot] {
