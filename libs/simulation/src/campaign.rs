@@ -107,7 +107,7 @@ pub(crate) fn run(batch: &Batch, schedules: u64, slice: u64, file: &Path) -> boo
         let seconds = started.elapsed().as_secs_f64();
         let line = line(&tree, &seeds, &stats, found.len());
         println!("{line} ({:.0} a second)", stats.schedules as f64 / seconds);
-        if !crate::report_failures(&stats, &found) {
+        if !report_failures(&stats, &found) {
             return false;
         }
         if let Err(error) = append(file, &known, &line) {
@@ -116,6 +116,22 @@ pub(crate) fn run(batch: &Batch, schedules: u64, slice: u64, file: &Path) -> boo
         }
     }
     true
+}
+
+/// Prints what is wrong with a run; false when anything is.
+#[expect(clippy::print_stderr, reason = "a command that reports to a terminal")]
+pub(crate) fn report_failures(stats: &Stats, found: &[Failure]) -> bool {
+    for one in found {
+        eprintln!("{one}");
+    }
+    if let Some(Failure::Violation(seed, _)) = found.first() {
+        eprintln!("replay it with: ./dev sim --seed {seed} --trace");
+    }
+    let coverage_gap = stats.coverage_gap().filter(|_| found.is_empty());
+    if let Some(coverage_gap) = &coverage_gap {
+        eprintln!("{coverage_gap}");
+    }
+    found.is_empty() && coverage_gap.is_none()
 }
 
 /// The line of a slice.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use simulation::{ScheduleOutcome, Stats};
+use simulation::ScheduleOutcome;
 
 use crate::campaign::{Batch, Failure};
 
@@ -90,21 +90,5 @@ fn run_seeds(batch: &Batch, seeds: Range<u64>) -> bool {
     let seconds = started.elapsed().as_secs_f64();
     println!("{}", campaign::line(&campaign::tree(), &seeds, &stats, found.len()));
     println!("{stats}; {:.0} schedules per second", stats.schedules as f64 / seconds);
-    report_failures(&stats, &found)
-}
-
-/// Prints what is wrong with a run; false when anything is.
-#[expect(clippy::print_stderr, reason = "a command that reports to a terminal")]
-fn report_failures(stats: &Stats, found: &[Failure]) -> bool {
-    for one in found {
-        eprintln!("{one}");
-    }
-    if let Some(Failure::Violation(seed, _)) = found.first() {
-        eprintln!("replay it with: ./dev sim --seed {seed} --trace");
-    }
-    let coverage_gap = stats.coverage_gap().filter(|_| found.is_empty());
-    if let Some(coverage_gap) = &coverage_gap {
-        eprintln!("{coverage_gap}");
-    }
-    found.is_empty() && coverage_gap.is_none()
+    campaign::report_failures(&stats, &found)
 }

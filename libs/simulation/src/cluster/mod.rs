@@ -1,6 +1,7 @@
 //! [`Cluster`]: the nodes, primaries, writers and standbys of a schedule. Each public method is one event.
 
 mod damage;
+mod half_open;
 mod membership;
 mod network;
 mod nodes;
@@ -14,7 +15,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use wal_types::{NodeId, ProposerId, Term};
 
-use self::network::HalfOpen;
+use self::half_open::HalfOpen;
 use crate::invariants::Oracle;
 use crate::node::{Node, member};
 use crate::primary::{Layout, Primary, START};

@@ -2,24 +2,15 @@
 //! between connections there is no order. A message waits as long as the schedule decides, and each end notices
 //! separately that the other end is gone.
 
-use std::collections::VecDeque;
-
 use consensus::{AcceptorMessage, ConnectionId, ProposerMessage};
 use rand::RngExt;
 use wal_store::{Input, Output};
 use wal_types::NodeId;
 
 use super::Cluster;
+use super::half_open::HalfOpen;
 use crate::invariants::Violation;
 use crate::writer::{Link, Writer};
-
-/// A half-open connection: the writer's end is closed. What it had sent still arrives, and then the end of the
-/// connection.
-pub(super) struct HalfOpen {
-    node: NodeId,
-    id: ConnectionId,
-    messages: VecDeque<ProposerMessage>,
-}
 
 /// Half-open connections that are kept. The oldest ends first.
 const HALF_OPEN_MAX: usize = 12;

@@ -11,9 +11,9 @@ mod liveness;
 mod log;
 mod membership;
 mod readers;
+mod violation;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use consensus::{AcceptorMessage, Configuration};
 use wal_store::Snapshot;
@@ -22,31 +22,9 @@ use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId, Term, Tli};
 pub(crate) use self::liveness::{
     healed_cluster_commits_and_catches_up, recovery_finishes, rival_proposers_converge,
 };
+pub use self::violation::Violation;
+pub(crate) use self::violation::ensure;
 use crate::primary::{START, Timeline};
-
-/// An invariant that did not hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Name of the invariant.
-    pub invariant: &'static str,
-    /// The facts that contradict it.
-    pub detail: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.invariant, self.detail)
-    }
-}
-
-/// Ok when `holds`; else the violation of `invariant`, with its detail.
-pub(crate) fn ensure(
-    invariant: &'static str,
-    holds: bool,
-    detail: impl FnOnce() -> String,
-) -> Result<(), Violation> {
-    if holds { Ok(()) } else { Err(Violation { invariant, detail: detail() }) }
-}
 
 /// The voting sets of a configuration: one, or two while members change.
 pub(crate) type VotingSets = Vec<Vec<NodeId>>;
