@@ -84,6 +84,7 @@ fn explore(
 ) -> Report {
     let coverage = Arc::new(Coverage::default());
     let model = Cluster { bounds, coverage: Arc::clone(&coverage), seen };
+
     let started = Instant::now();
     let checker = model
         .checker()
@@ -95,9 +96,11 @@ fn explore(
         std::thread::sleep(POLL_INTERVAL);
         progress(checker.state_count(), checker.unique_state_count());
     }
+
     let timed_out = !checker.is_done();
     let checker = checker.join();
     let elapsed = started.elapsed();
+
     let broken = checker.discoveries().into_iter().next().map(|(name, path)| Verdict::Broken {
         invariant: name.to_owned(),
         steps: path.into_actions().iter().map(|action| format!("{action:?}")).collect(),
@@ -108,6 +111,7 @@ fn explore(
         (None, false, Some(coverage_gap)) => Verdict::LowCoverage(coverage_gap),
         (None, false, None) => Verdict::Holds,
     };
+
     Report {
         bounds,
         states: checker.state_count(),
@@ -128,6 +132,7 @@ fn coverage_gap(bounds: &Bounds, coverage: &Coverage) -> Option<String> {
     if let Some(term) = terms.iter().skip(scripted).position(is_gap).map(|term| term + scripted) {
         return Some(format!("no state commits in term {}", term + 1));
     }
+
     let mut needed = Vec::new();
     if bounds.terms > 1 {
         needed.extend([Event::Truncated, Event::Recovered]);
@@ -146,6 +151,7 @@ fn coverage_gap(bounds: &Bounds, coverage: &Coverage) -> Option<String> {
             needed.push(Event::CommittedNext);
         }
     }
+
     let missing = EVENTS.iter().find(|(event, _)| needed.contains(event) && coverage.count_of(*event) == 0);
     missing.map(|(_, name)| format!("no state shows {name}"))
 }
@@ -187,18 +193,21 @@ impl fmt::Display for Report {
         if !symmetry {
             write!(f, ", without symmetry")?;
         }
+
         let seconds = self.elapsed.as_secs_f64();
         write!(
             f,
             "; {} states, {} unique, depth {}, {seconds:.1} s; ",
             self.states, self.unique, self.depth
         )?;
+
         for (term, (elections, commits)) in self.terms.iter().enumerate() {
             write!(f, "term {}: {elections} elections, {commits} commits; ", term + 1)?;
         }
         for (name, count) in self.events.iter().filter(|(_, count)| *count > 0) {
             write!(f, "{count} {name}; ")?;
         }
+
         match &self.verdict {
             Verdict::Holds => write!(f, "all invariants hold"),
             Verdict::Unfinished => write!(f, "UNFINISHED, no violation so far"),

@@ -95,6 +95,7 @@ impl Cluster {
             let choices = 0..self.bounds.changes();
             actions.extend(choices.map(|choice| Action::Change { writer, choice }));
         }
+
         let campaigns = state.writers[writer].campaign.is_some();
         for node in 0..state.nodes.len() {
             let link = &state.links[writer * state.nodes.len() + node];

@@ -87,6 +87,7 @@ impl Step<'_> {
         let coverage = self.coverage;
         let outcome =
             self.state.nodes[node].change(|node| node.receive(from, message, effects_max, coverage));
+
         match outcome {
             Err(broken) => self.record_violation(broken),
             Ok(Delivery::Replies(replies)) if replies.is_empty() => {}
@@ -140,6 +141,7 @@ impl Step<'_> {
                 return;
             }
         };
+
         for action in actions {
             match action {
                 Action::Elected(election) => self.handle_election(acting, &election),
@@ -189,6 +191,7 @@ impl Step<'_> {
                 self.close(writer, node);
                 continue;
             }
+
             let (older, was_late) = (connection(writer, !link.is_second), !link.late.is_empty());
             if was_late {
                 self.state.nodes[node].change(|node| node.acceptor.disconnected(older));
@@ -200,6 +203,7 @@ impl Step<'_> {
                 link.is_open = false;
             });
         }
+
         if self.state.writers[writer].campaign.is_some() {
             self.state.writers[writer].change(|writer| writer.campaign = None);
         }

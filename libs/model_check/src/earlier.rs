@@ -22,6 +22,7 @@ pub(crate) fn is_over_for_node(node: &Node) -> bool {
     let votes = (0..WRITERS).map(campaign);
     let others =
         votes.filter(|campaign| node.acceptor.state().voted_for != Some(*campaign) && own > Term::ZERO);
+
     for proposer_id in others {
         let generation = node.acceptor.state().configuration.generation;
         let vote = ProposerMessage::Vote(VoteRequest { generation, term: own, proposer_id });
@@ -29,6 +30,7 @@ pub(crate) fn is_over_for_node(node: &Node) -> bool {
             return false;
         }
     }
+
     let rejects = |term: u64, from: ConnectionId| {
         earlier_requests(node, Term(term)).into_iter().all(|message| is_rejected(node, from, message))
     };
@@ -40,6 +42,7 @@ fn earlier_requests(node: &Node, term: Term) -> Vec<ProposerMessage> {
     let state = node.acceptor.state();
     let (configuration, generation) = (state.configuration.clone(), state.configuration.generation);
     let mut messages: Vec<ProposerMessage> = Vec::new();
+
     for campaigner in 0..WRITERS {
         let proposer_id = campaign(campaigner);
         messages.push(ProposerMessage::Vote(VoteRequest { generation, term, proposer_id }));
@@ -70,6 +73,7 @@ fn earlier_requests(node: &Node, term: Term) -> Vec<ProposerMessage> {
             configuration: configuration.clone(),
         }));
     }
+
     messages.push(ProposerMessage::Configure(ConfigureRequest { term, configuration }));
     messages
 }
@@ -114,6 +118,7 @@ fn higher_term_replies(campaign: &Proposer, node_id: wal_types::NodeId) -> [Acce
     else {
         return [0; 4].map(|_| AcceptorMessage::Greeting(greeting.clone()));
     };
+
     [
         AcceptorMessage::Greeting(greeting),
         AcceptorMessage::Vote(VoteResponse {

@@ -100,13 +100,16 @@ fn main() -> ExitCode {
             interleaved: flags.interleaved.unwrap_or(default.interleaved),
             symmetry: flags.symmetry.unwrap_or(default.symmetry),
         };
+
         let report = check(bounds, flags.jobs.max(1), Duration::from_secs(flags.seconds_max), progress());
         println!("{report}");
         if let Verdict::Broken { steps, .. } = &report.verdict {
             steps.iter().for_each(|step| println!("    {step}"));
         }
+
         holds &= report.verdict == Verdict::Holds;
     }
+
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

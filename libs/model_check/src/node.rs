@@ -82,6 +82,7 @@ impl Node {
                 return Ok(Delivery::Refused);
             }
         };
+
         let mut budget = effects_max;
         let mut replies = Vec::new();
         let mut done = self.carry_out(&effects, known_commit, &mut budget, &mut replies, coverage)?;
@@ -90,12 +91,14 @@ impl Node {
             effects = self.acceptor.flushed(end, end);
             done = self.carry_out(&effects, known_commit, &mut budget, &mut replies, coverage)?;
         }
+
         if self.acceptor.state().commit_lsn < known_commit {
             return Err(Invariant::NodeKeepsCommittedBytes);
         }
         if done {
             return Ok(Delivery::Replies(replies));
         }
+
         self.restart();
         coverage.count(Event::CrashedWithin);
         Ok(Delivery::Crashed)

@@ -29,6 +29,7 @@ impl Step<'_> {
         let Some(proposer) = &mut acting.campaign else { return };
         let term = election.term.0 as usize;
         self.coverage.count_election(election.term);
+
         let newest = self.state.ledger.elected.len() <= term;
         if self.state.ledger.elected.get(term).copied().unwrap_or(false) {
             return self.record_violation(Invariant::OneLeaderPerTerm);
@@ -38,12 +39,14 @@ impl Step<'_> {
             ledger.elected.resize(terms, false);
             ledger.elected[term] = true;
         });
+
         let donor = &self.state.nodes[index(election.donor)];
         if donor.acceptor.state().term > election.term {
             // The donor no longer answers a checksum request of this term.
             acting.campaign = None;
             return;
         }
+
         let start = records_below(election.start);
         let Some(log) = donor.log().get(..start) else {
             return self.record_violation(Invariant::LogHasNoHoles);
@@ -51,6 +54,7 @@ impl Step<'_> {
         if newest && !log.starts_with(&self.state.ledger.committed) {
             return self.record_violation(Invariant::CommittedBytesNeverChange);
         }
+
         if acting.wal.starts_with(log) {
             proposer.approve(writer::buffer(&acting.wal));
             acting.fetches = false;
@@ -72,11 +76,13 @@ impl Step<'_> {
         if self.bounds.heartbeats {
             proposer.announce_commit();
         }
+
         let decided = &acting.wal[..records_below(commit).min(acting.wal.len())];
         let known = &self.state.ledger.committed;
         if !known.starts_with(decided) && !decided.starts_with(known) {
             return self.record_violation(Invariant::CommittedBytesNeverChange);
         }
+
         if decided.len() > known.len() {
             let decided = decided.to_vec();
             self.ledger(|ledger| ledger.committed = decided);
@@ -97,6 +103,7 @@ impl Step<'_> {
             if held.iter().any(|(by, held)| is_known(*by) && held == configuration) {
                 continue;
             }
+
             let configuration = configuration.clone();
             self.ledger(|ledger| {
                 // No pre-vote of a later term needs the older entry.
@@ -120,15 +127,18 @@ impl Step<'_> {
     pub(crate) fn handle_decided_configuration(&mut self, configuration: Configuration) {
         self.coverage.count(Event::Configured);
         self.count_configuration(&configuration, Event::DecidedJoint, Event::DecidedNext);
+
         let decided = &self.state.ledger.decided;
         let same = decided.iter().find(|known| known.generation == configuration.generation);
         if same.is_some_and(|same| *same != configuration) {
             return self.record_violation(Invariant::OneConfigurationPerGeneration);
         }
+
         let newest = decided.iter().all(|known| known.generation < configuration.generation);
         if same.is_some() || configuration.generation == initial_configuration().generation {
             return;
         }
+
         self.ledger(|ledger| {
             if newest {
                 // After a joint configuration a leader continues with the next members alone.

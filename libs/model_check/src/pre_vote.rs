@@ -36,10 +36,12 @@ impl Step<'_> {
                 self.drop_late_messages(writer, node);
             }
         }
+
         self.ledger(|ledger| ledger.elected.clear());
         for node in &mut self.state.nodes {
             node.change(|node| node.current_term = term);
         }
+
         for (writer, configuration) in configurations.into_iter().enumerate() {
             let mut acting = Writer::clone(&self.state.writers[writer]);
             acting.fetches = false;
@@ -85,7 +87,9 @@ impl Step<'_> {
         }
         let proposer =
             acting.campaign.as_mut().filter(|proposer| proposer.phase() == CampaignPhase::PreVoted)?;
+
         proposer.request_votes().ok()?;
+
         if self.bounds.messages_wait() && !self.bounds.interleaved {
             // A vote request that is sent late is the same as one that arrives late.
             for node in 0..nodes {

@@ -69,6 +69,7 @@ impl Step<'_> {
         if self.bounds.interleaved || !acting.is_leading() {
             return;
         }
+
         let rival = writer ^ 1;
         let in_flight = self.bounds.messages_wait();
         if !in_flight && self.state.writers[rival].campaign.is_some() && self.is_powerless(rival) {

@@ -36,6 +36,7 @@ impl Seen {
             let holders = state.nodes.iter().filter(|node| node.log().get(index) == Some(&record));
             holders.filter_map(|node| term_of(&node.acceptor.state().history, index)).min()
         };
+
         let fingerprints: Vec<Fingerprint> =
             state.nodes.iter().map(|node| Fingerprint::of_node(&node.held(name))).collect();
         let fingerprint = |swapped: usize| {
@@ -44,6 +45,7 @@ impl Seen {
             nodes.sort_unstable();
             hash(&nodes)
         };
+
         joint.lock().insert(fingerprint(0).min(fingerprint(1)));
     }
 }

@@ -47,6 +47,7 @@ impl ClusterState {
         let mut common = vec![self.ledger.fingerprint().common[swapped]];
         // Four nodes are not alike: one is not a member.
         let mut distinguishable = self.symmetry && nodes == MEMBERS;
+
         for place in 0..WRITERS {
             let writer = place ^ swapped;
             let fingerprint = self.writers[writer].fingerprint();
@@ -57,6 +58,7 @@ impl ClusterState {
                 column.push(self.links[writer * nodes + node].fingerprint().common[swapped]);
             }
         }
+
         if distinguishable {
             columns.sort_unstable();
         }

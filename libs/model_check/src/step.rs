@@ -40,8 +40,10 @@ impl<'a> Step<'a> {
             }
         }
         let message = self.poll_piece(&mut acting, writer, node)?;
+
         let is_elected = is_elected(&message);
         let is_leaders = is_elected || matches!(message, ProposerMessage::Append(_));
+
         let before = self.state.nodes[node].clone();
         let crashed = self.deliver(&mut acting, writer, node, message, effects_max);
         if self.is_idle(&acting, writer, node, &before) {
@@ -53,12 +55,14 @@ impl<'a> Step<'a> {
                 self.deliver(&mut acting, writer, node, append, usize::MAX);
             }
         }
+
         if effects_max != usize::MAX {
             if !crashed {
                 return None;
             }
             self.state.crashes_left -= 1;
         }
+
         if !self.bounds.replies_wait() || !is_leaders {
             self.handle_replies(&mut acting, writer, node);
         }

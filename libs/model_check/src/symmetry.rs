@@ -61,6 +61,7 @@ impl Fingerprint {
         if !found || ids.len() > 2 * (MEMBERS + 1) + 1 {
             return Self { common: pair(&words), columns: Vec::new() };
         }
+
         let parts = &ids[MEMBERS + 1..];
         let is_donor =
             |node: usize| needs_donor && donor.is_some_and(|at| words[at] == ID_FIRST + node as u64);
@@ -69,6 +70,7 @@ impl Fingerprint {
             pair(&[&[u64::from(is_donor(node))], &part[1..]].concat())
         });
         let columns = columns.collect();
+
         if let Some(at) = donor {
             words[at] = ID_FIRST;
         }

@@ -57,6 +57,7 @@ impl Batch {
         let next = AtomicU64::new(seeds.start);
         let stop = AtomicBool::new(false);
         let result = Mutex::new((Stats::default(), Vec::new()));
+
         std::thread::scope(|scope| {
             for _ in 0..self.jobs {
                 scope.spawn(|| {
@@ -75,6 +76,7 @@ impl Batch {
             }
             report_progress(seeds, &next, &stop);
         });
+
         result.into_inner()
     }
 

@@ -63,6 +63,7 @@ impl Node {
         };
         Replica::create(&disk, id, disk_id(id), lineage, configuration.clone())
             .expect("an empty model disk has room");
+
         let configuration = Arc::new(configuration);
         let mut node = Self {
             id,
@@ -76,6 +77,7 @@ impl Node {
             was_lost: false,
             is_gone: false,
         };
+
         node.start(0).expect("what was just created can be opened");
         node
     }
@@ -157,6 +159,7 @@ impl Node {
         if matches!(at.health, Health::Failed | Health::Corrupt) {
             return None;
         }
+
         self.configuration = at.configuration.clone();
         let seen = (self.incarnation, at.truncations);
         self.mirror.forget_below(at.oldest_lsn);
@@ -164,12 +167,14 @@ impl Node {
         if at.flush_lsn <= from && self.mirror.seen == seen {
             return Some(from);
         }
+
         self.disk.pause_faults(true);
         let bytes = read_log(replica, from, at.flush_lsn);
         self.disk.pause_faults(false);
         if from.advance(bytes.len() as u64) < at.flush_lsn {
             return None;
         }
+
         self.mirror.seen = seen;
         Some(self.mirror.replace(from, &bytes))
     }

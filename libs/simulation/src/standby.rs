@@ -43,6 +43,7 @@ impl Standby {
         if self.reader.as_ref().is_none_or(|(of, _)| *of != incarnation) {
             self.reader = node.reader(ReadMode::Committed).map(|reader| (incarnation, reader));
         }
+
         let Some((_, reader)) = &mut self.reader else { return Received::Nothing };
         let mut bytes = vec![0; bytes_max];
         match reader.read(self.position, &mut bytes) {

@@ -88,6 +88,7 @@ impl Writer {
             ProtocolVersion::Holdfast1 => Box::new(holdfast_proposer(campaign, primary, safekeepers)),
             version => Box::new(NeonProposer::new(version, campaign.id, primary.is_some(), &safekeepers)),
         };
+
         Self {
             primary: campaign.primary,
             campaign: campaign.id,

@@ -87,6 +87,7 @@ impl Cluster {
         if self.nodes[index].serving().is_none_or(|at| at.write_lsn != at.flush_lsn) {
             return Ok(());
         }
+
         let Some(damage) = self
             .choose_damage(node)
             .filter(|damage| !damage.may_pass_unnoticed() && can_be_noticed(&self.nodes[index], damage))
@@ -96,6 +97,7 @@ impl Cluster {
         if damage.apply(&self.nodes[index].disk).is_none() {
             return Ok(());
         }
+
         self.trace.line(format_args!("node {node}: {damage:?}"));
         self.stats.damages += 1;
         self.oracle.record_damage(node);
@@ -116,6 +118,7 @@ impl Cluster {
             let at = copy + self.rng.random_range(0..CONTROL_BYTES);
             return Some(Damage::Rot { name: CONTROL.into(), bit: at * 8 });
         }
+
         let is_segment =
             |name: &String| name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
         let segments: Vec<String> = disk.list().ok()?.into_iter().filter(is_segment).collect();
@@ -124,8 +127,10 @@ impl Cluster {
         if bytes == 0 {
             return None;
         }
+
         let at = self.rng.random_range(0..bytes);
         let sector = |at: usize| at - at % SECTOR_BYTES;
+
         Some(match kind {
             1 => Damage::Gone { name },
             2 => Damage::Lost { name, sector: sector(at) },
@@ -146,6 +151,7 @@ impl Cluster {
         if self.nodes[index].refresh_mirror().is_none() {
             return;
         }
+
         let log = &self.nodes[index].mirror;
         let (from, to) = (log.base().max(seen.oldest_lsn), log.end());
         let held = log.slice(from, to);

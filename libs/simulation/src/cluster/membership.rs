@@ -31,12 +31,14 @@ impl Cluster {
         if self.nodes.len() >= NODES_MAX || self.dialect == Dialect::Neon {
             return None;
         }
+
         let id = NodeId(self.nodes.len() as u64 + 1);
         self.trace.line(format_args!("node {id} is new, its log begins at {oldest}"));
         self.stats.new_nodes += 1;
         let first = self.founders.iter().copied().map(member).collect();
         let configuration = Configuration { members: first, ..Configuration::default() };
         self.nodes.push(Node::create(id, self.dialect, oldest, configuration));
+
         for slot in 0..self.writers.len() {
             if let Some(writer) = &mut self.writers[slot] {
                 writer.add_peer(id);
@@ -57,6 +59,7 @@ impl Cluster {
             .filter(|&id| self.can_vote(slot, id, current.contains(&id)))
             .collect();
         usable.shuffle(&mut self.rng);
+
         let size = match self.rng.random_range(0..10) {
             0 => 1,
             1 => 2,
@@ -64,6 +67,7 @@ impl Cluster {
             3..5 => 5,
             _ => 3,
         };
+
         usable.truncate(size);
         usable.sort_unstable();
         self.begin_change(slot, usable);
@@ -126,6 +130,7 @@ impl Cluster {
             configuration.primary
         ));
         self.stats.decided_configurations += 1;
+
         let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
         if let Some(primary) = writer.designates
             && configuration.primary == Some(primary_id(primary))
@@ -135,6 +140,7 @@ impl Cluster {
         let term = writer.engine.term();
         self.oracle.record_decided_primary(term, configuration);
         self.oracle.only_the_designated_primary_writes()?;
+
         let position = (term, configuration.generation);
         // Later leaders may have replaced it by a newer one, from which they know that nothing is left to finish.
         let holds = |node: &Node| match node.configuration_after_power_loss() {
@@ -142,10 +148,12 @@ impl Cluster {
             // A node that does not start has lost even its promises.
             None => self.oracle.is_damaged(node.id),
         };
+
         let sets = configuration.sets();
         // Every leader decides again what it found, and recovering disks is expensive.
         let is_checked = !self.oracle.has_decided(configuration.generation)
             || self.stats.decided_configurations.is_multiple_of(REDECIDED_CHECKED_EVERY);
+
         let mut holders: BTreeSet<NodeId> =
             if is_checked { BTreeSet::new() } else { sets.iter().flatten().copied().collect() };
         for node in &self.nodes {
@@ -176,6 +184,7 @@ impl Cluster {
         if !current.new_members.is_empty() || dead.is_empty() {
             return current.new_members.is_empty();
         }
+
         let others: Vec<NodeId> = self.node_ids().into_iter().filter(|id| !members.contains(id)).collect();
         let fit: Vec<NodeId> = others.iter().copied().filter(|&id| self.can_vote(slot, id, false)).collect();
         if fit.len() < dead.len() && self.nodes.len() < NODES_MAX {
@@ -189,6 +198,7 @@ impl Cluster {
             }
             return false;
         }
+
         next.extend(fit.into_iter().take(dead.len()));
         self.begin_change(slot, next);
         false

@@ -68,6 +68,7 @@ impl Cluster {
             members: members.iter().copied().map(member).collect(),
             ..Configuration::default()
         };
+
         let create = |&id: &NodeId| Node::create(id, dialect, START, configuration.clone());
         Self {
             nodes: members.iter().map(create).collect(),

@@ -92,6 +92,7 @@ impl Cluster {
         let count = self.rng.random_range(1..8);
         let half_open = &mut self.half_open[index];
         let (node, id) = (half_open.node, half_open.id);
+
         let messages: Vec<_> = half_open.messages.drain(..count.min(half_open.messages.len())).collect();
         let is_over = half_open.messages.is_empty();
         self.stats.late_messages += messages.len() as u64;
@@ -170,6 +171,7 @@ impl Cluster {
                 link.to_writer.push_back(message);
             }
         }
+
         for (connection, refusal) in output.refused {
             self.trace.line(format_args!("node {node} refuses: {refusal}"));
             self.half_open.retain(|half_open| half_open.id != connection);

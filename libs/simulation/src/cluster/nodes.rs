@@ -19,11 +19,13 @@ impl Cluster {
         if !self.is_healing && self.nodes[index].may_truncate(count) && self.rng.random_range(0..4) == 0 {
             self.nodes[index].plan_crash(&mut self.rng, 40);
         }
+
         let before = self.nodes[index].snapshot();
         let Some((batch, output)) = self.nodes[index].run(count) else { return Ok(()) };
         if batch.is_empty() && output.refused.is_empty() {
             return Ok(());
         }
+
         let crashed = self.nodes[index].disk.has_crashed();
         if crashed || self.nodes[index].serving().is_none() {
             self.oracle.record_interrupted_batch(node, lowest_truncation(batch.iter()));
@@ -32,7 +34,9 @@ impl Cluster {
             let death = if self.rng.random() { Death::Power } else { Death::Process };
             return self.crash(node, death);
         }
+
         self.route_replies(node, output)?;
+
         if let (Some(before), Some(after)) = (before, self.nodes[index].snapshot()) {
             // Each truncation counts twice: before its first file is removed and when it is done.
             self.stats.truncations += after.truncations.saturating_sub(before.truncations) / 2;
@@ -59,6 +63,7 @@ impl Cluster {
         if let (Some(before), Some(after)) = (before, self.nodes[index].snapshot()) {
             self.stats.removals += u64::from(after.oldest_lsn > before.oldest_lsn);
         }
+
         if self.nodes[index].disk.has_crashed() {
             self.oracle.record_interrupted_batch(node, None);
             return self.crash(node, Death::Power);
@@ -66,6 +71,7 @@ impl Cluster {
         if self.nodes[index].serving().is_none() {
             self.oracle.record_interrupted_batch(node, None);
         }
+
         self.route_replies(node, output)?;
         self.check_node(node)
     }
@@ -131,6 +137,7 @@ impl Cluster {
         if self.nodes[index].is_up() || self.nodes[index].is_gone {
             return Ok(());
         }
+
         // A start may come after a wait for an unreadable sector. No wait hides an error that passes.
         if !self.is_healing {
             match self.rng.random_range(0..16) {
@@ -143,6 +150,7 @@ impl Cluster {
                 _ => {}
             }
         }
+
         let is_patient = self.oracle.is_damaged(node) && (self.is_healing || self.rng.random());
         match self.nodes[index].start(if is_patient { UNREADABLE_TRIES_MAX } else { 0 }) {
             Ok(()) => {}
@@ -161,6 +169,7 @@ impl Cluster {
                 return Ok(());
             }
         }
+
         self.trace.line(format_args!("node {node} starts"));
         self.oracle.restart_forgets_nothing(&self.nodes[index])?;
         self.check_node(node)?;

@@ -19,6 +19,7 @@ impl Cluster {
         if self.oracle.is_damaged(node) {
             return Ok(());
         }
+
         let bytes_max = self.rng.random_range(1..=4 * READ_BYTES_MAX) as usize;
         match self.standbys[standby].receive(&self.nodes[index], bytes_max) {
             Received::Bytes(bytes) => {
@@ -45,6 +46,7 @@ impl Cluster {
     pub(super) fn fetch(&mut self, slot: usize, node: NodeId) -> Result<(), Violation> {
         let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
         let Some(fetch) = writer.engine.poll_fetch(node) else { return Ok(()) };
+
         let donor = self.nodes.iter().find(|one| one.id == fetch.donor);
         let term = writer.engine.term();
         let read = donor.and_then(|donor| {
@@ -52,12 +54,14 @@ impl Cluster {
             let until = fetch.until.min(snapshot.flush_lsn).min(fetch.from.advance(READ_BYTES_MAX));
             Some((donor, donor.read(fetch.from, until))).filter(|(_, wal)| !wal.is_empty())
         });
+
         let Some((donor, wal)) = read else {
             if let Some(proposer) = writer.engine.holdfast_mut() {
                 proposer.donor_failed(node, fetch.donor);
             }
             return Ok(());
         };
+
         self.stats.fetches += 1;
         let end = fetch.from.advance(wal.len() as u64);
         // The mirror of a node whose disk has just stopped is out of date.
@@ -65,6 +69,7 @@ impl Cluster {
             let held = donor.mirror.slice(fetch.from, end);
             self.oracle.donor_serves_its_own_log(fetch.donor, fetch.from, &wal, held)?;
         }
+
         let is_taken = writer.engine.fetched(node, fetch.donor, fetch.from, &wal.into());
         assert!(is_taken, "the proposer takes what it asked for");
         Ok(())

@@ -108,11 +108,13 @@ impl Cluster {
         let sets = self.sets(slot);
         let Some(writer) = &mut self.writers[slot] else { return Ok(()) };
         let term = writer.engine.term();
+
         let quorum = self.oracle.commit_is_acknowledged_by_a_majority(term, lsn, &sets)?;
         let steps = std::mem::take(&mut writer.steps);
         self.oracle.quorums_of_neighbouring_configurations_intersect(sets.clone(), quorum, steps)?;
         self.oracle.record_term_commit(term, lsn);
         self.oracle.term_begins_above_all_commits()?;
+
         let writes = match writer.primary {
             Some(index) => Some(index),
             None => self.primary_of_recovered_log(slot, lsn)?,
@@ -124,6 +126,7 @@ impl Cluster {
             self.oracle.committed_bytes_never_change(primary.slice(START, lsn))?;
             self.stats.committed_records = self.stats.committed_records.max(primary.records_up_to(lsn));
         }
+
         self.commits += 1;
         if self.commits.is_multiple_of(DURABILITY_CHECK_EVERY) && self.oracle.commit_lsn() >= lsn {
             self.oracle.commit_is_durable_on_a_quorum(self.nodes.iter(), &sets, term, lsn)?;
@@ -142,6 +145,7 @@ impl Cluster {
                 |at: &Snapshot| at.term == term && at.history.last().is_some_and(|last| last.term == term);
             node.serving().is_some_and(|at| led_by(&at))
         };
+
         let holders = self
             .nodes
             .iter()
@@ -150,6 +154,7 @@ impl Cluster {
             .filter(|node| !self.oracle.is_damaged(node.id));
         let mut holders =
             holders.filter(|node| node.mirror.end() >= lsn && node.mirror.base() <= self.oracle.commit_lsn());
+
         let Some(holder) = holders.next() else { return Ok(None) };
         let (held, tli) = (&holder.mirror, holder.serving().and_then(|at| at.history.tli_at(lsn)));
         // Everything below the start of a later log is committed.
@@ -157,6 +162,7 @@ impl Cluster {
         let log = &[committed, held.slice(held.base(), lsn)].concat();
         let wrote =
             |primary: &Primary| primary.flush_lsn() >= lsn && primary.slice(START, lsn) == log.as_slice();
+
         // Of several primaries with these bytes the first promoted one wrote them. A segment switch has the same bytes
         // on every timeline, so the timeline is compared first.
         let on_timeline = |primary: &Primary| Some(primary.timeline.tli) == tli && wrote(primary);
@@ -192,6 +198,7 @@ impl Cluster {
         let (settled, log_tli) = election.map_or((START, None), |election| (election.start, election.tli));
         let wal = &self.oracle.committed()[..offset(self.promotion_point(slot, settled))];
         let (end, ordinal) = (START.advance(wal.len() as u64), self.primaries.len());
+
         let parent = self.timeline_at(wal);
         // A server that was elected here and wrote nothing that lasted may have taken a number.
         let may_stay = log_tli.is_none_or(|log| log == parent.tli);
@@ -201,6 +208,7 @@ impl Cluster {
             self.stats.timeline_switches += 1;
             Timeline { tli: Tli(parent.tli.0 + 1), fork: Some((parent.tli, end)), begun_by: ordinal }
         };
+
         let wal = wal.to_vec();
         self.primaries.push(Primary::promoted(wal, self.layout, timeline));
         ordinal

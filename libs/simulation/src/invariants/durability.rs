@@ -62,6 +62,7 @@ impl Oracle {
                 Err(why) => missing.push(format!("node {}: {why}", node.id)),
             }
         }
+
         ensure("commit_is_durable_on_a_quorum", has_majorities(sets, &holding), || {
             format!("{lsn}: {missing:?}")
         })
@@ -94,6 +95,7 @@ impl Oracle {
         if node.is_lost() {
             self.record_loss(node.id, &seen);
         }
+
         let promised = self.promises.entry(node.id).or_default();
         let name = "restart_forgets_nothing";
         ensure(name, seen.term >= promised.term, || {
@@ -111,6 +113,7 @@ impl Oracle {
                 node.id, promised.persisted_commit, seen.commit_lsn
             )
         })?;
+
         promised.commit = Lsn::INVALID;
         promised.truncations = seen.truncations;
         Ok(())

@@ -78,10 +78,12 @@ impl Oracle {
         if commit <= begins {
             return Ok(());
         }
+
         let known = self.timelines.len();
         let highest = self.highest_timeline();
         let first = *self.timelines.entry(timeline.tli).or_insert(timeline);
         ensure(name, first == timeline, || format!("{first:?} and {timeline:?} were both committed"))?;
+
         let is_new = self.timelines.len() > known && known > 0;
         ensure(name, !is_new || (timeline.tli > highest.tli && begins >= self.commit_lsn()), || {
             format!(

@@ -21,22 +21,26 @@ impl Oracle {
         if !can_be_compared(one) || !can_be_compared(other) {
             return Ok(());
         }
+
         let equal = self.equal_upto.entry((one.id, other.id)).or_insert(START);
         let shorter = one.mirror.end().min(other.mirror.end()).min(a.flush_lsn).min(b.flush_lsn);
         if *equal >= shorter {
             return Ok(());
         }
+
         let common = common_end(&a.history, &b.history, shorter);
         let from = (*equal).max(one.mirror.base()).max(other.mirror.base());
         if from >= common {
             return Ok(());
         }
+
         let (these, those) = (one.mirror.slice(from, common), other.mirror.slice(from, common));
         let same = first_difference(these, those);
         ensure("logs_match_where_histories_match", these == those, || {
             let at = from.advance(same as u64);
             format!("nodes {} and {} differ at {at}, their histories agree up to {common}", one.id, other.id)
         })?;
+
         *equal = common;
         Ok(())
     }
@@ -117,6 +121,7 @@ impl Oracle {
             self.promises.entry(node.id).or_default().commit = Lsn::INVALID;
             return Ok(());
         };
+
         let damaged = self.is_damaged(node.id);
         let promised = self.promises.entry(node.id).or_default();
         let (known, commit) = (promised.commit, seen.commit_lsn);
@@ -125,10 +130,12 @@ impl Oracle {
         if damaged {
             return Ok(());
         }
+
         let from = known.min(changed_from).max(node.mirror.base());
         if commit <= from {
             return Ok(());
         }
+
         let held = node.mirror.slice(from, commit);
         let expected = &self.committed[offset(from)..offset(commit)];
         ensure("node_keeps_committed_bytes", held == expected, || {

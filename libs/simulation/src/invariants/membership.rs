@@ -41,6 +41,7 @@ impl Oracle {
         });
         let quorums =
             |sets: &VotingSets| self.quorums.get(sets).into_iter().flatten().cloned().collect::<Vec<_>>();
+
         for neighbour in steps.chain([sets]) {
             for (one, other) in quorums(sets)
                 .iter()

@@ -46,9 +46,11 @@ impl Engine for NeonProposer {
             AcceptorMessage::Append(append) => (append.term, PeerState::Offline),
             _ => return Ok(vec![Action::Reset(from)]),
         };
+
         if self.stage != Stage::CollectingTerms && told > self.term {
             return Err(LostTerm::Deposed { by: from, term: told, own: self.term });
         }
+
         let Some(peer) = self.peers.get(&from) else { return Ok(Vec::new()) };
         match message {
             AcceptorMessage::Greeting(greeting) if peer.state == expected => {

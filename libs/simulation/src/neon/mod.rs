@@ -80,9 +80,11 @@ impl NeonProposer {
             peer.state = PeerState::Greeted;
             peer.term = term;
         }
+
         if self.stage != Stage::CollectingTerms {
             return self.request_vote(from);
         }
+
         if self.quorum(|peer| peer.state == PeerState::Greeted) {
             let highest = self.peers.values().map(|peer| peer.term).max().unwrap_or_default();
             self.term = Term(highest.0 + 1);
@@ -129,13 +131,17 @@ impl NeonProposer {
             let reached = vote.history.entries().iter().filter(|entry| entry.start <= vote.flush_lsn);
             reached.map(|entry| entry.term).next_back().unwrap_or_default()
         };
+
         let newest = votes.iter().max_by_key(|(_, vote)| (last_log_term(vote), vote.flush_lsn));
+
         let Some((donor, newest)) = newest else { return Vec::new() };
         let start = newest.flush_lsn;
         self.truncate_lsn = votes.iter().map(|(_, vote)| vote.truncate_lsn).max().unwrap_or_default();
+
         let mut entries = newest.history.entries().to_vec();
         entries.push(TermStart { term: self.term, start, tli: Tli::FIRST });
         self.history = TermHistory::new(entries).unwrap_or_default();
+
         let election = Election {
             term: self.term,
             start,
@@ -143,6 +149,7 @@ impl NeonProposer {
             donor: *donor,
             tli: Some(Tli::FIRST),
         };
+
         self.election = Some(election.clone());
         self.stage = Stage::Elected;
         vec![Action::Elected(election)]
@@ -178,6 +185,7 @@ impl NeonProposer {
             proposer_id: self.name(),
             wal,
         };
+
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.state = PeerState::Streaming { sent: append.end_lsn() };
             peer.told_commit = self.commit_lsn;

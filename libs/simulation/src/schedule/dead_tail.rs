@@ -24,24 +24,29 @@ impl Schedule {
         for id in self.cluster.node_ids() {
             self.cluster.start_node(id)?;
         }
+
         let Some((slot, primary)) = self.leading_writer()? else { return Ok(()) };
         let mut others = self.cluster.node_ids();
         others.retain(|id| *id != node);
+
         let records = TAIL_RECORDS[self.random_below(TAIL_RECORDS.len() as u64) as usize];
         self.write_records(primary, records);
         for _ in 0..2 {
             self.serve(slot, &[node])?;
         }
+
         // The primary is gone, and the node with its last records is unreachable for now.
         for &other in &others {
             self.cluster.start_node(other)?;
         }
+
         self.cluster.start_writer(slot, None);
         if !self.serve_until(slot, &others, Writer::is_recovery_done)?
             || self.cluster.designated(slot).is_some()
         {
             return Ok(());
         }
+
         let successor = self.cluster.promote(slot);
         self.write_records(successor, records / 2 + 1);
         self.cluster.start_writer(slot, Some(successor));
@@ -52,6 +57,7 @@ impl Schedule {
                 self.serve(slot, &all)?;
             }
         }
+
         self.cluster.compare_logs()
     }
 
@@ -89,6 +95,7 @@ impl Schedule {
                 break;
             }
         }
+
         for _ in 0..2 {
             self.cluster.start_node(node)?;
         }

@@ -37,7 +37,9 @@ impl Schedule {
             5 => Some(Fault::Read),
             _ => None,
         };
+
         let full = self.random_below(2) == 0;
+
         let index = self.cluster.index(node);
         let cluster = &mut self.cluster;
         cluster.trace.line(format_args!("node {node}: the disk will fail: {fault:?}"));

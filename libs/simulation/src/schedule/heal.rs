@@ -50,6 +50,7 @@ impl Schedule {
         self.cluster.is_healing = true;
         (0..WRITERS_MAX).for_each(|slot| self.cluster.end_writer(slot));
         self.cluster.close_half_open();
+
         for node in self.cluster.node_ids() {
             let index = self.cluster.index(node);
             self.cluster.nodes[index].fill_disk(false);
@@ -62,21 +63,25 @@ impl Schedule {
                 self.retire_hidden_damage(node)?;
             }
         }
+
         let rounds = self.run_until(None, |schedule| {
             let has_recovered = schedule.cluster.writers[0].as_ref().is_some_and(Writer::is_recovery_done);
             let is_holdfast = schedule.cluster.dialect == Dialect::Holdfast;
             has_recovered && (!is_holdfast || schedule.cluster.replace_dead_members(0))
         })?;
         recovery_finishes(rounds, HEALING_ROUNDS_MAX)?;
+
         let primary = self.cluster.promote(0);
         self.designate(primary)?;
         self.write_final_records(primary);
+
         // In dialect `neon` a proposer whose server was overtaken by another campaign is replaced together with its
         // server, so there is no duel.
         if self.cluster.dialect == Dialect::Holdfast && self.random_below(DUEL_EVERY_SCHEDULES) == 0 {
             self.duel(primary)?;
             self.write_final_records(primary);
         }
+
         let end = self.cluster.primaries[primary].flush_lsn();
         // Every node must catch up, not only a quorum.
         let rounds = self.run_until(Some(primary), |schedule| {
@@ -92,6 +97,7 @@ impl Schedule {
             };
             cluster.oracle.commit_lsn() >= end && cluster.sets(0).iter().flatten().all(holds)
         })?;
+
         healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)
     }
 
@@ -134,10 +140,12 @@ impl Schedule {
             is_done: false,
         };
         let mut rivals: Vec<Rival> = [Some(primary), None, None].into_iter().enumerate().map(rival).collect();
+
         (0..WRITERS_MAX).for_each(|slot| self.cluster.end_writer(slot));
         let before = self.cluster.stats.elections;
         let elections = |schedule: &Self| schedule.cluster.stats.elections - before;
         let mut round = 0;
+
         while !rivals.iter().all(|rival| rival.is_done) && elections(self) <= DUEL_ELECTIONS_MAX {
             for rival in &mut rivals {
                 self.step_rival(rival, round);
@@ -149,6 +157,7 @@ impl Schedule {
                 return healed_cluster_commits_and_catches_up(round, HEALING_ROUNDS_MAX);
             }
         }
+
         self.cluster.stats.duel_elections += elections(self);
         rival_proposers_converge(elections(self), DUEL_ELECTIONS_MAX)
     }
@@ -217,6 +226,7 @@ impl Schedule {
             });
             trace.line(format_args!("node {id}: gone {is_gone}, damaged {is_damaged}, {seen:?}"));
         }
+
         for writer in writers.iter().flatten() {
             let (commit, received) = (writer.engine.commit_lsn(), writer.engine.received_lsn());
             trace.line(format_args!("writer for {:?}: commit {commit}, received {received}", writer.primary));

@@ -81,6 +81,7 @@ impl Schedule {
         self.cluster.stats.events += 1;
         let slot = self.random_below(WRITERS_MAX as u64) as usize;
         let node = self.random_node();
+
         match self.random_below(1000) {
             0..329 => self.work_round(),
             329..330 => self.dead_tail(node),
@@ -175,6 +176,7 @@ impl Schedule {
             }
             let bytes = 1 + self.random_below(4000);
             self.cluster.stream(slot, bytes);
+
             let mut nodes = self.cluster.node_ids();
             let first = self.random_below(nodes.len() as u64) as usize;
             nodes.rotate_left(first);
@@ -185,6 +187,7 @@ impl Schedule {
                 self.cluster.receive(slot, node)?;
             }
         }
+
         let standby = self.random_below(self.cluster.standbys.len() as u64) as usize;
         self.cluster.read(standby)
     }
