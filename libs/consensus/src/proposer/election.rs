@@ -1,8 +1,8 @@
-//! From the first greeting to the decided election: positions, votes, and whose log is the newest.
+//! Election: from the greetings to the decided election, through positions and votes; finds the newest log.
 
 use wal_types::{Lsn, NodeId, Term};
 
-use super::peer::{PeerState, Position};
+use super::peer::{LogPosition, PeerState};
 use super::{Action, CampaignPhase, Election, LostTerm, Proposer};
 use crate::configuration::Configuration;
 use crate::message::{
@@ -12,22 +12,24 @@ use crate::quorum;
 use crate::term_history::TliSwitch;
 
 impl Proposer {
-    pub(super) fn greeted(
+    pub(super) fn handle_greeting(
         &mut self,
         from: NodeId,
         greeting: AcceptorGreeting,
     ) -> Result<Vec<Action>, LostTerm> {
-        let survey = match self.phase {
+        let pre_voting = match self.phase {
             CampaignPhase::PreVoting | CampaignPhase::PreVoted => true,
             CampaignPhase::Voting | CampaignPhase::Elected | CampaignPhase::Leading => false,
         };
         self.check_term(from, greeting.term)?;
-        self.learn(from, (greeting.configuration_term, greeting.configuration))?;
+        self.learn_configuration(from, (greeting.configuration_term, greeting.configuration))?;
         let generation = self.membership.generation();
-        let Some(peer) = self.expect(from, &PeerState::Greeting) else { return Ok(self.reset(from)) };
+        let Some(peer) = self.peer_in_state(from, &PeerState::Greeting) else {
+            return Ok(self.reset_connection(from));
+        };
         peer.state = PeerState::Greeted;
         peer.term = greeting.term;
-        if survey {
+        if pre_voting {
             peer.outbox.push_back(ProposerMessage::PreVote(PreVoteRequest { generation }));
         } else {
             self.request_vote(from);
@@ -35,29 +37,32 @@ impl Proposer {
         Ok(Vec::new())
     }
 
-    /// What a node holds beside what the voters hold is not decided, and none of a leader's business: were it decided, a
-    /// voter would hold it.
-    fn learn(&mut self, from: NodeId, told: (Term, Configuration)) -> Result<(), LostTerm> {
+    /// Adopts a newer configuration while that is still possible. A leader ignores what a node holds beside what the
+    /// voters hold: it is not decided, for otherwise a voter would hold it.
+    fn learn_configuration(&mut self, from: NodeId, reported: (Term, Configuration)) -> Result<(), LostTerm> {
         match self.phase {
-            CampaignPhase::PreVoting => self.membership.learn(from, told, true),
-            CampaignPhase::PreVoted | CampaignPhase::Voting => self.membership.learn(from, told, false),
+            CampaignPhase::PreVoting => self.membership.adopt_newest(from, reported, true),
+            CampaignPhase::PreVoted | CampaignPhase::Voting => {
+                self.membership.adopt_newest(from, reported, false)
+            }
             CampaignPhase::Elected | CampaignPhase::Leading => Ok(()),
         }
     }
 
-    pub(super) fn surveyed(
+    pub(super) fn handle_pre_vote(
         &mut self,
         from: NodeId,
         response: PreVoteResponse,
     ) -> Result<Vec<Action>, LostTerm> {
-        self.learn(from, (response.configuration_term, response.configuration))?;
+        self.learn_configuration(from, (response.configuration_term, response.configuration))?;
         let Some(peer) = self.peers.get_mut(&from) else { return Ok(Vec::new()) };
         peer.term = peer.term.max(response.term);
-        // A node that misses what it had acknowledged tells nothing about where the log ends, and will not vote.
-        let position = Position { flush_lsn: response.flush_lsn, history: response.history };
-        peer.surveyed = Some(position).filter(|_| !response.lost);
+        // The end of a lost node's log says nothing about the end of the log, and the node will not vote.
+        let position = LogPosition { flush_lsn: response.flush_lsn, history: response.history };
+        peer.pre_vote = Some(position).filter(|_| !response.lost);
+
         if self.phase != CampaignPhase::PreVoting
-            || !self.has_quorum(|node| self.peers.get(&node).is_some_and(|p| p.surveyed.is_some()))
+            || !self.has_quorum(|node| self.peers.get(&node).is_some_and(|p| p.pre_vote.is_some()))
         {
             return Ok(Vec::new());
         }
@@ -66,38 +71,43 @@ impl Proposer {
         let newest = self
             .peers
             .values()
-            .filter_map(|peer| peer.surveyed.as_ref())
+            .filter_map(|peer| peer.pre_vote.as_ref())
             .max_by_key(|position| position.age());
         let flush_lsn = newest.map_or(Lsn::INVALID, |position| position.flush_lsn);
         let tli = newest.and_then(|position| position.history.tli_at(flush_lsn));
         Ok(vec![Action::PreVoted { flush_lsn, start_lsn: response.start_lsn, tli }])
     }
 
-    pub(super) fn voted(&mut self, from: NodeId, response: VoteResponse) -> Result<Vec<Action>, LostTerm> {
+    pub(super) fn handle_vote(
+        &mut self,
+        from: NodeId,
+        response: VoteResponse,
+    ) -> Result<Vec<Action>, LostTerm> {
         self.check_term(from, response.term)?;
         let term = self.term;
-        // Who grants a term cannot hold WAL of it yet.
+        // A node that grants a term cannot hold WAL of that term yet.
         let newest = response.history.last().map_or(Term::ZERO, |last| last.term);
-        let settled = !response.vote_given || self.election.is_some();
-        let possible = response.term == term && (newest < term || (newest == term && settled));
-        let Some(peer) = self.expect(from, &PeerState::Voting).filter(|_| possible) else {
-            return Ok(self.reset(from));
+        let may_follow = !response.vote_given || self.election.is_some();
+        let possible = response.term == term && (newest < term || (newest == term && may_follow));
+        let Some(peer) = self.peer_in_state(from, &PeerState::Voting).filter(|_| possible) else {
+            return Ok(self.reset_connection(from));
         };
         peer.state = PeerState::Voted;
         peer.term = response.term;
-        // What it acknowledged in this term over an earlier connection counts only as far as it still has it.
+        // What it acknowledged in this term over an earlier connection counts only as far as it still holds it.
         peer.acked = if response.lost { Lsn::INVALID } else { peer.acked.min(response.flush_lsn) };
-        // Nor does it say any more that this is committed.
+        // The same holds for the commit LSN that it reported as persisted.
         peer.persisted_commit = peer.persisted_commit.min(peer.acked);
-        let told = (response.configuration_term, response.configuration.clone());
+        let reported = (response.configuration_term, response.configuration.clone());
         peer.vote = Some(response);
-        self.learn(from, told)?;
+        self.learn_configuration(from, reported)?;
+
         match self.phase {
             CampaignPhase::Voting => self.count_votes(),
-            // Nobody was asked for a vote before the campaign.
+            // No vote was requested before that phase.
             CampaignPhase::PreVoting | CampaignPhase::PreVoted | CampaignPhase::Elected => Ok(Vec::new()),
             CampaignPhase::Leading => {
-                self.lead(from);
+                self.start_streaming(from);
                 Ok(Vec::new())
             }
         }
@@ -106,13 +116,14 @@ impl Proposer {
     fn count_votes(&mut self) -> Result<Vec<Action>, LostTerm> {
         let granted = |node: NodeId| self.vote_of(node).is_some_and(VoteResponse::is_granted);
         let refused = |node: NodeId| self.vote_of(node).is_some_and(|vote| !vote.is_granted());
-        let sets = self.sets();
+        let sets = self.voting_sets();
         if !quorum::reached(&sets, granted) {
             let still_possible = quorum::reached(&sets, |node| !refused(node));
             return if still_possible { Ok(Vec::new()) } else { Err(LostTerm::Outvoted(self.term)) };
         }
         self.check_designated()?;
-        // Votes of nodes outside of the voting sets are worth nothing, but their logs are.
+
+        // Votes of nodes outside the voting sets do not count, but their logs do.
         let granting = self
             .peers
             .iter()
@@ -127,7 +138,7 @@ impl Proposer {
         let start = newest.flush_lsn;
         let log_tli = newest.history.tli_at(start);
         let tli = self.options.tli.or(newest.history.last().map(|last| last.tli)).unwrap_or_default();
-        // A switch above the log, or at its very end, was announced by somebody who then wrote nothing that lasted.
+        // A switch above the log, or at its very end, was announced by a proposer whose WAL did not last.
         self.tli_switches = newest.tli_switches.iter().copied().filter(|switch| switch.at < start).collect();
         if let Some(parent) = log_tli.filter(|&parent| parent != tli) {
             self.tli_switches.push(TliSwitch { parent, tli, at: start });
@@ -147,5 +158,20 @@ impl Proposer {
             peer.state = PeerState::Voting;
             peer.outbox.push_back(ProposerMessage::Vote(VoteRequest { generation, term, proposer_id }));
         }
+    }
+
+    /// A log with a designated primary takes WAL of no other. A proposer without a primary adds no WAL, so it may lead.
+    fn check_designated(&self) -> Result<(), LostTerm> {
+        let brings_wal = self.options.primary.is_some() || self.options.tli.is_some();
+        match self.membership.primary() {
+            Some(designated) if brings_wal && self.options.primary != Some(designated) => {
+                Err(LostTerm::NotDesignated { designated })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn vote_of(&self, node: NodeId) -> Option<&VoteResponse> {
+        self.peers.get(&node).and_then(|peer| peer.vote.as_ref())
     }
 }

@@ -7,14 +7,14 @@ use wal_types::{Generation, Lsn, NodeId, PrimaryId, Term};
 use super::LostTerm;
 use crate::configuration::Configuration;
 
-/// Who votes, as far as this proposer knows, and how far a change has come.
+/// The newest configuration that this proposer knows, and the progress of its change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Membership {
-    /// None before the first greeting.
+    /// `None` before the first greeting.
     configuration: Option<Configuration>,
     /// Term of the proposer that wrote it.
     term: Term,
-    /// A quorum holds it under our own term.
+    /// A quorum holds it under this proposer's term.
     pub(super) decided: bool,
     /// While joint: the next members must hold all of the log below before they decide alone.
     pub(super) floor: Lsn,
@@ -37,36 +37,40 @@ impl Membership {
         self.configuration.as_ref().is_some_and(|configuration| !configuration.new_members.is_empty())
     }
 
-    /// The voting sets: the configuration's, or simply everybody where nothing is managed.
-    pub(super) fn sets(&self, everybody: &[NodeId]) -> Vec<Vec<NodeId>> {
+    /// The voting sets of the configuration; one set of all `peers` where membership is not managed.
+    pub(super) fn voting_sets(&self, peers: &[NodeId]) -> Vec<Vec<NodeId>> {
         let sets = self.configuration.as_ref().map(Configuration::sets).unwrap_or_default();
-        if sets.is_empty() { vec![everybody.to_vec()] } else { sets }
+        if sets.is_empty() { vec![peers.to_vec()] } else { sets }
     }
 
-    /// Takes in what a safekeeper holds. The newest counts as long as nobody was asked for a vote under another one.
+    /// Adopts the configuration that safekeeper `by` reported, when it is newer and no vote was requested under another
+    /// one (`may_adopt`).
     ///
-    /// Two of the same term and generation must be the same: who decides would otherwise depend on who spoke last.
-    pub(super) fn learn(
+    /// Two configurations of the same term and generation must be equal: otherwise the members would depend on which
+    /// safekeeper answered last.
+    pub(super) fn adopt_newest(
         &mut self,
         by: NodeId,
-        (term, told): (Term, Configuration),
-        surveying: bool,
+        (term, reported): (Term, Configuration),
+        may_adopt: bool,
     ) -> Result<(), LostTerm> {
-        let generation = told.generation;
+        let generation = reported.generation;
         let Some(known) = &self.configuration else {
-            (self.configuration, self.term) = (Some(told), term);
+            (self.configuration, self.term) = (Some(reported), term);
             return Ok(());
         };
         match (term, generation).cmp(&(self.term, known.generation)) {
-            Ordering::Greater if surveying => (self.configuration, self.term) = (Some(told), term),
+            Ordering::Greater if may_adopt => (self.configuration, self.term) = (Some(reported), term),
             Ordering::Greater => return Err(LostTerm::Reconfigured { by, generation }),
-            Ordering::Equal if told != *known => return Err(LostTerm::TwoConfigurations { by, generation }),
+            Ordering::Equal if reported != *known => {
+                return Err(LostTerm::TwoConfigurations { by, generation });
+            }
             Ordering::Equal | Ordering::Less => {}
         }
         Ok(())
     }
 
-    /// The leader of `term` acts under `next` from now on; nobody holds it yet.
+    /// The leader of `term` acts under `next` from now on; no node holds it yet.
     pub(super) fn propose(&mut self, term: Term, next: Configuration, floor: Lsn) {
         *self = Self { configuration: Some(next), term, decided: false, floor };
     }

@@ -1,51 +1,135 @@
 //! [`Proposer`]: the writer's half of the protocol, as a pure state machine for **one campaign and its term**.
 //!
 //! ```text
-//! PreVoting --quorum answered--> Action::PreVoted --request_votes()--> Campaigning --quorum granted--> Action::Elected
+//! PreVoting --quorum responded--> Action::PreVoted --request_votes()--> Voting --quorum granted--> Action::Elected
 //!     --approve()--> Leading --append(), acknowledgements--> Action::Committed ...        any time: Err(LostTerm)
 //! ```
 //!
-//! The two stops are for the driver: before a term is spent, and again between the votes and the first message that
-//! makes anybody cut a log, it compares the safekeepers' logs with the primary's. A proposer is never reused: when the
-//! term is lost or the primary's connection ends, the driver makes a new one with a new id.
+//! The campaign stops twice for its driver: before a term is spent, and again between the votes and the first message
+//! that makes an acceptor truncate its log. At both stops the driver compares the safekeepers' logs with the primary's.
+//! A proposer is never reused: when the term is lost or the primary's connection ends, the driver makes a new proposer
+//! with a new id.
 //!
 //! The driver hands messages in ([`Proposer::receive`]) and pulls what to send ([`Proposer::poll_send`]) as fast as each
-//! connection takes it. A safekeeper that misses WAL older than the buffer is fed from another one
-//! ([`Proposer::poll_fetch`], [`Proposer::fetched`]).
+//! connection takes it. A safekeeper that lacks WAL older than the buffer is fed from a donor ([`Proposer::poll_fetch`],
+//! [`Proposer::fetched`]).
 
+mod action;
 mod change;
+mod commit;
 mod election;
+mod lost_term;
 mod membership;
+mod options;
 mod peer;
 mod status;
 mod stream;
-mod types;
 
 use std::collections::BTreeMap;
 
 use wal_types::{Lsn, NodeId, Term};
 
+pub use self::action::{Action, DonorRange, Election};
+pub use self::change::{ChangeRefused, ConfigurationChange};
+pub use self::lost_term::LostTerm;
 use self::membership::Membership;
+pub use self::options::ProposerOptions;
 use self::peer::Peer;
 pub use self::peer::PeerState;
-pub use self::types::{
-    Action, CampaignPhase, ChangeRefused, ConfigurationChange, DonorRange, Election, LostTerm, PeerStatus,
-    ProposerOptions,
-};
+pub use self::status::PeerStatus;
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
-use crate::message::{
-    AcceptorMessage, AppendResponse, ChecksumRequest, ProposerGreeting, ProposerMessage, VoteResponse,
-};
+use crate::message::{AcceptorMessage, ChecksumRequest, ProposerGreeting, ProposerMessage};
 use crate::term_history::{TermHistory, TliSwitch};
 use crate::wal_buffer::WalBuffer;
 
-/// One campaign.
+/// Phase of a campaign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CampaignPhase {
+    /// Asking for positions.
+    PreVoting,
+    /// A quorum reported its position; the driver checks the primary.
+    PreVoted,
+    /// Asking for votes.
+    Voting,
+    /// A quorum granted the term; the driver checks the primary.
+    Elected,
+    /// Streaming.
+    Leading,
+}
+
+/// One campaign and, when it is elected, its term. Does no IO and never waits.
+///
+/// # Example
+///
+/// One append round with one safekeeper, which acknowledges eight bytes:
+///
+/// ```
+/// use bytes::Bytes;
+/// use consensus::{
+///     AcceptorMessage, Acceptor, AcceptorState, Action, ConnectionId, Dialect, Effect, Lineage, Proposer,
+///     ProposerMessage, ProposerOptions, WalBuffer,
+/// };
+/// use wal_types::{Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+///
+/// let (node, connection, start) = (NodeId(1), ConnectionId(1), Lsn(0x100_0000));
+/// let mut proposer = Proposer::new(ProposerOptions {
+///     id: TenantTimelineId::default(),
+///     proposer_id: ProposerId([1; 16]),
+///     segment_size: SegmentSize::POSTGRES_DEFAULT,
+///     system_id: SystemId(7),
+///     pg_version: 170_000,
+///     tli: Some(Tli::FIRST),
+///     term_floor: Term::ZERO,
+///     safekeepers: vec![node],
+///     primary: None,
+///     send_buffer_bytes_max: 1 << 20,
+/// });
+/// # let lineage = Lineage {
+/// #     id: TenantTimelineId::default(),
+/// #     dialect: Dialect::Holdfast,
+/// #     system_id: SystemId(7),
+/// #     pg_version: 170_000,
+/// #     segment_size: SegmentSize::POSTGRES_DEFAULT,
+/// #     start_lsn: start,
+/// #     start_tli: Tli::FIRST,
+/// # };
+/// # let mut acceptor = Acceptor::new(node, lineage, AcceptorState::default(), start);
+/// # // Stands for the network, and for a safekeeper that writes and syncs.
+/// # let mut exchange = |message: ProposerMessage| -> Vec<AcceptorMessage> {
+/// #     let mut effects = acceptor.step(connection, message).expect("accepted");
+/// #     effects.extend(acceptor.flushed(acceptor.write_lsn(), acceptor.write_lsn()));
+/// #     let reply = |effect| if let Effect::Reply { message, .. } = effect { Some(message) } else { None };
+/// #     effects.into_iter().filter_map(reply).collect()
+/// # };
+///
+/// proposer.connected(node);
+/// let mut committed = Vec::new();
+/// while let Some(message) = proposer.poll_send(node) {
+///     // `exchange` sends the message to the safekeeper and returns its responses.
+///     for response in exchange(message) {
+///         for action in proposer.receive(node, response)? {
+///             match action {
+///                 // A real driver compares the primary's WAL with the log here, and once more when elected.
+///                 Action::PreVoted { .. } => proposer.request_votes()?,
+///                 Action::Elected(election) => {
+///                     proposer.approve(WalBuffer::new(election.start));
+///                     assert!(proposer.append(election.start, Bytes::from_static(b"8 bytes.")));
+///                 }
+///                 Action::Committed(lsn) => committed.push(lsn),
+///                 _ => {}
+///             }
+///         }
+///     }
+/// }
+/// assert_eq!(committed, [start.advance(8)]);
+/// # Ok::<(), consensus::LostTerm>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposer {
     options: ProposerOptions,
     phase: CampaignPhase,
-    /// Zero until the campaign begins.
+    /// Zero until votes are requested.
     term: Term,
     peers: BTreeMap<NodeId, Peer>,
     membership: Membership,
@@ -57,7 +141,7 @@ pub struct Proposer {
 }
 
 impl Proposer {
-    /// A campaign that has not talked to anybody yet.
+    /// A campaign without a connection. The driver reports connections with [`Proposer::connected`].
     pub fn new(options: ProposerOptions) -> Self {
         let peers = options.safekeepers.iter().map(|&id| (id, Peer::default())).collect();
         Self {
@@ -74,7 +158,7 @@ impl Proposer {
         }
     }
 
-    /// A connection to `node` is open. Messages of an earlier connection must no longer be handed in.
+    /// Reports that a connection to `node` is open. Messages of an earlier connection must no longer be handed in.
     pub fn connected(&mut self, node: NodeId) {
         let greeting = self.greeting();
         if let Some(peer) = self.peers.get_mut(&node) {
@@ -82,29 +166,29 @@ impl Proposer {
         }
     }
 
-    /// The connection to `node` is gone.
+    /// Reports that the connection to `node` is closed.
     pub fn disconnected(&mut self, node: NodeId) {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.disconnected();
         }
     }
 
-    /// Takes a message in.
+    /// Handles a message of a safekeeper. Messages of safekeepers that are not connected are ignored.
     pub fn receive(&mut self, from: NodeId, message: AcceptorMessage) -> Result<Vec<Action>, LostTerm> {
         if !self.peers.get(&from).is_some_and(Peer::is_connected) {
             return Ok(Vec::new());
         }
         match message {
-            AcceptorMessage::Greeting(greeting) => self.greeted(from, greeting),
-            AcceptorMessage::PreVote(response) => self.surveyed(from, response),
-            AcceptorMessage::Vote(response) => self.voted(from, response),
-            AcceptorMessage::Append(response) => self.acknowledged(from, &response),
+            AcceptorMessage::Greeting(greeting) => self.handle_greeting(from, greeting),
+            AcceptorMessage::PreVote(response) => self.handle_pre_vote(from, response),
+            AcceptorMessage::Vote(response) => self.handle_vote(from, response),
+            AcceptorMessage::Append(response) => self.record_ack(from, &response),
             AcceptorMessage::Checksum(response) => Ok(vec![Action::Checksum { from, response }]),
-            AcceptorMessage::Configure(response) => self.configured(from, response),
+            AcceptorMessage::Configure(response) => self.handle_configured(from, response),
         }
     }
 
-    /// Asks for votes. Only after [`Action::PreVoted`].
+    /// Takes a term above all that were reported, and requests votes for it. Only after [`Action::PreVoted`].
     pub fn request_votes(&mut self) -> Result<(), LostTerm> {
         if self.phase != CampaignPhase::PreVoted {
             return Ok(());
@@ -112,7 +196,7 @@ impl Proposer {
         let highest = self.peers.values().map(|peer| peer.term).fold(self.options.term_floor, Term::max);
         self.term = highest.next().ok_or(LostTerm::Exhausted)?;
         self.phase = CampaignPhase::Voting;
-        let greeted: Vec<NodeId> = self.in_state(&PeerState::Greeted);
+        let greeted: Vec<NodeId> = self.peers_in_state(&PeerState::Greeted);
         greeted.into_iter().for_each(|node| self.request_vote(node));
         Ok(())
     }
@@ -125,11 +209,12 @@ impl Proposer {
         }
         self.wal = wal;
         self.phase = CampaignPhase::Leading;
-        let voted = self.in_state(&PeerState::Voted);
-        voted.into_iter().for_each(|node| self.lead(node));
+        let voted = self.peers_in_state(&PeerState::Voted);
+        voted.into_iter().for_each(|node| self.start_streaming(node));
     }
 
-    /// Asks `node`, which has voted, for a checksum of a part of its log. The answer comes as [`Action::Checksum`].
+    /// Asks `node`, which has voted, for a checksum of `[from, to)` of its log. The response comes as
+    /// [`Action::Checksum`].
     pub fn request_checksum(&mut self, node: NodeId, from: Lsn, to: Lsn) {
         let request = ChecksumRequest { generation: self.membership.generation(), term: self.term, from, to };
         if let Some(peer) = self.peers.get_mut(&node) {
@@ -137,27 +222,22 @@ impl Proposer {
         }
     }
 
-    /// Where the campaign stands.
+    /// Phase of the campaign.
     pub const fn phase(&self) -> CampaignPhase {
         self.phase
     }
 
-    /// The term; zero before the campaign.
+    /// The term; zero until votes are requested.
     pub const fn term(&self) -> Term {
         self.term
     }
 
-    /// The result of the votes, once there is one.
+    /// The result of the votes; `None` before the election.
     pub const fn election(&self) -> Option<&Election> {
         self.election.as_ref()
     }
 
-    /// Durable on a quorum under this term; zero until that includes everything below the term's start.
-    pub const fn commit_lsn(&self) -> Lsn {
-        self.commit_lsn
-    }
-
-    /// End of the WAL that was received.
+    /// End of the WAL that was received from the primary.
     pub const fn received_lsn(&self) -> Lsn {
         self.wal.end()
     }
@@ -175,48 +255,28 @@ impl Proposer {
         })
     }
 
-    fn acknowledged(&mut self, from: NodeId, response: &AppendResponse) -> Result<Vec<Action>, LostTerm> {
-        self.check_term(from, response.term)?;
-        // Nobody can hold more of this term than exists of it.
-        let possible =
-            response.term == self.term && response.flush_lsn <= self.wal.end().max(self.term_start());
-        let Some(peer) = self.peers.get_mut(&from).filter(|peer| possible && peer.sent().is_some()) else {
-            return Ok(self.reset(from));
-        };
-        peer.acked = peer.acked.max(response.flush_lsn);
-        peer.persisted_commit = peer.persisted_commit.max(response.commit_lsn);
-        // A position comes only from a node that adopted our history, and our configuration with it.
-        if response.flush_lsn.is_valid() {
-            peer.configured = peer.configured.max(Some(response.generation));
-        }
-        self.trim();
-        Ok(self.advance())
-    }
-
+    /// From the vote requests on, a higher term ends the campaign.
     fn check_term(&self, by: NodeId, term: Term) -> Result<(), LostTerm> {
         let own = self.term;
-        let campaigning = !matches!(self.phase, CampaignPhase::PreVoting | CampaignPhase::PreVoted);
-        if campaigning && term > own { Err(LostTerm::Deposed { by, term, own }) } else { Ok(()) }
+        let has_term = !matches!(self.phase, CampaignPhase::PreVoting | CampaignPhase::PreVoted);
+        if has_term && term > own { Err(LostTerm::Deposed { by, term, own }) } else { Ok(()) }
     }
 
-    fn expect(&mut self, node: NodeId, state: &PeerState) -> Option<&mut Peer> {
+    fn peer_in_state(&mut self, node: NodeId, state: &PeerState) -> Option<&mut Peer> {
         self.peers.get_mut(&node).filter(|peer| peer.state == *state)
     }
 
-    fn reset(&mut self, node: NodeId) -> Vec<Action> {
+    fn peers_in_state(&self, state: &PeerState) -> Vec<NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.state == *state).map(|(&id, _)| id).collect()
+    }
+
+    /// Gives up a connection whose safekeeper sent a response that fits no request.
+    fn reset_connection(&mut self, node: NodeId) -> Vec<Action> {
         self.disconnected(node);
         vec![Action::Reset(node)]
     }
 
-    fn in_state(&self, state: &PeerState) -> Vec<NodeId> {
-        self.peers.iter().filter(|(_, peer)| peer.state == *state).map(|(&id, _)| id).collect()
-    }
-
-    fn vote_of(&self, node: NodeId) -> Option<&VoteResponse> {
-        self.peers.get(&node).and_then(|peer| peer.vote.as_ref())
-    }
-
-    fn sets(&self) -> Vec<Vec<NodeId>> {
-        self.membership.sets(&self.options.safekeepers)
+    fn voting_sets(&self) -> Vec<Vec<NodeId>> {
+        self.membership.voting_sets(&self.options.safekeepers)
     }
 }

@@ -1,4 +1,4 @@
-//! [`Peer`]: what a proposer knows of one safekeeper, and what it still has to tell it.
+//! [`Peer`]: what a proposer knows of one safekeeper, and the messages that wait for it.
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
@@ -8,7 +8,7 @@ use wal_types::{Generation, Lsn, NodeId, Term};
 use crate::message::{ProposerMessage, VoteResponse};
 use crate::term_history::TermHistory;
 
-/// How far the conversation with a safekeeper has come. Each stage follows from the one before by an answer of the
+/// Stage of the conversation with a safekeeper. Each stage follows from the one before by a response of the
 /// safekeeper, and every stage falls back to `Offline` when the connection ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PeerState {
@@ -17,46 +17,47 @@ pub enum PeerState {
     Offline,
     /// Connected, greeting sent.
     Greeting,
-    /// It answered; asked for its position, or waits for the campaign.
+    /// Greeted; asked for its position, or waiting for the vote request.
     Greeted,
     /// Vote requested.
     Voting,
-    /// It answered the vote request; waits for the election to be decided and checked.
+    /// Responded to the vote request; waiting until the election is decided and checked.
     Voted,
-    /// It follows this term. `sent` is the end of what was handed to the connection.
+    /// Follows this term.
     Streaming {
-        /// Next byte to send.
+        /// Next byte to send: end of what was handed to the connection.
         sent: Lsn,
     },
-    /// It can't follow: its log ends below everything that this term's history knows.
+    /// Cannot follow: its log ends below everything that this term's history knows.
     Unseeded,
 }
 
-/// Position told by a vote or a pre-vote.
+/// Position reported by a pre-vote.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Position {
+pub(super) struct LogPosition {
     pub(super) flush_lsn: Lsn,
     pub(super) history: TermHistory,
 }
 
-impl Position {
-    /// The order of logs: by the term that wrote the end, then by length.
+impl LogPosition {
+    /// Key that orders logs from old to new: first by the term that wrote the end, then by length.
     pub(super) fn age(&self) -> (Term, Lsn) {
         (self.history.last_log_term(self.flush_lsn), self.flush_lsn)
     }
 }
 
-/// Who feeds a laggard. A donor's old WAL may be rotten, and nobody notices before the laggard refuses it: then its
-/// connection ends, and somebody else is asked.
+/// Donors of a lagging safekeeper. A donor's old WAL may be rotten, which shows only when the lagging safekeeper refuses
+/// it: then its connection ends, and another donor is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Feeding {
-    /// Whose bytes it was sent last on this connection.
+    /// Donor of the bytes that were sent last on this connection.
     pub(super) donor: Option<NodeId>,
-    /// After whose bytes its last connection ended, or who could not give any. Asked only when nobody else has them.
+    /// Donor after whose bytes the last connection ended, or that could not give any. Asked again only when no other
+    /// safekeeper has the bytes.
     pub(super) distrusted: Option<NodeId>,
 }
 
-/// Says whom to ask first, not what may be done: states that differ in it alone count as one.
+/// Decides which donor is asked first, not what may be done: states that differ in it alone count as one.
 impl Hash for Feeding {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
@@ -67,28 +68,28 @@ pub(super) struct Peer {
     pub(super) state: PeerState,
     /// Messages to send before any append.
     pub(super) outbox: VecDeque<ProposerMessage>,
-    /// Highest term it was seen in.
+    /// Highest term that it reported.
     pub(super) term: Term,
-    /// From the pre-vote.
-    pub(super) surveyed: Option<Position>,
-    /// From the vote of this campaign, granted or answered.
+    /// Position from its pre-vote.
+    pub(super) pre_vote: Option<LogPosition>,
+    /// Response to the vote request of this campaign, granted or not.
     pub(super) vote: Option<VoteResponse>,
-    /// Highest flush position that it acknowledged in this term. Outlives the connection: what was durable stays so.
+    /// Highest flush LSN that it acknowledged in this term. Outlives the connection: what was durable stays durable.
     pub(super) acked: Lsn,
-    /// Highest commit position that it reported as persisted in this term.
+    /// Highest commit LSN that it reported as persisted in this term.
     pub(super) persisted_commit: Lsn,
     /// Newest generation that it accepted in this term.
     pub(super) configured: Option<Generation>,
-    /// Commit position that it was last told.
+    /// Commit LSN that it was last sent.
     pub(super) announced_commit: Lsn,
-    /// An empty append is due.
+    /// An append is due, even an empty one.
     pub(super) heartbeat: bool,
-    /// Who gives it what the buffer no longer has.
+    /// Donors of what the buffer no longer holds.
     pub(super) feeding: Feeding,
 }
 
 impl Peer {
-    /// A new connection: the conversation starts over, what is known stays known.
+    /// Starts the conversation over; what is known of the safekeeper stays known.
     pub(super) fn connected(&mut self, greeting: ProposerMessage) {
         self.disconnected();
         self.state = PeerState::Greeting;
@@ -108,6 +109,7 @@ impl Peer {
         !matches!(self.state, PeerState::Offline)
     }
 
+    /// Next byte to send while the safekeeper follows.
     pub(super) const fn sent(&self) -> Option<Lsn> {
         match self.state {
             PeerState::Streaming { sent } => Some(sent),

@@ -1,25 +1,31 @@
-//! What a proposer knows about its followers, for the driver and for status pages.
+//! Status of a campaign, for its driver and for status pages.
 
-use wal_types::NodeId;
+use wal_types::{Lsn, NodeId};
 
-use super::peer::Peer;
-use super::{CampaignPhase, PeerStatus, Proposer};
+use super::peer::{Peer, PeerState};
+use super::{CampaignPhase, Proposer};
 use crate::quorum;
 
-impl Proposer {
-    /// True when a quorum has *persisted* that everything below this term's start is committed: the log can be read as
-    /// committed even if this proposer vanishes now.
-    pub fn start_commit_is_persisted(&self) -> bool {
-        let start = self.term_start();
-        quorum::reached(&self.sets(), |node| {
-            self.peers.get(&node).is_some_and(|peer| peer.persisted_commit >= start)
-        })
-    }
+/// Status of one safekeeper.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PeerStatus {
+    /// The safekeeper.
+    pub id: NodeId,
+    /// Stage of the conversation with it.
+    pub state: PeerState,
+    /// Flush LSN: acknowledged in this term, else as reported by its vote or pre-vote.
+    pub flush_lsn: Lsn,
+    /// Persisted commit LSN as reported in this term.
+    pub commit_lsn: Lsn,
+    /// True while it needs WAL that is no longer buffered.
+    pub catching_up: bool,
+}
 
-    /// True when a quorum follows, yet so many of them lack WAL that nobody connected has that nothing can ever be
-    /// committed again. The primary still has it: the driver must begin a new term.
+impl Proposer {
+    /// True when a quorum follows, yet nothing can be committed any more: too many of the followers lack WAL that no
+    /// connected safekeeper holds. The primary still has it: the driver must begin a new term.
     pub fn is_stuck(&self) -> bool {
-        let sets = self.sets();
+        let sets = self.voting_sets();
         let streaming = |node: NodeId| self.peers.get(&node).and_then(Peer::sent);
         let served = |node: NodeId| {
             streaming(node).is_some_and(|sent| sent >= self.wal.start() || self.poll_fetch(node).is_some())
@@ -29,23 +35,23 @@ impl Proposer {
             && !quorum::reached(&sets, served)
     }
 
-    /// True when `has` holds for a quorum of the voting sets.
+    /// True when `has` holds for a quorum of each voting set.
     pub fn has_quorum(&self, has: impl Fn(NodeId) -> bool) -> bool {
-        quorum::reached(&self.sets(), has)
+        quorum::reached(&self.voting_sets(), has)
     }
 
     /// All safekeepers, by id.
     pub fn status(&self) -> Vec<PeerStatus> {
         let one = |(&id, peer): (&NodeId, &Peer)| {
-            let told = peer
+            let reported = peer
                 .vote
                 .as_ref()
                 .map(|vote| vote.flush_lsn)
-                .or(peer.surveyed.as_ref().map(|at| at.flush_lsn));
+                .or(peer.pre_vote.as_ref().map(|position| position.flush_lsn));
             PeerStatus {
                 id,
                 state: peer.state.clone(),
-                flush_lsn: if peer.acked.is_valid() { peer.acked } else { told.unwrap_or_default() },
+                flush_lsn: if peer.acked.is_valid() { peer.acked } else { reported.unwrap_or_default() },
                 commit_lsn: peer.persisted_commit,
                 catching_up: peer.sent().is_some_and(|sent| sent < self.wal.start()),
             }

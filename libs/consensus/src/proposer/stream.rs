@@ -1,4 +1,4 @@
-//! What goes to the followers: the election, WAL from the buffer or from a donor, heartbeats.
+//! Streaming: sends followers the election, WAL from the buffer or from a donor, and heartbeats.
 
 use bytes::Bytes;
 use wal_types::{Lsn, NodeId};
@@ -10,12 +10,12 @@ use crate::message::{AppendRequest, ProposerElected, ProposerMessage};
 use crate::term_history;
 
 impl Proposer {
-    /// WAL from the primary. False when it does not continue the buffer.
+    /// Buffers WAL from the primary. False, and nothing buffered, when `at` is not the end of the buffer.
     #[must_use]
     pub fn append(&mut self, at: Lsn, wal: Bytes) -> bool {
-        let taken = self.wal.push(at, wal);
+        let continues = self.wal.push(at, wal);
         self.trim();
-        taken
+        continues
     }
 
     /// True while the primary may be read further. What no safekeeper has flushed is never dropped, so a full buffer
@@ -27,7 +27,7 @@ impl Proposer {
                 || self.peers.values().any(|peer| peer.sent() == Some(end)))
     }
 
-    /// The next message for `node`. The driver asks as often as the connection takes one.
+    /// The next message for `node`. The driver calls it as often as the connection takes a message.
     pub fn poll_send(&mut self, node: NodeId) -> Option<ProposerMessage> {
         let peer = self.peers.get_mut(&node)?;
         if let Some(message) = peer.outbox.pop_front() {
@@ -41,13 +41,14 @@ impl Proposer {
         Some(self.append_message(node, sent, wal))
     }
 
-    /// What `node` needs from another safekeeper before the buffer can serve it.
+    /// What `node` needs from a donor before the buffer can serve it.
     pub fn poll_fetch(&self, node: NodeId) -> Option<DonorRange> {
-        let laggard = self.peers.get(&node)?;
-        let from = laggard.sent()?;
+        let lagging = self.peers.get(&node)?;
+        let from = lagging.sent()?;
         if from >= self.wal.start() {
             return None;
         }
+
         let holds = |(&id, peer): (&NodeId, &Peer)| {
             let vote = peer.vote.as_ref().filter(|vote| vote.timeline_start_lsn <= from)?;
             peer.sent()?;
@@ -58,11 +59,11 @@ impl Proposer {
         let donors = self.peers.iter().filter_map(holds);
         let donors = donors.filter(|&(end, id)| id != node && end > from);
         let (until, donor) =
-            donors.max_by_key(|&(end, id)| (laggard.feeding.distrusted != Some(id), end, id))?;
+            donors.max_by_key(|&(end, id)| (lagging.feeding.distrusted != Some(id), end, id))?;
         Some(DonorRange { donor, from, until: until.min(self.wal.start()) })
     }
 
-    /// Bytes that were fetched from `donor` for `node`. False when they do not continue its stream.
+    /// Queues bytes that were fetched from `donor` for `node`. False when they do not continue its stream.
     #[must_use]
     pub fn fetched(&mut self, node: NodeId, donor: NodeId, at: Lsn, wal: &Bytes) -> bool {
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.sent() == Some(at)) else {
@@ -70,9 +71,9 @@ impl Proposer {
         };
         peer.feeding.donor = Some(donor);
         let mut sent = at;
-        let mut rest = wal.clone();
-        while !rest.is_empty() {
-            let piece = rest.split_to(rest.len().min(APPEND_WAL_BYTES_MAX));
+        let mut unsent = wal.clone();
+        while !unsent.is_empty() {
+            let piece = unsent.split_to(unsent.len().min(APPEND_WAL_BYTES_MAX));
             let end = sent.advance(piece.len() as u64);
             let message = self.append_message(node, sent, piece);
             if let Some(peer) = self.peers.get_mut(&node) {
@@ -83,45 +84,38 @@ impl Proposer {
         true
     }
 
-    /// `donor` could not give what `node` needs: another one is asked, if there is one.
+    /// Reports that `donor` could not give what `node` needs: another donor is asked, if there is one.
     pub fn donor_failed(&mut self, node: NodeId, donor: NodeId) {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.feeding.distrusted = Some(donor);
         }
     }
 
-    /// Makes an append, empty if need be, due for every follower: it proves that the proposer lives.
+    /// Makes an append due for every follower, even an empty one: it proves that the proposer lives.
     pub fn heartbeat(&mut self) {
         self.peers.values_mut().filter(|peer| peer.sent().is_some()).for_each(|peer| peer.heartbeat = true);
     }
 
-    /// Makes an append due for each follower that was not told the newest commit position.
-    pub fn announce_commit(&mut self) {
-        let commit = self.commit_lsn;
-        let behind =
-            self.peers.values_mut().filter(|peer| peer.sent().is_some() && peer.announced_commit < commit);
-        behind.for_each(|peer| peer.heartbeat = true);
-    }
-
-    /// Tells a voter where the logs part, and streams to it from there. One whose empty log may not begin where it does
-    /// is asked again with every acknowledgement.
-    pub(super) fn lead(&mut self, node: NodeId) {
+    /// Sends a voter the election with the common point of both logs, and streams to it from there. A voter whose empty
+    /// log may not begin where it does stays in its state; it is tried again with every acknowledgement.
+    pub(super) fn start_streaming(&mut self, node: NodeId) {
         let generation = self.membership.generation();
         let configuration = self.membership.configuration().cloned().unwrap_or_default();
-        // Somebody must still have what it lacks, and its log may not begin behind ours.
+        // A safekeeper or the buffer must still hold what it lacks, and its log may not begin behind the end of the WAL.
         let others = self.peers.iter().filter(|&(&id, _)| id != node);
         let oldest = others.filter_map(|(_, peer)| Some(peer.vote.as_ref()?.timeline_start_lsn)).min();
         let served_from = oldest.unwrap_or(Lsn::MAX).min(self.wal.start());
         let end = self.wal.end().max(self.term_start());
         let servable = |start: &Lsn| (served_from..=end).contains(start);
-        let settled = self.settled_lsn(node);
+        let new_log_start_max = self.new_log_start_max(node);
+
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(vote) = peer.vote.as_ref() else { return };
         let Some(start) = term_history::common_point(&self.history, &vote.extent()).filter(servable) else {
             peer.state = PeerState::Unseeded;
             return;
         };
-        if vote.is_of_new_log() && start > settled {
+        if vote.is_of_new_log() && start > new_log_start_max {
             return;
         }
         peer.outbox.push_back(ProposerMessage::Elected(ProposerElected {
@@ -134,23 +128,24 @@ impl Proposer {
             configuration,
         }));
         peer.state = PeerState::Streaming { sent: start };
-        // Its first answer tells what it holds under this term.
+        // Its first response reports what it holds under this term.
         peer.heartbeat = true;
     }
 
-    /// Up to here the log of `node`, if it is new, may begin: nobody will need from it what is below.
+    /// Highest position at which the log of `node`, if it is new, may begin: nothing below will be needed from it.
     ///
-    /// One that begins higher would from its first byte on pass for a log that holds what it begins behind. In a quorum it
-    /// would count for bytes that it never had, and in the next election it might be the newest log, without those bytes.
+    /// A log that begins higher would from its first byte on pass for one that holds what it begins behind. In a quorum
+    /// it would count for bytes that it never had, and in the next election it might be the newest log, without those
+    /// bytes.
     ///
-    /// All members held what is below a voter's oldest byte, or its horizon; and what is below the first entry of the
-    /// history, or there never was anything. Who votes already, and does not count yet, is not needed below what the
-    /// others have in common without it; who is to vote later may be, by a member that lags.
-    fn settled_lsn(&self, node: NodeId) -> Lsn {
-        let sets = self.sets();
-        let acked = |node: &NodeId| self.peers.get(node).map_or(Lsn::INVALID, |peer| peer.acked);
+    /// All members held what is below a voter's oldest byte or its horizon. The same is true of what is below the first
+    /// entry of the history, unless there never was anything. A node that votes already, and does not count yet, is not
+    /// needed below what the others have in common without it. A node that is to vote later may be needed there, by a
+    /// member that lags.
+    fn new_log_start_max(&self, node: NodeId) -> Lsn {
+        let sets = self.voting_sets();
         let held = if sets.iter().flatten().any(|&voter| voter == node) {
-            let by_all = sets.first().and_then(|set| set.iter().map(acked).min());
+            let by_all = sets.first().and_then(|set| set.iter().map(|&voter| self.acked(voter)).min());
             by_all.unwrap_or_default().max(self.acknowledged_by_quorum())
         } else {
             self.agreed_lsn()
@@ -164,7 +159,7 @@ impl Proposer {
     }
 
     /// An append for `node`, which counts as sent.
-    pub(super) fn append_message(&mut self, node: NodeId, begin_lsn: Lsn, wal: Bytes) -> ProposerMessage {
+    fn append_message(&mut self, node: NodeId, begin_lsn: Lsn, wal: Bytes) -> ProposerMessage {
         let truncate_lsn = self.agreed_lsn();
         let append = AppendRequest {
             generation: self.membership.generation(),
@@ -184,19 +179,12 @@ impl Proposer {
         ProposerMessage::Append(append)
     }
 
-    /// Everything below is on all members and committed.
-    pub(super) fn agreed_lsn(&self) -> Lsn {
-        let acked = |node: NodeId| self.peers.get(&node).map_or(Lsn::INVALID, |peer| peer.acked);
-        let lowest = self.sets().into_iter().flatten().map(acked).min().unwrap_or_default();
-        lowest.min(self.commit_lsn)
-    }
-
-    /// Drops from the buffer what every member has, and beyond its size what at least one safekeeper has.
+    /// Drops from the buffer what every safekeeper has flushed, and beyond its size what at least one has.
     pub(super) fn trim(&mut self) {
         let acked = || self.peers.values().map(|peer| peer.acked);
-        let everyone = acked().min().unwrap_or_default();
-        let anyone = acked().max().unwrap_or_default();
+        let flushed_by_all = acked().min().unwrap_or_default();
+        let flushed_by_one = acked().max().unwrap_or_default();
         let oldest_wanted = Lsn(self.wal.end().0.saturating_sub(self.options.send_buffer_bytes_max));
-        self.wal.drop_below(everyone.max(oldest_wanted.min(anyone)));
+        self.wal.drop_below(flushed_by_all.max(oldest_wanted.min(flushed_by_one)));
     }
 }

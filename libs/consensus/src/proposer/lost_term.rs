@@ -1,0 +1,51 @@
+//! [`LostTerm`]: why a campaign is over.
+
+use thiserror::Error;
+use wal_types::{Generation, NodeId, PrimaryId, Term};
+
+/// The campaign is over: it has lost its term, or must not win one. The driver drops the proposer; a next attempt is a
+/// new campaign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+pub enum LostTerm {
+    /// A safekeeper promised a higher term.
+    #[error("safekeeper {by} has promised term {term}, above this proposer's term {own}")]
+    Deposed {
+        /// Safekeeper that reported the higher term.
+        by: NodeId,
+        /// Term that it promised.
+        term: Term,
+        /// Term of this proposer.
+        own: Term,
+    },
+    /// Too many safekeepers refused: another campaign of the same term was faster.
+    #[error("another proposer took the votes of term {0}")]
+    Outvoted(Term),
+    /// The members changed while this proposer acted under older ones.
+    #[error("safekeeper {by} knows a newer configuration, of generation {generation}")]
+    Reconfigured {
+        /// Safekeeper that reported the newer configuration.
+        by: NodeId,
+        /// The newer generation.
+        generation: Generation,
+    },
+    /// Safekeepers were given different members under one generation.
+    #[error(
+        "safekeeper {by} lists other members than the others in generation {generation}: \
+         create its timeline anew with the same members"
+    )]
+    TwoConfigurations {
+        /// Safekeeper that differs.
+        by: NodeId,
+        /// The generation.
+        generation: Generation,
+    },
+    /// The log has a designated primary, and this proposer's primary is another one.
+    #[error("timeline takes WAL of primary {designated} only")]
+    NotDesignated {
+        /// Primary that may write.
+        designated: PrimaryId,
+    },
+    /// No higher term can be represented.
+    #[error("terms are exhausted")]
+    Exhausted,
+}
