@@ -1,31 +1,31 @@
-//! [`Configuration`]: who votes.
+//! [`Configuration`]: the members that vote, and the primary that may write.
 
 use std::collections::BTreeSet;
 
 use thiserror::Error;
 use wal_types::{Generation, NodeId, PrimaryId};
 
-/// One voting safekeeper and where proposers reach it.
+/// One voting safekeeper and the address at which proposers reach it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     /// The node.
     pub id: NodeId,
-    /// Host name or address of its PostgreSQL port.
+    /// Host name or address at which it speaks the PostgreSQL protocol.
     pub host: String,
-    /// TCP port of its PostgreSQL port.
+    /// TCP port at that host.
     pub port: u16,
 }
 
 /// The voting members, and the next ones while membership changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Configuration {
-    /// Ordinal; zero means "not managed", with any members that the operator wrote down.
+    /// Ordinal. Zero means that membership is not managed: the members are those that the operator wrote down, if any.
     pub generation: Generation,
-    /// Who votes.
+    /// Members that vote.
     pub members: Vec<Member>,
     /// Non-empty while joint: a decision then needs a quorum of both lists.
     pub new_members: Vec<Member>,
-    /// The only primary whose WAL the log may take; none: anybody's. Dialect `neon` has none.
+    /// The only primary whose WAL the log may take; `None` for any primary. Dialect `neon` has none.
     pub primary: Option<PrimaryId>,
 }
 
@@ -33,7 +33,7 @@ pub struct Configuration {
 pub const MEMBERS_MAX: usize = 31;
 
 impl Configuration {
-    /// Checks what every holder of a configuration relies on.
+    /// Checks the rules that every node relies on.
     pub fn validate(&self) -> Result<(), InvalidConfiguration> {
         if self.generation.0 != 0 && self.members.is_empty() {
             return Err(InvalidConfiguration::Empty(self.generation));
@@ -50,7 +50,7 @@ impl Configuration {
         Ok(())
     }
 
-    /// Ids of the voting sets: one, or two while joint. Empty when nobody is listed.
+    /// Ids of the voting sets: one set, or two while joint. Empty when no member is listed.
     pub fn sets(&self) -> Vec<Vec<NodeId>> {
         [&self.members, &self.new_members]
             .into_iter()
@@ -60,16 +60,16 @@ impl Configuration {
     }
 }
 
-/// A configuration that no node may hold.
+/// The configuration breaks a rule, so no node may hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum InvalidConfiguration {
-    /// A managed configuration without members.
+    /// A managed configuration has no members.
     #[error("configuration of generation {0} has no members")]
     Empty(Generation),
-    /// More than [`MEMBERS_MAX`] in a set.
+    /// A set has more than [`MEMBERS_MAX`] members.
     #[error("{0} members in one set; at most {MEMBERS_MAX} are possible")]
     TooMany(usize),
-    /// One node listed twice in a set.
+    /// A set lists one node twice.
     #[error("safekeeper {0} is listed twice in one set")]
     Duplicate(NodeId),
 }

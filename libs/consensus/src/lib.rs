@@ -1,16 +1,17 @@
-//! The consensus core: who may write the log, what is committed, and what a node that fell behind must cut.
+//! Consensus core: decides which proposer may write a log, what is committed, and where a log must be truncated.
 //!
 //! ```text
-//!   ProposerMessage --> Acceptor::step --> [Effect]   a safekeeper's side: decides, never waits, never touches a disk
-//!   AcceptorMessage --> Proposer::step --> [Action]   the writer's side: elects, streams, counts the quorum
+//!   ProposerMessage --> Acceptor::step    --> [Effect]   a safekeeper: decides, never waits, never touches a disk
+//!   AcceptorMessage --> Proposer::receive --> [Action]   the writer: campaigns, streams WAL, counts the quorum
 //! ```
 //!
-//! No clock, no socket, no file, no task, and no knowledge of WAL records: time, random identifiers and record ends
-//! come in as arguments. Both sides return a list of things to do, and the **order of the list is the safety
-//! argument**: what a reply promises stands before the reply.
+//! This crate has no clock, no socket, no file and no task, and knows nothing of WAL records: time, random identifiers
+//! and record ends come in as arguments. Both sides return a list of things to do, and the **order of the list is the
+//! safety argument**: what a reply promises stands before the reply. A method in the past tense
+//! ([`Acceptor::flushed`], [`Proposer::connected`]) reports an event of the driver.
 //!
 //! [`codec`] turns messages into the bytes of the three protocol versions and back. [`term_history`] and [`quorum`] are
-//! the pure rules that everything else rests on.
+//! the pure rules that everything else rests on. `docs/consensus.md` describes the protocol.
 
 mod acceptor;
 pub mod codec;

@@ -1,14 +1,14 @@
-//! [`Lineage`]: what one log is the log of. Fixed when the timeline is created.
+//! [`Lineage`]: identity of one log. Fixed when the timeline is created.
 
 use wal_types::{Lsn, SegmentSize, SystemId, TenantTimelineId, Tli};
 
-/// Which family of proposers writes a timeline. Decided when the timeline is created, never changed: the two disagree
-/// on what a vote and a term history mean.
+/// Family of proposers that writes a timeline. Chosen when the timeline is created and never changed: the two dialects
+/// disagree on the meaning of a vote and of a term history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {
-    /// The public protocol, versions 2 and 3; PostgreSQL timeline always 1.
+    /// The public protocol, versions 2 and 3; the PostgreSQL timeline is always 1.
     Neon,
-    /// Our own version: pre-vote, votes bound to a proposer id, PostgreSQL timelines in the history.
+    /// Version `holdfast-1`: pre-vote, votes bound to a proposer id, PostgreSQL timelines in the history.
     Holdfast,
 }
 
@@ -17,14 +17,14 @@ pub enum Dialect {
 pub enum ProtocolVersion {
     /// Little-endian structs, generation 0 only.
     V2,
-    /// Packed big-endian, with generations.
+    /// Packed, big-endian, with generations.
     V3,
-    /// Ours.
+    /// `holdfast-1`: version 3 with more fields and messages.
     Holdfast1,
 }
 
 impl ProtocolVersion {
-    /// The family of timelines that this version may write.
+    /// The dialect of the timelines that this version may write.
     pub const fn dialect(self) -> Dialect {
         match self {
             Self::V2 | Self::V3 => Dialect::Neon,
@@ -33,14 +33,14 @@ impl ProtocolVersion {
     }
 }
 
-/// Identity of one consensus log.
+/// Identity of one log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lineage {
     /// Name of the log.
     pub id: TenantTimelineId,
-    /// Who may write it.
+    /// Family of proposers that may write it.
     pub dialect: Dialect,
-    /// The PostgreSQL cluster whose WAL this is; zero until the first proposer tells (dialect `neon` only).
+    /// The PostgreSQL cluster whose WAL this is; zero until the first proposer names it (dialect `neon` only).
     pub system_id: SystemId,
     /// `PG_VERSION_NUM`, for example 150018. The major part never changes; zero until known.
     pub pg_version: u32,

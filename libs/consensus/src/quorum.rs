@@ -1,4 +1,4 @@
-//! Majorities: who must answer, and what they have in common.
+//! Quorum arithmetic for simple and joint configurations.
 
 use wal_types::{Lsn, NodeId};
 
@@ -7,17 +7,17 @@ pub const fn majority(members: usize) -> usize {
     members / 2 + 1
 }
 
-/// True when `has` holds for a majority of every set. No set at all is no quorum.
+/// True when `has` holds for a majority of every set. Without any set there is no quorum.
 pub fn reached(sets: &[Vec<NodeId>], has: impl Fn(NodeId) -> bool) -> bool {
     !sets.is_empty()
         && sets.iter().all(|set| set.iter().filter(|&&node| has(node)).count() >= majority(set.len()))
 }
 
-/// The highest position that a majority of every set has reached, zero when there is none.
+/// The highest position that a majority of every set has reached; zero when there is none.
 ///
-/// `flushed` tells how far a node is known to have flushed. What lies below `term_start` counts as nothing: a proposer
-/// may commit what earlier terms wrote only together with the start of its own term, because until a majority stands
-/// at its term a later proposer may still choose another tail. (Raft, section 5.4.2, forbids to count replicas of older
+/// `flushed` returns how far a node is known to have flushed. A position below `term_start` counts as zero: a proposer
+/// may commit what earlier terms wrote only together with the start of its own term, because until a majority stands at
+/// its term a later proposer may still choose another tail. (Raft, section 5.4.2, forbids to count replicas of older
 /// terms for the same reason.)
 pub fn committed(sets: &[Vec<NodeId>], term_start: Lsn, flushed: impl Fn(NodeId) -> Lsn) -> Lsn {
     let of_set = |set: &Vec<NodeId>| {

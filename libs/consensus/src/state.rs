@@ -6,33 +6,34 @@ use crate::configuration::Configuration;
 use crate::lineage::Lineage;
 use crate::term_history::{TermHistory, TliSwitch};
 
-/// The part of an acceptor that goes to the control file, whole, each time it changes.
+/// The part of an acceptor that is written to the control file, as a whole, each time it changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AcceptorState {
     /// Highest term promised or adopted.
     pub term: Term,
-    /// The campaign that got the vote of `term`; none when the term was adopted without a vote, and in dialect `neon`.
+    /// Campaign that has the vote of `term`; `None` when the term was adopted without a vote, and in dialect `neon`.
     pub voted_for: Option<ProposerId>,
-    /// Who wrote what. Adopted whole from an elected proposer, so it may reach beyond the local log.
+    /// Terms that wrote the log. Adopted whole from an elected proposer, so it may reach beyond the local log.
     pub history: TermHistory,
-    /// Where PostgreSQL's timeline changed.
+    /// Changes of PostgreSQL's timeline, oldest first.
     pub tli_switches: Vec<TliSwitch>,
-    /// Known to be committed. On disk it may lag behind memory: it can be learnt again.
+    /// Commit LSN: everything below is known to be committed. The disk may lag behind memory: the position can be learnt
+    /// again.
     pub commit_lsn: Lsn,
-    /// Below it no member needs anything from another: min(flush of all members, commit).
+    /// Removal horizon: below it no member needs anything from another. It is min(flush LSN of all members, commit LSN).
     pub horizon_lsn: Lsn,
-    /// Who votes.
+    /// Members that vote.
     pub configuration: Configuration,
-    /// Term of the proposer that wrote `configuration`; zero while it is the one that the log was created with. Orders
-    /// configurations before their generation does: two proposers may have given out the same generation.
+    /// Term of the proposer that wrote `configuration`; zero for the configuration that the log was created with. It
+    /// orders configurations before their generation does: two proposers may have given out the same generation.
     pub configuration_term: Term,
-    /// Set while this node misses WAL that it had acknowledged: it follows, but must not vote.
+    /// Set while this node lacks WAL that it had acknowledged: it follows, but must not vote.
     pub lost: Option<Loss>,
 }
 
 impl AcceptorState {
-    /// The highest PostgreSQL timeline that WAL of the log can be of: a new one is in the history of its first proposer
-    /// before any of its WAL comes.
+    /// The highest PostgreSQL timeline that WAL of the log can be of: a new timeline stands in the history of its first
+    /// proposer before any of its WAL arrives.
     pub fn highest_tli(&self, lineage: &Lineage) -> Tli {
         let of_terms = self.history.entries().iter().map(|entry| entry.tli);
         let switched_to = self.tli_switches.iter().map(|switch| switch.tli);
@@ -40,11 +41,11 @@ impl AcceptorState {
     }
 }
 
-/// What a node had promised before its disk lost a part of the log.
+/// What a lost node had promised before its disk lost a part of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Loss {
-    /// Its term when the loss was found: no proposer above it counted an acknowledgement of what is lost.
+    /// Term of the node when the loss was found: no proposer of a higher term counted an acknowledgement of lost bytes.
     pub term: Term,
-    /// So far the disk remembers to have acknowledged; perhaps it was a little more.
+    /// Acknowledged position that the disk remembers. The node may have acknowledged a little more.
     pub acked_upto: Lsn,
 }

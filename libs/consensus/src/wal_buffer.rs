@@ -1,7 +1,7 @@
-//! [`WalBuffer`]: the newest stretch of WAL, as it came from the primary.
+//! [`WalBuffer`]: holds the newest stretch of WAL, as it came from the primary.
 //!
-//! Contiguous, appended at the end, dropped at the front. Holds `Bytes` slices as they were received; reading copies
-//! only where a request crosses two of them.
+//! The WAL is contiguous; bytes are appended at the end and dropped at the front. The buffer holds `Bytes` slices as
+//! they were received. A read copies only where it crosses two of them.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ pub struct WalBuffer {
 }
 
 impl WalBuffer {
-    /// An empty buffer; the next byte to come is the one at `at`.
+    /// An empty buffer; the next byte to push is the one at `at`.
     pub const fn new(at: Lsn) -> Self {
         Self { start: at, end: at, chunks: VecDeque::new() }
     }
@@ -28,7 +28,7 @@ impl WalBuffer {
         self.start
     }
 
-    /// Behind the last byte held.
+    /// Position behind the last byte held.
     pub const fn end(&self) -> Lsn {
         self.end
     }
@@ -43,7 +43,7 @@ impl WalBuffer {
         self.len() == 0
     }
 
-    /// Takes the bytes that follow. False, and nothing taken, when `at` is not the end of the buffer.
+    /// Appends bytes. False, and nothing appended, when `at` is not the end of the buffer.
     #[must_use]
     pub fn push(&mut self, at: Lsn, bytes: Bytes) -> bool {
         if at != self.end {
@@ -56,11 +56,12 @@ impl WalBuffer {
         true
     }
 
-    /// Up to `bytes_max` bytes from `from` on; empty when `from` is outside of the buffer.
+    /// Up to `bytes_max` bytes from `from` on; empty when `from` is outside the buffer.
     pub fn read(&self, from: Lsn, bytes_max: usize) -> Bytes {
         if from < self.start || from >= self.end {
             return Bytes::new();
         }
+
         let first = self.chunks.partition_point(|(at, bytes)| at.advance(bytes.len() as u64) <= from);
         let mut room = bytes_max;
         let mut pieces = Vec::new();
@@ -73,13 +74,14 @@ impl WalBuffer {
                 break;
             }
         }
+
         match pieces.as_slice() {
             [one] => one.clone(),
             many => many.concat().into(),
         }
     }
 
-    /// Forgets whole slices below `lsn`. What it still holds begins at or below `lsn`, unless the buffer ends before.
+    /// Drops whole slices below `lsn`. What is left begins at or below `lsn`, unless the buffer ends below `lsn`.
     pub fn drop_below(&mut self, lsn: Lsn) {
         while let Some((at, bytes)) = self.chunks.front() {
             let end = at.advance(bytes.len() as u64);

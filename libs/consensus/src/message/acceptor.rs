@@ -1,0 +1,162 @@
+//! Messages of an acceptor: responses to those of a proposer.
+
+use wal_types::{Generation, Lsn, NodeId, Term};
+
+use crate::configuration::Configuration;
+use crate::term_history::{LogExtent, TermHistory, TliSwitch};
+
+/// Response to a greeting.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AcceptorGreeting {
+    /// The safekeeper.
+    pub node_id: NodeId,
+    /// Highest term promised.
+    pub term: Term,
+    /// Newest configuration that this node accepted (version 2 does not carry it).
+    pub configuration: Configuration,
+    /// Term of the proposer that wrote `configuration` (`holdfast-1` only).
+    pub configuration_term: Term,
+}
+
+/// Response to a pre-vote: the position of an acceptor (`holdfast-1` only).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PreVoteResponse {
+    /// Generation of the acceptor's configuration.
+    pub generation: Generation,
+    /// Highest term promised.
+    pub term: Term,
+    /// End of the last durable record.
+    pub flush_lsn: Lsn,
+    /// Commit LSN that the acceptor knows.
+    pub commit_lsn: Lsn,
+    /// First byte of the log.
+    pub start_lsn: Lsn,
+    /// Terms that wrote the log, up to `flush_lsn`.
+    pub history: TermHistory,
+    /// Changes of PostgreSQL's timeline within the log.
+    pub tli_switches: Vec<TliSwitch>,
+    /// Newest configuration that it accepted.
+    pub configuration: Configuration,
+    /// Term of the proposer that wrote `configuration`.
+    pub configuration_term: Term,
+    /// It lacks WAL that it had acknowledged: neither its position nor its vote counts.
+    pub lost: bool,
+}
+
+/// Response to a vote request, granted or not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VoteResponse {
+    /// Generation of the acceptor's configuration.
+    pub generation: Generation,
+    /// Highest term promised, after this request.
+    pub term: Term,
+    /// True when this campaign has the vote of the term.
+    pub vote_given: bool,
+    /// End of the last durable record. No older term can raise it any more.
+    pub flush_lsn: Lsn,
+    /// Below it no member needs anything from another.
+    pub truncate_lsn: Lsn,
+    /// Terms that wrote the log, up to `flush_lsn`.
+    pub history: TermHistory,
+    /// First byte of the log (version 2: a public acceptor sends zero; version 3 does not carry it).
+    pub timeline_start_lsn: Lsn,
+    /// Changes of PostgreSQL's timeline within the log (`holdfast-1` only).
+    pub tli_switches: Vec<TliSwitch>,
+    /// Newest configuration that it accepted (`holdfast-1` only).
+    pub configuration: Configuration,
+    /// Term of the proposer that wrote `configuration` (`holdfast-1` only).
+    pub configuration_term: Term,
+    /// It lacks WAL that it had acknowledged, so it grants nothing and its position is no bound (`holdfast-1` only;
+    /// the public versions see a vote that is not given).
+    pub lost: bool,
+}
+
+impl VoteResponse {
+    /// True when the vote counts.
+    pub const fn is_granted(&self) -> bool {
+        self.vote_given && !self.lost
+    }
+
+    /// True when the node holds no byte of the log and never held one.
+    pub fn is_of_new_log(&self) -> bool {
+        let is_empty = self.flush_lsn <= self.timeline_start_lsn && self.history.entries().is_empty();
+        is_empty && !self.lost
+    }
+
+    /// Shape of the acceptor's log, for finding where it parts from the leader's.
+    pub fn extent(&self) -> LogExtent {
+        LogExtent {
+            history: self.history.clone(),
+            start: self.timeline_start_lsn,
+            end: self.flush_lsn,
+            agreed: self.truncate_lsn,
+        }
+    }
+}
+
+/// Response to appends: the positions that are durable on an acceptor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AppendResponse {
+    /// Generation of the acceptor's configuration.
+    pub generation: Generation,
+    /// Highest term promised; above the request's it means that the proposer was deposed, and the LSNs are zero.
+    pub term: Term,
+    /// End of the last durable record.
+    pub flush_lsn: Lsn,
+    /// The **persisted** commit LSN.
+    pub commit_lsn: Lsn,
+    /// Aggregate of the standbys that read here.
+    pub hot_standby: HotStandbyFeedback,
+    /// Progress of a page server; only dialect `neon` has them.
+    pub pageserver: Option<PageserverFeedback>,
+}
+
+/// Oldest transactions that standbys still need; zeros for "none" (PostgreSQL docs, "hot_standby_feedback").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HotStandbyFeedback {
+    /// Microseconds since 2000-01-01 of the newest feedback.
+    pub timestamp: i64,
+    /// Oldest transaction id (epoch in the high 32 bits).
+    pub xmin: u64,
+    /// The same for catalogs.
+    pub catalog_xmin: u64,
+}
+
+/// Progress of a page server, sent along with append responses in dialect `neon`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PageserverFeedback {
+    /// Logical size of the database in bytes.
+    pub current_timeline_size: u64,
+    /// Received (`ps_writelsn`).
+    pub last_received_lsn: Lsn,
+    /// Durable on the page server's disk (`ps_flushlsn`).
+    pub disk_consistent_lsn: Lsn,
+    /// Durable in remote storage (`ps_applylsn`).
+    pub remote_consistent_lsn: Lsn,
+    /// Microseconds since 2000-01-01.
+    pub reply_time: i64,
+    /// Shard number; written only when above zero.
+    pub shard_number: u32,
+    /// The page server found damage; written only when true.
+    pub corruption_detected: bool,
+}
+
+/// Response to a checksum request (`holdfast-1` only).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ChecksumResponse {
+    /// First byte, as requested.
+    pub from: Lsn,
+    /// Position behind the last byte, as requested.
+    pub to: Lsn,
+    /// CRC-32C (Castagnoli) of the bytes; `None` when the node does not hold all of the range.
+    pub crc32c: Option<u32>,
+}
+
+/// Response to a [`ConfigureRequest`](super::ConfigureRequest): what is durable on the acceptor (`holdfast-1` only).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConfigureResponse {
+    /// Highest term promised; above the request's it means that the proposer was deposed.
+    pub term: Term,
+    /// Generation of the configuration that the acceptor holds.
+    pub generation: Generation,
+}

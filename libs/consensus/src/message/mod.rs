@@ -1,0 +1,52 @@
+//! Messages between proposers and acceptors: the same values for all protocol versions.
+//!
+//! A field that a version does not carry is filled with its "none" value by that version's codec, and ignored by the
+//! acceptor for connections of that version.
+
+mod acceptor;
+mod proposer;
+
+pub use self::acceptor::{
+    AcceptorGreeting, AppendResponse, ChecksumResponse, ConfigureResponse, HotStandbyFeedback,
+    PageserverFeedback, PreVoteResponse, VoteResponse,
+};
+pub use self::proposer::{
+    AppendRequest, ChecksumRequest, ConfigureRequest, PreVoteRequest, ProposerElected, ProposerGreeting,
+    VoteRequest,
+};
+
+/// Message from a proposer to an acceptor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ProposerMessage {
+    /// First message of a connection.
+    Greeting(ProposerGreeting),
+    /// Asks for the position of the acceptor's log; changes nothing (`holdfast-1` only).
+    PreVote(PreVoteRequest),
+    /// Asks for the vote of a term.
+    Vote(VoteRequest),
+    /// Announces the leader of a term: truncate the log at the common point and follow.
+    Elected(ProposerElected),
+    /// Carries WAL, or nothing but the newest commit LSN.
+    Append(AppendRequest),
+    /// Asks for the checksum of a range of the log (`holdfast-1` only).
+    Checksum(ChecksumRequest),
+    /// Carries the leader's next configuration (`holdfast-1` only).
+    Configure(ConfigureRequest),
+}
+
+/// Message from an acceptor to a proposer. Each is a response; an acceptor never speaks first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum AcceptorMessage {
+    /// Response to a greeting.
+    Greeting(AcceptorGreeting),
+    /// Response to a pre-vote.
+    PreVote(PreVoteResponse),
+    /// Response to a vote request.
+    Vote(VoteResponse),
+    /// Response to appends.
+    Append(AppendResponse),
+    /// Response to a checksum request.
+    Checksum(ChecksumResponse),
+    /// Response to a configuration.
+    Configure(ConfigureResponse),
+}

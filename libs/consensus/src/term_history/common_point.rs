@@ -1,0 +1,47 @@
+//! Common point: finds where two logs part from their histories alone.
+
+use wal_types::Lsn;
+
+use super::TermHistory;
+
+/// Shape of one node's log: enough to find where it parts from another log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LogExtent {
+    /// Terms that wrote the log, up to `end`.
+    pub history: TermHistory,
+    /// First byte of the log that this node has or had: below it there is nothing that could differ.
+    pub start: Lsn,
+    /// End of the log.
+    pub end: Lsn,
+    /// Every member was known to hold the same log up to here. Above `end` only on a node that lost a part since.
+    pub agreed: Lsn,
+}
+
+/// The position up to which the log of a node agrees with the log of an elected proposer.
+///
+/// `None` when the histories do not overlap: nothing can be said, and the node must be seeded anew.
+pub fn common_point(proposer: &TermHistory, local: &LogExtent) -> Option<Lsn> {
+    let &LogExtent { ref history, start, end, agreed } = local;
+    let proposer_first = proposer.0.first()?.start;
+    if end <= start.max(agreed) {
+        return Some(end);
+    }
+    // The logs part at the first position where different terms wrote. Terms change only at entries, so these are the
+    // only positions to look at; empty ranges drop out because they own no position.
+    let local_first = history.0.first().map_or(proposer_first, |entry| entry.start);
+    let base = proposer_first.max(local_first).max(start);
+    if base >= end {
+        return None;
+    }
+
+    let starts = proposer.0.iter().chain(&history.0).map(|entry| entry.start);
+    let mut candidates: Vec<Lsn> = starts.chain([base]).filter(|at| (base..end).contains(at)).collect();
+    candidates.sort_unstable();
+    let parting = candidates.into_iter().find(|&at| proposer.term_of(at) != history.term_of(at));
+    match parting {
+        None => Some(end),
+        // They differ as soon as both histories begin: where they began to differ, neither history remembers.
+        Some(at) if at == base && base > start => None,
+        Some(at) => Some(at),
+    }
+}
