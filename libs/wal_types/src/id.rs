@@ -128,14 +128,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_round_trips_through_its_text() {
+    fn id_text_round_trips() {
         let text = "cf0480929707ee75372337efaa5ecf96";
         assert_eq!(text.parse::<TenantId>().unwrap().to_string(), text);
         assert_eq!(text.to_uppercase().parse::<TenantId>(), text.parse());
     }
 
     #[test]
-    fn what_is_not_32_digits_is_refused() {
+    fn parse_refuses_anything_but_32_digits() {
         for text in [
             "",
             "cf",

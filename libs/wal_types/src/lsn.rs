@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_form_round_trips() {
+    fn lsn_text_round_trips() {
         for (text, value) in [("0/0", 0), ("0/16B3748", 0x16b_3748), ("A/FFFFFFFF", 0xa_ffff_ffff)] {
             assert_eq!(text.parse(), Ok(Lsn(value)));
             assert_eq!(Lsn(value).to_string(), text);
@@ -109,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_two_short_hex_numbers_is_refused() {
+    fn parse_refuses_anything_but_two_hex_numbers() {
         for text in ["", "0", "/", "0/", "/0", "0/0/0", "+1/0", "0/ 1", "000000001/0", "0/G", "-1/0"] {
             assert_eq!(text.parse::<Lsn>(), Err(ParseLsnError), "{text:?}");
         }
     }
 
     #[test]
-    fn alignment_saturates() {
+    fn align_up_saturates() {
         assert_eq!(Lsn(1).align_up(8), Lsn(8));
         assert_eq!(Lsn(8).align_up(8), Lsn(8));
         assert_eq!(Lsn::MAX.align_up(8), Lsn(u64::MAX - 7));

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_powers_of_two_in_range_are_sizes() {
+    fn new_accepts_powers_of_two_in_range() {
         for bytes in [16 * 1024, 1 << 20, 16 << 20, 1 << 30] {
             assert!(SegmentSize::new(bytes).is_ok(), "{bytes}");
         }
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_is_its_segment_start_plus_its_offset() {
+    fn segment_start_plus_offset_is_the_position() {
         let size = SegmentSize::new(1 << 20).unwrap();
         let lsn = Lsn(0x1_0030_0123);
         assert_eq!(size.start_of(size.segment_of(lsn)).advance(size.offset_of(lsn).into()), lsn);
