@@ -48,14 +48,16 @@ mod tests {
         }
     }
 
+    /// Without a set, and with an empty set, there is no quorum.
     #[test]
-    fn nobody_is_no_quorum() {
+    fn reached_needs_a_member() {
         assert!(!reached(&[], |_| true));
         assert!(!reached(&[set(&[])], |_| true));
     }
 
+    /// The commit LSN is what a majority of each set has reached, and counts only from the start of the term on.
     #[test]
-    fn commit_is_what_a_majority_of_each_set_has_from_the_term_start_on() {
+    fn committed_takes_the_majority_of_each_set() {
         // sets, term start, flush of node 1, 2, 3, ..., committed
         let table: &[(&[&[u64]], u64, &[u64], u64)] = &[
             (&[&[1]], 10, &[30], 30),

@@ -106,8 +106,9 @@ mod tests {
         buffer
     }
 
+    /// A read returns the same bytes wherever the slices begin and end.
     #[test]
-    fn reads_are_the_same_wherever_the_slices_were_cut() {
+    fn read_ignores_slice_boundaries() {
         for (from, max, expected) in [
             (100, 8, "abcdefgh"),
             (100, 2, "ab"),
@@ -121,16 +122,18 @@ mod tests {
         }
     }
 
+    /// Bytes that do not continue the buffer change nothing.
     #[test]
-    fn a_gap_is_refused() {
+    fn push_refuses_a_gap() {
         let mut buffer = filled();
         assert!(!buffer.push(Lsn(109), Bytes::from_static(b"x")));
         assert!(!buffer.push(Lsn(107), Bytes::from_static(b"x")));
         assert_eq!(buffer.end(), Lsn(108));
     }
 
+    /// Only whole slices are dropped: one that reaches beyond the position stays.
     #[test]
-    fn dropping_keeps_the_slice_that_reaches_further() {
+    fn drop_below_keeps_the_slice_across_it() {
         let mut buffer = filled();
         buffer.drop_below(Lsn(105));
         assert_eq!((buffer.start(), buffer.end()), (Lsn(104), Lsn(108)));

@@ -42,7 +42,7 @@ const COST_PER_BYTE_MAX: usize = 10;
 const COST_MAX: usize = 512;
 
 #[test]
-fn hostile_counts_cost_no_memory() {
+fn claimed_counts_cost_no_memory() {
     // Every place in a message where a count can stand is overwritten with every count that is tempting.
     let tags = b"gpveacm";
     let counts: [[u8; 4]; 7] = [

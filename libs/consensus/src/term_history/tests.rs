@@ -11,8 +11,9 @@ fn history(entries: &[(u64, u64)]) -> TermHistory {
     TermHistory::new(entries.collect()).unwrap()
 }
 
+/// Two logs part at the first position that different terms wrote.
 #[test]
-fn two_logs_part_where_the_terms_differ() {
+fn common_point_is_where_the_terms_differ() {
     // proposer, local, local flush, common point
     let table: &[(&[(u64, u64)], &[(u64, u64)], u64, Option<u64>)] = &[
         // The local log is a prefix.
@@ -54,8 +55,9 @@ fn two_logs_part_where_the_terms_differ() {
     }
 }
 
+/// A log that ends below what all members agreed on parts nowhere, whatever the histories say.
 #[test]
-fn a_log_that_ends_below_what_all_agreed_on_parts_nowhere() {
+fn common_point_of_short_log_is_its_end() {
     let extent = |end, agreed| LogExtent { history: history(&[(1, 8)]), start: Lsn(8), end, agreed };
     let proposer = history(&[(4, 100), (6, 300)]);
     // It lost a part of what all members had: the list of the proposer begins above, and still nothing differs.
@@ -66,7 +68,7 @@ fn a_log_that_ends_below_what_all_agreed_on_parts_nowhere() {
 /// The forgotten entries are the trap: compared from where both lists begin, two bytes of one term would hide that
 /// the logs parted before.
 #[test]
-fn a_list_that_lost_its_oldest_entries_never_keeps_a_dead_tail() {
+fn pruned_history_never_keeps_a_dead_tail() {
     let long: Vec<(u64, u64)> = (1..=1200).map(|term| (term, term * 8)).collect();
     let kept = history(&long[..999]).with_election(Term(5000), Lsn(9000), Tli::FIRST, Lsn(8));
     assert_eq!(kept.entries().len(), TERM_HISTORY_ENTRIES_MAX);
@@ -86,16 +88,18 @@ fn a_list_that_lost_its_oldest_entries_never_keeps_a_dead_tail() {
     assert_eq!(common_point(&longer, &followed), Some(Lsn(8008)));
 }
 
+/// An entry that begins exactly at the end of the log is its last term, though no byte was written.
 #[test]
-fn an_election_at_the_end_of_the_log_counts_as_its_last_term() {
+fn last_log_term_counts_an_empty_last_entry() {
     let history = history(&[(1, 8), (5, 100)]);
     assert_eq!(history.last_log_term(Lsn(99)), Term(1));
     assert_eq!(history.last_log_term(Lsn(100)), Term(5));
     assert_eq!(TermHistory::default().last_log_term(Lsn(100)), Term::ZERO);
 }
 
+/// Entries without a byte in the log, and entries below what all members hold, are left out.
 #[test]
-fn an_elected_history_leaves_out_what_nobody_needs() {
+fn with_election_leaves_out_unneeded_entries() {
     let table: &[(&[(u64, u64)], u64, u64, &[(u64, u64)])] = &[
         (&[(1, 8)], 100, 8, &[(1, 8), (9, 100)]),
         // Term 5 wrote nothing.
@@ -114,8 +118,9 @@ fn an_elected_history_leaves_out_what_nobody_needs() {
     }
 }
 
+/// A timeline number that was given out is not forgotten, though no byte was written on it.
 #[test]
-fn a_timeline_number_that_was_given_out_is_not_forgotten() {
+fn with_election_keeps_a_reserved_timeline_number() {
     let entry = |term, start, tli| TermStart { term: Term(term), start: Lsn(start), tli: Tli(tli) };
     // A server was promoted to timeline 2 at 100, wrote nothing, and the old one leads again.
     let before = TermHistory::new(vec![entry(1, 8, 1), entry(5, 100, 2)]).unwrap();
@@ -130,7 +135,7 @@ fn a_timeline_number_that_was_given_out_is_not_forgotten() {
 
 /// A reserved number owns no byte: an entry that ended up in front of a gap would claim what the left out ones wrote.
 #[test]
-fn a_reserved_timeline_number_does_not_part_logs_that_are_the_same() {
+fn reserved_timeline_number_parts_no_logs() {
     let entry = |term, start, tli| TermStart { term: Term(term), start: Lsn(start), tli: Tli(tli) };
     let entries = vec![entry(1, 8, 1), entry(5, 100, 2), entry(6, 100, 1), entry(7, 300, 1)];
     let local = TermHistory::new(entries).unwrap();
@@ -142,8 +147,9 @@ fn a_reserved_timeline_number_does_not_part_logs_that_are_the_same() {
     assert_eq!(elected.with_election(Term(10), Lsn(600), Tli(1), Lsn(550)).highest_tli(), Some(Tli(2)));
 }
 
+/// Terms must rise and positions must not fall.
 #[test]
-fn a_list_out_of_order_is_no_history() {
+fn new_refuses_a_list_out_of_order() {
     let entry = |term, start| TermStart { term: Term(term), start: Lsn(start), tli: Tli::FIRST };
     assert_eq!(TermHistory::new(vec![entry(1, 8), entry(1, 9)]), Err(HistoryOutOfOrder(1)));
     assert_eq!(TermHistory::new(vec![entry(1, 8), entry(2, 9), entry(3, 7)]), Err(HistoryOutOfOrder(2)));

@@ -1,4 +1,4 @@
-//! What a public proposer and a public safekeeper really said: a derivation of the formats that is not ours.
+//! Captured frames of a public proposer and a public safekeeper: a source of the formats outside this repository.
 //!
 //! A frame with much WAL was cut in the capture; its missing bytes are all WAL, and count as zeros here.
 
@@ -46,8 +46,9 @@ fn frame(line: &str) -> Frame {
     Frame { proposer: sender == ">", shown, whole: whole.into() }
 }
 
+/// Every captured frame decodes, and encodes to the same bytes.
 #[test]
-fn every_captured_frame_is_written_as_it_was_read() {
+fn captured_frames_are_written_as_read() {
     for (version, capture) in [(ProtocolVersion::V2, V2), (ProtocolVersion::V3, V3)] {
         let frames = frames(capture);
         assert_eq!(frames.len(), 24);
@@ -65,7 +66,7 @@ fn every_captured_frame_is_written_as_it_was_read() {
 /// messages are equal. A field that one of the two codecs reads from the wrong place would differ. The last answer is
 /// left out: one run caught it before the flush, the other behind it.
 #[test]
-fn both_versions_tell_the_same_story() {
+fn captures_of_both_versions_agree() {
     let story = |version, capture| -> Vec<Message> {
         frames(capture)[..23].iter().map(|frame| without_differences(frame.decode(version))).collect()
     };
@@ -95,8 +96,9 @@ fn without_differences(mut message: Message) -> Message {
     message
 }
 
+/// Values that the capture's scenario is known to have stand in the fields that the codec reads them into.
 #[test]
-fn captured_values_stand_where_we_read_them() {
+fn captured_values_stand_in_their_fields() {
     for (version, capture, timeline) in [
         (ProtocolVersion::V2, V2, "112ded66422aa5e953e5440fa5427a02"),
         (ProtocolVersion::V3, V3, "112ded66422aa5e953e5440fa5427a03"),

@@ -1,4 +1,4 @@
-//! Bytes that no honest peer sends, each with the error that it must get.
+//! Hostile frames: bytes that no correct peer sends, each with the error that decoding returns.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use consensus::ProtocolVersion::{Holdfast1, V2, V3};
@@ -77,8 +77,9 @@ fn refused_acceptor(version: ProtocolVersion, bytes: Wire, error: CodecError) {
     assert_eq!(decode_acceptor(version, bytes.done()), Err(error));
 }
 
+/// A tag of another version or direction is refused.
 #[test]
-fn a_tag_of_another_version_or_direction_is_unknown() {
+fn foreign_tags_are_unknown() {
     for (version, proposer, acceptor) in
         [(V2, "gvea", "gva"), (V3, "gvea", "gva"), (Holdfast1, "gpveacm", "gpvacm")]
     {
@@ -95,7 +96,7 @@ fn a_tag_of_another_version_or_direction_is_unknown() {
 }
 
 #[test]
-fn an_empty_frame_is_cut_off() {
+fn empty_frame_is_too_short() {
     for (version, needed) in [(V2, 8), (V3, 1), (Holdfast1, 1)] {
         let error = CodecError::Short { needed, left: 0 };
         assert_eq!(decode_proposer(version, Bytes::new()), Err(error.clone()));
@@ -105,19 +106,19 @@ fn an_empty_frame_is_cut_off() {
 
 /// The upper bytes of a version 2 tag are not looked at by either public side.
 #[test]
-fn only_the_lowest_byte_of_a_wide_tag_counts() {
+fn v2_tag_counts_its_lowest_byte_only() {
     let vote = |tag| decode_proposer(V2, Wire::default().u64s_le(&[tag, 3]).zeros(16).done());
     assert!(vote(b'v'.into()).is_ok());
     assert_eq!(vote(!0xff | u64::from(b'v')), vote(b'v'.into()));
 }
 
 #[test]
-fn a_greeting_of_another_version_is_refused() {
+fn v2_greeting_must_name_version_2() {
     refused_proposer(V2, wire_v2(b'g').u32_le(3).zeros(68), CodecError::GreetingVersion(3));
 }
 
 #[test]
-fn identifiers_are_32_digits() {
+fn v3_identifiers_are_32_digits() {
     let bad = |id: &[u8]| wire(b'g').text(id).text(TENANT).zeros(28);
     let uneven = [&TENANT.as_bytes()[..31], b"g"].concat();
     for id in [b"".as_slice(), &TENANT.as_bytes()[..31], &uneven, &[0xff; 32], &[b'a'; 33], &[b'a'; 3000]] {
@@ -127,7 +128,7 @@ fn identifiers_are_32_digits() {
 }
 
 #[test]
-fn a_history_is_short_and_in_order() {
+fn decode_refuses_long_or_unordered_histories() {
     let (max, neon_max) = (TERM_HISTORY_ENTRIES_MAX, NEON_HISTORY_ENTRIES_MAX);
     let too_many = |count, max| CodecError::TooMany { what: "history entries", count, max };
     let elected = || wire(b'e').u32(0).u64s(&[3, 8]);
@@ -154,7 +155,7 @@ fn a_history_is_short_and_in_order() {
 }
 
 #[test]
-fn timeline_switches_are_few() {
+fn decode_refuses_too_many_timeline_switches() {
     let elected = |count| wire(b'e').u32(0).u64s(&[3, 8]).u32(0).u32(count).zeros(15);
     let max = TLI_SWITCHES_MAX;
     let too_many = CodecError::TooMany { what: "timeline switches", count: max as u32 + 1, max };
@@ -162,8 +163,9 @@ fn timeline_switches_are_few() {
     refused_proposer(Holdfast1, elected(1), CodecError::Short { needed: 16, left: 15 });
 }
 
+/// A configuration that no node may hold is refused: without members, with too many, with one twice.
 #[test]
-fn a_configuration_that_no_node_may_hold_is_refused() {
+fn decode_refuses_an_invalid_configuration() {
     let invalid = CodecError::Configuration;
     let greeting = |generation| wire(b'g').u64s(&[1]).u32(generation);
     let member = |wire: Wire, id| wire.u64s(&[id]).text("sk").u16(5454);
@@ -185,7 +187,7 @@ fn a_configuration_that_no_node_may_hold_is_refused() {
 }
 
 #[test]
-fn a_host_is_text_of_bounded_length() {
+fn decode_refuses_an_overlong_or_binary_host() {
     for host in [vec![b'h'; 256], vec![b'h'; 100_000], vec![0xff, 0xfe]] {
         let greeting = wire(b'g').u64s(&[1]).u32(7).u32(1).u64s(&[1]).text(host).zeros(100);
         refused_acceptor(V3, greeting, CodecError::Text("host"));
@@ -196,7 +198,7 @@ fn a_host_is_text_of_bounded_length() {
 }
 
 #[test]
-fn an_append_carries_exactly_what_it_announces() {
+fn append_carries_exactly_what_it_announces() {
     let append = |begin, end, carried| {
         let v2 = wire_v2(b'a').u64s_le(&[3, 0, begin, end, 8, 8]).zeros(16 + carried);
         let v3 = || wire(b'a').u32(0).u64s(&[3, begin, end, 8, 8]).zeros(carried);
@@ -220,14 +222,16 @@ fn an_append_carries_exactly_what_it_announces() {
     }
 }
 
+/// A range that ends before it begins is refused.
 #[test]
-fn a_checksum_range_does_not_end_before_it_begins() {
+fn decode_refuses_a_reversed_checksum_range() {
     let request = wire(b'c').u32(0).u64s(&[3, 16, 8]);
     refused_proposer(Holdfast1, request, CodecError::Range { from: Lsn(16), to: Lsn(8) });
 }
 
+/// A yes is 1 and a no is 0; a vote is not guessed from any other value.
 #[test]
-fn a_yes_is_1_and_nothing_else() {
+fn flags_are_0_or_1() {
     let flag = |what, value| CodecError::Flag { what, value };
     let vote_v2 = wire_v2(b'v').u64s_le(&[3, 256, 8, 8]).zeros(12);
     refused_acceptor(V2, vote_v2, flag("vote given", 256));
@@ -239,7 +243,7 @@ fn a_yes_is_1_and_nothing_else() {
 }
 
 #[test]
-fn feedback_with_impossible_lengths_is_refused() {
+fn decode_feedback_refuses_impossible_lengths() {
     let one = |key: &str, length: i32, carried| {
         let bytes = Wire::default().u8(1).text(key).u32(length as u32).zeros(carried).done();
         // The tail of an append response is read by the same rules.

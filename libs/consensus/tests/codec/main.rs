@@ -1,4 +1,4 @@
-//! The codec from outside: fixed bytes, captured bytes, any message, any bytes.
+//! Codec tests through its public API: fixed bytes, captured bytes, any message, any bytes.
 
 mod captures;
 mod hostile;
@@ -39,7 +39,7 @@ impl Message {
     }
 }
 
-/// `message` and `hex` are the same thing, read either way.
+/// Checks that `message` encodes to `hex` and `hex` decodes to `message`.
 #[track_caller]
 pub(crate) fn check(version: ProtocolVersion, message: Message, hex: &str) {
     let bytes = Bytes::from(hex::decode(hex).expect("test data is hexadecimal"));

@@ -1,4 +1,4 @@
-//! Any message, with every field filled: what a version does not carry is for the tests to take away again.
+//! Generators of messages with every field filled; a test removes what its version does not carry.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Any message in any version, and any bytes.
+//! Round trips: any message in any version, and any bytes.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use consensus::codec::{CodecError, decode_acceptor, decode_feedback, decode_proposer, encode_proposer};
@@ -20,8 +20,9 @@ fn config() -> ProptestConfig {
 proptest! {
     #![proptest_config(config())]
 
+    /// A message decodes to itself, as far as its version carries it.
     #[test]
-    fn a_message_comes_back_as_far_as_its_version_carries_it(version in select(&VERSIONS), message in message()) {
+    fn message_round_trips_in_its_version(version in select(&VERSIONS), message in message()) {
         match carried(version, message.clone()) {
             Some(expected) => {
                 let bytes = message.encode(version).unwrap();
@@ -34,8 +35,9 @@ proptest! {
         }
     }
 
+    /// A message that ends inside a field is an error.
     #[test]
-    fn a_message_that_is_cut_off_is_an_error(
+    fn truncated_message_is_refused(
         version in select(&VERSIONS),
         message in message(),
         at in any::<prop::sample::Index>(),
@@ -54,8 +56,9 @@ proptest! {
         }
     }
 
+    /// Only an acceptor ignores bytes behind a message; a proposer refuses them. The WAL of an append must be exact.
     #[test]
-    fn only_an_acceptor_overlooks_bytes_behind_a_message(
+    fn only_decode_proposer_ignores_trailing_bytes(
         version in select(&VERSIONS),
         message in message(),
         tail in prop::collection::vec(any::<u8>(), 1..20),
@@ -114,8 +117,9 @@ fn decode_everything(version: ProtocolVersion, bytes: Bytes) {
     let _ = decode_feedback(bytes);
 }
 
+/// An append may be as long as the limit and not longer, and its WAL is a slice of the frame.
 #[test]
-fn an_append_may_be_as_long_as_the_limit_and_its_wal_is_not_copied() {
+fn longest_append_is_decoded_without_a_copy() {
     for version in VERSIONS {
         for (length, fits) in [(APPEND_WAL_BYTES_MAX, true), (APPEND_WAL_BYTES_MAX + 1, false)] {
             let request = AppendRequest {
@@ -145,8 +149,9 @@ fn an_append_may_be_as_long_as_the_limit_and_its_wal_is_not_copied() {
     }
 }
 
+/// A message that cannot be written leaves the output as it was.
 #[test]
-fn a_message_that_cannot_be_written_leaves_the_buffer_alone() {
+fn failed_encode_leaves_the_buffer_unchanged() {
     let host = |host: &str| Member { id: NodeId(1), host: host.to_owned(), port: 1 };
     for (host, fits) in
         [(host(&"x".repeat(255)), true), (host(&"x".repeat(256)), false), (host("a\0b"), false)]
@@ -174,7 +179,7 @@ fn a_message_that_cannot_be_written_leaves_the_buffer_alone() {
     assert_eq!(out.len(), 1);
 }
 
-/// What is left of a message after a journey in `version`; nothing when the version has no such message.
+/// The message as `version` carries it; `None` when the version has no such message.
 fn carried(version: ProtocolVersion, message: Message) -> Option<Message> {
     Some(match message {
         Message::Proposer(message) => Message::Proposer(carried_proposer(version, message)?),

@@ -1,4 +1,4 @@
-//! Fixed bytes of every message, computed field by field from the layouts and not with the codec.
+//! Fixed bytes of every message, computed field by field from the layouts, without the codec.
 
 use bytes::{Bytes, BytesMut};
 use consensus::ProtocolVersion::{Holdfast1, V2, V3};
@@ -25,7 +25,7 @@ const CONFIGURATION: &str = concat!(
 const OWN_HISTORY: &str =
     "0000000200000000000000010000000001493ab8000000010000000000000003000000000169607000000002";
 const OWN_SWITCHES: &str = "0000000100000001000000020000000001696070";
-/// Reserved for the primary `b0b0...`, or for nobody.
+/// Designated primary `b0b0...`, or none.
 const PRIMARY: &str = "01b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0";
 const NO_PRIMARY: &str = "0000000000000000000000000000000000";
 const CAMPAIGN: &str = "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf";
@@ -153,7 +153,7 @@ fn feedback() -> PageserverFeedback {
 }
 
 #[test]
-fn a_proposer_of_version_2_has_these_bytes() {
+fn v2_proposer_messages_have_fixed_bytes() {
     proposer(
         V2,
         ProposerMessage::Greeting(greeting(V2)),
@@ -183,7 +183,7 @@ fn a_proposer_of_version_2_has_these_bytes() {
 }
 
 #[test]
-fn an_acceptor_of_version_2_has_these_bytes() {
+fn v2_acceptor_messages_have_fixed_bytes() {
     let greeting = acceptor_greeting(Configuration::default());
     acceptor(V2, AcceptorMessage::Greeting(greeting), "670000000000000002000000000000000100000000000000");
     acceptor(
@@ -204,7 +204,7 @@ fn an_acceptor_of_version_2_has_these_bytes() {
 }
 
 #[test]
-fn a_proposer_of_version_3_has_these_bytes() {
+fn v3_proposer_messages_have_fixed_bytes() {
     proposer(
         V3,
         ProposerMessage::Greeting(greeting(V3)),
@@ -225,7 +225,7 @@ fn a_proposer_of_version_3_has_these_bytes() {
 }
 
 #[test]
-fn an_acceptor_of_version_3_has_these_bytes() {
+fn v3_acceptor_messages_have_fixed_bytes() {
     let greeting = acceptor_greeting(Configuration::default());
     acceptor(
         V3,
@@ -250,7 +250,7 @@ fn an_acceptor_of_version_3_has_these_bytes() {
 }
 
 #[test]
-fn a_proposer_of_our_version_has_these_bytes() {
+fn holdfast1_proposer_messages_have_fixed_bytes() {
     let generation = Generation(7);
     let greeting = ProposerGreeting {
         pg_version: 150_018,
@@ -303,7 +303,7 @@ fn a_proposer_of_our_version_has_these_bytes() {
 }
 
 #[test]
-fn an_acceptor_of_our_version_has_these_bytes() {
+fn holdfast1_acceptor_messages_have_fixed_bytes() {
     let generation = Generation(7);
     let greeting = AcceptorGreeting { configuration_term: Term(2), ..acceptor_greeting(designated()) };
     acceptor(
@@ -365,7 +365,7 @@ fn an_acceptor_of_our_version_has_these_bytes() {
 }
 
 #[test]
-fn feedback_of_a_page_server_has_these_bytes() {
+fn feedback_has_fixed_bytes() {
     let five = "63757272656e745f74696d656c696e655f73697a650000000008000000000000303970735f77726974656c736e0000000008000000000169607870735f666c7573686c736e0000000008000000000169607070735f6170706c796c736e00000000080000000001493ab870735f7265706c7974696d650000000008fffffffffffffffe";
     let seven = PageserverFeedback { shard_number: 3, corruption_detected: true, ..feedback() };
     let more = "73686172645f6e756d626572000000000400000003636f7272757074696f6e5f6465746563746564000000000101";
@@ -382,15 +382,16 @@ fn feedback_of_a_page_server_has_these_bytes() {
     }
 }
 
+/// Feedback is read under the other names of its keys, and unknown keys are skipped.
 #[test]
-fn feedback_is_read_under_its_other_names_and_past_unknown_keys() {
+fn decode_feedback_knows_aliases_and_skips_unknown_keys() {
     let hex = "066c6173745f72656365697665645f6c736e000000000800000000016960786272616e645f6e6577000000000378797a6469736b5f636f6e73697374656e745f6c736e0000000008000000000169607072656d6f74655f636f6e73697374656e745f6c736e00000000080000000001493ab8656d70747900000000007265706c7974696d650000000008fffffffffffffffe";
     let bytes = Bytes::from(hex::decode(hex).unwrap());
     assert_eq!(decode_feedback(bytes), Ok(PageserverFeedback { current_timeline_size: 0, ..feedback() }));
 }
 
 #[test]
-fn a_version_is_found_by_its_name() {
+fn parse_version_reverses_version_name() {
     for version in VERSIONS {
         assert_eq!(parse_version(version_name(version)), Some(version));
     }

@@ -1,4 +1,4 @@
-//! What an acceptor accepts, refuses and promises, and in which order it wants it done.
+//! Acceptor: which messages it accepts and refuses, and the order of its effects.
 
 use bytes::Bytes;
 use consensus::{
@@ -39,7 +39,7 @@ fn greeting(version: ProtocolVersion) -> ProposerGreeting {
     }
 }
 
-/// An acceptor of our dialect to which `A` and `B` have greeted.
+/// An acceptor of dialect `holdfast` to which `A` and `B` have greeted.
 fn acceptor() -> Acceptor {
     greeted(Dialect::Holdfast, ProtocolVersion::Holdfast1)
 }
@@ -116,7 +116,7 @@ fn appended(effects: &[Effect]) -> &AppendResponse {
 }
 
 #[test]
-fn a_vote_is_durable_before_it_is_told() {
+fn vote_is_persisted_before_the_reply() {
     let effects = acceptor().step(A, vote(5, ONE)).unwrap();
     let [Effect::Persist(state), Effect::Reply { to: A, .. }] = effects.as_slice() else {
         panic!("{effects:?}")
@@ -125,8 +125,9 @@ fn a_vote_is_durable_before_it_is_told() {
     assert!(voted(&effects).vote_given);
 }
 
+/// A term is promised to one campaign only; a repeated request of that campaign is granted again.
 #[test]
-fn a_term_is_promised_to_one_campaign_only() {
+fn vote_goes_to_one_campaign_per_term() {
     let mut acceptor = acceptor();
     acceptor.step(A, vote(5, ONE)).unwrap();
     // proposer, term, granted
@@ -139,8 +140,9 @@ fn a_term_is_promised_to_one_campaign_only() {
     }
 }
 
+/// Versions without a campaign id get a response to a repeated request, but no second vote.
 #[test]
-fn versions_without_a_campaign_id_are_answered_but_never_granted_twice() {
+fn neon_vote_is_not_granted_twice() {
     let mut acceptor = greeted(Dialect::Neon, ProtocolVersion::V3);
     assert!(voted(&acceptor.step(A, vote(5, ONE)).unwrap()).vote_given);
     let effects = acceptor.step(A, vote(5, ONE)).unwrap();
@@ -148,8 +150,9 @@ fn versions_without_a_campaign_id_are_answered_but_never_granted_twice() {
     assert_eq!(effects.len(), 1, "nothing is persisted for a refusal");
 }
 
+/// The dead tail is truncated before the new history is persisted.
 #[test]
-fn the_dead_tail_goes_before_the_new_history_comes() {
+fn elected_truncates_before_it_adopts_the_history() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123456789");
     let effects = acceptor.step(B, elected(4, &[(1, 0), (2, 4)])).unwrap();
@@ -163,16 +166,18 @@ fn the_dead_tail_goes_before_the_new_history_comes() {
     assert_eq!(acceptor.flush_lsn(), START.advance(4));
 }
 
+/// Nothing is truncated when nothing lies above the common point.
 #[test]
-fn nothing_is_cut_when_nothing_lies_above() {
+fn elected_truncates_nothing_at_the_log_end() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123");
     let effects = acceptor.step(A, elected(4, &[(1, 0), (2, 4)])).unwrap();
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Truncate(_))), "{effects:?}");
 }
 
+/// A start that is not the common point of both histories is refused, and changes nothing.
 #[test]
-fn a_start_that_the_histories_do_not_explain_is_refused() {
+fn elected_at_a_wrong_start_is_refused() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123456789");
     let before = acceptor.state().clone();
@@ -183,8 +188,9 @@ fn a_start_that_the_histories_do_not_explain_is_refused() {
     assert_eq!(*acceptor.state(), before);
 }
 
+/// What is committed is never truncated.
 #[test]
-fn what_is_committed_is_never_cut() {
+fn elected_below_the_commit_is_refused() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123456789");
     acceptor.step(A, append(1, 10, b"", 8)).unwrap();
@@ -193,16 +199,18 @@ fn what_is_committed_is_never_cut() {
     assert_eq!(refusal, Refusal::BelowCommit { start: START.advance(4), commit_lsn: START.advance(8) });
 }
 
+/// A history that begins above the end of the log has no common point: the node must be seeded anew.
 #[test]
-fn a_history_that_begins_above_the_log_asks_for_a_new_seed() {
+fn elected_without_common_point_is_refused() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123456789");
     let refusal = acceptor.step(B, elected(12, &[(4, 12), (6, 30)])).unwrap_err();
     assert_eq!(refusal, Refusal::NoCommonPoint { flush_lsn: START.advance(10) });
 }
 
+/// Only the connection that was elected in the current term appends.
 #[test]
-fn only_the_connection_that_was_elected_appends() {
+fn append_needs_the_elected_connection() {
     let mut acceptor = acceptor();
     acceptor.step(A, vote(1, ONE)).unwrap();
     assert_eq!(
@@ -227,12 +235,13 @@ fn only_the_connection_that_was_elected_appends() {
     assert_eq!(
         (appended(&effects).term, appended(&effects).flush_lsn),
         (Term(2), Lsn::INVALID),
-        "a deposed proposer hears the term only"
+        "a deposed proposer learns the term only"
     );
 }
 
+/// Holes and overlaps are refused, also on an empty log.
 #[test]
-fn holes_and_overlaps_are_refused_even_on_an_empty_log() {
+fn append_out_of_sequence_is_refused() {
     let mut acceptor = acceptor();
     acceptor.step(A, vote(1, ONE)).unwrap();
     acceptor.step(A, elected(0, &[(1, 0)])).unwrap();
@@ -241,8 +250,9 @@ fn holes_and_overlaps_are_refused_even_on_an_empty_log() {
     assert!(matches!(acceptor.step(A, append(1, 1, b"y", 0)), Err(Refusal::OutOfSequence { .. })));
 }
 
+/// A leader that reconnects below the end of the log truncates nothing, and what it sends again is skipped.
 #[test]
-fn a_proposer_that_reconnects_takes_nothing_back_and_repeats_in_vain() {
+fn reconnected_leader_truncates_nothing() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123456789");
     assert_eq!(acceptor.step(B, elected(4, &[(1, 0)])).unwrap(), []);
@@ -256,25 +266,26 @@ fn a_proposer_that_reconnects_takes_nothing_back_and_repeats_in_vain() {
     );
 }
 
+/// A rejected partial record is truncated when the leader reconnects, once, and nothing else is.
 #[test]
-fn a_part_of_a_record_that_is_in_doubt_is_cut_when_the_leader_comes_back_and_nothing_else() {
+fn rejected_partial_record_is_truncated_on_reconnect() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123456789");
     acceptor.step(A, append(1, 10, b"abc", 0)).unwrap();
     let record_end = START.advance(10);
     let _ = acceptor.flushed(START.advance(13), record_end);
-    let mut sure = acceptor.clone();
-    assert_eq!(sure.step(B, elected(10, &[(1, 0)])).unwrap(), [], "it may be all right");
+    let mut unrejected = acceptor.clone();
+    assert_eq!(unrejected.step(B, elected(10, &[(1, 0)])).unwrap(), [], "the record may still be completed");
     acceptor.reject_partial_record();
     assert_eq!(acceptor.step(B, elected(10, &[(1, 0)])).unwrap(), [Effect::Truncate(record_end)]);
     let effects = acceptor.step(B, append(1, 10, b"xyz", 0)).unwrap();
     assert_eq!(effects, [Effect::Write { at: record_end, wal: Bytes::from_static(b"xyz") }]);
     let _ = acceptor.flushed(START.advance(13), record_end);
-    assert_eq!(acceptor.step(A, elected(10, &[(1, 0)])).unwrap(), [], "once");
+    assert_eq!(acceptor.step(A, elected(10, &[(1, 0)])).unwrap(), [], "it is truncated once");
 }
 
 #[test]
-fn a_reconnect_starts_between_commit_and_flush() {
+fn reconnect_starts_between_commit_and_flush() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123456789");
     acceptor.step(A, append(1, 10, b"", 6)).unwrap();
@@ -285,7 +296,7 @@ fn a_reconnect_starts_between_commit_and_flush() {
 }
 
 #[test]
-fn two_histories_in_one_term_are_refused() {
+fn second_history_of_a_term_is_refused() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123456789");
     acceptor.step(A, vote(3, ONE)).unwrap();
@@ -296,8 +307,9 @@ fn two_histories_in_one_term_are_refused() {
     );
 }
 
+/// Each connection with an append gets one response per flush, with the end of the last whole record.
 #[test]
-fn each_connection_with_an_append_is_answered_once_per_flush() {
+fn flushed_answers_each_appending_connection_once() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123");
     acceptor.step(A, append(1, 4, b"45", 0)).unwrap();
@@ -306,7 +318,7 @@ fn each_connection_with_an_append_is_answered_once_per_flush() {
     let effects = acceptor.flushed(START.advance(6), START.advance(4));
     assert_eq!(effects.len(), 1);
     assert_eq!(appended(&effects).flush_lsn, START.advance(4));
-    assert_eq!(flush(&mut acceptor), [], "nobody waits for a second answer");
+    assert_eq!(flush(&mut acceptor), [], "no connection waits for a second response");
     acceptor.step(A, append(1, 8, b"", 0)).unwrap();
     assert_eq!(
         appended(&flush(&mut acceptor)).flush_lsn,
@@ -315,8 +327,9 @@ fn each_connection_with_an_append_is_answered_once_per_flush() {
     );
 }
 
+/// A commit LSN above the end of the log waits for the bytes, and is not forgotten.
 #[test]
-fn commit_waits_for_the_bytes_and_is_not_forgotten() {
+fn commit_waits_for_the_bytes() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123");
     acceptor.step(A, append(1, 4, b"4567", 8)).unwrap();
@@ -326,8 +339,9 @@ fn commit_waits_for_the_bytes_and_is_not_forgotten() {
     assert_eq!(acceptor.state().commit_lsn, START.advance(8));
 }
 
+/// A commit LSN of an older term says nothing about the bytes of a newer term.
 #[test]
-fn a_commit_position_of_an_older_term_is_dropped_with_the_term() {
+fn commit_candidate_is_dropped_with_its_term() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123");
     // Committed elsewhere up to 8, but these bytes are not here.
@@ -344,27 +358,33 @@ fn a_commit_position_of_an_older_term_is_dropped_with_the_term() {
     );
 }
 
+/// The flush LSN in a vote is the last that an older term can get acknowledged: later appends are not written.
 #[test]
-fn what_a_vote_tells_of_the_log_is_all_that_an_older_term_ever_hears_of() {
+fn vote_bounds_what_an_older_term_acknowledges() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123");
     acceptor.step(A, append(1, 4, b"4567", 0)).unwrap();
     let acknowledged = appended(&flush(&mut acceptor)).flush_lsn;
-    let told = voted(&acceptor.step(B, vote(2, TWO)).unwrap()).flush_lsn;
-    assert_eq!((told, acknowledged), (START.advance(8), START.advance(8)), "flushed, though not committed");
+    let reported = voted(&acceptor.step(B, vote(2, TWO)).unwrap()).flush_lsn;
+    assert_eq!(
+        (reported, acknowledged),
+        (START.advance(8), START.advance(8)),
+        "flushed, though not committed"
+    );
     // Of what comes later nothing is written, and nothing is acknowledged.
     let effects = acceptor.step(A, append(1, 8, b"89ab", 8)).unwrap();
     assert_eq!((effects.len(), appended(&effects).term, appended(&effects).flush_lsn), (1, Term(2), Lsn(0)));
-    assert_eq!((flush(&mut acceptor), acceptor.flush_lsn()), (vec![], told));
+    assert_eq!((flush(&mut acceptor), acceptor.flush_lsn()), (vec![], reported));
 }
 
+/// Behind a truncation the log goes on at the truncated position and nowhere else.
 #[test]
-fn behind_a_cut_the_log_goes_on_at_the_cut_and_nowhere_else() {
+fn log_continues_at_the_truncation() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123456789");
     let effects = acceptor.step(B, elected(4, &[(1, 0), (2, 4)])).unwrap();
-    let cuts = |effect: &&Effect| matches!(effect, Effect::Truncate(at) if *at == START.advance(4));
-    assert_eq!(effects.iter().filter(cuts).count(), 1);
+    let truncates = |effect: &&Effect| matches!(effect, Effect::Truncate(at) if *at == START.advance(4));
+    assert_eq!(effects.iter().filter(truncates).count(), 1);
     assert_eq!((acceptor.write_lsn(), acceptor.flush_lsn()), (START.advance(4), START.advance(4)));
     let out_of = |at| Refusal::OutOfSequence { expected: START.advance(4), got: START.advance(at) };
     for at in [0, 3, 5, 10] {
@@ -376,9 +396,10 @@ fn behind_a_cut_the_log_goes_on_at_the_cut_and_nowhere_else() {
     assert_eq!(effects, [Effect::Write { at: START.advance(8), wal: Bytes::from_static(b"0") }]);
 }
 
+/// A commit LSN counts only from the leader whose history this node has adopted.
 #[test]
-fn a_commit_position_counts_only_from_the_leader_whose_log_this_is() {
-    for (by, term, taken) in [(A, 3, true), (B, 3, false), (A, 2, false), (B, 2, false), (B, 4, false)] {
+fn commit_counts_only_from_the_leader() {
+    for (by, term, counts) in [(A, 3, true), (B, 3, false), (A, 2, false), (B, 2, false), (B, 4, false)] {
         let mut acceptor = acceptor();
         write(&mut acceptor, 2, b"0123");
         write(&mut acceptor, 3, b"4567");
@@ -386,10 +407,10 @@ fn a_commit_position_counts_only_from_the_leader_whose_log_this_is() {
         flush(&mut acceptor);
         acceptor.step(A, append(3, 8, b"", 0)).unwrap();
         flush(&mut acceptor);
-        let expected = if taken { START.advance(8) } else { START };
+        let expected = if counts { START.advance(8) } else { START };
         assert_eq!(acceptor.state().commit_lsn, expected, "{by:?} of term {term}");
     }
-    // Who leads a term that was not followed yet knows what is committed, but not of this log.
+    // The leader of a term that this node does not follow yet knows what is committed, but not in this log.
     let mut acceptor = acceptor();
     write(&mut acceptor, 2, b"0123");
     acceptor.step(B, vote(3, TWO)).unwrap();
@@ -400,8 +421,10 @@ fn a_commit_position_counts_only_from_the_leader_whose_log_this_is() {
     }
 }
 
+/// The commit of the term's start is persisted before it is reported. Later commits may lag: what is reported is what
+/// the disk knows.
 #[test]
-fn crossing_the_term_start_is_persisted_before_it_is_reported() {
+fn commit_of_the_term_start_is_persisted() {
     let mut acceptor = acceptor();
     write(&mut acceptor, 1, b"0123");
     write(&mut acceptor, 2, b"");
@@ -411,7 +434,6 @@ fn crossing_the_term_start_is_persisted_before_it_is_reported() {
         matches!(effects.as_slice(), [Effect::Persist(state), Effect::Reply { .. }] if state.commit_lsn == START.advance(4))
     );
     assert_eq!(appended(&effects).commit_lsn, START.advance(4));
-    // From then on it may lag: what is reported is what the disk knows.
     acceptor.step(A, append(2, 4, b"4567", 8)).unwrap();
     let effects = flush(&mut acceptor);
     assert_eq!((effects.len(), appended(&effects).commit_lsn), (1, START.advance(4)));
@@ -421,8 +443,9 @@ fn crossing_the_term_start_is_persisted_before_it_is_reported() {
     assert_eq!(acceptor.checkpoint(), None);
 }
 
+/// A greeting of another log, cluster, segment size or version is refused, each with its own error.
 #[test]
-fn strangers_are_refused_by_name() {
+fn greeting_of_another_log_is_refused() {
     let change = |change: fn(&mut ProposerGreeting)| {
         let mut greeting = greeting(ProtocolVersion::Holdfast1);
         change(&mut greeting);
@@ -435,7 +458,7 @@ fn strangers_are_refused_by_name() {
     assert!(matches!(change(|g| g.segment_bytes = 1 << 20), Err(Refusal::SegmentSize { .. })));
     assert!(matches!(change(|g| g.system_id = SystemId(8)), Err(Refusal::OtherCluster { .. })));
     assert!(matches!(change(|g| g.pg_version = 160_001), Err(Refusal::MajorVersion { .. })));
-    assert!(change(|g| g.pg_version = 150_020).is_ok(), "a minor upgrade is no stranger");
+    assert!(change(|g| g.pg_version = 150_020).is_ok(), "a minor upgrade is accepted");
     assert!(change(|g| g.system_id = SystemId(0)).is_ok(), "a recovery has no cluster of its own");
     let mut acceptor = Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), AcceptorState::default(), START);
     assert_eq!(acceptor.step(A, vote(1, ONE)), Err(Refusal::NotGreeted));

@@ -1,4 +1,5 @@
-//! Acceptors and campaigns that talk to each other at once and in full, for tests of what they decide together.
+//! Cluster: acceptors and campaigns that exchange messages at once and without loss, for tests of what they decide
+//! together.
 
 use std::collections::BTreeMap;
 
@@ -42,11 +43,11 @@ pub(crate) fn lineage(dialect: Dialect) -> Lineage {
     }
 }
 
-/// Safekeepers, each with what it would find on its disk.
+/// Acceptors, each with the state that its disk would hold.
 pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<u64, Acceptor>,
     connections: u64,
-    /// What refused, and why.
+    /// Nodes that refused a message, and the reason.
     pub(crate) refusals: Vec<(u64, Refusal)>,
 }
 
@@ -74,7 +75,7 @@ impl Cluster {
         self.nodes[&id].flush_lsn().bytes_since(START)
     }
 
-    /// Starts a node anew, its log ending at `end`, with a state that was changed before.
+    /// Restarts a node with a changed state and a log that ends at `end`.
     pub(crate) fn restart(&mut self, id: u64, end: u64, change: impl Fn(&mut AcceptorState)) {
         let node = &self.nodes[&id];
         let mut state = node.state().clone();
@@ -109,19 +110,19 @@ impl Campaign {
         Self { proposer, links: BTreeMap::new(), actions: Vec::new() }
     }
 
-    /// Elected by those that it can reach, and led on until nothing is left to say.
+    /// Campaigns on `reach` until it is elected and all of `reach` follow it.
     pub(crate) fn elected(cluster: &mut Cluster, name: u8, reach: &[u64]) -> Self {
         let mut campaign = Self::new(name, None, reach);
-        campaign.talk(cluster, reach).unwrap();
+        campaign.exchange(cluster, reach).unwrap();
         assert!(campaign.proposer.election().is_some(), "not elected: {:?}", cluster.refusals);
         campaign
     }
 
-    /// Writes `bytes` of WAL and talks until it is wherever it can be.
+    /// Appends `bytes` of WAL and replicates them to `reach`.
     pub(crate) fn write(&mut self, cluster: &mut Cluster, bytes: usize, reach: &[u64]) {
         let at = self.proposer.received_lsn();
         assert!(self.proposer.append(at, Bytes::from(vec![1; bytes])));
-        self.talk(cluster, reach).unwrap();
+        self.exchange(cluster, reach).unwrap();
     }
 
     pub(crate) fn commit(&self) -> u64 {
@@ -132,7 +133,7 @@ impl Campaign {
         self.proposer.configuration().unwrap().generation.0
     }
 
-    /// The configurations that were decided, by generation.
+    /// Generations of the configurations that were decided, in order.
     pub(crate) fn decided(&self) -> Vec<u32> {
         let generation = |action: &Action| match action {
             Action::Configured(configuration) => Some(configuration.generation.0),
@@ -149,12 +150,12 @@ impl Campaign {
     }
 
     /// Exchanges messages with `reach` until both sides are silent.
-    pub(crate) fn talk(&mut self, cluster: &mut Cluster, reach: &[u64]) -> Result<(), LostTerm> {
+    pub(crate) fn exchange(&mut self, cluster: &mut Cluster, reach: &[u64]) -> Result<(), LostTerm> {
         loop {
             self.proposer.announce_commit();
             let mut quiet = true;
             for &id in reach {
-                quiet &= !self.talk_to(cluster, id)?;
+                quiet &= !self.exchange_one(cluster, id)?;
             }
             if quiet {
                 return Ok(());
@@ -162,14 +163,14 @@ impl Campaign {
         }
     }
 
-    /// Hands `messages` messages to one node, and its answers back.
-    pub(crate) fn say(&mut self, cluster: &mut Cluster, id: u64, messages: usize) {
+    /// Delivers `messages` messages to one node, and its responses.
+    pub(crate) fn exchange_messages(&mut self, cluster: &mut Cluster, id: u64, messages: usize) {
         for _ in 0..messages {
-            assert!(self.talk_to(cluster, id).unwrap(), "nothing left to say");
+            assert!(self.exchange_one(cluster, id).unwrap(), "no message is left");
         }
     }
 
-    fn talk_to(&mut self, cluster: &mut Cluster, id: u64) -> Result<bool, LostTerm> {
+    fn exchange_one(&mut self, cluster: &mut Cluster, id: u64) -> Result<bool, LostTerm> {
         self.links.entry(id).or_insert_with(|| {
             cluster.connections += 1;
             self.proposer.connected(NodeId(id));
@@ -187,7 +188,7 @@ impl Campaign {
             Err(refusal) => {
                 cluster.refusals.push((id, refusal));
                 self.disconnect(cluster, id);
-                // A real driver waits; a refusal for good would never come to an end here.
+                // A real driver waits; a lasting refusal would never end here.
                 return Ok(cluster.refusals.len() < 100);
             }
         };
@@ -199,13 +200,13 @@ impl Campaign {
             if let Effect::Reply { to, message } = effect
                 && to == connection
             {
-                self.hear(id, message)?;
+                self.deliver(id, message)?;
             }
         }
         Ok(true)
     }
 
-    fn hear(&mut self, id: u64, message: AcceptorMessage) -> Result<(), LostTerm> {
+    fn deliver(&mut self, id: u64, message: AcceptorMessage) -> Result<(), LostTerm> {
         let actions = self.proposer.receive(NodeId(id), message)?;
         for action in &actions {
             match action {

@@ -1,4 +1,4 @@
-//! A peer may say anything, in any order: no panic, and what an acceptor promised stays promised.
+//! Hostile proposers: whatever they send, in any order, an acceptor does not panic and keeps its promises.
 
 use bytes::Bytes;
 use consensus::{
@@ -13,9 +13,9 @@ use crate::cluster::{START, lineage, members};
 
 #[derive(Clone, Debug)]
 enum Step {
-    Say(u64, ProposerMessage),
+    Send(u64, ProposerMessage),
     /// The same, with the fields filled in that make the acceptor listen; the rest stays as hostile as it was.
-    Fit(u64, ProposerMessage),
+    SendFitting(u64, ProposerMessage),
     /// All that was written is durable, up to so many bytes before its end; the last record ends that much earlier.
     Flush(u64, u64),
     Checkpoint,
@@ -125,8 +125,8 @@ fn message(version: ProtocolVersion) -> impl Strategy<Value = ProposerMessage> {
 fn step(version: ProtocolVersion) -> impl Strategy<Value = Step> {
     let connection = 1..3_u64;
     prop_oneof![
-        16 => (connection.clone(), message(version)).prop_map(|(from, message)| Step::Say(from, message)),
-        16 => (connection.clone(), message(version)).prop_map(|(from, message)| Step::Fit(from, message)),
+        16 => (connection.clone(), message(version)).prop_map(|(from, message)| Step::Send(from, message)),
+        16 => (connection.clone(), message(version)).prop_map(|(from, message)| Step::SendFitting(from, message)),
         6 => (0..4_u64, 0..4_u64).prop_map(|(pending, inside)| Step::Flush(pending, inside)),
         1 => Just(Step::Checkpoint),
         1 => connection.clone().prop_map(Step::Disconnect),
@@ -141,8 +141,8 @@ struct Subject {
     dialect: Dialect,
     durable: AcceptorState,
     written: Lsn,
-    /// Highest flush position that anybody was told since the last truncation.
-    told: Lsn,
+    /// Highest flush LSN that was reported since the last truncation.
+    reported: Lsn,
 }
 
 impl Subject {
@@ -150,7 +150,7 @@ impl Subject {
         for effect in effects {
             match effect {
                 Effect::Persist(state) => {
-                    assert!(state.term >= self.durable.term, "a promise was taken back");
+                    assert!(state.term >= self.durable.term, "the term fell");
                     assert!(state.commit_lsn <= self.acceptor.flush_lsn().max(START));
                     let same_term = state.term == self.durable.term;
                     let other = same_term && state.voted_for != self.durable.voted_for;
@@ -161,9 +161,9 @@ impl Subject {
                     self.durable = state;
                 }
                 Effect::Truncate(at) => {
-                    assert!(at >= self.durable.commit_lsn, "committed bytes were cut");
+                    assert!(at >= self.durable.commit_lsn, "committed bytes were truncated");
                     self.written = self.written.min(at);
-                    self.told = self.told.min(at);
+                    self.reported = self.reported.min(at);
                 }
                 Effect::Write { at, wal } => {
                     assert_eq!(at, self.written, "a hole");
@@ -187,12 +187,12 @@ impl Subject {
             AcceptorMessage::Configure(response) => (response.term, Lsn::INVALID),
             AcceptorMessage::Checksum(_) => return,
         };
-        assert_eq!(term, self.durable.term, "a term was told before it was durable");
+        assert_eq!(term, self.durable.term, "a term was reported before it was durable");
         assert!(flush <= self.written);
-        self.told = self.told.max(flush);
+        self.reported = self.reported.max(flush);
     }
 
-    /// Makes a message of one that would mostly be refused for its term and its position alone.
+    /// Gives a message a term and a position that fit; otherwise most messages would be refused for these alone.
     fn fit(&self, mut message: ProposerMessage) -> ProposerMessage {
         let state = self.acceptor.state();
         match &mut message {
@@ -219,11 +219,11 @@ impl Subject {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Fit(from, message) => {
+            Step::SendFitting(from, message) => {
                 let message = self.fit(message);
-                return self.step(Step::Say(from, message));
+                return self.step(Step::Send(from, message));
             }
-            Step::Say(from, message) => {
+            Step::Send(from, message) => {
                 if !matches!(message, ProposerMessage::Append(_)) {
                     let effects = self.acceptor.flushed(self.written, self.acceptor.write_lsn());
                     self.carry_out(effects);
@@ -258,7 +258,7 @@ impl Subject {
         }
         let acceptor = &self.acceptor;
         assert!(acceptor.flush_lsn() <= acceptor.write_lsn() && acceptor.write_lsn() == self.written);
-        assert!(acceptor.flush_lsn() >= self.told, "what was acknowledged is gone");
+        assert!(acceptor.flush_lsn() >= self.reported, "what was acknowledged is gone");
         let state = acceptor.state();
         assert!(state.commit_lsn <= acceptor.flush_lsn() && state.horizon_lsn <= acceptor.flush_lsn());
         assert!(state.history.last().is_none_or(|last| last.term <= state.term));
@@ -270,10 +270,10 @@ fn abuse(dialect: Dialect, lost: bool, steps: Vec<Step>) {
     let lost = lost.then_some(Loss { term: Term(1), acked_upto: START.advance(10) });
     let durable = AcceptorState { term: Term(1), commit_lsn: START, lost, ..AcceptorState::default() };
     let acceptor = Acceptor::new(NodeId(1), lineage(dialect), durable.clone(), START);
-    let mut subject = Subject { acceptor, dialect, durable, written: START, told: Lsn::INVALID };
+    let mut subject = Subject { acceptor, dialect, durable, written: START, reported: Lsn::INVALID };
     let version = if dialect == Dialect::Neon { ProtocolVersion::V3 } else { ProtocolVersion::Holdfast1 };
     for connection in [1, 2] {
-        subject.step(Step::Say(connection, greeting(version)));
+        subject.step(Step::Send(connection, greeting(version)));
     }
     steps.into_iter().for_each(|step| subject.step(step));
 }
@@ -281,16 +281,18 @@ fn abuse(dialect: Dialect, lost: bool, steps: Vec<Step>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
+    /// No sequence of messages of a `holdfast` proposer breaks a promise of the acceptor.
     #[test]
-    fn nothing_that_a_proposer_says_breaks_a_promise(
+    fn holdfast_messages_break_no_promise(
         lost in any::<bool>(),
         steps in prop::collection::vec(step(ProtocolVersion::Holdfast1), 0..60),
     ) {
         abuse(Dialect::Holdfast, lost, steps);
     }
 
+    /// No sequence of messages of a `neon` proposer breaks a promise of the acceptor.
     #[test]
-    fn nothing_that_a_public_proposer_says_breaks_a_promise(
+    fn neon_messages_break_no_promise(
         lost in any::<bool>(),
         steps in prop::collection::vec(step(ProtocolVersion::V3), 0..60),
     ) {

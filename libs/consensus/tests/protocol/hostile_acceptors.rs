@@ -1,4 +1,4 @@
-//! Safekeepers may say anything, in any order: a proposer does not panic, and what it told the primary stays true.
+//! Hostile acceptors: whatever they send, in any order, a proposer does not panic and takes back no commit.
 
 use bytes::Bytes;
 use consensus::{
@@ -107,7 +107,7 @@ fn message() -> impl Strategy<Value = AcceptorMessage> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Hear(u64, AcceptorMessage),
+    Receive(u64, AcceptorMessage),
     Connect(u64),
     Disconnect(u64),
     Append(usize),
@@ -118,7 +118,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let node = 1..4_u64;
     prop_oneof![
-        20 => (node.clone(), message()).prop_map(|(node, message)| Step::Hear(node, message)),
+        20 => (node.clone(), message()).prop_map(|(node, message)| Step::Receive(node, message)),
         2 => node.clone().prop_map(Step::Connect),
         1 => node.clone().prop_map(Step::Disconnect),
         4 => (1..30_usize).prop_map(Step::Append),
@@ -130,14 +130,15 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
+    /// No sequence of safekeeper messages makes a proposer panic or take back a commit.
     #[test]
-    fn nothing_that_safekeepers_say_breaks_a_proposer(steps in prop::collection::vec(step(), 0..120)) {
+    fn acceptor_messages_break_no_proposer(steps in prop::collection::vec(step(), 0..120)) {
         let mut proposer = Campaign::new(1, None, ALL).proposer;
         ALL.iter().for_each(|&node| proposer.connected(NodeId(node)));
         for step in steps {
             let before = proposer.commit_lsn();
             match step {
-                Step::Hear(node, message) => {
+                Step::Receive(node, message) => {
                     let Ok(actions) = proposer.receive(NodeId(node), message) else { return Ok(()) };
                     for action in actions {
                         match action {

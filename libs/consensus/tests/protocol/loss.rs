@@ -1,4 +1,4 @@
-//! A node that lost what it had acknowledged: it follows, and does not vote before it has all of it again.
+//! Lost nodes: they follow, and do not vote before they hold again what they had acknowledged.
 
 use consensus::{AcceptorState, Loss, LostTerm};
 use wal_types::{Lsn, Term};
@@ -7,7 +7,7 @@ use crate::cluster::{Campaign, Cluster, START, configuration};
 
 const ALL: &[u64] = &[1, 2, 3];
 
-/// Term 1 wrote 100 bytes to 1 and 2, of which 2 then lost all above 40; node 3 heard of nothing.
+/// Term 1 wrote 100 bytes to 1 and 2, of which 2 then lost all above 40; node 3 has nothing.
 fn cluster() -> (Cluster, Campaign) {
     let mut cluster = Cluster::new(&configuration(1, ALL, &[]));
     let mut leader = Campaign::elected(&mut cluster, 1, ALL);
@@ -25,61 +25,68 @@ fn lose(cluster: &mut Cluster, id: u64, end: u64, acked: u64) {
     });
 }
 
+/// A lost node's position does not count, so no leader is elected without what it lost.
 #[test]
-fn a_lost_node_elects_nobody() {
+fn lost_node_elects_no_leader() {
     let (mut cluster, _) = cluster();
     let mut blind = Campaign::new(2, None, &[2, 3]);
-    blind.talk(&mut cluster, &[2, 3]).unwrap();
+    blind.exchange(&mut cluster, &[2, 3]).unwrap();
     assert_eq!(blind.proposer.election(), None, "100 committed bytes would be gone");
-    assert_eq!(cluster.state(2).term, Term(1), "a survey costs no term");
+    assert_eq!(cluster.state(2).term, Term(1), "a pre-vote costs no term");
 }
 
+/// A lost node promises a term, so that no older leader uses it, without voting for it.
 #[test]
-fn a_lost_node_promises_a_term_without_voting_for_it() {
+fn lost_node_adopts_a_term_without_voting() {
     let (mut cluster, _) = cluster();
     // The campaign reaches 1 and 2 only: one vote of three.
     let mut campaign = Campaign::new(2, None, ALL);
-    campaign.talk(&mut cluster, &[1, 3]).unwrap();
-    campaign.talk(&mut cluster, &[2]).unwrap();
+    campaign.exchange(&mut cluster, &[1, 3]).unwrap();
+    campaign.exchange(&mut cluster, &[2]).unwrap();
     assert_eq!((cluster.state(2).term, cluster.state(2).voted_for), (Term(2), None));
 }
 
+/// Under a later term, a lost node is repaired when its log reaches the start of that term.
 #[test]
-fn under_a_later_term_the_start_of_that_term_is_needed() {
+fn loss_ends_at_a_later_terms_start() {
     let (mut cluster, _) = cluster();
     let mut leader = Campaign::new(2, None, ALL);
-    leader.talk(&mut cluster, &[1, 3]).unwrap();
+    leader.exchange(&mut cluster, &[1, 3]).unwrap();
     assert_eq!(leader.proposer.election().unwrap().start, START.advance(100));
     assert!(cluster.state(2).lost.is_some());
-    leader.talk(&mut cluster, &[2]).unwrap();
+    leader.exchange(&mut cluster, &[2]).unwrap();
     assert_eq!((cluster.flush(2), cluster.state(2).lost), (100, None));
 }
 
+/// Under the term of the loss, a lost node is repaired when it holds all that it had acknowledged.
 #[test]
-fn under_the_term_of_the_loss_all_that_was_acknowledged_is_needed() {
+fn loss_ends_at_the_acknowledged_position() {
     let (mut cluster, mut leader) = cluster();
-    leader.talk(&mut cluster, &[2]).unwrap();
+    leader.exchange(&mut cluster, &[2]).unwrap();
     assert_eq!((cluster.flush(2), cluster.state(2).lost), (100, None));
 }
 
+/// A lost node also needs what it had acknowledged and its disk does not remember.
 #[test]
-fn what_the_disk_does_not_remember_having_acknowledged_is_needed_too() {
-    // Node 2 had acknowledged 100, but the newest note on its disk says 60.
+fn loss_includes_forgotten_acknowledgements() {
+    // Node 2 had acknowledged 100, but the footer on its disk says 60.
     let (mut cluster, mut leader) = cluster();
     lose(&mut cluster, 2, 40, 60);
     let mut seen = Vec::new();
     // One message at a time: the log grows while it is fed.
     leader.proposer.connected(wal_types::NodeId(2));
-    leader.talk(&mut cluster, &[2]).unwrap();
+    leader.exchange(&mut cluster, &[2]).unwrap();
     seen.push((cluster.flush(2), cluster.state(2).lost.is_none()));
     assert_eq!(seen, [(100, true)]);
     let node = &mut cluster.nodes.get_mut(&2).unwrap();
     assert_eq!(node.state().commit_lsn, START.advance(100));
 }
 
+/// A leader no longer counts what a lost node had acknowledged, whether the node noticed or only reports less than it
+/// once did.
 #[test]
-fn the_leader_forgets_what_a_lost_node_had_acknowledged() {
-    // Whether the node noticed, or only tells less than it once did.
+fn leader_drops_acknowledgements_of_a_lost_node() {
+    // With and without the node noticing the loss.
     for noticed in [true, false] {
         let mut cluster = Cluster::new(&configuration(1, ALL, &[]));
         let mut leader = Campaign::elected(&mut cluster, 1, ALL);
@@ -91,51 +98,55 @@ fn the_leader_forgets_what_a_lost_node_had_acknowledged() {
         if !noticed {
             cluster.restart(2, 110, |state| state.lost = None);
         }
-        // Greeting, vote: now it is known.
-        leader.say(&mut cluster, 2, 2);
-        leader.talk(&mut cluster, &[1]).unwrap();
+        // After greeting and vote the leader knows.
+        leader.exchange_messages(&mut cluster, 2, 2);
+        leader.exchange(&mut cluster, &[1]).unwrap();
         assert!(cluster.flush(1) == 150 && leader.commit() < 150, "node 1 alone has it: {}", leader.commit());
-        leader.talk(&mut cluster, &[2]).unwrap();
+        leader.exchange(&mut cluster, &[2]).unwrap();
         assert_eq!(leader.commit(), 150);
     }
 }
 
+/// The persisted commit LSN of a lost node does not count for the start of a term.
 #[test]
-fn what_a_lost_node_had_written_down_as_committed_settles_nothing() {
+fn lost_node_persists_no_start_commit() {
     let (mut cluster, mut leader) = cluster();
     leader.disconnect(&mut cluster, 2);
     let mut second = Campaign::new(2, None, ALL);
-    second.talk(&mut cluster, &[1, 3]).unwrap();
+    second.exchange(&mut cluster, &[1, 3]).unwrap();
     assert!(second.proposer.start_commit_is_persisted());
     second.disconnect(&mut cluster, 3);
     lose(&mut cluster, 3, 40, 100);
-    // Greeting, vote: now it is known.
-    second.say(&mut cluster, 3, 2);
-    assert!(!second.proposer.start_commit_is_persisted(), "node 1 alone says so");
-    second.talk(&mut cluster, &[3]).unwrap();
+    // After greeting and vote the leader knows.
+    second.exchange_messages(&mut cluster, 3, 2);
+    assert!(!second.proposer.start_commit_is_persisted(), "node 1 alone has persisted it");
+    second.exchange(&mut cluster, &[3]).unwrap();
     assert!(second.proposer.start_commit_is_persisted());
 }
 
+/// A leader that reconnects to a node that lost its log since the vote leads and feeds it, and does not count the
+/// vote again.
 #[test]
-fn a_second_campaign_is_not_won_by_a_promise_that_is_older_than_the_loss() {
+fn vote_before_the_loss_does_not_count() {
     let mut cluster = Cluster::new(&configuration(1, ALL, &[]));
     let mut first = Campaign::new(1, None, ALL);
-    first.talk(&mut cluster, &[1, 2]).unwrap();
+    first.exchange(&mut cluster, &[1, 2]).unwrap();
     first.write(&mut cluster, 10, &[1, 2]);
     first.disconnect(&mut cluster, 2);
     lose(&mut cluster, 2, 0, 10);
     // The same campaign asks again, in the term that node 2 had voted for.
-    first.talk(&mut cluster, &[2]).unwrap();
-    assert_eq!(cluster.state(2).lost, None, "it was led and fed, not asked");
+    first.exchange(&mut cluster, &[2]).unwrap();
+    assert_eq!(cluster.state(2).lost, None, "it was led and fed, its vote was not counted");
     assert_eq!(cluster.flush(2), 10);
 }
 
+/// With two of three nodes lost there is no election, and the campaign goes on waiting.
 #[test]
-fn a_node_without_a_quorum_of_sound_ones_waits() {
+fn campaign_waits_for_a_sound_quorum() {
     let (mut cluster, _) = cluster();
     lose(&mut cluster, 1, 40, 100);
     let mut campaign = Campaign::new(2, None, ALL);
-    let ended: Result<(), LostTerm> = campaign.talk(&mut cluster, ALL);
+    let ended: Result<(), LostTerm> = campaign.exchange(&mut cluster, ALL);
     assert_eq!((ended, campaign.proposer.election()), (Ok(()), None));
     assert_ne!(cluster.state(1).commit_lsn, Lsn::INVALID);
 }

@@ -1,4 +1,4 @@
-//! The rules of acceptor and proposer, as stories over values.
+//! Tests of acceptor and proposer through their public API: message in, effects or actions out.
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has reported its finding")]
 

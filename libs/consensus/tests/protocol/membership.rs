@@ -1,4 +1,4 @@
-//! Changes of members and of the designated primary: decided under a term, found again by the next one.
+//! Changes of members and of the designated primary: decided under a term, completed by the leader of the next one.
 
 use consensus::{ChangeRefused, ConfigurationChange, LostTerm, PeerState};
 use wal_types::{Generation, NodeId, PrimaryId, Term};
@@ -18,7 +18,7 @@ fn cluster() -> Cluster {
 }
 
 #[test]
-fn a_leader_first_decides_what_it_found() {
+fn leader_first_decides_the_found_configuration() {
     let mut cluster = cluster();
     let leader = Campaign::elected(&mut cluster, 1, OLD);
     assert_eq!(leader.decided(), [1]);
@@ -28,24 +28,25 @@ fn a_leader_first_decides_what_it_found() {
 }
 
 #[test]
-fn members_change_by_way_of_both_sets() {
+fn members_change_through_a_joint_configuration() {
     let mut cluster = cluster();
     let mut leader = Campaign::elected(&mut cluster, 1, ALL);
     leader.write(&mut cluster, 100, ALL);
     let joint = leader.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5]))).unwrap();
     assert_eq!(joint, Generation(2));
-    leader.talk(&mut cluster, ALL).unwrap();
+    leader.exchange(&mut cluster, ALL).unwrap();
     assert_eq!(leader.decided(), [1, 2, 3]);
     assert_eq!(*leader.proposer.configuration().unwrap(), configuration(3, &[3, 4, 5], &[]));
-    // Those that left no longer count, and are not needed.
+    // Former members no longer count, and are not needed.
     leader.write(&mut cluster, 50, &[4, 5]);
     assert_eq!(leader.commit(), 150);
     leader.write(&mut cluster, 50, &[1, 2, 4]);
     assert_eq!(leader.commit(), 150);
 }
 
+/// While both sets vote, nothing is committed that a majority of either set lacks.
 #[test]
-fn while_both_sets_vote_both_must_hold_what_is_committed() {
+fn joint_commit_needs_both_sets() {
     let mut cluster = cluster();
     let mut leader = Campaign::elected(&mut cluster, 1, ALL);
     leader.write(&mut cluster, 10, ALL);
@@ -54,69 +55,72 @@ fn while_both_sets_vote_both_must_hold_what_is_committed() {
     leader.write(&mut cluster, 10, OLD);
     assert_eq!((leader.commit(), leader.generation()), (10, 2));
     // A quorum of the next, and of the old.
-    leader.talk(&mut cluster, &[3, 4]).unwrap();
+    leader.exchange(&mut cluster, &[3, 4]).unwrap();
     assert_eq!((leader.commit(), leader.generation()), (20, 3));
 }
 
+/// The next members decide alone only when they hold everything that is committed.
 #[test]
-fn the_next_members_decide_alone_only_when_they_hold_everything() {
+fn successor_waits_for_the_next_members_wal() {
     let mut cluster = cluster();
     let mut leader = Campaign::elected(&mut cluster, 1, OLD);
     leader.write(&mut cluster, 100, OLD);
     leader.proposer.begin_change(ConfigurationChange::Members(members(&[4, 5]))).unwrap();
     assert_eq!(leader.proposer.unknown_members(), members(&[4, 5]));
     [4, 5].map(NodeId).into_iter().for_each(|node| leader.proposer.add_peer(node));
-    leader.talk(&mut cluster, OLD).unwrap();
+    leader.exchange(&mut cluster, OLD).unwrap();
     assert_eq!(leader.decided(), [1]);
-    leader.talk(&mut cluster, ALL).unwrap();
+    leader.exchange(&mut cluster, ALL).unwrap();
     assert_eq!(leader.decided(), [1, 2, 3]);
     assert_eq!((cluster.flush(4), cluster.flush(5)), (100, 100));
 }
 
+/// The next members do not decide alone just because they have accepted the joint configuration.
 #[test]
-fn the_next_members_do_not_decide_alone_because_they_were_told_to() {
+fn accepted_configuration_is_not_enough() {
     let mut cluster = cluster();
     let mut leader = Campaign::elected(&mut cluster, 1, OLD);
     leader.write(&mut cluster, 300_000, OLD);
     leader.proposer.begin_change(ConfigurationChange::Members(members(&[4, 5]))).unwrap();
-    leader.talk(&mut cluster, OLD).unwrap();
+    leader.exchange(&mut cluster, OLD).unwrap();
     for id in [4, 5] {
         leader.proposer.add_peer(NodeId(id));
         // Greeting, vote, election, and the first of three pieces of the log.
-        leader.say(&mut cluster, id, 4);
+        leader.exchange_messages(&mut cluster, id, 4);
     }
     assert_eq!((leader.decided(), leader.generation()), (vec![1, 2], 2));
     // One more piece each, and 300 000 committed bytes would be on nodes that no longer count.
-    leader.say(&mut cluster, 4, 2);
+    leader.exchange_messages(&mut cluster, 4, 2);
     assert_eq!((cluster.flush(4), leader.generation()), (300_000, 2));
-    leader.say(&mut cluster, 5, 2);
+    leader.exchange_messages(&mut cluster, 5, 2);
     assert_eq!(leader.generation(), 3);
 }
 
+/// No change begins before the configuration that the leader found is decided.
 #[test]
-fn nothing_changes_before_what_was_found_is_decided() {
+fn change_waits_for_the_found_configuration() {
     let mut cluster = cluster();
     let mut leader = Campaign::new(1, None, OLD);
     for id in [1, 2] {
-        leader.say(&mut cluster, id, 2);
+        leader.exchange_messages(&mut cluster, id, 2);
     }
     for id in [1, 2] {
-        leader.say(&mut cluster, id, 1);
+        leader.exchange_messages(&mut cluster, id, 1);
     }
     assert!(leader.proposer.election().is_some());
     let change = || ConfigurationChange::Primary(PrimaryId([1; 16]));
     assert_eq!(leader.proposer.begin_change(change()), Err(ChangeRefused::Undecided(Generation(1))));
-    leader.talk(&mut cluster, OLD).unwrap();
+    leader.exchange(&mut cluster, OLD).unwrap();
     assert_eq!(leader.proposer.begin_change(change()), Ok(Generation(2)));
 }
 
 #[test]
-fn one_change_at_a_time() {
+fn begin_change_allows_one_at_a_time() {
     let mut cluster = cluster();
     let mut leader = Campaign::new(1, None, ALL);
     let change = || ConfigurationChange::Members(members(&[3, 4, 5]));
     assert_eq!(leader.proposer.begin_change(change()), Err(ChangeRefused::NotLeading));
-    leader.talk(&mut cluster, ALL).unwrap();
+    leader.exchange(&mut cluster, ALL).unwrap();
     let refusals = [
         (ConfigurationChange::Members(members(OLD)), ChangeRefused::NoChange),
         (ConfigurationChange::Members(Vec::new()), ChangeRefused::NoMembers),
@@ -131,14 +135,15 @@ fn one_change_at_a_time() {
     leader.proposer.begin_change(change()).unwrap();
     let primary = ConfigurationChange::Primary(PrimaryId([1; 16]));
     assert_eq!(leader.proposer.begin_change(primary.clone()), Err(ChangeRefused::Undecided(Generation(2))));
-    leader.talk(&mut cluster, ALL).unwrap();
+    leader.exchange(&mut cluster, ALL).unwrap();
     assert_eq!(leader.proposer.begin_change(primary.clone()), Ok(Generation(4)));
-    leader.talk(&mut cluster, ALL).unwrap();
+    leader.exchange(&mut cluster, ALL).unwrap();
     assert_eq!(leader.proposer.begin_change(primary), Err(ChangeRefused::NoChange));
 }
 
+/// Without listed members there is no old set whose quorum could decide a change.
 #[test]
-fn what_nobody_listed_cannot_be_replaced() {
+fn begin_change_needs_listed_members() {
     let mut cluster = Cluster::new(&configuration(0, OLD, &[]));
     for &id in OLD {
         cluster.create(id, &configuration(0, &[], &[]), START);
@@ -149,13 +154,13 @@ fn what_nobody_listed_cannot_be_replaced() {
 }
 
 #[test]
-fn a_new_leader_finishes_what_it_finds_half_done() {
+fn new_leader_finishes_a_joint_configuration() {
     // The first leader reached one of the old members with its joint configuration, and no other.
     let mut cluster = cluster();
     let mut first = Campaign::elected(&mut cluster, 1, ALL);
     first.write(&mut cluster, 100, ALL);
     first.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5]))).unwrap();
-    first.talk(&mut cluster, &[3]).unwrap();
+    first.exchange(&mut cluster, &[3]).unwrap();
     assert_eq!((first.decided(), first.generation()), (vec![1], 2));
     let second = Campaign::elected(&mut cluster, 2, ALL);
     assert_eq!(second.decided(), [2, 3]);
@@ -163,12 +168,13 @@ fn a_new_leader_finishes_what_it_finds_half_done() {
     assert_eq!(second.commit(), 100);
 }
 
+/// A change that no voter of the next election has seen is replaced by the older configuration under a higher term.
 #[test]
-fn a_change_that_no_voter_heard_of_never_was() {
+fn unseen_change_is_dropped() {
     let mut cluster = cluster();
     let mut first = Campaign::elected(&mut cluster, 1, ALL);
     first.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5]))).unwrap();
-    first.talk(&mut cluster, &[3]).unwrap();
+    first.exchange(&mut cluster, &[3]).unwrap();
     // The voters are 1 and 2: they decide generation 1 anew, under a higher term.
     let second = Campaign::elected(&mut cluster, 2, &[1, 2]);
     assert_eq!((second.decided(), second.generation()), (vec![1], 1));
@@ -179,30 +185,31 @@ fn a_change_that_no_voter_heard_of_never_was() {
     assert_eq!(cluster.state(3).configuration, configuration(1, OLD, &[]));
 }
 
+/// Two rivals give out the same generation; only one meaning of it is decided.
 #[test]
-fn two_rivals_that_give_out_one_generation_decide_one_meaning() {
+fn rivals_decide_one_meaning_per_generation() {
     let mut cluster = cluster();
     let mut first = Campaign::elected(&mut cluster, 1, ALL);
     first.proposer.begin_change(ConfigurationChange::Members(members(&[1, 4, 5]))).unwrap();
-    first.talk(&mut cluster, &[1]).unwrap();
+    first.exchange(&mut cluster, &[1]).unwrap();
     let mut second = Campaign::elected(&mut cluster, 2, &[2, 3]);
     second.proposer.add_peer(NodeId(4));
     second.proposer.begin_change(ConfigurationChange::Members(members(&[2, 3, 4]))).unwrap();
     assert_eq!((first.generation(), second.generation()), (2, 2));
-    second.talk(&mut cluster, &[2, 3, 4]).unwrap();
+    second.exchange(&mut cluster, &[2, 3, 4]).unwrap();
     assert_eq!(second.decided(), [1, 2, 3]);
-    // The first learns of its end from whomever it asks, and decided nothing.
+    // The first campaign is deposed by any node that it asks, and decided nothing.
     assert!(first.proposer.append(first.proposer.received_lsn(), bytes::Bytes::from_static(b"x")));
-    assert!(matches!(first.talk(&mut cluster, &[2]), Err(LostTerm::Deposed { .. })));
+    assert!(matches!(first.exchange(&mut cluster, &[2]), Err(LostTerm::Deposed { .. })));
     assert_eq!(first.decided(), [1]);
     let third = Campaign::elected(&mut cluster, 3, ALL);
     assert_eq!(*third.proposer.configuration().unwrap(), configuration(3, &[2, 3, 4], &[]));
 }
 
 #[test]
-fn a_voter_that_knows_a_newer_configuration_ends_the_campaign() {
+fn newer_configuration_of_a_voter_ends_the_campaign() {
     let mut cluster = cluster();
-    // It was surveyed by nodes that know generation 1 only; meanwhile generation 3 is decided among 3, 4 and 5.
+    // Its pre-vote met nodes that know generation 1 only; meanwhile generation 3 is decided among 3, 4 and 5.
     let mut late = Campaign::new(9, None, ALL);
     for id in [1, 2] {
         let connection = consensus::ConnectionId(900 + id);
@@ -217,7 +224,7 @@ fn a_voter_that_knows_a_newer_configuration_ends_the_campaign() {
     }
     let mut leader = Campaign::elected(&mut cluster, 1, ALL);
     leader.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5]))).unwrap();
-    leader.talk(&mut cluster, ALL).unwrap();
+    leader.exchange(&mut cluster, ALL).unwrap();
     late.proposer.request_votes().unwrap();
     let asked = late.proposer.poll_send(NodeId(1)).unwrap();
     let effects = cluster.nodes.get_mut(&1).unwrap().step(consensus::ConnectionId(901), asked).unwrap();
@@ -226,27 +233,29 @@ fn a_voter_that_knows_a_newer_configuration_ends_the_campaign() {
     assert!(matches!(ended, Err(LostTerm::Reconfigured { .. } | LostTerm::Deposed { .. })), "{ended:?}");
 }
 
+/// A log with a designated primary is led for no other primary, and no term is spent on the attempt.
 #[test]
-fn a_log_that_is_reserved_takes_no_other_primarys_wal() {
+fn designated_primary_excludes_others() {
     let mut cluster = cluster();
     let mut leader = Campaign::new(1, Some(1), OLD);
-    leader.talk(&mut cluster, OLD).unwrap();
+    leader.exchange(&mut cluster, OLD).unwrap();
     leader.proposer.begin_change(ConfigurationChange::Primary(PrimaryId([2; 16]))).unwrap();
-    leader.talk(&mut cluster, OLD).unwrap();
+    leader.exchange(&mut cluster, OLD).unwrap();
     assert_eq!(leader.decided(), [1, 2]);
     let term = cluster.state(1).term;
     // primary, whether it may lead
     for (name, primary, may) in [(2, Some(1), false), (3, None, false), (4, Some(2), true)] {
         let mut campaign = Campaign::new(name, primary, OLD);
-        let ended = campaign.talk(&mut cluster, OLD);
+        let ended = campaign.exchange(&mut cluster, OLD);
         let designated = PrimaryId([2; 16]);
         assert_eq!(ended, if may { Ok(()) } else { Err(LostTerm::NotDesignated { designated }) });
         assert_eq!(cluster.state(1).term > term, may, "a term is not spent in vain");
     }
 }
 
+/// An empty member is fed from the start of its own log, if that lies within what others still hold.
 #[test]
-fn an_empty_member_begins_where_its_log_does() {
+fn new_member_streams_from_its_log_start() {
     let mut cluster = cluster();
     let mut leader = Campaign::elected(&mut cluster, 1, OLD);
     leader.write(&mut cluster, 0x20_0000, OLD);
@@ -256,29 +265,30 @@ fn an_empty_member_begins_where_its_log_does() {
     for id in [6, 7] {
         leader.proposer.add_peer(NodeId(id));
     }
-    leader.talk(&mut cluster, &[1, 2, 3, 6, 7]).unwrap();
+    leader.exchange(&mut cluster, &[1, 2, 3, 6, 7]).unwrap();
     assert_eq!(cluster.flush(6), 0x20_0000);
-    assert_eq!(leader.peer(7), PeerState::Unseeded, "its log begins beyond the end of ours");
-    // What all the others have given away cannot be fed to anybody.
+    assert_eq!(leader.peer(7), PeerState::Unseeded, "its log begins beyond the end of the leader's WAL");
+    // WAL that all the others have removed cannot be fed to a new member.
     for id in OLD {
         cluster.nodes.get_mut(id).unwrap().removed_below(START.advance(0x18_0000));
     }
     cluster.create(8, &first, START.advance(0x10_0000));
     let mut second = Campaign::elected(&mut cluster, 2, OLD);
     second.proposer.add_peer(NodeId(8));
-    second.talk(&mut cluster, &[1, 2, 3, 8]).unwrap();
+    second.exchange(&mut cluster, &[1, 2, 3, 8]).unwrap();
     assert_eq!(second.peer(8), PeerState::Unseeded);
     assert_eq!(second.proposer.term(), Term(2));
 }
 
+/// A new member whose catch-up was interrupted below the first entry of the history goes on.
 #[test]
-fn a_new_member_that_was_interrupted_below_what_the_history_remembers_goes_on() {
+fn interrupted_new_member_resumes_below_the_history() {
     let mut cluster = Cluster::new(&configuration(1, OLD, &[]));
     for (term, bytes) in [(1, 400_000), (2, 50)] {
         let mut leader = Campaign::elected(&mut cluster, term, OLD);
         leader.write(&mut cluster, bytes, OLD);
         leader.proposer.heartbeat();
-        leader.talk(&mut cluster, OLD).unwrap();
+        leader.exchange(&mut cluster, OLD).unwrap();
         for &id in OLD {
             cluster.nodes.get_mut(&id).unwrap().checkpoint();
         }
@@ -287,15 +297,15 @@ fn a_new_member_that_was_interrupted_below_what_the_history_remembers_goes_on() 
     leader.write(&mut cluster, 50, OLD);
     cluster.create(4, &configuration(1, OLD, &[]), START);
     leader.proposer.add_peer(NodeId(4));
-    leader.say(&mut cluster, 4, 5);
+    leader.exchange_messages(&mut cluster, 4, 5);
     let fed = cluster.flush(4);
     assert!(fed > 0 && fed < 400_000, "{fed}");
     leader.disconnect(&mut cluster, 4);
-    leader.talk(&mut cluster, &[4]).unwrap();
+    leader.exchange(&mut cluster, &[4]).unwrap();
     assert_eq!(cluster.flush(4), 400_100, "{:?} {:?}", leader.peer(4), cluster.refusals);
 }
 
-/// What the log of every test here is compared with: node 1 alone holds what node 4's log begins behind.
+/// Node 1 alone holds what lies below the beginning of the logs of nodes 4 and 5.
 fn only_the_first_holds_more() -> (Cluster, Campaign) {
     let mut cluster = cluster();
     let mut leader = Campaign::elected(&mut cluster, 1, OLD);
@@ -309,25 +319,27 @@ fn only_the_first_holds_more() -> (Cluster, Campaign) {
     (cluster, leader)
 }
 
+/// A new member whose log begins above the commit LSN is not led until what lies below its beginning is committed.
 #[test]
-fn a_member_that_begins_above_what_is_committed_waits_until_that_is_committed() {
+fn new_member_above_the_commit_waits() {
     let (mut cluster, mut leader) = only_the_first_holds_more();
-    leader.talk(&mut cluster, &[1, 4]).unwrap();
+    leader.exchange(&mut cluster, &[1, 4]).unwrap();
     assert_eq!((leader.peer(4), cluster.flush(4)), (PeerState::Voted, 0x10_0000));
     assert!(cluster.state(4).history.entries().is_empty());
-    leader.talk(&mut cluster, OLD).unwrap();
-    leader.talk(&mut cluster, &[4]).unwrap();
+    leader.exchange(&mut cluster, OLD).unwrap();
+    leader.exchange(&mut cluster, &[4]).unwrap();
     assert_eq!((leader.commit(), cluster.flush(4)), (0x20_0000, 0x20_0000));
 }
 
+/// A new log that begins above the commit LSN never counts as the newest log of an election.
 #[test]
-fn a_log_that_begins_above_what_is_committed_is_nobodys_newest() {
+fn new_log_above_the_commit_loses_elections() {
     let (mut cluster, mut leader) = only_the_first_holds_more();
-    leader.talk(&mut cluster, &[1, 4, 5]).unwrap();
+    leader.exchange(&mut cluster, &[1, 4, 5]).unwrap();
     leader.proposer.begin_change(ConfigurationChange::Members(members(&[2, 4, 5]))).unwrap();
-    leader.talk(&mut cluster, &[1, 4, 5]).unwrap();
-    // It hears of the new members, and no more of the log.
-    leader.say(&mut cluster, 2, 1);
+    leader.exchange(&mut cluster, &[1, 4, 5]).unwrap();
+    // Node 2 gets the new configuration, and no more of the log.
+    leader.exchange_messages(&mut cluster, 2, 1);
     // Under both sets. The first node, which alone holds what is below the start of the new ones, is away.
     let next = Campaign::elected(&mut cluster, 2, &[2, 3, 4, 5]);
     let election = next.proposer.election().unwrap();
@@ -335,9 +347,10 @@ fn a_log_that_begins_above_what_is_committed_is_nobodys_newest() {
     assert_eq!(next.proposer.configuration().unwrap().new_members, members(&[2, 4, 5]));
 }
 
+/// A new member does not count as a holder of what lies below the beginning of its log.
 #[test]
-fn nobody_counts_for_what_lies_below_the_beginning_of_its_log() {
-    // next members, who is reached before the change and after it, generation that is come to; the joint one is 2
+fn new_member_does_not_count_below_its_start() {
+    // next members, nodes reached before the change and after it, resulting generation; the joint one is 2
     for (next, before, after, generation) in [
         // The second lags, and would need what only the first has.
         ([1, 2, 4], &[4, 5][..], &[1, 3, 4, 5][..], 2),
@@ -349,17 +362,18 @@ fn nobody_counts_for_what_lies_below_the_beginning_of_its_log() {
         ([1, 4, 5], &[1, 2, 3, 4, 5], &[1, 3, 4, 5], 3),
     ] {
         let (mut cluster, mut leader) = only_the_first_holds_more();
-        leader.talk(&mut cluster, before).unwrap();
+        leader.exchange(&mut cluster, before).unwrap();
         leader.proposer.begin_change(ConfigurationChange::Members(members(&next))).unwrap();
-        leader.talk(&mut cluster, after).unwrap();
+        leader.exchange(&mut cluster, after).unwrap();
         assert_eq!(leader.generation(), generation, "{next:?} {before:?} {after:?}");
         let is_committed = leader.commit() == 0x20_0000;
         assert_eq!(is_committed, generation == 3 || before.contains(&3), "{next:?} {before:?} {after:?}");
     }
 }
 
+/// A voter without a byte of the log may be needed for a quorum, so it is led at once.
 #[test]
-fn a_member_without_a_byte_may_be_needed_for_a_quorum_at_once() {
+fn empty_voter_is_led_at_once() {
     // Elected while the new member was away; then one of the others is.
     let mut cluster = Cluster::new(&configuration(1, OLD, &[]));
     let mut first = Campaign::elected(&mut cluster, 1, &[1, 2]);

@@ -1,4 +1,4 @@
-//! One campaign, from the first greeting to commits and to its end.
+//! Proposer: one campaign, from the first greeting to commits and to its end.
 
 use bytes::Bytes;
 use consensus::{
@@ -48,7 +48,7 @@ fn greet(proposer: &mut Proposer, node: u64, term: u64) -> Result<Vec<Action>, L
     proposer.receive(NodeId(node), AcceptorMessage::Greeting(greeting))
 }
 
-fn survey(proposer: &mut Proposer, node: u64, term: u64, (flush, entries): Log<'_>) -> Vec<Action> {
+fn pre_vote(proposer: &mut Proposer, node: u64, term: u64, (flush, entries): Log<'_>) -> Vec<Action> {
     let response = PreVoteResponse {
         generation: Generation(0),
         term: Term(term),
@@ -110,7 +110,7 @@ fn campaigning(term: u64, logs: &[Log<'_>]) -> Proposer {
     let mut proposer = proposer();
     for (node, log) in (1..).zip(logs) {
         greet(&mut proposer, node, term - 1).unwrap();
-        survey(&mut proposer, node, term - 1, *log);
+        pre_vote(&mut proposer, node, term - 1, *log);
     }
     proposer.request_votes().unwrap();
     for node in 1..=logs.len() as u64 {
@@ -145,22 +145,27 @@ fn appends<'a>(messages: &'a [ProposerMessage]) -> Vec<&'a AppendRequest> {
     messages.iter().filter_map(append).collect()
 }
 
+/// No term is spent before a quorum has reported its position.
 #[test]
-fn no_term_is_spent_before_a_quorum_told_its_position() {
+fn request_votes_waits_for_the_pre_vote_quorum() {
     let mut proposer = proposer();
     greet(&mut proposer, 1, 4).unwrap();
-    assert_eq!(survey(&mut proposer, 1, 4, (20, &[(1, 8)])), []);
+    assert_eq!(pre_vote(&mut proposer, 1, 4, (20, &[(1, 8)])), []);
     proposer.request_votes().unwrap();
     assert_eq!(proposer.term(), Term::ZERO);
     greet(&mut proposer, 2, 6).unwrap();
-    let surveyed = survey(&mut proposer, 2, 6, (30, &[(1, 8)]));
-    assert_eq!(surveyed, [Action::PreVoted { flush_lsn: Lsn(30), start_lsn: Lsn(8), tli: Some(Tli::FIRST) }]);
+    let pre_voted = pre_vote(&mut proposer, 2, 6, (30, &[(1, 8)]));
+    assert_eq!(
+        pre_voted,
+        [Action::PreVoted { flush_lsn: Lsn(30), start_lsn: Lsn(8), tli: Some(Tli::FIRST) }]
+    );
     proposer.request_votes().unwrap();
     assert_eq!(proposer.term(), Term(7), "one above the highest that was seen");
 }
 
+/// The election starts at the end of the newest log: first the term of its last entry counts, then its length.
 #[test]
-fn the_newest_log_of_a_quorum_is_the_start() {
+fn election_starts_at_the_newest_log() {
     // logs of two voters, donor, start
     let table: &[(Log<'_>, Log<'_>, u64, u64)] = &[
         ((20, &[(1, 8)]), (30, &[(1, 8)]), 2, 30),
@@ -176,12 +181,12 @@ fn the_newest_log_of_a_quorum_is_the_start() {
         let actions = vote(&mut proposer, 2, true, 9, second).unwrap();
         let [Action::Elected(election)] = actions.as_slice() else { panic!("{actions:?}") };
         assert_eq!((election.donor, election.start, election.term), (NodeId(donor), Lsn(start), Term(9)));
-        assert_eq!(drain(&mut proposer, 1), [], "nobody is told before the primary was checked");
+        assert_eq!(drain(&mut proposer, 1), [], "no acceptor is led before the primary is checked");
     }
 }
 
 #[test]
-fn every_voter_begins_where_its_log_parts() {
+fn voters_stream_from_their_common_point() {
     let logs: [Log<'_>; 3] = [(40, &[(1, 8), (3, 24)]), (32, &[(1, 8), (2, 24)]), (16, &[(1, 8)])];
     let mut proposer = leading(9, &logs);
     for (node, start) in [(1, 40), (2, 24), (3, 16)] {
@@ -192,8 +197,9 @@ fn every_voter_begins_where_its_log_parts() {
     }
 }
 
+/// Commit moves when a quorum has acknowledged a position, from the start of the term on.
 #[test]
-fn commit_needs_a_quorum_from_the_term_start_on() {
+fn commit_needs_a_quorum_at_the_term_start() {
     let mut proposer = leading(9, &[(40, &[(1, 8)]), (40, &[(1, 8)]), (16, &[(1, 8)])]);
     (1..=3).for_each(|node| drop(drain(&mut proposer, node)));
     assert!(proposer.append(Lsn(40), Bytes::from_static(b"0123456789")));
@@ -213,7 +219,7 @@ fn commit_needs_a_quorum_from_the_term_start_on() {
 }
 
 #[test]
-fn an_acknowledgement_outlives_its_connection() {
+fn acknowledgement_outlives_its_connection() {
     let mut proposer = leading(9, &[(40, &[(1, 8)]), (40, &[(1, 8)])]);
     (1..=2).for_each(|node| drop(drain(&mut proposer, node)));
     acknowledge(&mut proposer, 1, 9, 40, 0).unwrap();
@@ -222,7 +228,7 @@ fn an_acknowledgement_outlives_its_connection() {
 }
 
 #[test]
-fn a_laggard_is_fed_by_a_donor_and_then_from_the_buffer() {
+fn lagging_safekeeper_is_fed_from_donor_then_buffer() {
     let mut proposer = leading(9, &[(40, &[(1, 8)]), (16, &[(1, 8)])]);
     (1..=2).for_each(|node| drop(drain(&mut proposer, node)));
     let fetch = proposer.poll_fetch(NodeId(2)).unwrap();
@@ -238,44 +244,46 @@ fn a_laggard_is_fed_by_a_donor_and_then_from_the_buffer() {
     assert_eq!(ranges, [(16, 40), (40, 43)]);
 }
 
+/// A lagging safekeeper whose connection ended after the bytes of one donor is fed by another donor.
 #[test]
-fn a_laggard_that_went_away_after_the_bytes_of_one_donor_is_fed_by_another() {
+fn donor_is_distrusted_after_a_disconnect() {
     let mut proposer = leading(9, &[(40, &[(1, 8)]), (16, &[(1, 8)]), (40, &[(1, 8)])]);
     (1..=3).for_each(|node| drop(drain(&mut proposer, node)));
     for node in [1, 3] {
         acknowledge(&mut proposer, node, 9, 40, 0).unwrap();
     }
-    let laggard = NodeId(2);
-    let donor = |proposer: &Proposer| proposer.poll_fetch(laggard).map(|fetch| fetch.donor);
+    let lagging = NodeId(2);
+    let donor = |proposer: &Proposer| proposer.poll_fetch(lagging).map(|fetch| fetch.donor);
     let first = donor(&proposer).unwrap();
     let again = |proposer: &mut Proposer| {
-        proposer.disconnected(laggard);
+        proposer.disconnected(lagging);
         greet(proposer, 2, 9).unwrap();
         drain(proposer, 2);
         vote(proposer, 2, false, 9, (16, &[(1, 8)])).unwrap();
         drain(proposer, 2);
     };
     again(&mut proposer);
-    assert_eq!(donor(&proposer), Some(first), "it was sent nothing that it could have refused");
-    assert!(proposer.fetched(laggard, first, Lsn(16), &Bytes::from_static(b"rotten")));
+    assert_eq!(donor(&proposer), Some(first), "the donor gave no bytes that could have been refused");
+    assert!(proposer.fetched(lagging, first, Lsn(16), &Bytes::from_static(b"rotten")));
     again(&mut proposer);
     let second = donor(&proposer).unwrap();
     assert_ne!(second, first);
-    // Not the other way round for ever: who cannot give anything is left, too.
-    proposer.donor_failed(laggard, second);
+    // A donor that cannot give anything is distrusted, too.
+    proposer.donor_failed(lagging, second);
     assert_eq!(donor(&proposer), Some(first));
     proposer.disconnected(first);
-    assert_eq!(donor(&proposer), Some(second), "nobody else has it");
+    assert_eq!(donor(&proposer), Some(second), "no other safekeeper holds it");
 }
 
+/// What no safekeeper has flushed stays in the buffer, beyond its size.
 #[test]
-fn the_buffer_keeps_what_nobody_has_flushed() {
+fn buffer_keeps_unflushed_wal() {
     let mut proposer = leading(9, &[(40, &[(1, 8)]), (40, &[(1, 8)])]);
     (1..=2).for_each(|node| drop(drain(&mut proposer, node)));
     for at in [40, 80, 120] {
         assert!(proposer.append(Lsn(at), Bytes::from(vec![0; 40])));
     }
-    assert!(!proposer.wants_wal(), "more than 64 bytes wait and nobody was sent them");
+    assert!(!proposer.wants_wal(), "more than 64 bytes wait and none were sent");
     drain(&mut proposer, 1);
     assert!(proposer.wants_wal(), "one record may be longer than the buffer");
     acknowledge(&mut proposer, 1, 9, 160, 0).unwrap();
@@ -286,7 +294,7 @@ fn the_buffer_keeps_what_nobody_has_flushed() {
 }
 
 #[test]
-fn a_quorum_that_nobody_can_serve_is_stuck() {
+fn is_stuck_when_no_donor_holds_the_wal() {
     let mut proposer = leading(9, &[(40, &[(1, 8)]), (40, &[(1, 8)]), (40, &[(1, 8)])]);
     (1..=3).for_each(|node| drop(drain(&mut proposer, node)));
     for at in [40, 80, 120] {
@@ -299,8 +307,9 @@ fn a_quorum_that_nobody_can_serve_is_stuck() {
     assert!(proposer.is_stuck());
 }
 
+/// A higher term ends the campaign, in a vote, an acknowledgement or a greeting.
 #[test]
-fn a_higher_term_ends_the_campaign_at_any_time() {
+fn higher_term_ends_the_campaign() {
     let deposed = |by, term| Err(LostTerm::Deposed { by: NodeId(by), term: Term(term), own: Term(9) });
     let log: Log<'_> = (40, &[(1, 8)]);
     let mut proposer = campaigning(9, &[log, log]);
@@ -310,16 +319,18 @@ fn a_higher_term_ends_the_campaign_at_any_time() {
     assert_eq!(greet(&mut proposer, 3, 12), deposed(3, 12));
 }
 
+/// A campaign ends when so many votes are refused that no quorum is left.
 #[test]
-fn refusals_end_the_campaign_when_no_quorum_is_left() {
+fn refused_votes_end_the_campaign() {
     let log: Log<'_> = (40, &[(1, 8)]);
     let mut proposer = campaigning(9, &[log, log, log]);
     assert_eq!(vote(&mut proposer, 1, false, 9, log), Ok(vec![]));
     assert_eq!(vote(&mut proposer, 2, false, 9, log), Err(LostTerm::Outvoted(Term(9))));
 }
 
+/// A response that fits no request resets its connection and changes nothing else.
 #[test]
-fn an_answer_that_was_not_asked_for_resets_the_connection_and_nothing_else() {
+fn unexpected_response_resets_its_connection() {
     let log: Log<'_> = (40, &[(1, 8)]);
     let mut proposer = leading(9, &[log, log]);
     assert_eq!(
@@ -331,8 +342,9 @@ fn an_answer_that_was_not_asked_for_resets_the_connection_and_nothing_else() {
     assert_eq!(proposer.term(), Term(9));
 }
 
+/// A safekeeper that connects after the election is asked for its vote and led.
 #[test]
-fn a_safekeeper_that_comes_late_is_asked_for_its_vote_and_led() {
+fn late_safekeeper_votes_and_follows() {
     let log: Log<'_> = (40, &[(1, 8)]);
     let mut proposer = leading(9, &[log, log]);
     greet(&mut proposer, 3, 3).unwrap();
@@ -344,7 +356,7 @@ fn a_safekeeper_that_comes_late_is_asked_for_its_vote_and_led() {
 }
 
 #[test]
-fn followers_are_told_a_commit_once() {
+fn announce_commit_sends_a_commit_once() {
     let log: Log<'_> = (40, &[(1, 8)]);
     let mut proposer = leading(9, &[log, log]);
     (1..=2).for_each(|node| drop(drain(&mut proposer, node)));
@@ -361,8 +373,9 @@ fn followers_are_told_a_commit_once() {
     assert!(proposer.start_commit_is_persisted());
 }
 
+/// A log that ends with a segment is compared over that segment, not over the empty next one.
 #[test]
-fn a_log_that_ends_with_a_segment_is_compared_over_its_last_segment() {
+fn compare_from_covers_the_last_byte() {
     let size = SegmentSize::new(16 * 1024).unwrap();
     // end of the log, start of the log, compared from
     for (end, log_start, from) in [
@@ -403,22 +416,24 @@ fn greet_with(
     proposer.receive(NodeId(node), AcceptorMessage::Greeting(greeting))
 }
 
+/// Safekeepers that list different members under one generation elect no leader.
 #[test]
-fn safekeepers_that_list_different_members_elect_nobody() {
+fn different_members_end_the_campaign() {
     let mut proposer = proposer();
     greet_with(&mut proposer, 1, 0, &[1, 2, 3]).unwrap();
     let refused = greet_with(&mut proposer, 3, 0, &[3]);
     assert_eq!(refused, Err(LostTerm::TwoConfigurations { by: NodeId(3), generation: Generation(0) }));
 }
 
+/// A newer configuration counts until votes are requested, and ends the campaign after that.
 #[test]
-fn a_newer_configuration_counts_before_the_votes_and_ends_the_campaign_after() {
+fn newer_configuration_after_the_pre_vote_ends_it() {
     let mut proposer = proposer();
     greet_with(&mut proposer, 1, 1, &[1, 2, 3]).unwrap();
     greet_with(&mut proposer, 2, 2, &[1, 2, 3]).unwrap();
     greet_with(&mut proposer, 3, 1, &[1, 2]).unwrap();
-    survey(&mut proposer, 1, 4, (20, &[(1, 8)]));
-    survey(&mut proposer, 2, 4, (20, &[(1, 8)]));
+    pre_vote(&mut proposer, 1, 4, (20, &[(1, 8)]));
+    pre_vote(&mut proposer, 2, 4, (20, &[(1, 8)]));
     proposer.request_votes().unwrap();
     proposer.disconnected(NodeId(3));
     let refused = greet_with(&mut proposer, 3, 3, &[1, 2, 3]);
@@ -426,7 +441,7 @@ fn a_newer_configuration_counts_before_the_votes_and_ends_the_campaign_after() {
 }
 
 #[test]
-fn an_older_configuration_never_replaces_a_newer_one() {
+fn older_configuration_replaces_no_newer_one() {
     let mut proposer = proposer();
     greet_with(&mut proposer, 1, 2, &[1, 2, 3]).unwrap();
     proposer.disconnected(NodeId(1));

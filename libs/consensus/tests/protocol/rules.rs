@@ -1,4 +1,4 @@
-//! Rules of the acceptor that the stories do not tell: greetings of both dialects, positions in answers, configurations.
+//! Acceptor rules of both dialects: greetings, positions in responses, configurations, repair of a loss.
 
 use consensus::{
     Acceptor, AcceptorMessage, AcceptorState, AppendRequest, Configuration, ConfigureRequest,
@@ -92,8 +92,9 @@ fn configured(effects: &[Effect]) -> ConfigureResponse {
     }
 }
 
+/// A log whose cluster is unknown is bound to the cluster of the first greeting.
 #[test]
-fn a_log_of_an_unknown_cluster_is_bound_to_the_first_that_comes() {
+fn first_greeting_binds_the_cluster() {
     let mut lineage = lineage(Dialect::Neon);
     (lineage.system_id, lineage.pg_version) = (SystemId(0), 0);
     let mut acceptor = Acceptor::new(NodeId(1), lineage, AcceptorState::default(), START);
@@ -103,45 +104,53 @@ fn a_log_of_an_unknown_cluster_is_bound_to_the_first_that_comes() {
         panic!("{effects:?}")
     };
     assert_eq!((learnt.system_id, learnt.pg_major()), (SystemId(7), 15));
-    assert_eq!(acceptor.step(B, greet()).unwrap().len(), 1, "it is learnt once");
+    assert_eq!(acceptor.step(B, greet()).unwrap().len(), 1, "the identity is learnt once");
 }
 
+/// In dialect `neon` a greeting brings a newer configuration, to its members only. In `holdfast` only a leader
+/// decides.
 #[test]
-fn a_public_greeting_brings_a_newer_configuration_to_its_members_only() {
-    // generation, members, whether this node (1) takes it
-    for (generation, ids, taken) in [
+fn neon_greeting_configures_listed_members_only() {
+    // generation, members, whether this node (1) adopts it
+    for (generation, ids, adopted) in [
         (6, [1, 2].as_slice(), Some(true)),
         (5, &[1, 2], Some(false)),
         (4, &[1, 2], Some(false)),
         (6, &[2, 3], None),
     ] {
         let mut acceptor = acceptor(Dialect::Neon, configuration(5, &[1, 2, 3], &[]), None);
-        let told = configuration(generation, ids, &[]);
-        let answer = acceptor.step(ConnectionId(3), greeting(ProtocolVersion::V3, told.clone()));
+        let reported = configuration(generation, ids, &[]);
+        let answer = acceptor.step(ConnectionId(3), greeting(ProtocolVersion::V3, reported.clone()));
         let persisted = |effects: &[Effect]| matches!(effects.first(), Some(Effect::Persist(_)));
         let refused = Err(Refusal::NotAMember(Generation(generation)));
-        assert_eq!(answer.map(|effects| persisted(&effects)), taken.map_or(refused, Ok));
-        assert_eq!(acceptor.state().configuration == told, taken == Some(true));
+        assert_eq!(answer.map(|effects| persisted(&effects)), adopted.map_or(refused, Ok));
+        assert_eq!(acceptor.state().configuration == reported, adopted == Some(true));
     }
-    let mut ours = acceptor(Dialect::Holdfast, configuration(5, &[1, 2, 3], &[]), None);
-    let told = configuration(6, &[1, 2], &[]);
-    ours.step(ConnectionId(3), greeting(ProtocolVersion::Holdfast1, told)).unwrap();
-    assert_eq!(ours.state().configuration.generation, Generation(5), "in ours only a leader decides");
+    let mut holdfast = acceptor(Dialect::Holdfast, configuration(5, &[1, 2, 3], &[]), None);
+    let reported = configuration(6, &[1, 2], &[]);
+    holdfast.step(ConnectionId(3), greeting(ProtocolVersion::Holdfast1, reported)).unwrap();
+    assert_eq!(
+        holdfast.state().configuration.generation,
+        Generation(5),
+        "only a leader changes a configuration"
+    );
 }
 
+/// Messages of another generation are refused in dialect `neon` and accepted in `holdfast`.
 #[test]
-fn public_messages_of_another_generation_are_refused_and_ours_are_not() {
+fn neon_messages_must_match_the_generation() {
     for message in [vote(4, 1), append(4, 1, 0, 1, 0, 0), elected(1, configuration(4, &[1], &[]))] {
         let mut neon = acceptor(Dialect::Neon, configuration(5, &[1], &[]), None);
         let refused = Refusal::Generation { expected: Generation(5), got: Generation(4) };
         assert_eq!(neon.step(A, message.clone()), Err(refused.clone()));
-        let mut ours = acceptor(Dialect::Holdfast, configuration(5, &[1], &[]), None);
-        assert_ne!(ours.step(A, message), Err(refused));
+        let mut holdfast = acceptor(Dialect::Holdfast, configuration(5, &[1], &[]), None);
+        assert_ne!(holdfast.step(A, message), Err(refused));
     }
 }
 
+/// An election of a lower term is dropped, that of a higher term is adopted without a vote.
 #[test]
-fn an_election_of_a_lower_term_is_dropped_and_of_a_higher_one_adopted() {
+fn elected_adopts_only_higher_terms() {
     let mut acceptor = acceptor(Dialect::Holdfast, configuration(1, &[1], &[]), None);
     acceptor.step(A, vote(1, 5)).unwrap();
     assert_eq!(acceptor.step(B, elected(4, configuration(1, &[1], &[]))), Ok(vec![]));
@@ -153,8 +162,9 @@ fn an_election_of_a_lower_term_is_dropped_and_of_a_higher_one_adopted() {
     assert_eq!(followed.history.last().unwrap().term, Term(6));
 }
 
+/// A vote reports the history of the local log and a horizon that is durable with the vote.
 #[test]
-fn a_vote_tells_the_history_of_what_is_here_and_a_horizon_that_will_last() {
+fn vote_reports_a_durable_horizon() {
     for (dialect, horizon) in [(Dialect::Holdfast, START), (Dialect::Neon, START.advance(6))] {
         let mut acceptor = acceptor(dialect, configuration(0, &[1], &[]), None);
         acceptor.step(A, vote(0, 1)).unwrap();
@@ -173,8 +183,9 @@ fn a_vote_tells_the_history_of_what_is_here_and_a_horizon_that_will_last() {
     }
 }
 
+/// A history that reaches beyond the log is reported up to the end of the log, an entry at the end included.
 #[test]
-fn a_history_that_reaches_beyond_the_log_is_told_up_to_its_end() {
+fn vote_reports_the_history_up_to_the_end() {
     let entry = |term, at| TermStart { term: Term(term), start: START.advance(at), tli: Tli::FIRST };
     let history = TermHistory::new(vec![entry(1, 0), entry(3, 50), entry(4, 60)]).unwrap();
     let state = AcceptorState { term: Term(4), history, commit_lsn: START, ..AcceptorState::default() };
@@ -185,8 +196,9 @@ fn a_history_that_reaches_beyond_the_log_is_told_up_to_its_end() {
     assert_eq!(acceptor.last_log_term(), Term(3));
 }
 
+/// Neither the horizon nor the commit LSN can be raised beyond the log, and neither falls.
 #[test]
-fn nobody_can_claim_a_horizon_or_a_commit_beyond_the_log() {
+fn append_cannot_raise_positions_beyond_the_log() {
     let mut acceptor = acceptor(Dialect::Holdfast, configuration(0, &[1], &[]), None);
     acceptor.step(A, vote(0, 1)).unwrap();
     acceptor.step(A, elected(1, configuration(0, &[1], &[]))).unwrap();
@@ -200,8 +212,9 @@ fn nobody_can_claim_a_horizon_or_a_commit_beyond_the_log() {
     assert_eq!((state.commit_lsn, state.horizon_lsn), (START.advance(8), START.advance(8)), "neither falls");
 }
 
+/// A term that no sequence of elections can have led to is refused.
 #[test]
-fn a_term_that_nobody_can_have_come_to_is_refused() {
+fn term_leap_is_refused() {
     let mut acceptor = acceptor(Dialect::Holdfast, configuration(0, &[1], &[]), None);
     for term in [u64::MAX, 1 << 50] {
         let leap = Refusal::TermLeap { own: Term(0), got: Term(term) };
@@ -211,8 +224,9 @@ fn a_term_that_nobody_can_have_come_to_is_refused() {
     assert!(acceptor.step(A, vote(0, 1 << 40)).is_ok());
 }
 
+/// A configuration is accepted from the leader only, and is durable before the reply.
 #[test]
-fn a_configuration_is_taken_from_the_leader_only_and_stands_before_it_is_told() {
+fn configure_persists_before_it_replies_to_the_leader() {
     let next = || configuration(2, &[1, 2], &[3]);
     let mut acceptor = acceptor(Dialect::Holdfast, configuration(1, &[1, 2], &[]), None);
     let not_elected = |term, own| Err(Refusal::NotElected { term: Term(term), own: Term(own) });
@@ -229,16 +243,17 @@ fn a_configuration_is_taken_from_the_leader_only_and_stands_before_it_is_told() 
     };
     assert_eq!((&state.configuration, state.configuration_term), (&next(), Term(3)));
     assert_eq!(configured(&effects), ConfigureResponse { term: Term(3), generation: Generation(2) });
-    // Once more is no news.
+    // A repetition changes nothing.
     assert_eq!(acceptor.step(A, configure(3, next())).unwrap().len(), 1);
-    // A deposed leader hears of the higher term.
+    // A deposed leader learns the higher term.
     acceptor.step(B, vote(2, 7)).unwrap();
     let effects = acceptor.step(A, configure(3, configuration(3, &[1], &[]))).unwrap();
     assert_eq!((effects.len(), configured(&effects).term), (1, Term(7)));
 }
 
+/// Within a term generations only rise, and each has one meaning. A new term may go back.
 #[test]
-fn within_a_term_generations_rise_and_mean_one_thing() {
+fn generations_rise_within_a_term() {
     let mut acceptor = acceptor(Dialect::Holdfast, configuration(9, &[1, 2], &[]), None);
     acceptor.step(A, elected(3, configuration(5, &[1, 2], &[]))).unwrap();
     assert_eq!(acceptor.state().configuration.generation, Generation(5), "a new term may go back");
@@ -252,45 +267,52 @@ fn within_a_term_generations_rise_and_mean_one_thing() {
         assert_eq!(acceptor.step(A, configure(3, next.clone())), Err(refusal.clone()));
         assert_eq!(acceptor.step(B, elected(3, next)), Err(refusal), "nor does a reconnect bring it");
     }
-    assert!(acceptor.step(A, configure(3, configuration(5, &[1, 2], &[]))).is_ok(), "A leads on");
+    assert!(acceptor.step(A, configure(3, configuration(5, &[1, 2], &[]))).is_ok(), "A still leads");
     let effects = acceptor.step(B, elected(3, configuration(6, &[1, 2, 3], &[]))).unwrap();
     assert!(matches!(effects.as_slice(), [Effect::Persist(_)]), "a reconnect brings what was missed");
 }
 
+/// A connection that does not lead gets no positions while its append waits for disk space.
 #[test]
-fn only_the_leader_hears_positions_while_there_is_no_room() {
+fn unchanged_response_reports_positions_to_the_leader_only() {
     let mut acceptor = acceptor(Dialect::Holdfast, configuration(0, &[1], &[]), None);
     acceptor.step(A, elected(1, configuration(0, &[1], &[]))).unwrap();
     acceptor.step(A, append(0, 1, 0, 8, 0, 0)).unwrap();
     flush(&mut acceptor);
     acceptor.step(B, vote(0, 2)).unwrap();
-    // The winner of term 2 was not followed yet: our log is not its log.
+    // This node does not follow the winner of term 2 yet: its log is not the log of term 2.
     for connection in [A, B] {
-        let Effect::Reply { message: AcceptorMessage::Append(told), .. } =
+        let Effect::Reply { message: AcceptorMessage::Append(response), .. } =
             acceptor.unchanged_response(connection)
         else {
             panic!()
         };
-        assert_eq!((told.term, told.flush_lsn, told.commit_lsn), (Term(2), Lsn::INVALID, Lsn::INVALID));
+        assert_eq!(
+            (response.term, response.flush_lsn, response.commit_lsn),
+            (Term(2), Lsn::INVALID, Lsn::INVALID)
+        );
     }
 }
 
+/// A lost node does not answer a first vote request of dialect `neon`; it answers the second, of a proposer that
+/// others have elected.
 #[test]
-fn a_lost_node_is_silent_to_a_public_campaign_until_others_elected_it() {
+fn lost_neon_node_answers_only_a_leader() {
     let lost = Some(Loss { term: Term(0), acked_upto: START.advance(8) });
     let mut acceptor = acceptor(Dialect::Neon, configuration(0, &[1], &[]), lost);
     let effects = acceptor.step(A, vote(0, 5)).unwrap();
     let [Effect::Persist(state)] = effects.as_slice() else { panic!("{effects:?}") };
     assert_eq!((state.term, state.voted_for), (Term(5), None));
-    // It asks again over its next connection, and needs to hear how to lead this node.
+    // It asks again over its next connection, and needs the response to lead this node.
     let effects = acceptor.step(B, vote(0, 5)).unwrap();
     assert_eq!((voted(&effects).term, voted(&effects).vote_given), (Term(5), false));
 }
 
+/// A lost node is repaired when it holds all that a quorum can have counted on.
 #[test]
-fn what_was_lost_is_regained_when_nobody_can_have_counted_on_more() {
-    // term of the loss, acknowledged; term that is followed, its start; commit told, end of the log, regained
-    for (loss_term, acked, term, start, commit, end, regained) in [
+fn loss_ends_when_no_quorum_counted_on_more() {
+    // term of the loss, acknowledged; term that is followed, its start; reported commit, end of the log, repaired
+    for (loss_term, acked, term, start, commit, end, repaired) in [
         // A later term: up to its start, whatever the disk remembers.
         (3, 20, 5, 60, 0, 40, false),
         (3, 20, 5, 60, 0, 60, true),
@@ -323,19 +345,20 @@ fn what_was_lost_is_regained_when_nobody_can_have_counted_on_more() {
             configuration: Configuration::default(),
         };
         acceptor.step(A, ProposerMessage::Elected(again)).unwrap();
-        assert_eq!(flush(&mut acceptor), [], "nobody said yet what is committed");
+        assert_eq!(flush(&mut acceptor), [], "the leader has not appended yet");
         acceptor.step(A, append(0, term, 10, end as usize - 10, commit, 0)).unwrap();
         let effects = flush(&mut acceptor);
         let row = (loss_term, acked, term, start, commit, end);
-        assert_eq!(acceptor.state().lost.is_none(), regained, "{row:?}");
-        let stands =
+        assert_eq!(acceptor.state().lost.is_none(), repaired, "{row:?}");
+        let persisted =
             effects.iter().any(|effect| matches!(effect, Effect::Persist(state) if state.lost.is_none()));
-        assert!(stands == regained && matches!(effects.last(), Some(Effect::Reply { .. })), "{row:?}");
+        assert!(persisted == repaired && matches!(effects.last(), Some(Effect::Reply { .. })), "{row:?}");
     }
 }
 
+/// A vote that was given before the loss is not given again.
 #[test]
-fn a_vote_of_before_the_loss_is_not_given_again() {
+fn vote_from_before_the_loss_is_not_repeated() {
     let state = AcceptorState {
         term: Term(5),
         voted_for: Some(ProposerId([1; 16])),
@@ -383,8 +406,9 @@ fn lost_after_its_vote(dialect: Dialect) -> Acceptor {
     acceptor
 }
 
+/// A node that lost what it had voted with needs everything below the start of that term.
 #[test]
-fn a_node_that_lost_what_it_had_voted_with_needs_all_below_the_start_of_that_term() {
+fn loss_after_a_vote_needs_the_term_start() {
     // The leader of term 2 begins where this node's vote said that the log ends: what lies below may be committed, with
     // this node as one of two that had it.
     let mut acceptor = lost_after_its_vote(Dialect::Holdfast);
@@ -395,9 +419,10 @@ fn a_node_that_lost_what_it_had_voted_with_needs_all_below_the_start_of_that_ter
     }
 }
 
+/// A proposer of dialect `neon` never learns of a loss, so its term does not end the loss.
 #[test]
-fn a_public_proposer_that_never_learns_of_a_loss_does_not_end_it() {
-    // It goes on counting what this node acknowledged before, so what this node needs cannot be told from its appends.
+fn neon_leader_of_the_term_repairs_no_loss() {
+    // It goes on counting what this node acknowledged before, so what this node needs cannot be derived from its appends.
     let mut acceptor = lost_after_its_vote(Dialect::Neon);
     acceptor.step(A, append(0, 2, 40, 80, 0, 0)).unwrap();
     flush(&mut acceptor);
