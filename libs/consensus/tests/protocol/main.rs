@@ -4,9 +4,9 @@
 
 mod acceptor;
 mod cluster;
+mod dialects;
 mod hostile;
 mod hostile_acceptors;
 mod loss;
 mod membership;
 mod proposer;
-mod rules;

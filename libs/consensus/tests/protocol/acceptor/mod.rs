@@ -1,0 +1,121 @@
+//! Acceptor: which messages it accepts and refuses, and the order of its effects.
+
+mod append;
+mod elected;
+mod greeting;
+mod vote;
+
+use bytes::Bytes;
+use consensus::{
+    Acceptor, AcceptorMessage, AcceptorState, AppendRequest, AppendResponse, Configuration, ConnectionId,
+    Dialect, Effect, Lineage, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, Refusal,
+    TermHistory, TermStart, VoteRequest, VoteResponse,
+};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+
+const START: Lsn = Lsn(0x100_0000);
+const A: ConnectionId = ConnectionId(1);
+const B: ConnectionId = ConnectionId(2);
+const ONE: ProposerId = ProposerId([1; 16]);
+const TWO: ProposerId = ProposerId([2; 16]);
+
+fn lineage(dialect: Dialect) -> Lineage {
+    Lineage {
+        id: TenantTimelineId::default(),
+        dialect,
+        system_id: SystemId(7),
+        pg_version: 150_018,
+        segment_size: SegmentSize::POSTGRES_DEFAULT,
+        start_lsn: START,
+        start_tli: Tli::FIRST,
+    }
+}
+
+fn greeting(version: ProtocolVersion) -> ProposerGreeting {
+    ProposerGreeting {
+        version,
+        id: TenantTimelineId::default(),
+        pg_version: 150_018,
+        system_id: SystemId(7),
+        segment_bytes: SegmentSize::POSTGRES_DEFAULT.bytes(),
+        tli: Tli::FIRST,
+        proposer_id: ONE,
+        configuration: Configuration::default(),
+    }
+}
+
+/// An acceptor of dialect `holdfast` to which `A` and `B` have greeted.
+fn acceptor() -> Acceptor {
+    greeted(Dialect::Holdfast, ProtocolVersion::Holdfast1)
+}
+
+fn greeted(dialect: Dialect, version: ProtocolVersion) -> Acceptor {
+    let mut acceptor = Acceptor::new(NodeId(1), lineage(dialect), AcceptorState::default(), START);
+    for connection in [A, B] {
+        acceptor.step(connection, ProposerMessage::Greeting(greeting(version))).unwrap();
+    }
+    acceptor
+}
+
+fn vote(term: u64, proposer_id: ProposerId) -> ProposerMessage {
+    ProposerMessage::Vote(VoteRequest { generation: Generation(0), term: Term(term), proposer_id })
+}
+
+/// History entries as `(term, bytes behind START)`.
+fn elected(start: u64, entries: &[(u64, u64)]) -> ProposerMessage {
+    let entry =
+        |&(term, at): &(u64, u64)| TermStart { term: Term(term), start: START.advance(at), tli: Tli::FIRST };
+    ProposerMessage::Elected(ProposerElected {
+        generation: Generation(0),
+        term: Term(entries.last().unwrap().0),
+        start_streaming_at: START.advance(start),
+        history: TermHistory::new(entries.iter().map(entry).collect()).unwrap(),
+        timeline_start_lsn: START,
+        tli_switches: Vec::new(),
+        configuration: Configuration::default(),
+    })
+}
+
+fn append(term: u64, at: u64, wal: &'static [u8], commit: u64) -> ProposerMessage {
+    ProposerMessage::Append(AppendRequest {
+        generation: Generation(0),
+        term: Term(term),
+        epoch_start_lsn: Lsn::INVALID,
+        begin_lsn: START.advance(at),
+        commit_lsn: START.advance(commit),
+        truncate_lsn: Lsn::INVALID,
+        proposer_id: ONE,
+        wal: Bytes::from_static(wal),
+    })
+}
+
+/// Elects `A` in `term` on whatever the acceptor holds and has it write `wal` up to a record end.
+fn write(acceptor: &mut Acceptor, term: u64, wal: &'static [u8]) {
+    let at = acceptor.flush_lsn().bytes_since(START);
+    let mut entries: Vec<_> =
+        acceptor.state().history.entries().iter().map(|e| (e.term.0, e.start.bytes_since(START))).collect();
+    entries.push((term, at));
+    acceptor.step(A, vote(term, ONE)).unwrap();
+    acceptor.step(A, elected(at, &entries)).unwrap();
+    acceptor.step(A, append(term, at, wal, 0)).unwrap();
+    flush(acceptor);
+}
+
+fn flush(acceptor: &mut Acceptor) -> Vec<Effect> {
+    let end = acceptor.write_lsn();
+    acceptor.flushed(end, end)
+}
+
+fn voted(effects: &[Effect]) -> &VoteResponse {
+    match effects.last() {
+        Some(Effect::Reply { message: AcceptorMessage::Vote(response), .. }) => response,
+        other => panic!("expected a vote, got {other:?}"),
+    }
+}
+
+fn appended(effects: &[Effect]) -> &AppendResponse {
+    match effects.last() {
+        Some(Effect::Reply { message: AcceptorMessage::Append(response), .. }) => response,
+        other => panic!("expected an append response, got {other:?}"),
+    }
+}
