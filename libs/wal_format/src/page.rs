@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn both_lengths_of_header_round_trip() {
+    fn page_header_round_trips_in_both_lengths() {
         let short = PageHeader { long: None, flags: PageFlags::NONE, remaining_bytes: 0, ..LONG };
         for (header, bytes) in [(LONG, PAGE_HEADER_LONG_BYTES), (short, PAGE_HEADER_SHORT_BYTES)] {
             let wire = encoded(&header);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_where_the_server_puts_them() {
+    fn page_header_has_the_server_layout() {
         let wire = encoded(&LONG);
         assert_eq!(wire[..8], [0x10, 0xd1, 3, 0, 3, 0, 0, 0]);
         assert_eq!(wire[8..16], [0, 0, 0, 5, 1, 0, 0, 0]);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_magics_and_flags_are_refused() {
+    fn page_header_refuses_unknown_magic_and_flags() {
         let mut wire = encoded(&LONG);
         wire[2] = 0x12;
         assert_eq!(PageHeader::parse(&wire), Err(PageError::UnknownFlags(0x12)));
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_major_version_and_its_magic_name_each_other() {
+    fn page_magic_and_major_version_match() {
         for major in 14..=18 {
             assert_eq!(PageMagic::of_major(major).map(PageMagic::major), Some(major));
         }

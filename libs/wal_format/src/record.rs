@@ -143,7 +143,7 @@ mod tests {
     };
 
     #[test]
-    fn a_header_round_trips_and_its_fields_are_where_the_server_puts_them() {
+    fn record_header_has_the_server_layout() {
         let wire = SWITCH.encode();
         assert_eq!(RecordHeader::parse(&wire), SWITCH);
         assert_eq!(wire[..16], [24, 0, 0, 0, 7, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_lengths_and_resource_managers_are_refused() {
+    fn record_header_refuses_impossible_values() {
         for (total_bytes, rmid, expected) in [
             (24, 21, Ok(())),
             (XLOG_RECORD_BYTES_MAX, 128, Ok(())),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_high_bits_of_info_make_a_switch() {
+    fn is_switch_ignores_the_low_info_bits() {
         assert!(SWITCH.is_switch());
         assert!(RecordHeader { info: 0x41, ..SWITCH }.is_switch());
         assert!(!RecordHeader { info: 0x50, ..SWITCH }.is_switch());

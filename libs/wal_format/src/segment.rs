@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_the_servers_and_read_back() {
+    fn segment_name_is_the_servers_and_round_trips() {
         for (mib, tli, segment, text) in [
             (16, 1, 1, "000000010000000000000001"),
             (16, 1, 0xff, "0000000100000000000000FF"),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_would_not_write_is_refused() {
+    fn segment_name_refuses_other_spellings() {
         for text in [
             "",
             "00000001000000000000000",

@@ -39,7 +39,7 @@ fn leftovers(log: &Log, cut: usize) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn a_torn_record_is_not_an_end() {
+fn end_of_log_is_before_a_torn_record() {
     let log = log();
     for cut in (0..log.bytes.len()).step_by(61).chain([log.bytes.len()]) {
         for (name, leftover) in leftovers(&log, cut) {
@@ -60,7 +60,7 @@ fn a_torn_record_is_not_an_end() {
 }
 
 #[test]
-fn zeros_behind_the_end_are_told_from_other_bytes() {
+fn end_of_log_tells_zeros_from_other_bytes() {
     let log = log();
     for (name, leftover) in leftovers(&log, 0).into_iter().skip(1) {
         let stored = [&log.bytes[..], &leftover].concat();
@@ -75,7 +75,7 @@ fn zeros_behind_the_end_are_told_from_other_bytes() {
 }
 
 #[test]
-fn a_log_goes_on_where_its_end_was_found() {
+fn end_of_log_scanner_continues_there() {
     let log = log();
     for cut in (0..log.bytes.len()).step_by(997) {
         let stored = [&log.bytes[..cut], &[0xff; 10_000]].concat();
@@ -90,8 +90,9 @@ fn a_log_goes_on_where_its_end_was_found() {
     }
 }
 
+/// A scan that starts inside a record and never meets its end knows no record end.
 #[test]
-fn a_start_inside_a_record_whose_end_is_missing_is_no_knowledge() {
+fn end_of_log_in_one_record_is_unknown() {
     let mut log = Log::new(16);
     log.noop(100_000);
     log.noop(100);
@@ -106,7 +107,7 @@ fn a_start_inside_a_record_whose_end_is_missing_is_no_knowledge() {
 }
 
 #[test]
-fn a_failed_read_is_handed_on() {
+fn end_of_log_returns_read_errors() {
     let failed = find_end_of_log(log().scanner(), |_, _| Err(io::ErrorKind::PermissionDenied.into()));
     assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
 }

@@ -32,7 +32,7 @@ const LOAD: [&str; 7] = [
 ];
 
 #[test]
-fn record_ends_are_those_of_the_server() {
+fn server_record_ends_match_pg_waldump() {
     let Some(mut server) = Server::init(SEGMENT_SIZE) else { return };
     server.start();
     server.sql(&LOAD);
@@ -42,8 +42,9 @@ fn record_ends_are_those_of_the_server() {
     check_wal(&server);
 }
 
+/// A server that crashed inside a record overwrites it; the scan leaves it out as the server does.
 #[test]
-fn a_record_that_a_crash_cut_off_is_left_out_as_the_server_does() {
+fn server_crash_leaves_out_the_partial_record() {
     let Some(mut server) = Server::init(SEGMENT_SIZE) else { return };
     server.start();
     server.sql(&LOAD);
@@ -62,8 +63,9 @@ fn a_record_that_a_crash_cut_off_is_left_out_as_the_server_does() {
     assert!(records.iter().any(|record| record.overwrites.is_some()), "the server has seen the gap");
 }
 
+/// The WAL of a promoted server scans as one log over both of its timelines.
 #[test]
-fn wal_of_a_promoted_server_is_one_log_over_both_timelines() {
+fn server_promotion_scans_as_one_log() {
     let Some(mut server) = Server::init(SEGMENT_SIZE) else { return };
     server.start();
     server.sql(&LOAD);
@@ -158,7 +160,7 @@ fn without_page_header(record_start: Lsn) -> Lsn {
 }
 
 #[test]
-fn the_servers_reader_takes_what_the_builder_writes() {
+fn pg_waldump_reads_what_the_builder_writes() {
     let Some(programs) = server::find_programs() else { return };
     let mut log = Log::new(1 << 10);
     log.ctx.system_id = SystemId(1);

@@ -35,7 +35,7 @@ fn scan_with(page: usize, offset: usize, bytes: &[u8]) -> (RecordScanner, Option
 }
 
 #[test]
-fn a_page_that_does_not_belong_there_is_refused() {
+fn scanner_refuses_a_misplaced_page() {
     let cluster = three_pages().ctx.system_id;
     let flags = PageFlags::FIRST_IS_CONTRECORD;
     let both = flags.with(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD);
@@ -69,8 +69,9 @@ fn a_page_that_does_not_belong_there_is_refused() {
     }
 }
 
+/// A page cannot claim to overwrite a partial record where no record was open.
 #[test]
-fn where_no_record_is_cut_off_a_page_cannot_say_so() {
+fn scanner_refuses_overwrite_flag_between_records() {
     let mut log = Log::new(64);
     log.noop(PAGE_BYTES - 40);
     log.noop(100);
@@ -82,7 +83,7 @@ fn where_no_record_is_cut_off_a_page_cannot_say_so() {
 }
 
 #[test]
-fn timelines_rise_from_page_to_page_and_never_fall() {
+fn scanner_refuses_a_decreasing_timeline() {
     let mut log = Log::new(64);
     log.builder.set_tli(Tli(2));
     log.noop(9000);
@@ -99,7 +100,7 @@ fn timelines_rise_from_page_to_page_and_never_fall() {
 }
 
 #[test]
-fn no_page_is_of_a_timeline_above_the_highest_one_that_is_known() {
+fn scanner_refuses_timelines_above_the_limit() {
     let mut log = Log::new(64);
     log.noop(9000);
     log.builder.set_tli(Tli(2));
@@ -119,7 +120,7 @@ fn no_page_is_of_a_timeline_above_the_highest_one_that_is_known() {
 }
 
 #[test]
-fn another_cluster_is_taken_when_the_cluster_is_not_known() {
+fn scanner_without_system_id_accepts_any_cluster() {
     let log = three_pages();
     let mut ctx = log.ctx;
     for (system_id, taken) in [(SystemId(0), true), (log.ctx.system_id, true), (SystemId(1), false)] {
@@ -130,7 +131,7 @@ fn another_cluster_is_taken_when_the_cluster_is_not_known() {
 }
 
 #[test]
-fn a_record_must_name_the_one_before_it() {
+fn scanner_refuses_a_wrong_prev_link() {
     let mut log = Log::new(16);
     log.noop(100);
     let before = log.noop(100);
@@ -147,7 +148,7 @@ fn a_record_must_name_the_one_before_it() {
 }
 
 #[test]
-fn the_first_record_must_name_an_earlier_one() {
+fn scanner_refuses_a_first_prev_not_before() {
     for (offset, taken) in [(0, true), (32, true), (40, false), (48, false)] {
         let log = Log::new(16);
         let prev = log.start.advance(offset);
@@ -160,7 +161,7 @@ fn the_first_record_must_name_an_earlier_one() {
 }
 
 #[test]
-fn a_start_that_knows_the_record_before_checks_it() {
+fn scanner_start_checks_a_known_prev_link() {
     let mut log = Log::new(16);
     let end = log.noop(100);
     log.noop(100);
@@ -173,8 +174,9 @@ fn a_start_that_knows_the_record_before_checks_it() {
     }
 }
 
+/// A known record end on a page boundary is not inside a record: a page that continues one is refused.
 #[test]
-fn a_known_record_end_on_a_page_boundary_is_not_inside_a_record() {
+fn scanner_start_on_page_boundary_expects_no_rest() {
     let mut log = Log::new(64);
     log.noop(10_000);
     let boundary = log.start.advance(PAGE_BYTES as u64);
@@ -183,8 +185,9 @@ fn a_known_record_end_on_a_page_boundary_is_not_inside_a_record() {
     assert_eq!(scanner.feed(log.from(boundary)), Err(ScanError::Page { at: boundary, problem }));
 }
 
+/// No record ends inside a page header or off the alignment.
 #[test]
-fn no_record_ends_inside_a_page_header_or_off_the_alignment() {
+fn scanner_start_must_be_a_possible_end() {
     let log = three_pages();
     for (offset, possible) in [
         (0, true),
@@ -205,7 +208,7 @@ fn no_record_ends_inside_a_page_header_or_off_the_alignment() {
 }
 
 #[test]
-fn an_impossible_length_is_refused_as_soon_as_it_is_read() {
+fn scanner_refuses_impossible_lengths_at_once() {
     for length in [1, 23, 0x3fc0_0001, u32::MAX] {
         let mut log = Log::new(16);
         let end = log.noop(100);
@@ -216,8 +219,9 @@ fn an_impossible_length_is_refused_as_soon_as_it_is_read() {
     }
 }
 
+/// Zeros where a record or a page would begin are the end of the log, not damage.
 #[test]
-fn zeros_where_a_record_or_a_page_begins_are_the_end_and_not_damage() {
+fn scanner_calls_zeros_the_end_of_log() {
     let mut log = Log::new(16);
     let end = log.noop(100);
     let boundary = log.noop(PAGE_BYTES - 40 - 104);
@@ -245,8 +249,9 @@ fn forks() -> (Log, Log, Lsn) {
     (old, new, common)
 }
 
+/// No check can tell a dead tail of equal layout from the log: only zeros behind the end are safe.
 #[test]
-fn a_dead_tail_of_equal_layout_scans_so_only_zeros_may_be_behind_the_end() {
+fn dead_tail_of_equal_layout_scans_as_log() {
     let (old, new, common) = forks();
     let (end, _) = new.ends[1];
     assert!(end > common);
@@ -263,8 +268,9 @@ fn a_dead_tail_of_equal_layout_scans_so_only_zeros_may_be_behind_the_end() {
     assert_eq!(scanner.record_end(), end);
 }
 
+/// A dead tail is noticed when its layout differs, or at a page of a lower timeline.
 #[test]
-fn a_dead_tail_is_found_out_by_another_layout_or_at_a_page_of_a_lower_timeline() {
+fn dead_tail_of_other_layout_is_refused() {
     let (mut old, mut new, _) = forks();
     // Another layout: what is behind does not begin where the record ends, or names another one before it.
     let shifted = new.builder.noop(24).range.end;

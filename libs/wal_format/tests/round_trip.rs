@@ -66,7 +66,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn record_ends_do_not_depend_on_the_pieces(log in log(), cuts in prop::collection::vec(1_usize..9000, 1..50)) {
+    fn built_record_ends_are_independent_of_pieces(log in log(), cuts in prop::collection::vec(1_usize..9000, 1..50)) {
         let mut scanner = log.scanner();
         let mut left = &log.bytes[..];
         for cut in cuts.iter().cycle() {
@@ -81,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn a_scan_may_begin_at_any_segment(log in log(), pick in any::<prop::sample::Index>(), cut in 1_usize..3000) {
+    fn built_log_scans_from_any_segment(log in log(), pick in any::<prop::sample::Index>(), cut in 1_usize..3000) {
         let segments = log.bytes.len() / log.ctx.segment_size.bytes() as usize + 1;
         let start = log.ctx.segment_size.start_of(1 + pick.index(segments) as u64);
         let mut scanner = RecordScanner::at_segment_start(log.ctx, start);
@@ -97,7 +97,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_ends_the_log_before_its_record(
+    fn flipped_bit_ends_the_log_before_it(
         lengths in prop::collection::vec(24_usize..20_000, 2..20),
         pick in any::<prop::sample::Index>(),
         bit in 0_u32..8,
@@ -115,7 +115,7 @@ proptest! {
     }
 
     #[test]
-    fn a_builder_goes_on_where_another_one_stopped(log in log(), pick in any::<prop::sample::Index>(), length in 24_usize..30_000) {
+    fn builder_continues_where_another_stopped(log in log(), pick in any::<prop::sample::Index>(), length in 24_usize..30_000) {
         prop_assume!(!log.ends.is_empty());
         let mut first = log;
         let (end, record_start) = first.ends[pick.index(first.ends.len())];
@@ -131,7 +131,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_taken_or_refused_but_never_panic(
+    fn scanner_never_panics_on_any_bytes(
         log in log(),
         garbage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
         cut in 1_usize..3000,
@@ -161,8 +161,9 @@ fn is_record_byte(log: &Log, at: Lsn) -> bool {
     !in_page_header && at.advance(8) <= end
 }
 
+/// Every prefix of logs with records of every length around a page has the right record end.
 #[test]
-fn every_prefix_of_every_record_length_around_a_page_has_the_right_end() {
+fn scanner_ends_around_a_page_are_right() {
     for length in (24..60).chain(8000..8016).chain(8100..8200).step_by(3) {
         let mut log = Log::new(16);
         for _ in 0..3 {
@@ -174,7 +175,7 @@ fn every_prefix_of_every_record_length_around_a_page_has_the_right_end() {
 }
 
 #[test]
-fn a_record_end_on_a_page_boundary_is_without_the_next_page_header() {
+fn record_end_on_page_boundary_excludes_next_header() {
     let mut log = Log::new(16);
     assert_eq!(log.noop(PAGE_BYTES - 40), log.start.advance(PAGE_BYTES as u64));
     assert_eq!(log.bytes.len(), PAGE_BYTES);
@@ -184,7 +185,7 @@ fn a_record_end_on_a_page_boundary_is_without_the_next_page_header() {
 }
 
 #[test]
-fn a_header_is_cut_by_a_page_boundary_anywhere_it_may_be() {
+fn record_header_may_cross_a_page_boundary() {
     for left in [8, 16, 24, 32] {
         let mut log = Log::new(16);
         log.fill_segment_up_to(left);
@@ -195,7 +196,7 @@ fn a_header_is_cut_by_a_page_boundary_anywhere_it_may_be() {
 }
 
 #[test]
-fn records_longer_than_segments_are_followed() {
+fn scanner_follows_records_longer_than_segments() {
     let mut log = Log::new(16);
     log.noop(100);
     log.noop(100_000);
@@ -206,7 +207,7 @@ fn records_longer_than_segments_are_followed() {
 }
 
 #[test]
-fn the_ends_of_the_number_range_are_no_trap() {
+fn scanner_refuses_positions_beyond_the_range() {
     let mut ctx = Log::new(16).ctx;
     ctx.system_id = wal_types::SystemId(0);
     let start = ctx.segment_size.start_of(ctx.segment_size.segment_of(Lsn::MAX));

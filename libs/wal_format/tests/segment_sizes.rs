@@ -16,13 +16,13 @@ fn sizes_kib() -> impl Iterator<Item = u32> {
 }
 
 #[test]
-fn sixteen_kib_and_one_gib_are_the_ends_of_the_range() {
+fn segment_size_limits() {
     assert_eq!(sizes_kib().next(), Some(16));
     assert_eq!(sizes_kib().last(), Some(1 << 20));
 }
 
 #[test]
-fn a_record_goes_on_into_a_segment_of_any_size() {
+fn record_continues_over_segments_of_any_size() {
     for segment_kib in sizes_kib() {
         let mut log = Log::near_segment_end(segment_kib, SHORT_OF_THE_END_BYTES);
         log.noop(300);
@@ -34,7 +34,7 @@ fn a_record_goes_on_into_a_segment_of_any_size() {
 }
 
 #[test]
-fn a_switch_ends_a_segment_of_any_size() {
+fn switch_ends_a_segment_of_any_size() {
     for segment_kib in sizes_kib() {
         let mut log = Log::near_segment_end(segment_kib, SHORT_OF_THE_END_BYTES);
         log.noop(300);
@@ -46,7 +46,7 @@ fn a_switch_ends_a_segment_of_any_size() {
 }
 
 #[test]
-fn a_record_ends_exactly_with_a_segment_of_any_size() {
+fn record_ends_with_a_segment_of_any_size() {
     for segment_kib in sizes_kib() {
         let mut log = Log::near_segment_end(segment_kib, SHORT_OF_THE_END_BYTES);
         let segment_end = log.segment_end();
@@ -58,7 +58,7 @@ fn a_record_ends_exactly_with_a_segment_of_any_size() {
 }
 
 #[test]
-fn a_crash_cuts_a_record_off_at_the_end_of_a_segment_of_any_size() {
+fn overwrite_at_segment_end_of_any_size() {
     for segment_kib in sizes_kib() {
         for pages in 1..=3 {
             let mut log = Log::near_segment_end(segment_kib, SHORT_OF_THE_END_BYTES);

@@ -7,7 +7,7 @@ use wal_format::{PAGE_BYTES, RecordScanner, ScanError, StopReason, find_end_of_l
 use wal_types::Lsn;
 
 #[test]
-fn a_switch_counts_when_the_rest_of_its_segment_is_there() {
+fn switch_counts_once_its_segment_is_full() {
     let mut log = Log::new(64);
     let before = log.noop(100);
     let segment_end = log.switch();
@@ -22,7 +22,7 @@ fn a_switch_counts_when_the_rest_of_its_segment_is_there() {
 }
 
 #[test]
-fn the_rest_of_a_segment_may_hold_anything() {
+fn switch_padding_may_hold_anything() {
     let mut log = Log::new(64);
     let before = log.noop(100);
     log.switch();
@@ -33,7 +33,7 @@ fn the_rest_of_a_segment_may_hold_anything() {
 }
 
 #[test]
-fn a_switch_at_the_start_of_a_segment_writes_nothing() {
+fn switch_at_segment_start_writes_nothing() {
     let mut log = Log::new(16);
     log.switch();
     assert!(log.bytes.is_empty());
@@ -44,7 +44,7 @@ fn a_switch_at_the_start_of_a_segment_writes_nothing() {
 }
 
 #[test]
-fn a_switch_that_ends_with_its_segment_has_no_padding() {
+fn switch_at_segment_end_has_no_padding() {
     let mut log = Log::new(16);
     log.fill_segment_up_to(24);
     log.switch();
@@ -64,14 +64,15 @@ fn switch_over_a_boundary(left: u64) -> Log {
 }
 
 #[test]
-fn a_switch_over_a_segment_boundary_uses_up_the_next_segment() {
+fn switch_over_segment_boundary_fills_the_next() {
     for left in [8, 16] {
         check_every_prefix(&switch_over_a_boundary(left));
     }
 }
 
+/// A scan that starts inside a switch record counts its end only when the next segment proves it.
 #[test]
-fn a_scan_that_begins_inside_a_switch_waits_for_the_next_segment_to_prove_it() {
+fn scan_from_inside_a_switch_awaits_proof() {
     for left in [8, 16] {
         let log = switch_over_a_boundary(left);
         let (second, third) = (log.ctx.segment_size.start_of(2), log.ctx.segment_size.start_of(3));
@@ -102,7 +103,7 @@ fn ordinary_record_that_looks_like_a_switch() -> (Log, Lsn) {
 }
 
 #[test]
-fn what_only_looks_like_a_switch_is_told_by_the_record_behind_it() {
+fn switch_lookalike_is_told_by_next_record() {
     let (mut log, end) = ordinary_record_that_looks_like_a_switch();
     let next = log.noop(50);
     let second = log.ctx.segment_size.start_of(2);
@@ -114,7 +115,7 @@ fn what_only_looks_like_a_switch_is_told_by_the_record_behind_it() {
 }
 
 #[test]
-fn what_only_looks_like_a_switch_is_not_proven_when_other_bytes_than_zeros_follow() {
+fn switch_lookalike_is_disproved_by_other_bytes() {
     for at in [4, 7, 23, 24, 5000, (16 << 10) - 48 - 1] {
         let log = switch_over_a_boundary(16);
         let second = log.ctx.segment_size.start_of(2);
@@ -127,7 +128,7 @@ fn what_only_looks_like_a_switch_is_not_proven_when_other_bytes_than_zeros_follo
 }
 
 #[test]
-fn the_end_of_a_record_that_cannot_be_a_switch_counts_at_once() {
+fn continuation_that_is_no_switch_counts_at_once() {
     for tail in [[0x40, 0, 0, 1, 1, 2, 3, 4], [0x50, 0, 0, 0, 1, 2, 3, 4], [0x40, 1, 0, 0, 1, 2, 3, 4]] {
         let mut log = Log::new(16);
         log.fill_segment_up_to(24 + 2 + 22);
@@ -139,8 +140,9 @@ fn the_end_of_a_record_that_cannot_be_a_switch_counts_at_once() {
     }
 }
 
+/// A scan that starts one segment earlier is not ambiguous.
 #[test]
-fn an_ambiguous_start_without_proof_is_reported_and_a_scan_from_before_knows() {
+fn ambiguous_start_is_reported() {
     let (mut log, end) = ordinary_record_that_looks_like_a_switch();
     let second = log.ctx.segment_size.start_of(2);
     log.bytes.resize(32 << 10, 0);
@@ -156,8 +158,9 @@ fn an_ambiguous_start_without_proof_is_reported_and_a_scan_from_before_knows() {
     assert_eq!((found.record_end, found.stopped), (end, StopReason::NotWal(ScanError::EndOfLog { at: end })));
 }
 
+/// A partial record is no record end; the overwrite record behind it is.
 #[test]
-fn a_record_that_a_crash_cut_off_is_no_end_and_the_record_after_it_is() {
+fn overwrite_record_end_counts_partial_does_not() {
     for pages in 1..=4 {
         let mut log = Log::new(16);
         let before = log.noop(100);
@@ -174,7 +177,7 @@ fn a_record_that_a_crash_cut_off_is_no_end_and_the_record_after_it_is() {
 }
 
 #[test]
-fn a_header_that_a_crash_cut_off_is_dropped_too() {
+fn overwrite_replaces_a_partial_header_too() {
     for left in [8, 16, 24] {
         let mut log = Log::new(16);
         log.fill_segment_up_to(left);
@@ -185,7 +188,7 @@ fn a_header_that_a_crash_cut_off_is_dropped_too() {
 }
 
 #[test]
-fn a_scan_may_begin_inside_a_record_that_a_crash_cut_off() {
+fn scan_may_start_inside_a_partial_record() {
     let mut log = Log::new(16);
     log.noop(100);
     let end = log.overwrite_contrecord(100_000, 5);
@@ -198,7 +201,7 @@ fn a_scan_may_begin_inside_a_record_that_a_crash_cut_off() {
 }
 
 #[test]
-fn bytes_under_no_checksum_count_only_where_they_are_trusted() {
+fn unchecked_bytes_count_only_where_trusted() {
     for kind in ["switch", "overwrite"] {
         let mut log = Log::new(64);
         let before = log.noop(100);
@@ -224,8 +227,9 @@ fn bytes_under_no_checksum_count_only_where_they_are_trusted() {
     }
 }
 
+/// Unchecked bytes behind the last record end do not hide those before it.
 #[test]
-fn bytes_under_no_checksum_that_no_record_has_ended_behind_do_not_hide_those_before() {
+fn unchecked_end_ignores_bytes_without_record_end() {
     let mut log = Log::new(16);
     log.noop(100);
     let switched = log.switch();
@@ -240,7 +244,7 @@ fn bytes_under_no_checksum_that_no_record_has_ended_behind_do_not_hide_those_bef
 }
 
 #[test]
-fn the_rest_of_a_record_that_began_before_the_scan_has_no_checksum() {
+fn continuation_from_before_the_scan_is_unchecked() {
     let mut log = Log::new(16);
     log.noop(100);
     let record_end = log.noop(20_000);

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn content_round_trips() {
+    fn control_content_round_trips() {
         assert_eq!(Control::decode(&control().encode()).unwrap(), control());
         let mut bare = control();
         bare.state = AcceptorState::default();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn content_that_is_cut_or_longer_is_damage() {
+    fn control_content_of_wrong_length_is_damage() {
         let whole = control().encode();
         for cut in 0..whole.len() {
             assert!(matches!(Control::decode(&whole[..cut]), Err(StoreError::Corrupt(_))), "cut at {cut}");
@@ -317,8 +317,9 @@ mod tests {
         assert!(matches!(Control::decode(&longer), Err(StoreError::Corrupt(_))));
     }
 
+    /// No changed byte makes the decoder panic or allocate without a bound.
     #[test]
-    fn no_byte_makes_it_panic_or_allocate_without_end() {
+    fn control_decode_survives_any_changed_byte() {
         let whole = control().encode();
         for at in 0..whole.len() {
             for value in [0, 1, 0x7f, 0xff] {
@@ -331,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn another_release_is_told_apart_from_damage() {
+    fn control_format_of_another_release_is_named() {
         for other in [1, 3] {
             let mut content = control().encode();
             content[0] = other;

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_slot_wins_and_a_torn_one_leaves_the_other() {
+    fn footer_newest_skips_a_torn_slot() {
         let (old, new) = (footer(4, 0xC100), footer(5, 0xC200));
         let mut both = page(&[old, new]);
         assert_eq!(Footer::newest(&both, &lineage(), 3), Some(new));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_footer_of_something_else_is_none() {
+    fn footer_of_something_else_is_ignored() {
         let good = footer(0, 0xC100);
         let mut other = lineage();
         other.id.timeline = TimelineId([3; 16]);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn every_single_bit_of_a_slot_is_protected() {
+    fn footer_checksum_covers_every_bit() {
         let good = page(&[footer(0, 0xC100)]);
         for bit in 0..FOOTER_SLOT_BYTES * 8 {
             let mut flipped = good;

@@ -312,7 +312,7 @@ mod tests {
     /// acknowledged goes to the new file, so its name must be durable first, or the old one is back after a power
     /// failure.
     #[test]
-    fn what_is_acknowledged_in_a_file_whose_name_was_not_durable_survives_a_power_failure() {
+    fn recover_keeps_wal_of_a_file_just_renamed() {
         let mut cuts_seen = 0;
         for killed_after in 0.. {
             let (disk, mut builder) = empty_log();

@@ -15,27 +15,27 @@ const BEHIND_BYTES: usize = PAGE_BYTES + PAGE_BYTES / 2;
 const THOROUGH_EVERY: usize = 61;
 
 #[test]
-fn postgres_14_is_cut_at_every_byte_of_a_page() {
+fn postgres_14_truncated_at_every_byte() {
     check_cuts(14);
 }
 
 #[test]
-fn postgres_15_is_cut_at_every_byte_of_a_page() {
+fn postgres_15_truncated_at_every_byte() {
     check_cuts(15);
 }
 
 #[test]
-fn postgres_16_is_cut_at_every_byte_of_a_page() {
+fn postgres_16_truncated_at_every_byte() {
     check_cuts(16);
 }
 
 #[test]
-fn postgres_17_is_cut_at_every_byte_of_a_page() {
+fn postgres_17_truncated_at_every_byte() {
     check_cuts(17);
 }
 
 #[test]
-fn postgres_18_is_cut_at_every_byte_of_a_page() {
+fn postgres_18_truncated_at_every_byte() {
     check_cuts(18);
 }
 

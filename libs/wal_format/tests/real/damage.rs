@@ -15,7 +15,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn record_ends_do_not_depend_on_the_pieces(
+    fn real_record_ends_are_independent_of_pieces(
         version in 0..MAJORS.len(),
         pieces in prop::collection::vec(1_usize..100_000, 1..20),
     ) {
@@ -37,7 +37,7 @@ proptest! {
     }
 
     #[test]
-    fn behind_a_changed_byte_of_a_record_is_no_record_end(
+    fn changed_record_byte_ends_the_real_log(
         version in 0..MAJORS.len(),
         record: Index,
         offset: Index,
@@ -55,7 +55,7 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_byte_anywhere_makes_no_new_record_end(
+    fn changed_byte_makes_no_new_record_end(
         version in 0..MAJORS.len(),
         page: Index,
         offset in 0..PAGE_BYTES,

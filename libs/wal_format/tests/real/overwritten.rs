@@ -62,8 +62,9 @@ impl CutOff {
     }
 }
 
+/// The record behind a partial record has to name where that one begins.
 #[test]
-fn the_record_behind_one_that_was_cut_off_has_to_tell_of_it() {
+fn overwrite_record_must_name_the_partial_record() {
     for major in MAJORS {
         let log = cut_off(major);
         let scan = |bytes: &[u8]| log.refusal(log.fixture.scanner(), bytes);
@@ -82,8 +83,9 @@ fn the_record_behind_one_that_was_cut_off_has_to_tell_of_it() {
     }
 }
 
+/// A scan that starts inside a partial record knows only that the record began before the scan.
 #[test]
-fn a_scan_that_begins_in_what_was_cut_off_knows_only_that_it_began_before() {
+fn overwrite_seen_from_inside_a_partial_record() {
     for major in MAJORS {
         let log = cut_off(major);
         let segment_size = log.fixture.context().segment_size;
@@ -98,8 +100,9 @@ fn a_scan_that_begins_in_what_was_cut_off_knows_only_that_it_began_before() {
     }
 }
 
+/// An overwrite record without a partial record before it is refused.
 #[test]
-fn elsewhere_a_record_that_tells_of_one_that_was_cut_off_is_refused() {
+fn overwrite_record_elsewhere_is_refused() {
     for major in MAJORS {
         let log = cut_off(major);
         let mut bytes = log.fixture.bytes.clone();
@@ -121,7 +124,7 @@ fn elsewhere_a_record_that_tells_of_one_that_was_cut_off_is_refused() {
 
 /// The server writes its end behind what was whole, over the partial record: so does the scan.
 #[test]
-fn a_torn_one_ends_the_log_before_what_was_cut_off() {
+fn torn_overwrite_ends_the_log_before_it() {
     for major in MAJORS {
         let log = cut_off(major);
         let (fixture, record) = (&log.fixture, log.fixture.index_of(log.record));

@@ -6,7 +6,7 @@ use wal_types::{Lsn, Tli};
 use crate::fixture::{Fixture, MAJORS, RecordRange, SEGMENT_BYTES};
 
 #[test]
-fn every_record_is_where_the_server_sees_it() {
+fn real_records_are_where_pg_waldump_sees_them() {
     for major in MAJORS {
         let fixture = Fixture::load(major);
         let mut scanner = fixture.scanner();
@@ -27,7 +27,7 @@ fn every_record_is_where_the_server_sees_it() {
 }
 
 #[test]
-fn the_log_ends_where_the_server_stopped() {
+fn real_log_ends_where_the_server_stopped() {
     for major in MAJORS {
         let fixture = Fixture::load(major);
         let end = find_end_of_log(fixture.scanner(), |lsn, buffer| {
@@ -49,7 +49,7 @@ fn the_log_ends_where_the_server_stopped() {
 
 /// Be it in the middle of a record, or of one that a crash cut off.
 #[test]
-fn a_scan_may_begin_at_any_segment() {
+fn real_log_scans_from_any_segment() {
     for major in MAJORS {
         let fixture = Fixture::load(major);
         for segment in 0..fixture.bytes.len() / SEGMENT_BYTES as usize {
@@ -75,7 +75,7 @@ fn a_scan_may_begin_at_any_segment() {
 
 /// Without this the tests here could pass on WAL that has nothing in it.
 #[test]
-fn each_fixture_has_all_kinds_of_records_and_pages() {
+fn fixtures_have_all_kinds_of_records() {
     for major in MAJORS {
         let fixture = Fixture::load(major);
         let has = |what: &str, count: usize| assert!(count > 0, "{major}: no {what}");

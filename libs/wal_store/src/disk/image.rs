@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_and_writes_over_pages_are_those_of_a_vector() {
+    fn image_reads_and_writes_match_a_vector() {
         let (mut image, mut bytes) = (Image::default(), Vec::new());
         let steps = [(0, 10_000), (9_990, 300), (100, 1), (4096, 4096), (0, 0), (4000, 200)];
         for (number, (offset, len)) in steps.into_iter().enumerate() {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_does_not_see_what_the_original_gets_later() {
+    fn image_clone_does_not_see_later_writes() {
         let mut image = Image::default();
         image.resize(8192);
         let copy = image.clone();

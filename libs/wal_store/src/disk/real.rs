@@ -149,8 +149,9 @@ mod tests {
         disk.create("file")?.write_at(0, b"content")
     }
 
+    /// A directory appears with all of its files, or not at all.
     #[test]
-    fn a_directory_is_there_with_all_that_is_in_it_or_not_at_all() {
+    fn real_disk_creates_a_directory_whole() {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("tenant").join("timeline");
         let failed = RealDisk::create(&directory, |disk| {
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_never_created_over_another_and_never_read_beyond_its_end() {
+    fn real_disk_refuses_overwrite_and_short_read() {
         let root = tempfile::tempdir().unwrap();
         let disk = RealDisk::open(root.path()).unwrap();
         write_file(&disk).unwrap();

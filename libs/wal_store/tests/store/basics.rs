@@ -25,18 +25,18 @@ macro_rules! on_both_disks {
 pub(crate) use on_both_disks;
 
 on_both_disks! {
-    appended_records_are_there_after_a_restart => check_restart;
-    a_vote_tells_what_was_appended_before_it => check_barrier;
-    bytes_that_are_no_wal_are_refused_and_not_written => check_no_wal;
-    the_same_proposer_may_come_back_and_send_again => check_same_term;
-    a_part_of_a_record_is_neither_told_nor_kept_over_a_restart => check_partial_record;
-    a_checksum_is_that_of_the_bytes => check_checksum;
-    a_commit_position_is_on_disk_after_a_while => check_lazy_commit;
-    a_log_can_be_cut_where_a_segment_begins => check_cut_at_boundary;
-    a_cut_inside_a_record_is_refused => check_cut_inside_record;
-    the_first_record_of_a_segment_must_name_the_one_before_it => check_prev_over_boundary;
-    a_log_without_a_record_can_be_opened => check_empty;
-    a_directory_belongs_to_one_node_and_is_created_once => check_create;
+    append_survives_a_restart => check_restart;
+    vote_reports_appends_before_it => check_barrier;
+    append_of_non_wal_is_refused_unwritten => check_no_wal;
+    append_may_be_resent_after_reconnect => check_same_term;
+    partial_record_is_not_acknowledged_nor_kept => check_partial_record;
+    checksum_is_that_of_the_bytes => check_checksum;
+    commit_lsn_is_persisted_by_ticks => check_lazy_commit;
+    truncation_at_a_segment_start => check_cut_at_boundary;
+    truncation_inside_a_record_is_refused => check_cut_inside_record;
+    prev_link_is_checked_over_segment_boundary => check_prev_over_boundary;
+    open_accepts_a_log_without_records => check_empty;
+    create_refuses_a_second_time_and_another_node => check_create;
 }
 
 fn check_restart<D: Disk>(disk: D) {
@@ -310,8 +310,9 @@ fn check_create<D: Disk>(disk: D) {
     assert!(matches!(crooked, Err(StoreError::InvalidLineage(InvalidLineage::StartInsideSegment(_)))));
 }
 
+/// The appends of a batch share one sync, and each connection gets one response.
 #[test]
-fn appends_of_a_batch_share_one_sync_and_get_one_answer() {
+fn batch_of_appends_shares_one_sync() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -334,8 +335,9 @@ fn appends_of_a_batch_share_one_sync_and_get_one_answer() {
     assert_eq!((output.replies.len(), disk.operations() - before), (1, 0), "nothing to sync, but an answer");
 }
 
+/// Several replicas may write before the first one syncs: nothing is durable or acknowledged in between.
 #[test]
-fn replicas_may_all_write_before_the_first_one_syncs() {
+fn replicas_write_before_the_first_syncs() {
     let disks = [ModelDisk::new(), ModelDisk::new(), ModelDisk::new()];
     let mut writers: Vec<_> = disks
         .iter()
@@ -366,7 +368,7 @@ fn replicas_may_all_write_before_the_first_one_syncs() {
 }
 
 #[test]
-fn a_written_log_has_its_next_segment_before_it_needs_it() {
+fn tick_preallocates_the_next_segment() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -387,8 +389,9 @@ fn a_written_log_has_its_next_segment_before_it_needs_it() {
     assert!(!replica.snapshot().is_written);
 }
 
+/// A log without a system identifier takes that of its WAL, and refuses another.
 #[test]
-fn an_unknown_cluster_is_learnt_but_not_another_one() {
+fn greeting_sets_an_unknown_cluster_once() {
     let disk = ModelDisk::new();
     let mut lineage = lineage();
     lineage.system_id = wal_types::SystemId(0);

@@ -20,7 +20,7 @@ fn operations_of_the_story(new: NewWorld) -> u64 {
 }
 
 #[test]
-fn a_crash_at_any_step_loses_nothing_that_was_promised() {
+fn crash_at_any_step_keeps_promises() {
     for new in WORLDS {
         let operations = operations_of_the_story(new);
         assert!(operations > 150, "{operations}");
@@ -54,27 +54,27 @@ fn check_every_fault(fault: Fault) {
 }
 
 #[test]
-fn a_failed_sync_at_any_time_loses_nothing_that_was_promised() {
+fn failed_sync_keeps_promises() {
     check_every_fault(Fault::Sync);
 }
 
 #[test]
-fn a_failed_write_at_any_time_loses_nothing_that_was_promised() {
+fn failed_write_keeps_promises() {
     check_every_fault(Fault::Write);
 }
 
 #[test]
-fn a_failed_sync_of_the_directory_at_any_time_loses_nothing_that_was_promised() {
+fn failed_directory_sync_keeps_promises() {
     check_every_fault(Fault::SyncDir);
 }
 
 #[test]
-fn a_failed_read_at_any_time_is_never_taken_for_the_end_of_the_log() {
+fn failed_read_is_not_the_end_of_log() {
     check_every_fault(Fault::Read);
 }
 
 #[test]
-fn faults_and_then_a_crash_at_any_step_lose_nothing_that_was_promised() {
+fn faults_then_crash_keep_promises() {
     let mut random = random(7);
     let operations = operations_of_the_story(World::removing);
     for seed in 0..operations * OUTCOMES {

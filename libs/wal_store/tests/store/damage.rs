@@ -79,8 +79,9 @@ fn check_whole(disk: &ModelDisk, proposer: &Proposer) {
     assert!(read_log(&replica) == proposer.log);
 }
 
+/// Damage in any acknowledged record costs the WAL above it.
 #[test]
-fn rot_in_any_record_that_was_acknowledged_loses_what_is_above_it() {
+fn rotten_acknowledged_record_makes_the_node_lost() {
     let (disk, proposer) = acknowledged_log(true);
     for record in proposer.ends.windows(2) {
         let disk = disk.fork();
@@ -93,7 +94,7 @@ fn rot_in_any_record_that_was_acknowledged_loses_what_is_above_it() {
 }
 
 #[test]
-fn rot_in_what_was_not_acknowledged_is_a_torn_tail() {
+fn rotten_unacknowledged_record_is_a_torn_tail() {
     let (disk, proposer) = acknowledged_log(false);
     // The last batch is durable, but no footer says so yet: a crash could have left this.
     let last = proposer.ends[proposer.ends.len() - 2];
@@ -109,8 +110,9 @@ fn rot_in_what_was_not_acknowledged_is_a_torn_tail() {
     assert_eq!((snapshot.health, snapshot.flush_lsn), (Health::Lost, end));
 }
 
+/// A start reports its log in votes, so all of it counts as acknowledged from then on.
 #[test]
-fn what_a_start_found_counts_as_acknowledged_because_a_vote_tells_it() {
+fn open_counts_its_log_as_acknowledged() {
     let (disk, proposer) = acknowledged_log(false);
     assert_eq!(open(&disk).snapshot().flush_lsn, proposer.end());
     let last = proposer.ends[proposer.ends.len() - 2];
@@ -119,7 +121,7 @@ fn what_a_start_found_counts_as_acknowledged_because_a_vote_tells_it() {
 }
 
 #[test]
-fn a_log_that_was_put_to_rest_says_all_that_was_acknowledged() {
+fn checkpoint_for_shutdown_covers_everything_acknowledged() {
     let (disk, mut proposer) = acknowledged_log(false);
     let mut replica = open(&disk);
     proposer = Proposer::after(&proposer, 2, proposer.ends.len() - 1);
@@ -137,8 +139,9 @@ fn a_log_that_was_put_to_rest_says_all_that_was_acknowledged() {
     assert_eq!(snapshot.lost, Some(Loss { term: Term(2), acked_upto: proposer.end() }));
 }
 
+/// One bad footer slot is a torn write; two may hide what was acknowledged.
 #[test]
-fn one_bad_footer_is_a_torn_write_two_may_hide_what_was_acknowledged() {
+fn footer_pair_damage_makes_the_node_lost() {
     let (disk, proposer) = acknowledged_log(true);
     let last = proposer.end().0 / SEGMENT_BYTES;
     for slot in 0..2 {
@@ -157,8 +160,9 @@ fn one_bad_footer_is_a_torn_write_two_may_hide_what_was_acknowledged() {
     check_whole(&disk, &proposer);
 }
 
+/// A segment that vanished is missed, even the last one.
 #[test]
-fn a_segment_that_vanished_is_missed_even_the_last_one() {
+fn vanished_segment_makes_the_node_lost() {
     let (disk, proposer) = acknowledged_log(true);
     let last = proposer.end().0 / SEGMENT_BYTES;
     assert!(last >= 3);
@@ -173,8 +177,9 @@ fn a_segment_that_vanished_is_missed_even_the_last_one() {
     }
 }
 
+/// Old WAL that vanished and that no member needs costs only itself.
 #[test]
-fn old_wal_that_vanished_and_nobody_needs_costs_only_itself() {
+fn vanished_old_wal_moves_the_log_start() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -206,7 +211,7 @@ fn old_wal_that_vanished_and_nobody_needs_costs_only_itself() {
 }
 
 #[test]
-fn a_segment_of_another_length_counts_as_gone_and_is_kept() {
+fn segment_of_wrong_length_is_quarantined() {
     let (disk, proposer) = acknowledged_log(true);
     let last = proposer.end().0 / SEGMENT_BYTES;
     disk.open(&segment_name(last)).unwrap().write_at(SEGMENT_BYTES + 4096, &[0]).unwrap();
@@ -217,7 +222,7 @@ fn a_segment_of_another_length_counts_as_gone_and_is_kept() {
 }
 
 #[test]
-fn damaged_files_are_kept_byte_by_byte_under_names_of_their_own() {
+fn quarantined_files_keep_every_byte() {
     let (disk, proposer) = acknowledged_log(true);
     let read = |disk: &ModelDisk, name: &str| {
         let file = disk.open(name).unwrap();
@@ -239,7 +244,7 @@ fn damaged_files_are_kept_byte_by_byte_under_names_of_their_own() {
 }
 
 #[test]
-fn a_sector_that_cannot_be_read_is_waited_for_and_then_counts_as_lost() {
+fn unreadable_sector_counts_as_lost_after_tries() {
     let (disk, proposer) = acknowledged_log(true);
     let record = proposer.ends[12];
     disk.spoil_sector(&segment_name(record.0 / SEGMENT_BYTES), (record.0 % SEGMENT_BYTES) as usize + 1024)
@@ -268,7 +273,7 @@ fn a_sector_that_cannot_be_read_is_waited_for_and_then_counts_as_lost() {
 
 /// The footers know of everything but the last batch. A disk that cannot read there hides whether it was acknowledged.
 #[test]
-fn a_sector_that_cannot_be_read_behind_the_last_footer_may_have_been_acknowledged() {
+fn unreadable_sector_behind_last_footer_is_lost() {
     let (disk, first) = acknowledged_log(true);
     let known = first.end();
     let mut proposer = Proposer::after(&first, 2, first.ends.len() - 1);
@@ -292,8 +297,9 @@ fn a_sector_that_cannot_be_read_behind_the_last_footer_may_have_been_acknowledge
     assert_eq!(open(&disk).snapshot().health, Health::Lost, "and it is written down");
 }
 
+/// A running replica waits half a minute for a sector that it cannot read.
 #[test]
-fn a_running_replica_waits_half_a_minute_for_a_bad_sector() {
+fn replica_waits_for_an_unreadable_sector() {
     let (disk, proposer) = acknowledged_log(true);
     let mut replica = open(&disk);
     let at = proposer.ends[12];
@@ -313,7 +319,7 @@ fn a_running_replica_waits_half_a_minute_for_a_bad_sector() {
 }
 
 #[test]
-fn either_control_slot_is_enough_none_is_not() {
+fn control_file_needs_one_whole_slot() {
     let (disk, _) = acknowledged_log(true);
     for slot in 0..2 {
         for byte in [0, 9, 17, 21, 30, 60, 150] {
@@ -333,7 +339,7 @@ fn either_control_slot_is_enough_none_is_not() {
 }
 
 #[test]
-fn a_control_slot_that_cannot_be_read_is_as_good_as_a_bad_one() {
+fn unreadable_control_slot_counts_as_torn() {
     let (disk, _) = acknowledged_log(true);
     for slot in 0..2 {
         let disk = disk.fork();
@@ -349,7 +355,7 @@ fn a_control_slot_that_cannot_be_read_is_as_good_as_a_bad_one() {
 }
 
 #[test]
-fn an_older_control_file_is_told_by_the_terms_in_the_footers() {
+fn older_control_file_is_noticed_by_footers() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut older = vec![0; 2 * CONTROL_SLOT_BYTES];
@@ -365,7 +371,7 @@ fn an_older_control_file_is_told_by_the_terms_in_the_footers() {
 }
 
 #[test]
-fn a_read_error_at_a_start_is_no_verdict_on_the_log() {
+fn read_error_at_open_loses_nothing() {
     for after in 0..20 {
         let (disk, proposer) = acknowledged_log(true);
         disk.fail(wal_store::Fault::Read, after);
@@ -380,7 +386,7 @@ fn a_read_error_at_a_start_is_no_verdict_on_the_log() {
 }
 
 #[test]
-fn a_wiped_disk_holds_no_timeline() {
+fn wiped_disk_holds_no_timeline() {
     let (disk, _) = acknowledged_log(true);
     disk.wipe();
     assert!(matches!(try_open(&disk), Err(StoreError::Missing)));

@@ -30,7 +30,7 @@ fn forks() -> (Proposer, Proposer) {
 }
 
 #[test]
-fn a_scanner_would_read_on_into_the_dead_tail() {
+fn dead_tail_would_scan_as_a_continuation() {
     let (first, second) = forks();
     assert_eq!(first.ends[..second.ends.len()], second.ends[..], "equal layout");
     let mut overwritten = first.log.clone();
@@ -41,9 +41,9 @@ fn a_scanner_would_read_on_into_the_dead_tail() {
 }
 
 on_both_disks! {
-    a_dead_tail_of_equal_layout_is_never_found_again => check_cut_tail;
-    a_dead_tail_of_an_earlier_process_is_never_found_again => check_cut_tail_after_restart;
-    a_torn_tail_is_erased_before_it_is_written_over => check_torn_tail;
+    dead_tail_of_equal_layout_is_erased => check_cut_tail;
+    dead_tail_of_an_earlier_process_is_erased => check_cut_tail_after_restart;
+    torn_tail_is_erased_before_new_writes => check_torn_tail;
 }
 
 fn check_cut_tail<D: Disk>(disk: D) {
@@ -114,7 +114,7 @@ fn check<D: Disk>(disk: D, replica: wal_store::Replica<D>, second: &Proposer) {
 }
 
 #[test]
-fn a_dead_tail_is_never_found_again_whenever_power_fails() {
+fn dead_tail_stays_erased_over_crashes() {
     let operations = {
         let disk = ModelDisk::new();
         cut_and_write(&disk, &mut |_| {});

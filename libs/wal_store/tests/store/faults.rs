@@ -16,8 +16,9 @@ fn capacity_bytes(segments: u64) -> Option<u64> {
     Some(2 * 64 * 1024 + segments * (SEGMENT_BYTES + 4096))
 }
 
+/// After a failed sync the replica recovers from the disk; what the sync lost is not acknowledged.
 #[test]
-fn a_failed_sync_poisons_and_what_it_lost_is_not_acknowledged_as_if_it_were_there() {
+fn failed_sync_acknowledges_nothing_from_memory() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -50,7 +51,7 @@ fn a_failed_sync_poisons_and_what_it_lost_is_not_acknowledged_as_if_it_were_ther
 }
 
 #[test]
-fn everybody_hears_of_a_failure_before_the_replica_recovers_from_it() {
+fn failure_refuses_every_connection_before_recovery() {
     for second in 0..2 {
         let disk = ModelDisk::new();
         create(&disk);
@@ -77,7 +78,7 @@ fn everybody_hears_of_a_failure_before_the_replica_recovers_from_it() {
 }
 
 #[test]
-fn a_recovery_that_fails_is_tried_again_later() {
+fn failed_recovery_is_retried_later() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -99,8 +100,9 @@ fn a_recovery_that_fails_is_tried_again_later() {
     send(&mut replica, vec![proposer.greet()]);
 }
 
+/// A vote that only the page cache holds survives a torn write of the next one.
 #[test]
-fn a_vote_that_only_the_page_cache_knows_survives_the_next_one() {
+fn vote_in_page_cache_only_survives() {
     // The second slot of the control file is not on the disk, the replica recovers, and the next vote is torn.
     for sync in 0..2 {
         for torn in 0..8 {
@@ -123,8 +125,9 @@ fn a_vote_that_only_the_page_cache_knows_survives_the_next_one() {
     }
 }
 
+/// A full disk leaves appends undecided, lets votes pass, and is left as soon as there is room.
 #[test]
-fn a_full_disk_leaves_an_append_undecided_votes_pass_and_it_recovers_by_itself() {
+fn full_disk_defers_appends_and_grants_votes() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -173,7 +176,7 @@ fn a_full_disk_leaves_an_append_undecided_votes_pass_and_it_recovers_by_itself()
 }
 
 #[test]
-fn an_undecided_message_of_a_connection_that_went_away_is_void() {
+fn disconnect_drops_undecided_messages() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -188,7 +191,7 @@ fn an_undecided_message_of_a_connection_that_went_away_is_void() {
 }
 
 #[test]
-fn a_stranger_on_a_full_disk_is_refused_like_any_stranger() {
+fn full_disk_refuses_strangers_as_ever() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -201,8 +204,9 @@ fn a_stranger_on_a_full_disk_is_refused_like_any_stranger() {
     assert!(matches!(&output.refused[..], [(_, Rejection::Protocol(_))]), "{output:?}");
 }
 
+/// A truncation on a full disk waits for room, or takes the spare segment.
 #[test]
-fn a_cut_on_a_full_disk_waits_for_room_or_takes_the_spare_segment() {
+fn truncation_on_full_disk_uses_the_spare() {
     for with_spare in [false, true] {
         let disk = ModelDisk::new();
         create(&disk);
@@ -237,7 +241,7 @@ fn a_cut_on_a_full_disk_waits_for_room_or_takes_the_spare_segment() {
 }
 
 #[test]
-fn a_start_without_room_is_an_error_that_goes_away() {
+fn open_on_full_disk_fails_temporarily() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -252,8 +256,9 @@ fn a_start_without_room_is_an_error_that_goes_away() {
     assert_eq!(read_log(&open(&disk)), proposer.log);
 }
 
+/// A footer that only the page cache holds, and then a torn one, are no damage.
 #[test]
-fn a_footer_that_only_the_page_cache_knows_and_a_torn_one_are_no_damage() {
+fn footer_in_page_cache_only_is_rewritten() {
     for sync in 0..12 {
         for write in 0..12 {
             let disk = ModelDisk::new();

@@ -62,7 +62,7 @@ fn is_undecided(output: &Output) -> bool {
 }
 
 #[test]
-fn a_history_that_outgrows_the_control_file_is_found_again() {
+fn control_file_grows_with_the_history() {
     let (disk, mut replica) = neon_log();
     let before = disk.used_bytes();
     let output = replica.run(vec![greet(), vote(TERMS), elected(TERMS)]);
@@ -77,8 +77,9 @@ fn a_history_that_outgrows_the_control_file_is_found_again() {
     }
 }
 
+/// Without room for a larger control file the election waits, and votes pass.
 #[test]
-fn without_room_for_a_larger_control_file_the_election_waits_and_votes_pass() {
+fn control_file_growth_waits_for_room() {
     let (disk, mut replica) = neon_log();
     let used = disk.used_bytes();
     disk.set_capacity_bytes(Some(used));
@@ -97,8 +98,9 @@ fn without_room_for_a_larger_control_file_the_election_waits_and_votes_pass() {
     assert_eq!(open(&disk).snapshot().history.entries().len(), TERMS as usize);
 }
 
+/// A crash leaves the old control file or the new one, whole.
 #[test]
-fn a_crash_while_the_control_file_grows_leaves_the_old_one_or_the_new_one() {
+fn control_file_growth_survives_a_crash() {
     for step in 0.. {
         let (disk, mut replica) = neon_log();
         let _ = replica.run(vec![greet(), vote(TERMS)]);
@@ -160,7 +162,7 @@ impl Disk for FullDirectory {
 
 /// The larger file has the name already: who went on writing to the one before would promise to nobody.
 #[test]
-fn a_promise_after_a_control_file_that_half_grew_is_kept() {
+fn vote_after_failed_control_file_growth_is_kept() {
     let (disk, _) = neon_log();
     let is_full = Arc::new(AtomicBool::new(false));
     let full = FullDirectory { disk: disk.clone(), is_full: Arc::clone(&is_full) };

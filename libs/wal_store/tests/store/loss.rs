@@ -50,8 +50,9 @@ fn check(what: &str, step: u64, disk: &ModelDisk, proposer: &Proposer) {
     check_dead_tail(disk, snapshot.flush_lsn);
 }
 
+/// The crash comes at every step of the recovery of a damaged log.
 #[test]
-fn a_crash_at_any_step_of_the_recovery_of_a_damaged_log_leaves_a_lost_node() {
+fn crash_in_recovery_leaves_a_lost_node() {
     for (what, damaged, proposer) in damages() {
         let mut step = 0;
         loop {
@@ -77,7 +78,7 @@ fn a_crash_at_any_step_of_the_recovery_of_a_damaged_log_leaves_a_lost_node() {
 
 /// A second crash in the recovery of what the first one left.
 #[test]
-fn a_crash_in_the_recovery_after_a_crash_leaves_a_lost_node() {
+fn second_crash_in_recovery_leaves_lost_node() {
     for (what, damaged, proposer) in damages() {
         let mut random = random(11);
         for round in 0..40 * OUTCOMES {
@@ -92,8 +93,9 @@ fn a_crash_in_the_recovery_after_a_crash_leaves_a_lost_node() {
     }
 }
 
+/// The fault comes at every step of the recovery of a damaged log.
 #[test]
-fn a_fault_at_any_step_of_the_recovery_of_a_damaged_log_leaves_a_lost_node() {
+fn fault_in_recovery_leaves_a_lost_node() {
     for (what, damaged, proposer) in damages() {
         for fault in [Fault::Sync, Fault::Write, Fault::SyncDir, Fault::Read] {
             for after in 0..60 {
@@ -111,7 +113,7 @@ fn a_fault_at_any_step_of_the_recovery_of_a_damaged_log_leaves_a_lost_node() {
 }
 
 #[test]
-fn a_damaged_log_on_a_full_disk_is_lost_and_opened_when_there_is_room() {
+fn damaged_log_on_full_disk_opens_later() {
     for (what, disk, proposer) in damages() {
         disk.set_capacity_bytes(Some(disk.used_bytes()));
         match try_open(&disk) {
@@ -124,7 +126,7 @@ fn a_damaged_log_on_a_full_disk_is_lost_and_opened_when_there_is_room() {
 }
 
 #[test]
-fn a_second_loss_keeps_the_higher_of_both() {
+fn second_loss_keeps_the_higher_position() {
     let (disk, proposer) = acknowledged_log(true);
     rot(&disk, Lsn(proposer.ends[12].0 + 200));
     let first = open(&disk).snapshot();
@@ -137,7 +139,7 @@ fn a_second_loss_keeps_the_higher_of_both() {
 
 /// What the leader's WAL repairs stays repaired, and the loss is remembered until the acceptor forgets it.
 #[test]
-fn a_lost_node_takes_wal_again() {
+fn lost_node_accepts_wal_of_a_leader() {
     let (disk, proposer) = acknowledged_log(true);
     rot(&disk, Lsn(proposer.ends[12].0 + 200));
     let mut replica = open(&disk);

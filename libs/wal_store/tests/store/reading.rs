@@ -11,8 +11,8 @@ use crate::basics::on_both_disks;
 use crate::common::{Proposer, SEGMENT_BYTES, START, create, open, send};
 
 on_both_disks! {
-    a_reader_gets_what_is_committed_segment_by_segment => check_committed;
-    a_reader_that_held_a_file_over_a_cut_reads_the_new_log => check_cut_between_reads;
+    reader_gets_committed_wal_by_segment => check_committed;
+    reader_reopens_files_after_a_truncation => check_cut_between_reads;
 }
 
 fn check_committed<D: Disk>(disk: D) {
@@ -215,8 +215,9 @@ fn cut_and_grow(owner: &Owner, second: &Proposer) {
     send(&mut replica, second.appends());
 }
 
+/// A truncation in the middle of a read never lets dead bytes out.
 #[test]
-fn a_cut_in_the_middle_of_a_read_never_lets_dead_bytes_out() {
+fn reader_drops_bytes_of_a_truncated_file() {
     for moment in [Moment::BeforeOpen, Moment::AfterOpen, Moment::BeforeRead, Moment::AfterRead] {
         let disk = Interrupted::new();
         let (owner, first, second) = two_logs(&disk);
@@ -231,7 +232,7 @@ fn a_cut_in_the_middle_of_a_read_never_lets_dead_bytes_out() {
 }
 
 #[test]
-fn a_file_that_was_opened_while_a_cut_went_on_is_not_read_later() {
+fn reader_drops_file_opened_during_truncation() {
     let disk = Interrupted::new();
     let (owner, first, second) = two_logs(&disk);
     let reader = Arc::new(Mutex::new(owner.lock().unwrap().reader(ReadMode::Committed)));
@@ -255,7 +256,7 @@ fn a_file_that_was_opened_while_a_cut_went_on_is_not_read_later() {
 }
 
 #[test]
-fn a_file_that_a_cut_has_just_replaced_is_not_read_as_if_it_were_the_old_one() {
+fn reader_drops_file_that_truncation_just_replaced() {
     let disk = Interrupted::new();
     let (owner, first, second) = two_logs(&disk);
     // A proposer of the next term reads what is flushed, which will be cut.
@@ -305,8 +306,9 @@ fn remove(owner: &Owner) {
     assert!(replica.snapshot().oldest_lsn > START);
 }
 
+/// A removal in the middle of a read never lets other bytes out.
 #[test]
-fn a_segment_that_goes_in_the_middle_of_a_read_never_lets_other_bytes_out() {
+fn reader_drops_bytes_of_a_removed_segment() {
     for is_written in [false, true] {
         for moment in [Moment::BeforeOpen, Moment::AfterOpen, Moment::BeforeRead, Moment::AfterRead] {
             let disk = Interrupted::new();
@@ -321,7 +323,7 @@ fn a_segment_that_goes_in_the_middle_of_a_read_never_lets_other_bytes_out() {
 }
 
 #[test]
-fn readers_know_that_a_segment_goes_before_it_does() {
+fn reader_sees_a_removal_before_it_happens() {
     for moment in [Moment::BeforeRename, Moment::BeforeUnlink] {
         let disk = Interrupted::new();
         let owner = log_to_remove(&disk, moment == Moment::BeforeRename);
@@ -339,7 +341,7 @@ fn readers_know_that_a_segment_goes_before_it_does() {
 }
 
 #[test]
-fn of_a_damaged_log_only_what_is_left_is_served() {
+fn reader_serves_what_a_lost_node_has() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -371,7 +373,7 @@ fn of_a_damaged_log_only_what_is_left_is_served() {
 }
 
 #[test]
-fn nothing_is_served_of_a_log_whose_promises_are_gone() {
+fn reader_serves_nothing_of_a_corrupt_timeline() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);

@@ -16,8 +16,8 @@ use crate::damage::segment_name;
 use crate::world::{check_dead_tail, read_log};
 
 on_both_disks! {
-    what_nobody_needs_goes => check_removal;
-    of_a_written_log_an_old_segment_becomes_the_next => check_recycling;
+    removal_follows_readers_horizon_and_commit => check_removal;
+    removal_recycles_an_old_segment => check_recycling;
 }
 
 fn segments<D: Disk>(disk: &D) -> Vec<SegmentNumber> {
@@ -124,7 +124,7 @@ fn check_recycling<D: Disk>(disk: D) {
 }
 
 #[test]
-fn an_old_segment_is_overwritten_instead_of_making_a_new_one() {
+fn recycling_needs_no_disk_space() {
     let disk = ModelDisk::new();
     let (mut replica, mut proposer) = log(&disk, 30);
     replica.set_keep_from(Lsn::MAX);
@@ -138,7 +138,7 @@ fn an_old_segment_is_overwritten_instead_of_making_a_new_one() {
 }
 
 #[test]
-fn nothing_goes_as_long_as_nobody_says_what_is_needed() {
+fn removal_waits_for_set_keep_from() {
     let disk = ModelDisk::new();
     let (mut replica, mut proposer) = log(&disk, 30);
     let end = proposer.end();
@@ -148,8 +148,9 @@ fn nothing_goes_as_long_as_nobody_says_what_is_needed() {
     assert!(read_log(&replica) == proposer.log);
 }
 
+/// The segment in which the last committed record begins stays, however long that record is.
 #[test]
-fn the_segment_in_which_the_last_committed_record_begins_stays_however_long_it_is() {
+fn removal_keeps_the_last_committed_record_start() {
     for tail in 0..3 {
         let disk = ModelDisk::new();
         let (mut replica, mut proposer) = log(&disk, 10);
@@ -180,7 +181,7 @@ fn the_segment_in_which_the_last_committed_record_begins_stays_however_long_it_i
 }
 
 #[test]
-fn a_log_goes_on_over_many_removals_and_restarts() {
+fn log_survives_many_removals_and_restarts() {
     let mut disk = ModelDisk::new();
     let (mut replica, mut proposer) = log(&disk, 3);
     let mut second = 0;
@@ -214,7 +215,7 @@ fn a_log_goes_on_over_many_removals_and_restarts() {
 }
 
 #[test]
-fn what_was_removed_has_no_checksum_and_breaks_nothing() {
+fn checksum_of_removed_wal_is_none() {
     let disk = ModelDisk::new();
     let (mut replica, mut proposer) = log(&disk, 30);
     let end = proposer.end();
@@ -236,7 +237,7 @@ fn what_was_removed_has_no_checksum_and_breaks_nothing() {
 }
 
 #[test]
-fn a_crash_at_any_step_of_a_removal_removes_nothing_else() {
+fn crash_in_removal_removes_nothing_else() {
     for is_written in [false, true] {
         for step in 0.. {
             let disk = ModelDisk::new();
@@ -277,7 +278,7 @@ fn a_crash_at_any_step_of_a_removal_removes_nothing_else() {
 
 /// A new member has no log at all, and begins where the others still have theirs: anywhere in a record.
 #[test]
-fn a_log_that_begins_in_the_middle_of_a_record_is_found_again() {
+fn log_may_start_inside_a_record() {
     let start = Lsn(START.0 + 3 * SEGMENT_BYTES);
     let mut whole = builder();
     let (mut log, mut ends) = (Vec::new(), Vec::new());
@@ -314,7 +315,7 @@ fn a_log_that_begins_in_the_middle_of_a_record_is_found_again() {
 }
 
 #[test]
-fn a_file_below_the_beginning_is_nobodys() {
+fn segment_below_the_log_start_is_removed() {
     let disk = ModelDisk::new();
     let (mut replica, mut proposer) = log(&disk, 30);
     let end = proposer.end();

@@ -18,7 +18,7 @@ const TLI_OFFSET: u64 = 6;
 
 /// Also the last page, which none comes behind that would tell.
 #[test]
-fn a_page_whose_timeline_rotted_is_not_kept_and_a_leader_repairs_it() {
+fn rotten_page_timeline_is_lost_and_repaired() {
     let (disk, proposer) = acknowledged_log(true);
     let pages = (START.0..proposer.end().0).step_by(PAGE_BYTES as usize);
     let mut repaired = 0;
@@ -42,8 +42,9 @@ fn a_page_whose_timeline_rotted_is_not_kept_and_a_leader_repairs_it() {
     assert!(repaired >= 3, "{repaired}");
 }
 
+/// Refused until a term of the history has that timeline.
 #[test]
-fn a_page_of_a_timeline_that_no_term_has_is_refused_until_a_term_has_it() {
+fn page_of_unknown_timeline_is_refused() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -73,7 +74,7 @@ fn a_page_of_a_timeline_that_no_term_has_is_refused_until_a_term_has_it() {
 
 /// One bit turns the magic number of PostgreSQL 15 into that of 18. No other page is there that would tell.
 #[test]
-fn the_only_page_of_a_log_is_not_taken_for_another_versions() {
+fn rotten_magic_of_the_only_page_is_noticed() {
     let disk = ModelDisk::new();
     create(&disk);
     let mut replica = open(&disk);
@@ -92,7 +93,7 @@ fn the_only_page_of_a_log_is_not_taken_for_another_versions() {
 }
 
 #[test]
-fn wal_of_another_version_is_refused_from_the_first_page_on() {
+fn append_of_another_version_is_refused() {
     for (magic, taken) in [(PageMagic::POSTGRES_15, true), (PageMagic::POSTGRES_18, false)] {
         let disk = ModelDisk::new();
         create(&disk);

@@ -20,7 +20,7 @@ fn led() -> (ModelDisk, Replica<ModelDisk>, Proposer) {
 /// What an aborted record left and the rest of a switched segment are under no checksum: only a footer says that they
 /// are complete, and one of the two may rot.
 #[test]
-fn a_rotten_footer_hides_nothing_that_only_footers_vouch_for() {
+fn one_rotten_footer_hides_no_unchecked_wal() {
     for is_switch in [false, true] {
         let (disk, mut replica, mut proposer) = led();
         proposer.write(&[1; 2000]);
@@ -49,7 +49,7 @@ fn a_rotten_footer_hides_nothing_that_only_footers_vouch_for() {
 /// A switched segment is complete, and behind its next record a torso is not yet told of as one: that this waits for
 /// more WAL is no reason not to vouch for the switch.
 #[test]
-fn a_torso_at_the_end_of_a_batch_hides_no_switch_in_it() {
+fn partial_record_behind_a_switch_delays_no_cover() {
     let (disk, mut replica, mut proposer) = led();
     proposer.write(&[1; 2000]);
     proposer.switch();
@@ -67,7 +67,7 @@ fn a_torso_at_the_end_of_a_batch_hides_no_switch_in_it() {
 /// A donor's disk is rotten, and the leader passes on what it reads. What is written of a record before its checksum tells
 /// must not stay: the good bytes that another donor has would be skipped, as if they were here.
 #[test]
-fn a_rotten_part_of_a_record_makes_way_when_the_leader_comes_back() {
+fn rotten_partial_record_is_replaced_on_reconnect() {
     let (disk, mut replica, mut proposer) = led();
     proposer.write(&[1; 500]);
     let good = proposer.end();
