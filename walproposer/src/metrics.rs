@@ -1,4 +1,4 @@
-//! What a scraper sees of the walproposer: the [`StatusBoard`], as numbers. Nothing is counted here.
+//! Metrics of the walproposer: the [`StatusBoard`] as numbers. Nothing is counted here.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use telemetry::Metrics;
 
-use crate::status::{LeadershipState, LinkState, SafekeeperView, StatusBoard};
+use crate::status::{LeadershipState, LinkState, SafekeeperView, StatusBoard, StatusSnapshot};
 
 /// The registry, with the metrics of the process and those of `board`.
 pub(crate) fn registry(board: &StatusBoard) -> Metrics {
@@ -18,61 +18,96 @@ pub(crate) fn registry(board: &StatusBoard) -> Metrics {
     metrics
 }
 
+/// Reads the board at each scrape.
 #[derive(Debug)]
 struct StatusCollector(StatusBoard);
 
 impl Collector for StatusCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let snapshot = self.0.read();
-        let gauges = [
-            (
-                "streaming",
-                "1 while this process leads",
-                u64::from(snapshot.state == LeadershipState::Streaming),
-            ),
-            ("blocked", "1 while commits are not acknowledged", u64::from(snapshot.blocked().is_some())),
-            ("term", "Term of the current campaign", snapshot.term.map_or(0, |term| term.0)),
-            ("term_start_lsn", "Where the term's own WAL begins", snapshot.term_start_lsn.0),
-            ("commit_lsn", "Durable on a quorum", snapshot.commit_lsn.0),
-            ("primary_flush_lsn", "End of the primary's WAL", snapshot.primary_flush_lsn.0),
-            ("reported_lsn", "What the primary was last told", snapshot.reported_lsn.0),
-        ];
-        for (name, help, value) in gauges {
+
+        for (name, help, value) in gauges(&snapshot) {
             let gauge = ConstGauge::new(value);
-            let (name, help) = (format!("walproposer_{name}"), format!("{help}."));
-            gauge.encode(encoder.encode_descriptor(&name, &help, None, gauge.metric_type())?)?;
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
+
         let elections = ConstCounter::new(snapshot.elections);
-        let name = "walproposer_elections_won";
         elections.encode(encoder.encode_descriptor(
-            name,
-            "Elections won since the start.",
+            "holdfast_walproposer_elections_won",
+            "Elections won since the start of the process.",
             None,
-            elections.metric_type(),
+            MetricType::Counter,
         )?)?;
 
-        type Value<'a> = &'a dyn Fn(&SafekeeperView) -> u64;
-        let per_safekeeper: [(&str, &str, Value<'_>); 4] = [
-            ("streaming", "1 while the safekeeper follows", &|view| {
-                u64::from(view.state == LinkState::Streaming)
-            }),
-            ("flush_lsn", "Flush position of the safekeeper", &|view| view.flush_lsn.0),
-            ("commit_lsn", "Persisted commit position of the safekeeper", &|view| view.commit_lsn.0),
-            ("lag_bytes", "How far the safekeeper is behind the primary", &|view| {
-                snapshot.lag_bytes(view).unwrap_or(0)
-            }),
-        ];
-        for (name, help, value) in per_safekeeper {
-            let (name, help) = (format!("walproposer_safekeeper_{name}"), format!("{help}."));
-            let mut family = encoder.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
+        for (name, help, value) in SAFEKEEPER_GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for view in &snapshot.safekeepers {
-                let gauge = ConstGauge::new(value(view));
+                let gauge = ConstGauge::new(value(&snapshot, view));
                 gauge.encode(family.encode_family(&[("safekeeper", view.address.id.to_string())])?)?;
             }
         }
         Ok(())
     }
 }
+
+/// Name, help and value of each gauge of the process.
+fn gauges(snapshot: &StatusSnapshot) -> [(&'static str, &'static str, u64); 7] {
+    [
+        (
+            "holdfast_walproposer_streaming",
+            "1 while this process leads.",
+            u64::from(snapshot.state == LeadershipState::Streaming),
+        ),
+        (
+            "holdfast_walproposer_blocked",
+            "1 while commits are not acknowledged.",
+            u64::from(snapshot.blocked().is_some()),
+        ),
+        (
+            "holdfast_walproposer_term",
+            "Term of the current campaign; 0 without one.",
+            snapshot.term.map_or(0, |term| term.0),
+        ),
+        (
+            "holdfast_walproposer_term_start_lsn",
+            "First position of the term's own WAL.",
+            snapshot.term_start_lsn.0,
+        ),
+        (
+            "holdfast_walproposer_commit_lsn",
+            "Position up to which WAL is durable on a quorum.",
+            snapshot.commit_lsn.0,
+        ),
+        ("holdfast_walproposer_primary_flush_lsn", "End of the primary's WAL.", snapshot.primary_flush_lsn.0),
+        (
+            "holdfast_walproposer_reported_lsn",
+            "Position last acknowledged to the primary.",
+            snapshot.reported_lsn.0,
+        ),
+    ]
+}
+
+type SafekeeperGauge = (&'static str, &'static str, fn(&StatusSnapshot, &SafekeeperView) -> u64);
+
+/// Name, help and value of each gauge of a safekeeper.
+const SAFEKEEPER_GAUGES: [SafekeeperGauge; 4] = [
+    ("holdfast_walproposer_safekeeper_streaming", "1 while the safekeeper follows.", |_, view| {
+        u64::from(view.state == LinkState::Streaming)
+    }),
+    ("holdfast_walproposer_safekeeper_flush_lsn", "Flush position of the safekeeper.", |_, view| {
+        view.flush_lsn.0
+    }),
+    (
+        "holdfast_walproposer_safekeeper_commit_lsn",
+        "Persisted commit position of the safekeeper.",
+        |_, view| view.commit_lsn.0,
+    ),
+    (
+        "holdfast_walproposer_safekeeper_lag_bytes",
+        "Bytes that the safekeeper is behind the primary.",
+        |snapshot, view| snapshot.lag_bytes(view).unwrap_or(0),
+    ),
+];
 
 #[cfg(test)]
 mod tests {
@@ -81,7 +116,7 @@ mod tests {
     use wal_types::{NodeId, Term};
 
     #[test]
-    fn the_board_is_shown_as_numbers() {
+    fn metrics_show_the_status_board() {
         let safekeepers = vec![SafekeeperAddress { id: NodeId(7), host: "h".into(), port: 1 }];
         let board = StatusBoard::new(&Cluster {
             safekeepers,
@@ -91,10 +126,10 @@ mod tests {
         board.update(|snapshot| snapshot.term = Some(Term(5)));
         let text = registry(&board).encode().unwrap();
         for line in [
-            "walproposer_term 5",
-            "walproposer_blocked 1",
-            "walproposer_elections_won_total 0",
-            "walproposer_safekeeper_flush_lsn{safekeeper=\"7\"} 0",
+            "holdfast_walproposer_term 5",
+            "holdfast_walproposer_blocked 1",
+            "holdfast_walproposer_elections_won_total 0",
+            "holdfast_walproposer_safekeeper_flush_lsn{safekeeper=\"7\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }

@@ -29,7 +29,7 @@ async fn a_commit_is_acknowledged_when_a_majority_has_it_and_not_before() {
     assert_eq!(status["term"], 1);
     assert_eq!(walproposer.get("/readyz").await.0, 200);
     let (_, metrics) = walproposer.get("/metrics").await;
-    assert!(metrics.contains("walproposer_streaming 1\n"), "{metrics}");
+    assert!(metrics.contains("holdfast_walproposer_streaming 1\n"), "{metrics}");
 
     // One more record, and a safekeeper that was away from the beginning.
     let end = primary.write(&wal.noop(100).bytes);
@@ -59,7 +59,7 @@ async fn one_safekeeper_under_two_numbers_is_no_majority() {
         walproposer.until("a word about 2", |status| status["safekeepers"][1]["last_error"].is_string());
     let status = status.await;
     assert!(
-        status["safekeepers"][1]["last_error"].as_str().unwrap().contains("it is safekeeper 1"),
+        status["safekeepers"][1]["last_error"].as_str().unwrap().contains("safekeeper 1 answers there"),
         "{status}"
     );
     assert_ne!(status["state"], "streaming");
