@@ -1,5 +1,6 @@
-//! [`AdminRequests`]: what somebody at the HTTP port wants of whoever leads. The driver carries them out between two messages;
-//! while it does not lead, nobody takes them, and the one who asks is told so.
+//! [`AdminRequests`]: changes that an operator requests over HTTP, handed to the leadership.
+//!
+//! The leadership carries them out between two messages. While this process does not lead, a request is refused at once.
 
 use std::time::Duration;
 
@@ -11,27 +12,27 @@ use tokio::time::timeout;
 use crate::configuration_change::{ChangeAccepted, ChangeError};
 use crate::status::{LeadershipState, StatusBoard};
 
-/// AdminRequests that may wait for the driver.
+/// Requests that may wait for the leadership.
 const REQUESTS_MAX: usize = 8;
-/// For the driver to take an order up; it is busy with one message at a time.
+/// Time for the leadership to answer a request; it handles one message at a time.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One order, and where its answer goes.
+/// One requested change, and the channel for its answer.
 pub(crate) struct AdminRequest {
     pub(crate) change: ConfigurationChange,
     pub(crate) answer: oneshot::Sender<Result<ChangeAccepted, ChangeError>>,
 }
 
-/// Why an order is not carry_over out.
+/// Reason for which a request is not carried out.
 #[derive(Debug, Error)]
 pub(crate) enum AdminRequestError {
-    #[error("this walproposer does not lead, and only a leader changes anything: {0}")]
+    #[error("this walproposer does not lead, and only a leader can change the configuration: {0}")]
     NotLeading(String),
     #[error(transparent)]
     Change(#[from] ChangeError),
 }
 
-/// For whoever gives orders.
+/// The sending side, for the HTTP server. Clones send to the same leadership.
 #[derive(Clone, Debug)]
 pub(crate) struct AdminRequests {
     sender: mpsc::Sender<AdminRequest>,
@@ -39,35 +40,37 @@ pub(crate) struct AdminRequests {
 }
 
 impl AdminRequests {
+    /// The sending side, and the receiver for the leadership.
     pub(crate) fn new(board: &StatusBoard) -> (Self, mpsc::Receiver<AdminRequest>) {
-        let (sender, orders) = mpsc::channel(REQUESTS_MAX);
-        (Self { sender, board: board.clone() }, orders)
+        let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
+        (Self { sender, board: board.clone() }, receiver)
     }
 
-    /// Hands an order to the leader.
+    /// Hands a change to the leadership and waits for its answer.
     pub(crate) async fn submit(
         &self,
         change: ConfigurationChange,
     ) -> Result<ChangeAccepted, AdminRequestError> {
         let snapshot = self.board.read();
         if snapshot.state != LeadershipState::Streaming {
-            let why = snapshot.blocked().unwrap_or_else(|| "an election is under way".to_owned());
-            return Err(AdminRequestError::NotLeading(why));
+            let reason = snapshot.blocked().unwrap_or_else(|| "an election is under way".to_owned());
+            return Err(AdminRequestError::NotLeading(reason));
         }
+
         let (answer, answered) = oneshot::channel();
-        // An order whose giver went away is not carry_over out: see `take`.
-        let given = async {
+        // When this wait ends early, `answered` is dropped, and `next_request` skips the request.
+        let submitted = async {
             self.sender.send(AdminRequest { change, answer }).await.ok()?;
             answered.await.ok()
         };
-        match timeout(REQUEST_TIMEOUT, given).await {
+        match timeout(REQUEST_TIMEOUT, submitted).await {
             Ok(Some(answer)) => Ok(answer?),
             Ok(None) | Err(_) => Err(AdminRequestError::NotLeading("leadership has just ended".to_owned())),
         }
     }
 }
 
-/// The next order that somebody still waits for. Cancel-safe; pending for ever once nobody can give any.
+/// The next request whose sender still waits. Cancel-safe; never completes when all senders are gone.
 pub(crate) async fn next_request(requests: &mut mpsc::Receiver<AdminRequest>) -> AdminRequest {
     loop {
         match requests.recv().await {

@@ -13,17 +13,17 @@ use wal_types::{NodeId, TenantTimelineId};
 use crate::conninfo::ConnInfo;
 use crate::primary_name::PrimaryName;
 
-/// WAL kept in memory for safekeepers that lag, unless told otherwise.
+/// Default of `--send-buffer-bytes`: WAL kept in memory for lagging safekeepers.
 pub const SEND_BUFFER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// One safekeeper and where it listens.
+/// Id and address of one safekeeper: `ID@HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SafekeeperAddress {
-    /// The node.
+    /// Node id.
     pub id: NodeId,
-    /// Name or address.
+    /// Host name or IP address.
     pub host: String,
-    /// Its PostgreSQL port.
+    /// Port for the PostgreSQL protocol.
     pub port: u16,
 }
 
@@ -48,14 +48,14 @@ impl FromStr for SafekeeperAddress {
     }
 }
 
-/// The safekeepers of one log.
+/// One log, and the safekeepers that store it.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// Who is talked to. Not empty, no id twice.
+    /// Safekeepers to connect to. Not empty, no id twice.
     pub safekeepers: Vec<SafekeeperAddress>,
-    /// The log.
+    /// Id of the log.
     pub id: TenantTimelineId,
-    /// What they ask for as a password.
+    /// Token that the safekeepers require as a password.
     pub token: Option<String>,
 }
 
@@ -66,35 +66,35 @@ impl Cluster {
     }
 }
 
-/// What `run` needs.
+/// Configuration of `run`.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
-    /// The primary.
+    /// Address and role of the primary.
     pub primary: ConnInfo,
-    /// What it is called, where logs are given to primaries.
+    /// Name of the primary, where logs are given to primaries.
     pub primary_name: Option<PrimaryName>,
-    /// The safekeepers.
+    /// The log and its safekeepers.
     pub cluster: Cluster,
-    /// Name of the slot.
+    /// Physical replication slot on the primary.
     pub slot: String,
-    /// Name of the standby.
+    /// Name of this standby in `synchronous_standby_names`.
     pub application_name: String,
-    /// WAL kept in memory for safekeepers that lag, in bytes.
+    /// WAL kept in memory for lagging safekeepers, in bytes.
     pub send_buffer_bytes_max: u64,
-    /// Where HTTP is answered.
+    /// Address of the HTTP port.
     pub listen_http: SocketAddr,
-    /// Where the bound address is written.
+    /// File that receives the bound address.
     pub address_file: Option<PathBuf>,
 }
 
-/// What `recover` needs.
+/// Configuration of `recover`.
 #[derive(Clone, Debug)]
 pub struct RecoverConfig {
-    /// The safekeepers.
+    /// The log and its safekeepers.
     pub cluster: Cluster,
-    /// When to give up.
+    /// Time after which the recovery fails.
     pub timeout: Duration,
-    /// Who the log is given to.
+    /// Primary that the log is given to.
     pub primary_name: Option<PrimaryName>,
     /// Whether the result is printed as JSON.
     pub json: bool,

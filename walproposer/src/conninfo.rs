@@ -1,8 +1,8 @@
-//! [`ConnInfo`]: where the primary is, from either form of a libpq connection string
+//! [`ConnInfo`]: address and role of the primary, parsed from either form of a libpq connection string
 //! (PostgreSQL documentation, "Connection Strings").
 //!
-//! Only what a replication connection over TCP needs is understood; any other keyword is an error, so that a setting
-//! that would have mattered is not ignored silently. Called by `config`.
+//! Only the keywords that a replication connection over TCP needs are supported. Any other keyword is an error, so that no
+//! setting is ignored silently. Called by `flags`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,18 +11,18 @@ use thiserror::Error;
 
 const PORT_DEFAULT: u16 = 5432;
 
-/// An address, and who to be there.
+/// Address of a server, and the role to log in with.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConnInfo {
-    /// Name or address.
+    /// Host name or IP address.
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Role.
+    /// Role to log in with.
     pub user: String,
-    /// Its password, if it has one.
+    /// Password of the role, if it has one.
     pub password: Option<String>,
-    /// Sent along as `application_name` when the command line names none.
+    /// Sent as `application_name` when the command line sets none.
     pub application_name: Option<String>,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for ConnInfo {
     }
 }
 
-/// The text is no usable connection string. None of the messages repeats it: it may hold a password.
+/// The text is not a usable connection string. No message repeats the text: it may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConnInfoError {
     /// A word that is not `keyword=value`.
@@ -47,24 +47,24 @@ pub enum ConnInfoError {
         "expected keyword=value pairs such as \"host=127.0.0.1 port=5432 user=wp\", or a URI such as postgresql://wp@127.0.0.1:5432"
     )]
     Syntax,
-    /// A keyword that is not understood.
+    /// An unknown or unsupported keyword.
     #[error(
-        "\"{0}\" is not understood here; known are host, port, user, password, application_name, dbname, sslmode=disable"
+        "unknown keyword \"{0}\": known are host, port, user, password, application_name, dbname, sslmode=disable"
     )]
     Keyword(String),
     /// A required keyword is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// Not a number from 1 to 65535.
+    /// The port is not a number from 1 to 65535.
     #[error("the port must be a number from 1 to 65535")]
     Port,
-    /// A directory as host.
+    /// The host is a directory.
     #[error("the host must be a name or an address: connections through a Unix socket are not supported")]
     UnixSocket,
-    /// A bad `%XX`.
+    /// A `%` without two hexadecimal digits, or bytes that are not UTF-8.
     #[error("the URI has a % that is not followed by two hexadecimal digits")]
     PercentEncoding,
-    /// TLS was asked for.
+    /// The text requires TLS.
     #[error("sslmode={0} is not supported for the primary: use sslmode=disable on a trusted network")]
     Tls(String),
 }
@@ -84,7 +84,7 @@ impl FromStr for ConnInfo {
 
 type Pairs = Vec<(String, String)>;
 
-/// The last of several equal keywords counts, as in libpq.
+/// Builds the result. Of several equal keywords the last one counts, as in libpq.
 fn from_pairs(pairs: Pairs) -> Result<ConnInfo, ConnInfoError> {
     let (mut host, mut port, mut user, mut password, mut application_name) =
         (None, PORT_DEFAULT, None, None, None);
@@ -114,7 +114,7 @@ fn from_pairs(pairs: Pairs) -> Result<ConnInfo, ConnInfoError> {
     })
 }
 
-/// `a = b c='d e' f='it\'s'`
+/// Parses the keyword form: `a = b c='d e' f='it\'s'`.
 fn keyword_pairs(text: &str) -> Result<Pairs, ConnInfoError> {
     let mut pairs = Vec::new();
     let mut rest = text.trim_start();
@@ -131,7 +131,7 @@ fn keyword_pairs(text: &str) -> Result<Pairs, ConnInfoError> {
     Ok(pairs)
 }
 
-/// A value, and what follows it. A backslash takes the next character as it is, inside of quotes and outside.
+/// Parses a value; returns it and the text behind it. A backslash escapes the next character, inside quotes and outside.
 fn keyword_value(text: &str) -> Result<(String, &str), ConnInfoError> {
     let quoted = text.strip_prefix('\'');
     let mut value = String::new();
@@ -153,7 +153,7 @@ fn keyword_value(text: &str) -> Result<(String, &str), ConnInfoError> {
     }
 }
 
-/// `user:password@host:port/dbname?keyword=value&…`, after the scheme.
+/// Parses the URI form after its scheme: `user:password@host:port/dbname?keyword=value&…`.
 fn uri_pairs(rest: &str) -> Result<Pairs, ConnInfoError> {
     let mut pairs = Vec::new();
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -178,7 +178,7 @@ fn uri_pairs(rest: &str) -> Result<Pairs, ConnInfoError> {
     Ok(pairs)
 }
 
-/// An IPv6 address stands in brackets.
+/// Splits host and port. An IPv6 address stands in brackets.
 fn host_and_port(address: &str) -> Result<(&str, &str), ConnInfoError> {
     let Some(bracketed) = address.strip_prefix('[') else {
         return Ok(address.rsplit_once(':').unwrap_or((address, "")));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_say_the_same() {
+    fn conninfo_parses_keyword_and_uri_forms() {
         for (text, expected) in [
             ("host=127.0.0.1 port=5433 user=wp dbname=app", info("127.0.0.1", 5433, "wp", None)),
             ("host = h  user='w p'\tpassword='it\\'s \\\\'", info("h", 5432, "w p", Some("it's \\"))),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn conninfo_errors_name_the_mistake() {
         for (text, expected) in [
             ("", ConnInfoError::Missing("host")),
             ("host=h", ConnInfoError::Missing("user")),
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_never_shown() {
+    fn conninfo_does_not_print_password() {
         let parsed: ConnInfo = "host=h user=wp password=secret".parse().unwrap();
         assert_eq!((format!("{parsed}"), format!("{parsed:?}")), ("h:5432".into(), "h:5432".into()));
     }

@@ -1,15 +1,15 @@
-//! Whether the primary's WAL is a continuation of the log. Pure; asked twice by `cycle`: before a term is spent, and
-//! again with the end of the log that the votes told, before anybody is told to cut anything.
+//! Check of whether the primary's WAL continues the log: by positions and timelines. Pure.
 //!
-//! A primary that passes has everything that may be committed, on the right timeline. That it has the same *bytes* is
-//! shown by a checksum of the last segment, which `cycle` compares afterwards.
+//! `leadership` calls it twice: before a term is spent, and again with the end of the log from the votes, before any
+//! safekeeper truncates anything. A primary that passes has everything that may be committed, on the right timeline. The
+//! *bytes* are compared afterwards, by a checksum of the last segment (`leadership::comparison`).
 
 use thiserror::Error;
 use wal_types::{Lsn, SegmentSize, Tli};
 
 use crate::primary::PrimaryPosition;
 
-/// The primary must not lead.
+/// Reason for which the primary must not lead.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum NotAContinuation {
     #[error(
@@ -26,14 +26,14 @@ pub(crate) enum NotAContinuation {
     ForkedElsewhere { tli: Tli, log: Tli, end: Lsn },
 }
 
-/// Where a timeline left its parent.
+/// Position at which a timeline branched from its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimelineFork {
     pub(crate) parent: Tli,
     pub(crate) at: Lsn,
 }
 
-/// True when the timeline's history has to be asked for.
+/// True when the check needs the history file of the primary's timeline.
 pub(crate) fn needs_timeline_history(
     position: PrimaryPosition,
     end: Lsn,
@@ -44,9 +44,9 @@ pub(crate) fn needs_timeline_history(
     log_tli.is_some_and(|log| position.tli > log || may_fork_here)
 }
 
-/// The timeline under which the primary has the byte before `end`. A server that is promoted copies the segment that it
-/// is in the middle of, so that the new timeline has all of it; at the end of a segment there is nothing to copy, and
-/// the last segment is there under the old timeline only (PostgreSQL documentation, "Timelines").
+/// The timeline under which the primary has the byte before `end`. A promotion in the middle of a segment copies that
+/// segment to the new timeline. A promotion at the end of a segment copies nothing: the last segment exists under the old
+/// timeline only (PostgreSQL documentation, "Timelines").
 pub(crate) fn timeline_before(
     position: PrimaryPosition,
     fork: Option<TimelineFork>,
@@ -59,7 +59,7 @@ pub(crate) fn timeline_before(
     }
 }
 
-/// Compares the primary with a log that ends at `end` on timeline `log_tli` (`None` when it never began).
+/// Checks the primary against a log that ends at `end` on timeline `log_tli` (`None` while the log is empty).
 pub(crate) fn check(
     position: PrimaryPosition,
     fork: Option<TimelineFork>,
@@ -81,7 +81,7 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// The last line of a history file: `parent <tab> position <tab> reason` (PostgreSQL documentation, "Timelines").
+/// Parses the last line of a history file: `parent <tab> position <tab> reason` (PostgreSQL documentation, "Timelines").
 pub(crate) fn parse_last_fork(history: &str) -> Option<TimelineFork> {
     let is_entry = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
     let mut words = history.lines().rfind(is_entry)?.split_whitespace();
@@ -94,11 +94,11 @@ mod tests {
     use NotAContinuation::{Behind, ForkedElsewhere, OldTimeline};
 
     #[test]
-    fn every_way_to_stand_to_the_log() {
+    fn continuation_check_by_position_and_timeline() {
         let fork = |parent, at| Some(TimelineFork { parent: Tli(parent), at: Lsn(at) });
         let (flush, end) = (Lsn(90), Lsn(100));
         let forked = |tli, log| Err(ForkedElsewhere { tli: Tli(tli), log: Tli(log), end });
-        // primary's timeline and flush position, its fork, the log's timeline, the verdict
+        // Primary's timeline and flush position, its fork, the log's timeline, the result.
         let table = [
             ((1, 100), None, Some(1), Ok(())),
             ((1, 200), None, Some(1), Ok(())),
@@ -124,11 +124,12 @@ mod tests {
         }
     }
 
+    /// After a promotion at the end of a segment, that segment is read under the old timeline.
     #[test]
-    fn the_last_segment_before_a_promotion_at_its_end_is_read_under_the_old_timeline() {
+    fn timeline_before_is_old_after_promotion_at_boundary() {
         let segment_size = SegmentSize::new(1 << 20).unwrap();
         let (boundary, middle) = (Lsn(5 << 20), Lsn((5 << 20) + 8));
-        // the primary's timeline, its last fork, the end, the log's timeline, is the fork asked for, where to read
+        // Primary's timeline, its last fork, the end, the log's timeline; is the history needed, the timeline to read.
         let table = [
             (1, None, boundary, Some(1), false, 1),
             (2, Some((1, boundary)), boundary, Some(1), true, 1),
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_fork_stands_last() {
+    fn last_fork_is_parsed_from_history_file() {
         let history = "1\t0/5111C48\tno recovery target specified\n\n2\t0/7000000\tbefore 2024\n";
         assert_eq!(parse_last_fork(history), Some(TimelineFork { parent: Tli(2), at: Lsn(0x700_0000) }));
         for nonsense in ["", "# a comment\n", "x\t0/1\n", "1\tnowhere\n", "1\n"] {

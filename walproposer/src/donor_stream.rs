@@ -1,8 +1,8 @@
-//! [`DonorStream`]: WAL for a safekeeper that lags, read from another one that has it.
+//! [`DonorStream`]: reads WAL for a lagging safekeeper from another one that has it, the donor.
 //!
-//! The donor serves what it has flushed, committed or not, to a reader that names the current term, and ends the stream
-//! as soon as its term changes. Which part is read, and when, is the proposer's to say
-//! ([`consensus::Proposer::poll_fetch`]); `campaign` drives this.
+//! The donor serves all WAL that it has flushed, committed or not, to a reader that names the current term, and ends the
+//! stream as soon as its term changes. The proposer decides which part is read and when
+//! ([`consensus::Proposer::poll_fetch`]). Called by `campaign`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,36 +20,36 @@ use wal_types::{Lsn, NodeId, Term};
 use crate::config::{Cluster, SafekeeperAddress};
 use crate::safekeeper_client;
 
-/// Pieces that may wait for the driver; each has up to 128 KiB.
+/// Pieces that may wait for the campaign; each has up to 128 KiB.
 const DONOR_QUEUE_PIECES_MAX: usize = 16;
 /// Longest message of a donor.
 const DONOR_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-/// A donor that lives sends a keepalive each second. One that does not is left, so that another one can be asked.
+/// A live donor sends a keepalive each second. A silent one is given up, so that another donor can be read.
 const DONOR_SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// A part of a log.
+/// The part of a log to read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WalRange {
     pub(crate) from: Lsn,
     pub(crate) until: Lsn,
-    /// The term of the reader.
+    /// Term of the reader.
     pub(crate) term: Term,
 }
 
-/// A piece, or why there are no more.
+/// One piece of WAL and its position, or the error that ended the stream.
 pub(crate) type WalPiece = Result<(Lsn, Bytes), String>;
 
-/// WAL on its way from a donor. Dropping it ends the reading.
+/// A running read of WAL from a donor. Dropping it ends the read.
 #[derive(Debug)]
 pub(crate) struct DonorStream {
-    /// Who gives it.
+    /// The safekeeper that the WAL is read from.
     pub(crate) donor: NodeId,
     pub(crate) pieces: mpsc::Receiver<WalPiece>,
     _reader: JoinSet<()>,
 }
 
 impl DonorStream {
-    /// Begins to read `range` from the safekeeper at `donor`; `wake` is notified with each piece.
+    /// Begins to read `range` from the safekeeper at `donor`. `wake` is notified with each piece and at the end.
     pub(crate) fn start(
         cluster: Arc<Cluster>,
         donor: SafekeeperAddress,
@@ -65,7 +65,8 @@ impl DonorStream {
                 read(client, range, &sender, &wake).await
             };
             if let Err(error) = reading.await {
-                let _ = sender.send(Err(format!("reading from safekeeper {}: {error}", donor.id))).await;
+                let _ =
+                    sender.send(Err(format!("cannot read WAL from safekeeper {}: {error}", donor.id))).await;
             }
             drop(sender);
             wake.notify_one();
@@ -74,18 +75,20 @@ impl DonorStream {
     }
 }
 
+/// Reason for which a read from a donor ended early.
 #[derive(Debug, Error)]
 enum DonorError {
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("its WAL begins at {got} instead of {expected}")]
+    #[error("the donor's WAL continues at {got} instead of {expected}")]
     Gap { expected: Lsn, got: Lsn },
-    #[error("it ended the stream at {0}")]
+    #[error("the donor ended the stream at {0}")]
     Ended(Lsn),
-    #[error("it said nothing for {} s", DONOR_SILENCE_MAX.as_secs())]
+    #[error("no message from the donor for {} s", DONOR_SILENCE_MAX.as_secs())]
     Silent,
 }
 
+/// Reads `range` to its end, or until the receiver of the pieces is gone.
 async fn read<S: Io>(
     client: Client<S>,
     range: WalRange,
@@ -93,10 +96,10 @@ async fn read<S: Io>(
     wake: &Notify,
 ) -> Result<(), DonorError> {
     let command = format!("START_REPLICATION PHYSICAL {} (term='{}')", range.from, range.term);
-    let mut copy = spoken(client.copy_both(&command)).await?;
+    let mut copy = within_silence_limit(client.copy_both(&command)).await?;
     let mut at = range.from;
     while at < range.until {
-        let payload = match spoken(copy.reader.next(DONOR_MESSAGE_BYTES_MAX)).await? {
+        let payload = match within_silence_limit(copy.reader.next(DONOR_MESSAGE_BYTES_MAX)).await? {
             ClientCopyMessage::Data(payload) => payload,
             ClientCopyMessage::Done => return Err(DonorError::Ended(at)),
         };
@@ -118,7 +121,10 @@ async fn read<S: Io>(
     Ok(())
 }
 
-async fn spoken<T>(answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, DonorError> {
+/// Waits for an answer of the donor, for at most [`DONOR_SILENCE_MAX`].
+async fn within_silence_limit<T>(
+    answer: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, DonorError> {
     Ok(timeout(DONOR_SILENCE_MAX, answer).await.map_err(|_| DonorError::Silent)??)
 }
 
@@ -159,14 +165,14 @@ mod tests {
         }))
     }
 
-    /// A donor that says `messages`, one every four seconds, and then nothing; what became of the reading, when, and
-    /// up to where there was WAL.
+    /// Reads from a donor that sends one of `messages` every four seconds, and then nothing. Returns the result of the
+    /// read, its duration, and the end of the WAL that was read.
     async fn read_from(messages: &[BackendMessage]) -> (Result<(), DonorError>, Duration, Lsn) {
         let (client, mut server) = scripted_server::client().await;
         let (sender, mut pieces) = mpsc::channel(DONOR_QUEUE_PIECES_MAX);
         let started = Instant::now();
         let wake = Notify::new();
-        let talk = async {
+        let send_all = async {
             for message in messages {
                 scripted_server::send(&mut server, std::slice::from_ref(message)).await;
                 tokio::time::sleep(Duration::from_secs(4)).await;
@@ -175,8 +181,8 @@ mod tests {
             std::future::pending::<()>().await;
         };
         let ended = tokio::select! {
-            ended = timeout(DEADLINE, read(client, RANGE, &sender, &wake)) => ended.expect("it hangs"),
-            () = talk => unreachable!(),
+            ended = timeout(DEADLINE, read(client, RANGE, &sender, &wake)) => ended.expect("the read hangs"),
+            () = send_all => unreachable!(),
         };
         let mut end = RANGE.from;
         while let Ok(Ok((at, wal))) = pieces.try_recv() {
@@ -187,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_donor_that_falls_silent_is_left() {
+    async fn donor_stream_ends_when_donor_is_silent() {
         let opened = BackendMessage::CopyBothResponse(CopyFormat::default());
         let table: &[(&[BackendMessage], u64, u64)] = &[
             (&[], 5, 100),
@@ -203,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_donor_that_lives_is_read_to_the_end() {
+    async fn donor_stream_reads_slow_donor_to_end() {
         let opened = BackendMessage::CopyBothResponse(CopyFormat::default());
         let messages = [opened, wal(100, 50), keepalive(), keepalive(), wal(150, 70)];
         let (ended, _, end) = read_from(&messages).await;

@@ -20,7 +20,7 @@ use crate::conninfo::ConnInfo;
 use crate::members::MembersFlags;
 use crate::primary_name::PrimaryName;
 
-/// An append must fit, and some more, or the primary would be read one message at a time.
+/// Smallest buffer. With less than several appends of space the primary would be read one message at a time.
 const SEND_BUFFER_BYTES_MIN: u64 = 1024 * 1024;
 
 const RUN_EXAMPLES: &str = "\
@@ -28,7 +28,7 @@ Before the first start, on the primary:
   CREATE ROLE wp REPLICATION LOGIN;
   SELECT pg_create_physical_replication_slot('wp', true);
 and start it with  -c synchronous_standby_names='FIRST 1 (wp)'
-(on the command line, so that nobody can turn it off with ALTER SYSTEM).
+(on the command line, so that ALTER SYSTEM cannot turn it off).
 
 Example:
   walproposer run --primary 'host=127.0.0.1 port=5432 user=wp' \\
@@ -36,16 +36,16 @@ Example:
     --tenant-id 9ef87a5bf0d92544f6fafeeb3239695c \\
     --timeline-id de200bd42b49cc1814412c7e592dd6e9 --listen-http 127.0.0.1:7676
 
-Then  curl http://127.0.0.1:7676/v1/status  tells what it does and what blocks commits.";
+Then  curl http://127.0.0.1:7676/v1/status  shows the leadership, the safekeepers and what blocks commits.";
 
 const RECOVER_EXAMPLES: &str = "\
 Run it when the primary is gone, or stopped for good, to learn where its log ends:
-every WAL byte below the printed position is then committed, and nothing above it ever will be under an older term.
+all WAL below the printed position is committed then, and no WAL above it can be committed under an older term.
 
 For a failover add --primary-name with the name of the server that takes over: from then on the log takes the WAL of
-that primary only, and the old one is refused when it comes back. When two do this at once, one of them wins and the
-other one is told so. Let the standby replay up to the printed position, promote it, and start its walproposer with
-the same --primary-name.
+that primary only, and the old primary is refused when it comes back. When two operators do this at once, one of them
+wins, and the other command fails and says so. Let the standby replay up to the printed position, promote it, and
+start its walproposer with the same --primary-name.
 
 Example:
   walproposer recover --safekeepers 1@10.0.0.1:5454,2@10.0.0.2:5454,3@10.0.0.3:5454 \\
@@ -55,53 +55,53 @@ Example:
 
 /// Makes the commits of an unpatched PostgreSQL wait for a quorum of safekeepers.
 ///
-/// It streams the primary's write-ahead log as its synchronous standby, writes it to the safekeepers, and lets COMMIT
-/// return when a majority of them has it on disk.
+/// It streams the primary's write-ahead log (WAL) as its synchronous standby and writes it to the safekeepers. COMMIT
+/// returns when a majority of the safekeepers has the WAL on disk.
 #[derive(Debug, Parser)]
 #[command(name = "walproposer", version)]
 pub struct Flags {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What this program does.
+/// Subcommands of this program.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a primary until stopped.
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunFlags),
-    /// Hold one election without a primary, settle the end of the log, print it and exit.
+    /// Settle the end of the log without a primary: hold one election, print the end and exit.
     #[command(after_help = RECOVER_EXAMPLES)]
     Recover(RecoverFlags),
-    /// Show or change who stores the log, by way of a running walproposer.
+    /// Show or change the safekeepers that store the log, through a running walproposer.
     Members(MembersFlags),
 }
 
-/// Which safekeepers, which log.
+/// Flags that name the log and its safekeepers.
 #[derive(Debug, Args)]
 pub struct ClusterFlags {
-    /// Safekeepers, separated by commas.
+    /// Safekeepers that store the log, separated by commas.
     #[arg(long, value_name = "ID@HOST:PORT", value_delimiter = ',', required = true)]
     safekeepers: Vec<SafekeeperAddress>,
-    /// Owner of the log, 32 hexadecimal digits.
+    /// Tenant that owns the log, 32 hexadecimal digits.
     #[arg(long, value_name = "HEX")]
     tenant_id: TenantId,
-    /// The log, 32 hexadecimal digits.
+    /// Id of the log, 32 hexadecimal digits.
     #[arg(long, value_name = "HEX")]
     timeline_id: TimelineId,
-    /// File with the token that the safekeepers ask for.
+    /// File with the token that the safekeepers require; with it, PUT requests to this program require it too.
     #[arg(long, value_name = "FILE")]
     auth_token_file: Option<PathBuf>,
 }
 
-/// How to log.
+/// Flags of the log output.
 #[derive(Debug, Args)]
 pub struct LogFlags {
-    /// How a log line looks: text or json.
+    /// Format of log lines: text or json.
     #[arg(long, value_name = "FORMAT", default_value_t)]
     pub log_format: LogFormat,
-    /// What to log, such as "info" or "info,walproposer=debug"; without it RUST_LOG counts.
+    /// Log level, such as "info" or "info,walproposer=debug" [default: RUST_LOG].
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
 }
@@ -109,36 +109,36 @@ pub struct LogFlags {
 /// Flags of `run`.
 #[derive(Debug, Args)]
 pub struct RunFlags {
-    /// The primary: "host=… port=… user=…" or postgresql://user@host:port
+    /// Address of the primary: "host=… port=… user=…" or postgresql://user@host:port
     ///
-    /// With a password in it, give it in the environment: everybody on the machine can read a command line.
+    /// If it contains a password, set it in the environment: every user of the machine can read a command line.
     #[arg(long, value_name = "CONNINFO", env = "HOLDFAST_PRIMARY", hide_env_values = true)]
     primary: ConnInfo,
     /// Name of this primary, up to 16 letters, digits, '.', '_' and '-'.
     ///
-    /// Once a log was given to a primary of some name (walproposer recover --primary-name, or PUT /v1/primary), it takes
-    /// no other one's WAL: a server that was replaced cannot come back by mistake. Without a name, only a log that was
-    /// given to nobody is written.
+    /// A log that was given to a named primary (walproposer recover --primary-name, or PUT /v1/primary) takes WAL of no
+    /// other: a server that was replaced cannot come back by mistake. Without this flag, only a log that was not given to
+    /// any primary is written.
     #[arg(long, value_name = "NAME")]
     primary_name: Option<PrimaryName>,
     #[command(flatten)]
     cluster: ClusterFlags,
-    /// Physical replication slot on the primary; it keeps the WAL that the quorum lacks.
+    /// Physical replication slot on the primary; the slot keeps the WAL that the quorum lacks.
     #[arg(long, value_name = "NAME", default_value = "wp")]
     slot: String,
-    /// The name that stands in synchronous_standby_names [default: that of CONNINFO, else wp].
+    /// Name of this standby in synchronous_standby_names [default: application_name of --primary, else wp].
     #[arg(long, value_name = "NAME")]
     application_name: Option<String>,
-    /// WAL kept in memory for safekeepers that lag, in bytes; who needs older WAL reads it from another safekeeper.
+    /// WAL kept in memory for lagging safekeepers, in bytes; older WAL is read from another safekeeper.
     #[arg(long, value_name = "BYTES", default_value_t = SEND_BUFFER_BYTES_MAX)]
     send_buffer_bytes: u64,
-    /// Where to answer HTTP: /v1/status /metrics /healthz /readyz, PUT /v1/members and /v1/primary.
+    /// Address of the HTTP port: GET /v1/status /metrics /healthz /readyz, PUT /v1/members /v1/primary /v1/log-level.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen_http: SocketAddr,
-    /// File to write the bound address to, as JSON.
+    /// File that receives the bound address, as JSON.
     #[arg(long, value_name = "PATH")]
     address_file: Option<PathBuf>,
-    /// How to log.
+    /// Log output.
     #[command(flatten)]
     pub log: LogFlags,
 }
@@ -148,31 +148,31 @@ pub struct RunFlags {
 pub struct RecoverFlags {
     #[command(flatten)]
     cluster: ClusterFlags,
-    /// Give up after this long, such as 60s or 2m.
+    /// Fail after this long, such as 60s or 2m.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// Give the log to the primary of this name as soon as its end is settled.
+    /// Give the log to the primary of this name when the end of the log is settled.
     #[arg(long, value_name = "NAME")]
     primary_name: Option<PrimaryName>,
     /// Print a JSON object instead of the bare position.
     #[arg(long)]
     json: bool,
-    /// How to log.
+    /// Log output.
     #[command(flatten)]
     pub log: LogFlags,
 }
 
 impl RunFlags {
-    /// Checks what clap cannot.
+    /// Checks that the values fit together, and reads the token file.
     pub fn validate(self) -> anyhow::Result<RunConfig> {
         ensure!(
             is_slot_name(&self.slot),
-            "--slot {:?}: a slot name has 1 to 63 characters out of a-z, 0-9 and _",
+            "--slot {:?}: a slot name has 1 to 63 characters of a-z, 0-9 and _",
             self.slot
         );
         ensure!(
             self.send_buffer_bytes >= SEND_BUFFER_BYTES_MIN,
-            "--send-buffer-bytes {}: at least {SEND_BUFFER_BYTES_MIN} are needed",
+            "--send-buffer-bytes {}: must be at least {SEND_BUFFER_BYTES_MIN}",
             self.send_buffer_bytes
         );
         let application_name = self
@@ -194,7 +194,7 @@ impl RunFlags {
 }
 
 impl RecoverFlags {
-    /// Checks what clap cannot.
+    /// Checks that the values fit together, and reads the token file.
     pub fn validate(self) -> anyhow::Result<RecoverConfig> {
         let Self { cluster, timeout, primary_name, json, log: _ } = self;
         Ok(RecoverConfig { cluster: cluster.validate()?, timeout, primary_name, json })
@@ -205,17 +205,17 @@ impl ClusterFlags {
     fn validate(self) -> anyhow::Result<Cluster> {
         let mut seen = BTreeSet::new();
         for safekeeper in &self.safekeepers {
-            ensure!(seen.insert(safekeeper.id), "--safekeepers names id {} twice", safekeeper.id);
+            ensure!(seen.insert(safekeeper.id), "--safekeepers lists id {} twice", safekeeper.id);
         }
-        ensure!(seen.len() <= MEMBERS_MAX, "--safekeepers: at most {MEMBERS_MAX} are possible");
+        ensure!(seen.len() <= MEMBERS_MAX, "--safekeepers lists more than {MEMBERS_MAX} safekeepers");
         let token = self.auth_token_file.map(|path| read_token(&path)).transpose()?;
         let id = TenantTimelineId { tenant: self.tenant_id, timeline: self.timeline_id };
         Ok(Cluster { safekeepers: self.safekeepers, id, token })
     }
 }
 
-/// Slot names are restricted by the server (PostgreSQL documentation, "Replication Slots"), which also makes them safe
-/// to put between quotes.
+/// True for names that the server allows (PostgreSQL documentation, "Replication Slots"). Such a name is also safe between
+/// quotes in a replication command.
 fn is_slot_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     (1..=63).contains(&name.len()) && name.bytes().all(allowed)

@@ -1,14 +1,18 @@
-//! The routes of the walproposer's HTTP port, beside those that every program has ([`telemetry::admin`]).
+//! Routes of the walproposer's HTTP port, beside those of every program ([`telemetry::Admin`]).
 //!
 //! | route | answer |
 //! |---|---|
-//! | `GET /v1/status` | what it does, who follows, what blocks commits |
-//! | `PUT /v1/members` | a list of `{"id", "host", "port"}`: who votes from now on |
-//! | `PUT /v1/primary` | `{"primary": NAME}`: the only primary whose WAL the log takes from now on |
+//! | `GET /v1/status` | leadership, safekeepers, configuration, and what blocks commits |
+//! | `PUT /v1/members` | body: a list of `{"id", "host", "port"}`; replaces the members that vote |
+//! | `PUT /v1/primary` | body: `{"primary": NAME}`; the only primary whose WAL the log takes from now on |
 //!
-//! A change that begins is answered 202 and the generation that it ends with; `change` in the status tells how far it is.
-//! 200: everything is so already. 400: not a configuration. 409: no leader, or another change is under way. With a token
-//! file, who changes anything has to show the token.
+//! | code of a change | meaning |
+//! |---|---|
+//! | 202 | the change has begun; `generation` is its last one, and `change` in the status shows its progress |
+//! | 200 | the configuration is as requested already |
+//! | 400 | the body is not a valid configuration |
+//! | 401 | the token of `--auth-token-file` is missing or wrong |
+//! | 409 | this process does not lead, or another change is under way |
 
 use std::sync::Arc;
 
@@ -32,13 +36,14 @@ use crate::status::{StatusBoard, StatusResponse};
 /// Longest body in bytes: a list of members needs a tenth.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// What changes need.
+/// State of the routes that change the configuration.
 #[derive(Clone)]
-struct Changes {
+struct ChangeRoutes {
     requests: AdminRequests,
     token: Option<Arc<str>>,
 }
 
+/// All routes of the HTTP port. With a token, requests that change anything must show it.
 pub(crate) fn router(
     board: &StatusBoard,
     log_level: LogLevel,
@@ -56,8 +61,8 @@ pub(crate) fn router(
         .route("/v1/status", get(async move || Json(StatusResponse::from(&status.read()))))
         .route("/v1/members", put(set_members))
         .route("/v1/primary", put(set_primary));
-    let changes = Changes { requests, token: token.map(Into::into) };
-    admin.router().merge(own.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(changes))
+    let routes = ChangeRoutes { requests, token: token.map(Into::into) };
+    admin.router().merge(own.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(routes))
 }
 
 #[derive(Deserialize)]
@@ -75,28 +80,28 @@ struct PrimaryBody {
 }
 
 async fn set_members(
-    State(changes): State<Changes>,
+    State(routes): State<ChangeRoutes>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    changes.check(&headers)?;
+    routes.authorize(&headers)?;
     let members: Vec<MemberBody> = serde_json::from_slice(&body).map_err(ApiError::bad_request)?;
     let member = |body: MemberBody| Member { id: NodeId(body.id), host: body.host, port: body.port };
-    changes.submit(ConfigurationChange::Members(members.into_iter().map(member).collect())).await
+    routes.submit(ConfigurationChange::Members(members.into_iter().map(member).collect())).await
 }
 
 async fn set_primary(
-    State(changes): State<Changes>,
+    State(routes): State<ChangeRoutes>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    changes.check(&headers)?;
+    routes.authorize(&headers)?;
     let body: PrimaryBody = serde_json::from_slice(&body).map_err(ApiError::bad_request)?;
     let name: PrimaryName = body.primary.parse().map_err(ApiError::bad_request)?;
-    changes.submit(ConfigurationChange::Primary(name.0)).await
+    routes.submit(ConfigurationChange::Primary(name.0)).await
 }
 
-impl Changes {
+impl ChangeRoutes {
     async fn submit(&self, change: ConfigurationChange) -> Result<Response, ApiError> {
         #[derive(Serialize)]
         struct Body {
@@ -109,21 +114,22 @@ impl Changes {
         Ok((status, Json(Body { generation: generation.0 })).into_response())
     }
 
-    /// Who may talk to the safekeepers as a walproposer may also change who they are.
-    fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    /// Checks the token. A client that may act as a walproposer towards the safekeepers may also change the members, so it
+    /// is the same token.
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(token) = &self.token else { return Ok(()) };
         let shown = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
         let shown = shown.split_at_checked("bearer ".len());
         let matches = shown.is_some_and(|(scheme, shown)| {
-            scheme.eq_ignore_ascii_case(b"bearer ") && is_same(shown, token.as_bytes())
+            scheme.eq_ignore_ascii_case(b"bearer ") && equal_in_constant_time(shown, token.as_bytes())
         });
         let refusal = "send the token of --auth-token-file as Authorization: Bearer";
         if matches { Ok(()) } else { Err(ApiError::new(StatusCode::UNAUTHORIZED, refusal)) }
     }
 }
 
-/// Takes the same time whichever byte differs.
-fn is_same(one: &[u8], other: &[u8]) -> bool {
+/// Compares two tokens. The time does not depend on which byte differs.
+fn equal_in_constant_time(one: &[u8], other: &[u8]) -> bool {
     let difference = one.iter().zip(other).fold(0, |found, (one, other)| found | (one ^ other));
     one.len() == other.len() && std::hint::black_box(difference) == 0
 }

@@ -1,4 +1,4 @@
-//! Runs one turn ([`crate::leadership`]) after the other, and says why each ended. Called by `server`.
+//! Runs one leadership ([`crate::leadership`]) after the other, and logs and shows why each ended. Called by `server`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,35 +23,39 @@ pub(crate) async fn run(
 ) {
     let cluster = Arc::new(config.cluster.clone());
     let mut retry_policy = RetryPolicy::new();
-    let mut told = String::new();
+    let mut logged_reason = String::new();
     let mut carry_over = CarryOver::default();
+
     loop {
         let started = Instant::now();
         let end = match leadership::run(config, &cluster, board, carry_over, requests, shutdown).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        if let LeadershipEnd::Leaving = end {
+        if let LeadershipEnd::Shutdown = end {
             return;
         }
+
         let reason = end.to_string();
-        // A primary that is down for an hour is one line of log, not thirty thousand.
-        if reason != told {
+        // A primary that is down for an hour is one log line, not thirty thousand.
+        if reason != logged_reason {
             tracing::warn!(reason, "not leading");
         }
-        record(board, &end, &reason);
+        show(board, &end, &reason);
         carry_over = carry_over.after(&end);
-        told = reason;
-        let pause = retry_policy.delay_after(&end, started.elapsed(), &mut rand::rng());
-        // A pause may end at any moment.
+        logged_reason = reason;
+
+        let delay = retry_policy.delay_after(&end, started.elapsed(), &mut rand::rng());
+        // The delay may be cancelled at any point.
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(delay) => {}
             () = shutdown.draining() => {}
         }
     }
 }
 
-fn record(board: &StatusBoard, end: &LeadershipEnd, reason: &str) {
+/// Writes the end of a leadership to the status board.
+fn show(board: &StatusBoard, end: &LeadershipEnd, reason: &str) {
     board.enter(LeadershipState::WaitingForPrimary);
     board.update(|snapshot| {
         match end {
@@ -61,7 +65,7 @@ fn record(board: &StatusBoard, end: &LeadershipEnd, reason: &str) {
                 snapshot.refusal = Some(reason.to_owned());
             }
         }
-        snapshot.lost_leadership();
+        snapshot.interrupt_change();
         snapshot.term = None;
         snapshot.proposer_id = None;
         snapshot.term_start_lsn = Lsn::INVALID;

@@ -1,4 +1,4 @@
-//! The life of the process: arguments, log, listener, address file, serve, end.
+//! Entry point of the walproposer: arguments, log, listener, address file, serve, exit code.
 
 use std::process::ExitCode;
 
@@ -12,12 +12,12 @@ use walproposer::flags::{Command, Flags, LogFlags, RecoverFlags, RunFlags};
 use walproposer::members::MembersFlags;
 
 fn main() -> ExitCode {
-    let outcome = match Flags::parse().command {
+    let result = match Flags::parse().command {
         Command::Run(flags) => run(flags),
         Command::Recover(flags) => recover(flags),
         Command::Members(flags) => members(flags),
     };
-    match outcome {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::process::report_failure("walproposer", &error),
     }
@@ -37,11 +37,13 @@ async fn serve(config: RunConfig, log_level: LogLevel) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {address}: choose another --listen-http"))?;
     let http = listener.local_addr()?.to_string();
     tracing::info!(http, primary = %config.primary, "started");
+
     if let Some(path) = &config.address_file {
         let content = serde_json::json!({ "pid": std::process::id(), "http": http }).to_string();
         utils::address_file::write(path, content.as_bytes())
             .with_context(|| format!("cannot write --address-file {}", path.display()))?;
     }
+
     walproposer::serve(config, listener, shutdown, log_level).await;
     tracing::info!("stopped");
     Ok(())
@@ -54,8 +56,8 @@ fn recover(flags: RecoverFlags) -> anyhow::Result<()> {
         let shutdown = Shutdown::on_process_signals().context("cannot handle signals")?;
         tokio::select! {
             recovered = walproposer::recover::run(&config) => recovered,
-            // Whatever was settled by then stays so, and the next one begins with a new term.
-            () = shutdown.draining() => bail!("told to end before the end of the log was settled"),
+            // May be cancelled at any point: what was settled stays so, and the next recovery begins with a new term.
+            () = shutdown.draining() => bail!("stopped by a signal before the end of the log was settled: run it again"),
         }
     });
     print(&config, &recovered?)

@@ -1,5 +1,6 @@
-//! `walproposer members`: shows and changes who stores a log, for a person. It talks to the HTTP port of the
-//! walproposer that runs, and to nobody else. Called by `main`.
+//! `walproposer members`: shows and changes the members of a log, through the HTTP port of a running walproposer.
+//!
+//! It makes no other connections. Called by `main`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,25 +14,26 @@ use tokio::time::{Instant, sleep};
 use crate::auth_token::read_token;
 use crate::config::SafekeeperAddress;
 
-/// One answer of the walproposer.
+/// Time for one answer of the walproposer.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the progress of a change is asked for.
+/// Interval at which the progress of a change is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Longest answer that is read into a sentence.
-const REFUSAL_CHARS_MAX: usize = 1000;
+/// Longest part of an unexpected answer that an error quotes.
+const QUOTED_CHARS_MAX: usize = 1000;
 
 const SET_EXAMPLES: &str = "\
-To replace safekeeper 3, whose disk is gone, by a new one with the number 4 (a number is never used for a second disk):
+To replace safekeeper 3, whose disk is gone, by a new one with id 4 (an id is never used again with another disk):
 
 1. Start the new safekeeper, empty:
      safekeeper --id 4 --data-dir /var/lib/sk4 ...
-2. Create the log on it. All values are as GET /v1/timelines/TENANT/TIMELINE of a good safekeeper tells them, except:
-   start_lsn is the highest oldest_lsn among the good ones, and members are the new ones:
+2. Create the log on it. All values are as in GET /v1/timelines/TENANT/TIMELINE of a good safekeeper, except:
+   start_lsn is the highest oldest_lsn among the good safekeepers, and members are the new members:
      curl -X POST http://SK4/v1/timelines -d '{...}'
 3. Tell the walproposer:
      walproposer members set 1@10.0.0.1:5454,2@10.0.0.2:5454,4@10.0.0.4:5454 --http 127.0.0.1:7676
-   It copies the log to the new one, while commits go on, then lets it vote, and returns when that is decided.
-4. Write the new list into --safekeepers, for the next start.";
+   The walproposer copies the log to the new safekeeper while commits go on, and then lets it vote. The command returns
+   when that is decided.
+4. Write the new list into --safekeepers of walproposer run, for its next start.";
 
 /// Flags of `members`.
 #[derive(Debug, Args)]
@@ -42,39 +44,39 @@ pub struct MembersFlags {
 
 #[derive(Debug, Subcommand)]
 enum MembersCommand {
-    /// Print who stores the log, and who may write it.
+    /// Print the members of the log, and the primary that may write it.
     Show(WalproposerFlags),
-    /// Let these safekeepers store the log from now on, and no others; wait until that is decided.
+    /// Make these safekeepers the only members of the log, and wait until that is decided.
     #[command(after_help = SET_EXAMPLES)]
     Set(SetFlags),
 }
 
 #[derive(Debug, Args)]
 struct WalproposerFlags {
-    /// The HTTP port of the walproposer that runs.
+    /// HTTP address of the running walproposer.
     #[arg(long, value_name = "HOST:PORT")]
     http: String,
-    /// Print JSON.
+    /// Print the configuration as JSON.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 struct SetFlags {
-    /// All members, separated by commas.
+    /// All members from now on, separated by commas.
     #[arg(value_name = "ID@HOST:PORT", value_delimiter = ',', required = true)]
     members: Vec<SafekeeperAddress>,
     #[command(flatten)]
     walproposer: WalproposerFlags,
-    /// File with the token that the walproposer was started with.
+    /// Token file of the running walproposer, if it has one.
     #[arg(long, value_name = "FILE")]
     auth_token_file: Option<PathBuf>,
-    /// Stop waiting after this long, such as 60s or 2h; the change goes on.
+    /// Stop waiting after this long, such as 60s or 2h; the change continues.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
 
-/// Runs the command, and prints what it came to.
+/// Runs the command and prints the resulting configuration.
 pub async fn run(flags: MembersFlags) -> Result<()> {
     match flags.command {
         MembersCommand::Show(flags) => {
@@ -94,46 +96,48 @@ async fn set(flags: &SetFlags) -> Result<Value> {
     let token = flags.auth_token_file.as_deref().map(read_token).transpose()?;
     let generation = walproposer.put_members(&flags.members, token.as_deref()).await?;
     let deadline = Instant::now() + flags.timeout;
-    let mut told = String::new();
+    let mut printed = String::new();
     loop {
         let status = walproposer.status().await?;
         if let Some(configuration) = finished(&status, generation, &flags.members)? {
             return Ok(configuration);
         }
         let now = progress(&status);
-        if now != told {
-            say(&now);
-            told = now;
+        if now != printed {
+            print_progress(&now);
+            printed = now;
         }
         if Instant::now() > deadline {
-            let long = humantime::format_duration(flags.timeout);
-            bail!("not decided after {long} ({told}); it goes on, see walproposer members show");
+            let limit = humantime::format_duration(flags.timeout);
+            bail!(
+                "not decided after {limit} ({printed}): the change continues, see walproposer members show"
+            );
         }
         sleep(POLL_INTERVAL).await;
     }
 }
 
-/// The configuration when the change is decided; an error when it will not be.
+/// The configuration when the change is decided; none while it is under way; an error when it will not be decided.
 fn finished(status: &Value, generation: u64, wanted: &[SafekeeperAddress]) -> Result<Option<Value>> {
     let (configuration, change) = (&status["configuration"], &status["change"]);
     let reached = configuration["generation"].as_u64() >= Some(generation);
     if reached && configuration["decided"] == true && configuration["joint"] == false {
-        // A change that was dropped leaves its number to the next one.
+        // A dropped change leaves its generation to the next change.
         let members = configuration["members"].as_array().map_or(&[][..], Vec::as_slice);
         if members.len() == wanted.len() && wanted.iter().map(as_member).all(|one| members.contains(&one)) {
             return Ok(Some(configuration.clone()));
         }
-        bail!("somebody else changed the members meanwhile: see walproposer members show");
+        bail!("another operator changed the members meanwhile: see walproposer members show");
     }
-    let ours = change["generation"].as_u64() == Some(generation);
-    if ours && change["state"] == "failed" {
+    let is_this_change = change["generation"].as_u64() == Some(generation);
+    if is_this_change && change["state"] == "failed" {
         bail!("{}", change["error"].as_str().unwrap_or("the members were not changed"));
     }
-    // What became of it the next leader tells.
-    let led_again = status["state"] == "streaming" && configuration["decided"] == true;
-    if ours && change["state"] == "unsettled" && led_again && configuration["joint"] == false {
+    // The next leader knows whether an unsettled change was finished or dropped.
+    let leads_again = status["state"] == "streaming" && configuration["decided"] == true;
+    if is_this_change && change["state"] == "unsettled" && leads_again && configuration["joint"] == false {
         bail!(
-            "the members were not changed: leadership ended before enough safekeepers had agreed; ask again"
+            "the members were not changed: leadership ended before enough safekeepers had agreed; run the command again"
         );
     }
     Ok(None)
@@ -161,6 +165,7 @@ fn progress(status: &Value) -> String {
     }
 }
 
+/// HTTP client of one walproposer.
 struct Walproposer {
     http: String,
     client: reqwest::Client,
@@ -179,7 +184,7 @@ impl Walproposer {
         Ok(answer.error_for_status()?.json().await?)
     }
 
-    /// The generation that the change ends with.
+    /// Requests the change; returns the generation that it ends with.
     async fn put_members(&self, members: &[SafekeeperAddress], token: Option<&str>) -> Result<u64> {
         let body: Vec<Value> = members.iter().map(as_member).collect();
         let mut request = self.client.put(format!("http://{}/v1/members", self.http)).json(&body);
@@ -193,16 +198,17 @@ impl Walproposer {
         match (code, body["generation"].as_u64()) {
             (StatusCode::OK | StatusCode::ACCEPTED, Some(generation)) => Ok(generation),
             _ => {
-                let said: String = text.chars().take(REFUSAL_CHARS_MAX).collect();
-                bail!("{}", body["error"].as_str().unwrap_or(&format!("{code}: {said}")))
+                let quoted: String = text.chars().take(QUOTED_CHARS_MAX).collect();
+                bail!("{}", body["error"].as_str().unwrap_or(&format!("{code}: {quoted}")))
             }
         }
     }
 }
 
+/// The configuration as text, one property per line.
 fn table(configuration: &Value) -> String {
     if configuration.is_null() {
-        return "the safekeepers were not heard of yet".to_owned();
+        return "no configuration is known yet: no safekeeper has answered".to_owned();
     }
     let list = |name: &str| {
         let members = configuration[name].as_array().into_iter().flatten();
@@ -228,8 +234,8 @@ fn print(configuration: &Value, as_json: bool) {
     if as_json { println!("{configuration}") } else { println!("{}", table(configuration)) }
 }
 
-#[expect(clippy::print_stderr, reason = "progress is for the person who waits, not for a pipe")]
-fn say(text: &str) {
+#[expect(clippy::print_stderr, reason = "progress is for the operator who waits, not for a pipe")]
+fn print_progress(text: &str) {
     eprintln!("{text}");
 }
 
@@ -247,17 +253,17 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_over_when_it_is_decided_or_cannot_be_any_more() {
+    fn finished_when_change_is_decided_or_dropped() {
         let change = |state: &str| json!({"generation": 2, "state": state, "error": "why"});
         for (status, wanted, expected) in [
             (status(0, true, &change("catching_up")), "1@h:5", Ok(false)),
             (status(2, false, &change("proposed")), "1@h:5", Ok(false)),
             (status(2, true, &change("decided")), "1@h:5", Ok(true)),
             (status(3, true, &Value::Null), "1@h:5", Ok(true)),
-            (status(2, true, &Value::Null), "1@h:6", Err("somebody else")),
+            (status(2, true, &Value::Null), "1@h:6", Err("another operator")),
             (status(0, true, &change("failed")), "1@h:5", Err("why")),
             (status(0, false, &change("unsettled")), "1@h:5", Ok(false)),
-            (status(0, true, &change("unsettled")), "1@h:5", Err("ask again")),
+            (status(0, true, &change("unsettled")), "1@h:5", Err("run the command again")),
         ] {
             let over = finished(&status, 2, &[wanted.parse().unwrap()]);
             let over = over.map(|found| found.is_some()).map_err(|error| error.to_string());
@@ -270,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_can_be_typed() {
+    fn members_table_has_typeable_addresses() {
         let shown = table(&status(7, true, &Value::Null)["configuration"]);
         assert_eq!(shown, "generation  7\nmembers     1@h:5\nprimary     any");
         let change = json!({"state": "catching_up", "waits_for": [

@@ -1,7 +1,7 @@
-//! [`PrimaryName`]: what people call the one primary whose WAL a log takes.
+//! [`PrimaryName`]: the operator's name of the one primary whose WAL a log takes.
 //!
-//! On the wire and on disk it is 16 bytes ([`PrimaryId`]); a name is its bytes with zeros behind them. Bytes that are no
-//! name, because another program made them, are shown and taken as 32 hexadecimal digits.
+//! On the wire and on disk it is 16 bytes ([`PrimaryId`]): the characters of the name, padded with zeros. An id that is not
+//! a name, because another program made it, is printed and parsed as 32 hexadecimal digits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,11 +12,11 @@ use wal_types::PrimaryId;
 /// Longest name.
 const NAME_BYTES_MAX: usize = 16;
 
-/// A name of 1 to 16 letters, digits, `.`, `_` and `-`, or 16 bytes that are none.
+/// A name of 1 to 16 letters, digits, `.`, `_` and `-`; or any 16 bytes, written as 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PrimaryName(pub PrimaryId);
 
-/// What is no name.
+/// The text is neither a name nor 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("expected 1 to {NAME_BYTES_MAX} letters, digits, '.', '_' and '-', as in pg-a")]
 pub struct PrimaryNameError;
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_comes_back_as_it_was_written() {
+    fn primary_name_prints_as_it_was_parsed() {
         for text in ["a", "pg-a.example_1", "0123456789abcdef", "00112233445566778899aabbccddeeff"] {
             let name: PrimaryName = text.parse().unwrap();
             assert_eq!(name.to_string(), text);
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_typed_again_is_no_name() {
+    fn primary_name_refuses_other_characters() {
         for text in ["", "pg a", "pg\0a", "p\u{e9}", "0123456789abcdefg", "pg'"] {
             assert_eq!(text.parse::<PrimaryName>(), Err(PrimaryNameError), "{text:?}");
         }

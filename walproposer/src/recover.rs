@@ -1,11 +1,11 @@
 //! `walproposer recover`: one election without a primary. It settles where the log ends and adds nothing to it.
 //!
-//! A quorum promises a new term, so no older proposer can move the end any more; what the newest log among them has is
-//! copied to a quorum and committed there. It is done when a quorum has *persisted* that: whoever reads the log
-//! afterwards, even from copies of the disks, finds all of it committed.
+//! A quorum promises a new term, so that no older proposer can move the end any more. What the newest log among them has is
+//! copied to a quorum and committed there. The recovery is complete when a quorum has *persisted* that: every later reader
+//! of the log, even of copies of the disks, finds all of it committed.
 //!
-//! For a failover it then gives the log to the primary that takes over: a quorum holds that under the same term, and no
-//! other primary's walproposer is let in any more.
+//! For a failover, the recovery then gives the log to the primary that takes over: a quorum stores that under the same
+//! term, and safekeepers refuse the walproposer of any other primary from then on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tracing::{Instrument, info_span};
 use utils::Backoff;
 use wal_types::{PrimaryId, ProposerId, SegmentSize, SystemId, Term};
 
-use crate::campaign::{Campaign, due, election_timeout};
+use crate::campaign::{Campaign, election_timeout, sleep_until_due};
 use crate::config::{Cluster, RecoverConfig, SEND_BUFFER_BYTES_MAX, SafekeeperAddress};
 use crate::configuration_change::{ChangeAccepted, ChangeError};
 use crate::primary_name::PrimaryName;
@@ -28,96 +28,105 @@ use crate::{primary, safekeeper_client};
 
 const RECOVER_RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 const RECOVER_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
-/// For the answer to SHOW.
+/// Time for the answer to SHOW.
 const SHOW_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the log ends.
+/// Result of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Recovered {
-    /// Everything below is committed.
+    /// End of the log: everything below is committed.
     pub end_lsn: String,
-    /// The term under which it was settled.
+    /// Term under which the end was settled.
     pub term: u64,
     /// PostgreSQL timeline at the end; none when the log is empty.
     pub tli: Option<u32>,
-    /// The only primary whose WAL the log takes; none: anybody's.
+    /// The only primary whose WAL the log takes; none: any primary.
     pub primary: Option<String>,
-    /// Generation of the configuration that says so.
+    /// Generation of the configuration that names the primary.
     pub generation: u32,
 }
 
-/// Tries until it succeeds or the time is up; then the error names who was missing.
+/// Settles the end of the log. Tries again until it succeeds or the time is up; then the error names the safekeepers that
+/// were missing.
 pub async fn run(config: &RecoverConfig) -> anyhow::Result<Recovered> {
     let cluster = Arc::new(config.cluster.clone());
     let board = StatusBoard::new(&cluster);
-    let settling = attempts(config, &cluster, &board).instrument(info_span!("recovery"));
-    match timeout(config.timeout, settling).await {
-        Ok(settled) => settled,
-        // Elapsed: the safekeepers' own words are better than the clock's.
+    let attempts = attempt_until_settled(config, &cluster, &board).instrument(info_span!("recovery"));
+    match timeout(config.timeout, attempts).await {
+        Ok(result) => result,
+        // The errors of the safekeepers say more than the elapsed time.
         Err(_) => bail!(
-            "not settled within {}: {}",
+            "end of the log not settled within {}: {}",
             humantime::format_duration(config.timeout),
-            missing(&board.read())
+            missing_safekeepers(&board.read())
         ),
     }
 }
 
-async fn attempts(
+async fn attempt_until_settled(
     config: &RecoverConfig,
     cluster: &Arc<Cluster>,
     board: &StatusBoard,
 ) -> anyhow::Result<Recovered> {
     let mut backoff = Backoff::new(RECOVER_RETRY_DELAY_MIN, RECOVER_RETRY_DELAY_MAX);
-    let mut told = String::new();
-    let mut recovery = Recovery { wanted: config.primary_name, found: None, term_floor: Term::ZERO };
+    let mut logged_error = String::new();
+    let mut recovery =
+        Recovery { wanted: config.primary_name, first_designated: None, term_floor: Term::ZERO };
+
     loop {
         let failed = match recovery.attempt(cluster, board).await {
             Ok(recovered) => return Ok(recovered),
-            Err(Failed::Taken(primary)) => bail!(Failed::Taken(primary)),
+            Err(AttemptError::GivenToAnother(primary)) => bail!(AttemptError::GivenToAnother(primary)),
             Err(failed) => failed,
         };
-        if let Failed::Lost(LostTerm::Deposed { term, .. }) = failed {
+
+        if let AttemptError::Lost(LostTerm::Deposed { term, .. }) = failed {
             recovery.term_floor = recovery.term_floor.max(term);
         }
         let error = failed.to_string();
-        if error != told {
-            tracing::warn!(error, "not settled yet");
+        if error != logged_error {
+            tracing::warn!(error, "end of the log not settled yet, trying again");
         }
         board.update(|snapshot| snapshot.refusal = Some(error.clone()));
-        told = error;
+        logged_error = error;
         backoff.wait().await;
     }
 }
 
-/// Why a campaign did not settle the log.
+/// Reason for which one attempt did not settle the log.
 #[derive(Debug, Error)]
-enum Failed {
+enum AttemptError {
     #[error(transparent)]
     Lost(#[from] LostTerm),
     #[error("no safekeeper answers: {0}")]
-    NobodyAnswers(String),
+    NoSafekeeper(String),
     #[error("the safekeeper with the newest log is gone, and a quorum without it is there: electing again")]
     DonorLost,
-    #[error("no majority voted for one of the candidates within {} s", .0.as_secs())]
-    Undecided(Duration),
-    #[error("the log cannot be given to a primary: {0}")]
+    #[error("no candidate has a majority of the votes after {} s", .0.as_secs())]
+    NoMajority(Duration),
+    #[error("cannot give the log to a primary: {0}")]
     NotGiven(#[from] ChangeError),
     #[error("another failover was faster: the log was given to primary {0} meanwhile")]
-    Taken(PrimaryName),
+    GivenToAnother(PrimaryName),
 }
 
-/// What outlives an attempt.
+/// State that is kept between attempts.
 struct Recovery {
+    /// Primary that the log is to be given to.
     wanted: Option<PrimaryName>,
-    /// Who the log belonged to when it was asked for the first time. Whoever changed that since then decided on the same
-    /// failover, and to overrule him unseen would leave two operators each with the answer that he won.
-    found: Option<Option<PrimaryId>>,
+    /// Designated primary when the configuration was read for the first time. A change of it since then was made by another
+    /// operator for the same failover. To overrule that silently would tell two operators that each of them won.
+    first_designated: Option<Option<PrimaryId>>,
     term_floor: Term,
 }
 
 impl Recovery {
-    /// One campaign. A safekeeper that is away is waited for.
-    async fn attempt(&mut self, cluster: &Arc<Cluster>, board: &StatusBoard) -> Result<Recovered, Failed> {
+    /// One campaign. Waits for safekeepers that are away.
+    async fn attempt(
+        &mut self,
+        cluster: &Arc<Cluster>,
+        board: &StatusBoard,
+    ) -> Result<Recovered, AttemptError> {
         let options = ProposerOptions {
             id: cluster.id,
             proposer_id: ProposerId(rand::random()),
@@ -131,22 +140,24 @@ impl Recovery {
             send_buffer_bytes_max: SEND_BUFFER_BYTES_MAX,
         };
         let mut campaign = Campaign::start(cluster, options, board);
-        let within = election_timeout(&mut rand::rng());
+        let vote_timeout = election_timeout(&mut rand::rng());
         let mut deadline = None;
+
         loop {
+            // Both arms may be cancelled: an action that was not returned stays queued.
             let action = tokio::select! {
                 action = campaign.next() => action?,
-                () = due(deadline) => return Err(Failed::Undecided(within)),
+                () = sleep_until_due(deadline) => return Err(AttemptError::NoMajority(vote_timeout)),
             };
             match action {
                 Action::PreVoted { .. } => {
-                    self.compare_designated(&campaign)?;
-                    campaign.campaign()?;
-                    deadline = Some(Instant::now() + within);
+                    self.check_designated(&campaign)?;
+                    campaign.request_votes()?;
+                    deadline = Some(Instant::now() + vote_timeout);
                 }
                 Action::Elected(election) => {
                     tracing::info!(term = %election.term, end_lsn = %election.start, donor = %election.donor, "elected");
-                    self.compare_designated(&campaign)?;
+                    self.check_designated(&campaign)?;
                     campaign.approve(WalBuffer::new(election.start));
                     return self.settle(campaign, election).await;
                 }
@@ -156,20 +167,20 @@ impl Recovery {
         }
     }
 
-    /// Whether the log still belongs to whom it did.
-    fn compare_designated(&mut self, campaign: &Campaign) -> Result<(), Failed> {
+    /// Fails when the log was given to another primary than the wanted one since the first attempt.
+    fn check_designated(&mut self, campaign: &Campaign) -> Result<(), AttemptError> {
         let designated = designated(campaign);
-        let found = *self.found.get_or_insert(designated);
+        let first = *self.first_designated.get_or_insert(designated);
         match (self.wanted, designated) {
-            (Some(wanted), Some(other)) if designated != found && other != wanted.0 => {
-                Err(Failed::Taken(PrimaryName(other)))
+            (Some(wanted), Some(other)) if designated != first && other != wanted.0 => {
+                Err(AttemptError::GivenToAnother(PrimaryName(other)))
             }
             _ => Ok(()),
         }
     }
 
-    /// Waits until a quorum has persisted that everything is committed, and then that the log is the new primary's.
-    async fn settle(&self, mut campaign: Campaign, election: Election) -> Result<Recovered, Failed> {
+    /// Waits until a quorum has persisted that everything is committed, and until the log is given to the wanted primary.
+    async fn settle(&self, mut campaign: Campaign, election: Election) -> Result<Recovered, AttemptError> {
         loop {
             if campaign.proposer().start_commit_is_persisted() && self.is_given(&mut campaign)? {
                 let configuration = campaign.proposer().configuration();
@@ -182,16 +193,16 @@ impl Recovery {
                 });
             }
             if campaign.proposer().is_stuck() {
-                return Err(Failed::DonorLost);
+                return Err(AttemptError::DonorLost);
             }
-            campaign.changed().await?;
+            campaign.step().await?;
         }
     }
 
-    /// Gives the log to the primary that takes over, if there is one; true when that is decided.
-    fn is_given(&self, campaign: &mut Campaign) -> Result<bool, Failed> {
+    /// Gives the log to the wanted primary, if there is one. True when that is decided.
+    fn is_given(&self, campaign: &mut Campaign) -> Result<bool, AttemptError> {
         let Some(wanted) = self.wanted else { return Ok(true) };
-        match campaign.change(ConfigurationChange::Primary(wanted.0)) {
+        match campaign.begin_change(ConfigurationChange::Primary(wanted.0)) {
             Ok(ChangeAccepted::Already(_)) => Ok(true),
             Ok(ChangeAccepted::Begun(_))
             | Err(ChangeError::UnderWay(_) | ChangeError::Refused(ChangeRefused::Undecided(_))) => Ok(false),
@@ -204,11 +215,11 @@ fn designated(campaign: &Campaign) -> Option<PrimaryId> {
     campaign.proposer().configuration().and_then(|configuration| configuration.primary)
 }
 
-/// There is no primary to ask: any safekeeper of the log knows.
-async fn segment_size(cluster: &Cluster, board: &StatusBoard) -> Result<SegmentSize, Failed> {
+/// The segment size of the log, from any of its safekeepers: there is no primary to ask.
+async fn segment_size(cluster: &Cluster, board: &StatusBoard) -> Result<SegmentSize, AttemptError> {
     let mut errors = Vec::new();
     for address in &cluster.safekeepers {
-        let error = match ask_segment_size(cluster, address).await {
+        let error = match show_segment_size(cluster, address).await {
             Ok(segment_size) => return Ok(segment_size),
             Err(error) => error,
         };
@@ -219,22 +230,23 @@ async fn segment_size(cluster: &Cluster, board: &StatusBoard) -> Result<SegmentS
             }
         });
     }
-    Err(Failed::NobodyAnswers(errors.join("; ")))
+    Err(AttemptError::NoSafekeeper(errors.join("; ")))
 }
 
-async fn ask_segment_size(cluster: &Cluster, address: &SafekeeperAddress) -> Result<SegmentSize, String> {
-    let asked = async {
+async fn show_segment_size(cluster: &Cluster, address: &SafekeeperAddress) -> Result<SegmentSize, String> {
+    let query = async {
         let mut client = safekeeper_client::connect(cluster, address).await?;
         client.simple_query("SHOW wal_segment_size").await
     };
     let answered =
-        timeout(SHOW_TIMEOUT, asked).await.map_err(|_| "no answer to SHOW wal_segment_size".to_owned())?;
+        timeout(SHOW_TIMEOUT, query).await.map_err(|_| "no answer to SHOW wal_segment_size".to_owned())?;
     let rows = answered.map_err(|error| error.to_string())?;
     let text = rows.first().and_then(|row| row.at(0)).unwrap_or_default();
-    primary::segment_size(text).ok_or_else(|| format!("{text:?} is no segment size"))
+    primary::parse_segment_size(text).ok_or_else(|| format!("invalid wal_segment_size {text:?}"))
 }
 
-fn missing(snapshot: &StatusSnapshot) -> String {
+/// Names the safekeepers that do not follow, with the error of each; without any, the last reason for a failure.
+fn missing_safekeepers(snapshot: &StatusSnapshot) -> String {
     let away = snapshot.safekeepers.iter().filter(|view| view.state != LinkState::Streaming);
     let away: Vec<String> = away
         .map(|view| {

@@ -1,8 +1,8 @@
-//! [`RetryPolicy`]: how long to stay away after a turn. Called by `driver`.
+//! [`RetryPolicy`]: delay between two leaderships. Called by `leadership_loop`.
 //!
-//! Whoever may lead could depose whoever leads, so two proposers that both have the log, because one was forgotten when
-//! the other was started, would take the term from each other for ever. Nothing tells them which one is wanted. They
-//! come back later and later, at random times, and the log is written by one of them nearly all of the time.
+//! Any candidate can depose a leader. Two walproposers that serve the same log, because an operator forgot to stop the first
+//! when starting the second, would therefore take the term from each other for ever, and nothing tells them which one is
+//! wanted. They back off longer and longer, by random delays, so that one of them writes the log nearly all of the time.
 
 use std::time::Duration;
 
@@ -13,31 +13,32 @@ use utils::Backoff;
 use crate::leadership::LeadershipEnd;
 use crate::primary::PrimaryError;
 
-/// A stopped primary is normal: it is looked for this often.
+/// Delay after a leadership that found the primary down. A stopped primary is normal: it is tried again this often.
 const PRIMARY_RETRY: Duration = Duration::from_millis(100);
-/// Between two attempts to lead, at least and at most.
+/// Shortest delay after any other end of a leadership.
 const CAMPAIGN_RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
+/// Longest delay after an end that no rival caused.
 const CAMPAIGN_RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
-/// The same after another proposer took the term. More than an operator needs to stop one of the two.
-const DUEL_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
-/// A rival comes back within [`DUEL_RETRY_DELAY_MAX`]: after a turn of this length there is none.
-const DUEL_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// Longest delay after another proposer took the term. An operator needs less to stop one of the two.
+const RIVAL_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
+/// A rival comes back within [`RIVAL_RETRY_DELAY_MAX`]: after a leadership of this length there is none.
+const RIVAL_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// How often it went wrong of late.
+/// Counts recent failures, separately for those that a rival caused.
 pub(crate) struct RetryPolicy {
     attempts: Backoff,
-    duels: Backoff,
+    rivals: Backoff,
 }
 
 impl RetryPolicy {
     pub(crate) const fn new() -> Self {
         Self {
             attempts: Backoff::new(CAMPAIGN_RETRY_DELAY_MIN, CAMPAIGN_RETRY_DELAY_MAX),
-            duels: Backoff::new(CAMPAIGN_RETRY_DELAY_MIN, DUEL_RETRY_DELAY_MAX),
+            rivals: Backoff::new(CAMPAIGN_RETRY_DELAY_MIN, RIVAL_RETRY_DELAY_MAX),
         }
     }
 
-    /// The pause after a turn that lasted so long and ended like this.
+    /// The delay after a leadership that lasted `lasted` and ended with `end`.
     pub(crate) fn delay_after(
         &mut self,
         end: &LeadershipEnd,
@@ -47,7 +48,7 @@ impl RetryPolicy {
         let (backoff, forgotten_after) = match end {
             LeadershipEnd::Primary(PrimaryError::Down(_)) => return PRIMARY_RETRY,
             LeadershipEnd::Lost(LostTerm::Deposed { .. } | LostTerm::Outvoted(_))
-            | LeadershipEnd::Undecided(_) => (&mut self.duels, DUEL_FORGOTTEN_AFTER),
+            | LeadershipEnd::NoMajority(_) => (&mut self.rivals, RIVAL_FORGOTTEN_AFTER),
             _ => (&mut self.attempts, CAMPAIGN_RETRY_DELAY_MAX),
         };
         if lasted > forgotten_after {
@@ -64,34 +65,34 @@ mod tests {
     use rand::rngs::StdRng;
     use wal_types::{NodeId, Term};
 
-    /// From the survey to the votes, in this test.
+    /// Duration of an election in these tests.
     const CAMPAIGN: Duration = Duration::from_millis(100);
 
     fn deposed() -> LeadershipEnd {
         LeadershipEnd::Lost(LostTerm::Deposed { by: NodeId(1), term: Term(2), own: Term(1) })
     }
 
-    /// Two proposers that both can lead: elections in each minute.
-    fn duel(seed: u64, minutes: usize) -> Vec<u32> {
+    /// Simulates two proposers that both can lead. Returns the number of elections in each minute.
+    fn simulate_rivals(seed: u64, minutes: usize) -> Vec<u32> {
         let mut random = StdRng::seed_from_u64(seed);
         let mut sides = [RetryPolicy::new(), RetryPolicy::new()];
         let mut elections = vec![0; minutes];
-        // Side 0 leads since zero; side 1 begins its campaign at once.
+        // Side 0 leads from time zero; side 1 begins its campaign at once.
         let (mut leader, mut since, mut now) = (0, Duration::ZERO, Duration::ZERO);
         loop {
             now += CAMPAIGN;
             let Some(count) = elections.get_mut((now.as_secs() / 60) as usize) else { return elections };
             *count += 1;
-            let pause = sides[leader].delay_after(&deposed(), now - since, &mut random);
+            let delay = sides[leader].delay_after(&deposed(), now - since, &mut random);
             (leader, since) = (1 - leader, now);
-            now += pause;
+            now += delay;
         }
     }
 
     #[test]
-    fn two_that_both_can_lead_leave_each_other_alone() {
+    fn retry_policy_keeps_rival_leaders_apart() {
         for seed in 0..200 {
-            let elections = duel(seed, 10);
+            let elections = simulate_rivals(seed, 10);
             assert!(elections[0] < 40, "seed {seed}: {elections:?}");
             let later: u32 = elections[1..].iter().sum();
             assert!(later < 9 * 12, "seed {seed}: {elections:?}");
@@ -99,8 +100,8 @@ mod tests {
     }
 
     #[test]
-    fn two_that_split_the_votes_are_soon_apart() {
-        // Both campaign at once; who begins while the other is at it takes votes away, and nobody wins.
+    fn retry_policy_separates_candidates_that_split_votes() {
+        // Both campaign at once: a candidate that begins during the other's campaign takes votes away, and neither wins.
         for seed in 0..1000 {
             let mut random = StdRng::seed_from_u64(seed);
             let mut sides = [RetryPolicy::new(), RetryPolicy::new()];
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_of_long_standing_comes_back_soon() {
+    fn retry_policy_forgets_rivals_after_long_leadership() {
         let mut random = StdRng::seed_from_u64(1);
         let mut retry_policy = RetryPolicy::new();
         for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! Opens connections to safekeepers: for the proposer's messages, for reading WAL, and for questions.
+//! Opens connections to safekeepers: for the proposer's messages, for reading WAL, and for SHOW.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::config::{Cluster, SafekeeperAddress};
 /// For TCP, startup and authentication together.
 const SAFEKEEPER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A replication connection that is for the log of `cluster`: the safekeeper reads its name in `options`.
+/// Opens a replication connection for the log of `cluster`. The log is named in the startup parameter `options`.
 pub(crate) async fn connect(cluster: &Cluster, address: &SafekeeperAddress) -> Result<Client, ClientError> {
     let options = format!("-c tenant_id={} timeline_id={}", cluster.id.tenant, cluster.id.timeline);
     let params = [("replication", "true"), ("application_name", "walproposer"), ("options", &options)];

@@ -1,8 +1,8 @@
-//! [`run`]: keeps one connection to one safekeeper open, turns messages into bytes and back. Decides nothing.
+//! Link to one safekeeper: keeps a connection open, encodes and decodes the messages. Makes no decisions.
 //!
-//! Each connection has a queue of its own, made when it opens and handed to the driver with [`LinkEvent::Connected`]:
-//! what was queued for a connection dies with it, and the driver closes one by dropping the queue. Every event carries
-//! the incarnation of its connection, so that the driver can tell a late answer from a fresh one.
+//! Each connection has its own queue, created when it opens and handed to the campaign with [`LinkEvent::Connected`].
+//! Messages in the queue are lost with the connection, and the campaign closes a connection by dropping the queue. Every
+//! event carries the incarnation of its connection, so that the campaign can tell a late answer from a fresh one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,19 +25,19 @@ use crate::safekeeper_client;
 
 /// Messages that may wait for one connection; an append has up to 128 KiB.
 const LINK_QUEUE_MESSAGES_MAX: usize = 32;
-/// Bytes that are encoded before they are written out.
+/// Encoded bytes after which the link writes before it encodes more.
 const LINK_WRITE_BYTES_HIGH: usize = 256 * 1024;
 /// Longest answer: a vote with the longest history.
 const ANSWER_BYTES_MAX: usize = 128 * 1024;
-/// For the answer to START_WAL_PUSH.
+/// Time for the answer to START_WAL_PUSH.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// For writing what is encoded. A peer that vanished without a word takes nothing, and the closing of the queue is seen
-/// only between two writes.
+/// Time for one write. A safekeeper that vanished without closing its connection accepts no bytes, and the link notices
+/// only between two writes that its queue was closed.
 const LINK_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const LINK_RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 const LINK_RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// An event, from whom, and of which connection to it.
+/// An event, the safekeeper that it is about, and the connection.
 #[derive(Debug)]
 pub(crate) struct Envelope {
     pub(crate) node: NodeId,
@@ -45,62 +45,63 @@ pub(crate) struct Envelope {
     pub(crate) event: LinkEvent,
 }
 
-/// What happens on a link.
+/// Event of a link.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
     /// A connection is being opened.
     Connecting,
-    /// It is open; this is its queue.
+    /// The connection is open; this is its queue.
     Connected(mpsc::Sender<ProposerMessage>),
-    /// An answer.
+    /// An answer of the safekeeper.
     Message(AcceptorMessage),
-    /// It is gone, or could not be opened; without a reason when the driver itself closed it.
+    /// The connection ended or could not be opened; without a reason when the campaign closed it.
     Disconnected(Option<String>),
 }
 
-/// How links reach the driver.
+/// The campaign as its links see it.
 #[derive(Clone, Debug)]
-pub(crate) struct DriverHandle {
+pub(crate) struct CampaignHandle {
     pub(crate) events: mpsc::Sender<Envelope>,
-    /// There may be room in a queue again.
+    /// Notified when there may be room in a queue again.
     pub(crate) wake: Arc<Notify>,
-    /// The next connection's number: none is used twice, whichever link opens it.
+    /// Number of the next connection. All links share the counter, so that no number is used twice.
     pub(crate) incarnations: Arc<AtomicU64>,
 }
 
+/// Reason for which a connection ended.
 #[derive(Debug, Error)]
 enum LinkError {
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("not an answer of a safekeeper: {0}")]
+    #[error("cannot decode the answer of the safekeeper: {0}")]
     Codec(#[from] CodecError),
     #[error("the safekeeper ended the stream")]
     Ended,
     #[error("no answer to START_WAL_PUSH")]
     PushTimeout,
-    #[error("the safekeeper took no bytes for {} s", LINK_WRITE_TIMEOUT.as_secs())]
+    #[error("the safekeeper accepted no bytes for {} s", LINK_WRITE_TIMEOUT.as_secs())]
     WriteTimeout,
-    /// The driver dropped the queue.
+    /// The campaign dropped the queue.
     #[error("closed by the walproposer")]
     Closed,
 }
 
-/// Runs for ever; aborted by the driver.
-pub(crate) async fn run(cluster: Arc<Cluster>, address: SafekeeperAddress, driver: DriverHandle) {
+/// Connects again and again, until the campaign aborts the task.
+pub(crate) async fn run(cluster: Arc<Cluster>, address: SafekeeperAddress, campaign: CampaignHandle) {
     let mut backoff = Backoff::new(LINK_RETRY_DELAY_MIN, LINK_RETRY_DELAY_MAX);
     loop {
-        let incarnation = driver.incarnations.fetch_add(1, Ordering::Relaxed);
+        let incarnation = campaign.incarnations.fetch_add(1, Ordering::Relaxed);
         let started = Instant::now();
-        let link = Link { node: address.id, incarnation, driver: driver.clone() };
-        link.tell(LinkEvent::Connecting).await;
+        let link = Link { node: address.id, incarnation, campaign: campaign.clone() };
+        link.send_event(LinkEvent::Connecting).await;
         let error = match link.connection(&cluster, &address).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
-        tracing::debug!(safekeeper = %address.id, %error, "connection ended");
+        tracing::debug!(safekeeper = %address.id, %error, "connection to a safekeeper ended");
         let reason = (!matches!(error, LinkError::Closed)).then(|| error.to_string());
-        link.tell(LinkEvent::Disconnected(reason)).await;
-        // A safekeeper that accepts connections only to refuse what comes next must not be dialled in a loop.
+        link.send_event(LinkEvent::Disconnected(reason)).await;
+        // A safekeeper that accepts connections and then refuses START_WAL_PUSH must not be dialled in a tight loop.
         if started.elapsed() > LINK_RETRY_DELAY_MAX {
             backoff.reset();
         }
@@ -111,14 +112,14 @@ pub(crate) async fn run(cluster: Arc<Cluster>, address: SafekeeperAddress, drive
 struct Link {
     node: NodeId,
     incarnation: u64,
-    driver: DriverHandle,
+    campaign: CampaignHandle,
 }
 
 impl Link {
-    async fn tell(&self, event: LinkEvent) {
+    async fn send_event(&self, event: LinkEvent) {
         let envelope = Envelope { node: self.node, incarnation: self.incarnation, event };
-        // Without a driver there is nobody to tell; this task is about to be aborted.
-        let _ = self.driver.events.send(envelope).await;
+        // Fails when the campaign is gone; this task is about to be aborted.
+        let _ = self.campaign.events.send(envelope).await;
     }
 
     async fn connection(
@@ -134,8 +135,8 @@ impl Link {
         let entering = timeout(PUSH_TIMEOUT, client.copy_both(&command));
         let copy = entering.await.map_err(|_| LinkError::PushTimeout)??;
         let (sender, queue) = mpsc::channel(LINK_QUEUE_MESSAGES_MAX);
-        self.tell(LinkEvent::Connected(sender)).await;
-        // Both halves run for ever; the one that fails ends the connection, and nothing of the other is needed then.
+        self.send_event(LinkEvent::Connected(sender)).await;
+        // Both halves run until one fails. That ends the connection, so the other half may be cancelled at any point.
         tokio::select! {
             ended = self.receive(copy.reader) => ended,
             ended = self.send(copy.writer, queue) => ended,
@@ -150,7 +151,7 @@ impl Link {
             match reader.next(ANSWER_BYTES_MAX).await? {
                 ClientCopyMessage::Data(payload) => {
                     let message = codec::decode_acceptor(ProtocolVersion::Holdfast1, payload)?;
-                    self.tell(LinkEvent::Message(message)).await;
+                    self.send_event(LinkEvent::Message(message)).await;
                 }
                 ClientCopyMessage::Done => return Err(LinkError::Ended),
             }
@@ -169,13 +170,14 @@ impl Link {
                 let full = writer.buffered_bytes() >= LINK_WRITE_BYTES_HIGH;
                 next = if full { None } else { queue.try_recv().ok() };
             }
-            self.driver.wake.notify_one();
+            self.campaign.wake.notify_one();
             let written = timeout(LINK_WRITE_TIMEOUT, writer.flush()).await;
             written.map_err(|_| LinkError::WriteTimeout)?.map_err(ClientError::from)?;
         }
     }
 }
 
+/// Encodes a message into the buffer of the writer.
 fn put<S: Io>(writer: &mut CopyWriter<S>, message: &ProposerMessage) -> Result<(), LinkError> {
     let mut encoded = Ok(());
     let framed =
@@ -192,15 +194,16 @@ mod tests {
     use tokio::time::Instant;
     use wal_types::Generation;
 
-    /// Longer than the pipe, once encoded.
+    /// As many messages as are longer than the pipe, once encoded.
     const MESSAGES: usize = 1000;
 
+    /// A safekeeper that accepts no bytes does not keep a link alive whose queue was closed.
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_takes_no_bytes_does_not_hold_a_closed_link_up() {
+    async fn link_write_times_out_after_queue_is_closed() {
         let (copy, _server) = scripted_server::copy_both().await;
-        let (events, _driver) = mpsc::channel(1);
-        let driver = DriverHandle { events, wake: Arc::new(Notify::new()), incarnations: Arc::default() };
-        let link = Link { node: NodeId(1), incarnation: 1, driver };
+        let (events, _campaign) = mpsc::channel(1);
+        let campaign = CampaignHandle { events, wake: Arc::new(Notify::new()), incarnations: Arc::default() };
+        let link = Link { node: NodeId(1), incarnation: 1, campaign };
         let (sender, queue) = mpsc::channel(MESSAGES);
         for _ in 0..MESSAGES {
             let message = ProposerMessage::PreVote(PreVoteRequest { generation: Generation(0) });
@@ -209,7 +212,7 @@ mod tests {
         let started = Instant::now();
         let sending = timeout(2 * LINK_WRITE_TIMEOUT, link.send(copy.writer, queue));
         let (ended, ()) = tokio::join!(sending, async { drop(sender) });
-        assert!(matches!(ended.expect("it hangs"), Err(LinkError::WriteTimeout)));
+        assert!(matches!(ended.expect("the link hangs"), Err(LinkError::WriteTimeout)));
         assert_eq!(started.elapsed(), LINK_WRITE_TIMEOUT);
     }
 }

@@ -1,17 +1,18 @@
-//! A server at the other end of a pipe in memory that says what a test writes. For tests of clocks: without a socket,
-//! time stands still until everybody waits.
+//! Test server at the other end of an in-memory pipe, which sends what a test writes.
+//!
+//! For tests of timeouts: without a socket, tokio's paused clock moves only when every task waits.
 
 use bytes::BytesMut;
 use postgres_backend::client::{Client, ClientCopyBoth, ConnectOptions};
 use pq_proto::{Authentication, BackendMessage, Encode, TransactionStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-/// What the pipe holds in each direction.
+/// Capacity of the pipe in each direction.
 const PIPE_BYTES: usize = 4096;
-/// More than any startup packet or command here.
-const SAID_BYTES_MAX: usize = 1024;
+/// Longer than any startup packet or command here.
+const RECEIVED_BYTES_MAX: usize = 1024;
 
-/// A client whose session is open.
+/// A client with an open session, and its server.
 pub(crate) async fn client() -> (Client<DuplexStream>, DuplexStream) {
     let (near, mut server) = tokio::io::duplex(PIPE_BYTES);
     let ready = BackendMessage::ReadyForQuery(TransactionStatus::Idle);
@@ -29,7 +30,7 @@ pub(crate) async fn client() -> (Client<DuplexStream>, DuplexStream) {
     (client, server)
 }
 
-/// One that has entered CopyBoth.
+/// A client that has entered CopyBoth, and its server.
 pub(crate) async fn copy_both() -> (ClientCopyBoth<DuplexStream>, DuplexStream) {
     let (client, mut server) = client().await;
     send(&mut server, &[BackendMessage::CopyBothResponse(pq_proto::backend::CopyFormat::default())]).await;
@@ -38,7 +39,7 @@ pub(crate) async fn copy_both() -> (ClientCopyBoth<DuplexStream>, DuplexStream) 
     (copy, server)
 }
 
-/// Says something as the server.
+/// Sends messages as the server.
 pub(crate) async fn send(server: &mut DuplexStream, messages: &[BackendMessage]) {
     let mut bytes = BytesMut::new();
     for message in messages {
@@ -47,10 +48,10 @@ pub(crate) async fn send(server: &mut DuplexStream, messages: &[BackendMessage])
     server.write_all(&bytes).await.unwrap();
 }
 
-/// Waits until the server is told something.
+/// Waits until the server receives bytes, and returns them.
 pub(crate) async fn receive(server: &mut DuplexStream) -> Vec<u8> {
-    let mut said = vec![0; SAID_BYTES_MAX];
-    let length = server.read(&mut said).await.unwrap();
-    said.truncate(length);
-    said
+    let mut received = vec![0; RECEIVED_BYTES_MAX];
+    let length = server.read(&mut received).await.unwrap();
+    received.truncate(length);
+    received
 }

@@ -1,7 +1,7 @@
-//! A change of the members, or of the primary that the log takes, asked for by an operator.
+//! Changes of the configuration that an operator requests: other members, or another primary that may write the log.
 //!
-//! New members are given the log first, as followers that do not vote; the change is proposed when they hold nearly
-//! everything, because from then on commits need them. An empty safekeeper that voted at once would hold commits up until
+//! New members first receive the log as followers that do not vote. The change is proposed when they hold nearly
+//! everything, because commits need them from then on. An empty safekeeper that voted at once would block commits until
 //! it has copied the whole log.
 
 use std::collections::BTreeMap;
@@ -17,45 +17,58 @@ use crate::config::SafekeeperAddress;
 use crate::configuration_change::{ChangeAccepted, ChangeError, FOLLOWERS_MAX};
 use crate::status::{ChangeState, ChangeView, ConfigurationView};
 
-/// A new member that lacks no more than this is near enough: what is missing is in memory, and on its way.
+/// A new member that lacks at most this much is near enough: the rest is in memory and on its way.
 const NEW_MEMBER_LAG_BYTES_MAX: u64 = 1024 * 1024;
-/// A change is given up when no new member that it waits for has stored anything for this long.
+/// A change fails when none of the new members that it waits for has stored anything for this long.
 const NEW_MEMBER_STALL_MAX: Duration = Duration::from_secs(60);
-/// A change is given up when new members have not caught up after this long: they are slower than what is written.
+/// A change fails when new members have not caught up after this long: they are slower than the primary writes.
 const NEW_MEMBER_CATCH_UP_MAX: Duration = Duration::from_secs(6 * 3600);
 
-/// What was asked for last.
+/// The last requested change.
 #[derive(Debug)]
-pub(super) struct Asked {
-    /// Until it is proposed.
-    waiting: Option<Waiting>,
+pub(super) struct RequestedChange {
+    /// Set until the change is proposed.
+    catch_up: Option<CatchUp>,
     pub(super) view: ChangeView,
 }
 
-/// Members that get the log first.
+/// New members that receive the log before the change is proposed.
 #[derive(Debug)]
-struct Waiting {
+struct CatchUp {
     members: Vec<Member>,
-    since: Instant,
-    /// The highest position that each had reached, and when one of them last stored something.
-    reached: BTreeMap<NodeId, Lsn>,
+    started_at: Instant,
+    /// The position of each new member that still lacks WAL.
+    positions: BTreeMap<NodeId, Lsn>,
+    /// When one of them last stored something.
     moved_at: Instant,
 }
 
-impl Asked {
+/// A new member that is not near enough to vote.
+struct BehindMember {
+    id: NodeId,
+    flush_lsn: Lsn,
+    /// Bytes that it lacks; none while its position is unknown.
+    lag_bytes: Option<u64>,
+}
+
+impl RequestedChange {
     fn is_under_way(&self) -> bool {
         matches!(self.view.state, ChangeState::CatchingUp | ChangeState::Proposed)
     }
 }
 
 impl Campaign {
-    /// Begins a change, or says why not.
-    pub(crate) fn change(&mut self, change: ConfigurationChange) -> Result<ChangeAccepted, ChangeError> {
-        if let Some(asked) = self.asked.as_ref().filter(|asked| asked.is_under_way()) {
-            return Err(ChangeError::UnderWay(asked.view.generation));
+    /// Begins a change of the configuration.
+    pub(crate) fn begin_change(
+        &mut self,
+        change: ConfigurationChange,
+    ) -> Result<ChangeAccepted, ChangeError> {
+        if let Some(requested) = self.requested_change.as_ref().filter(|requested| requested.is_under_way()) {
+            return Err(ChangeError::UnderWay(requested.view.generation));
         }
-        let current = self.settled_configuration()?;
-        let begun = match change {
+        let current = self.decided_configuration()?;
+
+        let generation = match change {
             ConfigurationChange::Members(members) if same_members(&members, &current.members) => {
                 return Ok(ChangeAccepted::Already(current.generation));
             }
@@ -65,12 +78,13 @@ impl Campaign {
             }
             ConfigurationChange::Primary(_) => self.begin_primary(change)?,
         };
-        self.publish();
-        Ok(ChangeAccepted::Begun(begun))
+
+        self.publish_status();
+        Ok(ChangeAccepted::Begun(generation))
     }
 
-    /// The configuration, when a change may start from it.
-    fn settled_configuration(&self) -> Result<Configuration, ChangeRefused> {
+    /// The configuration, when a change may start from it: decided under this term, and not joint.
+    fn decided_configuration(&self) -> Result<Configuration, ChangeRefused> {
         if self.proposer.phase() != CampaignPhase::Leading {
             return Err(ChangeRefused::NotLeading);
         }
@@ -86,20 +100,20 @@ impl Campaign {
 
     fn begin_primary(&mut self, change: ConfigurationChange) -> Result<Generation, ChangeError> {
         let generation = self.proposer.begin_change(change)?;
-        tracing::info!(%generation, "the log is being given to another primary");
+        tracing::info!(%generation, "giving the log to another primary");
         let state = ChangeState::Proposed;
         let view = ChangeView { generation, state, waits_for: Vec::new(), error: None };
-        self.asked = Some(Asked { waiting: None, view });
+        self.requested_change = Some(RequestedChange { catch_up: None, view });
         Ok(generation)
     }
 
-    /// Connects to those that are new; everything that could refuse the change later is looked at now.
+    /// Connects to the new members. Everything that could refuse the change later is checked now.
     fn begin_members(
         &mut self,
         current: &Configuration,
         members: Vec<Member>,
     ) -> Result<Generation, ChangeError> {
-        // By way of a joint configuration.
+        // Two steps: to the joint configuration, and from there to the new one.
         let generation =
             current.generation.0.checked_add(2).map(Generation).ok_or(ChangeRefused::Exhausted)?;
         if members.is_empty() {
@@ -108,56 +122,50 @@ impl Campaign {
         let wanted = Configuration { generation, members, ..Configuration::default() };
         wanted.validate().map_err(ChangeRefused::Invalid)?;
         let members = wanted.members;
-        let usable = |member: &Member| {
-            (1..=HOST_BYTES_MAX).contains(&member.host.len())
-                && !member.host.contains('\0')
-                && member.port != 0
-        };
-        if let Some(bad) = members.iter().find(|member| !usable(member)) {
-            return Err(ChangeError::Address(bad.id));
+        if let Some(unusable) = members.iter().find(|member| !has_usable_address(member)) {
+            return Err(ChangeError::Address(unusable.id));
         }
         let new: Vec<&Member> = members.iter().filter(|member| !lists(&current.members, member.id)).collect();
         if self.followers.len() + new.len() > FOLLOWERS_MAX {
             return Err(ChangeError::TooManyFollowers);
         }
+
         for member in new {
             let address = address_of(member);
-            // One that was tried under another address before.
+            // An earlier change may have tried the same safekeeper under another address.
             if self.followers.get(&member.id).is_some_and(|follower| follower.address != address) {
-                self.release(member.id);
+                self.remove_follower(member.id);
             }
             self.dial(address);
         }
-        tracing::info!(%generation, members = ?ids(&members), "members are being changed");
+
+        tracing::info!(%generation, members = ?ids(&members), "changing the members");
         let now = Instant::now();
-        let waiting = Waiting { members, since: now, reached: BTreeMap::new(), moved_at: now };
+        let catch_up = CatchUp { members, started_at: now, positions: BTreeMap::new(), moved_at: now };
         let state = ChangeState::CatchingUp;
         let view = ChangeView { generation, state, waits_for: Vec::new(), error: None };
-        self.asked = Some(Asked { waiting: Some(waiting), view });
+        self.requested_change = Some(RequestedChange { catch_up: Some(catch_up), view });
         self.advance_change();
         Ok(generation)
     }
 
-    /// Proposes the change that waits, once nobody new lacks much; or gives it up.
+    /// Proposes the waiting change when no new member lacks much, or lets it fail when that takes too long.
     pub(super) fn advance_change(&mut self) {
-        let Some(mut asked) = self.asked.take() else { return };
-        if let Some(mut waiting) = asked.waiting.take() {
-            let behind = self.behind(&waiting.members);
-            let reached = |&(node, at, _): &(NodeId, Lsn, Option<u64>)| (node, at);
-            let reached: BTreeMap<NodeId, Lsn> = behind.iter().map(reached).collect();
-            if reached != waiting.reached {
-                (waiting.reached, waiting.moved_at) = (reached, Instant::now());
-            }
-            asked.view.waits_for = behind.iter().map(|&(node, _, lag)| (node, lag)).collect();
+        let Some(mut requested) = self.requested_change.take() else { return };
+        if let Some(mut catch_up) = requested.catch_up.take() {
+            let behind = self.behind_members(&catch_up.members);
+            catch_up.record_positions(&behind);
+            requested.view.waits_for = behind.iter().map(|member| (member.id, member.lag_bytes)).collect();
+
             if behind.is_empty() {
-                self.propose_members(waiting.members, &mut asked.view);
-            } else if let Some(error) = waiting.gives_up(&asked.view) {
-                fail(&mut asked.view, error);
+                self.propose_members(catch_up.members, &mut requested.view);
+            } else if let Some(error) = catch_up.timeout_error(&requested.view) {
+                fail(&mut requested.view, error);
             } else {
-                asked.waiting = Some(waiting);
+                requested.catch_up = Some(catch_up);
             }
         }
-        self.asked = Some(asked);
+        self.requested_change = Some(requested);
     }
 
     fn propose_members(&mut self, members: Vec<Member>, view: &mut ChangeView) {
@@ -167,54 +175,58 @@ impl Campaign {
         }
     }
 
-    /// Those of `members` that do not vote yet and are not near enough: each with its position and what it lacks.
-    fn behind(&self, members: &[Member]) -> Vec<(NodeId, Lsn, Option<u64>)> {
+    /// The safekeepers in `members` that do not vote yet and are not near enough to.
+    fn behind_members(&self, members: &[Member]) -> Vec<BehindMember> {
         let current = self.proposer.configuration().map_or(&[][..], |current| &current.members);
         let peers = self.proposer.status();
         let commit = self.proposer.commit_lsn();
         let start = self.proposer.election().map_or(Lsn::MAX, |election| election.start);
-        // What every member has may be removed everywhere: who lacks it might never get it.
+        // WAL that every member has may be removed everywhere: a new member that lacks it might never receive it.
         let at_members = peers.iter().filter(|peer| lists(current, peer.id)).map(|peer| peer.flush_lsn);
         let removable = at_members.min().unwrap_or_default().min(commit);
+
         let new = peers.iter().filter(|peer| lists(members, peer.id) && !lists(current, peer.id));
-        let one = |peer: &consensus::PeerStatus| {
+        let behind = |peer: &consensus::PeerStatus| {
             let follows = matches!(peer.state, PeerState::Streaming { .. }) && !peer.catching_up;
             let lag = commit.bytes_since(peer.flush_lsn);
             let is_near = peer.flush_lsn >= start.max(removable) && lag <= NEW_MEMBER_LAG_BYTES_MAX;
-            let known = matches!(peer.state, PeerState::Streaming { .. }).then_some(lag);
-            (!follows || !is_near || !commit.is_valid()).then_some((peer.id, peer.flush_lsn, known))
+            let lag_bytes = matches!(peer.state, PeerState::Streaming { .. }).then_some(lag);
+            let member = BehindMember { id: peer.id, flush_lsn: peer.flush_lsn, lag_bytes };
+            (!follows || !is_near || !commit.is_valid()).then_some(member)
         };
-        new.filter_map(one).collect()
+        new.filter_map(behind).collect()
     }
 
-    /// A quorum holds `configuration`.
-    pub(super) fn configuration_decided(&mut self, configuration: &Configuration) {
-        self.decided = Some(configuration.generation);
+    /// Records that a quorum holds `configuration` under this term.
+    pub(super) fn record_decision(&mut self, configuration: &Configuration) {
+        self.decided_generation = Some(configuration.generation);
         let generation = configuration.generation;
         tracing::info!(%generation, members = ?ids(&configuration.members), joint = !configuration.new_members.is_empty(), "configuration decided");
-        if let Some(asked) = self.asked.as_mut().filter(|asked| asked.view.generation == generation) {
-            asked.view.state = ChangeState::Decided;
+        let requested = self.requested_change.as_mut();
+        if let Some(requested) = requested.filter(|requested| requested.view.generation == generation) {
+            requested.view.state = ChangeState::Decided;
         }
     }
 
-    /// Lets go of safekeepers that are no members, once nobody reads from them.
-    pub(super) fn release_strangers(&mut self) {
+    /// Disconnects safekeepers that are not members, once no safekeeper reads from a donor and no change is under way.
+    pub(super) fn remove_non_members(&mut self) {
         let reading = self.followers.values().any(|follower| follower.donor_stream.is_some());
-        let under_way = self.asked.as_ref().is_some_and(Asked::is_under_way);
-        let Ok(current) = self.settled_configuration() else { return };
-        if !self.dials_members || reading || under_way {
+        let under_way = self.requested_change.as_ref().is_some_and(RequestedChange::is_under_way);
+        let Ok(current) = self.decided_configuration() else { return };
+        if !self.dials_unlisted_members || reading || under_way {
             return;
         }
+
         let nodes: Vec<NodeId> = self.followers.keys().copied().collect();
         for node in nodes.into_iter().filter(|&node| !lists(&current.members, node)) {
-            tracing::info!(safekeeper = %node, "no member of this log: connection closed");
-            self.release(node);
+            tracing::info!(safekeeper = %node, "disconnecting a safekeeper that is not a member");
+            self.remove_follower(node);
         }
     }
 
     fn is_decided(&self) -> bool {
         let current = self.proposer.configuration().map(|configuration| configuration.generation);
-        current.is_some() && self.decided == current
+        current.is_some() && self.decided_generation == current
     }
 
     pub(super) fn configuration_view(&self) -> Option<ConfigurationView> {
@@ -223,22 +235,31 @@ impl Campaign {
     }
 }
 
-impl Waiting {
-    fn gives_up(&self, view: &ChangeView) -> Option<String> {
-        let which = view.waits_for.iter().map(|(node, _)| node.to_string()).collect::<Vec<_>>().join(", ");
+impl CatchUp {
+    fn record_positions(&mut self, behind: &[BehindMember]) {
+        let positions: BTreeMap<NodeId, Lsn> =
+            behind.iter().map(|member| (member.id, member.flush_lsn)).collect();
+        if positions != self.positions {
+            (self.positions, self.moved_at) = (positions, Instant::now());
+        }
+    }
+
+    /// Why the change fails, when the new members take too long.
+    fn timeout_error(&self, view: &ChangeView) -> Option<String> {
+        let nodes = view.waits_for.iter().map(|(node, _)| node.to_string()).collect::<Vec<_>>().join(", ");
         let stalled = self.moved_at.elapsed() > NEW_MEMBER_STALL_MAX;
-        let late = self.since.elapsed() > NEW_MEMBER_CATCH_UP_MAX;
+        let late = self.started_at.elapsed() > NEW_MEMBER_CATCH_UP_MAX;
         (stalled || late).then(|| {
-            let how = if stalled { "has stored nothing for" } else { "has not caught up after" };
-            let long = if stalled { NEW_MEMBER_STALL_MAX } else { NEW_MEMBER_CATCH_UP_MAX };
-            let long = humantime::format_duration(long);
-            format!("new member {which} {how} {long}: is its log created, and its address right? nothing was changed")
+            let cause = if stalled { "has stored nothing for" } else { "has not caught up after" };
+            let limit = if stalled { NEW_MEMBER_STALL_MAX } else { NEW_MEMBER_CATCH_UP_MAX };
+            let limit = humantime::format_duration(limit);
+            format!("new member {nodes} {cause} {limit}: check its log and its address; nothing was changed")
         })
     }
 }
 
 fn fail(view: &mut ChangeView, error: String) {
-    tracing::warn!(generation = %view.generation, error, "members are not changed");
+    tracing::warn!(generation = %view.generation, error, "change of the members failed");
     view.state = ChangeState::Failed;
     view.error = Some(error);
 }
@@ -251,10 +272,15 @@ fn same_members(one: &[Member], other: &[Member]) -> bool {
     one.len() == other.len() && one.iter().all(|member| other.contains(member))
 }
 
+fn has_usable_address(member: &Member) -> bool {
+    (1..=HOST_BYTES_MAX).contains(&member.host.len()) && !member.host.contains('\0') && member.port != 0
+}
+
 fn ids(members: &[Member]) -> Vec<u64> {
     members.iter().map(|member| member.id.0).collect()
 }
 
+/// The address of a member, for its link.
 pub(super) fn address_of(member: &Member) -> SafekeeperAddress {
     SafekeeperAddress { id: member.id, host: member.host.clone(), port: member.port }
 }

@@ -1,4 +1,6 @@
-//! [`Follower`]: what a campaign holds for one safekeeper beside what the proposer knows of it.
+//! [`Follower`]: the campaign's side of one safekeeper: its link, its queue, and the WAL that it is given from a donor.
+//!
+//! The protocol state of the safekeeper is not here: the [`Proposer`] holds it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,36 +18,42 @@ use crate::status::{LinkState, SafekeeperView};
 /// Pause after a donor failed.
 const DONOR_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// What the campaign holds for one safekeeper.
+const LOG_BEGINS_TOO_LATE: &str = "this safekeeper's log begins above what the others hold: it waits until they do; if \
+     they never will, create it anew, with their highest oldest_lsn as start_lsn";
+const LOG_ENDS_TOO_EARLY: &str = "this safekeeper's log ends below everything that the history of this term knows: seed it \
+     anew from another safekeeper";
+
+/// The campaign's side of one safekeeper.
 #[derive(Debug)]
 pub(super) struct Follower {
     pub(super) address: SafekeeperAddress,
-    /// Keeps the connection open.
+    /// The task that keeps the connection open.
     pub(super) link: AbortHandle,
     pub(super) connecting: bool,
     pub(super) connection: Option<Connection>,
     pub(super) donor_stream: Option<DonorStream>,
     donor_retry_at: Option<Instant>,
-    pub(super) trouble: Option<Trouble>,
+    pub(super) problem: Option<FollowerProblem>,
 }
 
-/// What last went wrong.
+/// The last problem with a safekeeper, for the status.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct FollowerProblem {
     pub(super) reason: String,
-    /// Else until the next answer.
-    pub(super) until_it_follows: bool,
+    /// True: shown until the safekeeper follows. False: shown until its next answer.
+    pub(super) until_streaming: bool,
 }
 
+/// An open connection to a safekeeper.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) incarnation: u64,
-    /// Dropping it closes the connection.
+    /// Messages for the safekeeper. Dropping the sender closes the connection.
     pub(super) queue: mpsc::Sender<ProposerMessage>,
     pub(super) unanswered_since: Option<Instant>,
 }
 
-/// What is needed to read from a donor.
+/// Context for reading from a donor.
 pub(super) struct Donors<'a> {
     pub(super) cluster: &'a Arc<Cluster>,
     pub(super) wake: &'a Arc<Notify>,
@@ -60,29 +68,31 @@ impl Follower {
             connection: None,
             donor_stream: None,
             donor_retry_at: None,
-            trouble: None,
+            problem: None,
         }
     }
 
-    /// Since when the oldest message that may be unanswered is.
+    /// When the oldest message was queued that may still be unanswered.
     pub(super) fn unanswered_since(&self) -> Option<Instant> {
         self.connection.as_ref()?.unanswered_since
     }
 
-    /// True while messages wait for the link.
+    /// True while messages wait in the queue of the link.
     pub(super) fn has_unsent(&self) -> bool {
         let queue = self.connection.as_ref().map(|connection| &connection.queue);
         queue.is_some_and(|queue| !queue.is_closed() && queue.capacity() < queue.max_capacity())
     }
 
-    pub(super) fn answered(&mut self, follows: bool) {
-        self.trouble = self.trouble.take().filter(|trouble| trouble.until_it_follows && !follows);
+    /// Records that the safekeeper answered; `follows` when the answer was to an append.
+    pub(super) fn record_answer(&mut self, follows: bool) {
+        self.problem = self.problem.take().filter(|problem| problem.until_streaming && !follows);
         if let Some(connection) = &mut self.connection {
             connection.unanswered_since = None;
         }
     }
 
-    /// Passes a piece of a donor on, or begins to read from one. True when the proposer has more to send now.
+    /// Passes one piece of a donor's WAL to the proposer, or begins to read from a donor. True when the proposer has more
+    /// to send now.
     pub(super) fn advance_catch_up(
         &mut self,
         node: NodeId,
@@ -93,6 +103,7 @@ impl Follower {
             self.donor_stream = None;
             return false;
         };
+
         let Some(donor_stream) = &mut self.donor_stream else {
             if self.donor_retry_at.is_some_and(|at| Instant::now() < at) {
                 return false;
@@ -105,13 +116,14 @@ impl Follower {
             });
             return false;
         };
+
         match donor_stream.pieces.try_recv() {
-            // Bytes that do not continue the stream belong to a position of before: read anew.
             Ok(Ok((at, wal))) if proposer.fetched(node, donor_stream.donor, at, &wal) => return true,
+            // Bytes that do not continue the follower's stream were read for an earlier position: read again.
             Ok(Ok(_)) => self.donor_stream = None,
             Ok(Err(reason)) => {
-                tracing::warn!(safekeeper = %node, reason, "no WAL from a donor");
-                self.trouble = Some(Trouble { reason, until_it_follows: false });
+                tracing::warn!(safekeeper = %node, reason, "cannot read WAL from a donor");
+                self.problem = Some(FollowerProblem { reason, until_streaming: false });
                 proposer.donor_failed(node, donor_stream.donor);
                 self.donor_stream = None;
                 self.donor_retry_at = Some(Instant::now() + DONOR_RETRY_DELAY);
@@ -122,10 +134,8 @@ impl Follower {
         false
     }
 
+    /// The safekeeper as the status shows it.
     pub(super) fn view(&self, peer: &PeerStatus, phase: CampaignPhase) -> SafekeeperView {
-        let begins_late = "its log begins above what the others hold: it waits until they do; if they never will, create it \
-                           anew, with their highest oldest_lsn as start_lsn";
-        let unseeded = "its log ends below everything that the history of this term knows: seed it anew";
         SafekeeperView {
             address: self.address.clone(),
             state: match peer.state {
@@ -141,9 +151,9 @@ impl Follower {
             commit_lsn: peer.commit_lsn,
             unanswered_since: self.unanswered_since(),
             last_error: match peer.state {
-                PeerState::Unseeded => Some(unseeded.to_owned()),
-                PeerState::Voted if phase == CampaignPhase::Leading => Some(begins_late.to_owned()),
-                _ => self.trouble.as_ref().map(|trouble| trouble.reason.clone()),
+                PeerState::Unseeded => Some(LOG_ENDS_TOO_EARLY.to_owned()),
+                PeerState::Voted if phase == CampaignPhase::Leading => Some(LOG_BEGINS_TOO_LATE.to_owned()),
+                _ => self.problem.as_ref().map(|problem| problem.reason.clone()),
             },
         }
     }
@@ -155,8 +165,9 @@ mod tests {
 
     use super::*;
 
+    /// A safekeeper that has voted but cannot follow the leader yet says what it waits for.
     #[tokio::test]
-    async fn who_waits_although_somebody_leads_says_what_it_waits_for() {
+    async fn voted_follower_of_leader_explains_its_wait() {
         let address = SafekeeperAddress { id: NodeId(4), host: "sk4".to_owned(), port: 1 };
         let follower = Follower::new(address, tokio::spawn(async {}).abort_handle());
         let at = Lsn(0x200_0000);

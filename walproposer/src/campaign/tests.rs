@@ -1,11 +1,12 @@
-//! What the campaign does with events, told by hand: the links dial a port where nobody listens.
+//! Reactions of the campaign to link events. The tests inject the events; the links dial a port on which nothing listens.
 
-use consensus::{AcceptorGreeting, Configuration, PeerState, ProposerMessage};
+use consensus::{AcceptorGreeting, AcceptorMessage, Configuration, PeerState, ProposerMessage};
 use tokio::sync::mpsc::error::TryRecvError;
 use wal_types::{SegmentSize, SystemId, TenantTimelineId, Term, Tli};
 
 use super::*;
 use crate::config::SafekeeperAddress;
+use crate::safekeeper_link::LinkEvent;
 
 const NODE: NodeId = NodeId(1);
 
@@ -30,13 +31,13 @@ fn campaign() -> Campaign {
 impl Campaign {
     fn connect(&mut self, incarnation: u64) -> mpsc::Receiver<ProposerMessage> {
         let (sender, queue) = mpsc::channel(2);
-        self.tell(incarnation, LinkEvent::Connected(sender));
-        self.send_what_is_due();
+        self.inject(incarnation, LinkEvent::Connected(sender));
+        self.send_due_messages();
         queue
     }
 
-    fn tell(&mut self, incarnation: u64, event: LinkEvent) {
-        self.take(Envelope { node: NODE, incarnation, event }).unwrap();
+    fn inject(&mut self, incarnation: u64, event: LinkEvent) {
+        self.handle_link_event(Envelope { node: NODE, incarnation, event }).unwrap();
     }
 
     fn state(&self) -> PeerState {
@@ -55,7 +56,7 @@ fn greeting() -> LinkEvent {
 }
 
 #[tokio::test]
-async fn a_late_answer_of_an_earlier_connection_is_not_heard() {
+async fn campaign_ignores_answer_of_earlier_connection() {
     let mut campaign = campaign();
     let mut old = campaign.connect(1);
     assert!(matches!(old.try_recv(), Ok(ProposerMessage::Greeting(_))));
@@ -63,66 +64,66 @@ async fn a_late_answer_of_an_earlier_connection_is_not_heard() {
     assert_eq!(old.try_recv(), Err(TryRecvError::Disconnected));
     assert!(matches!(new.try_recv(), Ok(ProposerMessage::Greeting(_))));
 
-    campaign.tell(1, greeting());
+    campaign.inject(1, greeting());
     assert_eq!(campaign.state(), PeerState::Greeting);
-    campaign.tell(1, LinkEvent::Disconnected(Some("late".into())));
+    campaign.inject(1, LinkEvent::Disconnected(Some("late".into())));
     assert_eq!((campaign.state(), campaign.incarnation(NODE)), (PeerState::Greeting, Some(2)));
-    campaign.tell(2, greeting());
+    campaign.inject(2, greeting());
     assert_eq!(campaign.state(), PeerState::Greeted);
 }
 
 #[tokio::test]
-async fn an_answer_to_nothing_closes_the_connection() {
+async fn campaign_closes_connection_on_unrequested_answer() {
     let mut campaign = campaign();
     let mut queue = campaign.connect(1);
-    campaign.tell(1, greeting());
-    campaign.tell(1, greeting());
+    campaign.inject(1, greeting());
+    campaign.inject(1, greeting());
     assert_eq!((campaign.state(), campaign.incarnation(NODE)), (PeerState::Offline, None));
     queue.try_recv().unwrap();
     assert_eq!(queue.try_recv(), Err(TryRecvError::Disconnected));
-    // The reason stays when the link tells that it closed what it was told to close.
-    campaign.tell(1, LinkEvent::Disconnected(None));
-    campaign.publish();
+    // The reason stays when the link reports that it closed the connection.
+    campaign.inject(1, LinkEvent::Disconnected(None));
+    campaign.publish_status();
     let shown = campaign.board.read().safekeepers[0].last_error.clone();
     assert!(shown.unwrap().contains("does not fit"));
 }
 
 #[tokio::test]
-async fn a_full_queue_is_left_alone_until_there_is_room() {
+async fn campaign_leaves_full_queue_until_there_is_room() {
     let mut campaign = campaign();
     let (sender, mut queue) = mpsc::channel(1);
     sender
         .try_send(ProposerMessage::PreVote(consensus::PreVoteRequest { generation: Generation(0) }))
         .unwrap();
-    campaign.tell(1, LinkEvent::Connected(sender));
-    campaign.send_what_is_due();
+    campaign.inject(1, LinkEvent::Connected(sender));
+    campaign.send_due_messages();
     assert!(matches!(queue.try_recv(), Ok(ProposerMessage::PreVote(_))));
     assert!(queue.try_recv().is_err());
-    campaign.send_what_is_due();
+    campaign.send_due_messages();
     assert!(matches!(queue.try_recv(), Ok(ProposerMessage::Greeting(_))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_answers_nothing_for_too_long_is_dropped() {
+async fn campaign_resets_connection_after_answer_timeout() {
     let mut campaign = campaign();
     let _queue = campaign.connect(1);
     tokio::time::advance(ANSWER_TIMEOUT).await;
-    campaign.ticked();
+    campaign.handle_tick();
     assert_eq!(campaign.state(), PeerState::Greeting);
     tokio::time::advance(Duration::from_millis(1)).await;
-    campaign.ticked();
+    campaign.handle_tick();
     assert_eq!(campaign.state(), PeerState::Offline);
 }
 
 #[tokio::test]
-async fn members_that_only_the_safekeepers_know_are_dialled() {
+async fn campaign_dials_members_that_are_not_listed() {
     let members = |ids: std::ops::Range<u64>| {
         let member = |id| consensus::Member { id: NodeId(id), host: "127.0.0.1".into(), port: 1 };
         Configuration { members: ids.map(member).collect(), ..Configuration::default() }
     };
     for (dials, known) in [(true, vec![1, 2, 3]), (false, vec![1])] {
         let mut campaign = campaign();
-        campaign.dials_members = dials;
+        campaign.dials_unlisted_members = dials;
         let _queue = campaign.connect(1);
         let greeting = AcceptorGreeting {
             node_id: NODE,
@@ -130,7 +131,7 @@ async fn members_that_only_the_safekeepers_know_are_dialled() {
             configuration: members(1..4),
             configuration_term: Term::ZERO,
         };
-        campaign.tell(1, LinkEvent::Message(AcceptorMessage::Greeting(greeting)));
+        campaign.inject(1, LinkEvent::Message(AcceptorMessage::Greeting(greeting)));
         let ids: Vec<u64> = campaign.followers.keys().map(|node| node.0).collect();
         assert_eq!(ids, known, "dials: {dials}");
         assert_eq!(campaign.proposer.status().len(), known.len());

@@ -18,7 +18,7 @@ fn run_config(line: &str) -> Result<RunConfig, String> {
 }
 
 #[test]
-fn a_short_line_has_defaults() {
+fn run_flags_have_defaults() {
     let config = run_config(&format!("run --primary postgresql://wp@h:5433 {CLUSTER}")).unwrap();
     assert_eq!((config.slot.as_str(), config.application_name.as_str()), ("wp", "wp"));
     assert_eq!(config.cluster.nodes(), [NodeId(1), NodeId(2)]);
@@ -27,14 +27,14 @@ fn a_short_line_has_defaults() {
 }
 
 #[test]
-fn the_command_line_names_the_standby_before_the_conninfo_does() {
+fn application_name_flag_wins_over_conninfo() {
     let uri = format!("run --primary postgresql://wp@h?application_name=a {CLUSTER}");
     assert_eq!(run_config(&uri).unwrap().application_name, "a");
     assert_eq!(run_config(&format!("{uri} --application-name b")).unwrap().application_name, "b");
 }
 
 #[test]
-fn recover_knows_how_long_to_try() {
+fn recover_flags_parse_timeout_and_json() {
     let Command::Recover(flags) = parse(&format!("recover {CLUSTER} --timeout 2m --json")).unwrap().command
     else {
         panic!("not recover")
@@ -44,13 +44,16 @@ fn recover_knows_how_long_to_try() {
 }
 
 #[test]
-fn a_wrong_flag_is_named() {
+fn flag_errors_name_the_flag() {
     let ids = "--tenant-id 9ef87a5bf0d92544f6fafeeb3239695c --timeline-id de200bd42b49cc1814412c7e592dd6e9";
     for (line, expected) in [
         (format!("run {CLUSTER}"), "--primary"),
         (format!("run --primary host=h {CLUSTER}"), "user is missing"),
         (format!("run --primary postgresql://wp@h {CLUSTER} --slot W"), "slot name"),
-        (format!("run --primary postgresql://wp@h {CLUSTER} --send-buffer-bytes 9"), "at least 1048576"),
+        (
+            format!("run --primary postgresql://wp@h {CLUSTER} --send-buffer-bytes 9"),
+            "must be at least 1048576",
+        ),
         (format!("run --primary postgresql://wp@h --safekeepers 1@h:1,1@h:2 {ids}"), "id 1 twice"),
         (format!("run --primary postgresql://wp@h --safekeepers h:1 {ids}"), "ID@HOST:PORT"),
         (format!("run --primary postgresql://wp@h --safekeepers 1@h:0 {ids}"), "ID@HOST:PORT"),

@@ -1,4 +1,5 @@
-//! [`Comparison`]: the primary's bytes below the end of the log against those of the safekeeper with the newest log.
+//! [`Comparison`]: compares the primary's bytes below the end of the log with those of the safekeeper that has the newest
+//! log.
 
 use std::time::Duration;
 
@@ -11,10 +12,10 @@ use super::LeadershipEnd;
 use crate::campaign::Campaign;
 use crate::primary::WalStream;
 
-/// For reading one segment from the primary and the donor's answer about it.
+/// Time to read one segment from the primary and to receive the donor's checksum of it.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is compared, and with whom.
+/// Range and donor of one comparison.
 pub(super) struct Comparison {
     pub(super) donor: NodeId,
     pub(super) from: Lsn,
@@ -24,36 +25,38 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// Reads `stream` up to the end of the log, or a little further, and returns what was read once it is shown to be
-    /// the same.
+    /// Reads `stream` up to the end of the log or a little further. Returns the WAL that was read when its checksum equals
+    /// the donor's.
     pub(super) async fn run(
         &self,
         campaign: &mut Campaign,
         stream: &mut WalStream,
     ) -> Result<WalBuffer, LeadershipEnd> {
         let &Self { donor, from, end, stream_ends } = self;
-        let asked = campaign.incarnation(donor);
+        let donor_incarnation = campaign.incarnation(donor);
         let mut wal = WalBuffer::new(from);
-        let mut ours = 0;
-        let mut theirs = (from == end).then_some(Some(0));
-        if theirs.is_none() {
-            campaign.ask_checksum(donor, from, end);
+        let mut primary_crc = 0;
+        // Outer option: the donor has answered. Inner option: it still holds the whole range.
+        let mut donor_crc = (from == end).then_some(Some(0));
+        if donor_crc.is_none() {
+            campaign.request_checksum(donor, from, end);
         }
+
         let deadline = Instant::now() + COMPARE_TIMEOUT;
-        while wal.end() < end || theirs.is_none() {
-            // All may be dropped: what was not returned stays queued.
+        while wal.end() < end || donor_crc.is_none() {
+            // Every arm may be cancelled: an item that was not returned stays queued.
             tokio::select! {
                 action = campaign.next() => {
                     if let Action::Checksum { from: node, response } = action?
                         && (node, response.from, response.to) == (donor, from, end)
                     {
-                        theirs = Some(response.crc32c);
+                        donor_crc = Some(response.crc32c);
                     }
                 }
                 item = stream.next_or_end(wal.end() < end), if wal.end() < end || !stream_ends => {
                     if let FromPrimary::XLogData(mut piece) = item? {
-                        let covered = self.covered(&piece);
-                        ours = crc32c::crc32c_append(ours, &piece.data[..covered]);
+                        let covered = self.covered_bytes(&piece);
+                        primary_crc = crc32c::crc32c_append(primary_crc, &piece.data[..covered]);
                         if stream_ends {
                             piece.data.truncate(covered);
                         }
@@ -63,25 +66,28 @@ impl Comparison {
                         }
                     }
                 },
-                () = sleep_until(deadline) => return Err(LeadershipEnd::NotCompared("no answer in time")),
+                () = sleep_until(deadline) => {
+                    return Err(LeadershipEnd::NotCompared("no answer in time"));
+                }
             }
-            if theirs.is_none() && campaign.incarnation(donor) != asked {
+            if donor_crc.is_none() && campaign.incarnation(donor) != donor_incarnation {
                 return Err(LeadershipEnd::NotCompared(
                     "the connection to the safekeeper with the newest log was lost",
                 ));
             }
         }
-        match theirs.flatten() {
-            Some(theirs) if theirs == ours => Ok(wal),
+
+        match donor_crc.flatten() {
+            Some(donor_crc) if donor_crc == primary_crc => Ok(wal),
             Some(_) => Err(LeadershipEnd::OtherBytes { donor, from, to: end }),
             None => Err(LeadershipEnd::NotCompared(
-                "the safekeeper with the newest log no longer holds all of it",
+                "the safekeeper with the newest log no longer holds all of the range",
             )),
         }
     }
 
-    /// Bytes of a piece that lie below the end.
-    fn covered(&self, piece: &XLogData) -> usize {
+    /// Number of bytes of a piece that lie below the end of the log.
+    fn covered_bytes(&self, piece: &XLogData) -> usize {
         self.end.bytes_since(piece.start).min(piece.data.len() as u64) as usize
     }
 }

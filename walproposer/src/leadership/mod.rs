@@ -1,92 +1,45 @@
-//! One turn of serving a primary: **one connection to it, one term**. Each stage is a type, made from the one before:
+//! One leadership: from connecting to the primary until that connection ends, **one connection, one term**. Each stage is
+//! a type that is made from the stage before:
 //!
 //! ```text
-//! Connected --survey, check, votes--> Elected --check, compare bytes--> Streaming --> LeadershipEnd
+//! Connected --positions, check, votes--> Elected --check, compare bytes--> Streaming --> LeadershipEnd
 //! ```
 //!
-//! Whatever ends a turn ends all of it: proposer, links and the connection to the primary are dropped, and the next turn
-//! begins with a new campaign. Two facts are handed on ([`CarryOver`]), and no state, so nothing has to be repaired. Called
-//! by `driver`.
+//! When a leadership ends, all of it ends: proposer, links and the connection to the primary are dropped, and the next one
+//! begins with a new campaign. Only two facts are carried over ([`CarryOver`]) and no state, so nothing has to be repaired.
+//! Called by `leadership_loop`.
 
 mod carry_over;
 mod comparison;
+mod end;
 mod streaming;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::{Action, Election, LostTerm, ProposerOptions};
-use thiserror::Error;
+use consensus::{Action, Election, ProposerOptions};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{Instrument, info_span};
 use utils::Shutdown;
-use wal_types::{Lsn, NodeId, ProposerId, Tli};
+use wal_types::{Lsn, ProposerId, Tli};
 
 pub(crate) use self::carry_over::CarryOver;
 use self::comparison::Comparison;
+pub(crate) use self::end::LeadershipEnd;
 use self::streaming::Streaming;
 use crate::admin_requests::AdminRequest;
-use crate::campaign::{Campaign, due, election_timeout};
+use crate::campaign::{Campaign, election_timeout, sleep_until_due};
 use crate::config::{Cluster, RunConfig};
-use crate::continuation::{self, NotAContinuation, TimelineFork};
-use crate::primary::{Facts, Primary, PrimaryError, PrimaryPosition};
-use crate::primary_name::PrimaryName;
+use crate::continuation::{self, TimelineFork};
+use crate::primary::{Primary, PrimaryError, PrimaryFacts, PrimaryPosition};
 use crate::status::{LeadershipState, StatusBoard};
 
-/// While nothing is streamed, the primary is asked this often whether it is still there.
+/// While no WAL is streamed, the primary is asked for its position this often, to see that it is still there.
 const PRIMARY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why a turn ended.
-#[derive(Debug, Error)]
-pub(crate) enum LeadershipEnd {
-    #[error(transparent)]
-    Primary(#[from] PrimaryError),
-    #[error(transparent)]
-    Lost(LostTerm),
-    #[error(
-        "the log was given to primary {0} and takes no other one's WAL; this walproposer was not started with --primary-name {0}: if its primary was replaced, stop both"
-    )]
-    NotDesignated(PrimaryName),
-    #[error("no majority voted for one of the candidates within {} s", .0.as_secs())]
-    Undecided(Duration),
-    #[error(transparent)]
-    NotAContinuation(#[from] NotAContinuation),
-    #[error(
-        "the primary's WAL from {from} to {to} differs from what safekeeper {donor} has: the primary was rolled back or belongs to another history; nothing was sent"
-    )]
-    OtherBytes { donor: NodeId, from: Lsn, to: Lsn },
-    #[error("the primary's WAL could not be compared: {0}")]
-    NotCompared(&'static str),
-    #[error(
-        "the primary no longer has the last segment of the log, its WAL from {from} to {to}, so that it cannot be compared with the safekeepers': set wal_keep_size on the primary and its standbys so that they keep such a segment, and seed the safekeepers anew"
-    )]
-    SegmentGone { from: Lsn, to: Lsn },
-    #[error(
-        "the primary no longer has the last segment of the log, but its slot stands at the end of it, {end}: the next term goes on there"
-    )]
-    SegmentAcknowledged { end: Lsn },
-    #[error("the primary's WAL goes on at {got} instead of {expected}")]
-    Gap { expected: Lsn, got: Lsn },
-    #[error("the walproposer was told to end")]
-    Leaving,
-    #[error(
-        "no safekeeper that is connected has the WAL that a quorum lacks: it is read from the primary in a new term"
-    )]
-    Stuck,
-}
-
-impl From<LostTerm> for LeadershipEnd {
-    fn from(lost: LostTerm) -> Self {
-        match lost {
-            LostTerm::NotDesignated { designated } => Self::NotDesignated(PrimaryName(designated)),
-            other => Self::Lost(other),
-        }
-    }
-}
-
-/// Runs one turn.
+/// Runs one leadership to its end.
 pub(crate) async fn run(
     config: &RunConfig,
     cluster: &Arc<Cluster>,
@@ -95,10 +48,10 @@ pub(crate) async fn run(
     requests: &mut mpsc::Receiver<AdminRequest>,
     shutdown: &Shutdown,
 ) -> Result<Infallible, LeadershipEnd> {
-    // Dropped in the middle of whatever it does, before anything was acknowledged: there is nothing to bring to an end.
+    // The election may be cancelled at any point: nothing was acknowledged yet, so there is nothing to finish.
     let streaming = tokio::select! {
         led = lead(config, cluster, board, carry_over) => led?,
-        () = shutdown.draining() => return Err(LeadershipEnd::Leaving),
+        () = shutdown.draining() => return Err(LeadershipEnd::Shutdown),
     };
     streaming.run(requests, shutdown).await
 }
@@ -114,7 +67,7 @@ async fn lead<'a>(
     elected.compare().instrument(info_span!("comparison")).await
 }
 
-/// The primary answers, the safekeepers are being asked.
+/// First stage: the primary is connected, and the safekeepers are asked for their positions.
 struct Connected<'a> {
     config: &'a RunConfig,
     board: &'a StatusBoard,
@@ -131,13 +84,14 @@ impl<'a> Connected<'a> {
         carry_over: CarryOver,
     ) -> Result<Self, LeadershipEnd> {
         let (primary, position) = Primary::connect(config).await?;
-        let Facts { system_id, segment_size, version, .. } = primary.facts;
+        let PrimaryFacts { system_id, segment_size, version, .. } = primary.facts;
         tracing::info!(primary = %config.primary, %system_id, tli = %position.tli, flush_lsn = %position.flush_lsn, "connected to the primary");
         board.enter(LeadershipState::Collecting);
         board.update(|snapshot| {
             snapshot.primary_error = None;
             snapshot.primary_flush_lsn = position.flush_lsn;
         });
+
         let options = ProposerOptions {
             id: cluster.id,
             proposer_id: ProposerId(rand::random()),
@@ -153,28 +107,30 @@ impl<'a> Connected<'a> {
         Ok(Self { config, board, carry_over, primary, campaign: Campaign::start(cluster, options, board) })
     }
 
-    /// Surveys, checks the primary, and asks for votes.
+    /// Collects positions, checks the primary, and requests votes.
     async fn elect(mut self) -> Result<Elected<'a>, LeadershipEnd> {
         let mut probe = interval(PRIMARY_PROBE_INTERVAL);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let within = election_timeout(&mut rand::rng());
+        let vote_timeout = election_timeout(&mut rand::rng());
         let mut deadline = None;
+
         loop {
-            // All may be dropped: an action that was not returned stays queued, what is due stays due.
+            // Every arm may be cancelled: an action that was not returned stays queued, a due time stays due.
             let action = tokio::select! {
                 action = self.campaign.next() => action?,
-                () = due(deadline) => return Err(LeadershipEnd::Undecided(within)),
+                () = sleep_until_due(deadline) => return Err(LeadershipEnd::NoMajority(vote_timeout)),
                 _ = probe.tick() => {
                     self.position().await?;
                     continue;
                 }
             };
+
             match action {
                 Action::PreVoted { flush_lsn, tli, .. } => {
                     self.check(flush_lsn, tli).await?;
                     self.board.enter(LeadershipState::Campaigning);
-                    self.campaign.campaign()?;
-                    deadline = Some(Instant::now() + within);
+                    self.campaign.request_votes()?;
+                    deadline = Some(Instant::now() + vote_timeout);
                 }
                 Action::Elected(election) => {
                     let Election { term, start, donor, .. } = election;
@@ -194,19 +150,15 @@ impl<'a> Connected<'a> {
         Ok(position)
     }
 
-    /// Is the primary, as it is now, a continuation of the log?
+    /// Checks that the primary, at its present position, continues a log that ends at `end` on timeline `log_tli`.
     async fn check(
         &mut self,
         end: Lsn,
         log_tli: Option<Tli>,
     ) -> Result<(PrimaryPosition, Option<TimelineFork>), LeadershipEnd> {
         let position = self.position().await?;
-        let fork = if continuation::needs_timeline_history(
-            position,
-            end,
-            log_tli,
-            self.primary.facts.segment_size,
-        ) {
+        let segment_size = self.primary.facts.segment_size;
+        let fork = if continuation::needs_timeline_history(position, end, log_tli, segment_size) {
             continuation::parse_last_fork(&self.primary.timeline_history(position.tli).await?)
         } else {
             None
@@ -216,42 +168,43 @@ impl<'a> Connected<'a> {
     }
 }
 
-/// A quorum granted the term, and nobody was told to follow.
+/// Second stage: a quorum granted the term, and no safekeeper was told to follow yet.
 struct Elected<'a> {
     connected: Connected<'a>,
     election: Election,
 }
 
 impl<'a> Elected<'a> {
-    /// Shows that the primary has the very bytes that the log ends with. What a server that was rolled back or cloned
-    /// has in their place would overwrite WAL that may be committed.
+    /// Verifies that the primary has the same bytes as the end of the log. A server that was rolled back or cloned has other
+    /// bytes there, and would overwrite WAL that may be committed.
     async fn compare(mut self) -> Result<Streaming<'a>, LeadershipEnd> {
         let Election { start: end, donor, tli, .. } = self.election;
         self.connected.board.enter(LeadershipState::Checking);
         let (position, fork) = self.connected.check(end, tli).await?;
         let Connected { config, board, carry_over, primary, mut campaign } = self.connected;
-        let Facts { segment_size, slot_restart_lsn, .. } = primary.facts;
-        // Only we move the slot, and only to where the quorum had all that this primary sent: up to there the log is
-        // this primary's own.
+        let PrimaryFacts { segment_size, slot_restart_lsn, .. } = primary.facts;
+
+        // Only the walproposer moves the slot, and only to a position up to which the quorum had everything that this
+        // primary sent: below it the log is this primary's own.
         let acknowledged = slot_restart_lsn == end && tli == Some(position.tli);
         let from = if acknowledged && carry_over.acknowledged_end == Some(end) {
-            tracing::warn!(%end, "WAL is not compared: the primary has removed what it was told is stored");
+            tracing::warn!(%end, "skipping the comparison of WAL: the primary has removed WAL that was acknowledged to it");
             end
         } else {
             self.election.compare_from(segment_size)
         };
-        let read_on = if from < end {
+        let stream_tli = if from < end {
             continuation::timeline_before(position, fork, end, segment_size)
         } else {
             position.tli
         };
-        let mut stream = primary.stream(&config.slot, from, read_on).await?;
+        let mut stream = primary.stream(&config.slot, from, stream_tli).await?;
 
-        let stream_ends = read_on != position.tli;
+        let stream_ends = stream_tli != position.tli;
         let comparison = Comparison { donor, from, end, stream_ends };
         let wal = comparison.run(&mut campaign, &mut stream).await.map_err(|error| match error {
             LeadershipEnd::Primary(PrimaryError::WalRemoved(_)) if acknowledged => {
-                LeadershipEnd::SegmentAcknowledged { end }
+                LeadershipEnd::AcknowledgedSegmentGone { end }
             }
             LeadershipEnd::Primary(PrimaryError::WalRemoved(_)) => {
                 LeadershipEnd::SegmentGone { from, to: end }
@@ -261,6 +214,7 @@ impl<'a> Elected<'a> {
         if stream_ends {
             stream = stream.next_timeline(&config.slot, end, position.tli).await?;
         }
+
         campaign.approve(wal);
         board.enter(LeadershipState::Streaming);
         board.update(|snapshot| snapshot.refusal = None);

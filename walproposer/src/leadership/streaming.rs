@@ -1,4 +1,4 @@
-//! [`Streaming`]: the stage of a turn in which WAL flows and commits are acknowledged.
+//! [`Streaming`]: the stage of a leadership in which WAL flows and commits are acknowledged.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::primary::WalStream;
 use crate::primary_name::PrimaryName;
 use crate::status::StatusBoard;
 
-/// How often it is looked whether anybody can still serve those that lag.
+/// How often it is checked whether the WAL that lagging safekeepers need is still available.
 const STUCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Leading.
+/// Third stage: this process leads.
 pub(super) struct Streaming<'a> {
     pub(super) board: &'a StatusBoard,
     pub(super) campaign: Campaign,
@@ -28,8 +28,8 @@ pub(super) struct Streaming<'a> {
 }
 
 impl Streaming<'_> {
-    /// Streams until something ends it, then tells the followers the last commit position: nobody else will, until the
-    /// next election.
+    /// Streams until the leadership ends, then sends the followers the last commit position: without it they would learn
+    /// the position only from the next leader.
     pub(super) async fn run(
         mut self,
         requests: &mut mpsc::Receiver<AdminRequest>,
@@ -40,11 +40,16 @@ impl Streaming<'_> {
                 Ok(never) => match never {},
                 Err(end) => end,
             },
-            () = shutdown.draining() => LeadershipEnd::Leaving,
+            () = shutdown.draining() => LeadershipEnd::Shutdown,
         };
-        if let LeadershipEnd::Primary(_) | LeadershipEnd::Leaving | LeadershipEnd::NotDesignated(_) = &end {
+
+        let may_still_announce = matches!(
+            end,
+            LeadershipEnd::Primary(_) | LeadershipEnd::Shutdown | LeadershipEnd::NotDesignated(_)
+        );
+        if may_still_announce {
             drop(self.stream);
-            self.campaign.farewell().await;
+            self.campaign.finish().await;
         }
         Err(end)
     }
@@ -53,32 +58,34 @@ impl Streaming<'_> {
         &mut self,
         requests: &mut mpsc::Receiver<AdminRequest>,
     ) -> Result<Infallible, LeadershipEnd> {
-        let mut check = interval(STUCK_CHECK_INTERVAL);
-        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stuck_check = interval(STUCK_CHECK_INTERVAL);
+        stuck_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
         loop {
-            while let Some(action) = self.campaign.take_action() {
-                self.act(&action)?;
+            while let Some(action) = self.campaign.pop_action() {
+                self.handle_action(&action)?;
             }
-            self.campaign.send_what_is_due();
-            // With a full buffer the primary is read no further, but it goes on hearing from us, and its end is seen.
+            self.campaign.send_due_messages();
+
+            // With a full buffer no more WAL is read from the primary. Its connection stays open, and its end is noticed.
             let wants_wal = self.campaign.proposer().wants_wal();
-            // All may be dropped: what was not returned stays queued.
+            // Every arm may be cancelled: an item that was not returned stays queued.
             tokio::select! {
-                changed = self.campaign.changed() => changed?,
+                stepped = self.campaign.step() => stepped?,
                 request = admin_requests::next_request(requests) => {
-                    let answer = self.campaign.change(request.change);
-                    // Who asked may have gone; the status tells it as well.
+                    let answer = self.campaign.begin_change(request.change);
+                    // The client may have gone away; the status shows the change as well.
                     let _ = request.answer.send(answer);
                 }
-                item = self.stream.next_or_end(wants_wal) => self.take(item?)?,
-                _ = check.tick() => if self.campaign.proposer().is_stuck() {
+                item = self.stream.next_or_end(wants_wal) => self.handle_items(item?)?,
+                _ = stuck_check.tick() => if self.campaign.proposer().is_stuck() {
                     return Err(LeadershipEnd::Stuck);
                 },
             }
         }
     }
 
-    fn act(&self, action: &Action) -> Result<(), LeadershipEnd> {
+    fn handle_action(&self, action: &Action) -> Result<(), LeadershipEnd> {
         match action {
             &Action::Committed(lsn) => {
                 self.stream.report(lsn);
@@ -87,7 +94,7 @@ impl Streaming<'_> {
                     snapshot.reported_lsn = lsn;
                 });
             }
-            // The log was given away under our own term: what is written from here on is not for it.
+            // The log was given to another primary under this term: it takes no more of this primary's WAL.
             Action::Configured(Configuration { primary: Some(designated), .. })
                 if self.campaign.primary() != Some(*designated) =>
             {
@@ -102,8 +109,8 @@ impl Streaming<'_> {
         Ok(())
     }
 
-    /// Takes a message and those that wait behind it, so that they go out together.
-    fn take(&mut self, first: FromPrimary) -> Result<(), LeadershipEnd> {
+    /// Handles a message of the primary and all that already wait behind it, so that their WAL is sent together.
+    fn handle_items(&mut self, first: FromPrimary) -> Result<(), LeadershipEnd> {
         let mut next = Some(first);
         let mut primary_end = Lsn::INVALID;
         while let Some(item) = next {
@@ -116,6 +123,7 @@ impl Streaming<'_> {
             }
             next = if self.campaign.proposer().wants_wal() { self.stream.try_next() } else { None };
         }
+
         let received = self.campaign.proposer().received_lsn();
         self.board.update(|snapshot| {
             snapshot.primary_flush_lsn = snapshot.primary_flush_lsn.max(primary_end).max(received);
@@ -126,7 +134,10 @@ impl Streaming<'_> {
     fn append(&mut self, piece: XLogData) -> Result<(), LeadershipEnd> {
         let XLogData { start, data, .. } = piece;
         let expected = self.campaign.proposer().received_lsn();
-        let taken = self.campaign.append(start, data);
-        if taken { Ok(()) } else { Err(LeadershipEnd::Gap { expected, got: start }) }
+        if self.campaign.append(start, data) {
+            Ok(())
+        } else {
+            Err(LeadershipEnd::Gap { expected, got: start })
+        }
     }
 }

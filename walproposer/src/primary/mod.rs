@@ -1,7 +1,8 @@
-//! [`Primary`]: a replication connection to the primary that waits for commands, and [`WalStream`]: the same connection
-//! while it streams (PostgreSQL documentation, "Streaming Replication Protocol").
+//! [`Primary`]: a replication connection to the primary that waits for commands. [`WalStream`]: the same connection while
+//! it streams (PostgreSQL documentation, "Streaming Replication Protocol").
 //!
-//! Asks and refuses, but decides nothing about the log: that is `check`'s. Called by `cycle`.
+//! Refuses servers whose commits cannot depend on a quorum. Whether the primary's WAL continues the log is decided in
+//! `continuation`. Called by `leadership`.
 
 mod stream;
 
@@ -20,19 +21,19 @@ const PRIMARY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the answer to a command.
 const PRIMARY_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What went wrong with the primary.
+/// Error of the primary, or of the connection to it.
 #[derive(Debug, Error)]
 pub(crate) enum PrimaryError {
-    /// It is not there, or went away, or is about to: normal, and tried again soon.
+    /// There is no server, or it went away, or is about to: normal, and tried again soon.
     #[error("the primary is down: {0}")]
     Down(String),
-    /// It is there, and does not do what it is asked.
-    #[error("the primary refuses: {0}")]
+    /// The server answers a request with an error.
+    #[error("the primary refused a request: {0}")]
     Refused(String),
-    /// It is asked for WAL that it no longer has, or never had.
-    #[error("the primary lacks WAL that it was asked for: {0}")]
+    /// The server no longer has the requested WAL, or never had it.
+    #[error("the primary lacks the requested WAL: {0}")]
     WalRemoved(String),
-    /// It is not a primary whose commits may depend on us.
+    /// The server is not a primary whose commits may depend on a quorum.
     #[error("{0}")]
     Unfit(String),
 }
@@ -53,29 +54,29 @@ impl From<ClientError> for PrimaryError {
     }
 }
 
-/// What does not change while the connection lasts.
+/// Properties of the primary that do not change while the connection lasts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Facts {
+pub(crate) struct PrimaryFacts {
     pub(crate) system_id: SystemId,
     pub(crate) segment_size: SegmentSize,
-    /// `PG_VERSION_NUM`.
+    /// `PG_VERSION_NUM`, such as 150018.
     pub(crate) version: u32,
-    /// Where the slot stood when the connection was opened.
+    /// `restart_lsn` of the slot when the connection was opened.
     pub(crate) slot_restart_lsn: Lsn,
 }
 
-/// IDENTIFY_SYSTEM.
+/// Position of the primary, from IDENTIFY_SYSTEM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PrimaryPosition {
     pub(crate) tli: Tli,
     pub(crate) flush_lsn: Lsn,
 }
 
-/// A connection that waits for commands.
+/// A replication connection that waits for commands.
 #[derive(Debug)]
 pub(crate) struct Primary {
     client: Client,
-    pub(crate) facts: Facts,
+    pub(crate) facts: PrimaryFacts,
 }
 
 impl Primary {
@@ -94,11 +95,11 @@ impl Primary {
         let mut client = Client::connect(&options, PRIMARY_CONNECT_TIMEOUT).await?;
         check_settings(&mut client).await?;
         let slot_restart_lsn = check_slot(&mut client, &config.slot).await?;
-        warn_if_nobody_waits(&mut client, &config.application_name).await?;
+        warn_if_commits_do_not_wait(&mut client, &config.application_name).await?;
         let (system_id, position) = identify(&mut client).await?;
-        let facts = Facts {
+        let facts = PrimaryFacts {
             system_id,
-            segment_size: segment_size(&show(&mut client, "wal_segment_size").await?)
+            segment_size: parse_segment_size(&show(&mut client, "wal_segment_size").await?)
                 .ok_or_else(|| unexpected("wal_segment_size"))?,
             version: show(&mut client, "server_version_num")
                 .await?
@@ -109,7 +110,7 @@ impl Primary {
         Ok((Self { client, facts }, position))
     }
 
-    /// Where the primary is now. Fails when it is gone.
+    /// The present position of the primary. Fails when the server is gone.
     pub(crate) async fn position(&mut self) -> Result<PrimaryPosition, PrimaryError> {
         Ok(identify(&mut self.client).await?.1)
     }
@@ -120,22 +121,22 @@ impl Primary {
         row.get("content").map(str::to_owned).ok_or_else(|| unexpected("TIMELINE_HISTORY"))
     }
 
-    /// Begins to stream. Until told otherwise the primary hears 0/0: nothing is stored.
+    /// Begins to stream. Until a position is reported, the primary is told 0/0: nothing is stored.
     pub(crate) async fn stream(self, slot: &str, from: Lsn, tli: Tli) -> Result<WalStream, PrimaryError> {
         WalStream::start(self.client, slot, from, tli).await
     }
 }
 
-/// What a quorum promises is worth nothing when the primary itself forgets (PostgreSQL documentation, "Settings" of
-/// the write-ahead log), and a standby commits nothing of its own.
+/// Checks that this is a primary with durable WAL. The promise of a quorum is worth nothing when the primary itself loses
+/// WAL (PostgreSQL documentation, "Settings" of the write-ahead log), and a standby commits nothing of its own.
 async fn check_settings(client: &mut Client) -> Result<(), PrimaryError> {
     let unfit: [(&str, &[&str], &str); 4] = [
-        ("in_hot_standby", &["off"], "this server is a standby: give the address of the primary"),
+        ("in_hot_standby", &["off"], "this server is a standby: set --primary to the address of the primary"),
         ("wal_level", &["replica", "logical"], "wal_level must be replica or logical on the primary"),
         (
             "fsync",
             &["on"],
-            "fsync is off on the primary: after a crash its WAL could differ from what was acknowledged",
+            "fsync is off on the primary: after a crash its WAL could differ from the acknowledged WAL",
         ),
         (
             "full_page_writes",
@@ -152,8 +153,8 @@ async fn check_settings(client: &mut Client) -> Result<(), PrimaryError> {
     Ok(())
 }
 
-/// Without a slot the primary may recycle WAL that the quorum lacks, and a second walproposer could follow it. Returns
-/// where the slot stands.
+/// Checks the replication slot, and returns its `restart_lsn`. Without a slot the primary may recycle WAL that the quorum
+/// lacks, and a second walproposer could stream from it.
 async fn check_slot(client: &mut Client, slot: &str) -> Result<Lsn, PrimaryError> {
     let create = format!("SELECT pg_create_physical_replication_slot('{slot}', true);");
     let row = one_row(client, &format!("READ_REPLICATION_SLOT \"{slot}\"")).await?;
@@ -170,13 +171,17 @@ async fn check_slot(client: &mut Client, slot: &str) -> Result<Lsn, PrimaryError
     restart_lsn.parse().map_err(|_| unexpected("READ_REPLICATION_SLOT"))
 }
 
-async fn warn_if_nobody_waits(client: &mut Client, application_name: &str) -> Result<(), PrimaryError> {
+/// Warns when `synchronous_standby_names` does not contain the name of this standby.
+async fn warn_if_commits_do_not_wait(
+    client: &mut Client,
+    application_name: &str,
+) -> Result<(), PrimaryError> {
     let names = show(client, "synchronous_standby_names").await?;
     if !names.to_ascii_lowercase().contains(&application_name.to_ascii_lowercase()) {
         tracing::warn!(
             synchronous_standby_names = names,
             application_name,
-            "commits do not wait for the safekeepers: the name is not in synchronous_standby_names"
+            "commits do not wait for the safekeepers: application_name is not in synchronous_standby_names"
         );
     }
     Ok(())
@@ -210,11 +215,11 @@ fn no_answer(command: &str) -> PrimaryError {
 }
 
 fn unexpected(command: &str) -> PrimaryError {
-    PrimaryError::Refused(format!("the answer to {command} is not understood"))
+    PrimaryError::Refused(format!("unexpected answer to {command}"))
 }
 
-/// `16MB`, as SHOW prints a size (PostgreSQL documentation, "Parameter Names and Values").
-pub(crate) fn segment_size(text: &str) -> Option<SegmentSize> {
+/// Parses a segment size as SHOW prints it, such as `16MB` (PostgreSQL documentation, "Parameter Names and Values").
+pub(crate) fn parse_segment_size(text: &str) -> Option<SegmentSize> {
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
     let unit: u32 = match &text[digits.len()..] {
         "" | "B" => 1,
@@ -231,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_show_prints_them() {
+    fn segment_size_is_parsed_from_show_output() {
         for (text, expected) in [
             ("16MB", Some(16 << 20)),
             ("1GB", Some(1 << 30)),
@@ -245,7 +250,7 @@ mod tests {
             ("16 MB", None),
             ("16TB", None),
         ] {
-            assert_eq!(segment_size(text).map(SegmentSize::bytes), expected, "{text}");
+            assert_eq!(parse_segment_size(text).map(SegmentSize::bytes), expected, "{text}");
         }
     }
 }

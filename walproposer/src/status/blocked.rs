@@ -1,4 +1,4 @@
-//! What keeps commits from being acknowledged, in one sentence: for people, and for `/readyz`.
+//! Reason for which commits are not acknowledged, in one sentence: for operators, and for `/readyz`.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use wal_types::NodeId;
 
 use super::{LeadershipState, LinkState, SafekeeperView, StatusSnapshot};
 
-/// A safekeeper that follows but answers nothing for this long is called stalled.
+/// A safekeeper that follows but leaves a message unanswered for this long counts as stalled.
 const STALL_AFTER: Duration = Duration::from_secs(3);
 
 impl StatusSnapshot {
-    /// One sentence on what keeps commits from being acknowledged now; `None` when nothing does.
+    /// The reason for which commits are not acknowledged now; `None` when they are.
     pub(crate) fn blocked(&self) -> Option<String> {
         match self.state {
             LeadershipState::WaitingForPrimary => Some(match (&self.primary_error, &self.refusal) {
@@ -22,18 +22,19 @@ impl StatusSnapshot {
             LeadershipState::Collecting | LeadershipState::Campaigning | LeadershipState::Checking => Some(
                 self.quorum_missing()
                     .or_else(|| self.refusal.clone())
-                    .unwrap_or_else(|| self.under_way().to_owned()),
+                    .unwrap_or_else(|| self.stage_sentence().to_owned()),
             ),
             LeadershipState::Streaming => self.stream_blocked(),
         }
     }
 
-    /// `Ok` when commits are acknowledged; else what [`StatusSnapshot::blocked`] says.
+    /// `Ok` when commits are acknowledged; else the reason of [`StatusSnapshot::blocked`].
     pub(crate) fn ready(&self) -> Result<(), String> {
         self.blocked().map_or(Ok(()), Err)
     }
 
-    const fn under_way(&self) -> &'static str {
+    /// The stage of an election, when nothing else blocks commits.
+    const fn stage_sentence(&self) -> &'static str {
         match self.state {
             LeadershipState::WaitingForPrimary => "no connection to the primary yet",
             LeadershipState::Collecting => "the safekeepers are being asked for their positions",
@@ -45,11 +46,11 @@ impl StatusSnapshot {
 
     fn stream_blocked(&self) -> Option<String> {
         let following = |view: &SafekeeperView| view.state == LinkState::Streaming && !view.is_stalled();
-        let settled = self.commit_lsn.is_valid();
-        if settled && quorum::reached(&self.voters(), |node| self.view(node).is_some_and(following)) {
+        let is_settled = self.commit_lsn.is_valid();
+        if is_settled && quorum::reached(&self.voters(), |node| self.view(node).is_some_and(following)) {
             return None;
         }
-        Some(self.quorum_missing().or_else(|| self.stall()).or_else(|| self.catch_up()).unwrap_or_else(
+        Some(self.quorum_missing().or_else(|| self.stalled()).or_else(|| self.catching_up()).unwrap_or_else(
             || {
                 format!(
                     "a majority of the safekeepers has yet to write the log up to {}",
@@ -64,10 +65,10 @@ impl StatusSnapshot {
     }
 
     fn quorum_missing(&self) -> Option<String> {
-        self.voters().into_iter().find_map(|set| self.missing_of(&set))
+        self.voters().into_iter().find_map(|set| self.missing_of_set(&set))
     }
 
-    fn missing_of(&self, set: &[NodeId]) -> Option<String> {
+    fn missing_of_set(&self, set: &[NodeId]) -> Option<String> {
         let away = |view: &SafekeeperView| matches!(view.state, LinkState::Offline | LinkState::Connecting);
         let missing: Vec<NodeId> =
             set.iter().copied().filter(|&node| self.view(node).is_none_or(away)).collect();
@@ -88,7 +89,7 @@ impl StatusSnapshot {
         Some(sentence)
     }
 
-    fn stall(&self) -> Option<String> {
+    fn stalled(&self) -> Option<String> {
         let which = ids(self.safekeepers.iter().filter(|view| view.is_stalled()).map(|view| view.address.id));
         (!which.is_empty()).then(|| {
             format!(
@@ -98,7 +99,7 @@ impl StatusSnapshot {
         })
     }
 
-    fn catch_up(&self) -> Option<String> {
+    fn catching_up(&self) -> Option<String> {
         let behind = self.safekeepers.iter().filter(|view| view.state == LinkState::CatchingUp);
         let which = ids(behind.map(|view| view.address.id));
         (!which.is_empty())
@@ -107,7 +108,7 @@ impl StatusSnapshot {
 }
 
 impl SafekeeperView {
-    /// A slow disk, or a network that takes bytes and returns none.
+    /// True with a slow disk, or with a network that accepts bytes and returns none.
     fn is_stalled(&self) -> bool {
         self.unanswered_since.is_some_and(|since| since.elapsed() > STALL_AFTER)
     }
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_blocks_commits_is_one_sentence() {
+    fn blocked_is_one_sentence() {
         let table: &[(LeadershipState, &[LinkState], u64, Option<&str>)] = &[
             (LeadershipState::Streaming, &[Streaming, Streaming, Streaming], 9, None),
             (LeadershipState::Streaming, &[Streaming, Offline, Streaming], 9, None),
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_majority_that_answers_nothing_blocks() {
+    async fn blocked_names_stalled_safekeepers() {
         let mut stalled = snapshot(LeadershipState::Streaming, &[Streaming, Streaming, Streaming], 0x200);
         stalled.safekeepers[0].unanswered_since = Some(Instant::now());
         stalled.safekeepers[2].unanswered_since = Some(Instant::now());
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_shown_until_it_is_overcome() {
+    fn blocked_shows_last_refusal() {
         let mut refused = snapshot(LeadershipState::Collecting, &[Greeted, Greeted], 0);
         refused.refusal = Some("fsync is off".into());
         assert_eq!(refused.blocked().as_deref(), Some("fsync is off"));
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_of_a_safekeeper_that_is_away_is_told() {
+    fn blocked_shows_last_error_of_unreachable_safekeeper() {
         let mut away = snapshot(LeadershipState::Collecting, &[Offline], 0);
         away.safekeepers[0].last_error = Some("no such timeline".into());
         assert!(away.blocked().unwrap().ends_with("commits wait for one of them; 1: no such timeline"));

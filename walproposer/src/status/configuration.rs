@@ -1,4 +1,4 @@
-//! Who votes, who may write, and the change that is under way: as the driver knows it, and as it is told.
+//! Members, designated primary and the requested change: as the campaign writes them, and as JSON.
 
 use consensus::{Configuration, Member};
 use serde::Serialize;
@@ -10,45 +10,46 @@ use crate::primary_name::PrimaryName;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigurationView {
     pub(crate) configuration: Configuration,
-    /// A quorum holds it under our term.
+    /// Whether a quorum holds the configuration under the present term.
     pub(crate) decided: bool,
 }
 
-/// How far a change has come.
+/// Progress of a requested change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ChangeState {
-    /// New members are given the log; nothing is proposed yet.
+    /// New members receive the log; nothing is proposed yet.
     CatchingUp,
-    /// The safekeepers are being asked to accept it.
+    /// The safekeepers are asked to accept the change.
     Proposed,
-    /// No later proposer can miss it.
+    /// A quorum holds the new configuration: no later proposer can miss it.
     Decided,
-    /// It was not proposed, and will not be.
+    /// The change was not proposed, and will not be.
     Failed,
-    /// Leadership ended after it was proposed: the next leader finishes it if it was accepted by enough, or drops it.
+    /// Leadership ended after the change was proposed: the next leader finishes it if
+    /// enough safekeepers accepted it, and drops it otherwise.
     Unsettled,
 }
 
-/// The last change that was asked for.
+/// The last change that was requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ChangeView {
-    /// Of the configuration that the change ends with.
+    /// Generation of the configuration that the change ends with.
     pub(crate) generation: Generation,
     pub(crate) state: ChangeState,
-    /// New members that lack a part of the log, and how many bytes each lacks, as far as it is known.
+    /// New members that lack a part of the log, and the bytes that each lacks, if known.
     pub(crate) waits_for: Vec<(NodeId, Option<u64>)>,
-    /// Why it failed.
+    /// Why the change failed or is unsettled.
     pub(crate) error: Option<String>,
 }
 
 impl ChangeView {
-    /// Leadership ended.
-    pub(super) fn interrupted(&mut self) {
+    /// Marks a change that is under way as failed or unsettled, because the leadership ended.
+    pub(super) fn interrupt(&mut self) {
         let (state, error) = match self.state {
             ChangeState::CatchingUp => (
                 ChangeState::Failed,
-                "leadership ended while new members caught up, and nothing was changed: ask again",
+                "leadership ended while new members caught up, and nothing was changed: request the change again",
             ),
             ChangeState::Proposed => (
                 ChangeState::Unsettled,
@@ -71,7 +72,7 @@ pub(crate) struct ConfigurationStatus {
     joint: bool,
     members: Vec<MemberStatus>,
     new_members: Vec<MemberStatus>,
-    /// The only primary whose WAL the log takes.
+    /// The only primary whose WAL the log takes; none: any primary.
     primary: Option<String>,
 }
 

@@ -1,8 +1,8 @@
-//! [`StatusBoard`]: what the driver last wrote about itself, for people and scrapers to read.
+//! [`StatusBoard`]: the state of this process, for operators and scrapers to read.
 //!
-//! The driver writes, everybody else reads a copy: no reader can hold the driver up. What blocks commits is derived
-//! when it is asked for ([`StatusSnapshot::blocked`]), from nothing but the snapshot. Read by `http` and `metrics`, and by
-//! `recover` to say what was missing.
+//! The leadership and its campaign write; readers receive a copy, so that no reader can delay the writer. The sentence on
+//! what blocks commits is derived on demand ([`StatusSnapshot::blocked`]) from the snapshot alone. Read by `http`,
+//! `metrics` and `admin_requests`, and by `recover` to name the safekeepers that were missing.
 
 mod blocked;
 mod configuration;
@@ -19,96 +19,93 @@ pub(crate) use self::configuration::{ChangeState, ChangeView, ConfigurationView}
 pub(crate) use self::response::StatusResponse;
 use crate::config::{Cluster, SafekeeperAddress};
 
-/// Where the run cycle stands.
+/// Stage of the leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LeadershipState {
-    /// No usable connection to the primary.
+    /// There is no usable connection to the primary.
     WaitingForPrimary,
-    /// Asking the safekeepers for their positions.
+    /// The safekeepers are asked for their positions.
     Collecting,
-    /// Asking for votes.
+    /// The safekeepers are asked for their votes.
     Campaigning,
-    /// Comparing the primary's WAL with the log that won.
+    /// The primary's WAL is compared with the log that won the election.
     Checking,
-    /// Leading.
+    /// This process leads.
     Streaming,
 }
 
-/// How far one safekeeper has come.
+/// State of the connection to one safekeeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LinkState {
-    /// No connection.
+    /// There is no connection.
     Offline,
     /// A connection is being opened, or nothing was answered on it yet.
     Connecting,
-    /// It told its position or waits to be asked for a vote.
+    /// The safekeeper told its position, or waits for the vote request.
     Greeted,
-    /// It answered the vote request.
+    /// The safekeeper answered the vote request.
     Voted,
-    /// It reads WAL that is no longer buffered from another safekeeper.
+    /// The safekeeper receives WAL that is no longer buffered, read from a donor.
     CatchingUp,
-    /// It follows.
+    /// The safekeeper follows.
     Streaming,
 }
 
 /// One safekeeper.
 #[derive(Clone, Debug)]
 pub(crate) struct SafekeeperView {
-    /// Which, and where.
     pub(crate) address: SafekeeperAddress,
-    /// How far it is.
     pub(crate) state: LinkState,
-    /// Flush position, zero when unknown.
+    /// Flush position; zero when unknown.
     pub(crate) flush_lsn: Lsn,
-    /// Persisted commit position, zero when unknown.
+    /// Persisted commit position; zero when unknown.
     pub(crate) commit_lsn: Lsn,
-    /// Since when it leaves a message unanswered.
+    /// When the oldest message was queued that may still be unanswered.
     pub(crate) unanswered_since: Option<Instant>,
-    /// Why it is not connected, or what keeps it from following.
+    /// Why the safekeeper is not connected, or cannot follow.
     pub(crate) last_error: Option<String>,
 }
 
-/// All that is shown.
+/// Copy of everything on the board.
 #[derive(Clone, Debug)]
 pub(crate) struct StatusSnapshot {
-    /// Where the run cycle stands.
     pub(crate) state: LeadershipState,
-    /// Since when.
+    /// When the state was entered.
     pub(crate) since: Instant,
-    /// Term, once there is one.
+    /// Term of the campaign, once it has one.
     pub(crate) term: Option<Term>,
     /// The campaign.
     pub(crate) proposer_id: Option<ProposerId>,
-    /// Where the term's own WAL begins; zero before the election.
+    /// First position of the term's own WAL; zero before the election.
     pub(crate) term_start_lsn: Lsn,
-    /// Durable on a quorum; zero until that includes everything below the term's start.
+    /// Position up to which WAL is durable on a quorum; zero until that includes everything below the term's start.
     pub(crate) commit_lsn: Lsn,
     /// End of the primary's WAL as far as known.
     pub(crate) primary_flush_lsn: Lsn,
-    /// What the primary was last told.
+    /// Position last acknowledged to the primary.
     pub(crate) reported_lsn: Lsn,
     /// Why there is no connection to the primary.
     pub(crate) primary_error: Option<String>,
-    /// Why the last attempt to lead failed. Gone once the primary's WAL was compared successfully.
+    /// Why the last leadership ended or did not begin. Cleared when the primary's WAL was compared successfully.
     pub(crate) refusal: Option<String>,
-    /// Elections won since the start.
+    /// Elections won since the start of the process.
     pub(crate) elections: u64,
-    /// Who votes and who may write, as the safekeepers told it.
+    /// Members and designated primary, as the safekeepers told them.
     pub(crate) configuration: Option<ConfigurationView>,
-    /// The last change that was asked for.
+    /// The last change that was requested.
     pub(crate) change: Option<ChangeView>,
-    /// By id.
+    /// Ordered by id.
     pub(crate) safekeepers: Vec<SafekeeperView>,
 }
 
-/// Shares a [`StatusSnapshot`]; clones are the same one.
+/// Shares a [`StatusSnapshot`] between one writer and its readers. Clones are the same board.
 #[derive(Clone, Debug)]
 pub(crate) struct StatusBoard(Arc<watch::Sender<StatusSnapshot>>);
 
 impl StatusBoard {
-    /// Nothing is known yet.
+    /// A board on which nothing is known yet but the addresses of the safekeepers.
     pub(crate) fn new(cluster: &Cluster) -> Self {
         let view = |address: &SafekeeperAddress| SafekeeperView {
             address: address.clone(),
@@ -120,6 +117,7 @@ impl StatusBoard {
         };
         let mut safekeepers: Vec<_> = cluster.safekeepers.iter().map(view).collect();
         safekeepers.sort_by_key(|safekeeper| safekeeper.address.id);
+
         Self(Arc::new(watch::Sender::new(StatusSnapshot {
             state: LeadershipState::WaitingForPrimary,
             since: Instant::now(),
@@ -138,17 +136,17 @@ impl StatusBoard {
         })))
     }
 
-    /// A copy.
+    /// A copy of the present state.
     pub(crate) fn read(&self) -> StatusSnapshot {
         self.0.borrow().clone()
     }
 
-    /// Changes some of it.
+    /// Changes a part of the state.
     pub(crate) fn update(&self, change: impl FnOnce(&mut StatusSnapshot)) {
         self.0.send_modify(change);
     }
 
-    /// Enters a state; the clock starts over only when it is another one.
+    /// Enters a stage; its clock starts over only when the stage is another one.
     pub(crate) fn enter(&self, state: LeadershipState) {
         self.update(|snapshot| {
             if snapshot.state != state {
@@ -160,21 +158,21 @@ impl StatusBoard {
 }
 
 impl StatusSnapshot {
-    /// The voting sets: the configuration's, or everybody where nothing else is known.
+    /// The voting sets: those of the configuration, or all safekeepers as one set when no configuration is known.
     pub(crate) fn voters(&self) -> Vec<Vec<NodeId>> {
         let listed = self.configuration.as_ref().map(|view| view.configuration.sets());
-        let everybody = || vec![self.safekeepers.iter().map(|view| view.address.id).collect()];
-        listed.filter(|sets| !sets.is_empty()).unwrap_or_else(everybody)
+        let all = || vec![self.safekeepers.iter().map(|view| view.address.id).collect()];
+        listed.filter(|sets| !sets.is_empty()).unwrap_or_else(all)
     }
 
-    /// Leadership ended.
-    pub(crate) fn lost_leadership(&mut self) {
+    /// Marks a change that is under way as interrupted, because the leadership ended.
+    pub(crate) fn interrupt_change(&mut self) {
         if let Some(change) = &mut self.change {
-            change.interrupted();
+            change.interrupt();
         }
     }
 
-    /// How far a safekeeper is behind the primary.
+    /// Bytes that a safekeeper is behind the primary; none while its position is unknown.
     pub(crate) fn lag_bytes(&self, view: &SafekeeperView) -> Option<u64> {
         view.flush_lsn.is_valid().then(|| self.primary_flush_lsn.bytes_since(view.flush_lsn))
     }

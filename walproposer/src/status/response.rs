@@ -1,11 +1,11 @@
-//! JSON body of `GET /v1/status`.
+//! JSON body of `GET /v1/status`. The names of its fields are read by tools outside of this repository.
 
 use serde::Serialize;
 
 use super::configuration::{ChangeStatus, ConfigurationStatus};
 use super::{LeadershipState, LinkState, SafekeeperView, StatusSnapshot};
 
-/// `GET /v1/status`.
+/// Body of `GET /v1/status`. Positions are PostgreSQL's text form, `0/0` when unknown.
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusResponse {
     state: LeadershipState,
@@ -31,7 +31,7 @@ struct SafekeeperStatus {
     state: LinkState,
     flush_lsn: String,
     commit_lsn: String,
-    /// None while its position is not known.
+    /// None while the position is unknown.
     lag_bytes: Option<u64>,
     last_error: Option<String>,
 }
@@ -49,6 +49,7 @@ impl From<&StatusSnapshot> for StatusResponse {
             lag_bytes: snapshot.lag_bytes(view),
             last_error: view.last_error.clone(),
         };
+
         Self {
             state: snapshot.state,
             since_ms: u64::try_from(snapshot.since.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -74,7 +75,7 @@ mod tests {
     use wal_types::{Lsn, NodeId, TenantTimelineId};
 
     #[test]
-    fn status_is_the_documented_json() {
+    fn status_response_has_documented_json_fields() {
         let safekeepers = vec![SafekeeperAddress { id: NodeId(1), host: "h".into(), port: 1 }];
         let cluster = Cluster { safekeepers, id: TenantTimelineId::default(), token: None };
         let mut snapshot = StatusBoard::new(&cluster).read();

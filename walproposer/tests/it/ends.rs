@@ -172,9 +172,9 @@ async fn a_second_sigterm_ends_the_drain() {
 #[tokio::test]
 async fn a_recovery_that_fails_or_is_cut_off_sends_its_spans_and_says_why() {
     for (timeout, signals, reason) in [
-        ("1s", &[][..], "not settled within 1s"),
-        ("60s", &[Signal::SIGTERM], "told to end before"),
-        ("60s", &[Signal::SIGINT], "told to end before"),
+        ("1s", &[][..], "end of the log not settled within 1s"),
+        ("60s", &[Signal::SIGTERM], "stopped by a signal before"),
+        ("60s", &[Signal::SIGINT], "stopped by a signal before"),
     ] {
         let with = |collector: &Collector| {
             let mut command = command("recover", collector);

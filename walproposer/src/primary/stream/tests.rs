@@ -1,4 +1,4 @@
-//! Who must say what, and how often, while nobody writes.
+//! Status updates, keepalives and silence on a stream without WAL.
 
 use super::*;
 use crate::scripted_server;
@@ -19,66 +19,66 @@ fn keepalive() -> BackendMessage {
     BackendMessage::CopyData(payload.freeze())
 }
 
-/// The status updates that have come.
+/// The status updates that the server has received.
 async fn statuses(server: &mut DuplexStream) -> Vec<StandbyStatusUpdate> {
-    let mut said = Bytes::from(scripted_server::receive(server).await);
+    let mut received = Bytes::from(scripted_server::receive(server).await);
     let mut statuses = Vec::new();
-    while said.len() >= STATUS_FRAME_BYTES {
+    while received.len() >= STATUS_FRAME_BYTES {
         let FromStandby::StatusUpdate(status) =
-            FromStandby::decode(said.slice(5..STATUS_FRAME_BYTES)).unwrap()
+            FromStandby::decode(received.slice(5..STATUS_FRAME_BYTES)).unwrap()
         else {
             panic!("no status update")
         };
         statuses.push(status);
-        said.advance(STATUS_FRAME_BYTES);
+        received.advance(STATUS_FRAME_BYTES);
     }
-    assert!(said.is_empty());
+    assert!(received.is_empty());
     statuses
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_primary_that_says_nothing_is_down() {
+async fn wal_stream_fails_when_primary_is_silent() {
     let (copy, mut server) = scripted_server::copy_both().await;
     let (items, _received) = mpsc::channel(1);
     let (_report, reported) = watch::channel(Lsn::INVALID);
     let started = Instant::now();
-    // It reads, as a peer behind a broken way back would.
+    // The server reads, as a peer would whose way back is broken.
     let read = async {
         loop {
             scripted_server::receive(&mut server).await;
         }
     };
     let ended = tokio::select! {
-        ended = timeout(LONG, converse(copy, items, reported)) => ended.expect("it hangs"),
+        ended = timeout(LONG, run_stream(copy, items, reported)) => ended.expect("the stream hangs"),
         () = read => unreachable!(),
     };
-    assert!(matches!(ended, Ended::Failed(PrimaryError::Down(_))), "{ended:?}");
+    assert!(matches!(ended, StreamEnd::Failed(PrimaryError::Down(_))), "{ended:?}");
     assert_eq!(started.elapsed().as_secs(), PRIMARY_SILENCE_MAX.as_secs());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_primary_that_answers_when_it_is_asked_is_not_down() {
+async fn wal_stream_survives_idle_primary_that_replies() {
     let (copy, mut server) = scripted_server::copy_both().await;
-    let (items, mut received) = mpsc::channel(1);
+    let (items, mut received_items) = mpsc::channel(1);
     let (_report, reported) = watch::channel(Lsn::INVALID);
-    let mut questions = 0;
-    let answer_questions = async {
+    let mut reply_requests = 0;
+    let reply = async {
         loop {
             for status in statuses(&mut server).await {
                 if status.reply_requested {
-                    questions += 1;
+                    reply_requests += 1;
                     scripted_server::send(&mut server, &[keepalive()]).await;
                 }
             }
         }
     };
-    let take = async { while received.recv().await.is_some() {} };
-    let conversation = async { tokio::join!(converse(copy, items, reported), take) };
+    let receive = async { while received_items.recv().await.is_some() {} };
+    let stream = async { tokio::join!(run_stream(copy, items, reported), receive) };
     tokio::select! {
-        (ended, ()) = conversation => panic!("{ended:?}"),
-        () = answer_questions => unreachable!(),
+        (ended, ()) = stream => panic!("{ended:?}"),
+        () = reply => unreachable!(),
         () = tokio::time::sleep(LONG) => {}
     }
-    let asked_every = LONG.as_secs() / questions;
-    assert!(asked_every.abs_diff(PRIMARY_QUESTION_INTERVAL.as_secs()) <= 1, "every {asked_every} s");
+    let interval = LONG.as_secs() / reply_requests;
+    assert!(interval.abs_diff(PRIMARY_REPLY_REQUEST_INTERVAL.as_secs()) <= 1, "every {interval} s");
 }
