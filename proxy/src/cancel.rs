@@ -19,9 +19,9 @@ use utils::leaky_bucket::Rate;
 use crate::compute::{self, ComputeError, Dial};
 use crate::config::RateOptions;
 use crate::control_plane::Compute;
-use crate::handover::Peers;
-use crate::metrics::{How, Metrics};
-use crate::rate_limit::NetworkLimit;
+use crate::limits::rate_limit::NetworkLimit;
+use crate::observe::metrics::{How, Metrics};
+use crate::peers::Peers;
 
 /// Bytes of the secret in protocol 3.0, which knows no other length.
 const SHORT_SECRET_BYTES: usize = 4;

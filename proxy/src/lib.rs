@@ -14,34 +14,27 @@
 //! A library with `Server` and a thin `main.rs`.
 
 mod accept;
-mod activity;
-mod allowlist;
+mod admin;
 mod auth;
-mod cache_metrics;
 mod cancel;
+mod client_facing;
+mod closing;
 mod compute;
 pub mod config;
 mod control_plane;
-mod drain;
-mod ending;
-mod error;
-mod handover;
-mod http;
+mod lifecycle;
 mod limits;
 mod link;
 mod listeners;
-mod metrics;
-mod mock_secret;
-mod passthrough;
-mod phases;
-mod proxy_protocol;
-mod rate_limit;
-mod reload;
+mod observe;
+mod peer_server;
+mod peers;
+mod providers;
+mod relay;
 mod route;
 mod server;
 mod session;
 mod socket;
-mod supervise;
 mod tls;
 
 pub use listeners::Listeners;

@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio::net::TcpListener;
 
 use crate::config::{Config, ControlPlaneSource};
-use crate::handover::{Handover, Predecessor};
+use crate::lifecycle::handover::{Handover, Predecessor};
 
 /// The first descriptor that a supervisor passes (sd_listen_fds(3), SD_LISTEN_FDS_START).
 const FIRST_PASSED_FD: RawFd = 3;

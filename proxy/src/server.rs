@@ -17,30 +17,30 @@ use utils::Shutdown;
 use utils::shutdown::Drained;
 
 use crate::accept::{Arrived, Door};
-use crate::activity::{Activities, Activity, SessionId};
 use crate::auth::Authenticator;
 use crate::cancel::Cancels;
 use crate::compute::TcpDial;
 use crate::compute::role_query::RoleQuery;
 use crate::config::{ComputeTls, Config, ControlPlaneSource};
-use crate::control_plane::{
-    AuthQueryControlPlane, Cached, ControlPlane, FileControlPlane, HttpControlPlane, NoControlPlane,
-    TokenFile,
-};
-use crate::drain::{Drain, Times};
-use crate::ending::Ending;
-use crate::handover::{self, Handover, Host, Peers};
-use crate::limits::{Limited, Limits, LimitsFile};
+use crate::control_plane::{Cached, ControlPlane, HttpControlPlane, NoControlPlane, TokenFile};
+use crate::lifecycle::drain::{Drain, Times};
+use crate::lifecycle::handover::Handover;
+use crate::lifecycle::reload::{ReloadError, Source, Sources};
+use crate::lifecycle::supervise::{Supervised, supervise};
+use crate::limits::connections::Connections;
+use crate::limits::limits_file::{Limited, Limits, LimitsFile};
 use crate::link::{Links, mgmt};
 use crate::listeners::{Listener, Listeners};
-use crate::metrics::Metrics;
-use crate::phases::Phase;
-use crate::rate_limit::Connections;
-use crate::reload::{ReloadError, Source, Sources};
+use crate::observe::activity::{Activities, Activity, SessionId};
+use crate::observe::metrics::Metrics;
+use crate::observe::phases::Phase;
+use crate::observe::session_record::Ending;
+use crate::peer_server::{self, Host};
+use crate::peers::Peers;
+use crate::providers::{AuthQueryControlPlane, FileControlPlane};
 use crate::session::{self, Services};
-use crate::supervise::{Supervised, supervise};
-use crate::tls::store::TlsStore;
-use crate::{http, mock_secret};
+use crate::tls::TlsStore;
+use crate::{admin, auth};
 
 /// For sessions to say goodbye at the deadline.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(3);
@@ -99,7 +99,7 @@ impl Server {
             login_timeout: config.login_timeout,
             auth: Authenticator::new(
                 Arc::clone(&control_plane),
-                mock_secret::find(config)?,
+                auth::mock_secret::find(config)?,
                 config.client_auth,
                 metrics.clone(),
             )
@@ -174,7 +174,7 @@ impl Server {
     ) -> anyhow::Result<Supervised> {
         let (registry, peers) =
             (Arc::clone(&self.registry), listeners.handover.as_ref().map(Handover::peers));
-        let router = http::router(&self.services, &self.activities, registry, log_level, peers);
+        let router = admin::router(&self.services, &self.activities, registry, log_level, peers);
         let (socket, drain) = (Arc::clone(&listeners.http.socket), Arc::clone(&self.services.drain));
         Ok(supervise("http", &self.services.metrics, move || {
             let (router, drain, mut end) = (router.clone(), Arc::clone(&drain), end.clone());
@@ -232,7 +232,7 @@ impl Server {
         let (services, activities) = (Arc::clone(&self.services), Arc::clone(&self.activities));
         let (socket, host) = (handover.listener(), Arc::new(Host::new(listeners, services, activities)));
         Some(supervise("handover", &self.services.metrics, move || {
-            handover::answer(Arc::clone(&socket), Arc::clone(&host))
+            peer_server::answer(Arc::clone(&socket), Arc::clone(&host))
         }))
     }
 
@@ -334,5 +334,4 @@ async fn serve_connection(arrived: Arrived, services: Arc<Services<TcpDial>>, ac
 }
 
 #[cfg(test)]
-#[path = "server_tests.rs"]
 mod tests;

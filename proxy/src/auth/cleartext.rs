@@ -11,7 +11,7 @@ use pq_proto::authentication::decode_password;
 use scram::{ITERATIONS_MAX, ScramKeys, Verifier};
 use tokio::sync::Semaphore;
 
-use super::AuthError;
+use super::error::AuthError;
 use super::sasl::{password_message, send};
 
 /// Passwords that are hashed at the same time: more would only take the processors from everybody else.

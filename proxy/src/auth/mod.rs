@@ -3,130 +3,36 @@
 //! between startup packet and compute.
 
 mod cleartext;
-mod failed_logins;
+mod error;
+pub(crate) mod mock_secret;
 mod sasl;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use postgres_backend::{Connection, Io};
-use pq_proto::{ErrorResponse, FramedError, SqlState, Text};
+use pq_proto::Text;
 use rand::Rng;
 use scram::server::VerifiedClient;
 use scram::{ITERATIONS_DEFAULT, NONCE_BYTES, ScramError, Verifier};
 use tokio::time::Instant;
 
 use self::cleartext::Hashing;
-use self::failed_logins::FailedLogins;
-use crate::activity::SessionId;
-use crate::config::RateOptions;
-use crate::control_plane::{Access, Accessed, Cached, ControlPlaneError, Wanted};
-use crate::error::violation;
-use crate::metrics::Metrics;
-use crate::phases::{Phase, timed};
-use crate::rate_limit::Limit;
+pub(crate) use self::error::AuthError;
+pub(crate) use self::mock_secret::MockSecret;
+use crate::config::{ClientAuth, RateOptions};
+use crate::control_plane::{Access, Accessed, Cached, Wanted};
+use crate::limits::failed_logins::FailedLogins;
+use crate::limits::rate_limit::Limit;
+use crate::observe::activity::SessionId;
+use crate::observe::metrics::Metrics;
+use crate::observe::phases::{Phase, timed};
 use crate::route::{EndpointName, Route, RouteError, Way};
 
 /// Endpoints whose logins are counted at most; those that were quiet for longest are forgotten first.
 const LOGIN_LIMITS_MAX: usize = 10_000;
-
-/// From which the salts of roles that do not exist are made. To be kept over restarts: such a salt would change with it,
-/// and a real one does not.
-#[derive(Clone)]
-pub(crate) struct MockSecret(pub(crate) [u8; 32]);
-
-impl std::fmt::Debug for MockSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("MockSecret(..)")
-    }
-}
-
-/// How clients prove that they know their password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum ClientAuth {
-    /// SCRAM-SHA-256, bound to the TLS channel where the client can
-    #[default]
-    #[value(name = "scram-sha-256")]
-    Scram,
-    /// The password as it is, inside TLS only: for clients that cannot do SCRAM. Sessions without TLS use SCRAM
-    Password,
-}
-
-/// The client is not let in.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AuthError {
-    #[error("password authentication failed for user \"{0}\"")]
-    WrongPassword(String),
-    #[error("address {0} is not allowed to connect to this endpoint")]
-    NotAllowed(IpAddr),
-    #[error("clients whose address is not known are not allowed to connect to this endpoint")]
-    NoAddress,
-    #[error("the password of this role cannot be checked: its verifier has too many iterations")]
-    TooManyIterations,
-    #[error("too many logins to this endpoint in a short time")]
-    TooManyLogins(Duration),
-    #[error(transparent)]
-    Route(#[from] RouteError),
-    #[error(transparent)]
-    Scram(ScramError),
-    #[error("{0}")]
-    Protocol(String),
-    #[error("the client closed the connection")]
-    Closed,
-    #[error(transparent)]
-    Connection(#[from] FramedError),
-    #[error(transparent)]
-    ControlPlane(#[from] ControlPlaneError),
-}
-
-impl AuthError {
-    pub(crate) const fn how(&self) -> &'static str {
-        match self {
-            Self::WrongPassword(_) => "wrong_password",
-            Self::NotAllowed(_) | Self::NoAddress => "address_not_allowed",
-            Self::TooManyIterations => "unusable_verifier",
-            Self::TooManyLogins(_) => "too_many_to_endpoint",
-            Self::Route(_) => "no_route",
-            Self::Scram(_) | Self::Protocol(_) => "bad_authentication",
-            Self::Closed | Self::Connection(_) => "client_left",
-            Self::ControlPlane(ControlPlaneError::UnknownEndpoint(_)) => "unknown_endpoint",
-            Self::ControlPlane(ControlPlaneError::Refused { .. }) => "endpoint_closed",
-            Self::ControlPlane(_) => "control_plane_failed",
-        }
-    }
-
-    /// Somebody tried something that might work the next time.
-    const fn is_a_guess(&self) -> bool {
-        let unknown = matches!(self, Self::ControlPlane(ControlPlaneError::UnknownEndpoint(_)));
-        unknown || matches!(self, Self::WrongPassword(_) | Self::NotAllowed(_))
-    }
-
-    /// What the client is told, when it is still there.
-    pub(crate) fn response(&self) -> Option<ErrorResponse> {
-        let with = |sqlstate| Some(ErrorResponse::fatal(sqlstate, self.to_string()));
-        match self {
-            Self::WrongPassword(_) => with(SqlState::INVALID_PASSWORD),
-            Self::NotAllowed(_) | Self::NoAddress => with(SqlState::INVALID_AUTHORIZATION).map(|response| {
-                response.with_hint("The endpoint has a list of the addresses that it takes clients from.")
-            }),
-            Self::TooManyIterations => with(SqlState::CONFIGURATION_LIMIT_EXCEEDED),
-            Self::TooManyLogins(retry_after) => with(SqlState::TOO_MANY_CONNECTIONS).map(|response| {
-                response.with_hint(format!("Try again in {} s.", retry_after.as_secs().saturating_add(1)))
-            }),
-            Self::Route(error) => Some(error.response()),
-            Self::Scram(ScramError::ChannelBinding) => with(SqlState::INVALID_AUTHORIZATION),
-            Self::Scram(ScramError::Unsupported(_)) => with(SqlState::FEATURE_NOT_SUPPORTED),
-            Self::Scram(_) | Self::Protocol(_) | Self::Connection(FramedError::Protocol(_)) => {
-                Some(violation(self.to_string()))
-            }
-            Self::ControlPlane(error) => Some(error.response()),
-            Self::Closed | Self::Connection(_) => None,
-        }
-    }
-}
 
 /// What is known of a client besides its startup packet.
 #[derive(Debug)]

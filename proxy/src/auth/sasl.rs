@@ -9,7 +9,7 @@ use pq_proto::{Authentication, BackendMessage};
 use scram::server::{Challenge, ChannelBinding, VerifiedClient};
 use scram::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS, Verifier};
 
-use super::AuthError;
+use super::error::AuthError;
 
 /// Runs the exchange up to the client's proof.
 pub(super) async fn exchange<S: Io>(

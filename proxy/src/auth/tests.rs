@@ -9,16 +9,16 @@ use bytes::BytesMut;
 use futures::future::join_all;
 use postgres_backend::Stream;
 use pq_proto::authentication::{SaslInitialResponse, encode_password};
-use pq_proto::{Authentication, BackendMessage, FrontendMessage, StartupParams};
+use pq_proto::{Authentication, BackendMessage, FrontendMessage, SqlState, StartupParams};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use scram::{SCRAM_SHA_256, client};
 use tokio::io::duplex;
 
 use super::*;
-use crate::allowlist::Allowlist;
 use crate::config::Caches;
-use crate::control_plane::{Compute, ControlPlane, Reply};
+use crate::control_plane::{Compute, ControlPlane, ControlPlaneError, Reply};
+use crate::limits::allowlist::Allowlist;
 
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(2).unwrap();
 

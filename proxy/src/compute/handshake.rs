@@ -11,7 +11,7 @@ use pq_proto::{
 use rand::Rng;
 use scram::{Credentials, NONCE_BYTES, SCRAM_SHA_256, ScramKeys, client};
 
-use super::{ComputeError, Refusal};
+use super::error::{ComputeError, Refusal};
 
 /// Longest message of a compute before its first ReadyForQuery, in bytes.
 const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;

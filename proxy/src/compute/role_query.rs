@@ -9,9 +9,11 @@ use rand::rngs::StdRng;
 use scram::Credentials;
 use tokio::time::timeout;
 
+use super::dial::{Dial, encrypt};
+use super::error::ComputeError;
 use super::handshake::{self, LoggedIn, Login};
-use super::{ComputeError, Dial, encrypt};
-use crate::control_plane::{AskDatabase, AskError, Asked, Asker, Compute};
+use crate::control_plane::Compute;
+use crate::providers::{AskDatabase, AskError, Asked, Asker};
 
 /// For all of it, on a compute that runs.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Mutex;
 
 use bytes::BytesMut;
-use pq_proto::{Encode, SqlState, Text};
+use pq_proto::{Encode, ErrorResponse, SqlState, Text};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use scram::{Credentials, ScramKeys};
@@ -13,9 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::client_facing::Response;
 use crate::config::Caches;
-use crate::control_plane::{Access, ControlPlane, Reply};
-use crate::metrics::Metrics;
+use crate::control_plane::{Access, Address, ControlPlane, Reply};
+use crate::observe::metrics::Metrics;
 
 /// Finds every compute, and wakes none.
 #[derive(Debug)]

@@ -9,9 +9,10 @@ use clap::builder::TypedValueParser;
 use scram::{ITERATIONS_DEFAULT, ITERATIONS_MAX};
 use utils::is_host_port;
 
-use super::{
-    CacheOptions, Caches, ClientAuth, ComputeTls, Config, ConfigError, ControlPlaneSource, LoginLimits,
-    ProxyProtocol, RateOptions, TlsFiles, TlsSources,
+use super::options::{CacheOptions, RateOptions};
+use super::settings::{
+    Caches, ClientAuth, ComputeTls, Config, ConfigError, ControlPlaneSource, LoginLimits, ProxyProtocol,
+    TlsFiles, TlsSources,
 };
 
 /// One address for many PostgreSQL databases: finds the one that a client wants, authenticates the client, wakes the
@@ -268,6 +269,14 @@ fn check_address(flag: &'static str, value: &str) -> Result<(), ConfigError> {
     if is_host_port(value) { Ok(()) } else { Err(ConfigError::Address { flag, value: value.to_owned() }) }
 }
 
+/// As the flags are when nobody gives them.
 #[cfg(test)]
-#[path = "flags_tests.rs"]
+impl Default for Caches {
+    fn default() -> Self {
+        use clap::Parser;
+        Flags::parse_from(["proxy", "--control-plane", "file:e"]).validate().unwrap().caches
+    }
+}
+
+#[cfg(test)]
 mod tests;

@@ -12,14 +12,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use utils::Shutdown;
 
-use super::Cached;
-use crate::handover::Peers;
-use crate::metrics::How;
+use super::caching::Cached;
+use crate::observe::metrics::How;
+use crate::peers::{Peers, Used};
 use crate::route::EndpointName;
 
 /// How often is looked for idle computes.
@@ -47,16 +46,6 @@ enum State {
     Stopping,
     /// Until somebody uses it again.
     Stopped,
-}
-
-/// What one process tells another of an endpoint that is awake as far as it knows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Used {
-    endpoint: String,
-    /// Has a session there, or stops it at this moment.
-    in_use: bool,
-    /// Time since that was so.
-    idle_ms: u64,
 }
 
 /// An endpoint is in use for as long as this lives.
@@ -222,7 +211,7 @@ mod tests {
     use super::*;
     use crate::config::Caches;
     use crate::control_plane::{Access, Compute, ControlPlane, NoControlPlane, Reply, Wanted};
-    use crate::metrics::Metrics;
+    use crate::observe::metrics::Metrics;
 
     const LIMIT: Duration = Duration::from_secs(60);
 

@@ -27,10 +27,11 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::client_facing::violation;
 use crate::compute::handshake::Login;
-use crate::control_plane::{Address, Compute, describe_toml_error};
-use crate::error::violation;
-use crate::handover::Peers;
+use crate::config::describe_toml_error;
+use crate::control_plane::{Address, Compute};
+use crate::peers::Peers;
 
 /// Clients that wait at the same time.
 const WAITING_MAX: usize = 10_000;

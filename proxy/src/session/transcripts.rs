@@ -39,15 +39,17 @@ use utils::Shutdown;
 use utils::shutdown::Signal;
 
 use super::*;
-use crate::activity::SessionId;
-use crate::auth::{ClientAuth, MockSecret};
+use crate::auth::MockSecret;
 use crate::compute::Dial;
-use crate::control_plane::{Address, FileControlPlane};
-use crate::drain::Times;
+use crate::config::ClientAuth;
+use crate::config::TlsSources;
+use crate::control_plane::Address;
+use crate::lifecycle::drain::Times;
 use crate::link::mgmt;
 use crate::link::tests::load as load_links;
-use crate::tls::files::TlsSources;
-use crate::tls::tests::write as write_certificate;
+use crate::observe::activity::SessionId;
+use crate::providers::FileControlPlane;
+use crate::tls::certificates::tests::write as write_certificate;
 
 /// For everything that one step waits for.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,7 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::CertificateError;
+use super::certificates::CertificateError;
+use crate::config::{TlsFiles, TlsSources};
 
 /// Names in a sub-directory, as Kubernetes writes them.
 const CERTIFICATE_NAME: &str = "tls.crt";
@@ -14,26 +15,6 @@ const CERTIFICATE_ENDING: &str = "crt";
 const KEY_ENDING: &str = "key";
 /// The entry of the directory that is for unknown names; otherwise it is the first in alphabetical order.
 const DEFAULT_ENTRY: &str = "default";
-
-/// Where a certificate chain and its key are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Certificate chain, PEM; the server's own comes first.
-    pub certificate: PathBuf,
-    /// Private key, PEM.
-    pub key: PathBuf,
-}
-
-/// Everything that TLS for clients is made of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsSources {
-    /// Pairs, the one for unknown names first.
-    pub pairs: Vec<TlsFiles>,
-    /// A directory with more: `NAME/tls.crt` and `NAME/tls.key`, or `NAME.crt` and `NAME.key`.
-    pub directory: Option<PathBuf>,
-    /// Who must have signed the certificates that clients then have to show.
-    pub client_authority: Option<PathBuf>,
-}
 
 impl TlsSources {
     /// All pairs, the one for unknown names first.

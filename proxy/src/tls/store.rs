@@ -1,4 +1,4 @@
-//! [`TlsStore`]: what TLS for clients is at the moment. A [reload](crate::reload) exchanges all of it at once, for connections that come
+//! [`TlsStore`]: what TLS for clients is at the moment. A [reload](crate::lifecycle::reload) exchanges all of it at once, for connections that come
 //! after it; when the new files are wrong, the old state stays. Kept by `server`, asked by every session once, so that
 //! what SCRAM binds to is what the handshake showed.
 
@@ -9,9 +9,9 @@ use arc_swap::ArcSwap;
 use postgres_backend::{ServerTls, TlsPolicy};
 use rustls::server::ResolvesServerCert;
 
-use super::files::TlsSources;
-use super::{CertificateError, Certificates};
-use crate::reload::{Source, Take};
+use super::certificates::{CertificateError, Certificates};
+use crate::config::TlsSources;
+use crate::lifecycle::reload::{Source, Take};
 
 /// A state.
 #[derive(Clone, Debug)]
@@ -69,7 +69,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::tls::tests::write;
+    use crate::tls::certificates::tests::write;
 
     #[test]
     fn a_reload_takes_all_or_nothing() {

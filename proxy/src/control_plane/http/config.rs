@@ -24,7 +24,7 @@ use super::HttpControlPlane;
 use super::client::{Client, UrlError};
 use super::dialect::Dialect;
 use super::token::{TokenError, TokenFile};
-use crate::control_plane::describe_toml_error;
+use crate::config::describe_toml_error;
 
 /// The file cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -19,8 +19,8 @@ use pq_proto::{SqlState, Text};
 use serde::Deserialize;
 
 use super::client::{Request, Response};
-use crate::allowlist::Allowlist;
 use crate::control_plane::{Access, Address, ControlPlaneError, Wanted};
+use crate::limits::allowlist::Allowlist;
 use crate::route::EndpointName;
 
 /// Longest text of the service's that a client is shown, in bytes.

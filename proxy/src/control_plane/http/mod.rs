@@ -25,7 +25,7 @@ use utils::Backoff;
 use self::client::{Client, Request, Response};
 use self::config::{HttpConfig, TimeLimits};
 use self::dialect::{Dialect, Failure, Retry, Woken};
-use super::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
+use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
 
 pub(crate) use self::config::HttpConfigError;
 pub(crate) use self::token::TokenFile;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use hyper::header::HeaderValue;
 
-use crate::reload::{Source, Take};
+use crate::lifecycle::reload::{Source, Take};
 
 /// The file cannot be used. What is in it is not repeated.
 #[derive(Debug, thiserror::Error)]

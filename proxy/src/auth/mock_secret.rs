@@ -1,0 +1,83 @@
+//! Where the secret of [`MockSecret`] comes from: a file that the operator names, or else the key of the certificate.
+//! Read once, at the start.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::Context;
+use rand::Rng;
+use sha2::{Digest, Sha256};
+
+use crate::config::Config;
+
+/// Bytes of the secret, and of its file.
+const SECRET_BYTES: usize = 32;
+
+/// From which the salts of roles that do not exist are made. To be kept over restarts: such a salt would change with it,
+/// and a real one does not.
+#[derive(Clone)]
+pub(crate) struct MockSecret(pub(crate) [u8; 32]);
+
+impl std::fmt::Debug for MockSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MockSecret(..)")
+    }
+}
+
+/// The secret of this server. Without a file it is derived from the TLS key, which lasts over restarts but not over a
+/// new key; without TLS it is new at each start.
+pub(crate) fn find(config: &Config) -> anyhow::Result<MockSecret> {
+    if let Some(path) = &config.mock_secret_file {
+        return read_or_make(path).with_context(|| format!("--mock-secret-file {}", path.display()));
+    }
+    let pairs = config.tls.all_pairs().context("--tls-certs-dir")?;
+    let Some(files) = pairs.first() else { return Ok(random()) };
+    let key = fs::read(&files.key).with_context(|| files.key.display().to_string())?;
+    let mut hash = Sha256::new();
+    // A purpose of its own: nobody gets from this to the key, nor to another value that is derived from it.
+    hash.update(b"salts of roles that do not exist\0");
+    hash.update(&key);
+    Ok(MockSecret(hash.finalize().into()))
+}
+
+fn random() -> MockSecret {
+    let mut secret = [0; SECRET_BYTES];
+    rand::rng().fill_bytes(&mut secret);
+    MockSecret(secret)
+}
+
+fn read_or_make(path: &Path) -> io::Result<MockSecret> {
+    let secret = match fs::read(path) {
+        Ok(secret) => secret,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let MockSecret(secret) = random();
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            file.write_all(&secret)?;
+            file.sync_all()?;
+            secret.to_vec()
+        }
+        Err(error) => return Err(error),
+    };
+    let wrong = |_| io::Error::new(io::ErrorKind::InvalidData, format!("it has not {SECRET_BYTES} bytes"));
+    secret.try_into().map(MockSecret).map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_made_once_and_for_the_owner_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        let made = read_or_make(&path).unwrap().0;
+        assert_eq!(read_or_make(&path).unwrap().0, made);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(&path, b"short").unwrap();
+        assert!(read_or_make(&path).is_err());
+    }
+}

@@ -1,0 +1,42 @@
+//! The closing message to a client, and the end of its connection.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use postgres_backend::{Connection, Io, Stream};
+use pq_proto::Encode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::client_facing::Response;
+
+/// For the last message to a client, and for the client to go when it has read it.
+pub(crate) const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Sends what is `unsent` and the last message, and closes. What the client still sends is read and dropped: closing
+/// with bytes unread would take the message away from it (RFC 1122, section 4.2.2.13).
+pub(crate) async fn last_word<C: Io>(
+    client: &mut Stream<C>,
+    mut unsent: BytesMut,
+    response: Option<&Response>,
+) {
+    if let Some(Err(error)) = response.map(|response| response.encode(&mut unsent)) {
+        tracing::warn!(%error, "an error message cannot be sent");
+    }
+    let closing = async {
+        client.write_all(&unsent).await?;
+        client.shutdown().await?;
+        let mut dropped = [0; 1024];
+        while client.read(&mut dropped).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // Whether the client listens is its own affair.
+    let _ = timeout(LAST_WORD_TIMEOUT, closing).await;
+}
+
+/// Puts the halves together again. Besides the stream: what was read from it and not used, and what is yet to be sent.
+pub(crate) fn into_stream<S: Io>(connection: Connection<S>) -> (Stream<S>, BytesMut, BytesMut) {
+    let (reader, read_before) = connection.reader.into_parts();
+    let (writer, unsent) = connection.writer.into_parts();
+    (reader.unsplit(writer), read_before, unsent)
+}

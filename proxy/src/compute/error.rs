@@ -1,0 +1,120 @@
+//! Why there is no session at a compute, and what the client is told.
+
+use std::io;
+
+use postgres_backend::client::ClientError;
+use pq_proto::{ErrorResponse, FramedError, SqlState};
+
+use crate::client_facing::Response;
+use crate::control_plane::{Address, ControlPlaneError};
+
+/// Why there is no session at a compute.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ComputeError {
+    /// Nobody takes connections there.
+    #[error("cannot connect: {0}")]
+    Unreachable(#[source] io::Error),
+    /// The connection broke before the login was over.
+    #[error("connection lost during the login: {0}")]
+    Lost(#[source] io::Error),
+    /// The compute said no, and this is what it said.
+    #[error("refused: {}", .0.error)]
+    Refused(Box<Refusal>),
+    /// It did not do TLS, or with the wrong certificate.
+    #[error("TLS: {0}")]
+    Tls(#[source] Box<ClientError>),
+    /// It wants to be shown something that only the client has.
+    #[error("it asks for an authentication other than SCRAM-SHA-256")]
+    Authentication,
+    /// It did not follow SCRAM, or does not know the role's verifier.
+    #[error("{0}")]
+    Scram(#[from] scram::ScramError),
+    /// It spoke, but not this protocol.
+    #[error("unexpected answer: {0}")]
+    Protocol(String),
+}
+
+/// What a compute said, for us and for the client.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) error: ErrorResponse,
+    /// The message as it came.
+    pub(crate) frame: pq_proto::Frame,
+}
+
+impl ComputeError {
+    /// What became of an error while bytes were exchanged.
+    pub(super) fn from_stream(error: FramedError) -> Self {
+        match error {
+            FramedError::Protocol(error) => Self::Protocol(error.to_string()),
+            error => Self::Lost(error.into()),
+        }
+    }
+
+    /// It may be that somebody else has the address now.
+    pub(super) fn is_perhaps_another_ones(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => false,
+            Self::Refused(refusal) => [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION]
+                .contains(&refusal.error.sqlstate),
+            Self::Lost(_) | Self::Tls(_) | Self::Authentication | Self::Scram(_) | Self::Protocol(_) => true,
+        }
+    }
+
+    /// The compute runs and will take connections soon.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.error.sqlstate == SqlState::CANNOT_CONNECT_NOW)
+    }
+}
+
+/// Why the client cannot be connected.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error(transparent)]
+    ControlPlane(#[from] ControlPlaneError),
+    #[error("compute {address}: {error}")]
+    Compute { address: Address, error: ComputeError },
+    #[error("the compute was still being woken when the time was over")]
+    StillWaking,
+}
+
+impl ConnectError {
+    pub(crate) fn how(&self) -> &'static str {
+        match self {
+            Self::ControlPlane(ControlPlaneError::UnknownEndpoint(_)) => "unknown_endpoint",
+            Self::ControlPlane(_) => "wake_failed",
+            Self::StillWaking => "wake_timeout",
+            Self::Compute { error: ComputeError::Refused(_), .. } => "compute_refused",
+            Self::Compute { .. } => "compute_unreachable",
+        }
+    }
+
+    /// The compute is well and did not want this client: a missing database, for example.
+    pub(crate) const fn is_the_computes(&self) -> bool {
+        matches!(self, Self::Compute { error: ComputeError::Refused(_), .. })
+    }
+
+    /// What the client is told. The compute's address is ours to know.
+    pub(crate) fn response(&self) -> Response {
+        match self {
+            Self::ControlPlane(error) => Response::Own(error.response()),
+            Self::Compute { error: ComputeError::Refused(refusal), .. } => {
+                Response::Computes(refusal.frame.clone())
+            }
+            Self::Compute { .. } => Response::Own(
+                ErrorResponse::fatal(
+                    SqlState::CONNECTION_FAILURE,
+                    "could not connect to the database server",
+                )
+                .with_hint("Try again; if this goes on, its operator finds the reason in the proxy's log."),
+            ),
+            Self::StillWaking => Response::Own(
+                ErrorResponse::fatal(
+                    SqlState::CANNOT_CONNECT_NOW,
+                    "the database did not wake up in the time allowed",
+                )
+                .with_hint("It may still be starting: try again in a moment."),
+            ),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Who may come in: how often a provider is asked, and what is counted.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures::future::join_all;
+use scram::Verifier;
+
+use super::*;
+use crate::control_plane::{Compute, ControlPlane, Reply};
+use crate::observe::metrics::Metrics;
+
+/// As the flags are when nobody gives them.
+const ACCESS_TTL: Duration = Duration::from_secs(60);
+const NEGATIVE_TTL: Duration = Duration::from_secs(5);
+
+/// Knows endpoint `main` with roles `app` and `other`, whose verifiers are others each time, and counts the questions. A
+/// verifier has as many rounds as its role's name has letters.
+#[derive(Debug, Default)]
+struct Counting {
+    questions: AtomicUsize,
+    is_down: AtomicBool,
+}
+
+impl ControlPlane for Arc<Counting> {
+    fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
+        Box::pin(async move {
+            let count = self.questions.fetch_add(1, Ordering::Relaxed) + 1;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if self.is_down.load(Ordering::Relaxed) {
+                return Err(ControlPlaneError::Unavailable(wanted.endpoint.clone()));
+            }
+            if wanted.endpoint.as_str() != "main" {
+                return Err(ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone()));
+            }
+            let rounds = u32::try_from(role.to_str_lossy().len()).ok().and_then(NonZeroU32::new).unwrap();
+            let verifier = Verifier::from_password("pencil", &count.to_be_bytes(), rounds);
+            let is_known = *role == "app" || *role == "other";
+            Ok(Access { verifier: is_known.then_some(verifier), ..Access::default() })
+        })
+    }
+
+    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Err(ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone())) })
+    }
+
+    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        self.locate(wanted)
+    }
+
+    fn is_in_memory(&self) -> bool {
+        false
+    }
+}
+
+struct Scene {
+    provider: Arc<Counting>,
+    cached: Arc<Cached>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(&Caches::default())
+    }
+
+    fn with(caches: &Caches) -> Self {
+        let provider = Arc::<Counting>::default();
+        let metrics = Metrics::new(&mut Default::default());
+        Self { cached: Arc::new(Cached::new(Box::new(Arc::clone(&provider)), caches, metrics)), provider }
+    }
+
+    fn questions(&self) -> usize {
+        self.provider.questions.load(Ordering::Relaxed)
+    }
+
+    /// How often a lookup in this cache ended in each way.
+    fn lookups(&self, cache: &'static str) -> [u64; 5] {
+        let results = ["hit", "miss", "negative", "expired", "shared"];
+        results.map(|result| self.cached.metrics.caches.lookups(cache, result))
+    }
+
+    async fn access(&self, endpoint: &str, role: &str) -> Result<Accessed, ControlPlaneError> {
+        self.cached.access(&Wanted::for_test(endpoint), &role.into()).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_made_up_endpoint_costs_one_question_in_its_time_whatever_the_roles() {
+    let scene = Scene::new();
+    let roles: Vec<String> = (0..50).map(|number| format!("role{number}")).collect();
+    for round in 1..=3 {
+        let answers = join_all(roles.iter().map(|role| scene.access("none", role))).await;
+        assert!(answers.iter().all(|answer| matches!(answer, Err(ControlPlaneError::UnknownEndpoint(_)))));
+        scene.cached.locate(&Wanted::for_test("none")).await.unwrap_err();
+        scene.access("none", "another").await.unwrap_err();
+        assert_eq!(scene.questions(), round);
+        tokio::time::advance(NEGATIVE_TTL).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_role_is_asked_for_once_by_a_crowd_and_again_when_its_time_is_over() {
+    let scene = Scene::new();
+    for round in 1..=2 {
+        let answers = join_all((0..50).map(|_| scene.access("main", "app"))).await;
+        assert!(answers.into_iter().all(|answer| answer.unwrap().access.verifier.is_some()));
+        scene.access("main", "app").await.unwrap();
+        assert_eq!(scene.questions(), round);
+        tokio::time::advance(ACCESS_TTL).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_role_costs_what_a_known_one_costs() {
+    let mut counts = Vec::new();
+    for role in ["app", "nobody"] {
+        let scene = Scene::new();
+        for _ in 0..3 {
+            let accessed = scene.access("main", role).await.unwrap();
+            scene.cached.access_again(&Wanted::for_test("main"), &role.into(), &accessed).await;
+            tokio::time::advance(Duration::from_secs(2)).await;
+        }
+        counts.push(scene.questions());
+    }
+    assert_eq!(counts, [3, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verifier_that_does_not_fit_is_asked_for_again_but_not_when_it_is_new() {
+    let scene = Scene::new();
+    let (main, app) = (Wanted::for_test("main"), Text::from("app"));
+    let first = scene.access("main", "app").await.unwrap();
+    assert!(scene.cached.access_again(&main, &app, &first).await.is_none());
+    tokio::time::advance(REFETCH_AGE_MIN).await;
+    let old = scene.access("main", "app").await.unwrap();
+    // Twenty clients with the old password at once: one question, and the old verifier is gone for all of them.
+    let again = join_all((0..20).map(|_| scene.cached.access_again(&main, &app, &old))).await;
+    assert_eq!(scene.questions(), 2);
+    assert_eq!(scene.cached.metrics.caches.spurious_hits("role_secret"), 20);
+    let text = |accessed: &Accessed| accessed.access.verifier.as_ref().unwrap().to_string();
+    for answer in again {
+        assert_ne!(text(&answer.unwrap().unwrap()), text(&old));
+    }
+    assert_ne!(text(&scene.access("main", "app").await.unwrap()), text(&old));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_does_not_cost_another_question() {
+    let scene = Scene::new();
+    for _ in 0..5 {
+        let impatient = scene.access("none", "app");
+        assert!(tokio::time::timeout(Duration::from_millis(1), impatient).await.is_err());
+    }
+    scene.access("none", "app").await.unwrap_err();
+    assert_eq!(scene.questions(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lookups_are_counted_by_what_came_of_them() {
+    let scene = Scene::new();
+    join_all((0..3).map(|_| scene.access("main", "app"))).await;
+    scene.access("main", "app").await.unwrap();
+    scene.access("main", "nobody").await.unwrap();
+    scene.access("main", "nobody").await.unwrap();
+    scene.access("none", "app").await.unwrap_err();
+    scene.access("none", "app").await.unwrap_err();
+    tokio::time::advance(ACCESS_TTL).await;
+    scene.access("main", "app").await.unwrap();
+    // hit, miss, negative, expired, shared
+    assert_eq!(scene.lookups("access_rules"), [3, 2, 1, 1, 2]);
+    assert_eq!(scene.lookups("role_secret"), [1, 3, 1, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn guesses_while_the_provider_is_down_lock_nobody_out_and_cost_one_question_a_second() {
+    let scene = Scene::new();
+    let (main, app) = (Wanted::for_test("main"), Text::from("app"));
+    let right = scene.access("main", "app").await.unwrap();
+    scene.provider.is_down.store(true, Ordering::Relaxed);
+    for second in 1..=5 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for _ in 0..20 {
+            let known = scene.access("main", "app").await.unwrap();
+            assert_eq!(
+                known.access.verifier.as_ref().unwrap().to_string(),
+                right.access.verifier.as_ref().unwrap().to_string()
+            );
+            let again = scene.cached.access_again(&main, &app, &known).await;
+            assert!(again.is_none_or(|answer| answer.is_err()));
+        }
+        assert_eq!(scene.questions(), 1 + second);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_is_down_is_asked_once_a_second_for_a_role() {
+    let scene = Scene::new();
+    scene.provider.is_down.store(true, Ordering::Relaxed);
+    for round in 1..=3 {
+        for answer in join_all((0..20).map(|_| scene.access("main", "app"))).await {
+            assert_eq!(answer.unwrap_err(), ControlPlaneError::Unavailable("main".parse().unwrap()));
+        }
+        scene.access("main", "app").await.unwrap_err();
+        assert_eq!(scene.questions(), round);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    scene.provider.is_down.store(false, Ordering::Relaxed);
+    scene.access("main", "app").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn roles_that_are_made_up_do_not_push_real_ones_out() {
+    let scene = Scene::new();
+    scene.access("main", "app").await.unwrap();
+    let most = Caches::default().role_secrets.size;
+    join_all((0..=most).map(|number| {
+        let role = format!("role{number}");
+        let scene = &scene;
+        async move { scene.access("main", &role).await.unwrap() }
+    }))
+    .await;
+    let questions = scene.questions();
+    scene.access("main", "app").await.unwrap();
+    assert_eq!(scene.questions(), questions);
+}
+
+/// Whose verifier it is, by its rounds; 0 when there is none.
+fn rounds(accessed: &Accessed) -> usize {
+    let verifier = accessed.access.verifier.as_ref().map(Verifier::to_string).unwrap_or_default();
+    let rounds = verifier.split(['$', ':']).nth(1).unwrap_or("0");
+    rounds.parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn roles_that_come_at_the_same_time_get_their_own_verifiers() {
+    for is_endpoint_known in [false, true] {
+        let scene = Scene::new();
+        if is_endpoint_known {
+            scene.access("main", "somebody").await.unwrap();
+        }
+        let before = scene.questions();
+        let roles = [("app", 3), ("other", 5), ("nobody", 0)];
+        let crowd = join_all((0..30).map(|number| {
+            let (role, expected) = roles[number % roles.len()];
+            let scene = &scene;
+            async move { (rounds(&scene.access("main", role).await.unwrap()), expected) }
+        }));
+        for (found, expected) in crowd.await {
+            assert_eq!(found, expected, "{is_endpoint_known}");
+        }
+        assert_eq!(scene.questions() - before, roles.len(), "{is_endpoint_known}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn doubts_about_one_role_take_nothing_from_another() {
+    let (scene, main) = (Scene::new(), Wanted::for_test("main"));
+    let mut known = Vec::new();
+    for role in ["app", "other"] {
+        known.push((Text::from(role), scene.access("main", role).await.unwrap()));
+    }
+    tokio::time::advance(REFETCH_AGE_MIN).await;
+    let before = scene.questions();
+    let again = join_all(known.iter().map(|(role, old)| scene.cached.access_again(&main, role, old)));
+    let again: Vec<_> = again.await.into_iter().map(|answer| rounds(&answer.unwrap().unwrap())).collect();
+    assert_eq!((again, scene.questions() - before), (vec![3, 5], 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_role_or_no_endpoint_is_kept_for_as_long_as_the_options_say() {
+    for (option, endpoint, role) in [("role_secrets", "main", "nobody"), ("access_rules", "none", "app")] {
+        for seconds in [2, 20] {
+            let options = format!("size=9,ttl=1m,negative_ttl={seconds}s").parse().unwrap();
+            let mut caches = Caches::default();
+            let cache =
+                if option == "role_secrets" { &mut caches.role_secrets } else { &mut caches.access_rules };
+            *cache = options;
+            let scene = Scene::with(&caches);
+            let _ = scene.access(endpoint, role).await;
+            // Up to a tenth of it may be missing.
+            let surely_kept = Duration::from_secs(seconds).mul_f64(0.9) - Duration::from_millis(1);
+            tokio::time::advance(surely_kept).await;
+            let _ = scene.access(endpoint, role).await;
+            assert_eq!(scene.questions(), 1, "{option} {seconds}");
+            tokio::time::advance(Duration::from_secs(seconds) - surely_kept).await;
+            let _ = scene.access(endpoint, role).await;
+            assert_eq!(scene.questions(), 2, "{option} {seconds}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What goes on besides the sessions: files that are read again, entries that have expired, and what an operator says is not
+//! true any more. Part of [`Cached`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pq_proto::Text;
+use serde::{Deserialize, Serialize};
+
+use super::caching::Cached;
+use super::provider::Project;
+use crate::lifecycle::reload::{Source, Take};
+use crate::route::EndpointName;
+
+/// How often expired entries are removed that nobody asks for any more.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What is not true any more. All that is named must fit; with a role only verifiers are meant.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Invalidation {
+    pub(crate) endpoint: Option<String>,
+    pub(crate) project: Option<String>,
+    pub(crate) role: Option<String>,
+}
+
+/// Nothing is named, or a name cannot be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidationError {
+    #[error("name an endpoint, a project or a role")]
+    Nothing,
+    #[error("the endpoint's name has other characters than a-z, 0-9 and -, or is too long")]
+    Endpoint,
+}
+
+/// How many entries went, by cache.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Dropped {
+    pub(crate) compute: usize,
+    pub(crate) role_secret: usize,
+    pub(crate) access_rules: usize,
+}
+
+impl Cached {
+    /// Drops what is kept, and whatever is on its way.
+    pub(crate) fn invalidate(&self, which: &Invalidation) -> Result<Dropped, InvalidationError> {
+        let endpoint = which.endpoint.as_deref().map(str::parse::<EndpointName>).transpose();
+        let endpoint = endpoint.map_err(|_| InvalidationError::Endpoint)?;
+        let role = which.role.as_deref().map(Text::from);
+        if endpoint.is_none() && which.project.is_none() && role.is_none() {
+            return Err(InvalidationError::Nothing);
+        }
+        if self.provider.is_in_memory() {
+            return Ok(Dropped::default());
+        }
+        self.questions.outdate(endpoint.as_ref());
+        let is_there = |name: &EndpointName, project: Option<&Project>| {
+            let of_project = |asked: &String| project.is_none_or(|project| **project == **asked);
+            endpoint.as_ref().is_none_or(|endpoint| endpoint == name)
+                && which.project.as_ref().is_none_or(of_project)
+        };
+        let is_role = |name: &Text| role.as_ref().is_none_or(|role| role == name);
+        let role_secret = self
+            .access
+            .secrets
+            .invalidate(|(endpoint, role), project| is_there(endpoint, project) && is_role(role));
+        if role.is_some() {
+            return Ok(Dropped { role_secret, ..Dropped::default() });
+        }
+        let access_rules = self.access.rules.invalidate(is_there);
+        let compute = self.addresses.invalidate(is_there);
+        Ok(Dropped { compute, role_secret, access_rules })
+    }
+
+    /// Drops everything: it came from files that are others now.
+    fn invalidate_all(&self) {
+        self.questions.outdate(None);
+        self.access.secrets.invalidate(|_, _| true);
+        self.access.rules.invalidate(|_, _| true);
+        self.addresses.invalidate(|_, _| true);
+    }
+
+    /// Removes what has expired now and then, until the process ends.
+    pub(crate) async fn keep_swept(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            self.sweep();
+        }
+    }
+}
+
+impl Source for Cached {
+    fn files(&self) -> Vec<PathBuf> {
+        self.provider.files()
+    }
+
+    fn read(&self) -> Result<Take<'_>, String> {
+        let take = self.provider.read()?;
+        Ok(Box::new(|| {
+            take();
+            self.invalidate_all();
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! The life of the process: its drain, its replacement by another process, reloads, and tasks that begin anew.
+
+pub(crate) mod drain;
+pub(crate) mod handover;
+pub(crate) mod reload;
+pub(crate) mod supervise;

@@ -1,0 +1,98 @@
+//! Tasks beside the sessions: reading files again, stopping idle databases, answering operators. One that panics begins
+//! anew after a pause; sessions do not notice. Called by `server`.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use utils::Backoff;
+
+use crate::observe::metrics::{How, Metrics};
+
+/// Pauses before a task begins anew.
+const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(30);
+
+/// A task that ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Supervised(JoinHandle<()>);
+
+impl Supervised {
+    /// Returns when it has done all it had to do.
+    pub(crate) async fn ended(mut self) {
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs what `begin` makes, and again what it makes then if that panics, until it returns.
+pub(crate) fn supervise<F>(
+    name: &'static str,
+    metrics: &Metrics,
+    mut begin: impl FnMut() -> F + Send + 'static,
+) -> Supervised
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let failures = metrics.side_task_failures.get_or_create(&How { how: name }).clone();
+    Supervised(tokio::spawn(async move {
+        let mut backoff = Backoff::new(RESTART_DELAY_MIN, RESTART_DELAY_MAX);
+        loop {
+            let mut task = Supervised(tokio::spawn(begin()));
+            match (&mut task.0).await {
+                Ok(()) => return,
+                Err(error) if error.is_cancelled() => return,
+                Err(error) => {
+                    failures.inc();
+                    tracing::error!(task = name, %error, "a task beside the sessions failed and begins anew");
+                    backoff.wait().await;
+                }
+            }
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_begins_anew_and_is_counted() {
+        let metrics = Metrics::new(&mut Default::default());
+        let begun = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&begun);
+        let task = supervise("test", &metrics, move || {
+            let number = counted.fetch_add(1, Ordering::Relaxed);
+            async move { assert!(number >= 2, "this is what the test is about") }
+        });
+        task.ended().await;
+        assert_eq!(begun.load(Ordering::Relaxed), 3);
+        assert_eq!(metrics.side_task_failures.get_or_create(&How { how: "test" }).get(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_task_ends_with_whoever_wanted_it() {
+        let metrics = Metrics::new(&mut Default::default());
+        let alive = Arc::new(());
+        let held = Arc::clone(&alive);
+        let task = supervise("test", &metrics, move || {
+            let held = Arc::clone(&held);
+            async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            }
+        });
+        tokio::task::yield_now().await;
+        drop(task);
+        while Arc::strong_count(&alive) > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+}

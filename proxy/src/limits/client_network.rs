@@ -1,0 +1,40 @@
+//! Which addresses count as one client, and which as one network.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Who counts as one client. With IPv6 a single one has a whole /64.
+pub(super) fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) & !0 << 64)),
+        address => address,
+    }
+}
+
+/// The neighbourhood of an address: /24, /64.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match source(address) {
+        IpAddr::V4(address) => IpAddr::V4((u32::from(address) & !0 << 8).into()),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_client_is_an_ipv4_address_or_an_ipv6_network_however_it_is_written() {
+        for (address, as_source, as_network) in [
+            ("192.0.2.77", "192.0.2.77", "192.0.2.0"),
+            ("::ffff:192.0.2.77", "192.0.2.77", "192.0.2.0"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::", "2001:db8:1:2::"),
+            ("::1", "::", "::"),
+        ] {
+            assert_eq!((source(ip(address)), network(ip(address))), (ip(as_source), ip(as_network)));
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Answers what other proxy processes ask of this one, the listening sockets included. The other side is
+//! [`crate::peers`] and [`crate::lifecycle::handover`]. Called by `server`.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use crate::compute::Dial;
+use crate::link::mgmt;
+use crate::listeners::{LISTENERS_MAX, Label, Listeners};
+use crate::observe::activity::Activities;
+use crate::peers::wire::{self, Answer, Request, Serving, WireError};
+use crate::session::Services;
+
+/// For a new process to come up once it has the sockets.
+const SERVING_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause after an accept that failed.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Answers others, for as long as it is polled.
+pub(crate) async fn answer<D: Dial>(listener: Arc<UnixListener>, host: Arc<Host<D>>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let host = Arc::clone(&host);
+                tokio::spawn(async move {
+                    if let Err(error) = host.answer(stream).await {
+                        tracing::warn!(error = format!("{error:#}"), "talk with another process");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection of another process");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+            }
+        }
+    }
+}
+
+/// What others may ask of this process.
+#[derive(Debug)]
+pub(crate) struct Host<D> {
+    /// Not held: a door that closes must close its socket.
+    listeners: Vec<(Label, Weak<TcpListener>)>,
+    services: Arc<Services<D>>,
+    activities: Arc<Activities>,
+    /// One process at a time replaces this one.
+    replacing: Semaphore,
+}
+
+impl<D: Dial> Host<D> {
+    pub(crate) fn new(
+        listeners: &Listeners,
+        services: Arc<Services<D>>,
+        activities: Arc<Activities>,
+    ) -> Self {
+        let listeners = listeners
+            .all()
+            .map(|listener| (listener.label.clone(), Arc::downgrade(&listener.socket)))
+            .collect();
+        Self { listeners, services, activities, replacing: Semaphore::new(1) }
+    }
+
+    async fn answer(&self, mut stream: UnixStream) -> anyhow::Result<()> {
+        let (uid, own) = (stream.peer_cred()?.uid(), nix::unistd::geteuid().as_raw());
+        if uid != own {
+            bail!("it has account {uid} and not {own}");
+        }
+        let answer = match wire::receive(&mut stream).await? {
+            Request::TakeOver {} => return self.hand_over(stream).await,
+            Request::Cancel { pid, key } => {
+                let (cancels, dial) = (&self.services.cancels, &self.services.dial);
+                Answer::Cancelled(cancels.pass_on_here(dial, pid, &hex::decode(key)?).await)
+            }
+            Request::Report(report) => {
+                let links = self.services.links.as_deref();
+                Answer::Reported(
+                    links.is_some_and(|links| mgmt::take_here(links, &report.0).unwrap_or(false)),
+                )
+            }
+            Request::Sessions {} => Answer::Sessions(self.sessions()?),
+            Request::Uses {} => Answer::Uses(self.services.control_plane.uses()),
+        };
+        Ok(wire::send(&mut stream, &answer).await?)
+    }
+
+    fn sessions(&self) -> serde_json::Result<Vec<serde_json::Value>> {
+        let is_draining = self.services.drain.has_begun();
+        self.activities.views(is_draining).into_iter().map(serde_json::to_value).collect()
+    }
+
+    async fn hand_over(&self, mut stream: UnixStream) -> anyhow::Result<()> {
+        let (permit, sockets) = (self.replacing.try_acquire(), self.sockets());
+        let (Ok(_replacing), Some((labels, sockets))) = (permit, sockets) else {
+            let reason = "it drains already, or another process is just replacing it";
+            return Ok(wire::send(&mut stream, &Answer::Refused(reason.to_owned())).await?);
+        };
+        wire::send_with(&mut stream, &Answer::Listeners(labels), &sockets).await?;
+        drop(sockets);
+        tracing::info!("another process has the listening sockets, too");
+        let serving: Result<Serving, WireError> = wire::receive_within(&mut stream, SERVING_TIMEOUT).await;
+        serving.context("the new process did not come up, this one goes on")?;
+        self.services.drain.hand_over();
+        Ok(())
+    }
+
+    /// All of them, or nothing when a door has closed.
+    fn sockets(&self) -> Option<(Vec<Label>, Vec<Arc<TcpListener>>)> {
+        if self.services.drain.has_begun() || self.listeners.len() > LISTENERS_MAX {
+            return None;
+        }
+        let both = self.listeners.iter().map(|(label, socket)| Some((label.clone(), socket.upgrade()?)));
+        Some(both.collect::<Option<Vec<_>>>()?.into_iter().unzip())
+    }
+}

@@ -1,0 +1,7 @@
+//! Other proxy processes on this machine: what one asks them ([`Peers`]) and how that is written ([`wire`]).
+
+mod client;
+pub(crate) mod wire;
+
+pub(crate) use self::client::{Peers, with_suffix};
+pub(crate) use self::wire::Used;

@@ -1,0 +1,265 @@
+//! What two proxies say to each other: a line of JSON each way, and listening sockets beside it (unix(7), SCM_RIGHTS). Both
+//! are the same program, perhaps of two versions: what one does not know it refuses, and the other goes on as before.
+
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::listeners::{LISTENERS_MAX, Label};
+
+/// Longest line.
+const LINE_BYTES_MAX: usize = 64 * 1024;
+/// Longest one of which is known that it may be long: some hundred thousand sessions.
+const MUCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// For one line. Both are on one machine and answer at once.
+const LINE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What one asks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// For the listening sockets. [`Serving`] comes when they are served.
+    TakeOver {},
+    /// To cancel what runs for the client with this key.
+    Cancel {
+        pid: i32,
+        /// In hexadecimal.
+        key: String,
+    },
+    /// To pass on what the service behind a login page says.
+    Report(Confidential),
+    /// For its connections.
+    Sessions {},
+    /// For what it uses or has used.
+    Uses {},
+}
+
+/// There may be a password in it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Confidential(pub(crate) String);
+
+impl fmt::Debug for Confidential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
+/// What the other one says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// The listening sockets, which come beside this line, in this order.
+    Listeners(Vec<Label>),
+    /// Whether it had a client with this key.
+    Cancelled(bool),
+    /// Whether it had a client that waited for the report.
+    Reported(bool),
+    /// As they are listed for operators.
+    Sessions(Vec<serde_json::Value>),
+    /// Its databases.
+    Uses(Vec<Used>),
+    /// Not now, and why.
+    Refused(String),
+}
+
+/// The sockets are served: whoever had them before may close them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Serving {}
+
+/// What one process tells another of an endpoint that is awake as far as it knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Used {
+    pub(crate) endpoint: String,
+    /// Has a session there, or stops it at this moment.
+    pub(crate) in_use: bool,
+    /// Time since that was so.
+    pub(crate) idle_ms: u64,
+}
+
+/// Nothing that can be understood was said.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("it says something else: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("it says too much")]
+    TooLong,
+    #[error("it closed the connection")]
+    Closed,
+    #[error("it does not answer")]
+    Late,
+}
+
+pub(crate) async fn send(stream: &mut UnixStream, what: &impl Serialize) -> Result<(), WireError> {
+    let line = line(what)?;
+    Ok(timeout(LINE_TIMEOUT, stream.write_all(&line)).await.map_err(|_| WireError::Late)??)
+}
+
+/// Sends a line and sockets with its first byte.
+pub(crate) async fn send_with(
+    stream: &mut UnixStream,
+    what: &impl Serialize,
+    sockets: &[impl AsFd],
+) -> Result<(), WireError> {
+    let line = line(what)?;
+    let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+    let sending = stream.async_io(Interest::WRITABLE, || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(LISTENERS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+            return Err(io::Error::other("too many listening sockets"));
+        }
+        Ok(sendmsg(&*stream, &[IoSlice::new(&line)], &mut control, SendFlags::NOSIGNAL)?)
+    });
+    let sent = timeout(LINE_TIMEOUT, sending).await.map_err(|_| WireError::Late)??;
+    Ok(timeout(LINE_TIMEOUT, stream.write_all(&line[sent..])).await.map_err(|_| WireError::Late)??)
+}
+
+pub(crate) async fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, WireError> {
+    Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), LINE_TIMEOUT, LINE_BYTES_MAX).await?)?)
+}
+
+/// The same for a line that may be long.
+pub(crate) async fn receive_much<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, WireError> {
+    Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), LINE_TIMEOUT, MUCH_BYTES_MAX).await?)?)
+}
+
+/// The same with a time limit of its own.
+pub(crate) async fn receive_within<T: DeserializeOwned>(
+    stream: &mut UnixStream,
+    within: Duration,
+) -> Result<T, WireError> {
+    Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), within, LINE_BYTES_MAX).await?)?)
+}
+
+/// Receives a line and the sockets that came with it.
+pub(crate) async fn receive_with<T: DeserializeOwned>(
+    stream: &mut UnixStream,
+) -> Result<(T, Vec<OwnedFd>), WireError> {
+    let receiving = stream.async_io(Interest::READABLE, || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(LISTENERS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut bytes = [0; 4096];
+        let received =
+            recvmsg(&*stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let sockets = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
+            _ => None,
+        });
+        Ok((bytes[..received.bytes].to_vec(), sockets.flatten().collect()))
+    });
+    let (begin, sockets) = timeout(LINE_TIMEOUT, receiving).await.map_err(|_| WireError::Late)??;
+    if begin.is_empty() {
+        return Err(WireError::Closed);
+    }
+    Ok((serde_json::from_slice(&rest_of_line(stream, begin, LINE_TIMEOUT, LINE_BYTES_MAX).await?)?, sockets))
+}
+
+/// Waits for the other one to hang up.
+pub(crate) async fn closed(stream: &mut UnixStream) -> Result<(), WireError> {
+    match rest_of_line(stream, Vec::new(), LINE_TIMEOUT, LINE_BYTES_MAX).await {
+        Err(WireError::Closed) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(WireError::TooLong),
+    }
+}
+
+fn line(what: &impl Serialize) -> Result<Vec<u8>, WireError> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Nobody says a second thing before it has an answer, so a line is the last that there is.
+async fn rest_of_line(
+    stream: &mut UnixStream,
+    mut line: Vec<u8>,
+    within: Duration,
+    bytes_max: usize,
+) -> Result<Vec<u8>, WireError> {
+    let reading = async {
+        while !line.ends_with(b"\n") {
+            if line.len() > bytes_max {
+                return Err(WireError::TooLong);
+            }
+            if stream.read_buf(&mut line).await? == 0 {
+                return Err(WireError::Closed);
+            }
+        }
+        Ok(())
+    };
+    timeout(within, reading).await.map_err(|_| WireError::Late)??;
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::listeners::{Listener, Purpose};
+
+    #[tokio::test]
+    async fn sockets_arrive_with_their_labels_and_take_connections() {
+        let (mut one, mut other) = UnixStream::pair().unwrap();
+        let (mut sockets, mut labels) = (Vec::new(), Vec::new());
+        for number in 0..20 {
+            sockets.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+            // Long enough for a line that does not come at once.
+            labels.push(Label { purpose: Purpose::Pg, address: format!("{number:01000}:0") });
+        }
+        let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        send_with(&mut one, &Answer::Listeners(labels.clone()), &sockets).await.unwrap();
+        drop(sockets);
+        let (answer, received) = receive_with(&mut other).await.unwrap();
+        let Answer::Listeners(told) = answer else { panic!("{answer:?}") };
+        assert_eq!(told, labels);
+        assert_eq!(received.len(), addresses.len());
+        for ((label, descriptor), address) in told.into_iter().zip(received).zip(addresses) {
+            let listener = Listener::new(label, descriptor).unwrap();
+            let (accepted, connected) =
+                tokio::join!(listener.socket.accept(), tokio::net::TcpStream::connect(address));
+            assert_eq!(accepted.unwrap().1, connected.unwrap().local_addr().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_or_of_something_else_is_an_error() {
+        for (said, error) in [
+            (&b"{\"take_over\":{}}"[..], "closed the connection"),
+            (b"", "closed the connection"),
+            (b"{\"take_over\":{\n", "something else"),
+            (b"{\"leave\":{}}\n", "something else"),
+            (&[b' '; 2 * LINE_BYTES_MAX], "too much"),
+        ] {
+            let (mut one, mut other) = UnixStream::pair().unwrap();
+            let saying = async {
+                // The other one hangs up in the midst of too much.
+                let _ = one.write_all(said).await;
+                drop(one);
+            };
+            let hearing = async {
+                let heard = receive::<Request>(&mut other).await;
+                drop(other);
+                heard
+            };
+            let (heard, ()) = tokio::join!(hearing, saying);
+            let heard = heard.unwrap_err().to_string();
+            assert!(heard.contains(error), "{heard}");
+        }
+    }
+}

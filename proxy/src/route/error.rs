@@ -1,0 +1,39 @@
+//! Why no endpoint was found, and what the client is told.
+
+use pq_proto::{ErrorResponse, SqlState};
+
+use super::endpoint_name::{EndpointName, InvalidName};
+use crate::client_facing::violation;
+
+/// The client named no endpoint, or two, or something that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RouteError {
+    #[error("no endpoint is named")]
+    None,
+    #[error("two different endpoints are named: \"{0}\" and \"{1}\"")]
+    Disagreement(EndpointName, EndpointName),
+    #[error(transparent)]
+    InvalidName(#[from] InvalidName),
+    #[error("no PostgreSQL user name specified in startup packet")]
+    NoUser,
+    #[error("startup parameter \"{0}\" is given twice")]
+    Duplicate(String),
+}
+
+impl RouteError {
+    /// What the client is told.
+    pub(crate) fn response(&self) -> ErrorResponse {
+        let refused =
+            |hint| ErrorResponse::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string()).with_hint(hint);
+        match self {
+            Self::None => refused(
+                "Connect to a host name that begins with the endpoint, add \"options=endpoint=NAME\" to the \
+                 connection parameters, write the user as USER@NAME, or the password as \"endpoint=NAME;PASSWORD\".",
+            ),
+            Self::Disagreement(..) => refused("Host name and options must name the same endpoint."),
+            Self::InvalidName(_) => refused("A name has 1 to 63 of the characters a-z, 0-9 and -."),
+            Self::NoUser => ErrorResponse::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string()),
+            Self::Duplicate(_) => violation(self.to_string()),
+        }
+    }
+}

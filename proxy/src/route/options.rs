@@ -1,0 +1,46 @@
+//! The endpoints that `options` names.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use pq_proto::Text;
+
+/// Words of `options` that name an endpoint.
+pub(super) const OPTION_PREFIXES: [&[u8]; 2] = [b"endpoint=", b"project="];
+
+/// The endpoints that `options` names, and what is left of it. Without any it stays byte for byte.
+pub(super) fn take_from_options(options: &Text) -> (Vec<Bytes>, Option<Text>) {
+    let text = options.as_bytes();
+    let value_of = |word: &Range<usize>| {
+        let word = &text[word.clone()];
+        OPTION_PREFIXES.iter().find_map(|prefix| word.strip_prefix(*prefix))
+    };
+    let (taken, left): (Vec<_>, Vec<_>) = words(text).partition(|word| value_of(word).is_some());
+    if taken.is_empty() {
+        return (Vec::new(), Some(options.clone()));
+    }
+    let taken = taken.iter().filter_map(value_of).map(Bytes::copy_from_slice).collect();
+    let left: Vec<&[u8]> = left.into_iter().map(|word| &text[word]).collect();
+    let left = left.join(&b' ');
+    (taken, (!left.is_empty()).then(|| Text::new(left)))
+}
+
+/// Where the words of `options` are. PostgreSQL ends a word at white space that no backslash stands before
+/// (PostgreSQL documentation, libpq, `options`); the backslashes stay, the compute will read them again.
+pub(super) fn words(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        at += text[at..].iter().position(|byte| !is_space(*byte))?;
+        let start = at;
+        while at < text.len() && !is_space(text[at]) {
+            at += if text[at] == b'\\' { 2 } else { 1 };
+        }
+        at = at.min(text.len());
+        Some(start..at)
+    })
+}
+
+/// C's `isspace`.
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
+}
