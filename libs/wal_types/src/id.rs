@@ -1,4 +1,4 @@
-//! Identifiers: of a log (tenant, timeline), of a cluster, of a safekeeper, of one campaign, of a configuration.
+//! Identifiers of logs (tenant, timeline), clusters, safekeepers, campaigns, primaries and configurations.
 
 use std::fmt;
 use std::str::FromStr;
@@ -56,7 +56,8 @@ id16! {
     ProposerId
 }
 id16! {
-    /// A primary that a log may be reserved for: given out by whoever decides on failovers.
+    /// A primary that a configuration designates: only its WAL may be written. The operator or program that decides on
+    /// failovers assigns the id.
     PrimaryId
 }
 
@@ -81,12 +82,12 @@ fn nibble(digit: u8) -> Result<u8, ParseIdError> {
     }
 }
 
-/// Name of one consensus log: what a safekeeper keeps one directory, one acceptor and one writer for.
+/// Name of one log. A safekeeper has one directory and one acceptor for it, and accepts WAL of one proposer at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantTimelineId {
-    /// Whose log it is.
+    /// Owner of the log.
     pub tenant: TenantId,
-    /// Which of the tenant's logs.
+    /// The log among those of the tenant.
     pub timeline: TimelineId,
 }
 
@@ -111,11 +112,11 @@ macro_rules! number {
 }
 
 number! {
-    /// A safekeeper, unique in its installation.
+    /// Number of a safekeeper, unique in its installation.
     NodeId(u64)
 }
 number! {
-    /// PostgreSQL's database system identifier (`pg_controldata`, IDENTIFY_SYSTEM). Zero means "not known".
+    /// PostgreSQL's database system identifier (`pg_controldata`, IDENTIFY_SYSTEM). Zero stands for "not known".
     SystemId(u64)
 }
 number! {

@@ -1,7 +1,7 @@
-//! The value types that every WAL crate speaks: positions, terms, identifiers, sizes.
+//! Value types of every WAL crate: positions, terms, identifiers, sizes.
 //!
-//! Nothing here does anything, and nothing here depends on anything: a type that needs a codec, a file or a clock
-//! lives in a crate above.
+//! The types only hold, compare and print values, and the crate has no dependency. A type that needs a codec, a file or a
+//! clock lives in a crate above.
 
 mod id;
 mod lsn;

@@ -13,7 +13,7 @@ pub struct Lsn(pub u64);
 impl Lsn {
     /// "No position": what PostgreSQL calls `InvalidXLogRecPtr`.
     pub const INVALID: Self = Self(0);
-    /// The highest representable position.
+    /// The highest position that can be represented.
     pub const MAX: Self = Self(u64::MAX);
 
     /// True unless this is [`Lsn::INVALID`].
@@ -21,7 +21,7 @@ impl Lsn {
         self.0 != 0
     }
 
-    /// The position `bytes` further on, or `None` past the end of the number range.
+    /// The position `bytes` further on; `None` beyond [`Lsn::MAX`].
     pub fn checked_add(self, bytes: u64) -> Option<Self> {
         self.0.checked_add(bytes).map(Self)
     }
@@ -66,7 +66,7 @@ impl fmt::Debug for Lsn {
     }
 }
 
-/// The text is no LSN.
+/// The text is not an LSN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseLsnError;
 

@@ -1,11 +1,11 @@
-//! [`SegmentSize`]: how WAL is cut into files.
+//! [`SegmentSize`]: size of the files that WAL is divided into.
 
 use std::fmt;
 
 use crate::Lsn;
 
-/// Bytes of WAL in one segment file: a power of two. PostgreSQL allows 1 MiB to 1 GiB (`initdb --wal-segsize`);
-/// down to 16 KiB (two pages) is accepted so that a simulation crosses segments often.
+/// Bytes of WAL in one segment file: a power of two. PostgreSQL allows 1 MiB to 1 GiB (`initdb --wal-segsize`). Sizes
+/// down to 16 KiB (two pages) are accepted, so that a simulation crosses segments often.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SegmentSize(u32);
 
@@ -17,7 +17,7 @@ impl SegmentSize {
     pub const BYTES_MIN: u32 = 16 * 1024;
     /// Largest accepted size, in bytes.
     pub const BYTES_MAX: u32 = 1024 * 1024 * 1024;
-    /// What `initdb` chooses when it is not told otherwise.
+    /// Default of `initdb`: 16 MiB.
     pub const POSTGRES_DEFAULT: Self = Self(16 * 1024 * 1024);
 
     /// Checks that `bytes` is a power of two in the accepted range.
@@ -56,7 +56,7 @@ impl fmt::Debug for SegmentSize {
     }
 }
 
-/// The number is no WAL segment size.
+/// The number of bytes is no WAL segment size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidSegmentSize(pub u32);
 
@@ -64,7 +64,7 @@ impl fmt::Display for InvalidSegmentSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} is no WAL segment size: expected a power of two from {} to {} bytes",
+            "not a WAL segment size: {} bytes; expected a power of two from {} to {} bytes",
             self.0,
             SegmentSize::BYTES_MIN,
             SegmentSize::BYTES_MAX

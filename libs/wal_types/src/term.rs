@@ -1,16 +1,16 @@
-//! [`Term`] orders proposers; [`Tli`] is PostgreSQL's own timeline number.
+//! [`Term`]: ordinal of an election. [`Tli`]: PostgreSQL's timeline number.
 
 use std::fmt;
 
-/// Ordinal of an election. At most one proposer is elected in a term; a higher one wins.
+/// Ordinal of an election. At most one proposer is elected in a term; a higher term wins over a lower one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Term(pub u64);
 
 impl Term {
-    /// Before the first election.
+    /// The term before the first election.
     pub const ZERO: Self = Self(0);
 
-    /// The next higher term, `None` at the end of the range (a peer may claim any number).
+    /// The next higher term; `None` at the end of the range (a peer may claim any number).
     pub fn next(self) -> Option<Self> {
         self.0.checked_add(1).map(Self)
     }
