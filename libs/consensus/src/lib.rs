@@ -16,6 +16,7 @@
 mod acceptor;
 pub mod codec;
 mod configuration;
+mod connection_id;
 mod lineage;
 mod message;
 mod proposer;
@@ -26,11 +27,13 @@ mod wal_buffer;
 
 pub use acceptor::{Acceptor, Effect, Refusal};
 pub use configuration::{Configuration, InvalidConfiguration, MEMBERS_MAX, Member};
+pub use connection_id::ConnectionId;
 pub use lineage::{Dialect, Lineage, ProtocolVersion};
 pub use message::{
-    AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ChecksumRequest, ChecksumResponse,
-    ConfigureRequest, ConfigureResponse, HotStandbyFeedback, PageserverFeedback, PreVoteRequest,
-    PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage, VoteRequest, VoteResponse,
+    APPEND_WAL_BYTES_MAX, AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ChecksumRequest,
+    ChecksumResponse, ConfigureRequest, ConfigureResponse, HotStandbyFeedback, PageserverFeedback,
+    PreVoteRequest, PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage, VoteRequest,
+    VoteResponse,
 };
 pub use proposer::{
     Action, CampaignPhase, ChangeRefused, ConfigurationChange, DonorRange, Election, LostTerm, PeerState,
@@ -39,10 +42,3 @@ pub use proposer::{
 pub use state::{AcceptorState, Loss};
 pub use term_history::{TermHistory, TermStart, TliSwitch};
 pub use wal_buffer::WalBuffer;
-
-/// Most WAL bytes in one append: what the public protocol allows (16 pages of 8 KiB).
-pub const APPEND_WAL_BYTES_MAX: usize = 128 * 1024;
-
-/// One connection of a proposer to an acceptor, unique for the life of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u64);

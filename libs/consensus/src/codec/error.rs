@@ -1,57 +1,58 @@
-//! [`CodecError`]: why bytes are no message, or a message has no bytes.
+//! [`CodecError`]: why bytes cannot be decoded, or a message cannot be encoded.
 
 use thiserror::Error;
 use wal_types::Lsn;
 
-use super::version_name;
+use super::version::version_name;
 use crate::configuration::InvalidConfiguration;
 use crate::lineage::ProtocolVersion;
 use crate::term_history::HistoryOutOfOrder;
 
-/// All but [`CodecError::NotInVersion`] and an unwritable host name blame the peer. Carries no bytes of the peer's.
+/// Why a frame cannot be decoded, or a message cannot be encoded. All errors blame the peer, except
+/// [`CodecError::NotInVersion`] and a host name that cannot be encoded. No error carries bytes of the peer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CodecError {
-    /// This side wants to say what the version has no words for.
+    /// The version has no such message, so it cannot be sent.
     #[error("protocol version {} has no {kind} message", version_name(*version))]
     NotInVersion {
-        /// What was to be sent.
+        /// Kind of the message.
         kind: &'static str,
-        /// What the connection speaks.
+        /// Version of the connection.
         version: ProtocolVersion,
     },
     /// The first byte names no message of this version and direction.
     #[error("unknown message tag {tag:#04x} in protocol version {}", version_name(*version))]
     UnknownTag {
-        /// The byte.
+        /// The first byte.
         tag: u8,
-        /// What the connection speaks.
+        /// Version of the connection.
         version: ProtocolVersion,
     },
     /// The message ends inside a field.
-    #[error("message is cut off: {needed} more bytes expected, {left} are left")]
+    #[error("message ends inside a field of {needed} bytes; {left} bytes are left")]
     Short {
-        /// Bytes that the next field takes.
+        /// Length of the next field, in bytes.
         needed: usize,
-        /// Bytes that are there.
+        /// Bytes that are left.
         left: usize,
     },
-    /// An acceptor's message goes on behind its end.
-    #[error("{0} bytes behind the end of the message")]
+    /// Bytes follow the end of an acceptor's message.
+    #[error("message has {0} bytes behind its end")]
     Trailing(usize),
-    /// A list is longer than anything legal.
+    /// A list is longer than its limit.
     #[error("{count} {what} in one message; at most {max} are possible")]
     TooMany {
-        /// What the list holds.
+        /// Name of the list.
         what: &'static str,
         /// Its claimed length.
         count: u32,
         /// The limit.
         max: usize,
     },
-    /// A text is unterminated, too long, not UTF-8, or not of the form that its field asks for.
+    /// A text is unterminated, too long, not UTF-8, or not of the form of its field.
     #[error("{0} is malformed")]
     Text(&'static str),
-    /// A yes or no that is neither 0 nor 1.
+    /// A flag is neither 0 nor 1.
     #[error("{what} is {value}, neither 0 nor 1")]
     Flag {
         /// The field.
@@ -67,7 +68,7 @@ pub enum CodecError {
     Range {
         /// First byte.
         from: Lsn,
-        /// Behind the last byte.
+        /// Position behind the last byte.
         to: Lsn,
     },
     /// The header of an append promises more WAL than one append may carry.
@@ -81,10 +82,10 @@ pub enum CodecError {
         /// Bytes behind the header.
         carried: usize,
     },
-    /// A known key of a page server's feedback has a value of the wrong size, or any key has a negative one.
-    #[error("page server feedback holds a value of {0} bytes where that cannot be")]
+    /// A known key of a page server's feedback has a value of the wrong size, or any key has a value of negative size.
+    #[error("page server feedback has a value of {0} bytes, which its key does not allow")]
     FeedbackValue(i64),
-    /// The term history is none.
+    /// The term history is out of order.
     #[error(transparent)]
     History(#[from] HistoryOutOfOrder),
     /// The configuration is one that no node may hold.

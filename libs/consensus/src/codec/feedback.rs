@@ -1,7 +1,6 @@
-//! Progress of a page server, and of standbys: the tail of append responses.
+//! Feedback of a page server: the tail of append responses in versions 2 and 3.
 //!
-//! The page server's part is the same in versions 2 and 3, always big-endian, and also the body of the `z` message that a
-//! page server sends in START_REPLICATION:
+//! It is always big-endian, and also the body of the `z` message that a page server sends in START_REPLICATION:
 //!
 //! ```text
 //! keys u8, then per key: name (zero-terminated), length i32, value
@@ -15,13 +14,13 @@
 //! corruption_detected    1  u8       written when true
 //! ```
 //!
-//! A key that this list does not have is skipped by its length.
+//! A key that is not in this list is skipped by its length.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use wal_types::Lsn;
 
-use super::CodecError;
-use super::reader::Reader;
+use super::error::CodecError;
+use super::reader::MessageReader;
 use crate::message::PageserverFeedback;
 
 /// Appends the keys and values of `feedback` to `out`.
@@ -41,18 +40,18 @@ pub fn encode_feedback(feedback: &PageserverFeedback, out: &mut BytesMut) {
     }
 }
 
-/// The feedback at the beginning of `bytes`; what follows it is ignored.
+/// Decodes the feedback at the beginning of `bytes`; bytes behind it are ignored.
 pub fn decode_feedback(bytes: Bytes) -> Result<PageserverFeedback, CodecError> {
-    get_feedback(&mut Reader::new(bytes))
+    get_feedback(&mut MessageReader::new(bytes))
 }
 
-pub(super) fn get_feedback(reader: &mut Reader) -> Result<PageserverFeedback, CodecError> {
+pub(super) fn get_feedback(reader: &mut MessageReader) -> Result<PageserverFeedback, CodecError> {
     let mut feedback = PageserverFeedback::default();
     for _ in 0..reader.u8()? {
         let key = reader.cstr("key of page server feedback", usize::MAX)?;
         let length = i32::from_be_bytes(reader.array()?);
         let length = usize::try_from(length).map_err(|_| CodecError::FeedbackValue(length.into()))?;
-        let value = reader.take(length)?;
+        let value = reader.bytes(length)?;
         match &key[..] {
             b"current_timeline_size" => feedback.current_timeline_size = u64::from_be_bytes(fixed(&value)?),
             b"ps_writelsn" | b"last_received_lsn" => feedback.last_received_lsn = lsn(&value)?,

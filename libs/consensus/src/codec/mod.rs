@@ -1,24 +1,26 @@
-//! Messages as bytes: one message is the payload of one CopyData frame.
+//! Codec: turns messages into bytes and back. One message is the payload of one CopyData frame.
 //!
 //! | module | version | byte order |
 //! |---|---|---|
 //! | `v2` | the public protocol's older version | little-endian structs, 8-byte tag |
 //! | `v3` | the public protocol's newer version | packed, big-endian, 1-byte tag |
-//! | `own` | [`version_name`] `holdfast-1` | as `v3`, with more fields and kinds |
+//! | `holdfast1` | [`version_name`] `holdfast-1` | as `v3`, with more fields and kinds |
 //!
-//! Knows nothing of frames, connections or who may send what when: the connection tasks on both sides call this with one
-//! payload at a time. What comes out of `decode_*` is well-formed (counts, order, lengths) but not yet believed.
+//! The codec knows no frames, no connections and no order of messages: the connection tasks on both sides call it with
+//! one payload at a time. A decoded message is well-formed (counts, order, lengths); acceptor and proposer check the rest.
 //!
 //! The two directions treat bytes behind a message differently, as the public programs do: an acceptor ignores them, a
-//! proposer takes them for a broken peer. The WAL of an append is the exception, its length must be exact.
+//! proposer refuses them as those of a broken peer. The WAL of an append is the exception: its length must be exact.
 
 mod error;
 mod feedback;
-mod own;
-mod parts;
+mod fields;
+mod holdfast1;
 mod reader;
+mod tag;
 mod v2;
 mod v3;
+mod version;
 
 use bytes::{Bytes, BytesMut};
 
@@ -27,41 +29,15 @@ use crate::message::{AcceptorMessage, ProposerMessage};
 
 pub use error::CodecError;
 pub use feedback::{decode_feedback, encode_feedback};
-use reader::Reader;
+pub use fields::HOST_BYTES_MAX;
+pub use holdfast1::TLI_SWITCHES_MAX;
+use reader::MessageReader;
+pub use version::{parse_version, version_name};
 
-/// Longest host name of a member. A DNS name has at most 253 characters in text form (RFC 1035 section 2.3.4).
-pub const HOST_BYTES_MAX: usize = 255;
-
-/// Most changes of PostgreSQL's timeline that a message may carry: one is added at each promotion.
-pub const TLI_SWITCHES_MAX: usize = 1000;
-
-const GREETING: u8 = b'g';
-const PRE_VOTE: u8 = b'p';
-const VOTE: u8 = b'v';
-const ELECTED: u8 = b'e';
-const APPEND: u8 = b'a';
-const CHECKSUM: u8 = b'c';
-const CONFIGURE: u8 = b'm';
-
-/// What START_WAL_PUSH calls the version in `proto_version`.
-pub const fn version_name(version: ProtocolVersion) -> &'static str {
-    match version {
-        ProtocolVersion::V2 => "2",
-        ProtocolVersion::V3 => "3",
-        ProtocolVersion::Holdfast1 => "holdfast-1",
-    }
-}
-
-/// The version that a `proto_version` names.
-pub fn parse_version(name: &str) -> Option<ProtocolVersion> {
-    [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast1]
-        .into_iter()
-        .find(|&version| version_name(version) == name)
-}
-
-/// Appends the bytes of `message` to `out`; on an error `out` is as before.
+/// Appends the bytes of `message` to `out`; after an error `out` is unchanged.
 ///
-/// Fails when the version has no such message, or when a host name cannot be written (too long, or with a zero byte).
+/// Fails with [`CodecError::NotInVersion`] when the version has no such message, and with [`CodecError::Text`] when a
+/// host name is too long or contains a zero byte.
 pub fn encode_proposer(
     version: ProtocolVersion,
     message: &ProposerMessage,
@@ -71,18 +47,18 @@ pub fn encode_proposer(
     let written = match version {
         ProtocolVersion::V2 => v2::put_proposer(message, out),
         ProtocolVersion::V3 => v3::put_proposer(message, out),
-        ProtocolVersion::Holdfast1 => own::put_proposer(message, out),
+        ProtocolVersion::Holdfast1 => holdfast1::put_proposer(message, out),
     };
     written.inspect_err(|_| out.truncate(before))
 }
 
-/// The message in one frame of a proposer. WAL is a slice of `bytes`, not a copy.
+/// Decodes one frame of a proposer. The WAL of an append is a slice of `bytes`, not a copy.
 pub fn decode_proposer(version: ProtocolVersion, bytes: Bytes) -> Result<ProposerMessage, CodecError> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = MessageReader::new(bytes);
     match version {
         ProtocolVersion::V2 => v2::get_proposer(&mut reader),
         ProtocolVersion::V3 => v3::get_proposer(&mut reader),
-        ProtocolVersion::Holdfast1 => own::get_proposer(&mut reader),
+        ProtocolVersion::Holdfast1 => holdfast1::get_proposer(&mut reader),
     }
 }
 
@@ -96,44 +72,21 @@ pub fn encode_acceptor(
     let written = match version {
         ProtocolVersion::V2 => v2::put_acceptor(message, out),
         ProtocolVersion::V3 => v3::put_acceptor(message, out),
-        ProtocolVersion::Holdfast1 => own::put_acceptor(message, out),
+        ProtocolVersion::Holdfast1 => holdfast1::put_acceptor(message, out),
     };
     written.inspect_err(|_| out.truncate(before))
 }
 
-/// The message in one frame of an acceptor.
+/// Decodes one frame of an acceptor.
 pub fn decode_acceptor(version: ProtocolVersion, bytes: Bytes) -> Result<AcceptorMessage, CodecError> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = MessageReader::new(bytes);
     let message = match version {
         ProtocolVersion::V2 => v2::get_acceptor(&mut reader),
         ProtocolVersion::V3 => v3::get_acceptor(&mut reader),
-        ProtocolVersion::Holdfast1 => own::get_acceptor(&mut reader),
+        ProtocolVersion::Holdfast1 => holdfast1::get_acceptor(&mut reader),
     }?;
-    match reader.left() {
+    match reader.bytes_left() {
         0 => Ok(message),
         left => Err(CodecError::Trailing(left)),
-    }
-}
-
-const fn proposer_kind(message: &ProposerMessage) -> &'static str {
-    match message {
-        ProposerMessage::Greeting(_) => "greeting",
-        ProposerMessage::PreVote(_) => "pre-vote request",
-        ProposerMessage::Vote(_) => "vote request",
-        ProposerMessage::Elected(_) => "elected",
-        ProposerMessage::Append(_) => "append request",
-        ProposerMessage::Checksum(_) => "checksum request",
-        ProposerMessage::Configure(_) => "configuration",
-    }
-}
-
-const fn acceptor_kind(message: &AcceptorMessage) -> &'static str {
-    match message {
-        AcceptorMessage::Greeting(_) => "greeting",
-        AcceptorMessage::PreVote(_) => "pre-vote response",
-        AcceptorMessage::Vote(_) => "vote response",
-        AcceptorMessage::Append(_) => "append response",
-        AcceptorMessage::Checksum(_) => "checksum response",
-        AcceptorMessage::Configure(_) => "answer to a configuration",
     }
 }

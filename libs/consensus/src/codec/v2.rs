@@ -1,6 +1,6 @@
 //! Version 2 of the public protocol: little-endian structs, as a C compiler lays them out.
 //!
-//! The tag is 8 bytes wide; only the lowest byte is looked at. Offsets in bytes.
+//! The tag is 8 bytes wide, of which only the lowest counts. Lengths in bytes.
 //!
 //! ```text
 //! proposer
@@ -26,10 +26,11 @@ use wal_types::{
     Generation, Lsn, NodeId, ProposerId, SystemId, TenantId, TenantTimelineId, Term, TimelineId, Tli,
 };
 
+use super::error::CodecError;
 use super::feedback::{encode_feedback, get_feedback};
-use super::parts::{append_wal, history_of};
-use super::reader::{Reader, flag};
-use super::{APPEND, CodecError, ELECTED, GREETING, VOTE, acceptor_kind, proposer_kind};
+use super::fields::{append_wal, history_of};
+use super::reader::{MessageReader, flag};
+use super::tag::{APPEND, ELECTED, GREETING, VOTE, acceptor_kind, proposer_kind};
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
 use crate::message::{
@@ -40,7 +41,7 @@ use crate::term_history::{NEON_HISTORY_ENTRIES_MAX, TermHistory, TermStart};
 
 const VERSION: ProtocolVersion = ProtocolVersion::V2;
 
-/// What the greeting's version field must say.
+/// Value of the greeting's version field.
 const VERSION_NUMBER: u32 = 2;
 
 const HISTORY_ENTRY_BYTES: usize = 16;
@@ -58,7 +59,7 @@ pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Res
     Ok(())
 }
 
-pub(super) fn get_proposer(reader: &mut Reader) -> Result<ProposerMessage, CodecError> {
+pub(super) fn get_proposer(reader: &mut MessageReader) -> Result<ProposerMessage, CodecError> {
     match get_tag(reader)? {
         GREETING => get_greeting(reader).map(ProposerMessage::Greeting),
         VOTE => get_vote(reader).map(ProposerMessage::Vote),
@@ -84,7 +85,7 @@ pub(super) fn put_acceptor(message: &AcceptorMessage, out: &mut BytesMut) -> Res
     Ok(())
 }
 
-pub(super) fn get_acceptor(reader: &mut Reader) -> Result<AcceptorMessage, CodecError> {
+pub(super) fn get_acceptor(reader: &mut MessageReader) -> Result<AcceptorMessage, CodecError> {
     match get_tag(reader)? {
         GREETING => {
             let term = Term(reader.u64_le()?);
@@ -116,7 +117,7 @@ fn put_greeting(greeting: &ProposerGreeting, out: &mut BytesMut) {
     out.put_u32_le(greeting.segment_bytes);
 }
 
-fn get_greeting(reader: &mut Reader) -> Result<ProposerGreeting, CodecError> {
+fn get_greeting(reader: &mut MessageReader) -> Result<ProposerGreeting, CodecError> {
     let number = reader.u32_le()?;
     if number != VERSION_NUMBER {
         return Err(CodecError::GreetingVersion(number));
@@ -144,7 +145,7 @@ fn put_vote(request: &VoteRequest, out: &mut BytesMut) {
     out.put_slice(&request.proposer_id.0);
 }
 
-fn get_vote(reader: &mut Reader) -> Result<VoteRequest, CodecError> {
+fn get_vote(reader: &mut MessageReader) -> Result<VoteRequest, CodecError> {
     Ok(VoteRequest {
         generation: Generation(0),
         term: Term(reader.u64_le()?),
@@ -160,7 +161,7 @@ fn put_elected(elected: &ProposerElected, out: &mut BytesMut) {
     out.put_u64_le(elected.timeline_start_lsn.0);
 }
 
-fn get_elected(reader: &mut Reader) -> Result<ProposerElected, CodecError> {
+fn get_elected(reader: &mut MessageReader) -> Result<ProposerElected, CodecError> {
     Ok(ProposerElected {
         generation: Generation(0),
         term: Term(reader.u64_le()?),
@@ -187,7 +188,7 @@ fn put_append(request: &AppendRequest, out: &mut BytesMut) {
     out.put_slice(&request.wal);
 }
 
-fn get_append(reader: &mut Reader) -> Result<AppendRequest, CodecError> {
+fn get_append(reader: &mut MessageReader) -> Result<AppendRequest, CodecError> {
     let term = Term(reader.u64_le()?);
     let epoch_start_lsn = Lsn(reader.u64_le()?);
     let begin_lsn = Lsn(reader.u64_le()?);
@@ -214,7 +215,7 @@ fn put_vote_response(response: &VoteResponse, out: &mut BytesMut) {
     out.put_u64_le(response.timeline_start_lsn.0);
 }
 
-fn get_vote_response(reader: &mut Reader) -> Result<VoteResponse, CodecError> {
+fn get_vote_response(reader: &mut MessageReader) -> Result<VoteResponse, CodecError> {
     Ok(VoteResponse {
         generation: Generation(0),
         term: Term(reader.u64_le()?),
@@ -243,7 +244,7 @@ fn put_append_response(response: &AppendResponse, out: &mut BytesMut) {
     }
 }
 
-fn get_append_response(reader: &mut Reader) -> Result<AppendResponse, CodecError> {
+fn get_append_response(reader: &mut MessageReader) -> Result<AppendResponse, CodecError> {
     Ok(AppendResponse {
         generation: Generation(0),
         term: Term(reader.u64_le()?),
@@ -254,7 +255,7 @@ fn get_append_response(reader: &mut Reader) -> Result<AppendResponse, CodecError
             xmin: reader.u64_le()?,
             catalog_xmin: reader.u64_le()?,
         },
-        pageserver: if reader.left() > 0 { Some(get_feedback(reader)?) } else { None },
+        pageserver: if reader.bytes_left() > 0 { Some(get_feedback(reader)?) } else { None },
     })
 }
 
@@ -262,7 +263,7 @@ fn put_tag(tag: u8, out: &mut BytesMut) {
     out.put_u64_le(tag.into());
 }
 
-fn get_tag(reader: &mut Reader) -> Result<u8, CodecError> {
+fn get_tag(reader: &mut MessageReader) -> Result<u8, CodecError> {
     reader.array::<8>().map(|tag| tag[0])
 }
 
@@ -274,7 +275,7 @@ fn put_history(history: &TermHistory, out: &mut BytesMut) {
     }
 }
 
-fn get_history(reader: &mut Reader) -> Result<TermHistory, CodecError> {
+fn get_history(reader: &mut MessageReader) -> Result<TermHistory, CodecError> {
     let count = reader.u32_le()?;
     let count =
         reader.checked_count("history entries", count, NEON_HISTORY_ENTRIES_MAX, HISTORY_ENTRY_BYTES)?;

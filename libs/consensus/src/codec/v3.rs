@@ -19,16 +19,17 @@
 //! members        n u32, n * {node id u64, host zero-terminated, port u16}
 //! ```
 //!
-//! No proposer id, no start of the timeline, and the PostgreSQL timeline of all WAL is 1. Our own version uses the parts
-//! of this one wherever they are equal.
+//! No proposer id, no start of the timeline, and the PostgreSQL timeline of all WAL is 1. Version `holdfast-1` uses the
+//! functions of this file for layouts that are equal.
 
 use bytes::{BufMut, BytesMut};
 use wal_types::{Generation, Lsn, NodeId, ProposerId, SystemId, TenantTimelineId, Term, Tli};
 
+use super::error::CodecError;
 use super::feedback::{encode_feedback, get_feedback};
-use super::parts::{append_wal, get_configuration, history_of, put_configuration};
-use super::reader::{Reader, flag};
-use super::{APPEND, CodecError, ELECTED, GREETING, VOTE, acceptor_kind, proposer_kind};
+use super::fields::{append_wal, get_configuration, history_of, put_configuration};
+use super::reader::{MessageReader, flag};
+use super::tag::{APPEND, ELECTED, GREETING, VOTE, acceptor_kind, proposer_kind};
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
 use crate::message::{
@@ -58,7 +59,7 @@ pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Res
     Ok(())
 }
 
-pub(super) fn get_proposer(reader: &mut Reader) -> Result<ProposerMessage, CodecError> {
+pub(super) fn get_proposer(reader: &mut MessageReader) -> Result<ProposerMessage, CodecError> {
     match reader.u8()? {
         GREETING => get_greeting(reader).map(ProposerMessage::Greeting),
         VOTE => get_vote(reader).map(ProposerMessage::Vote),
@@ -91,7 +92,7 @@ pub(super) fn put_acceptor(message: &AcceptorMessage, out: &mut BytesMut) -> Res
     Ok(())
 }
 
-pub(super) fn get_acceptor(reader: &mut Reader) -> Result<AcceptorMessage, CodecError> {
+pub(super) fn get_acceptor(reader: &mut MessageReader) -> Result<AcceptorMessage, CodecError> {
     match reader.u8()? {
         GREETING => get_acceptor_greeting(reader).map(AcceptorMessage::Greeting),
         VOTE => {
@@ -100,7 +101,7 @@ pub(super) fn get_acceptor(reader: &mut Reader) -> Result<AcceptorMessage, Codec
         }
         APPEND => {
             let response = get_append_response(reader)?;
-            let pageserver = if reader.left() > 0 { Some(get_feedback(reader)?) } else { None };
+            let pageserver = if reader.bytes_left() > 0 { Some(get_feedback(reader)?) } else { None };
             Ok(AcceptorMessage::Append(AppendResponse { pageserver, ..response }))
         }
         tag => Err(CodecError::UnknownTag { tag, version: VERSION }),
@@ -120,7 +121,7 @@ pub(super) fn put_greeting(greeting: &ProposerGreeting, out: &mut BytesMut) -> R
     Ok(())
 }
 
-pub(super) fn get_greeting(reader: &mut Reader) -> Result<ProposerGreeting, CodecError> {
+pub(super) fn get_greeting(reader: &mut MessageReader) -> Result<ProposerGreeting, CodecError> {
     let tenant = reader.text("tenant id", ID_TEXT_BYTES)?;
     let timeline = reader.text("timeline id", ID_TEXT_BYTES)?;
     let id = TenantTimelineId {
@@ -145,7 +146,7 @@ pub(super) fn put_vote(request: &VoteRequest, out: &mut BytesMut) {
     out.put_u64(request.term.0);
 }
 
-pub(super) fn get_vote(reader: &mut Reader) -> Result<VoteRequest, CodecError> {
+pub(super) fn get_vote(reader: &mut MessageReader) -> Result<VoteRequest, CodecError> {
     Ok(VoteRequest {
         generation: Generation(reader.u32()?),
         term: Term(reader.u64()?),
@@ -160,8 +161,8 @@ pub(super) fn put_elected_head(elected: &ProposerElected, out: &mut BytesMut) {
     out.put_u64(elected.start_streaming_at.0);
 }
 
-/// All but the history and what comes behind it.
-pub(super) fn get_elected_head(reader: &mut Reader) -> Result<ProposerElected, CodecError> {
+/// All fields but the history and what follows it.
+pub(super) fn get_elected_head(reader: &mut MessageReader) -> Result<ProposerElected, CodecError> {
     Ok(ProposerElected {
         generation: Generation(reader.u32()?),
         term: Term(reader.u64()?),
@@ -182,7 +183,7 @@ pub(super) fn put_append(request: &AppendRequest, out: &mut BytesMut) {
     out.put_slice(&request.wal);
 }
 
-pub(super) fn get_append(reader: &mut Reader) -> Result<AppendRequest, CodecError> {
+pub(super) fn get_append(reader: &mut MessageReader) -> Result<AppendRequest, CodecError> {
     let generation = Generation(reader.u32()?);
     let term = Term(reader.u64()?);
     let begin_lsn = Lsn(reader.u64()?);
@@ -210,7 +211,7 @@ pub(super) fn put_acceptor_greeting(
     Ok(())
 }
 
-pub(super) fn get_acceptor_greeting(reader: &mut Reader) -> Result<AcceptorGreeting, CodecError> {
+pub(super) fn get_acceptor_greeting(reader: &mut MessageReader) -> Result<AcceptorGreeting, CodecError> {
     Ok(AcceptorGreeting {
         node_id: NodeId(reader.u64()?),
         configuration: get_configuration(reader)?,
@@ -228,8 +229,8 @@ pub(super) fn put_vote_response_head(response: &VoteResponse, out: &mut BytesMut
     out.put_u64(response.truncate_lsn.0);
 }
 
-/// All but the history and what comes behind it.
-pub(super) fn get_vote_response_head(reader: &mut Reader) -> Result<VoteResponse, CodecError> {
+/// All fields but the history and what follows it.
+pub(super) fn get_vote_response_head(reader: &mut MessageReader) -> Result<VoteResponse, CodecError> {
     Ok(VoteResponse {
         generation: Generation(reader.u32()?),
         term: Term(reader.u64()?),
@@ -245,7 +246,7 @@ pub(super) fn get_vote_response_head(reader: &mut Reader) -> Result<VoteResponse
     })
 }
 
-/// All but the page server's feedback.
+/// All fields but the page server's feedback.
 pub(super) fn put_append_response(response: &AppendResponse, out: &mut BytesMut) {
     out.put_u8(APPEND);
     out.put_u32(response.generation.0);
@@ -257,8 +258,8 @@ pub(super) fn put_append_response(response: &AppendResponse, out: &mut BytesMut)
     out.put_u64(response.hot_standby.catalog_xmin);
 }
 
-/// All but the page server's feedback.
-pub(super) fn get_append_response(reader: &mut Reader) -> Result<AppendResponse, CodecError> {
+/// All fields but the page server's feedback.
+pub(super) fn get_append_response(reader: &mut MessageReader) -> Result<AppendResponse, CodecError> {
     Ok(AppendResponse {
         generation: Generation(reader.u32()?),
         term: Term(reader.u64()?),
@@ -281,7 +282,7 @@ fn put_history(history: &TermHistory, out: &mut BytesMut) {
     }
 }
 
-fn get_history(reader: &mut Reader) -> Result<TermHistory, CodecError> {
+fn get_history(reader: &mut MessageReader) -> Result<TermHistory, CodecError> {
     let count = reader.u32()?;
     let count =
         reader.checked_count("history entries", count, NEON_HISTORY_ENTRIES_MAX, HISTORY_ENTRY_BYTES)?;

@@ -11,8 +11,8 @@ pub use self::acceptor::{
     PageserverFeedback, PreVoteResponse, VoteResponse,
 };
 pub use self::proposer::{
-    AppendRequest, ChecksumRequest, ConfigureRequest, PreVoteRequest, ProposerElected, ProposerGreeting,
-    VoteRequest,
+    APPEND_WAL_BYTES_MAX, AppendRequest, ChecksumRequest, ConfigureRequest, PreVoteRequest, ProposerElected,
+    ProposerGreeting, VoteRequest,
 };
 
 /// Message from a proposer to an acceptor.

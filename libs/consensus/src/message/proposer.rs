@@ -66,7 +66,10 @@ pub struct ProposerElected {
     pub configuration: Configuration,
 }
 
-/// WAL `[begin_lsn, begin_lsn + wal.len())`, at most [`crate::APPEND_WAL_BYTES_MAX`] bytes; empty as a heartbeat.
+/// Most WAL bytes in one append: what the public protocol allows (16 pages of 8 KiB).
+pub const APPEND_WAL_BYTES_MAX: usize = 128 * 1024;
+
+/// WAL `[begin_lsn, begin_lsn + wal.len())`, at most [`APPEND_WAL_BYTES_MAX`] bytes; empty as a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AppendRequest {
     /// Generation under which the proposer acts.

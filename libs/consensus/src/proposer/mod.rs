@@ -17,6 +17,7 @@
 mod action;
 mod change;
 mod commit;
+mod configuration_change;
 mod election;
 mod lost_term;
 mod membership;
@@ -30,13 +31,12 @@ use std::collections::BTreeMap;
 use wal_types::{Lsn, NodeId, Term};
 
 pub use self::action::{Action, DonorRange, Election};
-pub use self::change::{ChangeRefused, ConfigurationChange};
+pub use self::configuration_change::{ChangeRefused, ConfigurationChange};
 pub use self::lost_term::LostTerm;
 use self::membership::Membership;
 pub use self::options::ProposerOptions;
 use self::peer::Peer;
-pub use self::peer::PeerState;
-pub use self::status::PeerStatus;
+pub use self::peer::{PeerState, PeerStatus};
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
 use crate::message::{AcceptorMessage, ChecksumRequest, ProposerGreeting, ProposerMessage};

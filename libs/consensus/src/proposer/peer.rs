@@ -32,6 +32,21 @@ pub enum PeerState {
     Unseeded,
 }
 
+/// Status of one safekeeper.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PeerStatus {
+    /// The safekeeper.
+    pub id: NodeId,
+    /// Stage of the conversation with it.
+    pub state: PeerState,
+    /// Flush LSN: acknowledged in this term, else as reported by its vote or pre-vote.
+    pub flush_lsn: Lsn,
+    /// Persisted commit LSN as reported in this term.
+    pub commit_lsn: Lsn,
+    /// True while it needs WAL that is no longer buffered.
+    pub catching_up: bool,
+}
+
 /// Position reported by a pre-vote.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LogPosition {

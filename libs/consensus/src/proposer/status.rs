@@ -1,25 +1,10 @@
 //! Status of a campaign, for its driver and for status pages.
 
-use wal_types::{Lsn, NodeId};
+use wal_types::NodeId;
 
-use super::peer::{Peer, PeerState};
+use super::peer::{Peer, PeerStatus};
 use super::{CampaignPhase, Proposer};
 use crate::quorum;
-
-/// Status of one safekeeper.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PeerStatus {
-    /// The safekeeper.
-    pub id: NodeId,
-    /// Stage of the conversation with it.
-    pub state: PeerState,
-    /// Flush LSN: acknowledged in this term, else as reported by its vote or pre-vote.
-    pub flush_lsn: Lsn,
-    /// Persisted commit LSN as reported in this term.
-    pub commit_lsn: Lsn,
-    /// True while it needs WAL that is no longer buffered.
-    pub catching_up: bool,
-}
 
 impl Proposer {
     /// True when a quorum follows, yet nothing can be committed any more: too many of the followers lack WAL that no

@@ -2,7 +2,7 @@
 
 use wal_types::Lsn;
 
-use super::TermHistory;
+use super::history::TermHistory;
 
 /// Shape of one node's log: enough to find where it parts from another log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

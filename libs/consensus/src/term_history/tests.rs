@@ -1,5 +1,7 @@
 //! The rules of term histories, from tables.
 
+use wal_types::{Lsn, Term, Tli};
+
 use super::*;
 
 fn history(entries: &[(u64, u64)]) -> TermHistory {

@@ -1,31 +1,34 @@
-//! Parts of messages that more than one version has, with the checks that come with them.
+//! Fields that more than one version has, with their checks.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use wal_types::{Generation, Lsn, NodeId};
 
-use super::reader::Reader;
-use super::{CodecError, HOST_BYTES_MAX};
+use super::error::CodecError;
+use super::reader::MessageReader;
 use crate::APPEND_WAL_BYTES_MAX;
 use crate::configuration::{Configuration, MEMBERS_MAX, Member};
 use crate::term_history::{TermHistory, TermStart};
 
-/// A member with an empty host.
+/// Longest host name of a member. A DNS name has at most 253 characters in text form (RFC 1035 section 2.3.4).
+pub const HOST_BYTES_MAX: usize = 255;
+
+/// Length of a member with an empty host.
 const MEMBER_BYTES_MIN: usize = 8 + 1 + 2;
 
-/// The WAL behind the header of an append, when it is as long as the header says.
-pub(super) fn append_wal(reader: &mut Reader, begin: Lsn, end: Lsn) -> Result<Bytes, CodecError> {
+/// The WAL behind the header of an append. Its length must be the one that the header announces.
+pub(super) fn append_wal(reader: &mut MessageReader, begin: Lsn, end: Lsn) -> Result<Bytes, CodecError> {
     let announced = end.0.checked_sub(begin.0).ok_or(CodecError::Range { from: begin, to: end })?;
     if announced > APPEND_WAL_BYTES_MAX as u64 {
         return Err(CodecError::AppendTooLong(announced));
     }
-    let (announced, carried) = (announced as usize, reader.left());
+    let (announced, carried) = (announced as usize, reader.bytes_left());
     if announced != carried {
         return Err(CodecError::AppendLength { announced, carried });
     }
-    Ok(reader.rest())
+    Ok(reader.remaining())
 }
 
-/// A history of `count` entries (already checked), each read by `entry`.
+/// A history of `count` entries, each read by `entry`. The caller has checked `count`.
 pub(super) fn history_of(
     count: usize,
     mut entry: impl FnMut() -> Result<TermStart, CodecError>,
@@ -56,7 +59,7 @@ pub(super) fn put_configuration(configuration: &Configuration, out: &mut BytesMu
     Ok(())
 }
 
-pub(super) fn get_configuration(reader: &mut Reader) -> Result<Configuration, CodecError> {
+pub(super) fn get_configuration(reader: &mut MessageReader) -> Result<Configuration, CodecError> {
     let generation = Generation(reader.u32()?);
     let members = get_members(reader)?;
     let new_members = get_members(reader)?;
@@ -65,7 +68,7 @@ pub(super) fn get_configuration(reader: &mut Reader) -> Result<Configuration, Co
     Ok(configuration)
 }
 
-fn get_members(reader: &mut Reader) -> Result<Vec<Member>, CodecError> {
+fn get_members(reader: &mut MessageReader) -> Result<Vec<Member>, CodecError> {
     let count = reader.u32()?;
     let count = reader.checked_count("members", count, MEMBERS_MAX, MEMBER_BYTES_MIN)?;
     let mut members = Vec::with_capacity(count);

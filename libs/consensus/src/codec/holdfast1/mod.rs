@@ -1,5 +1,5 @@
-//! Our own version, `holdfast-1`: version 3 with the PostgreSQL timelines of the log, the campaign's id, a pre-vote and
-//! checksums.
+//! Version `holdfast-1`: version 3 with the PostgreSQL timelines of the log, the campaign's id, a pre-vote, checksums and
+//! configurations.
 //!
 //! Packed, big-endian, 1-byte tag. "v3" stands for the layout of the same message there.
 //!
@@ -27,27 +27,28 @@
 //! primary   present u8, primary id 16 (zeros when not present)
 //! ```
 
-use bytes::{BufMut, BytesMut};
-use wal_types::{Generation, Lsn, PrimaryId, ProposerId, Term, Tli};
+mod fields;
 
-use super::parts::{get_configuration, history_of, put_configuration};
-use super::reader::{Reader, flag};
-use super::{
-    APPEND, CHECKSUM, CONFIGURE, CodecError, ELECTED, GREETING, PRE_VOTE, TLI_SWITCHES_MAX, VOTE, v3,
+use bytes::{BufMut, BytesMut};
+use wal_types::{Generation, Lsn, ProposerId, Term, Tli};
+
+pub use self::fields::TLI_SWITCHES_MAX;
+use self::fields::{
+    get_configuration, get_history, get_lost, get_primary, get_switches, put_configuration, put_history,
+    put_primary, put_switches,
 };
-use crate::configuration::Configuration;
+use super::error::CodecError;
+use super::reader::{MessageReader, flag};
+use super::tag::{APPEND, CHECKSUM, CONFIGURE, ELECTED, GREETING, PRE_VOTE, VOTE};
+use super::v3;
 use crate::lineage::ProtocolVersion;
 use crate::message::{
     AcceptorGreeting, AcceptorMessage, ChecksumRequest, ChecksumResponse, ConfigureRequest,
     ConfigureResponse, PreVoteRequest, PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage,
     VoteRequest, VoteResponse,
 };
-use crate::term_history::{TERM_HISTORY_ENTRIES_MAX, TermHistory, TermStart, TliSwitch};
 
 const VERSION: ProtocolVersion = ProtocolVersion::Holdfast1;
-
-const HISTORY_ENTRY_BYTES: usize = 20;
-const TLI_SWITCH_BYTES: usize = 16;
 
 pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Result<(), CodecError> {
     match message {
@@ -69,20 +70,20 @@ pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Res
             v3::put_elected_head(elected, out);
             put_history(&elected.history, out);
             put_switches(&elected.tli_switches, out);
-            put_own_configuration(&elected.configuration, out)?;
+            put_configuration(&elected.configuration, out)?;
         }
         ProposerMessage::Append(request) => v3::put_append(request, out),
         ProposerMessage::Checksum(request) => put_checksum(request, out),
         ProposerMessage::Configure(request) => {
             out.put_u8(CONFIGURE);
             out.put_u64(request.term.0);
-            put_own_configuration(&request.configuration, out)?;
+            put_configuration(&request.configuration, out)?;
         }
     }
     Ok(())
 }
 
-pub(super) fn get_proposer(reader: &mut Reader) -> Result<ProposerMessage, CodecError> {
+pub(super) fn get_proposer(reader: &mut MessageReader) -> Result<ProposerMessage, CodecError> {
     Ok(match reader.u8()? {
         GREETING => {
             let mut greeting = v3::get_greeting(reader)?;
@@ -100,14 +101,14 @@ pub(super) fn get_proposer(reader: &mut Reader) -> Result<ProposerMessage, Codec
             let head = v3::get_elected_head(reader)?;
             let history = get_history(reader)?;
             let tli_switches = get_switches(reader)?;
-            let configuration = get_own_configuration(reader)?;
+            let configuration = get_configuration(reader)?;
             ProposerMessage::Elected(ProposerElected { history, tli_switches, configuration, ..head })
         }
         APPEND => ProposerMessage::Append(v3::get_append(reader)?),
         CHECKSUM => ProposerMessage::Checksum(get_checksum(reader)?),
         CONFIGURE => ProposerMessage::Configure(ConfigureRequest {
             term: Term(reader.u64()?),
-            configuration: get_own_configuration(reader)?,
+            configuration: get_configuration(reader)?,
         }),
         tag => return Err(CodecError::UnknownTag { tag, version: VERSION }),
     })
@@ -126,7 +127,7 @@ pub(super) fn put_acceptor(message: &AcceptorMessage, out: &mut BytesMut) -> Res
             put_history(&response.history, out);
             out.put_u64(response.timeline_start_lsn.0);
             put_switches(&response.tli_switches, out);
-            put_own_configuration(&response.configuration, out)?;
+            put_configuration(&response.configuration, out)?;
             out.put_u64(response.configuration_term.0);
             out.put_u8(response.lost.into());
         }
@@ -141,7 +142,7 @@ pub(super) fn put_acceptor(message: &AcceptorMessage, out: &mut BytesMut) -> Res
     Ok(())
 }
 
-pub(super) fn get_acceptor(reader: &mut Reader) -> Result<AcceptorMessage, CodecError> {
+pub(super) fn get_acceptor(reader: &mut MessageReader) -> Result<AcceptorMessage, CodecError> {
     Ok(match reader.u8()? {
         GREETING => {
             let mut greeting = v3::get_acceptor_greeting(reader)?;
@@ -159,7 +160,7 @@ pub(super) fn get_acceptor(reader: &mut Reader) -> Result<AcceptorMessage, Codec
                 history,
                 timeline_start_lsn,
                 tli_switches,
-                configuration: get_own_configuration(reader)?,
+                configuration: get_configuration(reader)?,
                 configuration_term: Term(reader.u64()?),
                 lost: get_lost(reader)?,
                 ..head
@@ -184,13 +185,13 @@ fn put_pre_vote_response(response: &PreVoteResponse, out: &mut BytesMut) -> Resu
     out.put_u64(response.start_lsn.0);
     put_history(&response.history, out);
     put_switches(&response.tli_switches, out);
-    put_own_configuration(&response.configuration, out)?;
+    put_configuration(&response.configuration, out)?;
     out.put_u64(response.configuration_term.0);
     out.put_u8(response.lost.into());
     Ok(())
 }
 
-fn get_pre_vote_response(reader: &mut Reader) -> Result<PreVoteResponse, CodecError> {
+fn get_pre_vote_response(reader: &mut MessageReader) -> Result<PreVoteResponse, CodecError> {
     Ok(PreVoteResponse {
         generation: Generation(reader.u32()?),
         term: Term(reader.u64()?),
@@ -199,7 +200,7 @@ fn get_pre_vote_response(reader: &mut Reader) -> Result<PreVoteResponse, CodecEr
         start_lsn: Lsn(reader.u64()?),
         history: get_history(reader)?,
         tli_switches: get_switches(reader)?,
-        configuration: get_own_configuration(reader)?,
+        configuration: get_configuration(reader)?,
         configuration_term: Term(reader.u64()?),
         lost: get_lost(reader)?,
     })
@@ -213,7 +214,7 @@ fn put_checksum(request: &ChecksumRequest, out: &mut BytesMut) {
     out.put_u64(request.to.0);
 }
 
-fn get_checksum(reader: &mut Reader) -> Result<ChecksumRequest, CodecError> {
+fn get_checksum(reader: &mut MessageReader) -> Result<ChecksumRequest, CodecError> {
     let generation = Generation(reader.u32()?);
     let term = Term(reader.u64()?);
     let (from, to) = (Lsn(reader.u64()?), Lsn(reader.u64()?));
@@ -231,73 +232,9 @@ fn put_checksum_response(response: &ChecksumResponse, out: &mut BytesMut) {
     out.put_u32(response.crc32c.unwrap_or(0));
 }
 
-fn get_checksum_response(reader: &mut Reader) -> Result<ChecksumResponse, CodecError> {
+fn get_checksum_response(reader: &mut MessageReader) -> Result<ChecksumResponse, CodecError> {
     let (from, to) = (Lsn(reader.u64()?), Lsn(reader.u64()?));
     let present = flag("checksum present", reader.u8()?.into())?;
     let crc32c = reader.u32()?;
     Ok(ChecksumResponse { from, to, crc32c: present.then_some(crc32c) })
-}
-
-fn put_history(history: &TermHistory, out: &mut BytesMut) {
-    out.put_u32(history.entries().len() as u32);
-    for entry in history.entries() {
-        out.put_u64(entry.term.0);
-        out.put_u64(entry.start.0);
-        out.put_u32(entry.tli.0);
-    }
-}
-
-fn get_history(reader: &mut Reader) -> Result<TermHistory, CodecError> {
-    let count = reader.u32()?;
-    let count =
-        reader.checked_count("history entries", count, TERM_HISTORY_ENTRIES_MAX, HISTORY_ENTRY_BYTES)?;
-    history_of(count, || {
-        Ok(TermStart { term: Term(reader.u64()?), start: Lsn(reader.u64()?), tli: Tli(reader.u32()?) })
-    })
-}
-
-fn put_switches(switches: &[TliSwitch], out: &mut BytesMut) {
-    out.put_u32(switches.len() as u32);
-    for switch in switches {
-        out.put_u32(switch.parent.0);
-        out.put_u32(switch.tli.0);
-        out.put_u64(switch.at.0);
-    }
-}
-
-fn get_switches(reader: &mut Reader) -> Result<Vec<TliSwitch>, CodecError> {
-    let count = reader.u32()?;
-    let count = reader.checked_count("timeline switches", count, TLI_SWITCHES_MAX, TLI_SWITCH_BYTES)?;
-    let mut switches = Vec::with_capacity(count);
-    for _ in 0..count {
-        let (parent, tli) = (Tli(reader.u32()?), Tli(reader.u32()?));
-        switches.push(TliSwitch { parent, tli, at: Lsn(reader.u64()?) });
-    }
-    Ok(switches)
-}
-
-fn put_own_configuration(configuration: &Configuration, out: &mut BytesMut) -> Result<(), CodecError> {
-    put_configuration(configuration, out)?;
-    put_primary(configuration.primary, out);
-    Ok(())
-}
-
-fn get_own_configuration(reader: &mut Reader) -> Result<Configuration, CodecError> {
-    let configuration = get_configuration(reader)?;
-    Ok(Configuration { primary: get_primary(reader)?, ..configuration })
-}
-
-fn put_primary(primary: Option<PrimaryId>, out: &mut BytesMut) {
-    out.put_u8(primary.is_some().into());
-    out.put_slice(&primary.unwrap_or_default().0);
-}
-
-fn get_primary(reader: &mut Reader) -> Result<Option<PrimaryId>, CodecError> {
-    let present = flag("primary present", reader.u8()?.into())?;
-    let primary = PrimaryId(reader.array()?);
-    Ok(present.then_some(primary))
-}
-
-fn get_lost(reader: &mut Reader) -> Result<bool, CodecError> {
-    flag("lost", reader.u8()?.into())
 }
