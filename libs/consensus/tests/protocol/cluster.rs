@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use consensus::{
     Acceptor, AcceptorMessage, AcceptorState, Action, Configuration, ConnectionId, Dialect, Effect, Lineage,
-    LostTerm, Member, PeerState, Proposer, ProposerMessage, ProposerOptions, Refusal, WalBuffer,
+    LostTerm, Member, PeerState, Proposer, ProposerGreeting, ProposerMessage, ProposerOptions,
+    ProtocolVersion, Refusal, WalBuffer,
 };
 use wal_types::{
     Generation, Lsn, NodeId, PrimaryId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli,
@@ -40,6 +41,20 @@ pub(crate) fn lineage(dialect: Dialect) -> Lineage {
         segment_size: SegmentSize::POSTGRES_DEFAULT,
         start_lsn: START,
         start_tli: Tli::FIRST,
+    }
+}
+
+/// The greeting that fits [`lineage`] in `version`.
+pub(crate) fn greeting(version: ProtocolVersion, configuration: Configuration) -> ProposerGreeting {
+    ProposerGreeting {
+        version,
+        id: TenantTimelineId::default(),
+        pg_version: 150_018,
+        system_id: SystemId(7),
+        segment_bytes: SegmentSize::POSTGRES_DEFAULT.bytes(),
+        tli: Tli::FIRST,
+        proposer_id: ProposerId::default(),
+        configuration,
     }
 }
 

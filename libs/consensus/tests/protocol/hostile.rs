@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use consensus::{
     Acceptor, AcceptorMessage, AcceptorState, AppendRequest, ChecksumRequest, Configuration,
-    ConfigureRequest, ConnectionId, Dialect, Effect, Loss, PreVoteRequest, ProposerElected, ProposerGreeting,
-    ProposerMessage, ProtocolVersion, TermHistory, TermStart, VoteRequest,
+    ConfigureRequest, ConnectionId, Dialect, Effect, Loss, PreVoteRequest, ProposerElected, ProposerMessage,
+    ProtocolVersion, TermHistory, TermStart, VoteRequest,
 };
 use proptest::prelude::*;
-use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, Term, Tli};
 
-use crate::cluster::{START, lineage, members};
+use crate::cluster::{self, START, lineage, members};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -59,16 +59,7 @@ fn configuration() -> impl Strategy<Value = Configuration> {
 }
 
 fn greeting(version: ProtocolVersion) -> ProposerMessage {
-    ProposerMessage::Greeting(ProposerGreeting {
-        version,
-        id: TenantTimelineId::default(),
-        pg_version: 150_018,
-        system_id: SystemId(7),
-        segment_bytes: SegmentSize::POSTGRES_DEFAULT.bytes(),
-        tli: Tli::FIRST,
-        proposer_id: ProposerId::default(),
-        configuration: Configuration::default(),
-    })
+    ProposerMessage::Greeting(cluster::greeting(version, Configuration::default()))
 }
 
 fn elected() -> impl Strategy<Value = ProposerElected> {

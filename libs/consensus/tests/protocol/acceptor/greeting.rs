@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn greeting_of_another_log_is_refused() {
     let change = |change: fn(&mut ProposerGreeting)| {
-        let mut greeting = greeting(ProtocolVersion::Holdfast1);
+        let mut greeting = greeting(ProtocolVersion::Holdfast1, Configuration::default());
         change(&mut greeting);
         let mut acceptor =
             Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), AcceptorState::default(), START);

@@ -8,41 +8,17 @@ mod vote;
 use bytes::Bytes;
 use consensus::{
     Acceptor, AcceptorMessage, AcceptorState, AppendRequest, AppendResponse, Configuration, ConnectionId,
-    Dialect, Effect, Lineage, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, Refusal,
+    Dialect, Effect, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, Refusal,
     TermHistory, TermStart, VoteRequest, VoteResponse,
 };
-use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, SystemId, Term, Tli};
 
-const START: Lsn = Lsn(0x100_0000);
+use crate::cluster::{START, greeting, lineage};
+
 const A: ConnectionId = ConnectionId(1);
 const B: ConnectionId = ConnectionId(2);
 const ONE: ProposerId = ProposerId([1; 16]);
 const TWO: ProposerId = ProposerId([2; 16]);
-
-fn lineage(dialect: Dialect) -> Lineage {
-    Lineage {
-        id: TenantTimelineId::default(),
-        dialect,
-        system_id: SystemId(7),
-        pg_version: 150_018,
-        segment_size: SegmentSize::POSTGRES_DEFAULT,
-        start_lsn: START,
-        start_tli: Tli::FIRST,
-    }
-}
-
-fn greeting(version: ProtocolVersion) -> ProposerGreeting {
-    ProposerGreeting {
-        version,
-        id: TenantTimelineId::default(),
-        pg_version: 150_018,
-        system_id: SystemId(7),
-        segment_bytes: SegmentSize::POSTGRES_DEFAULT.bytes(),
-        tli: Tli::FIRST,
-        proposer_id: ONE,
-        configuration: Configuration::default(),
-    }
-}
 
 /// An acceptor of dialect `holdfast` to which `A` and `B` have greeted.
 fn acceptor() -> Acceptor {
@@ -52,7 +28,9 @@ fn acceptor() -> Acceptor {
 fn greeted(dialect: Dialect, version: ProtocolVersion) -> Acceptor {
     let mut acceptor = Acceptor::new(NodeId(1), lineage(dialect), AcceptorState::default(), START);
     for connection in [A, B] {
-        acceptor.step(connection, ProposerMessage::Greeting(greeting(version))).unwrap();
+        acceptor
+            .step(connection, ProposerMessage::Greeting(greeting(version, Configuration::default())))
+            .unwrap();
     }
     acceptor
 }

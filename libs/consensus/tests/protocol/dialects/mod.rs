@@ -7,27 +7,18 @@ mod repair;
 
 use consensus::{
     Acceptor, AcceptorMessage, AcceptorState, AppendRequest, Configuration, ConfigureRequest,
-    ConfigureResponse, ConnectionId, Dialect, Effect, Loss, ProposerElected, ProposerGreeting,
-    ProposerMessage, ProtocolVersion, Refusal, TermHistory, TermStart, VoteRequest, VoteResponse,
+    ConfigureResponse, ConnectionId, Dialect, Effect, Loss, ProposerElected, ProposerMessage,
+    ProtocolVersion, Refusal, TermHistory, TermStart, VoteRequest, VoteResponse,
 };
-use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, SystemId, Term, Tli};
 
-use crate::cluster::{START, configuration, lineage};
+use crate::cluster::{self, START, configuration, lineage};
 
 const A: ConnectionId = ConnectionId(1);
 const B: ConnectionId = ConnectionId(2);
 
 fn greeting(version: ProtocolVersion, configuration: Configuration) -> ProposerMessage {
-    ProposerMessage::Greeting(ProposerGreeting {
-        version,
-        id: TenantTimelineId::default(),
-        pg_version: 150_018,
-        system_id: SystemId(7),
-        segment_bytes: SegmentSize::POSTGRES_DEFAULT.bytes(),
-        tli: Tli::FIRST,
-        proposer_id: ProposerId::default(),
-        configuration,
-    })
+    ProposerMessage::Greeting(cluster::greeting(version, configuration))
 }
 
 fn acceptor(dialect: Dialect, configuration: Configuration, lost: Option<Loss>) -> Acceptor {
