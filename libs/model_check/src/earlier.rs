@@ -1,5 +1,5 @@
 //! Checks that an earlier term is over: for a node that promised a higher term, and for a campaign that learns of one.
-//! That is what allows to explore one term after the other; see [`Action::NextTerm`](crate::action::Action::NextTerm).
+//! So terms can be explored one after the other; see [`Action::NextTerm`](crate::action::Action::NextTerm).
 
 use consensus::{
     AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ConfigureRequest, ConfigureResponse,

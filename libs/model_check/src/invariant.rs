@@ -22,7 +22,7 @@ pub enum Invariant {
     /// A generation means one configuration, and so one designated primary.
     OneConfigurationPerGeneration,
     /// A node that promised a term does nothing for an earlier term and grants this term's vote only once. A campaign
-    /// that learns of the promise ends when its term is lower. That allows to explore one term after the other.
+    /// that learns of the promise ends when its term is lower. So terms can be explored one after the other.
     EarlierTermIsOver,
 }
 

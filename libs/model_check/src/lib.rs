@@ -3,6 +3,13 @@
 //! The product's own [`consensus::Acceptor`] and [`consensus::Proposer`] run, with a driver that carries out their
 //! effects as the WAL store and the walproposer do. The log is counted in records, and a disk never fails.
 //!
+//! ```text
+//!   check ---explores---> cluster --+--> state     nodes, writers, links between them, and the observer's ledger
+//!                         (model)   +--> action    one step: a message, a crash, a campaign, ...
+//!                                   +--> step      carries out an action; parts in pre_vote, deliver, observe, reduce
+//!                                   +--> properties  check of each invariant, with earlier and seen
+//! ```
+//!
 //! Its own program (`model_check`) and its tests call it.
 
 mod action;

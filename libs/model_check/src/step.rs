@@ -1,5 +1,8 @@
 //! [`Step`]: carries out one action on a copy of a state. Each action returns the next state, or `None` when it is not
 //! possible.
+//!
+//! The other parts of [`Step`] are in files of their own: `pre_vote` starts campaigns, `deliver` moves messages, `observe`
+//! records and checks what is decided, `reduce` drops what makes no difference.
 
 use consensus::ProposerMessage;
 
