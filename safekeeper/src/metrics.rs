@@ -1,6 +1,6 @@
-//! What an operator can count and time. The numbers of single timelines are not here: `http` reads them at each scrape.
+//! Counters and timers of the safekeeper as a whole. `timeline_metrics` has those of its timelines.
 //!
-//! Imports nothing of this crate; everybody else imports this.
+//! Imports nothing of this crate. `docs/metrics.md` lists all metrics.
 
 use std::sync::atomic::AtomicU64;
 
@@ -11,13 +11,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// Counters and timers of a safekeeper; clones count together.
+/// Counters and timers of a safekeeper. Clones count together.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    /// Connections to the PostgreSQL port that are open.
+    /// Open connections to the PostgreSQL port.
     pub connections: Gauge,
-    /// Connections to the PostgreSQL port by what became of them.
-    pub accepted: Family<Outcome, Counter>,
+    /// Connections to the PostgreSQL port, by result.
+    connections_accepted: Family<ConnectionLabels, Counter>,
     /// WAL received from proposers.
     pub wal_received_bytes: Counter,
     /// WAL sent to readers.
@@ -26,19 +26,26 @@ pub(crate) struct Metrics {
     pub batch_seconds: Histogram,
     /// WAL in a batch.
     pub batch_bytes: Histogram,
-    /// Appends with WAL in them.
+    /// Appends with WAL.
     pub appends: Counter,
-    /// Times that WAL of a timeline was made durable: appends by this is what shares a sync.
+    /// Syncs of a timeline's WAL. Appends divided by syncs tell how many appends share a sync.
     pub wal_syncs: Counter,
-    /// Connections of proposers that were refused.
-    pub refused: Counter<u64, AtomicU64>,
+    /// Connections of proposers that were refused, by reason.
+    proposers_refused: Family<RefusalLabels, Counter<u64, AtomicU64>>,
 }
 
-/// What became of a connection.
+/// Labels of `connections_accepted`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Outcome {
+struct ConnectionLabels {
     /// `served`, `handshake_failed`, `too_many`.
-    pub outcome: &'static str,
+    result: &'static str,
+}
+
+/// Labels of `proposers_refused`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    /// `protocol`, `disk`, `corrupt`.
+    reason: &'static str,
 }
 
 impl Metrics {
@@ -46,7 +53,7 @@ impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             connections: Gauge::default(),
-            accepted: Family::default(),
+            connections_accepted: Family::default(),
             wal_received_bytes: Counter::default(),
             wal_sent_bytes: Counter::default(),
             // 100 µs to 13 s: a good disk flushes in less than a millisecond, a dying one takes seconds.
@@ -55,39 +62,56 @@ impl Metrics {
             batch_bytes: Histogram::new(exponential_buckets(1024.0, 2.0, 15)),
             appends: Counter::default(),
             wal_syncs: Counter::default(),
-            refused: Counter::default(),
+            proposers_refused: Family::default(),
         };
-        let registry = registry.sub_registry_with_prefix("safekeeper");
+
         registry.register(
-            "connections",
+            "holdfast_safekeeper_connections",
             "Open connections to the PostgreSQL port",
             metrics.connections.clone(),
         );
         registry.register(
-            "accepted_connections",
-            "Connections by what became of them",
-            metrics.accepted.clone(),
+            "holdfast_safekeeper_connections_accepted",
+            "Connections to the PostgreSQL port by result: served, handshake_failed, too_many",
+            metrics.connections_accepted.clone(),
         );
         registry.register(
-            "wal_received_bytes",
+            "holdfast_safekeeper_wal_received_bytes",
             "WAL received from proposers",
             metrics.wal_received_bytes.clone(),
         );
-        registry.register("wal_sent_bytes", "WAL sent to readers", metrics.wal_sent_bytes.clone());
         registry.register(
-            "batch_seconds",
-            "Time to write, flush and decide a batch with WAL",
+            "holdfast_safekeeper_wal_sent_bytes",
+            "WAL sent to readers",
+            metrics.wal_sent_bytes.clone(),
+        );
+        registry.register(
+            "holdfast_safekeeper_batch_seconds",
+            "Time to write, sync and decide a batch with WAL",
             metrics.batch_seconds.clone(),
         );
-        registry.register("batch_bytes", "WAL in a batch", metrics.batch_bytes.clone());
-        registry.register("appends", "Appends with WAL in them", metrics.appends.clone());
-        registry.register("wal_syncs", "Times that WAL was made durable", metrics.wal_syncs.clone());
-        registry.register("refused", "Connections of proposers that were refused", metrics.refused.clone());
+        registry.register("holdfast_safekeeper_batch_bytes", "WAL in a batch", metrics.batch_bytes.clone());
+        registry.register("holdfast_safekeeper_appends", "Append requests with WAL", metrics.appends.clone());
+        registry.register(
+            "holdfast_safekeeper_wal_syncs",
+            "Syncs of a timeline's WAL; appends divided by syncs tell how many appends share a sync",
+            metrics.wal_syncs.clone(),
+        );
+        registry.register(
+            "holdfast_safekeeper_proposers_refused",
+            "Connections of proposers that were refused, by reason: protocol, disk, corrupt",
+            metrics.proposers_refused.clone(),
+        );
         metrics
     }
 
-    /// Counts a connection.
-    pub(crate) fn count_connection(&self, outcome: &'static str) {
-        self.accepted.get_or_create(&Outcome { outcome }).inc();
+    /// Counts a connection to the PostgreSQL port: `served`, `handshake_failed` or `too_many`.
+    pub(crate) fn count_connection(&self, result: &'static str) {
+        self.connections_accepted.get_or_create(&ConnectionLabels { result }).inc();
+    }
+
+    /// Counts a refused proposer: `protocol`, `disk` or `corrupt`.
+    pub(crate) fn count_refused(&self, reason: &'static str) {
+        self.proposers_refused.get_or_create(&RefusalLabels { reason }).inc();
     }
 }

@@ -173,7 +173,11 @@ async fn a_start_that_needs_room_waits_for_it_and_goes_on_by_itself() {
     reads_back(&program, &wal).await;
     let (status, text) = program.at.post(&timeline_body(waits, Dialect::Holdfast)).await;
     assert_eq!(status, 200, "{text}");
-    assert!(metrics(&program).await.contains("safekeeper_timelines_retried 0\n"));
+    assert!(
+        metrics(&program)
+            .await
+            .contains("holdfast_safekeeper_timelines_not_served{reason=\"disk_full\"} 0\n")
+    );
 }
 
 /// Everybody who asks for the timeline is told why it is not served, and that this may pass.
@@ -188,8 +192,9 @@ async fn assert_refused(program: &Program, id: TenantTimelineId) {
     let (status, text) = program.at.post(&timeline_body(id, Dialect::Holdfast)).await;
     assert_eq!(status, 503, "{text}");
     let metrics = metrics(program).await;
-    for line in ["safekeeper_timelines_retried 1\n", "safekeeper_timelines_quarantined 0\n"] {
-        assert!(metrics.contains(line), "{metrics}");
+    for line in ["{reason=\"disk_full\"} 1\n", "{reason=\"quarantined\"} 0\n"] {
+        let line = format!("holdfast_safekeeper_timelines_not_served{line}");
+        assert!(metrics.contains(&line), "{metrics}");
     }
 }
 

@@ -83,11 +83,11 @@ async fn metrics_show_each_timeline() {
     server.at.create(timeline(1), Dialect::Holdfast).await;
     let text = reqwest::get(server.at.url("/metrics")).await.unwrap().text().await.unwrap();
     let labels = format!("tenant_id=\"{}\",timeline_id=\"{}\"", timeline(1).tenant, timeline(1).timeline);
-    let line = format!("safekeeper_timeline_flush_lsn{{{labels}}} {}\n", START.0);
+    let line = format!("holdfast_safekeeper_timeline_flush_lsn{{{labels}}} {}\n", START.0);
     assert!(text.contains(&line), "{text}");
     for name in [
-        "safekeeper_batch_seconds_bucket",
-        "safekeeper_wal_received_bytes_total 0\n",
+        "holdfast_safekeeper_batch_seconds_bucket",
+        "holdfast_safekeeper_wal_received_bytes_total 0\n",
         "holdfast_process_open_fds",
     ] {
         assert!(text.contains(name), "{name}: {text}");

@@ -51,7 +51,8 @@ async fn old_wal_goes_and_who_asks_for_it_is_told_in_postgresqls_words() {
     let skipped = oldest.bytes_since(START) as usize;
     assert!(reader.bytes(oldest, wal.end()).await == wal.bytes[skipped..]);
     let text = reqwest::get(server.at.url("/metrics")).await.unwrap().text().await.unwrap();
-    let line = text.lines().find(|line| line.starts_with("safekeeper_timeline_oldest_lsn{")).unwrap();
+    let line =
+        text.lines().find(|line| line.starts_with("holdfast_safekeeper_timeline_oldest_lsn{")).unwrap();
     assert!(line.ends_with(&format!(" {}", oldest.0)), "{line}");
     server.stop().await;
 }

@@ -235,10 +235,10 @@ async fn a_disk_that_keeps_failing_is_said_to_and_taken_up_again_when_it_is_well
         assert_eq!(story.acknowledged, before, "{fault}");
         let status = story.becomes(health).await;
         assert_eq!(status["flush_lsn"], before.to_string(), "{fault}: {status}");
-        assert_eq!(story.metric("safekeeper_timeline_healthy{").await, "0", "{fault}");
+        assert_eq!(story.metric("holdfast_safekeeper_timeline_healthy{").await, "0", "{fault}");
         assert!(faults.remove().await > 0, "{fault}");
         story.goes_on().await;
-        assert_eq!(story.metric("safekeeper_timeline_healthy{").await, "1", "{fault}");
+        assert_eq!(story.metric("holdfast_safekeeper_timeline_healthy{").await, "1", "{fault}");
         story.end().await;
     }
 }

@@ -139,7 +139,7 @@ impl OwnedTimeline {
             }
         }
         for (connection, rejection) in output.refused {
-            metrics.refused.inc();
+            metrics.count_refused(rejection_reason(&rejection));
             tracing::warn!(timeline = %self.opened.id, connection = connection.0, %rejection, "proposer refused");
             self.close(connection, rejection_response(&rejection));
         }
@@ -159,6 +159,15 @@ impl OwnedTimeline {
 fn disconnected(inputs: &[(ConnectionId, Input)]) -> Vec<ConnectionId> {
     let gone = inputs.iter().filter(|(_, input)| matches!(input, Input::Disconnected));
     gone.map(|(connection, _)| *connection).collect()
+}
+
+/// Label of a refusal in the metrics.
+const fn rejection_reason(rejection: &Rejection) -> &'static str {
+    match rejection {
+        Rejection::Protocol(_) => "protocol",
+        Rejection::Disk(_) => "disk",
+        Rejection::Corrupt(_) => "corrupt",
+    }
 }
 
 /// The closing message of a refused proposer.
