@@ -1,4 +1,4 @@
-//! Every way in which the program ends: how soon, with what exit code, and what a collector of spans has got by then.
+//! Ends of the program: how soon, with what exit code, and which spans a collector has received by then.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,10 +16,10 @@ use telemetry::process::END_TIMEOUT;
 use crate::process::{Program, command};
 use crate::support::{Proposer, START, timeline, within};
 
-/// What a busy machine may add. The exporter of spans by itself would give up after 10 s.
+/// Time that a busy machine may add. The exporter of spans by itself would give up after 10 s.
 const SLACK: Duration = Duration::from_secs(4);
 
-/// Takes requests and keeps their bodies. One that is silent never answers.
+/// A collector of spans: accepts requests and keeps their bodies. A silent one never answers.
 struct Collector {
     url: String,
     bodies: Arc<Mutex<Vec<u8>>>,
@@ -59,45 +59,47 @@ impl Collector {
     }
 }
 
-/// Ends a server with a proposer and a reader, the way `signals` say; how, and how long after the last signal.
+/// Ends a program that has a proposer and a reader, with these signals. Returns its exit status, and the time since the
+/// last signal.
 async fn end(collector: &Collector, signals: &[Signal]) -> (ExitStatus, Duration) {
     let directory = tempfile::tempdir().unwrap();
     let mut command = command(directory.path(), "1", "info");
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
-    // So long between two batches that only the end sends any.
+    // The interval is so long that only the end of the program sends a batch.
     command.env("OTEL_BSP_SCHEDULE_DELAY", "3600000").stderr(Stdio::null());
     let mut program = Program::start_as(directory.path(), command).await;
     let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     program.at.create(id, version.dialect()).await;
     let _proposer = Proposer::elected(program.at, id, version, &[(1, START)]).await;
     let _reader = program.at.read(id, &START.to_string()).await;
-    // Holds up the end of a drain.
+    // Delays the end of a drain.
     let _stuck = stuck_request(program.at.http);
     let mut begin = Instant::now();
     for signal in signals {
         begin = Instant::now();
         program.signal(*signal);
-        // Two that come at the same time would be one.
+        // Two signals at the same time would count as one.
         program.draining().await;
     }
     (program.ended().await, begin.elapsed())
 }
 
-/// A request that is under way, and whose body does not come.
+/// A request in progress whose body never comes.
 fn stuck_request(http: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(http).unwrap();
     let head =
         "PUT /v1/log-level HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
-    // RFC 9110, section 10.1.1: says that the body is waited for.
+    // RFC 9110, section 10.1.1: the server waits for the body.
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 100");
     stream
 }
 
+/// The last spans of the program reach the collector, whether or not it answers.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_signal_ends_it_in_time_and_the_last_spans_arrive() {
+async fn every_signal_ends_program_in_time() {
     for signals in
         [&[Signal::SIGTERM][..], &[Signal::SIGTERM, Signal::SIGTERM], &[Signal::SIGINT], &[Signal::SIGQUIT]]
     {
@@ -110,7 +112,7 @@ async fn every_signal_ends_it_in_time_and_the_last_spans_arrive() {
         let (status, unanswered) = end(&Collector::start(true), signals).await;
         assert!(status.success(), "{signals:?}: {status}");
         println!("{signals:?}: {answered:?} with a collector, {unanswered:?} with one that is silent");
-        // The work after one SIGTERM includes the drain.
+        // After one SIGTERM the work includes the drain.
         let work = telemetry::http::HTTP_DRAIN_TIMEOUT * u32::from(signals == [Signal::SIGTERM]);
         for took in [answered, unanswered] {
             assert!(took < work + END_TIMEOUT + SLACK, "{signals:?}: {took:?}");
@@ -118,9 +120,9 @@ async fn every_signal_ends_it_in_time_and_the_last_spans_arrive() {
     }
 }
 
-/// Threads without a number are none: tokio panics about it, in `main`.
+/// tokio panics in `main` when its number of threads is not a number.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_is_a_line_of_log_and_the_exit_code_is_101() {
+async fn panic_is_one_log_line_and_exit_101() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = command(directory.path(), "1", "info");
     command.args(["--log-format", "json"]).env("TOKIO_WORKER_THREADS", "many").stderr(Stdio::piped());

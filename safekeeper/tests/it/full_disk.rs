@@ -1,4 +1,4 @@
-//! A disk without room: the program on a small file system of its own, which only root can mount.
+//! A full disk: the program on a small file system of its own, which only root can mount.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -17,7 +17,7 @@ use wal_types::{Lsn, TenantTimelineId};
 use crate::process::{Program, reads_back, timeline_directory};
 use crate::support::{Proposer, SEGMENT_BYTES, START, Wal, eventually, timeline, timeline_body};
 
-/// Two control files, and a dozen segments.
+/// Room for two control files and a dozen segments.
 const DISK_OPTIONS: &str = "size=1m,mode=700";
 const OWN: ProtocolVersion = ProtocolVersion::Holdfast1;
 
@@ -27,7 +27,7 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// `None`, and a sentence, where that is not allowed.
+    /// `None`, and a line of output, where mounting is not allowed.
     #[expect(clippy::print_stdout, reason = "a test that did nothing says so")]
     fn mount() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
@@ -63,8 +63,8 @@ impl SmallDisk {
         fs::remove_file(self.ballast()).unwrap();
     }
 
-    /// What a torn write may leave: bytes behind the end, in the last segment of the first timeline. A recovery has to
-    /// write that segment anew, and needs room for it.
+    /// Leaves a dead tail, as a torn write may: bytes behind the end, in the last segment of the first timeline. A recovery
+    /// has to write that segment anew, and needs room for it.
     fn leave_a_dead_tail(&self) {
         let names = fs::read_dir(timeline_directory(&self.directory, 1)).unwrap();
         let segments = names.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("control"));
@@ -88,7 +88,7 @@ pub(crate) async fn becomes(program: &Program, id: TenantTimelineId, health: &st
     .await
 }
 
-/// Sends more than there is room for, and waits until the safekeeper says so.
+/// Sends more WAL than there is room for, and waits until the health is `full`.
 pub(crate) async fn send_too_much(program: &Program, proposer: &mut Proposer, term: u64, wal: &mut Wal) {
     let mut at = wal.end();
     for piece in wal.grow(3 * SEGMENT_BYTES as usize).chunks(20_000) {
@@ -103,8 +103,9 @@ fn lsn(status: &Value, field: &str) -> Lsn {
     status[field].as_str().unwrap().parse().unwrap()
 }
 
+/// Votes are granted on a full disk, and appends continue on the same connection when there is room.
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_full_disk_votes_pass_and_appends_go_on_when_there_is_room() {
+async fn full_disk_grants_votes_and_delays_appends() {
     let Some(disk) = SmallDisk::mount() else { return };
     let program = Program::start(disk.directory.path()).await;
     program.at.create(timeline(1), Dialect::Holdfast).await;
@@ -115,7 +116,7 @@ async fn on_a_full_disk_votes_pass_and_appends_go_on_when_there_is_room() {
     disk.fill();
     send_too_much(&program, &mut first, 1, &mut wal).await;
     disk.make_room();
-    // On the same connection: nobody has to come back.
+    // On the same connection, without a reconnect.
     first.acknowledged(wal.end()).await;
     becomes(&program, timeline(1), "healthy").await;
 
@@ -131,7 +132,7 @@ async fn on_a_full_disk_votes_pass_and_appends_go_on_when_there_is_room() {
     assert_eq!(status["term"], 2, "{status}");
     program.end(Signal::SIGKILL).await;
 
-    // Whether it can be opened already depends on what the last footers say; with room it is.
+    // Whether the timeline opens before there is room depends on the last footers; with room it does.
     let program = Program::start(disk.directory.path()).await;
     disk.make_room();
     let status = becomes(&program, timeline(1), "healthy").await;
@@ -141,8 +142,9 @@ async fn on_a_full_disk_votes_pass_and_appends_go_on_when_there_is_room() {
     reads_back(&program, &wal).await;
 }
 
+/// A recovery that needs space waits for it, and the timeline opens by itself when there is some.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_needs_room_waits_for_it_and_goes_on_by_itself() {
+async fn recovery_without_room_waits_for_room() {
     let Some(disk) = SmallDisk::mount() else { return };
     let program = Program::start(disk.directory.path()).await;
     let (waits, votes) = (timeline(1), timeline(2));
@@ -180,7 +182,7 @@ async fn a_start_that_needs_room_waits_for_it_and_goes_on_by_itself() {
     );
 }
 
-/// Everybody who asks for the timeline is told why it is not served, and that this may pass.
+/// Each request for the timeline is refused with the reason, and as temporary.
 async fn assert_refused(program: &Program, id: TenantTimelineId) {
     let push = program.at.connect(id).await.copy_both("START_WAL_PUSH (proto_version 'holdfast-1')").await;
     let status = program.at.connect(id).await.simple_query("TIMELINE_STATUS").await;

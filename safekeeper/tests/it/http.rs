@@ -1,4 +1,4 @@
-//! The HTTP port.
+//! The admin HTTP port: creation of timelines, status, metrics, the token.
 
 use consensus::Dialect;
 use postgres_backend::client::ClientError;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{START, SYSTEM, Server, timeline, timeline_body};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timeline_is_created_once_and_the_same_again_is_no_error() {
+async fn create_timeline_is_idempotent() {
     let server = Server::start().await;
     let body = timeline_body(timeline(1), Dialect::Holdfast);
     assert_eq!(server.at.post(&body).await.0, 201);
@@ -48,7 +48,7 @@ async fn a_timeline_is_created_once_and_the_same_again_is_no_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_timeline_is_refused_with_the_field_that_is_wrong() {
+async fn create_timeline_error_names_the_field() {
     let server = Server::start().await;
     let body = timeline_body(timeline(1), Dialect::Holdfast);
     let table: &[(&str, Value)] = &[
@@ -99,7 +99,7 @@ async fn metrics_show_each_timeline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_token_both_ports_ask_for_it() {
+async fn token_is_required_on_both_ports() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start_with_token(directory.path(), "s3cret").await;
     let http = reqwest::Client::new();

@@ -1,5 +1,5 @@
-//! A full file system of the kind that people have: ext4 in a file, mounted by way of a loop device, which only root
-//! can do. `full_disk` has the same on a file system in memory, where room is taken and given back at once.
+//! A full ext4: a file system in a file, mounted by a loop device, which only root can do. `full_disk` has the same on a
+//! file system in memory, where room is taken and given back at once.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -15,7 +15,7 @@ use crate::process::{Program, reads_back};
 use crate::support::{Proposer, SEGMENT_BYTES, START, Wal, timeline};
 
 const IMAGE_BYTES: u64 = 8 << 20;
-/// No blocks that only root may use.
+/// `-m 0`: no blocks that only root may use.
 const MKFS_OPTIONS: [&str; 4] = ["-q", "-F", "-m", "0"];
 
 /// A file system under the data directory. Unmounted when it is dropped.
@@ -24,7 +24,7 @@ struct LoopDisk {
 }
 
 impl LoopDisk {
-    /// `None`, and a sentence, where that is not allowed.
+    /// `None`, and a line of output, where mounting is not allowed.
     #[expect(clippy::print_stdout, reason = "a test that did nothing says so")]
     fn mount() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@ impl LoopDisk {
         self.directory.path().join("data/ballast")
     }
 
-    /// Leaves no room for another segment. Room is promised when a file is written and taken when it is synced.
+    /// Leaves no room for another segment. ext4 promises room when a file is written and takes it when the file is synced.
     fn fill(&self) {
         let mut ballast = File::create(self.ballast()).unwrap();
         while ballast.write_all(&[0; 1024]).is_ok() {}
@@ -70,7 +70,7 @@ impl Drop for LoopDisk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_file_system_holds_appends_up_and_loses_nothing() {
+async fn full_ext4_delays_appends_and_loses_nothing() {
     let Some(disk) = LoopDisk::mount() else { return };
     let program = Program::start(disk.directory.path()).await;
     program.at.create(timeline(1), Dialect::Holdfast).await;
@@ -82,7 +82,7 @@ async fn a_full_file_system_holds_appends_up_and_loses_nothing() {
         disk.fill();
         send_too_much(&program, &mut proposer, 1, &mut wal).await;
         disk.make_room();
-        // On the same connection: nobody has to come back.
+        // On the same connection, without a reconnect.
         proposer.acknowledged(wal.end()).await;
         becomes(&program, timeline(1), "healthy").await;
     }

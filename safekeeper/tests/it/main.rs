@@ -1,4 +1,4 @@
-//! The safekeeper from outside: over its two ports, on a real disk, with a scripted proposer.
+//! The safekeeper from outside: through its two ports, on a real disk, with a scripted proposer.
 
 #![expect(clippy::unwrap_used, reason = "a panic of a test is its report")]
 

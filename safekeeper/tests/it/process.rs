@@ -1,4 +1,4 @@
-//! The program itself: signals, kill -9, and directories that it must not touch.
+//! The program as a process: signals, kill -9, directories that it must not touch, timelines that it cannot open.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,13 +33,13 @@ impl Program {
         Self::start_as(directory, command(directory, "1", "warn")).await
     }
 
-    /// The same by another command.
+    /// Starts the program by another command.
     pub(crate) async fn start_as(directory: &Path, mut command: Command) -> Self {
         let file = directory.join("address");
         let _ = fs::remove_file(&file);
         let mut child = command.spawn().unwrap();
         let address: Value = eventually("the address file", async || {
-            assert!(child.try_wait().unwrap().is_none(), "it ended");
+            assert!(child.try_wait().unwrap().is_none(), "the program ended");
             serde_json::from_slice(&fs::read(&file).ok()?).ok()
         })
         .await;
@@ -62,7 +62,7 @@ impl Program {
         within("the end of the program", self.child.wait()).await.unwrap()
     }
 
-    /// Returns when it takes no more connections, or has ended.
+    /// Waits until the program accepts no more connections, or has ended.
     pub(crate) async fn draining(&self) {
         let refused = async || std::net::TcpStream::connect(self.at.pg).is_err().then_some(());
         eventually("the port to close", refused).await;
@@ -78,7 +78,7 @@ async fn refused(directory: &Path, id: &str) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_survives_a_kill() {
+async fn acknowledged_wal_survives_sigkill() {
     let directory = tempfile::tempdir().unwrap();
     let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     let mut wal = Wal::new();
@@ -90,7 +90,7 @@ async fn what_was_acknowledged_survives_a_kill() {
         let mut proposer = Proposer::elected(program.at, id, version, &history).await;
         let (begin, bytes) = (wal.end(), wal.grow(90_000));
         proposer.push(term, begin, &bytes, wal.end()).await;
-        // More is on its way, and may be kept or lost, but not in part.
+        // More WAL is on its way. It may be kept or lost, but only in whole records.
         let mut more = wal.fork(b"unacknowledged");
         let more = more.grow(60_000);
         proposer.send(&proposer.append(term, wal.end(), &more[..50_000], wal.end())).await;
@@ -102,7 +102,7 @@ async fn what_was_acknowledged_survives_a_kill() {
         assert!(vote.flush_lsn >= wal.end(), "{} < {}", vote.flush_lsn, wal.end());
         assert_eq!(vote.history.last().unwrap().term.0, term);
         if vote.flush_lsn > wal.end() {
-            // Follow what is there: it is a whole number of records.
+            // The next term would have to follow the other history: the records are whole.
             return reads_back(&program, &wal).await;
         }
     }
@@ -122,7 +122,7 @@ pub(crate) async fn reads_back(program: &Program, wal: &Wal) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_tells_everybody_and_ends_well() {
+async fn sigterm_closes_connections_with_a_reason() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::start(directory.path()).await;
     let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
@@ -136,7 +136,7 @@ async fn sigterm_tells_everybody_and_ends_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigint_waits_for_nobody() {
+async fn sigint_does_not_wait_for_connections() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::start(directory.path()).await;
     let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
@@ -147,7 +147,7 @@ async fn sigint_waits_for_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_is_used_by_one_program_under_one_number() {
+async fn data_dir_belongs_to_one_process_and_number() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::start(directory.path()).await;
     fs::remove_file(directory.path().join("address")).unwrap();
@@ -162,7 +162,7 @@ async fn a_directory_is_used_by_one_program_under_one_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_is_taken_is_said_to_be() {
+async fn taken_port_is_reported() {
     let directory = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -180,7 +180,7 @@ fn assert_one_sentence(output: &Output, part: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_timeline_is_quarantined_and_the_others_are_served() {
+async fn damaged_timeline_is_quarantined_alone() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::start(directory.path()).await;
     for number in [1, 2] {
@@ -204,9 +204,9 @@ async fn a_damaged_timeline_is_quarantined_and_the_others_are_served() {
     Proposer::elected(program.at, timeline(1), ProtocolVersion::Holdfast1, &[(1, START)]).await;
 }
 
-/// A link that leads to itself is in the place of a file: opening it fails, as it does when a disk fails.
+/// A symbolic link to itself takes the place of a file: opening it fails, as it does when a disk fails.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timeline_whose_disk_fails_at_the_start_is_served_when_the_disk_is_well() {
+async fn timeline_opens_when_failed_disk_works_again() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::start(directory.path()).await;
     program.at.create(timeline(1), Dialect::Holdfast).await;
@@ -225,7 +225,7 @@ async fn a_timeline_whose_disk_fails_at_the_start_is_served_when_the_disk_is_wel
         Some(ClientError::Server(error)) => assert_eq!(error.sqlstate, SqlState::IO_ERROR, "{error:?}"),
         other => panic!("{other:?}"),
     }
-    // At once: a timeline without the file would be another case.
+    // In one step: a timeline without the file would be another case.
     fs::rename(&aside, &control).unwrap();
     eventually("a timeline that is served", async || {
         (program.at.status(timeline(1)).await["health"] == "healthy").then_some(())
@@ -235,7 +235,7 @@ async fn a_timeline_whose_disk_fails_at_the_start_is_served_when_the_disk_is_wel
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timeline_of_another_directory_is_quarantined() {
+async fn timeline_of_other_data_dir_is_quarantined() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for directory in [&here, &there] {
         let program = Program::start(directory.path()).await;

@@ -1,4 +1,4 @@
-//! START_WAL_PUSH: creation, election, WAL, and who is refused.
+//! START_WAL_PUSH: elections, WAL, and refused proposers.
 
 use bytes::BytesMut;
 use consensus::{
@@ -13,7 +13,7 @@ use crate::support::{Address, Proposer, START, Server, Wal, eventually, timeline
 const VERSIONS: [ProtocolVersion; 3] = [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast1];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wal_is_acknowledged_and_read_back_in_every_version() {
+async fn pushed_wal_is_read_back_in_every_version() {
     let server = Server::start().await;
     for (number, version) in (1..).zip(VERSIONS) {
         let id = timeline(number);
@@ -34,7 +34,7 @@ async fn wal_is_acknowledged_and_read_back_in_every_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_is_there_after_a_restart() {
+async fn acknowledged_wal_survives_restart() {
     let directory = tempfile::tempdir().unwrap();
     let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     let mut wal = Wal::new();
@@ -61,14 +61,14 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_term_is_promised_once() {
+async fn vote_is_granted_once_per_term() {
     let server = Server::start().await;
     for (number, version) in (1..).zip(VERSIONS) {
         let id = timeline(number);
         server.at.create(id, version.dialect()).await;
         let mut first = Proposer::greeted(server.at, id, version).await;
         assert!(first.vote(5).await.vote_given);
-        // Only our own version says who asks, so that the same campaign may hear it again.
+        // Only the holdfast dialect names the proposer, so only there the same candidate may get its vote again.
         assert_eq!(first.vote(5).await.vote_given, version == ProtocolVersion::Holdfast1);
 
         let mut second = Proposer::greeted(server.at, id, version).await;
@@ -83,7 +83,7 @@ async fn a_term_is_promised_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_connection_of_the_same_term_takes_over() {
+async fn second_connection_of_a_term_takes_over() {
     let server = Server::start().await;
     let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
@@ -98,7 +98,7 @@ async fn a_second_connection_of_the_same_term_takes_over() {
     let second = wal.grow(30_000);
     new.push(1, middle, &second, wal.end()).await;
 
-    // The old connection does not own the term any more.
+    // The old connection no longer owns the term.
     old.send(&old.append(1, middle, &second[..16], middle)).await;
     let refusal = old.refusal().await;
     assert!(refusal.is_fatal() && refusal.message.contains("not elected"), "{refusal}");
@@ -107,8 +107,9 @@ async fn a_second_connection_of_the_same_term_takes_over() {
     server.stop().await;
 }
 
+/// The deposed proposer learns the new term, and its uncommitted WAL is truncated.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deposed_proposer_learns_the_new_term_and_its_tail_is_gone() {
+async fn deposed_proposer_loses_its_dead_tail() {
     let server = Server::start().await;
     for (number, version) in (1..).zip(VERSIONS) {
         let id = timeline(number);
@@ -140,7 +141,7 @@ async fn a_deposed_proposer_learns_the_new_term_and_its_tail_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_acceptor_never_speaks_first() {
+async fn acceptor_sends_only_replies() {
     let server = Server::start().await;
     let (id, version) = (timeline(1), ProtocolVersion::V3);
     server.at.create(id, version.dialect()).await;
@@ -149,14 +150,14 @@ async fn an_acceptor_never_speaks_first() {
     let bytes = wal.grow(50_000);
     let mut leader = Proposer::elected(server.at, id, version, &[(1, START)]).await;
     leader.push(1, START, &bytes, wal.end()).await;
-    // The only thing that the other connection gets is the answer to its own question.
+    // The other connection gets only the reply to its own request.
     let vote = waiting.vote(1).await;
     assert_eq!((vote.vote_given, vote.flush_lsn), (false, wal.end()));
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_own_version_has_a_question_without_a_promise_and_a_checksum() {
+async fn holdfast_dialect_has_prevote_and_checksum() {
     let server = Server::start().await;
     let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
@@ -178,7 +179,7 @@ async fn our_own_version_has_a_question_without_a_promise_and_a_checksum() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_wal_of_this_log_is_refused_and_not_stored() {
+async fn damaged_wal_is_refused_and_not_stored() {
     let server = Server::start().await;
     let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
@@ -191,7 +192,7 @@ async fn what_is_not_wal_of_this_log_is_refused_and_not_stored() {
     assert_eq!(refusal.sqlstate, SqlState::PROTOCOL_VIOLATION, "{refusal}");
     assert_eq!(server.at.status(id).await["flush_lsn"], START.to_string());
 
-    // The proposer comes back and does better.
+    // The proposer reconnects and sends the right bytes.
     bytes[10_000] ^= 1;
     let mut proposer = Proposer::greeted(server.at, id, version).await;
     proposer.send_elected(START, &[(1, START)], &[]).await;
@@ -200,7 +201,7 @@ async fn what_is_not_wal_of_this_log_is_refused_and_not_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_breaks_the_protocol_is_closed_with_a_reason() {
+async fn protocol_violation_closes_connection_with_reason() {
     let server = Server::start().await;
     let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
@@ -235,7 +236,7 @@ async fn a_connection_that_breaks_the_protocol_is_closed_with_a_reason() {
         let refusal = proposer.refusal().await;
         assert!(refusal.is_fatal() && refusal.message.contains(part), "{what}: {refusal}");
     }
-    // A length that no message has ends the connection before any of it is waited for.
+    // A message of impossible length closes the connection before its bytes are read.
     let mut proposer = Proposer::connect(server.at, id, version).await;
     let too_long = vec![b'a'; 200 * 1024];
     let _ = proposer.copy.writer.send(&too_long).await;
@@ -249,7 +250,7 @@ async fn a_connection_that_breaks_the_protocol_is_closed_with_a_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_push_in_the_other_dialect_is_refused_in_one_sentence() {
+async fn push_in_other_dialect_is_refused() {
     let server = Server::start().await;
     let (ours, theirs) = (timeline(1), timeline(2));
     server.at.create(ours, Dialect::Holdfast).await;
@@ -266,7 +267,7 @@ async fn a_push_in_the_other_dialect_is_refused_in_one_sentence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timeline_is_not_made_by_a_proposer() {
+async fn push_creates_no_timeline() {
     let server = Server::start().await;
     let message = push_error(server.at, timeline(9), "START_WAL_PUSH").await;
     assert!(message.contains("does not exist on this safekeeper"), "{message}");

@@ -1,4 +1,4 @@
-//! START_REPLICATION and the commands around it, as stock readers use them.
+//! START_REPLICATION and the commands of stock readers.
 
 use bytes::BytesMut;
 use consensus::{Dialect, ProtocolVersion};
@@ -9,7 +9,7 @@ use wal_types::{Lsn, TenantTimelineId};
 
 use crate::support::{Proposer, START, SYSTEM, Server, Wal, eventually, timeline, within};
 
-/// A timeline with some WAL, not all of it committed.
+/// A timeline whose WAL is committed in part.
 struct Log {
     server: Server,
     id: TenantTimelineId,
@@ -41,12 +41,12 @@ fn status(flush: Lsn, reply_requested: bool) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_gets_what_is_committed_and_then_more_when_more_is() {
+async fn reader_gets_wal_as_it_is_committed() {
     let Log { server, id, mut proposer, wal, commit } = log().await;
     let mut reader = server.at.read(id, &format!("SLOT \"s\" {START} TIMELINE 1")).await;
     let committed = commit.bytes_since(START) as usize;
     assert_eq!(reader.bytes(START, commit).await, wal.bytes[..committed]);
-    // Nothing but keepalives, although more is durable.
+    // Only keepalives come, although more is durable.
     for _ in 0..2 {
         assert_eq!(reader.keepalive().await.server_end, commit);
     }
@@ -56,11 +56,11 @@ async fn a_reader_gets_what_is_committed_and_then_more_when_more_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_is_woken_by_a_commit_and_not_by_the_clock() {
+async fn commit_wakes_reader_before_keepalive() {
     let Log { server, id, mut proposer, mut wal, .. } = log().await;
     proposer.push(1, wal.end(), &[], wal.end()).await;
     let mut reader = server.at.read(id, &wal.end().to_string()).await;
-    // The clock's tick brings a keepalive first. A slow machine may take so long now and then, but not each time.
+    // A reader that waited for the clock would get a keepalive first. A slow machine may be late sometimes, not each time.
     for _ in 0..10 {
         reader.keepalive().await;
         let (begin, bytes) = (wal.end(), wal.grow(100));
@@ -76,7 +76,7 @@ async fn a_reader_is_woken_by_a_commit_and_not_by_the_clock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proposer_reads_what_is_durable_as_long_as_the_term_is_its_own() {
+async fn proposer_reads_durable_wal_of_its_term() {
     let Log { server, id, wal, .. } = log().await;
     let mut reader = server.at.read(id, &format!("PHYSICAL {START} (term='1')")).await;
     assert_eq!(reader.bytes(START, wal.end()).await, wal.bytes);
@@ -92,7 +92,7 @@ async fn a_proposer_reads_what_is_durable_as_long_as_the_term_is_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_may_begin_anywhere_even_ahead() {
+async fn reader_may_start_at_any_position() {
     let Log { server, id, mut proposer, mut wal, .. } = log().await;
     let old_end = wal.end();
     let new = wal.grow(20_000);
@@ -108,7 +108,7 @@ async fn a_reader_may_begin_anywhere_even_ahead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wal_from_before_the_log_is_said_to_be_removed() {
+async fn wal_before_log_start_is_reported_removed() {
     let Log { server, id, .. } = log().await;
     let copy = server.at.connect(id).await.copy_both("START_REPLICATION 0/10000 TIMELINE 1").await;
     let Err(ClientError::Server(error)) = copy else { panic!("{copy:?}") };
@@ -118,7 +118,7 @@ async fn wal_from_before_the_log_is_said_to_be_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_has_enough_may_go_on_with_commands() {
+async fn reader_may_send_commands_after_copy() {
     let Log { server, id, wal, commit, .. } = log().await;
     let mut reader = server.at.read(id, &START.to_string()).await;
     let committed = commit.bytes_since(START) as usize;
@@ -131,7 +131,7 @@ async fn a_reader_that_has_enough_may_go_on_with_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_asks_for_a_sign_of_life_gets_one() {
+async fn status_update_may_request_keepalive() {
     let Log { server, id, wal, mut proposer, .. } = log().await;
     proposer.push(1, wal.end(), &[], wal.end()).await;
     let mut reader = server.at.read(id, &wal.end().to_string()).await;
@@ -140,8 +140,9 @@ async fn a_reader_that_asks_for_a_sign_of_life_gets_one() {
     server.stop().await;
 }
 
+/// The feedback of a standby is in append responses until the standby disconnects.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_standbys_need_reaches_the_proposer_until_they_leave() {
+async fn hot_standby_feedback_reaches_proposer() {
     let Log { server, id, mut proposer, wal, commit } = log().await;
     let mut reader = server.at.read(id, &commit.to_string()).await;
     let feedback = HotStandbyFeedback {
@@ -165,13 +166,13 @@ async fn what_standbys_need_reaches_the_proposer_until_they_leave() {
     assert_eq!(server.at.status(id).await["wal_senders"], 1);
 
     drop(reader);
-    within("nobody's need", needs(0)).await;
+    within("the end of the need", needs(0)).await;
     eventually("no reader", async || (server.at.status(id).await["wal_senders"] == 0).then_some(())).await;
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_of_wal_end_at_pages() {
+async fn wal_messages_end_at_pages() {
     let Log { server, id, mut proposer, wal, .. } = log().await;
     proposer.push(1, wal.end(), &[], wal.end()).await;
     let mut reader = server.at.read(id, &START.advance(100).to_string()).await;
@@ -186,7 +187,7 @@ async fn messages_of_wal_end_at_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_tells_readers_that_the_server_goes() {
+async fn drain_closes_readers_with_a_reason() {
     let Log { server, id, proposer, commit, .. } = log().await;
     let mut reader = server.at.read(id, &commit.to_string()).await;
     let mut idle = server.at.connect(id).await;
@@ -202,7 +203,7 @@ async fn a_drain_tells_readers_that_the_server_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_that_ask_are_answered_as_stock_clients_expect() {
+async fn commands_answer_as_stock_clients_expect() {
     let Log { server, id, commit, wal, .. } = log().await;
     let mut client = server.at.connect(id).await;
     for (name, value) in
@@ -229,7 +230,7 @@ async fn commands_that_ask_are_answered_as_stock_clients_expect() {
         assert_eq!(values, *expected, "{query}");
     }
     assert!(client.simple_query("DROP_REPLICATION_SLOT \"any\"").await.unwrap().is_empty());
-    // What is not understood leaves the connection as it was.
+    // A refused command leaves the connection open.
     for (query, sqlstate) in [
         ("SELECT 1", SqlState::SYNTAX_ERROR),
         ("SHOW shared_buffers", SqlState::UNDEFINED_OBJECT),
@@ -243,7 +244,7 @@ async fn commands_that_ask_are_answered_as_stock_clients_expect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_names_no_timeline_gets_the_only_one() {
+async fn unnamed_timeline_is_the_only_one() {
     let server = Server::start().await;
     let refused = async || match server.at.try_connect(&[], None).await {
         Err(ClientError::Server(error)) => error,
@@ -261,7 +262,7 @@ async fn a_connection_that_names_no_timeline_gets_the_only_one() {
     let error = refused().await;
     assert!(error.message.contains("has 2 timelines"), "{error}");
 
-    // One that is named and not here is found out by the command.
+    // A named timeline that does not exist is reported by the command.
     let mut client = server.at.connect(timeline(3)).await;
     assert!(client.simple_query("TIMELINE_STATUS").await.unwrap().is_empty());
     let mut client = server.at.connect(timeline(3)).await;

@@ -1,4 +1,4 @@
-//! WAL that goes: old WAL, because nobody needs it, and damaged WAL.
+//! Removal of WAL: old WAL that no member needs, and damaged WAL.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -19,7 +19,7 @@ fn lsn(status: &Value, field: &str) -> Lsn {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_wal_goes_and_who_asks_for_it_is_told_in_postgresqls_words() {
+async fn removed_wal_is_refused_in_postgresql_words() {
     let directory = tempfile::tempdir().unwrap();
     let retention = Retention { wal_keep_bytes: 0, ..Retention::default() };
     let server = Server::start_with(Config { retention, ..config(directory.path()) }).await;
@@ -58,7 +58,7 @@ async fn old_wal_goes_and_who_asks_for_it_is_told_in_postgresqls_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_safekeeper_that_lost_wal_does_not_vote_until_a_leader_has_repaired_it() {
+async fn damaged_safekeeper_votes_only_after_repair() {
     let directory = tempfile::tempdir().unwrap();
     let id = timeline(1);
     let server = Server::start_in(directory.path()).await;
@@ -84,7 +84,7 @@ async fn a_safekeeper_that_lost_wal_does_not_vote_until_a_leader_has_repaired_it
     let mut candidate = Proposer::greeted(server.at, id, ProtocolVersion::Holdfast1).await;
     let vote = candidate.vote(2).await;
     assert_eq!((vote.vote_given, vote.lost), (false, true), "{vote:?}");
-    // Others elected it; what it has starts with what this safekeeper has left.
+    // Other safekeepers elected it. Its log starts with what is left on this safekeeper.
     let end = wal.end();
     candidate.send_elected(left, &[(1, START), (2, end)], &[]).await;
     let rest = wal.bytes[left.bytes_since(START) as usize..].to_vec();
@@ -96,7 +96,7 @@ async fn a_safekeeper_that_lost_wal_does_not_vote_until_a_leader_has_repaired_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timeline_that_is_meant_for_another_disk_is_not_created() {
+async fn create_timeline_refuses_another_disk() {
     let server = Server::start().await;
     let disk = server.at.get("/v1/status").await["disk_id"].clone();
     let with_disk = |disk: Value| {
@@ -116,7 +116,7 @@ async fn a_timeline_that_is_meant_for_another_disk_is_not_created() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timeline_whose_directory_is_gone_is_not_created_anew() {
+async fn vanished_timeline_is_not_created_anew() {
     let directory = tempfile::tempdir().unwrap();
     let id = timeline(1);
     let server = Server::start_in(directory.path()).await;

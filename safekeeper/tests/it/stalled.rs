@@ -1,4 +1,4 @@
-//! A proposer that stalls must not hold up another one's vote.
+//! Stalled proposers: they do not delay the votes of others.
 
 use std::time::Duration;
 
@@ -7,15 +7,16 @@ use wal_types::Lsn;
 
 use crate::support::{Proposer, START, Server, Wal, timeline, within};
 
+/// A proposer that sends and never reads does not delay the vote of another one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proposer_that_reads_no_answers_does_not_hold_up_a_vote() {
+async fn unread_replies_do_not_delay_votes() {
     let server = Server::start().await;
     let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
     let mut stalled = Proposer::elected(server.at, id, version, &[(1, START)]).await;
     let mut wal = Wal::new();
     wal.grow(4 << 20);
-    // Sends as fast as it can, WAL and then heartbeats, and never reads an answer.
+    // Sends as fast as it can, WAL and then heartbeats, and never reads a reply.
     let flood = tokio::spawn(async move {
         let mut at = START;
         for piece in wal.bytes.chunks(100_000) {
@@ -40,12 +41,12 @@ async fn a_proposer_that_reads_no_answers_does_not_hold_up_a_vote() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_message_holds_up_nobody() {
+async fn half_a_message_delays_no_vote() {
     let server = Server::start().await;
     let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
     server.at.create(id, version.dialect()).await;
     let mut stalled = tokio::net::TcpStream::connect(server.at.pg).await.unwrap();
-    // A startup packet that never ends, and a leader that vanished without a word.
+    // A startup packet that never ends, and a leader that disconnected without ending the copy.
     tokio::io::AsyncWriteExt::write_all(&mut stalled, &[0, 0, 1, 0, 0, 3]).await.unwrap();
     let vanished = Proposer::elected(server.at, id, version, &[(1, START)]).await;
     drop(vanished);

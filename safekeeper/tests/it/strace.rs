@@ -1,6 +1,6 @@
-//! System calls of a running safekeeper that fail: injected with strace(1), which needs leave to trace.
+//! Failing system calls of a running safekeeper, injected with strace(1), which needs permission to trace.
 //!
-//! Whatever fails, nothing is acknowledged that cannot be read back, and the safekeeper comes back by itself.
+//! Whatever fails, the safekeeper acknowledges only WAL that can be read back, and recovers by itself.
 
 use std::fs;
 use std::path::Path;
@@ -22,19 +22,19 @@ use crate::support::{Proposer, SEGMENT_BYTES, START, Wal, eventually, timeline, 
 
 const OWN: ProtocolVersion = ProtocolVersion::Holdfast1;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
-/// More than a segment, so that files are made and named as well.
+/// More than a segment, so that files are created and renamed as well.
 const PUSH_BYTES: usize = SEGMENT_BYTES as usize + 10_000;
 const PIECE_BYTES: usize = 9_001;
 
-/// Faults in a running program, until they are removed.
+/// Faults in a running program, until [`Faults::remove`].
 struct Faults {
     strace: Child,
     trace: std::path::PathBuf,
 }
 
 impl Faults {
-    /// Each is `call:error=NAME:when=N`, as strace's `--inject` takes it; a thread's calls are counted. `None`, and a
-    /// sentence, where nobody may trace.
+    /// Each fault is `call:error=NAME:when=N`, as strace's `--inject` takes it; the calls of each thread are counted. `None`,
+    /// and a line of output, where tracing is not allowed.
     #[expect(clippy::print_stdout, reason = "a test that did nothing says so")]
     async fn inject(directory: &Path, faults: &[String]) -> Option<Self> {
         let address: Value = serde_json::from_slice(&fs::read(directory.join("address")).unwrap()).unwrap();
@@ -62,12 +62,12 @@ impl Faults {
             let next = within("strace to attach", said.next_line()).await.unwrap();
             first = next.unwrap_or_else(|| panic!("strace ended: {first}"));
         }
-        // Whatever else it says must not fill the pipe.
+        // Further output of strace must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
         Some(Self { strace, trace })
     }
 
-    /// The machine is well again. How many calls were made to fail.
+    /// Ends the faults. Returns how many calls failed.
     async fn remove(mut self) -> usize {
         let pid = Pid::from_raw(self.strace.id().unwrap().try_into().unwrap());
         kill(pid, Signal::SIGINT).unwrap();
@@ -76,7 +76,7 @@ impl Faults {
     }
 }
 
-/// A safekeeper, and what its proposer knows.
+/// A safekeeper with a proposer, and what the proposer knows.
 struct Story {
     directory: TempDir,
     program: Program,
@@ -106,7 +106,7 @@ impl Story {
         Faults::inject(self.directory.path(), faults).await
     }
 
-    /// Sends more, and takes note of what is acknowledged until all is, or the connection ends.
+    /// Sends more WAL, and records the acknowledged position until it is the end, or the connection ends.
     async fn push_while_it_lasts(&mut self) {
         let (mut at, bytes) = (self.wal.end(), self.wal.grow(PUSH_BYTES));
         for piece in bytes.chunks(PIECE_BYTES) {
@@ -141,7 +141,7 @@ impl Story {
         line.rsplit(' ').next().unwrap_or_default().to_owned()
     }
 
-    /// The next term finds all that was acknowledged, and writes what is missing.
+    /// The next term finds all acknowledged WAL, and writes what is missing.
     async fn goes_on(&mut self) {
         self.becomes(&["healthy"]).await;
         let term = self.term() + 1;
@@ -164,7 +164,7 @@ impl Story {
         self.acknowledged = self.wal.end();
     }
 
-    /// Killed, and started anew, it has all of it.
+    /// After a kill and a start all WAL is there.
     async fn end(self) {
         self.program.end(Signal::SIGKILL).await;
         let program = Program::start(self.directory.path()).await;
@@ -172,7 +172,7 @@ impl Story {
     }
 }
 
-/// One call fails, the first, the second, and so on.
+/// One call fails: in the first push the first call, in the next push the second, and so on.
 async fn one_call_fails(call: &str, error: &str, count: usize) {
     let mut story = Story::begin().await;
     let mut failed = 0;
@@ -182,7 +182,7 @@ async fn one_call_fails(call: &str, error: &str, count: usize) {
         story.push_while_it_lasts().await;
         let injected = faults.remove().await;
         if (when, error) == (1, "EIO") {
-            // It came before the last answer, so that answer was not given.
+            // The failed call came before the last reply, so that reply was not sent.
             assert!(
                 injected > 0 && story.acknowledged < story.wal.end(),
                 "{call} failed, and all was acknowledged"
@@ -196,27 +196,28 @@ async fn one_call_fails(call: &str, error: &str, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sync_that_fails_acknowledges_nothing() {
+async fn failed_sync_acknowledges_nothing() {
     one_call_fails("fdatasync", "EIO", 6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_fails_acknowledges_nothing() {
+async fn failed_write_acknowledges_nothing() {
     one_call_fails("pwrite64", "EIO", 8).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_without_room_acknowledges_nothing() {
+async fn write_without_room_acknowledges_nothing() {
     one_call_fails("pwrite64", "ENOSPC", 8).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_cannot_be_synced_acknowledges_nothing() {
+async fn failed_directory_sync_acknowledges_nothing() {
     one_call_fails("fsync", "EIO", 3).await;
 }
 
+/// While the disk keeps failing the health says so; when it works again the log is used again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_keeps_failing_is_said_to_and_taken_up_again_when_it_is_well() {
+async fn health_shows_failing_disk_until_it_works() {
     for (fault, health) in [
         ("fdatasync:error=EIO", &["failed"][..]),
         ("pwrite64:error=EIO", &["failed"]),
@@ -226,7 +227,7 @@ async fn a_disk_that_keeps_failing_is_said_to_and_taken_up_again_when_it_is_well
         let before = story.acknowledged;
         let Some(faults) = story.inject(&[fault.to_owned()]).await else { return };
         let mut pushing = Box::pin(story.push_while_it_lasts());
-        // A full disk answers, but acknowledges nothing new: the proposer is not kept waiting for it here.
+        // A safekeeper with a full disk replies and acknowledges nothing new, so the proposer does not wait for all of it.
         tokio::select! {
             () = &mut pushing => {}
             () = tokio::time::sleep(std::time::Duration::from_secs(2)) => {}
@@ -243,8 +244,9 @@ async fn a_disk_that_keeps_failing_is_said_to_and_taken_up_again_when_it_is_well
     }
 }
 
+/// The reader is told that the read failed, and writing continues.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_is_told_of_a_read_that_fails_and_the_log_stays() {
+async fn failed_read_closes_only_the_reader() {
     let mut story = Story::begin().await;
     story.push_while_it_lasts().await;
     story.goes_on().await;
@@ -265,9 +267,9 @@ async fn a_reader_is_told_of_a_read_that_fails_and_the_log_stays() {
     story.end().await;
 }
 
-/// A recovery that cannot read is tried again: what cannot be read now is not lost yet.
+/// WAL that cannot be read now is not lost yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_recovery_that_cannot_read_waits_for_the_disk() {
+async fn unreadable_recovery_is_tried_again() {
     let mut story = Story::begin().await;
     let faults = ["fdatasync:error=EIO:when=1", "pread64:error=EIO"].map(str::to_owned);
     let Some(faults) = story.inject(&faults).await else { return };

@@ -1,4 +1,4 @@
-//! The end of a PostgreSQL timeline, as standbys and pg_receivewal meet it.
+//! The end of a PostgreSQL timeline, as standbys and pg_receivewal see it.
 
 use consensus::{ProtocolVersion, TliSwitch};
 use postgres_backend::client::ClientError;
@@ -36,12 +36,12 @@ async fn switched() -> Switched {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_of_the_old_timeline_is_led_to_the_next() {
+async fn reader_of_old_timeline_gets_the_next() {
     let Switched { server, id, mut proposer, wal, at } = switched().await;
     let first = at.bytes_since(START) as usize;
     let mut reader = server.at.read(id, &format!("{START} TIMELINE 1")).await;
     assert_eq!(reader.bytes(START, at).await, wal.bytes[..first]);
-    // Not a byte of the new timeline is committed: another one may still take its place.
+    // No byte of the new timeline is committed: another timeline may still replace it.
     reader.keepalive().await;
 
     proposer.push(2, wal.end(), &[], wal.end()).await;
@@ -58,7 +58,7 @@ async fn a_reader_of_the_old_timeline_is_led_to_the_next() {
     assert_eq!(rows[0].get("content"), Some(line.as_str()));
     drop(client);
 
-    // Stock readers go on at the start of the segment in which the timeline changed.
+    // Stock readers continue at the start of the segment in which the timeline changed.
     let again = at.align_down(0x1_0000);
     let mut reader = server.at.read(id, &format!("{again} TIMELINE 2")).await;
     let offset = again.bytes_since(START) as usize;
@@ -67,7 +67,7 @@ async fn a_reader_of_the_old_timeline_is_led_to_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_has_all_of_the_old_timeline_is_told_so_without_a_copy() {
+async fn reader_at_switch_gets_next_without_copy() {
     let Switched { server, id, mut proposer, wal, at } = switched().await;
     proposer.push(2, wal.end(), &[], wal.end()).await;
     let mut client = server.at.connect(id).await;

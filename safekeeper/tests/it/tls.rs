@@ -13,7 +13,7 @@ use safekeeper::Config;
 use crate::support::{PATIENCE, Server, config, timeline};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_certificate_only_encrypted_connections_are_served() {
+async fn certificate_requires_encrypted_connections() {
     let directory = tempfile::tempdir().unwrap();
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
@@ -36,7 +36,7 @@ async fn with_a_certificate_only_encrypted_connections_are_served() {
     let options = ConnectOptions {
         host: server.at.pg.ip().to_string(),
         port: server.at.pg.port(),
-        user: "anybody".into(),
+        user: "any".into(),
         params: Vec::new(),
         password: None,
         tls: Some(ClientTls { config, server_name: Some("localhost".into()) }),
