@@ -1,4 +1,4 @@
-//! [`Token`]: the one secret that opens this safekeeper, on both ports. Whoever may read WAL may read the database, so
+//! [`Token`]: the secret that clients of both ports have to present. A client that may read WAL may read the database, so
 //! there is one role: all or nothing.
 
 use std::fmt;
@@ -11,13 +11,13 @@ pub(crate) const TOKEN_BYTES_MAX: usize = 1024;
 pub struct Token(Box<[u8]>);
 
 impl Token {
-    /// Takes `text` when it can be sent as a password and as an HTTP header alike.
+    /// A token of this text. `None` when it cannot be sent both as a password and as an HTTP header.
     pub fn new(text: &str) -> Option<Self> {
         let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
         ((1..=TOKEN_BYTES_MAX).contains(&text.len()) && printable).then(|| Self(text.as_bytes().into()))
     }
 
-    /// True when `presented` is the token. Takes the same time whichever byte differs.
+    /// True when `presented` is the token. The time does not depend on which byte differs.
     pub fn matches(&self, presented: &[u8]) -> bool {
         if presented.len() != self.0.len() {
             return false;
@@ -26,7 +26,7 @@ impl Token {
         std::hint::black_box(difference) == 0
     }
 
-    /// True when `header`, the value of HTTP's `Authorization`, carries the token (RFC 6750 section 2.1).
+    /// True when `header`, the value of HTTP's `Authorization`, has the token (RFC 6750 section 2.1).
     pub fn matches_bearer(&self, header: Option<&[u8]>) -> bool {
         let scheme_and_token = header.and_then(|header| header.split_at_checked("bearer ".len()));
         scheme_and_token.is_some_and(|(scheme, presented)| {
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_token_matches() {
+    fn token_matches_only_whole() {
         let token = Token::new("s3cret").unwrap();
         assert!(token.matches(b"s3cret"));
         for wrong in [&b""[..], b"s3cre", b"s3crets", b"S3cret", b"s3cret\0"] {
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_header_carries_the_token() {
+    fn matches_bearer_needs_scheme_and_token() {
         let token = Token::new("s3cret").unwrap();
         for (header, matches) in [
             (Some(&b"Bearer s3cret"[..]), true),
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_client_could_send_is_no_token() {
+    fn token_refuses_unsendable_text() {
         for text in ["", "two words", "tab\t", "umläut", &"x".repeat(TOKEN_BYTES_MAX + 1)] {
             assert!(Token::new(text).is_none(), "{text:?}");
         }

@@ -1,7 +1,7 @@
-//! The command line: raw flags as people write them, and the validated [`Config`] that the rest of the program uses.
+//! Command line: the flags as clap reads them, and the validated [`Config`] that the rest of the program uses.
 //!
-//! Reads the files that flags name, but opens no socket and touches no data. Called by `main`, and by tests that build
-//! a [`Config`] by hand.
+//! Reads the files that flags name, but opens no socket and touches no data. Called by `main`; tests build a [`Config`]
+//! directly.
 
 use std::fs;
 use std::io::Read;
@@ -17,38 +17,38 @@ use wal_types::NodeId;
 use crate::auth::Token;
 use crate::retention::Retention;
 
-/// Longest file with a token, in bytes: a larger one is a mistake.
+/// Bytes that are read of the token file. A longer file is a mistake, and its text is no token.
 const TOKEN_FILE_BYTES_MAX: u64 = 16 * 1024;
 
 /// Stores PostgreSQL's write-ahead log. A quorum of safekeepers, usually 2 of 3, decides what is committed.
 ///
-/// Each safekeeper has a number of its own and a data directory that belongs to this number for good. Timelines are
-/// created over HTTP (POST /v1/timelines); a walproposer, or a compute that speaks the public proposer protocol, then
+/// Each safekeeper has a number of its own, and its data directory belongs to this number for good. The operator creates
+/// timelines over HTTP (POST /v1/timelines). A walproposer, or a compute that speaks the public proposer protocol, then
 /// pushes WAL over the PostgreSQL port, and standbys and pg_receivewal read it there.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = EXAMPLES)]
 pub struct Flags {
-    /// Number of this safekeeper, from 1 on, unlike every other of the cluster; a data directory keeps it for good
+    /// Number of this safekeeper, from 1, unique in the cluster; a data directory keeps its number for good
     #[arg(long, value_name = "NUMBER")]
     id: u64,
 
-    /// Directory of the WAL; made if it is not there
+    /// Directory of the WAL; created when it does not exist
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
 
-    /// Where proposers and standbys connect; port 0 takes a free one, see --address-file
+    /// Address for proposers, standbys and archivers; port 0 takes a free port, see --address-file
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen_pg: String,
 
-    /// Where the HTTP port for operators listens: /v1/status, /v1/timelines, /metrics, /healthz, /readyz
+    /// Address of the admin HTTP port: /v1/status, /v1/timelines, /v1/log-level, /metrics, /healthz, /readyz
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen_http: String,
 
-    /// Written once both ports are open: {"pid":…,"id":…,"pg":"host:port","http":"host:port"}
+    /// File that is written when both ports are open: {"pid":…,"id":…,"pg":"host:port","http":"host:port"}
     #[arg(long, value_name = "PATH")]
     address_file: Option<PathBuf>,
 
-    /// Address of the PostgreSQL port as others reach it, when it is not --listen-pg
+    /// Address at which clients reach the PostgreSQL port, when it differs from --listen-pg; shown in /v1/status
     #[arg(long, value_name = "HOST:PORT")]
     pg_advertise: Option<String>,
 
@@ -60,23 +60,23 @@ pub struct Flags {
     #[arg(long, value_name = "PATH", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// File with the token that clients send as password, and HTTP clients as bearer; without it everybody is trusted
+    /// File with the token that clients send as password and HTTP clients as bearer; without it every client is trusted
     #[arg(long, value_name = "PATH")]
     auth_token_file: Option<PathBuf>,
 
-    /// WAL that no safekeeper needs any more is kept, this much of it, for standbys and archivers that come back
+    /// WAL that no safekeeper needs any more is kept up to this size, for standbys and archivers that connect again
     #[arg(long, value_name = "SIZE", default_value = "1GB")]
     wal_keep_bytes: String,
 
-    /// While a standby or archiver is connected and behind, keep up to this much WAL for it; 0 for none
+    /// WAL that is kept for a standby or archiver that is connected and behind, up to this size; 0 for none
     #[arg(long, value_name = "SIZE", default_value = "16GB")]
     reader_keep_bytes_max: String,
 
-    /// Look of a log line on stderr
+    /// Format of the log on stderr
     #[arg(long, value_name = "text|json", default_value = "text")]
     log_format: telemetry::LogFormat,
 
-    /// What is logged, for example info or info,safekeeper=debug; RUST_LOG counts when it is not given
+    /// Level of the log, for example info or info,safekeeper=debug; without this flag RUST_LOG counts
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -86,7 +86,7 @@ Examples:
   A safekeeper on fixed ports:
     safekeeper --id 1 --data-dir /var/lib/safekeeper --listen-pg 10.0.0.1:5454 --listen-http 127.0.0.1:7676
 
-  Create a timeline on it (the same on each safekeeper), then look:
+  Create a timeline (the same on each safekeeper), then list the timelines:
     curl -X POST http://127.0.0.1:7676/v1/timelines -H 'content-type: application/json' -d '{
       \"tenant_id\": \"cf0480929707ee75372337efaa5ecf96\", \"timeline_id\": \"112ded66422aa5e953e5440fa5427ac4\",
       \"start_lsn\": \"0/1000000\", \"system_id\": \"7710999284697415315\", \"pg_version\": 150018,
@@ -98,40 +98,41 @@ Examples:
   Read the WAL with PostgreSQL's own tool:
     pg_receivewal -D wal -d \"host=10.0.0.1 port=5454 user=any options='-c tenant_id=cf04… -c timeline_id=112d…'\"
 
-Signals: SIGTERM ends when everything received is on disk, SIGINT at once. Nothing acknowledged is lost either way.";
+Signals: SIGTERM ends the program when everything received is on disk, SIGINT and SIGQUIT at once. No acknowledged WAL
+is lost either way.";
 
-/// What the program runs with. Every field is valid in itself; addresses are resolved when they are bound.
+/// The validated configuration. Every field is valid in itself; addresses are resolved when they are bound.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Number of this safekeeper.
     pub id: NodeId,
     /// Directory of the WAL.
     pub data_dir: PathBuf,
-    /// Where the PostgreSQL port listens.
+    /// Address of the PostgreSQL port, `HOST:PORT`.
     pub listen_pg: String,
-    /// Where the HTTP port listens.
+    /// Address of the admin HTTP port, `HOST:PORT`.
     pub listen_http: String,
-    /// Where to tell the addresses.
+    /// File that the addresses are written to.
     pub address_file: Option<PathBuf>,
-    /// The PostgreSQL port as others reach it.
+    /// Address at which clients reach the PostgreSQL port.
     pub pg_advertise: Option<String>,
-    /// With it, connections to the PostgreSQL port must use TLS.
+    /// Certificate and key. With them connections to the PostgreSQL port must use TLS.
     pub tls: Option<ServerTls>,
-    /// What a client has to know; none trusts everybody.
+    /// The token that clients have to present. Without one every client is trusted.
     pub token: Option<Arc<Token>>,
     /// How much old WAL is kept.
     pub retention: Retention,
-    /// Look of the log.
+    /// Format of the log.
     pub log_format: telemetry::LogFormat,
-    /// What is logged.
+    /// Level of the log.
     pub log_level: Option<String>,
 }
 
 /// A flag whose value cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// Zero means "none" in the protocol.
-    #[error("--id 0 is not possible: safekeepers are numbered from 1 on")]
+    /// Zero means "no node" in the protocol.
+    #[error("--id 0 is not possible: safekeepers are numbered from 1")]
     IdZero,
     /// Not `host:port`.
     #[error("{flag} {value}: expected HOST:PORT, for example 127.0.0.1:5454")]
@@ -169,7 +170,7 @@ pub enum ConfigError {
 }
 
 impl Flags {
-    /// Checks the flags, and reads the token.
+    /// Checks the flags, and reads the certificate, the key and the token.
     pub fn validate(self) -> Result<Config, ConfigError> {
         if self.id == 0 {
             return Err(ConfigError::IdZero);
@@ -205,7 +206,7 @@ fn check_address(flag: &'static str, value: &str) -> Result<(), ConfigError> {
     if is_host_port(value) { Ok(()) } else { Err(ConfigError::Address { flag, value: value.to_owned() }) }
 }
 
-/// A size as PostgreSQL's settings are written: its units are powers of 1024.
+/// Bytes of a size that is written as in PostgreSQL's settings: the units are powers of 1024.
 fn size(flag: &'static str, value: &str) -> Result<u64, ConfigError> {
     let digits = value.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = value.split_at(digits);
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn id_and_directory_are_enough() {
+    fn flags_need_only_id_and_directory() {
         let config = config(&["--id", "7"]).unwrap();
         assert_eq!(config.id, NodeId(7));
         assert_eq!(config.data_dir, Path::new("/d"));
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_postgresql_units() {
+    fn size_reads_postgresql_units() {
         for (text, bytes) in
             [("0", 0), ("17", 17), ("3 B", 3), ("64kB", 64 << 10), ("2 MB", 2 << 20), ("1TB", 1 << 40)]
         {
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_flag_is_refused_with_a_sentence_that_names_it() {
+    fn validate_error_names_the_flag() {
         for (flags, part) in [
             (&["--id", "0"][..], "--id 0 is not possible"),
             (&["--id", "one"], "--id <NUMBER>"),
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_help_is_consistent() {
+    fn flags_are_consistent() {
         use clap::CommandFactory;
         Flags::command().debug_assert();
     }

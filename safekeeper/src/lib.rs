@@ -1,4 +1,4 @@
-//! The safekeeper: keeps PostgreSQL's write-ahead log, and votes about who may write it.
+//! The safekeeper: stores PostgreSQL's write-ahead log (WAL) durably, and votes on which proposer may write it.
 //!
 //! ```text
 //!   server ── accept ──> session ─┬─ START_WAL_PUSH ────> receive_wal ── lane ──> timeline (disk thread, Replica)
@@ -8,8 +8,8 @@
 //!   http  ── create, status, metrics <────────────────────────────────────────────────────┘
 //! ```
 //!
-//! What is decided about the log is decided in `consensus`, and done on disk by `wal_store`; this crate gives them
-//! connections, threads and a face.
+//! `consensus` decides about the log, and `wal_store` carries the decisions out on disk. This crate adds connections, disk
+//! threads and the admin HTTP port.
 
 mod auth;
 mod closing;

@@ -1,4 +1,4 @@
-//! The life of the process: flags, log, data directory, ports, serve, end.
+//! The safekeeper program: reads the flags, starts the log, opens the data directory and the ports, and serves.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use utils::{Shutdown, address_file};
 fn main() -> ExitCode {
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        // The whole chain in one sentence: this is what somebody at a terminal gets to see.
+        // The whole chain in one sentence, for the operator's terminal.
         Err(error) => telemetry::process::report_failure("safekeeper", &error),
     }
 }
@@ -27,15 +27,15 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         collector: None,
     };
     telemetry::run(&options, async |log_level| {
-        let served = live(&config, log_level).await;
+        let served = open_and_serve(&config, log_level).await;
         if let Err(error) = &served {
-            tracing::debug!(?error, "ended by an error");
+            tracing::debug!(?error, "safekeeper ended by an error");
         }
         served
     })
 }
 
-async fn live(config: &Config, log_level: LogLevel) -> anyhow::Result<()> {
+async fn open_and_serve(config: &Config, log_level: LogLevel) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_process_signals().context("cannot handle signals")?;
     let data_dir = DataDir::open(&config.data_dir, config.id)?;
     let listeners = Listeners::bind(config).await?;
@@ -51,7 +51,7 @@ async fn live(config: &Config, log_level: LogLevel) -> anyhow::Result<()> {
     }
     let served = serve(config, data_dir, listeners, log_level, shutdown).await;
     if let (Err(_), Some(path)) = (&served, &config.address_file) {
-        // Nobody shall look for a server that could not start. The first error is the one worth reporting.
+        // A server that could not start has no address. The first error is the one that is reported.
         let _ = std::fs::remove_file(path);
     }
     served

@@ -1,6 +1,6 @@
-//! Answers to the commands that only ask: each a function of how things stand.
+//! Replies to the commands that only read: each a function of a snapshot.
 //!
-//! The columns and their types are what stock clients of PostgreSQL 15 to 18 were seen to get from a real server
+//! The columns and their types are those that stock clients of PostgreSQL 15 to 18 were seen to get from a real server
 //! (PostgreSQL documentation, "Streaming Replication Protocol"). Pure; called by `session`.
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use wal_types::{Lsn, Tli};
 
 use crate::tli_lines::TliLines;
 
-/// What is shown for a cluster whose version nobody told yet: old enough for every client.
+/// Version that is shown before a proposer has reported the cluster's: old enough for every client.
 const SERVER_VERSION_UNKNOWN: &str = "14.1";
 
 /// `server_version` of the cluster, for example `15.18`.
@@ -31,12 +31,12 @@ pub(crate) const fn dialect_name(dialect: Dialect) -> &'static str {
     }
 }
 
-/// The timelines up to what is committed.
+/// The PostgreSQL timelines up to the commit position.
 pub(crate) fn tli_lines(snapshot: &Snapshot) -> TliLines {
     TliLines::new(snapshot.lineage.start_tli, &snapshot.tli_switches, snapshot.commit_lsn)
 }
 
-/// `IDENTIFY_SYSTEM`. The position is the commit position: what a reader may get.
+/// `IDENTIFY_SYSTEM`. The position is the commit position: a reader gets WAL up to there.
 pub(crate) fn identify_system(snapshot: &Snapshot) -> ResultSet {
     // PostgreSQL 16 made the number wider.
     let timeline = if snapshot.lineage.pg_major() >= 16 {
@@ -82,7 +82,7 @@ pub(crate) fn show(name: &str, snapshot: &Snapshot) -> Result<ResultSet, ErrorRe
     Ok(row(vec![FieldDescription::text(name)], [Some(value)], "SHOW"))
 }
 
-/// `READ_REPLICATION_SLOT`: every slot exists and reserves nothing, because nothing here is removed for want of one.
+/// `READ_REPLICATION_SLOT`: every slot exists and reserves nothing. WAL is kept by [`Retention`](crate::Retention).
 pub(crate) fn read_replication_slot() -> ResultSet {
     let columns = vec![
         FieldDescription::text("slot_type"),
@@ -110,7 +110,7 @@ pub(crate) fn timeline_history(tli: Tli, snapshot: &Snapshot) -> Result<ResultSe
     Ok(row(columns, [Some(name), Some(content)], "TIMELINE_HISTORY"))
 }
 
-/// `TIMELINE_STATUS`; no row when the timeline is not here.
+/// `TIMELINE_STATUS`; no row when the timeline does not exist here.
 pub(crate) fn timeline_status(snapshot: Option<&Snapshot>) -> ResultSet {
     let columns = vec![FieldDescription::text("flush_lsn"), FieldDescription::text("commit_lsn")];
     match snapshot {
@@ -122,14 +122,14 @@ pub(crate) fn timeline_status(snapshot: Option<&Snapshot>) -> ResultSet {
     }
 }
 
-/// What ends START_REPLICATION at the end of a PostgreSQL timeline: where the next one begins.
+/// End of START_REPLICATION at the end of a PostgreSQL timeline: names the next one and where it begins.
 pub(crate) fn next_timeline(switch: &TliSwitch) -> Vec<ResultSet> {
     let columns = vec![FieldDescription::int8("next_tli"), FieldDescription::text("next_tli_startpos")];
     let values = [Some(switch.tli.to_string()), Some(switch.at.to_string())];
     vec![row(columns, values, "START_STREAMING"), ResultSet::tag("START_REPLICATION")]
 }
 
-/// What ends START_REPLICATION when the reader has enough.
+/// End of START_REPLICATION when the reader ends the copy.
 pub(crate) fn streaming_ended() -> Vec<ResultSet> {
     vec![ResultSet::tag("START_STREAMING"), ResultSet::tag("START_REPLICATION")]
 }
@@ -156,14 +156,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_the_units_that_postgres_shows() {
+    fn bytes_with_unit_matches_postgresql() {
         for (bytes, text) in [(16 << 20, "16MB"), (1 << 30, "1GB"), (64 << 10, "64kB"), (1 << 20, "1MB")] {
             assert_eq!(bytes_with_unit(bytes), text);
         }
     }
 
     #[test]
-    fn versions_look_as_the_server_itself_writes_them() {
+    fn server_version_matches_postgresql() {
         for (number, text) in [(150_018, "15.18"), (180_004, "18.4"), (140_000, "14.0"), (0, "14.1")] {
             assert_eq!(server_version(number), text);
         }

@@ -1,24 +1,25 @@
 //! [`Retention`]: how much WAL is kept that no safekeeper needs any more.
 //!
-//! Safekeepers need of each other what is above the horizon; that is never removed, whatever is set here. What is below
-//! is kept for readers: a part for those who are not connected, and more for those who are, but not without end, because
-//! a reader that never takes anything would fill the disk, and a full disk stops commits. Asked by the disk threads.
+//! Safekeepers need WAL above the removal horizon of each other; that is never removed, whatever is set here. WAL below
+//! the horizon is kept for readers: a fixed amount for readers that are not connected, and more for connected ones. Both
+//! are limited, because a reader that receives nothing would fill the disk, and a full disk stops commits. Called by the
+//! disk threads.
 
 use wal_store::Snapshot;
 use wal_types::Lsn;
 
-/// What is kept.
+/// How much WAL is kept for readers, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// WAL below the horizon, for readers that may come back.
+    /// WAL below the removal horizon, for readers that may connect again.
     pub wal_keep_bytes: u64,
     /// WAL below the commit position, for readers that are connected and behind.
     pub reader_keep_bytes_max: u64,
 }
 
-/// 1 GiB.
+/// Default of `--wal-keep-bytes`: 1 GiB.
 pub(crate) const WAL_KEEP_BYTES_DEFAULT: u64 = 1 << 30;
-/// 16 GiB.
+/// Default of `--reader-keep-bytes-max`: 16 GiB.
 pub(crate) const READER_KEEP_BYTES_MAX_DEFAULT: u64 = 16 << 30;
 
 impl Default for Retention {
@@ -28,7 +29,7 @@ impl Default for Retention {
 }
 
 impl Retention {
-    /// From where on the log is kept. `reader_at` is the position of the reader that is furthest behind.
+    /// The position from which on the log is kept. `reader_at` is where the reader that is furthest behind would resume.
     pub(crate) fn keep_from(&self, snapshot: &Snapshot, reader_at: Option<Lsn>) -> Lsn {
         self.position(snapshot.commit_lsn, snapshot.horizon_lsn, reader_at)
     }
@@ -45,18 +46,19 @@ impl Retention {
 mod tests {
     use super::*;
 
+    /// Connected readers keep the WAL that they lack, up to the limit.
     #[test]
-    fn readers_keep_what_they_lack_but_not_without_end() {
+    fn retention_keeps_wal_of_readers_up_to_limit() {
         let retention = Retention { wal_keep_bytes: 100, reader_keep_bytes_max: 1000 };
         for (commit, horizon, reader, expected) in [
             (5000, 4800, None, 4700),
             (5000, 5000, None, 4900),
-            // A horizon that is ahead of what is known to be committed says no more than that.
+            // A horizon above the commit position counts as the commit position.
             (5000, 6000, None, 4900),
             (5000, 4800, Some(4900), 4700),
             (5000, 4800, Some(4300), 4300),
             (5000, 4800, Some(3000), 4000),
-            // A member that is far behind is no reader: what it needs the horizon says.
+            // A member that is far behind is no reader: the horizon says what it needs.
             (5000, 200, Some(4900), 100),
             (50, 40, None, 0),
         ] {

@@ -1,6 +1,6 @@
-//! The life of the server: opens what is stored, accepts connections until it is told to end, and ends.
+//! Server: opens the timelines, accepts connections until shutdown, and ends when everything received is on disk.
 //!
-//! Listeners and the shutdown are arguments, so that tests take free ports and no signals.
+//! Listeners and the shutdown are arguments, so that tests take free ports and no signals. Called by `main`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,31 +26,31 @@ use crate::session::{self, SessionContext};
 use crate::timeline::{DiskPool, Timelines};
 use crate::timeline_metrics::TimelineCollector;
 
-/// Connections to the PostgreSQL port at once, handshakes included. One more is closed at once: each may take a lane of
-/// memory.
+/// Connections to the PostgreSQL port at once, handshakes included. A further one is closed at once, because each may
+/// take a lane of memory.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
 
 /// Pause after a failed accept: with no file descriptor left it fails at once, again and again.
 pub(crate) const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// A peer that takes nothing of what it is sent, or that answers no probe of its network, for this long is gone: no
-/// connection waits for ever to say its last words.
+/// Time after which a peer counts as gone that acknowledges no bytes or no keepalive probe. Without it a connection could
+/// wait for ever to send its closing message.
 pub(crate) const PEER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The longest that connections may take to end.
+/// The longest time that connections may take to end.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The two ports, bound.
+/// The two ports, open.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For proposers and readers.
+    /// The PostgreSQL port, for proposers and readers.
     pub pg: TcpListener,
-    /// For operators.
+    /// The admin HTTP port.
     pub http: TcpListener,
 }
 
 impl Listeners {
-    /// Binds what the configuration says.
+    /// Opens the ports of the configuration.
     pub async fn bind(config: &Config) -> anyhow::Result<Self> {
         let bind = async |flag: &str, address: &str| {
             let listener = TcpListener::bind(address).await;
@@ -63,8 +63,7 @@ impl Listeners {
     }
 }
 
-/// Serves until `shutdown` says to end, and returns when everything that was received is on disk, or at once when it
-/// says so.
+/// Serves until `shutdown` drains, and returns when everything received is on disk; at once when `shutdown` is immediate.
 pub async fn serve(
     config: &Config,
     data_dir: DataDir,
@@ -81,7 +80,7 @@ pub async fn serve(
     let opening = spawn_blocking(move || Timelines::open(data_dir, pool));
     let timelines = tokio::select! {
         opened = opening => opened?.with_context(|| format!("data directory {path}: cannot read it"))?,
-        // A recovery that is cut short is begun anew at the next start.
+        // A recovery that is interrupted begins anew at the next start.
         () = shutdown.immediate() => return Ok(()),
     };
     registry.registry().register_collector(Box::new(TimelineCollector(Arc::clone(&timelines))));
@@ -111,20 +110,22 @@ pub async fn serve(
     match shutdown.drained(DRAIN_TIMEOUT).await {
         Drained::Complete => {}
         Drained::Interrupted { .. } => return Ok(()),
-        Drained::TimedOut { tasks_left } => tracing::warn!(tasks_left, "connections did not end in time"),
+        Drained::TimedOut { tasks_left } => {
+            tracing::warn!(tasks_left, "connections did not end in time, shutting down without them")
+        }
     }
     let stopping = spawn_blocking(move || timelines.stop());
     tokio::select! {
         stopped = stopping => stopped?,
         () = shutdown.immediate() => return Ok(()),
     }
-    // Last, so that an operator can watch the end.
+    // Last, so that the operator can watch the shutdown.
     drop(end_http);
     tokio::select! {
         ended = http => ended?,
         () = shutdown.immediate() => {}
     }
-    tracing::info!("everything received is on disk");
+    tracing::info!("everything received is on disk, safekeeper ended");
     Ok(())
 }
 
@@ -132,10 +133,10 @@ fn ready(timelines: &Arc<Timelines>, shutdown: &Shutdown) -> telemetry::admin::R
     let (timelines, shutdown) = (Arc::clone(timelines), shutdown.clone());
     Arc::new(move || {
         if shutdown.is_draining() {
-            return Err("the server is ending".to_owned());
+            return Err("safekeeper is shutting down".to_owned());
         }
         if !timelines.is_alive() {
-            return Err("a disk thread has ended".to_owned());
+            return Err("a disk thread has ended, restart the safekeeper".to_owned());
         }
         Ok(())
     })
@@ -164,7 +165,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<SessionContext>) {
         return;
     }
     if let Err(error) = prepare(&stream) {
-        tracing::debug!(%error, "connection ended before it began");
+        tracing::debug!(%error, "socket options cannot be set, connection closed");
         return;
     }
     let context = Arc::clone(context);
@@ -175,7 +176,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<SessionContext>) {
         connections.inc();
         tokio::select! {
             () = session::run(stream, Arc::clone(&context)) => {}
-            // At once means that nothing is waited for; what is acknowledged is on disk.
+            // An immediate shutdown waits for nothing: what is acknowledged is on disk.
             () = context.shutdown.immediate() => {}
         }
         connections.dec();
@@ -184,7 +185,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<SessionContext>) {
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
-    // Small messages wait for an answer: Nagle's algorithm would hold them back.
+    // Small messages wait for a reply: Nagle's algorithm would delay them.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(PEER_TIMEOUT))?;

@@ -1,32 +1,32 @@
-//! The log as stock tools see it: as PostgreSQL timelines 1, 2, 3, each up to a switch point.
+//! [`TliLines`]: the PostgreSQL timelines of a log, 1, 2, 3, each up to its switch point, as stock tools see them.
 //!
-//! One log holds them all, one behind the other. A switch counts as soon as a byte of the new timeline may be read:
-//! before that another proposer may still put its own in its place. Pure; called by `replies` and `send_wal`.
+//! One log holds all of them, one behind the other. A switch counts as soon as a byte of the new timeline may be read:
+//! before that another proposer may still replace it. Pure; called by `replies` and `send_wal`.
 
 use consensus::TliSwitch;
 use wal_types::{Lsn, Tli};
 
-/// The timelines of a log up to a position.
+/// The PostgreSQL timelines of a log up to a position.
 #[derive(Clone, Debug)]
 pub(crate) struct TliLines {
     start_tli: Tli,
-    /// Those that count, oldest first.
+    /// The switches that count, oldest first.
     switches: Vec<TliSwitch>,
 }
 
-/// What a request for WAL of some timeline comes to.
+/// How a timeline that a reader requests relates to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TliRequest {
-    /// The timeline is the newest one: it goes on.
+    /// The newest timeline, which goes on.
     Current,
-    /// The timeline ended, and was followed by another.
+    /// The timeline ended at this switch.
     Ended(TliSwitch),
     /// The log never was on that timeline.
     Unknown,
 }
 
 impl TliLines {
-    /// Of a log that begins on `start_tli` and may be read up to `end`.
+    /// The timelines of a log that begins on `start_tli` and may be read up to `end`.
     pub(crate) fn new(start_tli: Tli, switches: &[TliSwitch], end: Lsn) -> Self {
         let switches = switches.iter().copied().filter(|switch| switch.at < end).collect();
         Self { start_tli, switches }
@@ -37,7 +37,7 @@ impl TliLines {
         self.switches.last().map_or(self.start_tli, |switch| switch.tli)
     }
 
-    /// Looks up a timeline that a reader asks for.
+    /// Looks up a timeline that a reader requests.
     pub(crate) fn request(&self, tli: Tli) -> TliRequest {
         if tli == self.current() {
             return TliRequest::Current;
@@ -49,7 +49,7 @@ impl TliLines {
     }
 
     /// Name and content of the history file of a timeline, one line for each timeline before it (PostgreSQL
-    /// documentation, "Timelines"). `None` when the log was never on it, or begins on it: what came before is unknown.
+    /// documentation, "Timelines"). `None` when the log was never on it, or begins on it: its past is unknown.
     pub(crate) fn history_file(&self, tli: Tli) -> Option<(String, String)> {
         let last = self.switches.iter().position(|switch| switch.tli == tli)?;
         let line =
@@ -72,14 +72,14 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_counts_once_a_byte_behind_it_may_be_read() {
+    fn switch_counts_once_wal_behind_it_is_readable() {
         for (end, current) in [(0x400, 1), (0x500, 1), (0x501, 2), (0x700, 2), (0x701, 4)] {
             assert_eq!(lines(end).current(), Tli(current), "{end:x}");
         }
     }
 
     #[test]
-    fn a_timeline_is_current_or_ended_or_unknown() {
+    fn request_tells_current_ended_and_unknown() {
         let table = [
             (0x600, 1, TliRequest::Ended(switch(1, 2, 0x500))),
             (0x600, 2, TliRequest::Current),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_file_names_every_timeline_before() {
+    fn history_file_lists_earlier_timelines() {
         let (name, content) = lines(0x800).history_file(Tli(4)).unwrap();
         assert_eq!(name, "00000004.history");
         assert_eq!(
