@@ -31,7 +31,8 @@ use crate::admin_requests::{AdminRequestError, AdminRequests};
 use crate::configuration_change::{ChangeAccepted, ChangeError};
 use crate::metrics;
 use crate::primary_name::PrimaryName;
-use crate::status::{StatusBoard, StatusResponse};
+use crate::status::StatusBoard;
+use crate::status::response::StatusResponse;
 
 /// Longest body in bytes: a list of members needs a tenth.
 const BODY_BYTES_MAX: usize = 64 * 1024;

@@ -6,7 +6,7 @@ use postgres_backend::client::{Client, ClientError, ConnectOptions};
 
 use crate::config::{Cluster, SafekeeperAddress};
 
-/// For TCP, startup and authentication together.
+/// Time for TCP, startup and authentication together.
 const SAFEKEEPER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Opens a replication connection for the log of `cluster`. The log is named in the startup parameter `options`.

@@ -4,59 +4,18 @@
 //! everything, because commits need them from then on. An empty safekeeper that voted at once would block commits until
 //! it has copied the whole log.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use consensus::codec::HOST_BYTES_MAX;
 use consensus::{CampaignPhase, ChangeRefused, Configuration, ConfigurationChange, Member, PeerState};
-use tokio::time::Instant;
 use wal_types::{Generation, Lsn, NodeId};
 
 use super::Campaign;
+use super::requested_change::{BehindMember, CatchUp, RequestedChange};
 use crate::config::SafekeeperAddress;
 use crate::configuration_change::{ChangeAccepted, ChangeError, FOLLOWERS_MAX};
 use crate::status::{ChangeState, ChangeView, ConfigurationView};
 
 /// A new member that lacks at most this much is near enough: the rest is in memory and on its way.
 const NEW_MEMBER_LAG_BYTES_MAX: u64 = 1024 * 1024;
-/// A change fails when none of the new members that it waits for has stored anything for this long.
-const NEW_MEMBER_STALL_MAX: Duration = Duration::from_secs(60);
-/// A change fails when new members have not caught up after this long: they are slower than the primary writes.
-const NEW_MEMBER_CATCH_UP_MAX: Duration = Duration::from_secs(6 * 3600);
-
-/// The last requested change.
-#[derive(Debug)]
-pub(super) struct RequestedChange {
-    /// Set until the change is proposed.
-    catch_up: Option<CatchUp>,
-    pub(super) view: ChangeView,
-}
-
-/// New members that receive the log before the change is proposed.
-#[derive(Debug)]
-struct CatchUp {
-    members: Vec<Member>,
-    started_at: Instant,
-    /// The position of each new member that still lacks WAL.
-    positions: BTreeMap<NodeId, Lsn>,
-    /// When one of them last stored something.
-    moved_at: Instant,
-}
-
-/// A new member that is not near enough to vote.
-struct BehindMember {
-    id: NodeId,
-    flush_lsn: Lsn,
-    /// Bytes that it lacks; none while its position is unknown.
-    lag_bytes: Option<u64>,
-}
-
-impl RequestedChange {
-    fn is_under_way(&self) -> bool {
-        matches!(self.view.state, ChangeState::CatchingUp | ChangeState::Proposed)
-    }
-}
-
 impl Campaign {
     /// Begins a change of the configuration.
     pub(crate) fn begin_change(
@@ -140,11 +99,9 @@ impl Campaign {
         }
 
         tracing::info!(%generation, members = ?ids(&members), "changing the members");
-        let now = Instant::now();
-        let catch_up = CatchUp { members, started_at: now, positions: BTreeMap::new(), moved_at: now };
         let state = ChangeState::CatchingUp;
         let view = ChangeView { generation, state, waits_for: Vec::new(), error: None };
-        self.requested_change = Some(RequestedChange { catch_up: Some(catch_up), view });
+        self.requested_change = Some(RequestedChange { catch_up: Some(CatchUp::start(members)), view });
         self.advance_change();
         Ok(generation)
     }
@@ -232,29 +189,6 @@ impl Campaign {
     pub(super) fn configuration_view(&self) -> Option<ConfigurationView> {
         let configuration = self.proposer.configuration()?.clone();
         Some(ConfigurationView { configuration, decided: self.is_decided() })
-    }
-}
-
-impl CatchUp {
-    fn record_positions(&mut self, behind: &[BehindMember]) {
-        let positions: BTreeMap<NodeId, Lsn> =
-            behind.iter().map(|member| (member.id, member.flush_lsn)).collect();
-        if positions != self.positions {
-            (self.positions, self.moved_at) = (positions, Instant::now());
-        }
-    }
-
-    /// Why the change fails, when the new members take too long.
-    fn timeout_error(&self, view: &ChangeView) -> Option<String> {
-        let nodes = view.waits_for.iter().map(|(node, _)| node.to_string()).collect::<Vec<_>>().join(", ");
-        let stalled = self.moved_at.elapsed() > NEW_MEMBER_STALL_MAX;
-        let late = self.started_at.elapsed() > NEW_MEMBER_CATCH_UP_MAX;
-        (stalled || late).then(|| {
-            let cause = if stalled { "has stored nothing for" } else { "has not caught up after" };
-            let limit = if stalled { NEW_MEMBER_STALL_MAX } else { NEW_MEMBER_CATCH_UP_MAX };
-            let limit = humantime::format_duration(limit);
-            format!("new member {nodes} {cause} {limit}: check its log and its address; nothing was changed")
-        })
     }
 }
 

@@ -8,6 +8,7 @@
 mod configuration_changes;
 mod connections;
 mod follower;
+mod requested_change;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,8 +23,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId};
 
-use self::configuration_changes::RequestedChange;
 use self::follower::Follower;
+use self::requested_change::RequestedChange;
 pub(crate) use self::timers::{election_timeout, sleep_until_due};
 use crate::config::Cluster;
 use crate::safekeeper_link::{CampaignHandle, Envelope};

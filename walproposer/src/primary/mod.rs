@@ -4,56 +4,22 @@
 //! Refuses servers whose commits cannot depend on a quorum. Whether the primary's WAL continues the log is decided in
 //! `continuation`. Called by `leadership`.
 
+mod error;
 mod stream;
 
 use std::time::Duration;
 
-use postgres_backend::client::{Client, ClientError, ConnectOptions, SimpleRow};
-use thiserror::Error;
+use postgres_backend::client::{Client, ConnectOptions, SimpleRow};
 use tokio::time::timeout;
 use wal_types::{Lsn, SegmentSize, SystemId, Tli};
 
+pub(crate) use self::error::PrimaryError;
+use self::error::{PRIMARY_ANSWER_TIMEOUT, no_answer};
 pub(crate) use self::stream::WalStream;
 use crate::config::RunConfig;
 
-/// For TCP, startup and authentication together.
+/// Time for TCP, startup and authentication together.
 const PRIMARY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the answer to a command.
-const PRIMARY_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Error of the primary, or of the connection to it.
-#[derive(Debug, Error)]
-pub(crate) enum PrimaryError {
-    /// There is no server, or it went away, or is about to: normal, and tried again soon.
-    #[error("the primary is down: {0}")]
-    Down(String),
-    /// The server answers a request with an error.
-    #[error("the primary refused a request: {0}")]
-    Refused(String),
-    /// The server no longer has the requested WAL, or never had it.
-    #[error("the primary lacks the requested WAL: {0}")]
-    WalRemoved(String),
-    /// The server is not a primary whose commits may depend on a quorum.
-    #[error("{0}")]
-    Unfit(String),
-}
-
-impl From<ClientError> for PrimaryError {
-    fn from(error: ClientError) -> Self {
-        match error {
-            // Class 57: shutting down, starting up, crashed.
-            ClientError::Server(response) if response.sqlstate.to_string().starts_with("57P") => {
-                Self::Down(response.message)
-            }
-            ClientError::Server(response) => Self::Refused(response.to_string()),
-            ClientError::UnsupportedAuthentication(_) | ClientError::NoPassword => {
-                Self::Refused(error.to_string())
-            }
-            other => Self::Down(other.to_string()),
-        }
-    }
-}
-
 /// Properties of the primary that do not change while the connection lasts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PrimaryFacts {
@@ -208,10 +174,6 @@ async fn one_row(client: &mut Client, command: &str) -> Result<SimpleRow, Primar
     let answered = timeout(PRIMARY_ANSWER_TIMEOUT, client.simple_query(command)).await;
     let rows = answered.map_err(|_| no_answer(command))??;
     rows.into_iter().next().ok_or_else(|| unexpected(command))
-}
-
-fn no_answer(command: &str) -> PrimaryError {
-    PrimaryError::Down(format!("no answer to {command}"))
 }
 
 fn unexpected(command: &str) -> PrimaryError {

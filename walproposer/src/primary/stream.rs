@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use wal_types::{Lsn, Tli};
 
-use super::{PRIMARY_ANSWER_TIMEOUT, PrimaryError, no_answer};
+use super::error::{PRIMARY_ANSWER_TIMEOUT, PrimaryError, no_answer};
 
 /// Messages read from the socket before the leadership receives them; each has up to 128 KiB of WAL.
 const PRIMARY_QUEUE_MESSAGES_MAX: usize = 64;

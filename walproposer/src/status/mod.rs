@@ -6,7 +6,7 @@
 
 mod blocked;
 mod configuration;
-mod response;
+pub(crate) mod response;
 
 use std::sync::Arc;
 
@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use wal_types::{Lsn, NodeId, ProposerId, Term};
 
 pub(crate) use self::configuration::{ChangeState, ChangeView, ConfigurationView};
-pub(crate) use self::response::StatusResponse;
 use crate::config::{Cluster, SafekeeperAddress};
 
 /// Stage of the leadership.
