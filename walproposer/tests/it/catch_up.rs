@@ -1,136 +1,103 @@
-//! Safekeepers that missed WAL.
+//! Lagging safekeepers: WAL that left the buffer comes from a donor, or from the primary in a new term.
 
-use crate::primary::{ScriptedPrimary, builder};
-use crate::safekeepers::{LINEAGE_START, Safekeepers};
-use crate::support::Walproposer;
-use crate::wire::Wire;
+use crate::support::{LINEAGE_START, Relay, TestCluster, Walproposer};
 
 const RECORD_BYTES: usize = 50_000;
-/// A buffer that holds a quarter of what is written while a safekeeper is away.
+/// A buffer that holds a quarter of the WAL that is written while a safekeeper is away.
 const SMALL_BUFFER_BYTES: u64 = 1024 * 1024;
 const RECORDS: usize = 4 * SMALL_BUFFER_BYTES as usize / RECORD_BYTES;
 
+/// A safekeeper that missed more WAL than the buffer holds.
 #[tokio::test]
-async fn a_safekeeper_that_missed_more_than_the_buffer_holds_reads_from_a_donor() {
-    let primary = ScriptedPrimary::start(LINEAGE_START).await;
-    let mut safekeepers = Safekeepers::create(3).await;
-    let cluster = safekeepers.cluster().clone();
-    let mut wal = builder(LINEAGE_START);
-    let walproposer = Walproposer::start_with_buffer(&primary, &cluster, SMALL_BUFFER_BYTES).await;
-    let first = primary.write(&wal.noop(RECORD_BYTES).bytes);
-    safekeepers.until_all_flushed(first).await;
+async fn lagging_safekeeper_reads_from_donor() {
+    let mut cluster = TestCluster::start(3).await;
+    let walproposer = cluster.start_walproposer_with_buffer(SMALL_BUFFER_BYTES).await;
+    cluster.write_flushed(RECORD_BYTES).await;
 
-    safekeepers.stop(3).await;
+    cluster.safekeepers.stop(3).await;
     for _ in 0..RECORDS {
-        let end = primary.write(&wal.noop(RECORD_BYTES).bytes);
-        primary.acknowledged(end).await;
+        cluster.write_acknowledged(RECORD_BYTES).await;
     }
-    safekeepers.start(3).await;
-    let end = primary.write(&wal.noop(RECORD_BYTES).bytes);
-    safekeepers.until_all_flushed(end).await;
-    assert_eq!(walproposer.leads().await["term"], 1);
-    assert_same_wal(&primary, &safekeepers).await;
+    cluster.safekeepers.start(3).await;
+    cluster.write_flushed(RECORD_BYTES).await;
+    assert_eq!(walproposer.until_leading().await["term"], 1);
+    cluster.assert_same_wal(1..=3).await;
     walproposer.stop().await;
 }
 
+/// A safekeeper that missed WAL of earlier terms: a new leader has in memory only the segment of its start.
 #[tokio::test]
-async fn a_safekeeper_that_missed_earlier_terms_reads_them_from_a_donor() {
-    let primary = ScriptedPrimary::start(LINEAGE_START).await;
-    let mut safekeepers = Safekeepers::create(3).await;
-    let walproposer = Walproposer::start(&primary, safekeepers.cluster()).await;
-    let mut wal = builder(LINEAGE_START);
-    let mut end = primary.write(&wal.noop(RECORD_BYTES).bytes);
-    safekeepers.until_all_flushed(end).await;
+async fn lagging_safekeeper_reads_earlier_terms_from_donor() {
+    let mut cluster = TestCluster::start(3).await;
+    let walproposer = cluster.start_walproposer().await;
+    cluster.write_flushed(RECORD_BYTES).await;
 
-    safekeepers.stop(3).await;
-    for _ in 0..RECORDS {
-        end = primary.write(&wal.noop(RECORD_BYTES).bytes);
-    }
-    primary.acknowledged(end).await;
-    // What a new term has in memory begins with the segment of its start.
-    primary.kill().await;
-    walproposer.blocked("primary is down").await;
-    primary.change(|server| server.status = None);
-    primary.restart().await;
-    primary.acknowledged(end).await;
-    let begun = primary.read().streams.last().unwrap().clone();
-    assert_ne!(begun.split(' ').next().unwrap(), LINEAGE_START.to_string());
+    cluster.safekeepers.stop(3).await;
+    let end = cluster.write_many(RECORDS, RECORD_BYTES);
+    cluster.primary.until_acknowledged(end).await;
+    cluster.restart_primary(&walproposer).await;
+    cluster.primary.until_acknowledged(end).await;
+    let stream = cluster.primary.read().streams.last().unwrap().clone();
+    assert_ne!(stream.split(' ').next().unwrap(), LINEAGE_START.to_string());
 
-    safekeepers.start(3).await;
-    safekeepers.until_all_flushed(end).await;
-    // It takes part afterwards.
-    let end = primary.write(&wal.noop(RECORD_BYTES).bytes);
-    safekeepers.until_all_flushed(end).await;
-    assert_eq!(walproposer.leads().await["term"], 2);
-    assert_same_wal(&primary, &safekeepers).await;
+    cluster.safekeepers.start(3).await;
+    cluster.safekeepers.until_all_flushed(end).await;
+    // The safekeeper takes part afterwards.
+    cluster.write_flushed(RECORD_BYTES).await;
+    assert_eq!(walproposer.until_leading().await["term"], 2);
+    cluster.assert_same_wal(1..=3).await;
     walproposer.stop().await;
 }
 
+/// When the only safekeeper with some WAL is gone, the primary delivers that WAL again in a new term.
 #[tokio::test]
-async fn when_the_only_holder_is_gone_the_primary_delivers_the_wal_again_in_a_new_term() {
-    let primary = ScriptedPrimary::start(LINEAGE_START).await;
-    let mut safekeepers = Safekeepers::create(3).await;
-    let cluster = safekeepers.cluster().clone();
-    let walproposer = Walproposer::start_with_buffer(&primary, &cluster, SMALL_BUFFER_BYTES).await;
-    let mut wal = builder(LINEAGE_START);
-    let first = primary.write(&wal.noop(RECORD_BYTES).bytes);
-    safekeepers.until_all_flushed(first).await;
-    primary.acknowledged(first).await;
+async fn wal_without_donor_comes_from_primary_again() {
+    let mut cluster = TestCluster::start(3).await;
+    let walproposer = cluster.start_walproposer_with_buffer(SMALL_BUFFER_BYTES).await;
+    let first = cluster.write_flushed(RECORD_BYTES).await;
+    cluster.primary.until_acknowledged(first).await;
 
-    // 1 alone gets more than the buffer holds.
-    safekeepers.stop(2).await;
-    safekeepers.stop(3).await;
-    let mut end = first;
-    for _ in 0..RECORDS {
-        end = primary.write(&wal.noop(RECORD_BYTES).bytes);
-    }
+    // Safekeeper 1 alone receives more than the buffer holds.
+    cluster.safekeepers.stop(2).await;
+    cluster.safekeepers.stop(3).await;
+    let end = cluster.write_many(RECORDS, RECORD_BYTES);
     walproposer
-        .until("safekeeper 1 to have it", |status| status["safekeepers"][0]["flush_lsn"] == end.to_string())
+        .until("safekeeper 1 to have the WAL", |status| {
+            status["safekeepers"][0]["flush_lsn"] == end.to_string()
+        })
         .await;
-    assert_eq!(primary.read().status.unwrap().flush, first);
-    safekeepers.stop(1).await;
-    safekeepers.start(2).await;
-    safekeepers.start(3).await;
-    primary.acknowledged(end).await;
-    assert_eq!(walproposer.leads().await["term"], 2);
-    safekeepers.start(1).await;
-    safekeepers.until_all_flushed(end).await;
-    assert_same_wal(&primary, &safekeepers).await;
+    assert_eq!(cluster.primary.read().status.unwrap().flush, first);
+
+    cluster.safekeepers.stop(1).await;
+    cluster.safekeepers.start(2).await;
+    cluster.safekeepers.start(3).await;
+    cluster.primary.until_acknowledged(end).await;
+    assert_eq!(walproposer.until_leading().await["term"], 2);
+    cluster.safekeepers.start(1).await;
+    cluster.safekeepers.until_all_flushed(end).await;
+    cluster.assert_same_wal(1..=3).await;
     walproposer.stop().await;
 }
 
+/// The donor vanishes without closing its connections.
 #[tokio::test]
-async fn when_the_donor_vanishes_without_a_word_another_one_is_read() {
-    let primary = ScriptedPrimary::start(LINEAGE_START).await;
-    let mut safekeepers = Safekeepers::create(3).await;
-    // Of those with the same WAL the one with the highest number is the donor.
-    let wire = Wire::fast(safekeepers.port(2)).await;
-    let cluster = safekeepers.cluster_with(2, wire.port);
-    let walproposer = Walproposer::start_with_buffer(&primary, &cluster, SMALL_BUFFER_BYTES).await;
-    let mut wal = builder(LINEAGE_START);
-    let mut end = primary.write(&wal.noop(RECORD_BYTES).bytes);
-    safekeepers.until_all_flushed(end).await;
-    safekeepers.stop(3).await;
-    for _ in 0..RECORDS {
-        end = primary.write(&wal.noop(RECORD_BYTES).bytes);
-    }
-    primary.acknowledged(end).await;
-    safekeepers.until_all_flushed(end).await;
+async fn another_donor_is_read_when_one_vanishes() {
+    let mut cluster = TestCluster::start(3).await;
+    // Of the safekeepers with the same WAL, the one with the highest id is the donor.
+    let relay = Relay::fast(cluster.safekeepers.port(2)).await;
+    let addresses = cluster.safekeepers.cluster_with(2, relay.port);
+    let walproposer = Walproposer::start_with_buffer(&cluster.primary, &addresses, SMALL_BUFFER_BYTES).await;
+    cluster.write_flushed(RECORD_BYTES).await;
+    cluster.safekeepers.stop(3).await;
+    let end = cluster.write_many(RECORDS, RECORD_BYTES);
+    cluster.primary.until_acknowledged(end).await;
+    cluster.safekeepers.until_all_flushed(end).await;
 
-    wire.slow_down();
-    safekeepers.start(3).await;
-    wire.until_read().await;
-    wire.die();
-    let end = primary.write(&wal.noop(RECORD_BYTES).bytes);
-    primary.acknowledged(end).await;
-    assert_eq!(walproposer.leads().await["term"], 1);
+    relay.slow_down();
+    cluster.safekeepers.start(3).await;
+    relay.until_wal_requested().await;
+    relay.cut();
+    cluster.write_acknowledged(RECORD_BYTES).await;
+    assert_eq!(walproposer.until_leading().await["term"], 1);
     walproposer.stop().await;
-}
-
-async fn assert_same_wal(primary: &ScriptedPrimary, safekeepers: &Safekeepers) {
-    let server = primary.read();
-    for node in 1..=3 {
-        let stored = safekeepers.wal(node, server.flush_lsn()).await;
-        assert!(stored == *server.wal, "safekeeper {node} has other bytes than the primary");
-    }
 }

@@ -1,4 +1,4 @@
-//! Every way in which the program ends: how soon, with what exit code, and what a collector of spans has got by then.
+//! Ends of the program: their time limits, exit codes, and the spans that a collector has received by then.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,14 +14,12 @@ use serde_json::Value;
 use telemetry::process::END_TIMEOUT;
 use tokio::process::{Child, Command};
 
-use crate::primary::ScriptedPrimary;
-use crate::safekeepers::LINEAGE_START;
-use crate::support::{DEADLINE, eventually};
+use crate::support::{DEADLINE, LINEAGE_START, ScriptedPrimary, eventually};
 
-/// What a busy machine may add. The exporter of spans by itself would give up after 10 s.
+/// Delay that a busy machine may add. The exporter of spans alone would give up after 10 s.
 const SLACK: Duration = Duration::from_secs(4);
 
-/// Takes requests and keeps their bodies. One that is silent never answers.
+/// Accepts requests of the exporter and keeps their bodies. A silent collector never answers.
 struct Collector {
     url: String,
     bodies: Arc<Mutex<Vec<u8>>>,
@@ -61,13 +59,13 @@ impl Collector {
     }
 }
 
-/// The program, with a safekeeper that is not there.
+/// The program, with the address of a safekeeper that does not run.
 fn command(subcommand: &str, collector: &Collector) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_walproposer"));
     command.args([subcommand, "--log-level", "info", "--log-format", "json"]);
     command.args(["--safekeepers", "1@127.0.0.1:1", "--tenant-id", "9ef87a5bf0d92544f6fafeeb3239695c"]);
     command.args(["--timeline-id", "de200bd42b49cc1814412c7e592dd6e9"]);
-    // So long between two batches that only the end sends any.
+    // The interval between batches is so long that spans are sent only at the end.
     command.env("OTEL_BSP_SCHEDULE_DELAY", "3600000").env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
     command.kill_on_drop(true);
     command
@@ -86,7 +84,8 @@ async fn logged(log: &Path, word: &str) {
     .await;
 }
 
-/// Ends one that looks for a majority, the way `signals` say; how, how long after the last of them, and its log.
+/// Starts `command`, waits for the word `searching` in its log, and sends `signals`. Returns exit status, time since the last
+/// signal, and log.
 async fn end(mut command: Command, searching: &str, signals: &[Signal]) -> (ExitStatus, Duration, String) {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
@@ -96,19 +95,21 @@ async fn end(mut command: Command, searching: &str, signals: &[Signal]) -> (Exit
     for one in signals {
         begin = Instant::now();
         signal(&child, *one);
-        // Two that come at the same time would be one.
+        // Two signals at the same time would count as one.
         logged(&log, "shutting down").await;
     }
-    let status = tokio::time::timeout(DEADLINE, child.wait()).await.expect("it does not end").unwrap();
+    let status =
+        tokio::time::timeout(DEADLINE, child.wait()).await.expect("the program does not end").unwrap();
     (status, begin.elapsed(), std::fs::read_to_string(log).unwrap())
 }
 
+/// Every signal ends the program in time, and its last spans arrive.
 #[tokio::test]
-async fn every_signal_ends_it_in_time_and_the_last_spans_arrive() {
+async fn signals_end_program_and_send_last_spans() {
     let primary = ScriptedPrimary::start(LINEAGE_START).await;
     let run = |collector: &Collector, directory: &Path| {
         let mut command = command("run", collector);
-        // Its text is not for the command line: it may have a password in it.
+        // In the environment, as a connection string with a password should be.
         command.env("HOLDFAST_PRIMARY", format!("postgresql://wp@{}", primary.conninfo()));
         command.arg("--address-file").arg(directory.join("address"));
         command
@@ -124,17 +125,17 @@ async fn every_signal_ends_it_in_time_and_the_last_spans_arrive() {
         let (status, unanswered, log) =
             end(run(&silent, directory.path()), "connected to the primary", signals).await;
         assert!(status.success() && log.contains("spans were not sent"), "{signals:?}: {status} {log}");
-        in_time(&format!("{signals:?}"), answered, unanswered);
+        assert_in_time(&format!("{signals:?}"), answered, unanswered);
     }
 }
 
-/// A request that is under way, and whose body does not come.
+/// A request whose body does not come.
 fn stuck_request(http: &str) -> TcpStream {
     let mut stream = TcpStream::connect(http).unwrap();
     let head =
         "PUT /v1/log-level HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
-    // RFC 9110, section 10.1.1: says that the body is waited for.
+    // RFC 9110, section 10.1.1: the server waits for the body.
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 100");
@@ -161,16 +162,18 @@ async fn a_second_sigterm_ends_the_drain() {
     logged(&log, "Draining").await;
     let begin = Instant::now();
     signal(&child, Signal::SIGTERM);
-    let status = tokio::time::timeout(DEADLINE, child.wait()).await.expect("it does not end").unwrap();
+    let status =
+        tokio::time::timeout(DEADLINE, child.wait()).await.expect("the program does not end").unwrap();
     let took = begin.elapsed();
     let text = std::fs::read_to_string(log).unwrap();
-    println!("SIGTERM, SIGTERM: {took:?} with a collector that is silent");
+    println!("SIGTERM, SIGTERM: {took:?} with a silent collector");
     assert!(status.success() && text.contains("Immediate"), "{status} {text}");
     assert!(took < END_TIMEOUT + SLACK, "{took:?}");
 }
 
+/// A recovery that fails or is stopped sends its spans and says why.
 #[tokio::test]
-async fn a_recovery_that_fails_or_is_cut_off_sends_its_spans_and_says_why() {
+async fn failed_recovery_sends_spans_and_names_reason() {
     for (timeout, signals, reason) in [
         ("1s", &[][..], "end of the log not settled within 1s"),
         ("60s", &[Signal::SIGTERM], "stopped by a signal before"),
@@ -188,25 +191,25 @@ async fn a_recovery_that_fails_or_is_cut_off_sends_its_spans_and_says_why() {
         assert!(collector.has("recovery"), "{signals:?}");
         let (status, unanswered, log) = end(with(&Collector::start(true)), "\"level\"", signals).await;
         assert_eq!(status.code(), Some(1), "{log}");
-        in_time(&format!("recover {signals:?}"), answered, unanswered);
+        assert_in_time(&format!("recover {signals:?}"), answered, unanswered);
     }
 }
 
 #[expect(clippy::print_stdout, reason = "the times are worth reading")]
-fn in_time(name: &str, answered: Duration, unanswered: Duration) {
-    println!("{name}: {answered:?} with a collector, {unanswered:?} with one that is silent");
+fn assert_in_time(name: &str, answered: Duration, unanswered: Duration) {
+    println!("{name}: {answered:?} with a collector, {unanswered:?} with a silent one");
     for took in [answered, unanswered] {
         assert!(took < END_TIMEOUT + SLACK, "{name}: {took:?}");
     }
 }
 
-/// Threads without a number are none: tokio panics about it, in `main`.
+/// With an invalid number of threads tokio panics in `main`. The panic is one log line, and the exit code is 101.
 #[tokio::test]
-async fn a_panic_is_a_line_of_log_and_the_exit_code_is_101() {
+async fn panic_is_logged_and_exits_with_101() {
     let mut command = command("recover", &Collector::start(false));
     command.env("TOKIO_WORKER_THREADS", "many").stderr(Stdio::piped());
     let ended = tokio::time::timeout(DEADLINE, command.output()).await;
-    let Output { status, stderr, .. } = ended.expect("it does not end").unwrap();
+    let Output { status, stderr, .. } = ended.expect("the program does not end").unwrap();
     assert_eq!(status.code(), Some(101));
     let text = String::from_utf8(stderr).unwrap();
     let line: Value = serde_json::from_str(&text).expect("one line of log");

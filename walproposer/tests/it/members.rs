@@ -1,155 +1,150 @@
-//! Changes of the members, and of the primary that may write, over HTTP and by `recover`.
+//! Changes of the members and of the designated primary, over HTTP and by `recover`.
 
 use std::time::Duration;
 
 use serde_json::json;
-use walproposer::config::SEND_BUFFER_BYTES_MAX;
 
-use crate::primary::{ScriptedPrimary, builder};
-use crate::safekeepers::{LINEAGE_START, Safekeepers};
-use crate::support::{Walproposer, fail_over};
+use crate::support::{LINEAGE_START, Safekeepers, TestCluster, Walproposer, fail_over};
 
 const LONG: Duration = Duration::from_secs(30);
 
+/// A dead safekeeper is replaced by an empty one while commits go on.
 #[tokio::test]
-async fn a_dead_safekeeper_is_replaced_by_an_empty_one_while_commits_go_on() {
-    let primary = ScriptedPrimary::start(LINEAGE_START).await;
-    let mut safekeepers = Safekeepers::create(3).await;
-    let before = safekeepers.cluster().clone();
-    // With so little in memory the new one has to read from a donor.
-    let walproposer = Walproposer::start_with_buffer(&primary, &before, 1 << 20).await;
-    let mut wal = builder(LINEAGE_START);
-    let end = primary.write(&wal.noop(3_000_000).bytes);
-    primary.acknowledged(end).await;
-    safekeepers.stop(3).await;
+async fn members_change_replaces_dead_safekeeper() {
+    let mut cluster = TestCluster::start(3).await;
+    let before = cluster.safekeepers.cluster().clone();
+    // With so little WAL in memory the new safekeeper has to read from a donor.
+    let walproposer = cluster.start_walproposer_with_buffer(1 << 20).await;
+    cluster.write_acknowledged(3_000_000).await;
+    cluster.safekeepers.stop(3).await;
 
-    let fourth = safekeepers.add(4, LINEAGE_START).await;
-    let members = json!([safekeepers.member(1), safekeepers.member(2), fourth]);
+    let fourth = cluster.safekeepers.add(4, LINEAGE_START).await;
+    let members = json!([cluster.safekeepers.member(1), cluster.safekeepers.member(2), fourth]);
     let (code, answer) = walproposer.put("/v1/members", &members).await;
     assert_eq!((code, &answer), (202, &json!({"generation": 2})));
-    let end = primary.write(&wal.noop(300).bytes);
-    primary.acknowledged(end).await;
-    let status = walproposer.decided(&answer["generation"]).await;
+    cluster.write_acknowledged(300).await;
+    let status = walproposer.until_decided(&answer["generation"]).await;
     assert_eq!(status["configuration"]["members"], members);
     assert_eq!(status["change"]["state"], "decided");
     let (code, answer) = walproposer.put("/v1/members", &members).await;
     assert_eq!((code, answer), (200, json!({"generation": 2})));
-    walproposer.until("3 to be let go", |status| status["safekeepers"].as_array().unwrap().len() == 3).await;
+    walproposer
+        .until("safekeeper 3 to be disconnected", |status| {
+            status["safekeepers"].as_array().unwrap().len() == 3
+        })
+        .await;
 
-    // 4 counts, and 3 does not any more.
-    safekeepers.stop(1).await;
-    let end = primary.write(&wal.noop(300).bytes);
-    primary.acknowledged(end).await;
-    safekeepers.start(3).await;
-    safekeepers.stop(4).await;
-    let held = primary.write(&wal.noop(300).bytes);
-    walproposer.blocked("2 of 3 safekeepers are unreachable (1, 4)").await;
+    // Safekeeper 4 counts, and safekeeper 3 no longer does.
+    cluster.safekeepers.stop(1).await;
+    cluster.write_acknowledged(300).await;
+    cluster.safekeepers.start(3).await;
+    cluster.safekeepers.stop(4).await;
+    let held = cluster.write(300);
+    walproposer.until_blocked("2 of 3 safekeepers are unreachable (1, 4)").await;
     walproposer.stop().await;
-    // One that knows only the old members finds the new ones.
-    let walproposer = Walproposer::start(&primary, &before).await;
-    walproposer.blocked("2 of 3 safekeepers are unreachable (1, 4)").await;
-    let told = primary.read().status.map_or(LINEAGE_START, |status| status.flush);
-    assert!(told < held, "acknowledged by one member and one that was removed");
-    safekeepers.start(4).await;
-    primary.acknowledged(held).await;
+    // A walproposer that knows only the old members finds the new ones.
+    let walproposer = Walproposer::start(&cluster.primary, &before).await;
+    walproposer.until_blocked("2 of 3 safekeepers are unreachable (1, 4)").await;
+    let acknowledged = cluster.primary.read().status.map_or(LINEAGE_START, |status| status.flush);
+    assert!(acknowledged < held, "acknowledged by one member and one that was removed");
+    cluster.safekeepers.start(4).await;
+    cluster.primary.until_acknowledged(held).await;
     walproposer.stop().await;
 }
 
 #[tokio::test]
-async fn a_change_is_refused_in_one_sentence() {
-    let primary = ScriptedPrimary::start(LINEAGE_START).await;
-    let mut safekeepers = Safekeepers::create(3).await;
-    safekeepers.stop(2).await;
-    safekeepers.stop(3).await;
-    let mut cluster = safekeepers.cluster().clone();
-    let walproposer = Walproposer::start(&primary, &cluster).await;
-    let all = json!([safekeepers.member(1), safekeepers.member(2), safekeepers.member(3)]);
+async fn members_change_is_refused_with_reason() {
+    let mut cluster = TestCluster::start(3).await;
+    cluster.safekeepers.stop(2).await;
+    cluster.safekeepers.stop(3).await;
+    let walproposer = cluster.start_walproposer().await;
+    let member = |node| cluster.safekeepers.member(node);
+    let (first, second) = (member(1), member(2));
+    let all = json!([first, second, member(3)]);
     let (code, answer) = walproposer.put("/v1/members", &all).await;
     assert_eq!(code, 409);
     assert!(answer["error"].as_str().unwrap().contains("does not lead"), "{answer}");
 
-    safekeepers.start(2).await;
-    let mut wal = builder(LINEAGE_START);
-    let end = primary.write(&wal.noop(300).bytes);
-    primary.acknowledged(end).await;
-    // Nobody listens there, so it never catches up.
-    let nobody =
-        json!([safekeepers.member(1), safekeepers.member(2), {"id": 9, "host": "127.0.0.1", "port": 1}]);
-    let twice = json!([safekeepers.member(1), safekeepers.member(1)]);
-    let nameless = json!([safekeepers.member(1), {"id": 9, "host": "", "port": 1}]);
+    cluster.safekeepers.start(2).await;
+    cluster.write_acknowledged(300).await;
+    // Nothing listens at the address of safekeeper 9, so it never catches up.
+    let absent = json!([first, second, {"id": 9, "host": "127.0.0.1", "port": 1}]);
+    let twice = json!([first, first]);
+    let nameless = json!([first, {"id": 9, "host": "", "port": 1}]);
     for (path, body, expected, words) in [
         ("/v1/members", &json!([]), 400, "at least one member"),
         ("/v1/members", &twice, 400, "listed twice"),
         ("/v1/members", &nameless, 400, "no usable host"),
         ("/v1/members", &json!({"id": 1}), 400, "expected"),
         ("/v1/primary", &json!({"primary": "a/b"}), 400, "as in pg-a"),
-        ("/v1/members", &nobody, 202, ""),
+        ("/v1/members", &absent, 202, ""),
         ("/v1/members", &all, 409, "under way"),
         ("/v1/primary", &json!({"primary": "a"}), 409, "under way"),
     ] {
         let (code, answer) = walproposer.put(path, body).await;
-        let said = answer["error"].as_str().unwrap_or_default();
-        assert!(code == expected && said.contains(words), "{path} {body}: {code} {answer}");
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(code == expected && error.contains(words), "{path} {body}: {code} {answer}");
     }
     let waits = |status: &serde_json::Value| status["change"]["waits_for"][0]["id"] == 9;
-    let status = walproposer.until("9 to be waited for", waits).await;
+    let status = walproposer.until("the change to wait for safekeeper 9", waits).await;
     assert_eq!(status["change"]["state"], "catching_up");
-    // Commits need no one who is only on the way in.
-    let end = primary.write(&wal.noop(300).bytes);
-    primary.acknowledged(end).await;
+    // Commits do not need a safekeeper that is still catching up.
+    cluster.write_acknowledged(300).await;
     walproposer.stop().await;
 
-    cluster.token = Some("s3cret".into());
-    let guarded = Walproposer::start(&primary, &cluster).await;
+    let mut with_token = cluster.safekeepers.cluster().clone();
+    with_token.token = Some("s3cret".into());
+    let guarded = Walproposer::start(&cluster.primary, &with_token).await;
     assert_eq!(guarded.put("/v1/members", &all).await.0, 401);
     assert_eq!(guarded.put_with_token("/v1/members", &all, "s3cre").await.0, 401);
     assert_ne!(guarded.put_with_token("/v1/members", &all, "s3cret").await.0, 401);
     guarded.stop().await;
 }
 
+/// A log that was given to one primary takes WAL of no other.
 #[tokio::test]
-async fn a_log_that_was_given_away_takes_no_other_primarys_wal() {
-    let primary = ScriptedPrimary::start(LINEAGE_START).await;
-    let safekeepers = Safekeepers::create(3).await;
-    let cluster = safekeepers.cluster();
-    let start = async |name| Walproposer::start_as(&primary, cluster, SEND_BUFFER_BYTES_MAX, name).await;
-    let mut wal = builder(LINEAGE_START);
+async fn designated_primary_excludes_others() {
+    let mut cluster = TestCluster::start(3).await;
+    let addresses = cluster.safekeepers.cluster().clone();
+    let primary = cluster.primary.clone();
+    let start = async |name| Walproposer::start_as(&primary, &addresses, name).await;
     let old = start(None).await;
-    let first = primary.write(&wal.noop(300).bytes);
-    primary.acknowledged(first).await;
+    cluster.write_acknowledged(300).await;
 
     let (code, answer) = old.put("/v1/primary", &json!({"primary": "pg-a"})).await;
     assert_eq!((code, answer), (202, json!({"generation": 1})));
-    old.blocked("given to primary pg-a").await;
+    old.until_blocked("given to primary pg-a").await;
     assert_eq!(old.put("/v1/primary", &json!({"primary": "pg-b"})).await.0, 409);
-    let second = primary.write(&wal.noop(300).bytes);
+    let second = cluster.write(300);
     let named = start(Some("pg-a")).await;
-    primary.acknowledged(second).await;
-    assert_eq!(named.leads().await["configuration"]["primary"], "pg-a");
+    primary.until_acknowledged(second).await;
+    assert_eq!(named.until_leading().await["configuration"]["primary"], "pg-a");
 
-    let recovered = fail_over(cluster, LONG, Some("pg-b")).await.unwrap();
+    let recovered = fail_over(&addresses, LONG, Some("pg-b")).await.unwrap();
     assert_eq!((recovered.primary.as_deref(), recovered.generation), (Some("pg-b"), 2));
-    named.blocked("given to primary pg-b").await;
-    let held = primary.write(&wal.noop(300).bytes);
-    // Again is no change.
-    assert_eq!(fail_over(cluster, LONG, Some("pg-b")).await.unwrap().generation, 2);
-    assert_eq!(fail_over(cluster, LONG, None).await.unwrap().primary.as_deref(), Some("pg-b"));
+    named.until_blocked("given to primary pg-b").await;
+    let held = cluster.write(300);
+    // Repeating the failover changes nothing.
+    assert_eq!(fail_over(&addresses, LONG, Some("pg-b")).await.unwrap().generation, 2);
+    assert_eq!(fail_over(&addresses, LONG, None).await.unwrap().primary.as_deref(), Some("pg-b"));
     assert!(primary.read().status.unwrap().flush < held);
     for walproposer in [old, named] {
         walproposer.stop().await;
     }
 }
 
+/// Of two failovers at once one wins, and the other fails with the name of the winner.
 #[tokio::test]
-async fn of_two_failovers_at_once_one_wins_and_the_other_is_told() {
+async fn concurrent_failovers_have_one_winner() {
     let safekeepers = Safekeepers::create(3).await;
     for round in 0..5 {
         two_failovers(&safekeepers, round).await;
     }
 }
 
+/// Two failovers that split the votes do not wait for the vote of a safekeeper that is gone.
 #[tokio::test]
-async fn two_that_split_the_votes_do_not_wait_for_the_vote_of_one_that_is_gone() {
+async fn split_votes_do_not_wait_for_absent_safekeeper() {
     let mut safekeepers = Safekeepers::create(3).await;
     safekeepers.stop(3).await;
     for round in 0..5 {
@@ -165,7 +160,7 @@ async fn two_failovers(safekeepers: &Safekeepers, round: u32) {
     let last = fail_over(cluster, LONG, None).await.unwrap().primary.unwrap();
     let won = [&one, &other].into_iter().flatten().filter_map(|won| won.primary.clone());
     let won: Vec<String> = won.collect();
-    assert!(won.contains(&last), "{last} was not promised to anybody: {one:?} {other:?}");
+    assert!(won.contains(&last), "neither failover returned {last}: {one:?} {other:?}");
     for lost in [one, other].into_iter().filter_map(Result::err) {
         assert!(lost.to_string().contains(&format!("given to primary {last}")), "{lost}");
     }

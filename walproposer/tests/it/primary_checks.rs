@@ -1,48 +1,41 @@
-//! Primaries that must not lead, and the sentence that says why.
+//! Primaries that must not lead, and the reason in the status.
 
 use std::sync::Arc;
 
 use wal_types::{Lsn, Tli};
 
-use crate::primary::{ScriptedPrimary, Server, builder, builder_on};
-use crate::safekeepers::{LINEAGE_START, Safekeepers};
-use crate::support::Walproposer;
+use crate::support::primary::{PrimaryState, builder_on};
+use crate::support::{LINEAGE_START, TestCluster};
 
-/// A quorum has everything that the primary wrote; then walproposer and primary were stopped.
-async fn a_stored_log() -> (ScriptedPrimary, Safekeepers, Lsn) {
-    let primary = ScriptedPrimary::start(LINEAGE_START).await;
-    let safekeepers = Safekeepers::create(3).await;
-    let walproposer = Walproposer::start(&primary, safekeepers.cluster()).await;
-    let mut wal = builder(LINEAGE_START);
-    let end = primary.write(&wal.noop(30_000).bytes);
-    safekeepers.until_all_flushed(end).await;
-    primary.acknowledged(end).await;
+/// A cluster with some WAL on all safekeepers, after the walproposer was stopped; and the end of the WAL.
+async fn stored_log() -> (TestCluster, Lsn) {
+    let mut cluster = TestCluster::start(3).await;
+    let walproposer = cluster.start_walproposer().await;
+    let end = cluster.write_flushed(30_000).await;
+    cluster.primary.until_acknowledged(end).await;
     walproposer.stop().await;
-    primary.change(|server| {
-        server.status = None;
-        server.statuses.clear();
-    });
-    (primary, safekeepers, end)
+    cluster.primary.forget_connections();
+    (cluster, end)
 }
 
-/// The primary, changed, is refused in words that contain `words`, and changes nothing.
-async fn is_refused(change: impl FnOnce(&mut Server), words: &str) {
-    let (primary, safekeepers, end) = a_stored_log().await;
-    let stored = safekeepers.wal(1, end).await;
-    let histories = safekeepers.histories().await;
-    primary.change(change);
-    let walproposer = Walproposer::start(&primary, safekeepers.cluster()).await;
-    walproposer.blocked(words).await;
-    assert!(primary.read().statuses.iter().all(|status| status.flush == Lsn::INVALID), "acknowledged");
+/// Changes the primary of a stored log. Fails unless it is refused for a reason that contains `words`, and changes nothing.
+async fn assert_refused(change: impl FnOnce(&mut PrimaryState), words: &str) {
+    let (cluster, end) = stored_log().await;
+    let stored = cluster.safekeepers.wal(1, end).await;
+    let histories = cluster.safekeepers.histories().await;
+    cluster.primary.change(change);
+    let walproposer = cluster.start_walproposer().await;
+    walproposer.until_blocked(words).await;
+    cluster.assert_nothing_acknowledged();
     walproposer.stop().await;
-    // Terms may have been spent, but nobody was told to follow.
-    assert_eq!(safekeepers.histories().await, histories);
-    assert!(safekeepers.wal(1, end).await == stored, "the log was changed");
+    // Terms may have been spent, but no safekeeper was told to follow.
+    assert_eq!(cluster.safekeepers.histories().await, histories);
+    assert!(cluster.safekeepers.wal(1, end).await == stored, "the log was changed");
 }
 
 #[tokio::test]
-async fn one_with_other_bytes_in_the_last_segment() {
-    is_refused(
+async fn primary_with_other_bytes_is_refused() {
+    assert_refused(
         |server| {
             let wal = Arc::make_mut(&mut server.wal);
             let middle = wal.len() / 2;
@@ -54,8 +47,8 @@ async fn one_with_other_bytes_in_the_last_segment() {
 }
 
 #[tokio::test]
-async fn one_that_lost_the_end_of_its_wal() {
-    is_refused(
+async fn primary_without_end_of_log_is_refused() {
+    assert_refused(
         |server| {
             let shorter = server.wal.len() - 8;
             Arc::make_mut(&mut server.wal).truncate(shorter);
@@ -66,8 +59,8 @@ async fn one_that_lost_the_end_of_its_wal() {
 }
 
 #[tokio::test]
-async fn one_that_was_promoted_with_other_wal() {
-    is_refused(
+async fn primary_promoted_elsewhere_is_refused() {
+    assert_refused(
         |server| {
             server.tli = Tli(2);
             server.history = Some(format!("1\t{}\tno recovery target specified\n", LINEAGE_START.advance(8)));
@@ -78,34 +71,35 @@ async fn one_that_was_promoted_with_other_wal() {
 }
 
 #[tokio::test]
-async fn one_that_was_promoted_at_the_end_of_the_log_leads() {
-    let (primary, safekeepers, end) = a_stored_log().await;
+async fn primary_promoted_at_end_of_log_leads() {
+    let (cluster, end) = stored_log().await;
+    let primary = &cluster.primary;
     primary.change(|server| {
         server.tli = Tli(2);
         server.history = Some(format!("1\t{end}\tno recovery target specified\n"));
     });
-    let walproposer = Walproposer::start(&primary, safekeepers.cluster()).await;
-    walproposer.leads().await;
-    primary.acknowledged(end).await;
+    let walproposer = cluster.start_walproposer().await;
+    walproposer.until_leading().await;
+    primary.until_acknowledged(end).await;
     assert!(primary.read().streams.last().unwrap().ends_with("TIMELINE 2"));
     // A server that was promoted writes at once. The only record so far begins behind the header of its page.
     let written = primary.write(&builder_on(Tli(2), end, LINEAGE_START.advance(40)).noop(100).bytes);
-    primary.acknowledged(written).await;
+    primary.until_acknowledged(written).await;
     walproposer.stop().await;
 
-    // And the one that it replaced no longer does.
+    // The server that it replaced no longer leads.
     primary.change(|server| server.tli = Tli::FIRST);
-    let walproposer = Walproposer::start(&primary, safekeepers.cluster()).await;
-    walproposer.blocked("the primary is on timeline 1, the log already on 2").await;
+    let walproposer = cluster.start_walproposer().await;
+    walproposer.until_blocked("the primary is on timeline 1, the log already on 2").await;
     walproposer.stop().await;
 }
 
 #[tokio::test]
-async fn one_whose_settings_or_slot_do_not_fit_is_refused_in_one_sentence() {
-    let primary = ScriptedPrimary::start(LINEAGE_START).await;
-    let safekeepers = Safekeepers::create(1).await;
-    let walproposer = Walproposer::start(&primary, safekeepers.cluster()).await;
-    walproposer.leads().await;
+async fn primary_with_unfit_settings_is_refused() {
+    let cluster = TestCluster::start(1).await;
+    let primary = &cluster.primary;
+    let walproposer = cluster.start_walproposer().await;
+    walproposer.until_leading().await;
     for (setting, value, words) in [
         ("fsync", "off", "fsync is off on the primary"),
         ("full_page_writes", "off", "full_page_writes is off"),
@@ -115,14 +109,14 @@ async fn one_whose_settings_or_slot_do_not_fit_is_refused_in_one_sentence() {
         primary.kill().await;
         primary.change(|server| server.settings = vec![(setting, value)]);
         primary.restart().await;
-        walproposer.blocked(words).await;
+        walproposer.until_blocked(words).await;
     }
     primary.change(|server| {
         server.settings.clear();
         server.slot = false;
     });
-    walproposer.blocked("pg_create_physical_replication_slot('wp', true)").await;
+    walproposer.until_blocked("pg_create_physical_replication_slot('wp', true)").await;
     primary.change(|server| server.slot = true);
-    walproposer.leads().await;
+    walproposer.until_leading().await;
     walproposer.stop().await;
 }

@@ -1,27 +1,23 @@
-//! `walproposer recover`.
+//! `walproposer recover`: result, persistence on a quorum, and the error without one.
 
 use std::time::Duration;
 
-use crate::primary::{ScriptedPrimary, builder};
-use crate::safekeepers::{LINEAGE_START, Safekeepers};
-use crate::support::{Walproposer, recover};
+use crate::support::{LINEAGE_START, Safekeepers, TestCluster, recover};
 
 const LONG: Duration = Duration::from_secs(30);
 
+/// After a recovery a quorum has persisted that everything below the end is committed.
 #[tokio::test]
-async fn it_tells_the_end_and_leaves_a_quorum_that_knows_it_is_committed() {
-    let primary = ScriptedPrimary::start(LINEAGE_START).await;
-    let mut safekeepers = Safekeepers::create(3).await;
-    let walproposer = Walproposer::start(&primary, safekeepers.cluster()).await;
-    let mut wal = builder(LINEAGE_START);
-    let first = primary.write(&wal.noop(3000).bytes);
-    safekeepers.until_all_flushed(first).await;
-    safekeepers.stop(3).await;
-    let end = primary.write(&wal.noop(300_000).bytes);
-    primary.acknowledged(end).await;
+async fn recover_persists_commit_position_on_quorum() {
+    let mut cluster = TestCluster::start(3).await;
+    let walproposer = cluster.start_walproposer().await;
+    cluster.write_flushed(3000).await;
+    cluster.safekeepers.stop(3).await;
+    let end = cluster.write_acknowledged(300_000).await;
     walproposer.stop().await;
 
-    // 1 is gone for good; 3 never had the second record.
+    // Safekeeper 1 is gone for good; safekeeper 3 never had the second record.
+    let TestCluster { primary, mut safekeepers, .. } = cluster;
     safekeepers.stop(1).await;
     safekeepers.start(3).await;
     let recovered = recover(safekeepers.cluster(), LONG).await.unwrap();
@@ -35,14 +31,14 @@ async fn it_tells_the_end_and_leaves_a_quorum_that_knows_it_is_committed() {
 }
 
 #[tokio::test]
-async fn an_empty_log_ends_where_it_begins() {
+async fn recover_of_empty_log_returns_its_start() {
     let safekeepers = Safekeepers::create(3).await;
     let recovered = recover(safekeepers.cluster(), LONG).await.unwrap();
     assert_eq!((recovered.end_lsn, recovered.tli), (LINEAGE_START.to_string(), None));
 }
 
 #[tokio::test]
-async fn without_a_quorum_it_says_who_is_missing() {
+async fn recover_without_quorum_names_missing_safekeepers() {
     let mut safekeepers = Safekeepers::create(3).await;
     safekeepers.stop(1).await;
     safekeepers.stop(3).await;

@@ -2,47 +2,37 @@
 
 use std::sync::Arc;
 
-use wal_format::WalBuilder;
 use wal_types::{Lsn, Tli};
 
-use crate::primary::{SEGMENT_BYTES, ScriptedPrimary, builder};
-use crate::safekeepers::{LINEAGE_START, Safekeepers};
-use crate::support::Walproposer;
+use crate::support::primary::SEGMENT_BYTES;
+use crate::support::{LINEAGE_START, TestCluster};
 
-/// A quorum has everything that the primary wrote, the last of which was a switch to a new segment; then the walproposer
-/// was stopped.
-struct Stored {
-    primary: ScriptedPrimary,
-    safekeepers: Safekeepers,
-    wal: WalBuilder,
+/// A cluster whose log ends with a segment: all safekeepers have what the primary wrote, the last record was a switch to a
+/// new segment, and the walproposer was stopped.
+struct FullSegment {
+    cluster: TestCluster,
     end: Lsn,
 }
 
-impl Stored {
+impl FullSegment {
     async fn new() -> Self {
-        let primary = ScriptedPrimary::start(LINEAGE_START).await;
-        let safekeepers = Safekeepers::create(3).await;
-        let walproposer = Walproposer::start(&primary, safekeepers.cluster()).await;
-        let mut wal = builder(LINEAGE_START);
-        primary.write(&wal.noop(30_000).bytes);
-        let end = primary.write(&wal.switch().bytes);
+        let mut cluster = TestCluster::start(3).await;
+        let walproposer = cluster.start_walproposer().await;
+        cluster.write(30_000);
+        let end = cluster.primary.write(&cluster.wal.switch().bytes);
         assert_eq!(end, LINEAGE_START.advance(SEGMENT_BYTES.into()));
-        safekeepers.until_all_flushed(end).await;
-        primary.acknowledged(end).await;
+        cluster.safekeepers.until_all_flushed(end).await;
+        cluster.primary.until_acknowledged(end).await;
         walproposer.stop().await;
-        primary.change(|server| {
-            server.status = None;
-            server.statuses.clear();
-            server.streams.clear();
-        });
-        Self { primary, safekeepers, wal, end }
+        cluster.primary.forget_connections();
+        Self { cluster, end }
     }
 
-    /// Another server takes over at the end of the log. It has what it was sent under the old timeline, and begins the
-    /// new one with a new segment.
+    /// Another server takes over at the end of the log. It has the WAL that it received under the old timeline, and begins
+    /// the new timeline with a new segment.
     fn promote(&mut self) {
-        self.wal.set_tli(Tli(2));
-        self.primary.change(|server| {
+        self.cluster.wal.set_tli(Tli(2));
+        self.cluster.primary.change(|server| {
             server.tli = Tli(2);
             server.history = Some(format!("1\t{}\tno recovery target specified\n", self.end));
             server.missing = vec![(Tli(2), LINEAGE_START)];
@@ -51,102 +41,99 @@ impl Stored {
 
     /// The primary has removed the last segment of the log.
     fn remove_last_segment(&self) {
-        self.primary.change(|server| server.missing = vec![(Tli(1), LINEAGE_START)]);
+        self.cluster.primary.change(|server| server.missing = vec![(Tli(1), LINEAGE_START)]);
     }
 
-    async fn write_and_be_acknowledged(&mut self) {
-        let end = self.primary.write(&self.wal.noop(30_000).bytes);
-        self.primary.acknowledged(end).await;
-        self.safekeepers.until_all_flushed(end).await;
-        let written = self.primary.read().wal;
-        assert!(self.safekeepers.wal(2, end).await == *written, "a safekeeper has other bytes");
+    async fn assert_writable(&mut self) {
+        let end = self.cluster.write_acknowledged(30_000).await;
+        self.cluster.safekeepers.until_all_flushed(end).await;
+        self.cluster.assert_same_wal([2]).await;
     }
 
-    /// Says `words`, acknowledges nothing and tells nobody to follow, through several turns.
-    async fn is_refused(&self, words: &str) {
-        let histories = self.safekeepers.histories().await;
-        let walproposer = Walproposer::start(&self.primary, self.safekeepers.cluster()).await;
-        self.primary.until("three turns", |server| server.streams.len() >= 3).await;
-        walproposer.blocked(words).await;
-        let statuses = self.primary.read().statuses;
-        assert!(statuses.iter().all(|status| status.flush == Lsn::INVALID), "acknowledged");
+    /// Fails unless the primary is refused for a reason that contains `words`, through several leaderships. Nothing may be
+    /// acknowledged, and no safekeeper may be told to follow.
+    async fn assert_refused(&self, words: &str) {
+        let histories = self.cluster.safekeepers.histories().await;
+        let walproposer = self.cluster.start_walproposer().await;
+        self.cluster.primary.until("three leaderships", |server| server.streams.len() >= 3).await;
+        walproposer.until_blocked(words).await;
+        self.cluster.assert_nothing_acknowledged();
         walproposer.stop().await;
-        assert_eq!(self.safekeepers.histories().await, histories);
+        assert_eq!(self.cluster.safekeepers.histories().await, histories);
     }
 }
 
+/// A server that was promoted at the end of a segment is compared on the old timeline.
 #[tokio::test]
-async fn a_server_that_was_promoted_there_is_compared_on_the_old_timeline() {
-    let mut stored = Stored::new().await;
-    stored.promote();
-    let walproposer = Walproposer::start(&stored.primary, stored.safekeepers.cluster()).await;
-    walproposer.leads().await;
-    let end = stored.end;
+async fn promoted_primary_is_compared_on_old_timeline() {
+    let mut full_segment = FullSegment::new().await;
+    full_segment.promote();
+    let walproposer = full_segment.cluster.start_walproposer().await;
+    walproposer.until_leading().await;
+    let end = full_segment.end;
     assert_eq!(
-        stored.primary.read().streams,
+        full_segment.cluster.primary.read().streams,
         [format!("{LINEAGE_START} TIMELINE 1"), format!("{end} TIMELINE 2")]
     );
-    // It leads again before anything was written under the new timeline, and afterwards.
+    // The server leads again before anything was written under the new timeline, and afterwards.
     for _ in 0..2 {
-        stored.primary.kill().await;
-        walproposer.blocked("primary is down").await;
-        stored.primary.change(|server| server.status = None);
-        stored.primary.restart().await;
-        walproposer.leads().await;
-        stored.write_and_be_acknowledged().await;
+        full_segment.cluster.restart_primary(&walproposer).await;
+        walproposer.until_leading().await;
+        full_segment.assert_writable().await;
     }
     walproposer.stop().await;
 }
 
 #[tokio::test]
-async fn a_server_that_was_promoted_there_with_other_bytes_is_refused() {
-    let mut stored = Stored::new().await;
-    stored.promote();
-    stored.primary.change(|server| Arc::make_mut(&mut server.wal)[20_000] ^= 1);
-    stored.is_refused("differs from what safekeeper").await;
+async fn promoted_primary_with_other_bytes_is_refused() {
+    let mut full_segment = FullSegment::new().await;
+    full_segment.promote();
+    full_segment.cluster.primary.change(|server| Arc::make_mut(&mut server.wal)[20_000] ^= 1);
+    full_segment.assert_refused("differs from what safekeeper").await;
 }
 
 #[tokio::test]
-async fn a_primary_that_removed_the_last_segment_is_refused() {
-    let stored = Stored::new().await;
-    stored.remove_last_segment();
-    stored.is_refused("no longer has the last segment of the log").await;
-    // A slot that stands elsewhere proves nothing.
-    for slot in [stored.end.advance(8), LINEAGE_START] {
-        stored.primary.change(|server| {
+async fn primary_without_last_segment_is_refused() {
+    let full_segment = FullSegment::new().await;
+    full_segment.remove_last_segment();
+    full_segment.assert_refused("no longer has the last segment of the log").await;
+    // A slot at another position proves nothing.
+    for slot in [full_segment.end.advance(8), LINEAGE_START] {
+        full_segment.cluster.primary.change(|server| {
             server.slot_restart_lsn = slot;
             server.streams.clear();
         });
-        stored.is_refused("set wal_keep_size on the primary").await;
+        full_segment.assert_refused("set wal_keep_size on the primary").await;
     }
 }
 
+/// A primary that removed only WAL that was acknowledged to it leads: its slot stands at the end of the log.
 #[tokio::test]
-async fn a_primary_that_removed_what_it_was_told_is_stored_leads() {
-    let mut stored = Stored::new().await;
-    stored.remove_last_segment();
-    stored.primary.change(|server| server.slot_restart_lsn = stored.end);
-    // Written while nobody was there to acknowledge it.
-    let unacknowledged = stored.primary.write(&stored.wal.noop(30_000).bytes);
-    let walproposer = Walproposer::start(&stored.primary, stored.safekeepers.cluster()).await;
-    stored.primary.acknowledged(unacknowledged).await;
-    stored.write_and_be_acknowledged().await;
-    let end = stored.end;
+async fn primary_that_removed_acknowledged_segment_leads() {
+    let mut full_segment = FullSegment::new().await;
+    full_segment.remove_last_segment();
+    full_segment.cluster.primary.change(|server| server.slot_restart_lsn = full_segment.end);
+    // Written while there was no walproposer to acknowledge it.
+    let unacknowledged = full_segment.cluster.write(30_000);
+    let walproposer = full_segment.cluster.start_walproposer().await;
+    full_segment.cluster.primary.until_acknowledged(unacknowledged).await;
+    full_segment.assert_writable().await;
+    let end = full_segment.end;
     assert_eq!(
-        stored.primary.read().streams,
+        full_segment.cluster.primary.read().streams,
         [format!("{LINEAGE_START} TIMELINE 1"), format!("{end} TIMELINE 1")]
     );
     walproposer.stop().await;
 }
 
+/// On a promoted server the slot proves nothing: on a standby any client may have moved it.
 #[tokio::test]
-async fn a_promoted_server_whose_slot_stands_there_is_refused_without_the_last_segment() {
-    let mut stored = Stored::new().await;
-    stored.promote();
-    stored.primary.change(|server| {
-        // On a standby anybody may have moved it.
-        server.slot_restart_lsn = stored.end;
+async fn promoted_primary_without_last_segment_is_refused() {
+    let mut full_segment = FullSegment::new().await;
+    full_segment.promote();
+    full_segment.cluster.primary.change(|server| {
+        server.slot_restart_lsn = full_segment.end;
         server.missing.push((Tli(1), LINEAGE_START));
     });
-    stored.is_refused("no longer has the last segment of the log").await;
+    full_segment.assert_refused("no longer has the last segment of the log").await;
 }

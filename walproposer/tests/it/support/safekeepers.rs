@@ -1,4 +1,4 @@
-//! Real safekeepers on real disks, each with a port that it keeps over a restart.
+//! [`Safekeepers`]: real safekeepers on real disks, each with a port that it keeps over a restart.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,8 +17,9 @@ use utils::shutdown::Signal;
 use wal_types::{Generation, Lsn, NodeId, ProposerId, TenantTimelineId, Term, Tli};
 use walproposer::config::{Cluster, SafekeeperAddress};
 
-use crate::primary::{PG_VERSION, SEGMENT_BYTES, SYSTEM_ID};
-use crate::support::{DEADLINE, eventually, log_level, lsn};
+use super::log::log_level;
+use super::primary::{PG_VERSION, SEGMENT_BYTES, SYSTEM_ID};
+use super::wait::{DEADLINE, eventually};
 
 /// First byte of the log.
 pub(crate) const LINEAGE_START: Lsn = Lsn(3 * SEGMENT_BYTES as u64);
@@ -34,7 +35,7 @@ pub(crate) struct Safekeepers {
 }
 
 impl Safekeepers {
-    /// Starts `count` of them and creates the log on each.
+    /// Starts `count` safekeepers and creates the log on each.
     pub(crate) async fn create(count: u64) -> Self {
         let id: TenantTimelineId = TenantTimelineId {
             tenant: "9ef87a5bf0d92544f6fafeeb3239695c".parse().unwrap(),
@@ -56,7 +57,7 @@ impl Safekeepers {
         safekeepers
     }
 
-    /// Starts one more, whose log begins at `start`, and is empty; its address, as a member's.
+    /// Starts one more safekeeper, with an empty log that begins at `start`. Returns its entry as a member.
     pub(crate) async fn add(&mut self, node: u64, start: Lsn) -> Value {
         let address = SafekeeperAddress { id: NodeId(node), host: "127.0.0.1".into(), port: 0 };
         self.cluster.safekeepers.push(address);
@@ -65,25 +66,25 @@ impl Safekeepers {
         self.member(node)
     }
 
-    /// A member's entry, in a creation or a change.
+    /// Entry of a safekeeper in a list of members, as JSON.
     pub(crate) fn member(&self, node: u64) -> Value {
         let found = self.cluster.safekeepers.iter().find(|address| address.id.0 == node).unwrap();
         json!({"id": node, "host": found.host, "port": found.port})
     }
 
-    /// For the walproposer.
+    /// The log and the addresses of its safekeepers.
     pub(crate) const fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
-    /// The same for a walproposer that reaches `node` at another port.
+    /// The log and the addresses, with another port for `node`.
     pub(crate) fn cluster_with(&self, node: u64, port: u16) -> Cluster {
         let mut cluster = self.cluster.clone();
         cluster.safekeepers.iter_mut().find(|address| address.id.0 == node).unwrap().port = port;
         cluster
     }
 
-    /// The port where one speaks PostgreSQL's protocol.
+    /// Port of a safekeeper for the PostgreSQL protocol.
     pub(crate) fn port(&mut self, node: u64) -> u16 {
         self.address(node).port
     }
@@ -96,7 +97,7 @@ impl Safekeepers {
         self.directory.path().join(format!("sk{node}"))
     }
 
-    /// Starts one, on the port that it had.
+    /// Starts a safekeeper, on the port that it had.
     pub(crate) async fn start(&mut self, node: u64) {
         let data_dir = self.data_dir(node);
         let config = Config {
@@ -125,11 +126,11 @@ impl Safekeepers {
         self.running.insert(node, (shutdown, task));
     }
 
-    /// Ends one at once.
+    /// Stops a safekeeper.
     pub(crate) async fn stop(&mut self, node: u64) {
         let (shutdown, task) = self.running.remove(&node).unwrap();
         shutdown.signal(Signal::Terminate);
-        tokio::time::timeout(DEADLINE, task).await.expect("it does not stop").unwrap().unwrap();
+        tokio::time::timeout(DEADLINE, task).await.expect("the safekeeper does not stop").unwrap().unwrap();
     }
 
     async fn create_log(&self, node: u64, start: Lsn) {
@@ -150,19 +151,19 @@ impl Safekeepers {
         assert_eq!(response.status().as_u16(), 201, "{}", response.text().await.unwrap());
     }
 
-    /// What one says of the log.
+    /// Status of the log on a safekeeper.
     pub(crate) async fn status(&self, node: u64) -> Value {
         let TenantTimelineId { tenant, timeline } = self.cluster.id;
         let url = format!("http://{}/v1/timelines/{tenant}/{timeline}", self.http[&node]);
         reqwest::get(url).await.unwrap().json().await.unwrap()
     }
 
-    /// The commit position on its disk.
+    /// Commit position on the disk of a safekeeper.
     pub(crate) async fn persisted_commit(&self, node: u64) -> Lsn {
         lsn(&self.status(node).await["persisted_commit_lsn"])
     }
 
-    /// The term histories of all that run.
+    /// Term histories of all running safekeepers.
     pub(crate) async fn histories(&self) -> Vec<Value> {
         let mut histories = Vec::new();
         for &node in self.running.keys() {
@@ -171,7 +172,7 @@ impl Safekeepers {
         histories
     }
 
-    /// Waits until everybody that runs has flushed up to `end` exactly.
+    /// Waits until each running safekeeper has flushed up to exactly `end`.
     pub(crate) async fn until_all_flushed(&self, end: Lsn) {
         for &node in self.running.keys() {
             eventually(&format!("safekeeper {node} to have {end}"), async || {
@@ -182,8 +183,8 @@ impl Safekeepers {
         }
     }
 
-    /// Lets one promise a term that nobody else heard of.
-    pub(crate) async fn promise(&self, node: u64, term: Term) {
+    /// Makes one safekeeper alone promise a term.
+    pub(crate) async fn promise_term(&self, node: u64, term: Term) {
         let version = codec::version_name(ProtocolVersion::Holdfast1);
         let client = self.client(node, "proposer").await;
         let mut copy =
@@ -225,7 +226,7 @@ impl Safekeepers {
         Client::connect(&options, DEADLINE).await.unwrap()
     }
 
-    /// The bytes of one from the beginning up to `end`, which must be committed there.
+    /// WAL of a safekeeper from the beginning up to `end`, which must be committed there.
     pub(crate) async fn wal(&self, node: u64, end: Lsn) -> Vec<u8> {
         let client = self.client(node, "reader").await;
         let mut copy =
@@ -245,4 +246,9 @@ impl Safekeepers {
         tokio::time::timeout(DEADLINE, reading).await.expect("the log is not committed that far");
         wal
     }
+}
+
+/// The LSN in a JSON field.
+pub(crate) fn lsn(value: &Value) -> Lsn {
+    value.as_str().unwrap().parse().unwrap()
 }

@@ -1,4 +1,5 @@
-//! [`Wire`]: a way to a safekeeper that a test can slow down and cut. What it holds back is not lost, as in a network.
+//! [`Relay`]: a port in front of a safekeeper that a test can slow down and cut. Bytes that it holds back are not lost, as
+//! in a network.
 
 use std::net::SocketAddr;
 
@@ -8,41 +9,43 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// CopyBothResponse without columns: what follows is held back on a slow wire.
+use super::wait::DEADLINE;
+
+/// CopyBothResponse without columns: a slow relay holds back the bytes behind it.
 const COPY_BOTH: [u8; 8] = [b'W', 0, 0, 0, 7, 0, 0, 0];
 const CHUNK_BYTES: usize = 64 * 1024;
 
 #[derive(Clone, Copy, Debug, Default)]
-struct State {
-    /// A connection that was opened before a later round may speak.
+struct RelayState {
+    /// The answers on a connection that was opened in an earlier round are passed on.
     round: u64,
-    /// Every connection that enters a copy now may speak.
+    /// The answers on every connection that enters a copy now are passed on.
     fast: bool,
-    /// Nothing goes through any more, in neither direction.
-    dead: bool,
-    /// Connections in which a client asked to read WAL.
+    /// Nothing is passed on any more, in either direction.
+    cut: bool,
+    /// Number of requests to read WAL.
     readers: usize,
 }
 
 /// A port in front of a safekeeper.
-pub(crate) struct Wire {
+pub(crate) struct Relay {
     pub(crate) port: u16,
-    state: watch::Sender<State>,
+    state: watch::Sender<RelayState>,
     _running: JoinSet<()>,
 }
 
-impl Wire {
+impl Relay {
     /// Passes everything on.
     pub(crate) async fn fast(to: u16) -> Self {
-        Self::new(to, State { fast: true, ..State::default() }).await
+        Self::new(to, RelayState { fast: true, ..RelayState::default() }).await
     }
 
-    /// Holds back whatever the safekeeper says once a copy has begun.
+    /// Holds back all answers of the safekeeper behind the beginning of a copy.
     pub(crate) async fn slow(to: u16) -> Self {
-        Self::new(to, State::default()).await
+        Self::new(to, RelayState::default()).await
     }
 
-    async fn new(to: u16, state: State) -> Self {
+    async fn new(to: u16, state: RelayState) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = watch::Sender::new(state);
@@ -58,58 +61,67 @@ impl Wire {
         Self { port, state, _running: running }
     }
 
-    /// Lets through what the connections that are open now were told.
+    /// Passes on the answers on all connections that are open now.
     pub(crate) fn deliver(&self) {
         self.state.send_modify(|state| state.round += 1);
     }
 
-    /// From now on holds back what new connections are told.
+    /// From now on holds back the answers on new connections.
     pub(crate) fn slow_down(&self) {
         self.state.send_modify(|state| state.fast = false);
     }
 
-    /// Stops everything, without closing anything.
-    pub(crate) fn die(&self) {
-        self.state.send_modify(|state| state.dead = true);
+    /// Stops all traffic without closing a connection.
+    pub(crate) fn cut(&self) {
+        self.state.send_modify(|state| state.cut = true);
     }
 
-    /// Waits until somebody asks to read WAL.
-    pub(crate) async fn until_read(&self) {
+    /// Waits for a request to read WAL.
+    pub(crate) async fn until_wal_requested(&self) {
         let mut changes = self.state.subscribe();
         let asked = changes.wait_for(|state| state.readers > 0);
-        tokio::time::timeout(crate::support::DEADLINE, asked).await.expect("nobody reads").unwrap();
+        tokio::time::timeout(DEADLINE, asked).await.expect("no request to read WAL").unwrap();
     }
 }
 
-async fn connection(near: TcpStream, to: SocketAddr, state: watch::Sender<State>) {
+async fn connection(near: TcpStream, to: SocketAddr, state: watch::Sender<RelayState>) {
     let Ok(far) = TcpStream::connect(to).await else { return };
     let opened = state.borrow().round;
     let (near_reader, near_writer) = near.into_split();
     let (far_reader, far_writer) = far.into_split();
-    // Whichever side closes, the other one sees it.
+    // When one side closes, the other is closed too.
     tokio::select! {
-        () = questions(near_reader, far_writer, &state) => {}
-        () = answers(far_reader, near_writer, &state, opened) => {}
+        () = client_to_safekeeper(near_reader, far_writer, &state) => {}
+        () = safekeeper_to_client(far_reader, near_writer, &state, opened) => {}
     }
 }
 
-async fn questions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &watch::Sender<State>) {
+async fn client_to_safekeeper(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    state: &watch::Sender<RelayState>,
+) {
     let mut chunk = vec![0; CHUNK_BYTES];
     while let Ok(length @ 1..) = from.read(&mut chunk).await {
-        if chunk[..length].windows(18).any(|said| said == b"START_REPLICATION ") {
+        if chunk[..length].windows(18).any(|window| window == b"START_REPLICATION ") {
             state.send_modify(|state| state.readers += 1);
         }
-        alive(state).await;
+        until_alive(state).await;
         if to.write_all(&chunk[..length]).await.is_err() {
             return;
         }
     }
 }
 
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &watch::Sender<State>, opened: u64) {
+async fn safekeeper_to_client(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    state: &watch::Sender<RelayState>,
+    opened: u64,
+) {
     let mut chunk = vec![0; CHUNK_BYTES];
     while let Ok(length @ 1..) = from.read(&mut chunk).await {
-        alive(state).await;
+        until_alive(state).await;
         if to.write_all(&chunk[..length]).await.is_err() {
             return;
         }
@@ -120,9 +132,9 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &watch:
     }
 }
 
-/// Waits for ever once the wire is dead.
-async fn alive(state: &watch::Sender<State>) {
-    if state.borrow().dead {
+/// Never returns once the relay is cut.
+async fn until_alive(state: &watch::Sender<RelayState>) {
+    if state.borrow().cut {
         std::future::pending::<()>().await;
     }
 }
