@@ -26,6 +26,10 @@ use crate::route::EndpointName;
 /// Longest text of the service's that a client is shown, in bytes.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
+/// Longest pause between two tries that the service may name: the longest time limit of a question. A longer one means the
+/// same, and would overflow the clock.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Which names are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub(super) enum Dialect {
@@ -211,7 +215,8 @@ fn read_error(endpoint: &EndpointName, response: &Response) -> Failure {
     let delay = details.retry_info.map(|info| Duration::from_millis(info.retry_delay_ms));
     // A gateway in between knows nothing of the endpoint; what it says of the moment counts.
     let is_gateway = matches!(response.status, 502..=504);
-    let retry = match (delay.or(response.retry_after), class) {
+    let delay = delay.or(response.retry_after).map(|delay| delay.min(RETRY_PAUSE_MAX));
+    let retry = match (delay, class) {
         (Some(delay), _) => Retry::After(delay),
         (None, Class::Busy) => Retry::Soon,
         (None, Class::Other) if is_gateway => Retry::Soon,

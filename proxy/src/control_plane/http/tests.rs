@@ -222,13 +222,21 @@ async fn a_delay_that_the_service_names_is_kept() {
     }
 }
 
+/// Pauses of more than a year must not overflow the clock either.
 #[tokio::test]
-async fn a_delay_beyond_the_deadline_is_an_error_at_once() {
-    let mut error = failure("ENDPOINT_IDLE");
-    error["status"]["details"]["retry_info"] = json!({"retry_delay_ms": 3_600_000});
-    let scene = Scene::new(V1, [(500, error)]).await;
-    assert!(matches!(scene.wake().await, Err(ControlPlaneError::Busy { .. })));
-    assert_eq!(scene.asked().len(), 1);
+async fn retry_delay_beyond_deadline_fails_at_once() {
+    for delay in [3_600_000, u64::MAX] {
+        let mut error = failure("ENDPOINT_IDLE");
+        error["status"]["details"]["retry_info"] = json!({"retry_delay_ms": delay});
+        let scene = Scene::new(V1, [(500, error)]).await;
+        assert!(matches!(scene.wake().await, Err(ControlPlaneError::Busy { .. })));
+        assert_eq!(scene.asked().len(), 1);
+    }
+    for seconds in ["3600", "18446744073709551615"] {
+        let scene = Scene::with_headers(V1, [(503, seconds, String::new())]).await;
+        assert_eq!(scene.wake().await.unwrap_err(), unavailable());
+        assert_eq!(scene.asked().len(), 1);
+    }
 }
 
 #[tokio::test]
