@@ -1,182 +1,158 @@
-//! One HTTP request and its answer, whose size has a limit. A connection for each: the caches of the proxy make questions
-//! rare, and a connection that was closed in the meantime is no case of its own. Used by [`super::HttpControlPlane`].
+//! HTTP client of the control plane: sends one request and reads its reply, whose size has a limit. Used by
+//! [`super::HttpControlPlane`], which has the time limits and the retries.
+//!
+//! Each request has a connection of its own: the proxy's caches make requests rare, and a connection that the service
+//! closed in the meantime cannot fail a request. Redirects are not followed, and no proxy is taken from the environment.
 
+use std::error::Error;
 use std::io;
-use std::pin::pin;
+use std::iter::successors;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::Uri;
-use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderMap, RETRY_AFTER};
-use hyper_util::rt::TokioIo;
-use postgres_backend::Io;
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, RETRY_AFTER};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use postgres_backend::client::ClientTls;
-use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::token::TokenFile;
 
-/// Longest body of an answer in bytes.
-const RESPONSE_BYTES_MAX: usize = 64 * 1024;
-/// For a TCP connection to one address of the service.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest body of a reply, in bytes.
+const REPLY_BYTES_MAX: usize = 64 * 1024;
+/// For the TCP connection to the service. All of its addresses share it, so each of two has two seconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What is asked.
+/// Request to the service, without what is the same in all of them.
 #[derive(Debug)]
 pub(super) struct Request {
-    /// The last part of the path.
+    /// Last part of the path.
     pub(super) call: &'static str,
-    /// Encoded.
+    /// Encoded query.
     pub(super) query: String,
 }
 
-/// What is answered.
+/// Reply of the service, of any status.
 #[derive(Debug)]
 pub(super) struct Response {
+    /// HTTP status code.
     pub(super) status: u16,
-    /// How long to wait before the next try, where a header says so.
+    /// Pause before the next try, from the header `Retry-After`.
     pub(super) retry_after: Option<Duration>,
+    /// The whole body, of at most 64 KiB.
     pub(super) body: Bytes,
 }
 
-/// The URL cannot be used.
+/// Error in the configured URL.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UrlError {
-    #[error("it does not begin with http:// or https://")]
+    #[error("must begin with http:// or https://")]
     Scheme,
-    #[error("it has no host, or a query")]
+    #[error("must have a host and no query")]
     Shape,
     #[error(transparent)]
     Syntax(#[from] hyper::http::uri::InvalidUri),
 }
 
-/// No answer.
+/// Reason why a request has no reply.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    #[error("cannot connect: {0}")]
-    Connect(#[source] io::Error),
-    #[error("TLS: {0}")]
-    Tls(#[source] io::Error),
-    #[error("the request cannot be made: {0}")]
+    #[error("cannot connect: {}", root_cause(.0))]
+    Connect(#[source] legacy::Error),
+    #[error("TLS: {}", root_cause(.0))]
+    Tls(#[source] legacy::Error),
+    #[error("connection lost: {}", root_cause(.0.as_ref()))]
+    Lost(#[source] Box<dyn Error + Send + Sync>),
+    #[error("cannot make the request: {0}")]
     Request(#[from] hyper::http::Error),
-    #[error("{0}")]
-    Http(#[from] hyper::Error),
-    #[error("an answer of more than {RESPONSE_BYTES_MAX} bytes")]
+    #[error("reply exceeds 64 KiB")]
     TooLong,
 }
 
 impl ClientError {
-    /// The next try may meet another server, or a better moment.
-    pub(super) const fn passes_by_itself(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Http(_))
+    /// Whether the next try may meet another server, or a better moment.
+    pub(super) const fn is_transient(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Lost(_))
     }
 }
 
-/// Where the service is.
+/// Client of one service.
 #[derive(Debug)]
 pub(super) struct Client {
-    encrypted: bool,
-    host: String,
-    port: u16,
-    /// Without a slash at its end.
-    path: String,
+    http: HttpClient,
+    /// Scheme, host, port and path, without a slash at its end.
+    base: String,
     pub(super) token: Option<Arc<TokenFile>>,
-    tls: Option<ClientTls>,
+}
+
+/// HTTP client for the scheme of the URL.
+#[derive(Debug)]
+enum HttpClient {
+    Plain(legacy::Client<HttpConnector, Empty<Bytes>>),
+    Tls(legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>),
 }
 
 impl Client {
+    /// Checks the URL. Does not connect. Returns `None` for an `https` URL without `authorities`.
     pub(super) fn new(
         url: &str,
         token: Option<Arc<TokenFile>>,
-        tls: Option<ClientTls>,
-    ) -> Result<Self, UrlError> {
+        authorities: Option<ClientTls>,
+    ) -> Result<Option<Self>, UrlError> {
         let url: Uri = url.parse()?;
-        let (encrypted, default_port) = match url.scheme_str() {
-            Some("http") => (false, 80),
-            Some("https") => (true, 443),
+        let is_https = match url.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => return Err(UrlError::Scheme),
         };
-        let host =
-            url.host().filter(|host| !host.is_empty() && url.query().is_none()).ok_or(UrlError::Shape)?;
-        Ok(Self {
-            encrypted,
-            host: host.to_owned(),
-            port: url.port_u16().unwrap_or(default_port),
-            path: url.path().trim_end_matches('/').to_owned(),
-            token,
-            tls,
-        })
+        if url.host().is_none_or(str::is_empty) || url.query().is_some() {
+            return Err(UrlError::Shape);
+        }
+
+        let mut tcp = HttpConnector::new();
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        builder.pool_max_idle_per_host(0);
+        let http = match (is_https, authorities) {
+            (false, _) => HttpClient::Plain(builder.build(tcp)),
+            (true, None) => return Ok(None),
+            (true, Some(tls)) => {
+                tcp.enforce_http(false);
+                let connector = HttpsConnectorBuilder::new().with_tls_config((*tls.config).clone());
+                HttpClient::Tls(builder.build(connector.https_only().enable_http1().wrap_connector(tcp)))
+            }
+        };
+        Ok(Some(Self { http, base: url.to_string().trim_end_matches('/').to_owned(), token }))
     }
 
-    pub(super) const fn lacks_authorities(&self) -> bool {
-        self.encrypted && self.tls.is_none()
-    }
-
-    /// Asks once. The caller has the time limit. The service can tell by `traceparent` which login it was for.
+    /// Sends the request once. The caller has the time limit. The header `traceparent` tells the service which login the
+    /// request is for.
     pub(super) async fn get(&self, request: &Request) -> Result<Response, ClientError> {
         let span = info_span!("control_plane_request", otel.kind = "client", call = request.call);
-        self.connect_and_exchange(request).instrument(span).await
+        self.send(request).instrument(span).await
     }
 
-    async fn connect_and_exchange(&self, request: &Request) -> Result<Response, ClientError> {
-        let stream = self.connect().await?;
-        let Some(tls) = self.tls.as_ref().filter(|_| self.encrypted) else {
-            return self.exchange(stream, request).await;
-        };
-        let name = ServerName::try_from(self.bare_host().to_owned())
-            .map_err(|error| ClientError::Tls(io::Error::other(error)))?;
-        let connecting = TlsConnector::from(Arc::clone(&tls.config)).connect(name, stream);
-        self.exchange(connecting.await.map_err(ClientError::Tls)?, request).await
-    }
-
-    async fn connect(&self) -> Result<TcpStream, ClientError> {
-        let mut last = io::ErrorKind::NotFound.into();
-        let addresses = tokio::net::lookup_host((self.bare_host(), self.port)).await;
-        for address in addresses.map_err(ClientError::Connect)? {
-            match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = error,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
-            }
-        }
-        Err(ClientError::Connect(last))
-    }
-
-    /// An IPv6 address stands in brackets in a URL, and only there.
-    fn bare_host(&self) -> &str {
-        self.host.trim_start_matches('[').trim_end_matches(']')
-    }
-
-    async fn exchange(&self, stream: impl Io, request: &Request) -> Result<Response, ClientError> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    async fn send(&self, request: &Request) -> Result<Response, ClientError> {
         let request = self.http_request(request)?;
-        let mut answer = pin!(async {
-            let (head, body) = sender.send_request(request).await?.into_parts();
-            let body = Limited::new(body, RESPONSE_BYTES_MAX).collect().await.map_err(too_long_or_lost)?;
-            let retry_after = retry_after(&head.headers);
-            Ok(Response { status: head.status.as_u16(), retry_after, body: body.to_bytes() })
-        });
-        let mut connection = pin!(connection);
-        tokio::select! {
-            biased;
-            answer = &mut answer => return answer,
-            // The answer may have arrived as a whole before the end.
-            result = &mut connection => result?,
-        }
-        answer.await
+        let sending = match &self.http {
+            HttpClient::Plain(client) => client.request(request),
+            HttpClient::Tls(client) => client.request(request),
+        };
+        let (head, body) = sending.await.map_err(send_error)?.into_parts();
+        let body = Limited::new(body, REPLY_BYTES_MAX).collect().await.map_err(body_error)?;
+        let retry_after = retry_after(&head.headers);
+        Ok(Response { status: head.status.as_u16(), retry_after, body: body.to_bytes() })
     }
 
     fn http_request(&self, request: &Request) -> Result<hyper::Request<Empty<Bytes>>, ClientError> {
-        let target = format!("{}/{}?{}", self.path, request.call, request.query);
-        let mut builder = hyper::Request::get(target)
-            .header(HOST, format!("{}:{}", self.host, self.port))
+        let url = format!("{}/{}?{}", self.base, request.call, request.query);
+        let mut builder = hyper::Request::get(url)
             .header(ACCEPT, "application/json")
             .header("x-request-id", Uuid::new_v4().to_string());
         if let Some(trace) = telemetry::traceparent() {
@@ -189,16 +165,40 @@ impl Client {
     }
 }
 
-fn too_long_or_lost(error: Box<dyn std::error::Error + Send + Sync>) -> ClientError {
-    match error.downcast::<hyper::Error>() {
-        Ok(error) => ClientError::Http(*error),
-        Err(other) if other.is::<LengthLimitError>() => ClientError::TooLong,
-        Err(other) => ClientError::Connect(io::Error::other(other)),
+fn send_error(error: legacy::Error) -> ClientError {
+    if causes(&error).any(|cause| cause.is::<rustls::Error>()) {
+        ClientError::Tls(error)
+    } else if error.is_connect() {
+        ClientError::Connect(error)
+    } else {
+        ClientError::Lost(error.into())
     }
 }
 
-/// Seconds only: the other form, a date, needs clocks that agree.
+fn body_error(error: Box<dyn Error + Send + Sync>) -> ClientError {
+    if error.is::<LengthLimitError>() { ClientError::TooLong } else { ClientError::Lost(error) }
+}
+
+/// The last cause, which says what an operator can mend: the layers above it say only "client error".
+fn root_cause<'e>(error: &'e (dyn Error + 'static)) -> &'e dyn Error {
+    causes(error).last().unwrap_or(error)
+}
+
+/// The error and its causes. `io::Error::source` skips the error that it wraps, so that is looked at first.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    successors(Some(error), |&error: &&'e (dyn Error + 'static)| {
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped as &(dyn Error + 'static)),
+            None => error.source(),
+        }
+    })
+}
+
+/// Reads `Retry-After` in seconds. Its other form, a date, would need clocks that agree.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,10 +95,8 @@ impl HttpConfig {
             |path: PathBuf| ClientTls::verify_full(&beside.join(path), None).map_err(HttpConfigError::from);
         let token = self.token_file.map(|path| TokenFile::load(beside.join(path)));
         let client =
-            Client::new(&self.url, token.transpose()?.map(Arc::new), self.ca.map(authorities).transpose()?)?;
-        if client.lacks_authorities() {
-            return Err(HttpConfigError::NoAuthorities);
-        }
+            Client::new(&self.url, token.transpose()?.map(Arc::new), self.ca.map(authorities).transpose()?)?
+                .ok_or(HttpConfigError::NoAuthorities)?;
         Ok(HttpControlPlane {
             client,
             dialect: self.dialect,
@@ -139,7 +137,7 @@ mod tests {
             ("", "missing field `url`"),
             ("url = 1", "line 1: "),
             ("url = \"http://h\"\nlimit = 1", "line 2: unknown field `limit`"),
-            ("url = \"ftp://h/\"", "url: it does not begin with http:// or https://"),
+            ("url = \"ftp://h/\"", "url: must begin with http:// or https://"),
             ("url = \"http:///x\"", "url: "),
             ("url = \"http://h/?a=b\"", "url: "),
             ("url = \"https://h/\"", "ca: an https url needs"),

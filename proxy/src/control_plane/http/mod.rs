@@ -77,7 +77,7 @@ impl HttpControlPlane {
                     Err(failure) => failure,
                 },
                 Ok(Err(error)) => {
-                    Failure::transport(&wanted.endpoint, error.to_string(), error.passes_by_itself())
+                    Failure::transport(&wanted.endpoint, error.to_string(), error.is_transient())
                 }
                 Err(_) => Failure::transport(&wanted.endpoint, "no answer in time".into(), true),
             };
