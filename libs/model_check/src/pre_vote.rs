@@ -72,15 +72,15 @@ impl Step<'_> {
         configuration: usize,
     ) -> Option<()> {
         let nodes = self.state.nodes.len();
-        let told = self.state.ledger.configurations.get(configuration)?.clone();
+        let reported = self.state.ledger.configurations.get(configuration)?.clone();
         acting.campaign = Some(writer::proposer(writer, nodes, self.bounds.kind));
         for node in 0..nodes {
             let proposer = acting.campaign.as_mut()?;
             proposer.connected(id(node));
             let greeting = proposer.poll_send(id(node))?;
-            proposer.receive(id(node), writer::pre_vote_greeting(id(node), term, told.clone())).ok()?;
+            proposer.receive(id(node), writer::pre_vote_greeting(id(node), term, reported.clone())).ok()?;
             proposer.poll_send(id(node))?;
-            proposer.receive(id(node), writer::pre_vote_response(term, told.clone())).ok()?;
+            proposer.receive(id(node), writer::pre_vote_response(term, reported.clone())).ok()?;
             self.link_mut(writer, node, |link| link.is_open = true);
             self.deliver(acting, writer, node, greeting, usize::MAX);
             self.link_mut(writer, node, |link| link.to_writer.clear());

@@ -136,8 +136,9 @@ impl Step<'_> {
         let Some(last) = waiting.back().filter(|_| self.bounds.replies_wait()) else { return };
         let is_uninformative = match waiting.len() {
             1 => acting.campaign.as_ref().is_some_and(|known| {
-                let mut told = known.clone();
-                told.receive(id(node), last.clone()).is_ok_and(|actions| actions.is_empty()) && told == *known
+                let mut after = known.clone();
+                after.receive(id(node), last.clone()).is_ok_and(|actions| actions.is_empty())
+                    && after == *known
             }),
             waits => waiting.get(waits - 2) == Some(last),
         };

@@ -26,7 +26,7 @@ pub(crate) struct Batch {
     /// Threads.
     pub(crate) jobs: usize,
     /// Runs each seed twice; both runs must have the same trace hash.
-    pub(crate) twice: bool,
+    pub(crate) check_determinism: bool,
     /// Continues after the first violation.
     pub(crate) keep_going: bool,
 }
@@ -84,7 +84,7 @@ impl Batch {
         let ScheduleOutcome { stats, violation, trace_hash, .. } = simulation::run(seed, false);
         let found = match violation {
             Some(violation) => Some(Failure::Violation(seed, violation)),
-            None if self.twice && simulation::run(seed, false).trace_hash != trace_hash => {
+            None if self.check_determinism && simulation::run(seed, false).trace_hash != trace_hash => {
                 Some(Failure::NonDeterminism(seed))
             }
             None => None,
@@ -209,14 +209,18 @@ mod tests {
     fn is_done_needs_same_sources_and_no_violation() {
         let stats = Stats { schedules: 100, ..Stats::default() };
         let seeds = 0..100;
-        for (told, tree, asked, done) in [
+        for (listed, tree, wanted, done) in [
             (line("a-b", &seeds, &stats, 0), "a-b", 0..100, true),
             (line("a-b", &seeds, &stats, 1), "a-b", 0..100, false),
             (line("a-b", &seeds, &stats, 0), "a-c", 0..100, false),
             (line("a-b", &seeds, &stats, 0), "a-b", 100..200, false),
             (line("a-b-dirty", &seeds, &stats, 0), "a-b", 0..100, false),
         ] {
-            assert_eq!(is_done(&format!("text\n{MARKER}\n- {told}\n"), tree, &asked), done, "{told} {tree}");
+            assert_eq!(
+                is_done(&format!("text\n{MARKER}\n- {listed}\n"), tree, &wanted),
+                done,
+                "{listed} {tree}"
+            );
         }
     }
 }

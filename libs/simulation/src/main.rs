@@ -56,8 +56,11 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let batch =
-        Batch { jobs: flags.jobs.max(1), twice: flags.check_determinism, keep_going: flags.keep_going };
+    let batch = Batch {
+        jobs: flags.jobs.max(1),
+        check_determinism: flags.check_determinism,
+        keep_going: flags.keep_going,
+    };
     let is_good = match (flags.seed, flags.campaign) {
         (Some(seed), _) => run_seed(seed, flags.trace),
         (None, Some(schedules)) => campaign::run(&batch, schedules, flags.slice, &flags.resume),

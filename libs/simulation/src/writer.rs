@@ -211,8 +211,8 @@ impl Writer {
             }
             Action::Elected(election) => self.compare_with_primary(election, primary),
             Action::Checksum { from, response } => {
-                let asked = self.expected_checksum.take_if(|(election, _)| election.donor == from);
-                match asked {
+                let expected = self.expected_checksum.take_if(|(election, _)| election.donor == from);
+                match expected {
                     Some((election, sum)) if response.crc32c == Some(sum) => self.lead(election, primary),
                     Some(_) => vec![WriterEvent::Ended(None)],
                     None => Vec::new(),

@@ -95,17 +95,17 @@ impl Cluster {
         let Some(writer) = self.writers[slot].as_mut() else { return false };
         let Some(proposer) = writer.engine.holdfast_mut() else { return false };
         let listed: Vec<Member> = members.iter().copied().map(member).collect();
-        let begun = proposer.begin_change(ConfigurationChange::Members(listed)).is_ok();
-        if begun {
+        let accepted = proposer.begin_change(ConfigurationChange::Members(listed)).is_ok();
+        if accepted {
             writer.learn_members();
             let joint = writer.engine.holdfast().and_then(Proposer::configuration).cloned();
             self.proposed.extend(joint);
         }
-        if begun {
+        if accepted {
             self.trace.line(format_args!("writer {slot} changes the members to {members:?}"));
             self.stats.member_changes += 1;
         }
-        begun
+        accepted
     }
 
     /// Tells a leader that only `primary` may write from now on.

@@ -195,8 +195,8 @@ impl Cluster {
     pub(crate) fn promote(&mut self, slot: usize) -> usize {
         self.stats.failovers += 1;
         let election = self.writers[slot].as_ref().and_then(|writer| writer.engine.election());
-        let (settled, log_tli) = election.map_or((START, None), |election| (election.start, election.tli));
-        let wal = &self.oracle.committed()[..offset(self.promotion_point(slot, settled))];
+        let (recovered, log_tli) = election.map_or((START, None), |election| (election.start, election.tli));
+        let wal = &self.oracle.committed()[..offset(self.promotion_point(slot, recovered))];
         let (end, ordinal) = (START.advance(wal.len() as u64), self.primaries.len());
 
         let parent = self.timeline_at(wal);
@@ -216,18 +216,18 @@ impl Cluster {
 
     /// End of the log that a promoted standby has. It receives WAL until its promotion, so it may have more than the
     /// recovery's start.
-    fn promotion_point(&self, slot: usize, settled: Lsn) -> Lsn {
+    fn promotion_point(&self, slot: usize, recovered: Lsn) -> Lsn {
         let has_more = self.dialect == Dialect::Holdfast && slot == 1;
         let commit = self.oracle.commit_lsn();
-        if has_more { commit } else { settled.min(commit) }
+        if has_more { commit } else { recovered.min(commit) }
     }
 
     /// The newest timeline that a server which replayed `wal` knows.
     fn timeline_at(&self, wal: &[u8]) -> Timeline {
         let end = START.advance(wal.len() as u64);
         let has = |primary: &&Primary| primary.flush_lsn() >= end && primary.slice(START, end) == wal;
-        let begun = |timeline: &Timeline| timeline.fork.is_none_or(|(_, at)| at < end);
-        let timelines = self.primaries.iter().filter(has).map(|primary| primary.timeline).filter(begun);
+        let has_begun = |timeline: &Timeline| timeline.fork.is_none_or(|(_, at)| at < end);
+        let timelines = self.primaries.iter().filter(has).map(|primary| primary.timeline).filter(has_begun);
         timelines.max_by_key(|timeline| timeline.tli).unwrap_or(Timeline::FIRST)
     }
 }

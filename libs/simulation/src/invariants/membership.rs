@@ -101,10 +101,10 @@ impl Oracle {
         for (&term, &writes) in &self.writes {
             let newest = self.designated.range(..term).next_back();
             let Some((&decided, &(generation, designated))) = newest else { continue };
-            let is_told = |&(at, step, told): &(Term, Generation, PrimaryId)| {
-                (at, step) > (decided, generation) && at < term && told == writes
+            let is_designated_later = |&(at, step, primary): &(Term, Generation, PrimaryId)| {
+                (at, step) > (decided, generation) && at < term && primary == writes
             };
-            let may = writes == designated || self.designations.iter().any(is_told);
+            let may = writes == designated || self.designations.iter().any(is_designated_later);
             ensure("only_the_designated_primary_writes", may, || {
                 format!("term {term} takes the WAL of {writes}; term {decided} had designated {designated}")
             })?;

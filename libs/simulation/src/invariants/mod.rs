@@ -167,8 +167,8 @@ impl Oracle {
             AcceptorMessage::Append(response) => {
                 promised.term = promised.term.max(response.term);
                 promised.acknowledged = promised.acknowledged.max(response.flush_lsn);
-                let told = self.acknowledged.entry((response.term, node)).or_default();
-                *told = (*told).max(response.flush_lsn);
+                let acknowledged = self.acknowledged.entry((response.term, node)).or_default();
+                *acknowledged = (*acknowledged).max(response.flush_lsn);
             }
             AcceptorMessage::Configure(response) => promised.term = promised.term.max(response.term),
             AcceptorMessage::Checksum(_) => {}

@@ -40,15 +40,15 @@ impl Engine for NeonProposer {
     }
 
     fn receive(&mut self, from: NodeId, message: AcceptorMessage) -> Result<Vec<Action>, LostTerm> {
-        let (told, expected) = match &message {
+        let (reported, expected) = match &message {
             AcceptorMessage::Greeting(greeting) => (greeting.term, PeerState::Greeting),
             AcceptorMessage::Vote(vote) => (vote.term, PeerState::Voting),
             AcceptorMessage::Append(append) => (append.term, PeerState::Offline),
             _ => return Ok(vec![Action::Reset(from)]),
         };
 
-        if self.stage != Stage::CollectingTerms && told > self.term {
-            return Err(LostTerm::Deposed { by: from, term: told, own: self.term });
+        if self.stage != Stage::CollectingTerms && reported > self.term {
+            return Err(LostTerm::Deposed { by: from, term: reported, own: self.term });
         }
 
         let Some(peer) = self.peers.get(&from) else { return Ok(Vec::new()) };
