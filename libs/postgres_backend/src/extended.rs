@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_statement_is_not_replaced_but_the_unnamed_one_is() {
+    fn only_the_unnamed_statement_is_replaced() {
         let mut extended = Extended::default();
         for (name, second_is_fine) in [("", true), ("s", false)] {
             extended.parse(parse(name)).unwrap();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_statements_is_bounded() {
+    fn number_of_statements_is_bounded() {
         let mut extended = Extended::default();
         for number in 0..PREPARED_MAX {
             extended.parse(parse(&number.to_string())).unwrap();

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_one_terminated_text() {
+    fn password_is_one_terminated_text() {
         assert_eq!(decode_password(encode_password(&"secret".into())), Ok("secret".into()));
         for body in [&b""[..], b"secret", b"sec\0ret\0", b"secret\0\0"] {
             assert!(decode_password(Bytes::from_static(body)).is_err(), "{body:?}");
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sasl_response_round_trips() {
+    fn sasl_initial_response_round_trips() {
         for data in [None, Some(Bytes::new()), Some(Bytes::from_static(b"n,,n=,r=abc"))] {
             let message = SaslInitialResponse { mechanism: "SCRAM-SHA-256".into(), data };
             assert_eq!(SaslInitialResponse::decode(message.encode().unwrap()), Ok(message));

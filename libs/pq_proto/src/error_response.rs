@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_untranslated_severity_wins() {
+    fn error_response_prefers_the_untranslated_severity() {
         let body = Bytes::from_static(b"SFEHLER\0VFATAL\0C57P01\0Mende\0\0");
         let response = ErrorResponse::decode(body).unwrap();
         assert!(response.is_fatal());
@@ -192,14 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn an_error_without_fields_is_still_an_error() {
+    fn error_response_without_fields_is_an_error() {
         let response = ErrorResponse::decode(Bytes::from_static(b"\0")).unwrap();
         assert_eq!(response.severity, Severity::Error);
         assert_eq!(response.sqlstate, SqlState::INTERNAL_ERROR);
     }
 
     #[test]
-    fn fields_without_a_terminator_are_refused() {
+    fn error_response_needs_a_terminator() {
         for body in [&b""[..], b"SERROR\0", b"SERROR", b"SERROR\0\0\0"] {
             assert!(ErrorResponse::decode(Bytes::from_static(body)).is_err(), "{body:?}");
         }

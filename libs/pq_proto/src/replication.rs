@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn postgres_counts_from_2000() {
+    fn postgres_micros_count_from_2000() {
         let epoch = SystemTime::UNIX_EPOCH + Duration::from_secs(POSTGRES_EPOCH_SECONDS);
         assert_eq!(postgres_micros(epoch), 0);
         assert_eq!(postgres_micros(epoch + Duration::from_millis(1)), 1000);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_update_has_34_bytes_and_a_feedback_25() {
+    fn standby_messages_have_the_documented_length() {
         let status = StandbyStatusUpdate {
             write: Lsn(1),
             flush: Lsn(2),

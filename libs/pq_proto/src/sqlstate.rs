@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_five_capitals_and_digits_are_a_code() {
+    fn sqlstate_has_five_capitals_or_digits() {
         assert_eq!(SqlState::parse(b"28P01"), Some(SqlState::INVALID_PASSWORD));
         for text in [&b""[..], b"28P0", b"28P011", b"28p01", b"28 01"] {
             assert_eq!(SqlState::parse(text), None);

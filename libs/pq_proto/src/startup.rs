@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_told_by_their_code() {
+    fn startup_packet_kind_follows_its_code() {
         assert_eq!(decode(&[4, 210, 22, 47]), Ok(StartupPacket::Ssl));
         assert_eq!(decode(&[4, 210, 22, 48]), Ok(StartupPacket::GssEnc));
         let cancel = StartupPacket::Cancel { pid: 7, key: Bytes::from_static(b"abcd") };
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_packet_is_refused() {
+    fn malformed_startup_packet_is_refused() {
         for (body, expected) in [
             (&b""[..], ProtocolError::Truncated),
             (b"\0\x03\0", ProtocolError::Truncated),
@@ -206,14 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_repeated_parameters_counts() {
+    fn last_of_repeated_parameters_counts() {
         let params = StartupParams::from_iter([("user", "first"), ("database", "db"), ("user", "last")]);
         assert_eq!(params.get("user"), Some(&"last".into()));
         assert_eq!(params.get("options"), None);
     }
 
     #[test]
-    fn options_split_like_postgres_splits_them() {
+    fn option_words_split_as_postgres_does() {
         for (options, raw, escaped) in [
             ("", &[][..], &[][..]),
             (" \t\u{b} ", &[], &[]),

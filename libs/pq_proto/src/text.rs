@@ -84,13 +84,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_ends_at_its_first_zero_byte() {
+    fn text_ends_at_its_first_zero_byte() {
         assert_eq!(Text::from("user\0database"), "user");
         assert_eq!(Text::from("\0"), Text::EMPTY);
     }
 
     #[test]
-    fn what_is_not_utf8_is_kept_but_has_no_characters() {
+    fn text_keeps_bytes_that_are_not_utf8() {
         let latin1 = Text::new(&b"M\xfcller"[..]);
         assert_eq!(latin1.to_str(), Err(ProtocolError::NotUtf8));
         assert_eq!(latin1.to_str_lossy(), "M\u{fffd}ller");

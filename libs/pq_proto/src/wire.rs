@@ -200,20 +200,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_that_the_message_cannot_hold_is_refused() {
+    fn cursor_refuses_a_count_beyond_the_message() {
         let mut cursor = Cursor::new(Bytes::from_static(b"\xff\xff\0\0"));
         assert_eq!(cursor.counted(4, Cursor::i32), Err(ProtocolError::Truncated));
     }
 
     #[test]
-    fn a_frame_is_passed_on_as_it_came() {
+    fn frame_is_encoded_as_it_came() {
         let mut out = BytesMut::new();
         Frame { tag: b'E', body: Bytes::from_static(b"SFATAL\0\0") }.encode(&mut out).unwrap();
         assert_eq!(&out[..], b"E\0\0\0\x0cSFATAL\0\0");
     }
 
     #[test]
-    fn a_value_longer_than_the_message_is_refused() {
+    fn cursor_refuses_a_value_beyond_the_message() {
         for (body, expected) in [
             (&b"\x7f\xff\xff\xffabc"[..], ProtocolError::Truncated),
             (b"\0\0\0\x04abc", ProtocolError::Truncated),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_fails_leaves_nothing_behind() {
+    fn failed_encoding_leaves_the_buffer_unchanged() {
         let mut out = BytesMut::from("before");
         let too_many = vec![0u8; 65_536];
         let result = write_frame(&mut out, b'B', |out| put_counted(out, &too_many, |_, _| Ok(())));

@@ -56,7 +56,7 @@ const LENGTHS: [[u8; 4]; 8] = [
 ];
 
 #[test]
-fn a_startup_packet_costs_what_has_arrived_of_it_and_not_what_it_announces() {
+fn startup_packet_costs_only_what_has_arrived() {
     for length in LENGTHS {
         for code in [[0, 3, 0, 0], [0, 3, 0, 2], [4, 210, 22, 46], [4, 210, 22, 47], [0x47, 0x45, 0x54, 0x20]]
         {
@@ -69,7 +69,7 @@ fn a_startup_packet_costs_what_has_arrived_of_it_and_not_what_it_announces() {
 }
 
 #[test]
-fn a_message_costs_what_has_arrived_of_it_and_not_what_it_announces() {
+fn frame_costs_only_what_has_arrived() {
     for length in LENGTHS {
         for rest in [&b""[..], b"SCRAM", &[0; 300]] {
             let bytes = [&b"p"[..], &length, rest].concat();

@@ -261,17 +261,17 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_frontend_message_round_trips(message in frontend()) {
+    fn frontend_message_round_trips(message in frontend()) {
         prop_assert_eq!(FrontendMessage::decode(framed(&message)), Ok(message));
     }
 
     #[test]
-    fn a_backend_message_round_trips(message in backend()) {
+    fn backend_message_round_trips(message in backend()) {
         prop_assert_eq!(BackendMessage::decode(framed(&message)), Ok(message));
     }
 
     #[test]
-    fn a_startup_packet_round_trips(packet in startup_packet()) {
+    fn startup_packet_round_trips(packet in startup_packet()) {
         let mut out = BytesMut::new();
         packet.encode(&mut out).unwrap();
         prop_assert_eq!(&out[..4], (out.len() as i32).to_be_bytes());
@@ -279,7 +279,7 @@ proptest! {
     }
 
     #[test]
-    fn a_replication_payload_round_trips(primary in from_primary(), standby in from_standby()) {
+    fn replication_payload_round_trips(primary in from_primary(), standby in from_standby()) {
         let mut out = BytesMut::new();
         primary.encode(&mut out);
         prop_assert_eq!(FromPrimary::decode(out.split().freeze()), Ok(primary));
@@ -288,7 +288,7 @@ proptest! {
     }
 
     #[test]
-    fn a_message_cut_short_never_panics(message in backend(), other in frontend(), cut in any::<prop::sample::Index>()) {
+    fn truncated_message_never_panics(message in backend(), other in frontend(), cut in any::<prop::sample::Index>()) {
         for mut frame in [framed(&message), framed(&other)] {
             frame.body.truncate(cut.index(frame.body.len() + 1));
             let _ = BackendMessage::decode(frame.clone());
@@ -297,7 +297,7 @@ proptest! {
     }
 
     #[test]
-    fn what_decodes_from_any_bytes_means_the_same_when_sent_again(frame in any_frame()) {
+    fn decoded_message_survives_encoding_again(frame in any_frame()) {
         if let Ok(message) = FrontendMessage::decode(frame.clone()) {
             prop_assert_eq!(FrontendMessage::decode(framed(&message)), Ok(message));
         }
@@ -307,7 +307,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_the_other_decoders_panic(
+    fn other_decoders_never_panic(
         code in prop_oneof![
             Just(4 << 24 | 0xd2_162e), Just(3u32 << 16), any::<u32>()
         ],

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_drain_ends_readiness_but_not_health() {
+    async fn drain_ends_readiness_but_not_health() {
         let port = Port::open().await;
         assert_eq!(port.get("/readyz").await, (200, "ready\n".to_owned()));
         port.drains.store(true, Ordering::Relaxed);
@@ -168,22 +168,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_binarys_own_routes_stand_beside_the_common_ones() {
+    async fn admin_router_merges_with_own_routes() {
         let port = Port::open().await;
         assert_eq!(port.get("/v1/own").await, (200, "own".to_owned()));
         assert_eq!(port.get("/nowhere").await.0, 404);
     }
 
     #[tokio::test]
-    async fn the_level_can_be_read_and_changed() {
+    async fn log_level_can_be_read_and_changed() {
         let port = Port::open().await;
         assert_eq!(port.get("/v1/log-level").await, (200, "info\n".to_owned()));
         assert_eq!(port.put("/v1/log-level", "debug\n".to_owned()).await, (200, "debug\n".to_owned()));
         assert_eq!(port.log.telemetry.log_level().get().unwrap(), "debug");
     }
 
+    /// The level in force stays.
     #[tokio::test]
-    async fn a_bad_level_is_refused_with_its_reason_and_changes_nothing() {
+    async fn invalid_log_level_is_refused_with_its_reason() {
         let port = Port::open().await;
         let (status, reason) = port.put("/v1/log-level", "inof".to_owned()).await;
         assert_eq!(status, 400);

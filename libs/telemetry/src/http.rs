@@ -128,8 +128,9 @@ mod tests {
         text
     }
 
+    /// No new connection is accepted meanwhile.
     #[tokio::test]
-    async fn a_request_under_way_at_the_end_is_answered_and_no_new_one_is_taken() {
+    async fn serve_answers_requests_under_way_at_the_end() {
         let server = server().await;
         let under_way = request(server.address, "/wait").await;
         server.arrived.notified().await;
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_never_ends_does_not_hold_up_the_end() {
+    async fn serve_ends_despite_an_endless_request() {
         let server = server().await;
         let stuck = request(server.address, "/wait").await;
         server.arrived.notified().await;
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_does_not_come_ends_the_connection() {
+    async fn missing_request_head_ends_the_connection() {
         use std::io::{Read, Write};
         for sent in ["", "GET / HTTP/1.1\r\nHo"] {
             let server = server().await;
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_that_does_not_speak_http_harms_nobody() {
+    async fn bytes_that_are_no_http_harm_only_themselves() {
         let server = server().await;
         let mut stranger = TcpStream::connect(server.address).await.unwrap();
         stranger.write_all(&[0xff; 100]).await.unwrap();
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_panics_ends_its_connection_and_no_other() {
+    async fn panicking_route_ends_only_its_connection() {
         let server = server().await;
         let under_way = request(server.address, "/wait").await;
         server.arrived.notified().await;
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_over_the_limit_wait_for_one_to_close() {
+    async fn connections_over_the_limit_wait() {
         let server = server().await;
         let mut idle = Vec::new();
         for _ in 0..HTTP_CONNECTIONS_MAX {

@@ -159,7 +159,7 @@ mod tests {
     use tracing::dispatcher::with_default;
 
     #[test]
-    fn levels_that_are_and_levels_that_are_not() {
+    fn log_level_directives_are_validated() {
         for good in ["info", " WARN\n", "off", "info,proxy::auth=debug", "error,[session{id=1}]=trace", "3"] {
             assert!(parse(good).is_ok(), "{good}");
         }
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_goes_before_the_environment() {
+    fn command_line_level_precedes_rust_log() {
         for (option, environment, level) in [
             (None, None, LOG_LEVEL_DEFAULT),
             (None, Some("debug"), "debug"),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_changes_while_the_program_runs() {
+    fn log_level_changes_while_the_program_runs() {
         let log = TestLog::new(LogFormat::Text, "info");
         let (level, lines) = (log.telemetry.log_level().clone(), log.lines.clone());
         with_default(&log.subscriber, || {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_in_force_can_be_set_again() {
+    fn log_level_in_force_can_be_set_again() {
         let log = TestLog::new(LogFormat::Text, "info,proxy=debug");
         let level = log.telemetry.log_level();
         let shown = level.get().unwrap();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_line_is_one_object_with_the_fields_and_the_span() {
+    fn json_line_holds_fields_and_span() {
         let log = TestLog::new(LogFormat::Json, "info");
         let lines = log.lines.clone();
         with_default(&log.subscriber, || {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn formats_are_read_as_they_are_written() {
+    fn log_format_round_trips_as_text() {
         for format in [LogFormat::Text, LogFormat::Json] {
             assert_eq!(format.to_string().parse(), Ok(format));
         }

@@ -50,7 +50,7 @@ mod tests {
     use prometheus_client::metrics::counter::Counter;
 
     #[test]
-    fn metrics_of_a_program_join_those_of_the_process() {
+    fn own_metrics_join_those_of_the_process() {
         let mut metrics = Metrics::new("proxy", "1.2.3");
         let accepted: Counter = Counter::default();
         metrics.registry().register("holdfast_proxy_accepted", "Accepted", accepted.clone());

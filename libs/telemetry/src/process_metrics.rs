@@ -134,7 +134,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_process_has_plausible_values() {
+    fn process_values_are_plausible() {
         let before = open_files().unwrap();
         let _files: Vec<_> = (0..100).map(|_| fs::File::open("/proc/self/status").unwrap()).collect();
         assert!(open_files().unwrap() >= before.max(100), "{before}");

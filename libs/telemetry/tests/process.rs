@@ -113,7 +113,7 @@ fn spans_reach_the_collector_before_the_end() {
 }
 
 #[test]
-fn the_traceparent_names_the_span_that_the_collector_gets() {
+fn traceparent_names_the_exported_span() {
     let (url, requests) = collector();
     let log = run_child("flush", &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url)]);
     let (_, body) = requests.recv_timeout(COLLECTOR_DEADLINE).expect("spans arrive");
@@ -125,8 +125,9 @@ fn the_traceparent_names_the_span_that_the_collector_gets() {
     assert!(body.windows(16).any(|window| window == trace_id));
 }
 
+/// The delay is [`FLUSH_TIMEOUT`] at most.
 #[test]
-fn a_collector_that_never_answers_delays_the_end_by_the_flush_timeout_at_most() {
+fn silent_collector_delays_flush_by_its_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let log = run_child("flush", &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url)]);
@@ -135,7 +136,7 @@ fn a_collector_that_never_answers_delays_the_end_by_the_flush_timeout_at_most() 
 }
 
 #[test]
-fn a_collector_that_refuses_costs_one_line() {
+fn refusing_collector_costs_one_line() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -145,14 +146,15 @@ fn a_collector_that_refuses_costs_one_line() {
 }
 
 #[test]
-fn an_endpoint_that_is_no_url_is_logged_and_the_program_runs() {
+fn invalid_collector_url_is_only_logged() {
     let log = run_child("flush", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "not a url")]);
     assert!(log.contains("no spans are sent"), "{log}");
     assert!(log.contains("the program is still there"), "{log}");
 }
 
+/// Nor with the SDK disabled.
 #[test]
-fn without_an_endpoint_or_with_the_sdk_disabled_no_span_leaves() {
+fn no_span_leaves_without_an_endpoint() {
     let (url, requests) = collector();
     let disabled = [("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()), ("OTEL_SDK_DISABLED", "true")];
     for environment in [&disabled[..], &[]] {
@@ -163,7 +165,7 @@ fn without_an_endpoint_or_with_the_sdk_disabled_no_span_leaves() {
 }
 
 #[test]
-fn rust_log_is_the_level_when_the_command_line_has_none() {
+fn rust_log_is_the_fallback_level() {
     let log = run_child("flush", &[("RUST_LOG", "warn")]);
     assert!(!log.contains("the program is still there"), "{log}");
 }
@@ -267,8 +269,9 @@ fn run_server(child: &str, task: &str, collector: &str) -> (String, ExitStatus, 
     (log, status, ends.expect("its last words").elapsed())
 }
 
+/// The last spans reach the collector all the same.
 #[test]
-fn a_panic_is_a_line_of_log_and_the_last_spans_arrive_and_the_exit_code_is_101() {
+fn panic_is_logged_and_exits_with_101() {
     let (url, requests) = collector();
     let (log, status, _) = run_server("server", "panic", &url);
     assert_eq!(status.code(), Some(101), "{log}");
@@ -289,7 +292,7 @@ fn a_panic_is_a_line_of_log_and_the_last_spans_arrive_and_the_exit_code_is_101()
 }
 
 #[test]
-fn a_panic_in_a_task_ends_the_task_and_not_the_process() {
+fn panic_in_a_task_ends_only_the_task() {
     let (url, requests) = collector();
     let (log, status, _) = run_server("server_with_trouble_beside_it", "", &url);
     assert!(status.success(), "{log}");
@@ -301,7 +304,7 @@ fn a_panic_in_a_task_ends_the_task_and_not_the_process() {
 }
 
 #[test]
-fn every_end_is_over_in_time_whatever_the_collector_does() {
+fn every_process_end_is_in_time() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("http://{}", listener.local_addr().unwrap());
     for (child, task, code) in [
@@ -325,7 +328,7 @@ fn every_end_is_over_in_time_whatever_the_collector_does() {
 }
 
 #[test]
-fn a_log_that_cannot_be_written_ends_nothing() {
+fn unwritable_log_ends_nothing() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--nocapture"])

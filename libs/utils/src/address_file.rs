@@ -54,8 +54,9 @@ mod tests {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
+    /// No temporary file is left over.
     #[test]
-    fn the_file_has_the_content_the_mode_and_no_leftover() {
+    fn write_sets_content_and_mode() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("address.json");
         write(&path, b"{\"pg\":\"127.0.0.1:1\"}").unwrap();
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_write_replaces_the_first_with_a_new_file() {
+    fn write_replaces_the_file_as_a_whole() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("address.json");
         write(&path, b"a much longer first content").unwrap();
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_never_sees_half_a_file() {
+    fn reader_never_sees_half_a_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("address.json");
         let contents: Vec<Vec<u8>> = (0..8_u8).map(|byte| vec![byte; 64 * 1024]).collect();
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_leaves_no_temporary_file() {
+    fn failed_write_leaves_no_temporary_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("taken");
         fs::create_dir(&path).unwrap();

@@ -75,7 +75,7 @@ mod tests {
     const MAX: Duration = Duration::from_secs(2);
 
     #[test]
-    fn the_ceiling_doubles_until_the_maximum() {
+    fn delay_ceiling_doubles_until_the_maximum() {
         let mut backoff = Backoff::new(MIN, MAX);
         let mut random = StdRng::seed_from_u64(1);
         let ceilings: Vec<u128> = (0..7)
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn delays_use_the_whole_range_and_never_leave_it() {
+    fn next_delay_uses_the_whole_range() {
         let mut random = StdRng::seed_from_u64(2);
         let third_delays: Vec<Duration> = (0..1000)
             .map(|_| {
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_starts_over() {
+    fn reset_starts_over() {
         let mut backoff = Backoff::new(MIN, MAX);
         let mut random = StdRng::seed_from_u64(3);
         for _ in 0..10 {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_takes_at_least_the_minimum() {
+    async fn wait_takes_at_least_the_minimum() {
         let before = tokio::time::Instant::now();
         Backoff::new(MIN, MAX).wait().await;
         assert!(before.elapsed() >= MIN);

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_allowed_and_then_one_for_each_interval() {
+    fn bucket_allows_a_burst_then_the_rate() {
         let (mut buckets, start) = buckets(3, 10);
         let table = [(0, true), (0, true), (0, true), (0, false), (900, false), (1000, true), (1100, false)];
         for (at_ms, allowed) in table {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_refused_is_allowed_after_exactly_the_time_that_was_told() {
+    fn retry_after_is_exact() {
         let (mut buckets, start) = buckets(2, 10);
         buckets.try_acquire("a", start).unwrap();
         buckets.try_acquire("a", start).unwrap();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_costs_nothing() {
+    fn refused_attempt_costs_nothing() {
         let (mut buckets, start) = buckets(1, 10);
         buckets.try_acquire("a", start).unwrap();
         for _ in 0..1000 {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_empty_buckets_go() {
+    fn number_of_buckets_is_bounded() {
         let (mut buckets, start) = buckets(1, 5);
         for key in 0..100 {
             buckets.try_acquire(&key.to_string(), start).unwrap();
@@ -162,8 +162,9 @@ mod tests {
         assert!(buckets.is_empty());
     }
 
+    /// Extreme rates do not panic.
     #[test]
-    fn rates_that_mean_nothing_allow_nothing_and_extremes_do_not_panic() {
+    fn meaningless_rates_allow_nothing() {
         let now = Instant::now();
         for rate in [Rate::per_second(0.0, 5), Rate::per_second(-1.0, 5), Rate::per_second(f64::NAN, 5)] {
             let refused = LeakyBuckets::<String>::new(rate, 1).try_acquire("a", now);
@@ -180,7 +181,7 @@ mod tests {
     proptest! {
         /// The promise itself: in no window of time more than a burst and what leaked meanwhile.
         #[test]
-        fn in_any_window_at_most_a_burst_and_what_leaked(burst in 1_u32..6, steps in prop::collection::vec(0_u64..2500, 1..60)) {
+        fn no_window_exceeds_burst_and_rate(burst in 1_u32..6, steps in prop::collection::vec(0_u64..2500, 1..60)) {
             let (mut buckets, start) = buckets(burst, 4);
             let mut now = start;
             let mut allowed = Vec::new();

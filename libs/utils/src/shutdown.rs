@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn waiters_wake_at_their_stage_and_stay_awake() {
+    fn waiters_wake_at_their_stage() {
         let shutdown = Shutdown::new();
         assert!(!is_ready(shutdown.draining()) && !is_ready(shutdown.immediate()));
         shutdown.signal(Terminate);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_interrupt_wakes_those_who_wait_for_a_drain() {
+    async fn interrupt_wakes_drain_waiters() {
         let shutdown = Shutdown::new();
         let waiting = tokio::spawn(shutdown.draining());
         shutdown.signal(Interrupt);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_does_not_end_because_the_handles_are_gone() {
+    fn waits_survive_dropped_handles() {
         let shutdown = Shutdown::new();
         let (waiting, mut reloads) = (shutdown.draining(), shutdown.reloads());
         drop(shutdown);
@@ -289,8 +289,9 @@ mod tests {
         assert!(!is_ready(reloads.next()));
     }
 
+    /// A reload ends nothing.
     #[test]
-    fn a_reload_wakes_each_listener_once_and_ends_nothing() {
+    fn reload_wakes_each_listener_once() {
         let shutdown = Shutdown::new();
         let (mut one, mut two) = (shutdown.reloads(), shutdown.reloads());
         assert!(!is_ready(one.next()));
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_drain_waits_for_tasks_and_for_those_spawned_meanwhile() {
+    async fn drained_waits_for_tasks_spawned_meanwhile() {
         let shutdown = Shutdown::new();
         let (finish, finished) = oneshot::channel::<()>();
         let handle = shutdown.clone();
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_drain_ends_at_its_deadline() {
+    async fn drained_ends_at_its_deadline() {
         let shutdown = Shutdown::new();
         shutdown.spawn(std::future::pending::<()>());
         shutdown.spawn(std::future::pending::<()>());
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_second_signal_ends_a_drain() {
+    async fn second_signal_ends_a_drain() {
         let shutdown = Shutdown::new();
         shutdown.signal(Terminate);
         shutdown.spawn(std::future::pending::<()>());
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_no_task_left_a_drain_is_complete_whatever_the_stage() {
+    async fn drained_without_tasks_is_always_complete() {
         let shutdown = Shutdown::new();
         shutdown.spawn(async {}).await.unwrap();
         shutdown.signal(Interrupt);

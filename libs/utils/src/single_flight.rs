@@ -151,14 +151,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_after_the_end_runs_again() {
+    async fn caller_after_the_end_runs_again() {
         let flights = SingleFlight::new();
         assert_eq!(flights.run("a", || async { 1 }).await, (1, RunOrigin::Own));
         assert_eq!(flights.run("a", || async { 2 }).await, (2, RunOrigin::Own));
     }
 
+    /// This holds even while waiters of the ended run still collect its result.
     #[tokio::test]
-    async fn a_caller_after_the_end_does_not_share_even_while_others_still_collect() {
+    async fn caller_after_the_end_never_shares() {
         let flights = SingleFlight::new();
         let (release, released) = oneshot::channel();
         let mut leader = pin!(flights.run("a", || async { released.await.unwrap() }));
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cancelled_leader_hands_over_to_the_oldest_waiter() {
+    async fn cancelled_run_passes_to_the_oldest_waiter() {
         let flights = SingleFlight::new();
         let mut leader = Box::pin(flights.run("a", pending));
         assert!(poll_once(leader.as_mut()).is_pending());
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn callers_that_all_leave_are_forgotten() {
+    async fn key_is_forgotten_when_all_callers_leave() {
         let flights = SingleFlight::<_, u8>::new();
         let mut leader = Box::pin(flights.run("a", pending));
         assert!(poll_once(leader.as_mut()).is_pending());
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_that_leave_at_the_same_time_are_forgotten_too() {
+    fn key_is_forgotten_when_callers_leave_together() {
         const ROUNDS: usize = 5_000;
         let flights = SingleFlight::<_, u8>::new();
         let barrier = std::sync::Barrier::new(2);
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_of_the_leader_hands_over_too() {
+    async fn panicking_run_is_handed_over_too() {
         let flights = Arc::new(SingleFlight::new());
         let leader = {
             let flights = Arc::clone(&flights);
@@ -240,8 +241,9 @@ mod tests {
         assert_eq!(flights.run("a", || async { 3 }).await, (3, RunOrigin::Own));
     }
 
+    /// Under load, with callers that give up; no key stays behind.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn under_load_runs_of_a_key_never_overlap_and_nothing_stays_behind() {
+    async fn runs_of_a_key_never_overlap() {
         let flights = Arc::new(SingleFlight::new());
         let running: Arc<[AtomicUsize; 3]> = Arc::default();
         let tasks: Vec<_> = (0..600_usize)

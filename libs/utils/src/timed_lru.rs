@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_gone_at_its_age_however_busy_it_is() {
+    fn entry_expires_at_its_age_however_busy() {
         let (mut cache, start) = (TimedLru::new(2), Instant::now());
         cache.insert("a", 1, TEN_SECONDS, start);
         for second in 0..10 {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_use_restarts_the_idle_time_but_not_the_age() {
+    fn get_restarts_idle_time_but_not_age() {
         let (mut cache, start) = (TimedLru::new(2), Instant::now());
         cache.insert("a", 1, Ttl { absolute: seconds(10), idle: seconds(4) }, start);
         for second in [3, 6, 9] {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_goes_first() {
+    fn least_recently_used_entry_is_evicted_first() {
         let (mut cache, now) = (TimedLru::new(2), Instant::now());
         cache.insert("a", 1, FOREVER, now);
         cache.insert("b", 2, FOREVER, now);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn replacing_a_value_evicts_nobody() {
+    fn replacing_a_value_evicts_nothing() {
         let (mut cache, now) = (TimedLru::new(2), Instant::now());
         cache.insert("a", 1, FOREVER, now);
         cache.insert("b", 2, FOREVER, now);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_handle_does_not_remove_a_newer_value() {
+    fn old_generation_never_invalidates_a_newer_value() {
         let (mut cache, now) = (TimedLru::new(2), Instant::now());
         let old = cache.insert("a", 1, FOREVER, now).generation;
         // The same instant on purpose: a clock cannot tell these two apart.
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_removes_exactly_the_expired() {
+    fn sweep_removes_exactly_the_expired() {
         let (mut cache, start) = (TimedLru::new(10), Instant::now());
         for (key, age) in [("a", 1), ("b", 5), ("c", 9)] {
             cache.insert(key, age, Ttl::absolute(seconds(age)), start);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn without_capacity_nothing_is_kept() {
+    fn zero_capacity_keeps_nothing() {
         let (mut cache, now) = (TimedLru::new(0), Instant::now());
         let first = cache.insert("a", 1, FOREVER, now).generation;
         assert_ne!(first, cache.insert("a", 2, FOREVER, now).generation);
@@ -295,8 +295,9 @@ mod tests {
         assert!(cache.is_empty());
     }
 
+    /// Tasks read the clock before they take the lock, so a later caller may bring an earlier time.
     #[test]
-    fn a_clock_read_too_early_neither_panics_nor_expires_anything() {
+    fn earlier_clock_expires_nothing() {
         let start = Instant::now();
         let (mut cache, later) = (TimedLru::new(2), start + seconds(100));
         cache.insert("a", 1, Ttl { absolute: seconds(10), idle: seconds(3) }, later);

@@ -10,7 +10,7 @@ use utils::shutdown::Stage;
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn signals_of_the_process_reload_drain_and_end_it() {
+async fn process_signals_reload_drain_and_end() {
     let shutdown = Shutdown::on_process_signals().unwrap();
 
     let mut reloads = shutdown.reloads();

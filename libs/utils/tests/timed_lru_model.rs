@@ -79,7 +79,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_cache_does_what_the_model_does(capacity in 0..=CAPACITY_MAX, operations in vec(operation(), 0..120)) {
+    fn cache_agrees_with_its_model(capacity in 0..=CAPACITY_MAX, operations in vec(operation(), 0..120)) {
         let mut cache = TimedLru::new(capacity);
         let mut model = Model::default();
         let mut now = Instant::now();

@@ -29,7 +29,7 @@ fn finds_it_stale(cache: &Shared, wrong: u32, now: Instant) {
 }
 
 #[test]
-fn a_stale_handle_never_removes_a_newer_entry() {
+fn stale_generation_never_removes_a_newer_entry() {
     loom::model(|| {
         let now = Instant::now();
         let cache: Shared = Arc::new(Mutex::new(TimedLru::new(4)));

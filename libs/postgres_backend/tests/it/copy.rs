@@ -35,8 +35,9 @@ fn options(address: SocketAddr) -> ConnectOptions {
     }
 }
 
+/// More bytes than the sockets buffer go each way, and the connection can be used afterwards.
 #[tokio::test]
-async fn a_copy_runs_both_ways_at_once_and_the_connection_lives_on() {
+async fn copy_both_runs_both_ways_at_once() {
     let (options, server) = server().await;
     let mut client = Client::connect(&options, DEADLINE).await.unwrap();
     assert_eq!(client.parameter("server_version"), Some("15.4"));
@@ -71,7 +72,7 @@ async fn a_copy_runs_both_ways_at_once_and_the_connection_lives_on() {
 }
 
 #[tokio::test]
-async fn a_wrong_token_is_refused_in_words() {
+async fn wrong_token_gets_an_error_response() {
     let (mut options, server) = server().await;
     options.password = Some("guess".to_owned());
     let Err(ClientError::Server(response)) = Client::connect(&options, DEADLINE).await else {
@@ -82,7 +83,7 @@ async fn a_wrong_token_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn a_copy_that_the_client_gives_up_leaves_a_usable_connection() {
+async fn copy_fail_leaves_a_usable_connection() {
     let mut client = RawClient::ready().await;
     client.send(&FrontendMessage::Query("ECHO".into())).await;
     client.send(&FrontendMessage::CopyFail("enough".into())).await;
@@ -95,7 +96,7 @@ async fn a_copy_that_the_client_gives_up_leaves_a_usable_connection() {
 }
 
 #[tokio::test]
-async fn a_query_sent_right_behind_copy_done_is_answered() {
+async fn query_sent_behind_copy_done_is_answered() {
     let mut client = RawClient::ready().await;
     let query = |text: &str| FrontendMessage::Query(text.into());
     client.send_all(&[query("ECHO"), FrontendMessage::CopyDone, query("SHOW x")]).await;
@@ -104,7 +105,7 @@ async fn a_query_sent_right_behind_copy_done_is_answered() {
 }
 
 #[tokio::test]
-async fn a_standby_that_terminates_inside_a_copy_ends_it_without_an_error() {
+async fn terminate_inside_a_copy_is_no_error() {
     let mut client = RawClient::ready().await;
     client.send(&FrontendMessage::Query("ECHO".into())).await;
     client.send(&FrontendMessage::Terminate).await;
@@ -113,15 +114,16 @@ async fn a_standby_that_terminates_inside_a_copy_ends_it_without_an_error() {
     assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Server))));
 }
 
+/// The client gets one of the two errors, and the connection goes on.
 #[tokio::test]
-async fn when_both_sides_fail_the_client_hears_of_it_and_the_connection_goes_on() {
+async fn copy_failing_both_ways_reports_one_error() {
     let mut client = RawClient::ready().await;
     client.send(&FrontendMessage::Query("BOTH FAIL".into())).await;
     assert_eq!(client.until_ready().await, "WEZ");
 }
 
 #[tokio::test]
-async fn a_payload_above_the_limit_ends_the_connection_in_words() {
+async fn copy_payload_above_the_limit_is_refused() {
     let mut client = RawClient::ready().await;
     client.send(&FrontendMessage::Query("ECHO".into())).await;
     client.send_raw(b"d\x7f\xff\xff\xff").await;

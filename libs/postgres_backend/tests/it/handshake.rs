@@ -16,7 +16,7 @@ use crate::tls::server_tls;
 const V3: ProtocolVersion = ProtocolVersion::V3_0;
 
 #[tokio::test]
-async fn encryption_is_declined_once_each_and_the_session_goes_on() {
+async fn handshake_declines_each_encryption_once() {
     let mut client = RawClient::new(TlsPolicy::Disabled);
     for request in [StartupPacket::Ssl, StartupPacket::GssEnc] {
         client.send(&request).await;
@@ -27,7 +27,7 @@ async fn encryption_is_declined_once_each_and_the_session_goes_on() {
 }
 
 #[tokio::test]
-async fn a_second_request_for_encryption_is_a_violation() {
+async fn repeated_encryption_request_is_a_violation() {
     for request in [StartupPacket::Ssl, StartupPacket::GssEnc] {
         let mut client = RawClient::new(TlsPolicy::Disabled);
         client.send(&request).await;
@@ -38,8 +38,9 @@ async fn a_second_request_for_encryption_is_a_violation() {
     }
 }
 
+/// They are refused before the request is answered: an attacker in the middle could have put them there.
 #[tokio::test]
-async fn bytes_behind_a_request_for_encryption_end_the_connection_before_it_is_answered() {
+async fn bytes_behind_an_encryption_request_are_refused() {
     let (tls, _) = server_tls(&["localhost"]);
     for policy in [TlsPolicy::Disabled, TlsPolicy::Offered(tls.clone()), TlsPolicy::Required(tls)] {
         for request in [StartupPacket::Ssl, StartupPacket::GssEnc] {
@@ -54,7 +55,7 @@ async fn bytes_behind_a_request_for_encryption_end_the_connection_before_it_is_a
 }
 
 #[tokio::test]
-async fn where_tls_is_required_no_plain_session_is_let_in_whatever_its_version() {
+async fn required_tls_refuses_plain_sessions_of_any_version() {
     let (tls, _) = server_tls(&["localhost"]);
     for (version, expected) in [
         (V3, SqlState::INVALID_AUTHORIZATION),
@@ -69,7 +70,7 @@ async fn where_tls_is_required_no_plain_session_is_let_in_whatever_its_version()
 }
 
 #[tokio::test]
-async fn a_newer_minor_version_is_negotiated_down_and_a_protocol_option_too() {
+async fn newer_minor_version_and_options_are_negotiated_down() {
     for (version, option, newest) in [
         (V3, Some("_pq_.command_progress"), V3),
         (ProtocolVersion::V3_2, Some("_pq_.x"), ProtocolVersion::V3_2),
@@ -88,7 +89,7 @@ async fn a_newer_minor_version_is_negotiated_down_and_a_protocol_option_too() {
 }
 
 #[tokio::test]
-async fn a_version_that_is_spoken_needs_no_negotiation() {
+async fn supported_version_needs_no_negotiation() {
     for version in [V3, ProtocolVersion(3 << 16 | 1), ProtocolVersion::V3_2] {
         let mut client = RawClient::new(TlsPolicy::Disabled);
         client.send(&startup(version, &[("user", "me")])).await;
@@ -97,7 +98,7 @@ async fn a_version_that_is_spoken_needs_no_negotiation() {
 }
 
 #[tokio::test]
-async fn a_session_knows_its_parameters_without_the_protocol_options() {
+async fn session_params_exclude_protocol_options() {
     let (mut client, server) = duplex(4096);
     client
         .write_all(&encoded(&[startup(V3, &[("user", "me"), ("_pq_.x", "1"), ("options", "-c a=b")])]))
@@ -114,7 +115,7 @@ async fn a_session_knows_its_parameters_without_the_protocol_options() {
 }
 
 #[tokio::test]
-async fn a_malformed_opening_is_answered_with_a_protocol_violation() {
+async fn malformed_opening_is_a_protocol_violation() {
     for bytes in [
         &b"\0\0\0\x07\0\x03\0"[..],
         b"\0\0\0\0",
@@ -134,7 +135,7 @@ async fn a_malformed_opening_is_answered_with_a_protocol_violation() {
 }
 
 #[tokio::test]
-async fn an_old_or_future_protocol_is_told_which_one_is_served() {
+async fn unsupported_protocol_learns_the_supported_versions() {
     for version in [ProtocolVersion(2 << 16), ProtocolVersion(4 << 16)] {
         let mut client = RawClient::new(TlsPolicy::Disabled);
         client.send(&startup(version, &[])).await;
@@ -145,7 +146,7 @@ async fn an_old_or_future_protocol_is_told_which_one_is_served() {
 }
 
 #[tokio::test]
-async fn a_cancel_request_is_an_outcome_with_a_key_of_either_length() {
+async fn cancel_request_has_4_or_256_key_bytes() {
     for length in [4, 256] {
         let mut client = RawClient::new(TlsPolicy::Disabled);
         let key = vec![b'k'; length];
@@ -156,14 +157,15 @@ async fn a_cancel_request_is_an_outcome_with_a_key_of_either_length() {
     }
 }
 
+/// Port scans and health checks do so.
 #[tokio::test]
-async fn a_peer_that_says_nothing_and_leaves_is_no_error() {
+async fn client_that_leaves_silently_is_no_error() {
     let client = RawClient::new(TlsPolicy::Disabled);
     assert!(matches!(client.end().await, End::NothingAsked));
 }
 
 #[tokio::test]
-async fn what_a_client_sends_ahead_of_the_greeting_is_not_lost() {
+async fn query_sent_ahead_of_the_greeting_is_answered() {
     let mut client = RawClient::new(TlsPolicy::Disabled);
     let mut wire = encoded(&[startup(V3, &[("user", "me")])]);
     FrontendMessage::Query("SHOW x".into()).encode(&mut wire).unwrap();
@@ -176,7 +178,7 @@ async fn what_a_client_sends_ahead_of_the_greeting_is_not_lost() {
 
 /// The clock of these tests is virtual: it jumps to the next timer when nothing else can happen.
 #[tokio::test(start_paused = true)]
-async fn the_deadline_is_for_the_whole_handshake_and_not_for_each_byte() {
+async fn handshake_deadline_covers_all_bytes_together() {
     let (mut client, server) = duplex(4096);
     let config = HandshakeConfig::new(TlsPolicy::Disabled);
     let began = tokio::time::Instant::now();
@@ -196,14 +198,14 @@ async fn the_deadline_is_for_the_whole_handshake_and_not_for_each_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_never_says_anything_is_told_nothing() {
+async fn silent_client_is_closed_without_a_message() {
     let mut client = RawClient::new(TlsPolicy::Disabled);
     assert_eq!(client.receive().await, None);
     assert!(matches!(client.end().await, End::Refused(HandshakeError::Timeout)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_length_that_promises_more_than_comes_is_told_at_the_deadline() {
+async fn incomplete_startup_packet_times_out_at_the_deadline() {
     let began = tokio::time::Instant::now();
     let mut client = RawClient::new(TlsPolicy::Disabled);
     client.send_raw(b"\0\0\x27\x10\0\x03\0\0user\0me\0\0").await;
@@ -213,7 +215,7 @@ async fn a_length_that_promises_more_than_comes_is_told_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_never_sends_its_password_runs_into_the_same_deadline() {
+async fn missing_password_times_out_at_the_deadline() {
     let mut client = RawClient::with_config(HandshakeConfig::new(TlsPolicy::Disabled), Some("token"));
     client.send(&startup(V3, &[("user", "me")])).await;
     assert_eq!(client.receive().await.unwrap().tag(), b'R');
@@ -222,7 +224,7 @@ async fn a_client_that_never_sends_its_password_runs_into_the_same_deadline() {
 }
 
 #[tokio::test]
-async fn a_password_is_asked_for_and_judged() {
+async fn cleartext_password_is_verified() {
     for (password, expected) in [("token", Some("RSSKZ")), ("", None), ("tokens", None)] {
         let mut client = RawClient::with_config(HandshakeConfig::new(TlsPolicy::Disabled), Some("token"));
         client.send(&startup(V3, &[("user", "me")])).await;
@@ -238,7 +240,7 @@ async fn a_password_is_asked_for_and_judged() {
 }
 
 #[tokio::test]
-async fn a_query_in_place_of_the_password_gets_nowhere() {
+async fn query_in_place_of_the_password_is_refused() {
     let mut client = RawClient::with_config(HandshakeConfig::new(TlsPolicy::Disabled), Some("token"));
     client.send(&startup(V3, &[("user", "me")])).await;
     assert_eq!(client.receive().await.unwrap().tag(), b'R');
@@ -248,7 +250,7 @@ async fn a_query_in_place_of_the_password_gets_nowhere() {
 }
 
 #[test]
-fn no_bytes_make_the_handshake_panic_or_hang() {
+fn handshake_never_panics_or_hangs() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (tls, _) = server_tls(&["localhost"]);
     let length = prop_oneof![Just(8u32), 0u32..64, any::<u32>()];

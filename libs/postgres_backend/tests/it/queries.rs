@@ -29,7 +29,7 @@ fn execute() -> M {
 }
 
 #[tokio::test]
-async fn a_simple_query_is_answered_and_followed_by_ready() {
+async fn simple_query_is_answered_and_followed_by_ready() {
     let mut client = RawClient::ready().await;
     for (text, tags) in [
         ("SHOW x", "TDCZ"),
@@ -48,7 +48,7 @@ async fn a_simple_query_is_answered_and_followed_by_ready() {
 }
 
 #[tokio::test]
-async fn a_query_that_is_not_utf8_fails_alone() {
+async fn query_that_is_not_utf8_fails_alone() {
     let mut client = RawClient::ready().await;
     client.send(&M::Query(Text::new(&b"SHOW \xff"[..]))).await;
     let Some(BackendMessage::ErrorResponse(error)) = client.receive().await else { panic!("no error") };
@@ -57,7 +57,7 @@ async fn a_query_that_is_not_utf8_fails_alone() {
 }
 
 #[tokio::test]
-async fn a_fatal_error_is_the_last_word() {
+async fn fatal_error_closes_the_connection() {
     let mut client = RawClient::ready().await;
     client.send(&query("DIE")).await;
     assert_eq!(client.last_error().await.message, "that was all");
@@ -65,7 +65,7 @@ async fn a_fatal_error_is_the_last_word() {
 }
 
 #[tokio::test]
-async fn the_extended_protocol_runs_the_same_commands() {
+async fn extended_protocol_runs_the_same_commands() {
     let show = || [parse("", "SHOW x"), bind("")];
     let mut client = RawClient::ready().await;
     for (messages, tags) in [
@@ -92,7 +92,7 @@ async fn the_extended_protocol_runs_the_same_commands() {
 }
 
 #[tokio::test]
-async fn after_an_error_everything_up_to_sync_is_skipped() {
+async fn error_skips_everything_up_to_sync() {
     let mut client = RawClient::ready().await;
     client
         .send_all(&[
@@ -111,7 +111,7 @@ async fn after_an_error_everything_up_to_sync_is_skipped() {
 }
 
 #[tokio::test]
-async fn flush_brings_the_answers_before_sync() {
+async fn flush_sends_answers_before_sync() {
     let mut client = RawClient::ready().await;
     client.send_all(&[parse("", "SHOW x"), M::Flush]).await;
     assert_eq!(client.receive().await, Some(BackendMessage::ParseComplete));
@@ -120,7 +120,7 @@ async fn flush_brings_the_answers_before_sync() {
 }
 
 #[tokio::test]
-async fn what_is_not_supported_is_refused_and_the_connection_goes_on() {
+async fn unsupported_message_leaves_a_usable_connection() {
     let with_parameter = Parse { statement: Text::EMPTY, query: "SHOW x".into(), parameter_types: vec![25] };
     let binary = Bind {
         portal: Text::EMPTY,
@@ -141,7 +141,7 @@ async fn what_is_not_supported_is_refused_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_message_end_the_connection_in_words() {
+async fn invalid_message_is_a_protocol_violation() {
     let too_long = u32::try_from(QUERY_BYTES_MAX + 5).unwrap().to_be_bytes();
     for bytes in [b"!\0\0\0\x04".to_vec(), b"Q\0\0\0\x05x".to_vec(), [b"Q", &too_long[..]].concat()] {
         let mut client = RawClient::ready().await;
@@ -152,14 +152,14 @@ async fn bytes_that_are_no_message_end_the_connection_in_words() {
 }
 
 #[tokio::test]
-async fn a_query_of_the_longest_length_is_served() {
+async fn query_of_the_longest_length_is_served() {
     let mut client = RawClient::ready().await;
     client.send(&query(&"x".repeat(QUERY_BYTES_MAX - 1))).await;
     assert_eq!(client.until_ready().await, "EZ");
 }
 
 #[tokio::test]
-async fn a_shutdown_tells_a_waiting_client_to_go() {
+async fn shutdown_sends_admin_shutdown_to_waiting_client() {
     let mut client = RawClient::ready().await;
     client.stop.notify_one();
     assert_eq!(client.last_error().await.sqlstate, SqlState::ADMIN_SHUTDOWN);
@@ -167,7 +167,7 @@ async fn a_shutdown_tells_a_waiting_client_to_go() {
 }
 
 #[tokio::test]
-async fn a_client_that_vanishes_between_two_queries_is_no_error() {
+async fn client_that_vanishes_between_queries_is_no_error() {
     let client = RawClient::ready().await;
     assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Client))));
 }

@@ -78,7 +78,7 @@ fn serve(policy: TlsPolicy) -> (DuplexStream, JoinHandle<End>) {
 }
 
 #[tokio::test]
-async fn a_session_inside_negotiated_tls_is_served() {
+async fn session_inside_negotiated_tls_is_served() {
     let (tls, certificates) = server_tls(&["localhost"]);
     let (stream, _server) = serve(TlsPolicy::Required(tls));
     let tls = ClientTls { config: client_config(&certificates, &[]), server_name: None };
@@ -116,8 +116,9 @@ fn recorded(wire: DuplexStream) -> (DuplexStream, JoinHandle<Vec<u8>>) {
     (client, tokio::spawn(recording))
 }
 
+/// libpq always has this much room; of a larger record a rest may stay inside of its OpenSSL.
 #[tokio::test]
-async fn no_record_is_larger_than_the_room_that_libpq_always_has() {
+async fn tls_records_hold_8_kib_at_most() {
     let (tls, certificates) = server_tls(&["localhost"]);
     let (wire, _server) = serve(TlsPolicy::Offered(tls));
     let (stream, said) = recorded(wire);
@@ -211,7 +212,7 @@ async fn tls_stream_writes_many_records_at_once() {
 }
 
 #[tokio::test]
-async fn any_certificate_will_do_where_only_encryption_is_required() {
+async fn client_tls_require_accepts_any_certificate() {
     let (tls, _) = server_tls(&["localhost"]);
     let (stream, _server) = serve(TlsPolicy::Required(tls));
     let mut options = options(Some(ClientTls::require().unwrap()));
@@ -223,7 +224,7 @@ async fn any_certificate_will_do_where_only_encryption_is_required() {
 }
 
 #[tokio::test]
-async fn where_clients_must_show_a_certificate_only_one_of_the_authority_gets_in() {
+async fn client_authority_admits_only_its_own_certificates() {
     let directory = tempfile::tempdir().unwrap();
     let authority = directory.path().join("authority.pem");
     let (server, known, stranger) = (self_signed("localhost"), self_signed("known"), self_signed("stranger"));
@@ -247,7 +248,7 @@ async fn where_clients_must_show_a_certificate_only_one_of_the_authority_gets_in
 }
 
 #[tokio::test]
-async fn a_server_is_believed_only_with_a_certificate_of_the_authority_for_its_name() {
+async fn verify_full_checks_authority_and_name() {
     let directory = tempfile::tempdir().unwrap();
     let authority = directory.path().join("authority.pem");
     let (ours, other) = (self_signed("localhost"), self_signed("localhost"));
@@ -264,7 +265,7 @@ async fn a_server_is_believed_only_with_a_certificate_of_the_authority_for_its_n
 }
 
 #[tokio::test]
-async fn the_certificate_is_chosen_by_the_name_and_the_session_knows_the_name() {
+async fn server_name_selects_the_certificate() {
     let names = ["one.example", "two.example"];
     let (tls, certificates) = server_tls(&names);
     for (name, certificate) in names.iter().zip(certificates) {
@@ -295,14 +296,14 @@ async fn direct(
 }
 
 #[tokio::test]
-async fn direct_tls_is_served_when_it_names_the_protocol() {
+async fn direct_tls_with_alpn_is_served() {
     let (stream, _server) = direct(&[b"http/1.1", ALPN_POSTGRESQL], TlsPolicy::Offered).await;
     let mut client = in_time(Client::open(stream.unwrap(), &options(None))).await.unwrap();
     assert_eq!(client.simple_query("SHOW x").await.unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn direct_tls_that_does_not_name_the_protocol_is_refused() {
+async fn direct_tls_without_alpn_is_refused() {
     let (stream, server) = direct(&[], TlsPolicy::Offered).await;
     let mut reader = FramedReader::new(stream.unwrap());
     let frame = in_time(reader.read_frame(1000)).await.unwrap().unwrap();
@@ -314,21 +315,21 @@ async fn direct_tls_that_does_not_name_the_protocol_is_refused() {
 }
 
 #[tokio::test]
-async fn direct_tls_for_another_protocol_fails_in_the_handshake() {
+async fn direct_tls_with_other_alpn_fails() {
     let (stream, server) = direct(&[b"h2"], TlsPolicy::Offered).await;
     assert!(stream.is_err());
     assert!(matches!(in_time(server).await.unwrap(), End::Refused(HandshakeError::Tls(_))));
 }
 
 #[tokio::test]
-async fn direct_tls_where_there_is_none_is_closed() {
+async fn direct_tls_without_configuration_is_closed() {
     let (stream, server) = direct(&[ALPN_POSTGRESQL], |_| TlsPolicy::Disabled).await;
     assert!(stream.is_err());
     assert!(matches!(in_time(server).await.unwrap(), End::Refused(HandshakeError::TlsNotConfigured)));
 }
 
 #[tokio::test]
-async fn a_second_request_for_encryption_inside_tls_is_a_violation() {
+async fn encryption_request_inside_tls_is_a_violation() {
     let (stream, server) = direct(&[ALPN_POSTGRESQL], TlsPolicy::Offered).await;
     let mut stream = stream.unwrap();
     stream.write_all(b"\0\0\0\x08\x04\xd2\x16\x2f").await.unwrap();
@@ -357,19 +358,19 @@ async fn open_against(answer: &'static [u8]) -> Result<(), ClientError> {
 }
 
 #[tokio::test]
-async fn a_client_that_wants_tls_sends_nothing_in_clear() {
+async fn client_tls_sends_nothing_in_clear() {
     assert!(matches!(open_against(b"N").await, Err(ClientError::TlsRefused)));
     assert!(matches!(open_against(b"E\0\0\0\x10Mgive me money").await, Err(ClientError::TlsRefused)));
     assert!(matches!(open_against(b"").await, Err(ClientError::Closed)));
 }
 
 #[tokio::test]
-async fn a_client_takes_no_bytes_behind_the_answer_for_the_servers() {
+async fn client_tls_refuses_bytes_behind_the_answer() {
     assert!(matches!(open_against(b"SR\0\0\0\x08\0\0\0\0").await, Err(ClientError::UnencryptedData)));
 }
 
 #[test]
-fn certificate_and_key_are_loaded_only_when_they_belong_together() {
+fn certified_key_needs_a_matching_pair() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, content: &str| {
         let path = directory.path().join(name);
@@ -394,7 +395,7 @@ fn certificate_and_key_are_loaded_only_when_they_belong_together() {
 }
 
 #[test]
-fn a_resolver_may_decide_by_anything_in_the_client_hello() {
+fn server_tls_accepts_any_certificate_resolver() {
     #[derive(Debug)]
     struct Never;
     impl ResolvesServerCert for Never {

@@ -29,7 +29,7 @@ async fn reader_of(bytes: &[u8]) -> (FramedReader<DuplexStream>, DuplexStream) {
 }
 
 #[tokio::test]
-async fn a_frame_survives_any_number_of_dropped_reads() {
+async fn read_frame_survives_dropped_futures() {
     let mut wire = BytesMut::new();
     for text in ["first", "second"] {
         FrontendMessage::Query(text.into()).encode(&mut wire).unwrap();
@@ -46,14 +46,14 @@ async fn a_frame_survives_any_number_of_dropped_reads() {
 }
 
 #[tokio::test]
-async fn a_huge_length_that_is_followed_by_nothing_allocates_next_to_nothing() {
+async fn read_frame_allocates_little_for_announced_bytes() {
     let (mut reader, _peer) = reader_of(b"d\x7f\xff\xff\xffsome").await;
     assert!(poll_once(reader.read_frame(usize::MAX)).is_none());
     assert!(reader.buffer_capacity() <= 2 * READ_CHUNK_BYTES, "{} bytes", reader.buffer_capacity());
 }
 
 #[tokio::test]
-async fn the_buffer_grows_with_what_arrived() {
+async fn read_buffer_grows_with_what_arrived() {
     let (mut reader, mut peer) = reader_of(b"d\x7f\xff\xff\xff").await;
     for arrived in (4096..=128 * 1024).step_by(4096) {
         peer.write_all(&[0; 4096]).await.unwrap();
@@ -63,7 +63,7 @@ async fn the_buffer_grows_with_what_arrived() {
 }
 
 #[tokio::test]
-async fn a_length_that_is_not_accepted_is_refused_before_the_body_comes() {
+async fn read_frame_refuses_a_length_before_its_body() {
     for (header, expected) in [
         (&b"d\0\0\0\x03"[..], ProtocolError::InvalidLength(3)),
         (b"d\0\0\0\0", ProtocolError::InvalidLength(0)),
@@ -81,7 +81,7 @@ async fn a_length_that_is_not_accepted_is_refused_before_the_body_comes() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_stream_is_clean_only_between_two_messages() {
+async fn stream_end_is_clean_only_between_messages() {
     let (mut reader, peer) = reader_of(b"S\0\0\0\x04").await;
     drop(peer);
     assert!(reader.read_frame(BODY_BYTES_MAX).await.unwrap().is_some());
@@ -97,7 +97,7 @@ async fn the_end_of_the_stream_is_clean_only_between_two_messages() {
 }
 
 #[tokio::test]
-async fn a_startup_packet_of_10000_bytes_is_read_and_a_longer_one_refused() {
+async fn startup_packet_has_10000_bytes_at_most() {
     for (value_bytes, fits) in [(9_985, true), (9_986, false)] {
         let params = [("user", "x".repeat(value_bytes))].into_iter().collect();
         let packet = StartupPacket::Startup { version: crate::ProtocolVersion::V3_0, params };
@@ -111,7 +111,7 @@ async fn a_startup_packet_of_10000_bytes_is_read_and_a_longer_one_refused() {
 }
 
 #[tokio::test]
-async fn a_dropped_flush_loses_and_repeats_nothing() {
+async fn dropped_flush_loses_and_repeats_nothing() {
     let (mut peer, ours) = duplex(7);
     let mut writer = FramedWriter::new(ours);
     let message = BackendMessage::CopyData(vec![b'x'; 100].into());
@@ -130,7 +130,7 @@ async fn a_dropped_flush_loses_and_repeats_nothing() {
 }
 
 #[tokio::test]
-async fn peeking_takes_nothing() {
+async fn peek_byte_consumes_nothing() {
     let (mut reader, peer) = reader_of(b"S").await;
     drop(peer);
     assert_eq!(reader.peek_byte().await.unwrap(), Some(b'S'));
