@@ -1,8 +1,8 @@
-//! Writing the file that tells where a process listens.
+//! Address file: tells the process that started a server where the server listens.
 //!
-//! A server started on port 0 learns its ports only when it has bound them; whoever started it reads this file. The
-//! content is the caller's, usually one JSON object. Reading and waiting is the reader's part and not here. Called by
-//! the `main` of every server.
+//! A server started on port 0 learns its ports only when it has bound them, and then writes this file. The content is
+//! the caller's, usually one JSON object. Waiting for the file and reading it is not done here. Called by `main` of
+//! every server.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -10,18 +10,19 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Permission bits of the file: everybody may learn an address, only the owner may change it.
+/// Permission bits of the file: every user may read an address, only the owner may change it.
 pub const ADDRESS_FILE_MODE: u32 = 0o644;
 
-/// Puts `content` at `path` in one step: a reader sees no file, the file of before, or all of `content`.
+/// Writes `content` to `path` in one step: a reader sees no file, the previous file, or all of `content`.
 ///
-/// The bytes go to a new file in the same directory, which is then renamed over `path`. Nothing is synced: after a
-/// power failure the process does not listen either.
+/// The bytes go to a new file in the same directory, which is then renamed to `path`. Nothing is synced: after a power
+/// failure the process does not listen either. Errors are those of the file system, and [`io::ErrorKind::InvalidInput`]
+/// for a path without a file name.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = temporary_beside(path)?;
     let written = write_new(&temporary, content).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        // Best effort: the first error is the one worth reporting.
+        // The error of the write is the one to report; that of the removal adds nothing.
         let _ = fs::remove_file(&temporary);
     }
     written
@@ -29,12 +30,12 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 
 fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(ADDRESS_FILE_MODE).open(path)?;
-    // The mode given to `open` is narrowed by the umask, and a reader of another user must not depend on that.
+    // The umask narrows the mode given to `open`, and a reader of another user must not depend on it.
     file.set_permissions(fs::Permissions::from_mode(ADDRESS_FILE_MODE))?;
     file.write_all(content)
 }
 
-/// A name in the directory of `path` that no other writer uses: two threads or two processes may write at once.
+/// A name beside `path` that no other writer uses, even when several threads or processes write at once.
 fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     static WRITES: AtomicU64 = AtomicU64::new(0);
     let Some(name) = path.file_name() else {
@@ -73,7 +74,7 @@ mod tests {
         let mut reader = fs::File::open(&path).unwrap();
         write(&path, b"second").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
-        // Who had opened the first still reads all of it: it was replaced, not overwritten.
+        // A reader that had opened the first file still reads all of it: the file was replaced, not overwritten.
         assert_eq!(io::read_to_string(&mut reader).unwrap(), "a much longer first content");
     }
 

@@ -1,7 +1,7 @@
-//! [`Backoff`]: how long to wait before the next attempt.
+//! [`Backoff`]: computes how long to wait before the next attempt.
 //!
-//! It only computes delays; the caller decides what is worth another attempt and when to give up. Called by every
-//! loop that dials a peer: safekeeper links, compute connections, control-plane requests.
+//! The caller decides which failure is worth another attempt and when to give up. Called by every loop that connects to
+//! a peer: safekeeper links, compute connections, control plane requests.
 
 use std::time::Duration;
 
@@ -14,9 +14,27 @@ pub const BACKOFF_DELAY_MAX: Duration = Duration::from_secs(5);
 
 /// Exponential delays with full jitter: the n-th delay is drawn evenly from `min ..= min(max, min * 2^n)`.
 ///
-/// The whole range is random, not a few percent at its end, so that a hundred clients that lost the same server at
-/// the same moment do not come back at the same moment. `min` is a floor because a refused connection on the same
-/// machine costs nothing, and a delay near zero would make the loop spin.
+/// The whole range is random, not only a few percent at its end, so that a hundred clients that lost one server at the
+/// same moment do not return at the same moment. `min` is a floor because a connection to the same machine is refused
+/// at once: with a delay near zero the loop would spin.
+///
+/// ```
+/// use std::time::Duration;
+/// use rand::{SeedableRng, rngs::StdRng};
+/// use utils::Backoff;
+///
+/// let (min, max) = (Duration::from_millis(50), Duration::from_secs(5));
+/// let (mut backoff, mut random) = (Backoff::new(min, max), StdRng::seed_from_u64(1));
+/// let first = backoff.next_delay(&mut random);
+/// assert!(first >= min && first <= 2 * min);
+/// for _ in 0..20 {
+///     assert!(backoff.next_delay(&mut random) <= max);
+/// }
+///
+/// // After a success the next failure waits briefly again.
+/// backoff.reset();
+/// assert!(backoff.next_delay(&mut random) <= 2 * min);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Backoff {
     min: Duration,
@@ -36,7 +54,7 @@ impl Backoff {
         Self { min, max, attempts: 0 }
     }
 
-    /// The next delay, drawn from `random`.
+    /// Counts one attempt and draws its delay from `random`.
     pub fn next_delay(&mut self, random: &mut impl Rng) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         random.random_range(self.min..=self.ceiling())
@@ -48,17 +66,17 @@ impl Backoff {
         tokio::time::sleep(delay).await;
     }
 
-    /// Starts over, for use after a success.
+    /// Starts again with the shortest range; called after a success.
     pub const fn reset(&mut self) {
         self.attempts = 0;
     }
 
-    /// Delays handed out since the start or the last [`reset`](Self::reset).
+    /// Number of delays since the start or the last [`reset`](Self::reset).
     pub const fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// The longest that the current attempt may wait.
+    /// Longest delay of the current attempt.
     fn ceiling(&self) -> Duration {
         let factor = 2_u32.checked_pow(self.attempts).unwrap_or(u32::MAX);
         self.min.saturating_mul(factor).min(self.max).max(self.min)

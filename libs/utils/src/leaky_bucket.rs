@@ -1,15 +1,15 @@
-//! [`LeakyBuckets`]: how often each of many keys may do something.
+//! [`LeakyBuckets`]: limits how often an event may happen, for each of many keys.
 //!
-//! Each key has a bucket that leaks at a steady [`Rate`]; what is allowed fills it, and what would make it overflow is
-//! refused with the time after which it fits. Kept as one instant for each key, the one at which its bucket would be
-//! empty (the "generic cell rate algorithm", ITU-T I.371), so nothing ticks.
+//! Each key has a bucket that leaks at a steady [`Rate`]. An allowed event fills the bucket; an event that would make it
+//! overflow is refused with the time after which it fits. A bucket is stored as one instant, the one at which it will
+//! be empty (the "generic cell rate algorithm", ITU-T I.371), so no timer runs.
 //!
-//! **Memory is bounded.** At most `keys_max` buckets are kept, and one that is empty says nothing and goes. When there
-//! are more, the one that was used longest ago is forgotten, with what was in it: somebody with more addresses than
-//! that is not held up by this, and needs a limit on all of them together.
+//! **Memory is bounded.** At most `keys_max` buckets are kept; an empty bucket carries no information and is removed.
+//! Beyond that number the least recently used bucket is dropped together with its content. So a client with more
+//! addresses than `keys_max` escapes this limit, and needs a limit on all addresses together.
 //!
-//! No clock and no lock: `now` is an argument, and the owner has a mutex. Called by the proxy, for endpoints, for
-//! networks that clients come from, and for wakes.
+//! There is no clock and no lock: `now` is an argument, and the owner has a mutex. Called by the proxy: per endpoint,
+//! per client network, and for wakes.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -17,51 +17,51 @@ use std::time::{Duration, Instant};
 
 use hashlink::LruCache;
 
-/// How fast a bucket leaks, and how much it holds.
+/// Rate at which a bucket leaks, and the number of events that it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Time in which one unit leaks.
+    /// Time in which one event leaks.
     interval: Duration,
-    /// Units that may come at once when the bucket is empty.
+    /// Events that fit into an empty bucket at once.
     burst: u32,
 }
 
 impl Rate {
-    /// `burst` at once, and then one every `interval`. A burst of zero allows nothing.
+    /// Allows `burst` events at once, then one every `interval`. A burst of zero allows nothing.
     pub const fn new(interval: Duration, burst: u32) -> Self {
         Self { interval, burst }
     }
 
-    /// `burst` at once, and then `count` a second; nothing for a count that is not above zero.
+    /// Allows `burst` events at once, then `count` a second. A count that is not above zero allows nothing.
     pub fn per_second(count: f64, burst: u32) -> Self {
         let interval = Duration::try_from_secs_f64(count.recip()).unwrap_or(Duration::MAX);
         if count > 0.0 { Self::new(interval, burst) } else { Self::new(Duration::MAX, 0) }
     }
 }
 
-/// It would overflow.
+/// The bucket would overflow: the event is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateExceeded {
-    /// After this time one more fits, if nobody else comes; [`Duration::MAX`] when never.
+    /// Time after which one event fits if no other comes first; [`Duration::MAX`] for never.
     pub retry_after: Duration,
 }
 
-/// One bucket for each key; see the module's text.
+/// One bucket for each key; the [module](self) explains the algorithm.
 #[derive(Debug)]
 pub struct LeakyBuckets<K> {
     rate: Rate,
-    /// When each bucket will be empty. Unbounded: the bound is kept by `try_acquire`.
+    /// When each bucket will be empty. An unbounded map: `try_acquire` keeps the bound.
     empty_at: LruCache<K, Instant>,
     keys_max: usize,
 }
 
 impl<K: Eq + Hash> LeakyBuckets<K> {
-    /// No buckets yet.
+    /// No bucket yet; at most `keys_max` later.
     pub fn new(rate: Rate, keys_max: usize) -> Self {
         Self { rate, empty_at: LruCache::new_unbounded(), keys_max }
     }
 
-    /// Puts one unit into the bucket of `key`, if it fits.
+    /// Puts one event into the bucket of `key`, if it fits. A refused event is not counted.
     pub fn try_acquire<Q>(&mut self, key: &Q, now: Instant) -> Result<(), RateExceeded>
     where
         K: Borrow<Q>,
@@ -71,13 +71,13 @@ impl<K: Eq + Hash> LeakyBuckets<K> {
             return Err(RateExceeded { retry_after: Duration::MAX });
         }
         let level = self.empty_at.get(key).map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
-        // With one more it must not hold more than `burst`, so what is in there now must leave room for one.
+        // With one more event the bucket must not hold more than `burst`, so the present level must leave room for one.
         let room_at = self.rate.interval.saturating_mul(self.rate.burst - 1);
         if level > room_at {
             return Err(RateExceeded { retry_after: level.saturating_sub(room_at) });
         }
         let filled = level.saturating_add(self.rate.interval);
-        // A clock has an end. Whoever comes so seldom may come once more.
+        // A bucket that leaks past the end of the clock's range is not stored: an event so rare is always allowed.
         if let Some(at) = now.checked_add(filled) {
             self.empty_at.insert(key.to_owned(), at);
         }
@@ -87,19 +87,19 @@ impl<K: Eq + Hash> LeakyBuckets<K> {
         Ok(())
     }
 
-    /// Forgets the buckets that are empty and returns how many there were. Looks at all.
+    /// Removes the empty buckets and returns their number. Visits all buckets.
     pub fn sweep(&mut self, now: Instant) -> usize {
         let before = self.empty_at.len();
         self.empty_at.retain(|_, at| *at > now);
         before - self.empty_at.len()
     }
 
-    /// Buckets that take up room.
+    /// Number of buckets kept.
     pub fn len(&self) -> usize {
         self.empty_at.len()
     }
 
-    /// True when no bucket takes up room.
+    /// True when no bucket is kept.
     pub fn is_empty(&self) -> bool {
         self.empty_at.is_empty()
     }

@@ -1,17 +1,17 @@
-//! Small things that every server here needs and that know nothing of PostgreSQL.
+//! Building blocks of every server that know nothing of PostgreSQL.
 //!
-//! | module | what it gives |
+//! | module | purpose |
 //! |---|---|
-//! | [`backoff`] | how long to wait before the next attempt |
-//! | [`shutdown`] | signals as two stages, drain and immediate, and the tasks that a drain waits for |
-//! | [`timed_lru`] | a bounded cache whose entries end by age and by idleness |
-//! | [`single_flight`] | concurrent callers of one key share one run |
-//! | [`leaky_bucket`] | how often each of many keys may do something |
-//! | [`address_file`] | tells another process, in one rename, where this one listens |
-//! | [`host_port`] | the form of an address on a command line |
+//! | [`backoff`] | computes how long to wait before the next attempt |
+//! | [`shutdown`] | ends a server in two stages, drain and immediate, and waits for its tasks |
+//! | [`timed_lru`] | bounded cache that expires entries by age and by idle time |
+//! | [`single_flight`] | runs one future per key for all concurrent callers |
+//! | [`leaky_bucket`] | limits how often an event may happen, for each of many keys |
+//! | [`address_file`] | tells another process where this one listens |
+//! | [`host_port`] | checks an address given on the command line |
 //!
-//! Decisions are pure wherever possible: time and randomness come in as arguments. Nothing here speaks a protocol,
-//! counts metrics or serves HTTP.
+//! Decisions are pure where possible: time and randomness are arguments. Nothing here speaks a protocol, counts metrics
+//! or serves HTTP.
 
 pub mod address_file;
 pub mod backoff;

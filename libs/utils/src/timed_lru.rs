@@ -1,19 +1,18 @@
-//! [`TimedLru`]: a bounded cache whose entries end by age and by idleness.
+//! [`TimedLru`]: a bounded cache that expires entries by age and by idle time.
 //!
-//! * **Room.** At most `capacity` entries. An insert beyond that evicts the least recently used one. Capacity zero
-//!   switches the cache off: nothing is kept.
-//! * **Age.** An entry is gone when its [`Ttl::absolute`] has passed since it was inserted, however busy it is, so
-//!   that no stale value lives for ever; and when its [`Ttl::idle`] has passed since it was last used. Each entry
-//!   has its own `Ttl`: a caller that remembers "there is no such thing" passes a shorter one.
-//! * **Removal.** An expired entry is removed when a lookup meets it and by [`sweep`](TimedLru::sweep), which the
-//!   owner calls now and then; until one of these happens it takes up room, but it is never returned.
-//! * **Generations.** Each insert has a number that is never used again. Whoever finds out that a value was wrong
-//!   invalidates with the [`Generation`] it got with the value: if somebody has put a newer value there meanwhile,
-//!   that one stays. Time of insertion would not do; two inserts can fall into one tick of the clock.
+//! * **Capacity.** The cache holds at most `capacity` entries. An insert beyond that evicts the least recently used
+//!   entry. A capacity of zero switches the cache off: it keeps nothing.
+//! * **Expiry.** An entry expires when its [`Ttl::absolute`] has passed since its insert, however often it is used, so
+//!   that no stale value stays for ever. It also expires when its [`Ttl::idle`] has passed since its last use. Each
+//!   entry has its own `Ttl`: a caller passes a shorter one for a negative entry.
+//! * **Removal.** An expired entry is removed by the lookup that meets it and by [`sweep`](TimedLru::sweep), which the
+//!   owner calls from time to time. Until then it takes up room, but it is never returned.
+//! * **Generations.** Each insert has a number that is never used again. A caller that finds a value to be wrong
+//!   invalidates it with the [`Generation`] that came with the value: a newer value under the same key stays. The time
+//!   of the insert would not do, because two inserts can fall into one tick of the clock.
 //!
-//! There is no clock and no lock in here: `now` is an argument, and a cache that several tasks share sits in the
-//! owner's mutex. It does not fetch values either; [`SingleFlight`](crate::SingleFlight) goes with it for that.
-//! Called by the caches of the proxy.
+//! The cache has no clock and no lock: `now` is an argument, and a cache that several tasks share sits in the owner's
+//! mutex. It does not fetch values; [`SingleFlight`](crate::SingleFlight) does that. Called by the caches of the proxy.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -21,50 +20,71 @@ use std::time::{Duration, Instant};
 
 use hashlink::LruCache;
 
-/// A bounded cache; see the module's text.
+/// A bounded cache of `V` by `K`; the [module](self) states its contract.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use utils::timed_lru::{Lookup, TimedLru, Ttl};
+///
+/// let mut cache = TimedLru::new(100);
+/// let ttl = Ttl { absolute: Duration::from_secs(60), idle: Duration::from_secs(10) };
+/// let start = Instant::now();
+/// cache.insert("endpoint", "10.0.0.1:5432", ttl, start);
+///
+/// // A hit brings the generation of the value that was found.
+/// let Lookup::Hit { value, generation, .. } = cache.get("endpoint", start) else { panic!() };
+/// assert_eq!(*value, "10.0.0.1:5432");
+///
+/// // Another task stores a newer value, so the old generation removes nothing.
+/// cache.insert("endpoint", "10.0.0.2:5432", ttl, start);
+/// assert_eq!(cache.invalidate("endpoint", generation), None);
+///
+/// // Ten seconds without a use expire the entry.
+/// assert_eq!(cache.get("endpoint", start + Duration::from_secs(10)), Lookup::Expired);
+/// ```
 #[derive(Debug)]
 pub struct TimedLru<K, V> {
-    /// Unbounded: the bound is kept by `insert`, which returns what it evicts.
+    /// An unbounded map: `insert` keeps the bound and returns what it evicts.
     entries: LruCache<K, Entry<V>>,
     capacity: usize,
     inserts: u64,
 }
 
-/// How long an entry lives. [`Duration::MAX`] is "without limit".
+/// Lifetime of an entry. [`Duration::MAX`] means "without limit".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ttl {
-    /// Since it was inserted.
+    /// Longest time since the insert.
     pub absolute: Duration,
-    /// Since it was inserted or last returned by [`TimedLru::get`].
+    /// Longest time since the insert or the last [`TimedLru::get`] that returned the entry.
     pub idle: Duration,
 }
 
 impl Ttl {
-    /// Only an age: idleness does not matter.
+    /// A lifetime that counts from the insert only.
     pub const fn absolute(absolute: Duration) -> Self {
         Self { absolute, idle: Duration::MAX }
     }
 }
 
-/// Which insert a value came from. Never the same for two inserts into one cache.
+/// Number of the insert that a value came from. Two inserts into one cache never have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(u64);
 
-/// An answer of [`TimedLru::get`].
+/// Result of [`TimedLru::get`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Lookup<'a, V> {
     /// A value that has not expired.
     Hit {
         /// The value.
         value: &'a V,
-        /// What [`TimedLru::invalidate`] takes.
+        /// Names this insert to [`TimedLru::invalidate`].
         generation: Generation,
-        /// Time since it was inserted.
+        /// Time since the insert.
         age: Duration,
     },
-    /// There was one, but its time had passed; it is removed.
+    /// The entry had expired; it is now removed.
     Expired,
-    /// There is none.
+    /// The key has no entry.
     Miss,
 }
 
@@ -78,24 +98,24 @@ impl<'a, V> Lookup<'a, V> {
     }
 }
 
-/// An answer of [`TimedLru::insert`].
+/// Result of [`TimedLru::insert`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Inserted<K, V> {
-    /// What [`TimedLru::invalidate`] takes.
+    /// Names this insert to [`TimedLru::invalidate`].
     pub generation: Generation,
     /// The value that the key had before, expired or not.
     pub replaced: Option<V>,
-    /// The entry that had to go to make room.
+    /// The entry that was evicted to make room.
     pub evicted: Option<(K, V)>,
 }
 
 impl<K: Eq + Hash, V> TimedLru<K, V> {
-    /// An empty cache for `capacity` entries. Memory is taken as they come.
+    /// An empty cache for `capacity` entries. Memory is allocated as entries come.
     pub fn new(capacity: usize) -> Self {
         Self { entries: LruCache::new_unbounded(), capacity, inserts: 0 }
     }
 
-    /// Puts `value` at `key`, as the most recently used entry.
+    /// Stores `value` under `key`, as the most recently used entry.
     pub fn insert(&mut self, key: K, value: V, ttl: Ttl, now: Instant) -> Inserted<K, V> {
         self.inserts += 1;
         let generation = Generation(self.inserts);
@@ -124,7 +144,7 @@ impl<K: Eq + Hash, V> TimedLru<K, V> {
             Some(_) => {}
         }
         let Some(entry) = self.entries.get_mut(key) else { return Lookup::Miss };
-        // Tasks that read the clock before they took the lock may come in the other order.
+        // Tasks read the clock before they take the lock, so a later caller may bring an earlier time.
         entry.used = entry.used.max(now);
         Lookup::Hit {
             value: &entry.value,
@@ -133,7 +153,7 @@ impl<K: Eq + Hash, V> TimedLru<K, V> {
         }
     }
 
-    /// Removes the entry of `key` if it is still the one of `generation`, and returns it.
+    /// Removes and returns the value of `key` if it still has this `generation`.
     pub fn invalidate<Q>(&mut self, key: &Q, generation: Generation) -> Option<V>
     where
         K: Borrow<Q>,
@@ -145,7 +165,7 @@ impl<K: Eq + Hash, V> TimedLru<K, V> {
         self.remove(key)
     }
 
-    /// Removes the entry of `key`, whichever it is, and returns it.
+    /// Removes and returns the value of `key`, of whichever generation.
     pub fn remove<Q>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -154,14 +174,14 @@ impl<K: Eq + Hash, V> TimedLru<K, V> {
         self.entries.remove(key).map(|entry| entry.value)
     }
 
-    /// Keeps the entries for which `keep` is true, and returns how many went.
+    /// Removes the entries for which `keep` is false, and returns their number.
     pub fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) -> usize {
         let before = self.entries.len();
         self.entries.retain(|key, entry| keep(key, &entry.value));
         before - self.entries.len()
     }
 
-    /// Removes every expired entry and returns how many there were. Looks at all entries.
+    /// Removes every expired entry and returns their number. Visits all entries.
     pub fn sweep(&mut self, now: Instant) -> usize {
         let before = self.entries.len();
         self.entries.retain(|_, entry| !entry.is_expired(now));
@@ -173,12 +193,12 @@ impl<K: Eq + Hash, V> TimedLru<K, V> {
         self.entries.clear();
     }
 
-    /// Entries that take up room, expired ones included.
+    /// Number of entries, expired ones included.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// True when no entry takes up room.
+    /// True when there is no entry, not even an expired one.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -189,6 +209,7 @@ impl<K: Eq + Hash, V> TimedLru<K, V> {
     }
 }
 
+/// A value with what decides about its expiry.
 #[derive(Debug)]
 struct Entry<V> {
     value: V,
@@ -199,7 +220,7 @@ struct Entry<V> {
 }
 
 impl<V> Entry<V> {
-    /// At exactly its age an entry is expired, so that a lifetime of zero keeps nothing.
+    /// An entry expires at exactly its lifetime, so that a lifetime of zero keeps nothing.
     fn is_expired(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.inserted) >= self.ttl.absolute
             || now.saturating_duration_since(self.used) >= self.ttl.idle
@@ -207,111 +228,4 @@ impl<V> Entry<V> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FOREVER: Ttl = Ttl::absolute(Duration::MAX);
-    const TEN_SECONDS: Ttl = Ttl::absolute(seconds(10));
-
-    const fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn entry_expires_at_its_age_however_busy() {
-        let (mut cache, start) = (TimedLru::new(2), Instant::now());
-        cache.insert("a", 1, TEN_SECONDS, start);
-        for second in 0..10 {
-            assert_eq!(cache.get("a", start + seconds(second)).value(), Some(&1), "{second}");
-        }
-        assert_eq!(cache.get("a", start + seconds(10)), Lookup::Expired);
-        assert_eq!(cache.get("a", start + seconds(10)), Lookup::Miss);
-        assert!(cache.is_empty());
-    }
-
-    #[test]
-    fn get_restarts_idle_time_but_not_age() {
-        let (mut cache, start) = (TimedLru::new(2), Instant::now());
-        cache.insert("a", 1, Ttl { absolute: seconds(10), idle: seconds(4) }, start);
-        for second in [3, 6, 9] {
-            assert_eq!(cache.get("a", start + seconds(second)).value(), Some(&1), "{second}");
-        }
-        assert_eq!(cache.get("a", start + seconds(10)), Lookup::Expired);
-        cache.insert("a", 2, Ttl { absolute: seconds(100), idle: seconds(4) }, start);
-        assert_eq!(cache.get("a", start + seconds(4)), Lookup::Expired);
-    }
-
-    #[test]
-    fn least_recently_used_entry_is_evicted_first() {
-        let (mut cache, now) = (TimedLru::new(2), Instant::now());
-        cache.insert("a", 1, FOREVER, now);
-        cache.insert("b", 2, FOREVER, now);
-        cache.get("a", now);
-        assert_eq!(cache.insert("c", 3, FOREVER, now).evicted, Some(("b", 2)));
-        assert_eq!(cache.get("b", now), Lookup::Miss);
-        assert_eq!(cache.get("a", now).value(), Some(&1));
-    }
-
-    #[test]
-    fn replacing_a_value_evicts_nothing() {
-        let (mut cache, now) = (TimedLru::new(2), Instant::now());
-        cache.insert("a", 1, FOREVER, now);
-        cache.insert("b", 2, FOREVER, now);
-        let inserted = cache.insert("a", 3, FOREVER, now);
-        assert_eq!((inserted.replaced, inserted.evicted), (Some(1), None));
-        assert_eq!(cache.len(), 2);
-    }
-
-    #[test]
-    fn old_generation_never_invalidates_a_newer_value() {
-        let (mut cache, now) = (TimedLru::new(2), Instant::now());
-        let old = cache.insert("a", 1, FOREVER, now).generation;
-        // The same instant on purpose: a clock cannot tell these two apart.
-        let new = cache.insert("a", 2, FOREVER, now).generation;
-        assert_eq!(cache.invalidate("a", old), None);
-        assert!(matches!(cache.get("a", now), Lookup::Hit { value: 2, generation, .. } if generation == new));
-        assert_eq!(cache.invalidate("a", new), Some(2));
-        cache.insert("a", 3, FOREVER, now);
-        assert_eq!(cache.invalidate("a", new), None, "removed and put back is another entry");
-    }
-
-    #[test]
-    fn sweep_removes_exactly_the_expired() {
-        let (mut cache, start) = (TimedLru::new(10), Instant::now());
-        for (key, age) in [("a", 1), ("b", 5), ("c", 9)] {
-            cache.insert(key, age, Ttl::absolute(seconds(age)), start);
-        }
-        assert_eq!(cache.sweep(start + seconds(5)), 2);
-        assert_eq!(cache.get("c", start + seconds(5)).value(), Some(&9));
-        assert_eq!(cache.len(), 1);
-    }
-
-    #[test]
-    fn zero_capacity_keeps_nothing() {
-        let (mut cache, now) = (TimedLru::new(0), Instant::now());
-        let first = cache.insert("a", 1, FOREVER, now).generation;
-        assert_ne!(first, cache.insert("a", 2, FOREVER, now).generation);
-        assert_eq!(cache.get("a", now), Lookup::Miss);
-        assert!(cache.is_empty());
-    }
-
-    /// Tasks read the clock before they take the lock, so a later caller may bring an earlier time.
-    #[test]
-    fn earlier_clock_expires_nothing() {
-        let start = Instant::now();
-        let (mut cache, later) = (TimedLru::new(2), start + seconds(100));
-        cache.insert("a", 1, Ttl { absolute: seconds(10), idle: seconds(3) }, later);
-        assert!(matches!(cache.get("a", start), Lookup::Hit { age: Duration::ZERO, .. }));
-        assert_eq!(cache.get("a", later + seconds(2)).value(), Some(&1));
-    }
-
-    #[test]
-    fn retain_removes_what_the_caller_names() {
-        let (mut cache, now) = (TimedLru::new(9), Instant::now());
-        for number in 0..9 {
-            cache.insert(number, number % 3, FOREVER, now);
-        }
-        assert_eq!(cache.retain(|_, remainder| *remainder != 1), 3);
-        assert_eq!((cache.len(), cache.get(&1, now)), (6, Lookup::Miss));
-    }
-}
+mod tests;

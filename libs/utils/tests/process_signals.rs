@@ -1,4 +1,4 @@
-//! Real signals, sent to this very process. One test in a file of its own: a signal reaches every listener.
+//! Real signals sent to the test process itself. The test has a file of its own because a signal reaches every listener.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The cache against a model of it that is too simple to be wrong: a list in order of use, and a virtual clock.
+//! `TimedLru` compared with a simple model over random operations: a list in order of use, and a virtual clock.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ struct ModelEntry {
     idle_end: Option<Instant>,
 }
 
-/// Least recently used first.
+/// The entries, least recently used first.
 #[derive(Default)]
 struct Model(Vec<ModelEntry>);
 

@@ -1,14 +1,16 @@
-//! [`Shutdown`]: the two stages in which a server ends, and the tasks that it waits for.
+//! [`Shutdown`]: ends a server in two stages, and waits for its tasks.
 //!
 //! | signal | effect |
 //! |---|---|
-//! | first SIGTERM | *drain*: no new work, what is under way may finish |
+//! | first SIGTERM | *drain*: no new work is accepted, work under way may finish |
 //! | second SIGTERM, SIGINT, SIGQUIT | *immediate*: return from `main` at once |
 //! | SIGHUP | reload: every [`Reloads`] wakes |
 //!
-//! This module decides nothing about sockets and ends no process: the server closes its listeners when
+//! This module closes no socket and ends no process. The server closes its listeners when
 //! [`draining`](Shutdown::draining) returns, its sessions watch [`immediate`](Shutdown::immediate), and `main`
-//! returns, flushing its telemetry on the way. Called by `main` and `server` of every binary.
+//! returns and flushes its telemetry. Called by `main` and `server` of every program.
+
+mod stage;
 
 use std::io;
 use std::time::Duration;
@@ -18,45 +20,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-/// How far the end of the process has come. Stages only move forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// Nobody asked for an end.
-    Running,
-    /// No new work; what is under way may finish.
-    Draining,
-    /// Nothing more is waited for.
-    Immediate,
-}
+pub use self::stage::{Signal, Stage};
 
-impl Stage {
-    /// The stage after `signal`.
-    #[must_use]
-    pub const fn after(self, signal: Signal) -> Self {
-        match (self, signal) {
-            (stage, Signal::Hangup) => stage,
-            (Self::Running, Signal::Terminate) => Self::Draining,
-            (Self::Draining | Self::Immediate, Signal::Terminate) | (_, Signal::Interrupt | Signal::Quit) => {
-                Self::Immediate
-            }
-        }
-    }
-}
-
-/// What somebody outside wants. See the table at the top of the module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// SIGTERM.
-    Terminate,
-    /// SIGINT, Ctrl-C.
-    Interrupt,
-    /// SIGQUIT. Handled so that it leaves no core file.
-    Quit,
-    /// SIGHUP.
-    Hangup,
-}
-
-/// How a wait for the tracked tasks ended.
+/// Result of [`Shutdown::drained`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
     /// Every tracked task has ended.
@@ -66,14 +32,14 @@ pub enum Drained {
         /// Tasks that had not ended.
         tasks_left: usize,
     },
-    /// An immediate end was asked for with this many tasks still running.
+    /// The stage became immediate with this many tasks still running.
     Interrupted {
         /// Tasks that had not ended.
         tasks_left: usize,
     },
 }
 
-/// A handle on the end of the process; clones are the same one.
+/// The shutdown of one process. Clones share the stage and the tasks.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     stage: watch::Sender<Stage>,
@@ -88,8 +54,8 @@ impl Default for Shutdown {
 }
 
 impl Shutdown {
-    /// A shutdown that no signal of the system reaches: for tests, and for a server run inside another program.
-    /// [`signal`](Self::signal) is its only source.
+    /// A shutdown that no signal of the operating system reaches, for tests and for a server inside another program.
+    /// Only [`signal`](Self::signal) moves its stage.
     pub fn new() -> Self {
         Self {
             stage: watch::Sender::new(Stage::Running),
@@ -98,8 +64,8 @@ impl Shutdown {
         }
     }
 
-    /// A shutdown driven by the signals of this process. The handlers are in place when this returns, so call it
-    /// before anything tells the outside that the process is up. Needs a tokio runtime.
+    /// A shutdown that the signals of this process drive. Needs a tokio runtime; an error is that of installing a
+    /// handler. The handlers are in place when this returns: call it before the process announces that it is up.
     pub fn on_process_signals() -> io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -123,7 +89,7 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Acts on one signal. A server that must stop for a reason of its own calls this too.
+    /// Applies one signal. A server that must stop for a reason of its own calls this too.
     pub fn signal(&self, signal: Signal) {
         if signal == Signal::Hangup {
             tracing::info!(?signal, "reload requested");
@@ -139,17 +105,17 @@ impl Shutdown {
         }
     }
 
-    /// The stage right now.
+    /// The current stage.
     pub fn stage(&self) -> Stage {
         *self.stage.borrow()
     }
 
-    /// True from the first signal to end on, immediate or not.
+    /// True from the first signal to end on, also when the stage is immediate.
     pub fn is_draining(&self) -> bool {
         self.stage() >= Stage::Draining
     }
 
-    /// True once nothing more is to be waited for.
+    /// True once the process must end without waiting.
     pub fn is_immediate(&self) -> bool {
         self.stage() >= Stage::Immediate
     }
@@ -198,7 +164,7 @@ impl Shutdown {
     }
 
     fn reached(&self, wanted: Stage) -> impl Future<Output = ()> + Send + 'static {
-        // The clone of the sender keeps the channel open for as long as somebody waits.
+        // The clone of the sender keeps the channel open while the future waits.
         let (source, mut stage) = (self.stage.clone(), self.stage.subscribe());
         async move {
             let _ = stage.wait_for(|stage| *stage >= wanted).await;
@@ -207,7 +173,7 @@ impl Shutdown {
     }
 }
 
-/// Wakes on every SIGHUP. Those that arrive while a reload is under way count as one more.
+/// Receiver of reload requests: wakes on SIGHUP. Signals that arrive during a reload count as one more reload.
 #[derive(Debug)]
 pub struct Reloads {
     count: watch::Receiver<u64>,
@@ -216,10 +182,10 @@ pub struct Reloads {
 }
 
 impl Reloads {
-    /// Returns when a reload was asked for since the last return. Cancel safe.
+    /// Waits for a reload request that came after the last return. Cancel safe.
     pub async fn next(&mut self) {
         if self.count.changed().await.is_err() {
-            // The source lives in `self`, so this does not happen; never waking is the answer that would be right.
+            // The sender lives in `self`, so the channel never closes. If it did, no reload could follow.
             std::future::pending().await
         }
     }
@@ -228,8 +194,7 @@ impl Reloads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Signal::{Hangup, Interrupt, Quit, Terminate};
-    use Stage::{Draining, Immediate, Running};
+    use Signal::{Hangup, Interrupt, Terminate};
     use std::task::{Context, Waker};
     use tokio::sync::oneshot;
 
@@ -237,27 +202,6 @@ mod tests {
 
     fn is_ready(future: impl Future<Output = ()>) -> bool {
         std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
-    }
-
-    #[test]
-    fn every_stage_and_signal() {
-        let table = [
-            (Running, Terminate, Draining),
-            (Running, Interrupt, Immediate),
-            (Running, Quit, Immediate),
-            (Running, Hangup, Running),
-            (Draining, Terminate, Immediate),
-            (Draining, Interrupt, Immediate),
-            (Draining, Quit, Immediate),
-            (Draining, Hangup, Draining),
-            (Immediate, Terminate, Immediate),
-            (Immediate, Interrupt, Immediate),
-            (Immediate, Quit, Immediate),
-            (Immediate, Hangup, Immediate),
-        ];
-        for (before, signal, after) in table {
-            assert_eq!(before.after(signal), after, "{before:?} {signal:?}");
-        }
     }
 
     #[test]
