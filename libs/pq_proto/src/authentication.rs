@@ -1,5 +1,6 @@
 //! Authentication messages: the server's requests (type byte `R`), and what a client answers in `p` messages
-//! (PostgreSQL documentation, "SASL Authentication" and "Message Formats"). Only their bytes: what they mean is above.
+//! (PostgreSQL documentation, "SASL Authentication" and "Message Formats"). Encodes and decodes them; the exchange itself
+//! is run by the callers.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -7,34 +8,34 @@ use crate::error::ProtocolError;
 use crate::text::Text;
 use crate::wire::{Cursor, put_text, put_value};
 
-/// The body of an `R` message.
+/// The body of an `R` message, by its `Int32` code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authentication {
-    /// 0: done.
+    /// 0: authentication succeeded.
     Ok,
-    /// 2
+    /// 2: Kerberos V5, which no server since 2014 asks for.
     KerberosV5,
-    /// 3: send the password as it is.
+    /// 3: the client shall send its password in clear.
     CleartextPassword,
-    /// 5: send the password hashed with this salt.
+    /// 5: the client shall send its password hashed with MD5 and this salt.
     Md5Password {
         /// Random salt.
         salt: [u8; 4],
     },
-    /// 7
+    /// 7: the client shall begin a GSSAPI exchange.
     Gss,
-    /// 8
+    /// 8: the next data of a GSSAPI or SSPI exchange.
     GssContinue(Bytes),
-    /// 9
+    /// 9: the client shall begin an SSPI exchange.
     Sspi,
-    /// 10: begin a SASL exchange with one of these mechanisms.
+    /// 10: the client shall begin a SASL exchange with one of these mechanisms.
     Sasl {
-        /// In the server's order of preference.
+        /// Names in the server's order of preference.
         mechanisms: Vec<Text>,
     },
-    /// 11: the server's challenge.
+    /// 11: the server's challenge in a SASL exchange.
     SaslContinue(Bytes),
-    /// 12: the server's last word.
+    /// 12: the server's final data of a SASL exchange.
     SaslFinal(Bytes),
 }
 
@@ -114,7 +115,7 @@ pub struct SaslInitialResponse {
 }
 
 impl SaslInitialResponse {
-    /// The body of the `p` message.
+    /// Encodes the body of the `p` message.
     pub fn encode(&self) -> Result<Bytes, ProtocolError> {
         let mut out = BytesMut::new();
         put_text(&mut out, &self.mechanism);
@@ -122,7 +123,7 @@ impl SaslInitialResponse {
         Ok(out.freeze())
     }
 
-    /// Reads the body of a `p` message.
+    /// Decodes the body of a `p` message.
     pub fn decode(body: Bytes) -> Result<Self, ProtocolError> {
         let mut cursor = Cursor::new(body);
         let message = Self { mechanism: cursor.text()?, data: cursor.value()? };
@@ -130,14 +131,14 @@ impl SaslInitialResponse {
     }
 }
 
-/// Reads the body of a `p` message as a password: text with a terminator, and nothing behind it.
+/// Decodes the body of a `p` message as a password: one text with its terminator, and nothing behind it.
 pub fn decode_password(body: Bytes) -> Result<Text, ProtocolError> {
     let mut cursor = Cursor::new(body);
     let password = cursor.text()?;
     cursor.finish().map(|()| password)
 }
 
-/// The body of a `p` message that carries a password.
+/// Encodes the body of a `p` message that carries a password.
 pub fn encode_password(password: &Text) -> Bytes {
     let mut out = BytesMut::new();
     put_text(&mut out, password);

@@ -1,4 +1,4 @@
-//! [`BackendMessage`]: what a server sends. Servers encode it, clients decode it.
+//! [`BackendMessage`]: a message that a server sends. Servers encode it, clients decode it.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -15,14 +15,14 @@ use crate::wire::{Cursor, Encode, Frame, put_counted, put_text, put_value, write
 pub enum BackendMessage {
     /// `R`
     Authentication(Authentication),
-    /// `S`: a setting that clients care about.
+    /// `S`: the value of a setting that is reported to clients.
     ParameterStatus {
         /// Name of the setting.
         name: Text,
         /// Its value.
         value: Text,
     },
-    /// `K`: what a cancel request must show.
+    /// `K`: the key that a cancel request for this connection must show.
     BackendKeyData {
         /// Process id.
         pid: i32,
@@ -31,77 +31,77 @@ pub enum BackendMessage {
     },
     /// `Z`: the server waits for the next command.
     ReadyForQuery(TransactionStatus),
-    /// `T`
+    /// `T`: the columns of the rows that follow.
     RowDescription(Vec<FieldDescription>),
     /// `D`: the values of a row, `None` for NULL.
     DataRow(Vec<Option<Bytes>>),
     /// `C`: the command tag.
     CommandComplete(Text),
-    /// `I`
+    /// `I`: answers an empty query.
     EmptyQueryResponse,
-    /// `E`
+    /// `E`: an error.
     ErrorResponse(ErrorResponse),
-    /// `N`
+    /// `N`: a notice.
     NoticeResponse(ErrorResponse),
-    /// `1`
+    /// `1`: answers Parse.
     ParseComplete,
-    /// `2`
+    /// `2`: answers Bind.
     BindComplete,
-    /// `3`
+    /// `3`: answers Close.
     CloseComplete,
-    /// `n`
+    /// `n`: answers Describe where there are no columns.
     NoData,
     /// `t`: object ids of a statement's parameters.
     ParameterDescription(Vec<u32>),
-    /// `s`
+    /// `s`: Execute stopped at its row limit.
     PortalSuspended,
-    /// `G`
+    /// `G`: the client shall send COPY data.
     CopyInResponse(CopyFormat),
-    /// `H`
+    /// `H`: the server will send COPY data.
     CopyOutResponse(CopyFormat),
-    /// `W`
+    /// `W`: both sides send COPY data at once, as replication does.
     CopyBothResponse(CopyFormat),
-    /// `d`
+    /// `d`: a piece of COPY data.
     CopyData(Bytes),
-    /// `c`
+    /// `c`: the server's COPY data is complete.
     CopyDone,
-    /// `v`
+    /// `v`: the server speaks an older minor version, or does not know some protocol options.
     NegotiateProtocolVersion {
         /// The newest version with the client's major that the server speaks.
         newest: ProtocolVersion,
         /// Protocol options (`_pq_.…`) that the server does not know.
         unsupported: Vec<Text>,
     },
-    /// `A`
+    /// `A`: a notification (NOTIFY).
     NotificationResponse {
         /// Process id of the notifying backend.
         pid: i32,
         /// Name of the channel.
         channel: Text,
-        /// What was passed with it.
+        /// Payload of the notification.
         payload: Text,
     },
-    /// `V`
+    /// `V`: result of a fast-path function call; `None` for NULL.
     FunctionCallResponse(Option<Bytes>),
 }
 
-/// What ReadyForQuery says about the transaction.
+/// State of the transaction in ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransactionStatus {
-    /// `I`: none.
+    /// `I`: no transaction.
     Idle,
-    /// `T`: open.
+    /// `T`: inside a transaction.
     InTransaction,
-    /// `E`: failed, waiting for its end.
+    /// `E`: inside a failed transaction, which waits for its end.
     Failed,
 }
 
-/// Body of the three messages that begin a COPY.
+/// Body of the three messages that begin a COPY: formats of the data.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CopyFormat {
-    /// 0 text, 1 binary.
+    /// Format of the copy as a whole: 0 for text, 1 for binary.
     pub overall: u8,
-    /// The same for each column; replication has none.
+    /// Format of each column, 0 or 1; empty for replication.
     pub columns: Vec<i16>,
 }
 
@@ -197,7 +197,7 @@ impl BackendMessage {
         Ok(())
     }
 
-    /// Reads a message of a server.
+    /// Decodes a message of a server. Bytes behind the last field are an error.
     pub fn decode(frame: Frame) -> Result<Self, ProtocolError> {
         let mut cursor = Cursor::new(frame.body);
         let message = match frame.tag {
@@ -240,7 +240,7 @@ impl BackendMessage {
 
 fn decode_names(cursor: &mut Cursor) -> Result<Vec<Text>, ProtocolError> {
     let count = cursor.i32()?;
-    // Each name takes one byte at least, so a count above what is left cannot be true.
+    // Each name takes at least one byte, so a count above the bytes left cannot be true.
     match usize::try_from(count) {
         Ok(count) if count <= cursor.remaining() => (0..count).map(|_| cursor.text()).collect(),
         _ => Err(ProtocolError::InvalidValue { field: "number of options", value: count.into() }),

@@ -1,8 +1,11 @@
-//! What can be wrong with bytes that claim to be a PostgreSQL message. Made by every decoder of this crate.
+//! Errors of this crate: [`ProtocolError`] for bytes that are no valid message, [`FramedError`] for a stream that gives
+//! no frame.
+
+use std::io;
 
 use crate::version::ProtocolVersion;
 
-/// The peer's bytes are not the message that they claim to be, or a message of ours does not fit the protocol.
+/// The peer's bytes are no valid message, or a message to send does not fit the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
     /// A field reaches past the end of its message.
@@ -20,8 +23,8 @@ pub enum ProtocolError {
     /// The length word is smaller than itself.
     #[error("invalid message length {0}")]
     InvalidLength(i32),
-    /// The peer announced more bytes than this message may have.
-    #[error("message of {announced} bytes, at most {max} are accepted here")]
+    /// The peer announced more bytes than are accepted for this message.
+    #[error("message of {announced} bytes exceeds the limit of {max}")]
     TooLong {
         /// Bytes that the length word announces, itself included.
         announced: usize,
@@ -37,12 +40,36 @@ pub enum ProtocolError {
     /// A field has a value that the protocol does not define.
     #[error("invalid value {value} for {field}")]
     InvalidValue {
-        /// Which field.
+        /// Name of the field.
         field: &'static str,
-        /// What it holds.
+        /// Value of the field.
         value: i64,
     },
     /// The startup packet asks for a major version other than 3.
     #[error("unsupported frontend protocol {0}")]
     UnsupportedVersion(ProtocolVersion),
+}
+
+/// A frame could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FramedError {
+    /// The stream failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The peer's bytes are no valid message.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// The stream ended inside a message.
+    #[error("connection closed inside a message")]
+    ClosedInsideMessage,
+}
+
+impl From<FramedError> for io::Error {
+    fn from(error: FramedError) -> Self {
+        match error {
+            FramedError::Io(error) => error,
+            FramedError::ClosedInsideMessage => Self::new(io::ErrorKind::UnexpectedEof, error),
+            FramedError::Protocol(_) => Self::new(io::ErrorKind::InvalidData, error),
+        }
+    }
 }

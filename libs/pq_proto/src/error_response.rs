@@ -1,5 +1,5 @@
 //! [`ErrorResponse`]: the fields of an ErrorResponse or NoticeResponse (PostgreSQL documentation, "Error and Notice
-//! Message Fields"). Servers build one to answer a client, clients get one as an error.
+//! Message Fields"). A server builds one to answer a client; a client gets one as an error.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::sqlstate::SqlState;
 use crate::text::Text;
 use crate::wire::{Cursor, put_text};
 
-/// How bad it is, and so whether the connection goes on.
+/// Severity of an error or notice. It decides whether the connection goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
     /// The command failed, the connection goes on.
@@ -23,7 +23,7 @@ pub enum Severity {
     Notice(Notice),
 }
 
-/// Severities that do not end anything.
+/// Severities that end neither the command nor the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are PostgreSQL's own")]
 pub enum Notice {
@@ -49,7 +49,7 @@ impl Severity {
         }
     }
 
-    /// A word that is none of them is an error: the cautious reading.
+    /// An unknown word counts as an error, which is the cautious reading.
     fn parse(word: &[u8]) -> Self {
         match word {
             b"FATAL" => Self::Fatal,
@@ -64,60 +64,60 @@ impl Severity {
     }
 }
 
-/// An error or a notice. The texts of a peer are kept as UTF-8; what is not, is replaced (a server may not know the
-/// client's encoding yet when it refuses a connection).
+/// An error or a notice. Texts of a peer are kept as UTF-8; bytes that are not UTF-8 are replaced, because a server that
+/// refuses a connection may not know the client's encoding yet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ErrorResponse {
     /// Fields `S` and `V`.
     pub severity: Severity,
     /// Field `C`.
     pub sqlstate: SqlState,
-    /// Field `M`: one sentence.
+    /// Field `M`: the message, one sentence.
     pub message: String,
-    /// Field `D`.
+    /// Field `D`: further detail.
     pub detail: Option<String>,
-    /// Field `H`: what to do about it.
+    /// Field `H`: the remedy.
     pub hint: Option<String>,
-    /// Every other field that the peer sent, as it came.
+    /// Every other field that the peer sent, unchanged: code and text.
     pub other: Vec<(u8, Text)>,
 }
 
 impl ErrorResponse {
-    /// The command fails, the connection goes on.
+    /// An error after which the connection goes on.
     pub fn error(sqlstate: SqlState, message: impl Into<String>) -> Self {
         Self::new(Severity::Error, sqlstate, message)
     }
 
-    /// The connection ends.
+    /// An error that ends the connection.
     pub fn fatal(sqlstate: SqlState, message: impl Into<String>) -> Self {
         Self::new(Severity::Fatal, sqlstate, message)
     }
 
-    /// With any severity.
+    /// An error or notice of any severity, without detail and hint.
     pub fn new(severity: Severity, sqlstate: SqlState, message: impl Into<String>) -> Self {
         Self { severity, sqlstate, message: message.into(), detail: None, hint: None, other: Vec::new() }
     }
 
-    /// Adds the detail line.
+    /// Sets the detail.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// Adds the hint line.
+    /// Sets the hint.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// True when the connection ends with this.
+    /// True when the connection ends after this message.
     pub fn is_fatal(&self) -> bool {
         matches!(self.severity, Severity::Fatal | Severity::Panic)
     }
 
-    /// Appends the fields and the terminator, without type and length.
+    /// Appends the fields and the terminator, without type byte and length word.
     pub fn encode_fields(&self, out: &mut BytesMut) {
         let mut field = |code: u8, text: &str| {
             out.put_u8(code);
@@ -136,8 +136,9 @@ impl ErrorResponse {
         out.put_u8(0);
     }
 
-    /// Reads the body of an ErrorResponse or NoticeResponse. Servers before 9.6 send no `V`, and a server may leave out
-    /// any field: what is missing is an internal error without words, never a refusal to read the error.
+    /// Decodes the body of an ErrorResponse or NoticeResponse. Servers before 9.6 send no `V`, and a server may leave out
+    /// any field. A missing field gets the value of an internal error without a message: an error is never refused for
+    /// it.
     pub fn decode(body: Bytes) -> Result<Self, ProtocolError> {
         let mut cursor = Cursor::new(body);
         let mut response = Self::error(SqlState::INTERNAL_ERROR, "");

@@ -1,4 +1,4 @@
-//! [`FrontendMessage`]: what a client sends after the startup packet. Servers decode it, clients encode it.
+//! [`FrontendMessage`]: a message that a client sends after the startup packet. Servers decode it, clients encode it.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -11,45 +11,45 @@ use crate::wire::{Cursor, Encode, Frame, put_counted, put_text, put_value, write
 pub enum FrontendMessage {
     /// `Q`: a simple query.
     Query(Text),
-    /// `P`: makes a prepared statement.
+    /// `P`: creates a prepared statement.
     Parse(Parse),
-    /// `B`: makes a portal of a prepared statement.
+    /// `B`: creates a portal from a prepared statement.
     Bind(Bind),
     /// `D`: asks for the columns of a statement or portal.
     Describe(Target),
     /// `E`: runs a portal.
     Execute {
-        /// Which portal.
+        /// Name of the portal.
         portal: Text,
-        /// Rows to return at most; 0 for all.
+        /// Most rows to return; 0 for all.
         rows_max: i32,
     },
-    /// `C`: drops a statement or portal.
+    /// `C`: closes a statement or portal.
     Close(Target),
-    /// `H`: asks for what the server has ready.
+    /// `H`: asks the server to send its buffered answers.
     Flush,
     /// `S`: ends a group of extended-query messages.
     Sync,
     /// `X`: ends the session.
     Terminate,
-    /// `p`: a password, or a SASL, GSS or SSPI answer: only the authentication in progress knows which.
+    /// `p`: a password, or a SASL, GSS or SSPI answer. Only the authentication in progress knows which.
     PasswordMessage(Bytes),
     /// `d`: a piece of COPY data.
     CopyData(Bytes),
     /// `c`: the client's COPY data is complete.
     CopyDone,
-    /// `f`: the client gives up its COPY.
+    /// `f`: the client aborts its COPY, with a reason.
     CopyFail(Text),
-    /// `F`: the old fast-path function call.
+    /// `F`: the legacy fast-path function call.
     FunctionCall(FunctionCall),
 }
 
 /// A prepared statement or a portal, by name; the empty name is the unnamed one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// `S`
+    /// `S`: a prepared statement.
     Statement(Text),
-    /// `P`
+    /// `P`: a portal.
     Portal(Text),
 }
 
@@ -60,7 +60,7 @@ pub struct Parse {
     pub statement: Text,
     /// The query.
     pub query: Text,
-    /// Object ids of parameter types, 0 where the server shall infer it.
+    /// Object ids of the parameters' types; 0 where the server shall infer the type.
     pub parameter_types: Vec<u32>,
 }
 
@@ -71,11 +71,11 @@ pub struct Bind {
     pub portal: Text,
     /// Name of the statement.
     pub statement: Text,
-    /// Formats of the parameters: none, one for all, or one each.
+    /// Formats of the parameters: none, one for all, or one for each (0 text, 1 binary).
     pub parameter_formats: Vec<i16>,
-    /// The parameters.
+    /// Values of the parameters; `None` for NULL.
     pub parameters: Vec<Option<Bytes>>,
-    /// Formats of the result columns: none, one for all, or one each.
+    /// Formats of the result columns: none, one for all, or one for each (0 text, 1 binary).
     pub result_formats: Vec<i16>,
 }
 
@@ -84,9 +84,9 @@ pub struct Bind {
 pub struct FunctionCall {
     /// Object id of the function.
     pub function_oid: u32,
-    /// Formats of the arguments: none, one for all, or one each.
+    /// Formats of the arguments: none, one for all, or one for each (0 text, 1 binary).
     pub argument_formats: Vec<i16>,
-    /// The arguments.
+    /// Values of the arguments; `None` for NULL.
     pub arguments: Vec<Option<Bytes>>,
     /// Format of the result.
     pub result_format: i16,
@@ -136,7 +136,7 @@ impl FrontendMessage {
         Ok(())
     }
 
-    /// Reads a message of a client.
+    /// Decodes a message of a client. Bytes behind the last field are an error.
     pub fn decode(frame: Frame) -> Result<Self, ProtocolError> {
         let mut cursor = Cursor::new(frame.body);
         let message = match frame.tag {

@@ -1,4 +1,4 @@
-//! PostgreSQL's frontend/backend protocol, version 3: every message, encoded and decoded **in both directions**
+//! Codec of PostgreSQL's frontend/backend protocol, version 3: encodes and decodes every message **in both directions**
 //! (PostgreSQL documentation, "Frontend/Backend Protocol").
 //!
 //! ```text
@@ -6,9 +6,9 @@
 //!                                                   CopyData(payload) -> replication::{FromPrimary, FromStandby}
 //! ```
 //!
-//! Both directions, so that one codec serves the servers, the client that reads WAL from a primary, and a proxy that
-//! is both. Bodies are [`bytes::Bytes`]: decoding copies no payload. Only [`framed`] does IO; nothing here knows
-//! about TLS, passwords or commands.
+//! One codec for both directions serves the servers, the client that reads WAL from a primary, and the proxy, which is
+//! both. Bodies are [`bytes::Bytes`]: decoding copies no payload. Only [`framed`] does IO. Nothing here knows about TLS,
+//! passwords or commands.
 
 pub mod authentication;
 pub mod backend;
@@ -26,9 +26,9 @@ pub mod wire;
 
 pub use authentication::Authentication;
 pub use backend::{BackendMessage, TransactionStatus};
-pub use error::ProtocolError;
+pub use error::{FramedError, ProtocolError};
 pub use error_response::{ErrorResponse, Severity};
-pub use framed::{FramedError, FramedReader, FramedWriter};
+pub use framed::{FramedReader, FramedWriter};
 pub use frontend::{FrontendMessage, Target};
 pub use row::FieldDescription;
 pub use sqlstate::SqlState;

@@ -1,6 +1,8 @@
-//! What travels inside CopyData while a server streams WAL (PostgreSQL documentation, "Streaming Replication Protocol").
+//! Replication messages: the payloads of CopyData while a server streams WAL (PostgreSQL documentation, "Streaming
+//! Replication Protocol").
 //!
-//! Timestamps are arguments, microseconds since 2000-01-01 as PostgreSQL counts them; [`postgres_micros`] converts.
+//! Timestamps are microseconds since 2000-01-01, as PostgreSQL counts them, and come in as arguments;
+//! [`postgres_micros`] converts.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,13 +12,13 @@ use wal_types::Lsn;
 use crate::error::ProtocolError;
 use crate::wire::Cursor;
 
-/// From 1970-01-01 to 2000-01-01, in seconds.
+/// Seconds from 1970-01-01 to 2000-01-01.
 const POSTGRES_EPOCH_SECONDS: u64 = 946_684_800;
 
-/// Bytes before the WAL in an XLogData payload.
+/// Bytes in front of the WAL in an XLogData payload.
 pub const XLOG_DATA_HEADER_BYTES: usize = 25;
 
-/// `time` in microseconds since 2000-01-01, saturating.
+/// Converts `time` to microseconds since 2000-01-01; saturates at the ends of the range.
 pub fn postgres_micros(time: SystemTime) -> i64 {
     let epoch = SystemTime::UNIX_EPOCH + Duration::from_secs(POSTGRES_EPOCH_SECONDS);
     match time.duration_since(epoch) {
@@ -25,75 +27,75 @@ pub fn postgres_micros(time: SystemTime) -> i64 {
     }
 }
 
-/// A CopyData payload of the side that sends WAL.
+/// A CopyData payload from the side that sends WAL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromPrimary {
-    /// `w`
+    /// `w`: a piece of WAL.
     XLogData(XLogData),
-    /// `k`
+    /// `k`: a keepalive.
     Keepalive(PrimaryKeepalive),
 }
 
-/// A CopyData payload of the side that receives WAL.
+/// A CopyData payload from the side that receives WAL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromStandby {
-    /// `r`
+    /// `r`: the standby's positions.
     StatusUpdate(StandbyStatusUpdate),
-    /// `h`
+    /// `h`: the rows that the standby's queries still need.
     HotStandbyFeedback(HotStandbyFeedback),
 }
 
 /// A piece of WAL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct XLogData {
-    /// Position of its first byte.
+    /// Position of the first byte of `data`.
     pub start: Lsn,
     /// End of WAL on the server when it was sent.
     pub server_end: Lsn,
-    /// The server's clock.
+    /// The server's clock, in microseconds since 2000-01-01.
     pub sent_at_micros: i64,
     /// The WAL.
     pub data: Bytes,
 }
 
-/// A sign of life, and a question when a reply is requested.
+/// A sign of life of the server, which may ask for a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrimaryKeepalive {
     /// End of WAL on the server.
     pub server_end: Lsn,
-    /// The server's clock.
+    /// The server's clock, in microseconds since 2000-01-01.
     pub sent_at_micros: i64,
-    /// The server wants a status update at once.
+    /// The server asks for a status update at once.
     pub reply_requested: bool,
 }
 
-/// How far a standby got. A position is that of the next byte; zero means "none".
+/// The standby's positions. Each is that of the byte behind the last one; zero means "none".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StandbyStatusUpdate {
-    /// Received and written.
+    /// WAL before this position is received and written.
     pub write: Lsn,
-    /// On disk.
+    /// WAL before this position is on disk.
     pub flush: Lsn,
-    /// Replayed.
+    /// WAL before this position is replayed.
     pub apply: Lsn,
-    /// The standby's clock.
+    /// The standby's clock, in microseconds since 2000-01-01.
     pub sent_at_micros: i64,
-    /// The standby wants a keepalive at once.
+    /// The standby asks for a keepalive at once.
     pub reply_requested: bool,
 }
 
-/// Which rows the queries on a standby still need.
+/// The oldest row versions that queries on a standby still need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HotStandbyFeedback {
-    /// The standby's clock.
+    /// The standby's clock, in microseconds since 2000-01-01.
     pub sent_at_micros: i64,
-    /// Oldest transaction id that is needed, 0 for none.
+    /// Oldest transaction id that is needed; 0 for none.
     pub xmin: u32,
-    /// Its epoch.
+    /// Epoch of `xmin`.
     pub xmin_epoch: u32,
-    /// The same for catalogs.
+    /// Oldest transaction id that is needed for catalogs; 0 for none.
     pub catalog_xmin: u32,
-    /// Its epoch.
+    /// Epoch of `catalog_xmin`.
     pub catalog_xmin_epoch: u32,
 }
 
@@ -109,7 +111,7 @@ impl FromPrimary {
         }
     }
 
-    /// Reads a payload; the WAL is not copied.
+    /// Decodes a payload; the WAL is not copied.
     pub fn decode(payload: Bytes) -> Result<Self, ProtocolError> {
         let mut cursor = Cursor::new(payload);
         let message = match cursor.u8()? {
@@ -130,7 +132,7 @@ impl FromPrimary {
     }
 }
 
-/// Appends what precedes the WAL in an XLogData payload, so that a sender can put WAL behind it without a copy between.
+/// Appends the header of an XLogData payload, so that a sender can read WAL straight behind it, without a copy.
 pub fn put_xlog_data_header(out: &mut BytesMut, start: Lsn, server_end: Lsn, sent_at_micros: i64) {
     out.put_u8(b'w');
     out.put_u64(start.0);
@@ -157,7 +159,7 @@ impl FromStandby {
         }
     }
 
-    /// Reads a payload.
+    /// Decodes a payload.
     pub fn decode(payload: Bytes) -> Result<Self, ProtocolError> {
         let mut cursor = Cursor::new(payload);
         let message = match cursor.u8()? {

@@ -1,4 +1,4 @@
-//! What RowDescription says about a column (PostgreSQL documentation, "Message Formats", RowDescription).
+//! [`FieldDescription`]: describes one column of a result (PostgreSQL documentation, "Message Formats", RowDescription).
 
 use bytes::{BufMut, BytesMut};
 
@@ -6,7 +6,7 @@ use crate::error::ProtocolError;
 use crate::text::Text;
 use crate::wire::{Cursor, put_text};
 
-/// Bytes of a description whose name is empty.
+/// Bytes of a description with an empty name: the shortest one.
 pub(crate) const FIELD_BYTES_MIN: usize = 19;
 
 /// One column of a result.
@@ -14,17 +14,17 @@ pub(crate) const FIELD_BYTES_MIN: usize = 19;
 pub struct FieldDescription {
     /// Name of the column.
     pub name: Text,
-    /// The table that it comes from, or 0.
+    /// Object id of the table that the column comes from, or 0.
     pub table_oid: u32,
-    /// Its number in that table, or 0.
+    /// Attribute number of the column in that table, or 0.
     pub column: i16,
-    /// Object id of its type.
+    /// Object id of the type.
     pub type_oid: u32,
-    /// Size of the type; negative when it varies.
+    /// Size of the type in bytes; negative when it varies.
     pub type_len: i16,
-    /// The type's modifier, -1 when it has none.
+    /// Type modifier; -1 for none.
     pub type_modifier: i32,
-    /// 0 text, 1 binary.
+    /// Format of the values: 0 for text, 1 for binary.
     pub format: i16,
 }
 

@@ -1,4 +1,4 @@
-//! [`SqlState`]: the five-character error codes, and the ones that this project sends or reacts to.
+//! [`SqlState`]: the five-character error code, and the codes that this project sends or reacts to.
 
 use std::fmt;
 
@@ -60,7 +60,7 @@ impl SqlState {
     /// `XX001`
     pub const DATA_CORRUPTED: Self = Self(*b"XX001");
 
-    /// The code in `text`, when it has five upper-case letters and digits.
+    /// The code in `text`; `None` unless it is five upper-case letters or digits.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let code: [u8; 5] = text.try_into().ok()?;
         code.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit()).then_some(Self(code))

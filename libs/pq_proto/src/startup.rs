@@ -1,5 +1,5 @@
-//! The packets that open a connection and have no type byte: startup, SSLRequest, GSSENCRequest, CancelRequest
-//! (PostgreSQL documentation, "Start-up" and "Message Formats").
+//! [`StartupPacket`]: the packets that open a connection and have no type byte: StartupMessage, SSLRequest,
+//! GSSENCRequest, CancelRequest (PostgreSQL documentation, "Start-up" and "Message Formats").
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -11,19 +11,19 @@ use crate::wire::{Cursor, Encode, put_text, write_length_prefixed};
 /// Longest startup packet in bytes, its length word included: PostgreSQL's own `MAX_STARTUP_PACKET_LENGTH`.
 pub const STARTUP_PACKET_BYTES_MAX: usize = 10_000;
 
-/// Shortest packet: the length and the code.
+/// Shortest startup packet in bytes: the length word and the code.
 pub const STARTUP_PACKET_BYTES_MIN: usize = 8;
 
 /// Longest key of a cancel request in bytes (protocol 3.2; 3.0 has exactly 4).
 pub const CANCEL_KEY_BYTES_MAX: usize = 256;
 
-/// In place of a major version: this packet is a request, not a startup.
+/// Stands in place of the major version in a packet that is a request and opens no session.
 const REQUEST_MAJOR: u32 = 1234;
 const CANCEL_REQUEST: u32 = REQUEST_MAJOR << 16 | 5678;
 const SSL_REQUEST: u32 = REQUEST_MAJOR << 16 | 5679;
 const GSSENC_REQUEST: u32 = REQUEST_MAJOR << 16 | 5680;
 
-/// A packet of the opening.
+/// A packet that opens a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartupPacket {
     /// Asks for TLS.
@@ -41,13 +41,13 @@ pub enum StartupPacket {
     Startup {
         /// The version that the client asks for; the major is 3.
         version: ProtocolVersion,
-        /// What it wants to be and how.
+        /// User, database and settings.
         params: StartupParams,
     },
 }
 
 impl StartupPacket {
-    /// Reads what follows the length word.
+    /// Decodes the bytes behind the length word.
     pub fn decode(body: Bytes) -> Result<Self, ProtocolError> {
         let mut cursor = Cursor::new(body);
         let packet = match cursor.u32()? {
@@ -94,12 +94,12 @@ impl Encode for StartupPacket {
     }
 }
 
-/// The parameters of a startup packet, in the order in which the client sent them.
+/// Names and values of the parameters of a startup packet, in the order in which the client sent them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StartupParams(Vec<(Text, Text)>);
 
 impl StartupParams {
-    /// The value of `name`; the last one when a client repeats it, as in PostgreSQL.
+    /// The value of `name`. When a client repeats a name the last value counts, as in PostgreSQL.
     pub fn get(&self, name: &str) -> Option<&Text> {
         self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value)
     }
@@ -109,7 +109,7 @@ impl StartupParams {
         self.0.iter().map(|(name, value)| (name, value))
     }
 
-    /// Takes out the names for which `keep` is false and returns them.
+    /// Removes the parameters for whose name `remove` is true, and returns these names.
     pub fn remove_names(&mut self, mut remove: impl FnMut(&Text) -> bool) -> Vec<Text> {
         self.0.extract_if(.., |(name, _)| remove(name)).map(|(name, _)| name).collect()
     }
@@ -141,13 +141,13 @@ impl<N: Into<Text>, V: Into<Text>> FromIterator<(N, V)> for StartupParams {
     }
 }
 
-/// The words of an `options` parameter, split at white space only: a backslash stays as it is.
+/// Splits an `options` parameter into words at white space only: a backslash stays as it is.
 pub fn option_words_raw(options: &str) -> impl Iterator<Item = &str> {
     options.split(is_space).filter(|word| !word.is_empty())
 }
 
-/// The words of an `options` parameter as PostgreSQL splits them: white space ends a word, a backslash takes the next
-/// character as it is (PostgreSQL documentation, libpq, `options`).
+/// Splits an `options` parameter into words as PostgreSQL does: white space ends a word, a backslash makes the next
+/// character part of the word (PostgreSQL documentation, libpq, `options`).
 pub fn option_words(options: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -159,7 +159,7 @@ pub fn option_words(options: &str) -> Vec<String> {
         }
         let word = word.get_or_insert_default();
         match next {
-            // A backslash at the very end stands for nothing.
+            // A backslash at the very end is dropped.
             '\\' => word.extend(chars.next()),
             _ => word.push(next),
         }
@@ -168,7 +168,7 @@ pub fn option_words(options: &str) -> Vec<String> {
     words
 }
 
-/// C's `isspace`, which counts the vertical tab.
+/// C's `isspace`, which includes the vertical tab.
 fn is_space(character: char) -> bool {
     matches!(character, ' ' | '\t'..='\r')
 }

@@ -1,4 +1,4 @@
-//! [`Text`]: a string as the protocol carries it. Used by the messages of this crate and by whoever builds them.
+//! [`Text`]: a string as the protocol carries it. Used in the messages of this crate and by their callers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,8 +9,8 @@ use crate::error::ProtocolError;
 
 /// Bytes in the client's encoding, without a zero byte (PostgreSQL documentation, "Message Data Types", `String`).
 ///
-/// Nearly always UTF-8, but a peer may use another encoding, and a message must not be refused for that: whoever needs
-/// characters asks with [`Text::to_str`].
+/// It is nearly always UTF-8, but a peer may use another encoding, and a message must not be refused for that. A caller
+/// that needs characters asks with [`Text::to_str`].
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text(Bytes);
 
@@ -18,8 +18,8 @@ impl Text {
     /// The empty string.
     pub const EMPTY: Self = Self(Bytes::new());
 
-    /// Takes `bytes` up to the first zero byte: what a C string with this content would be. So no text, wherever it
-    /// comes from, can end its field early and be read as the next one.
+    /// Keeps `bytes` up to the first zero byte, as a C string with this content would end there. So no text can end its
+    /// field early and have its remainder read as the next field.
     pub fn new(bytes: impl Into<Bytes>) -> Self {
         let mut bytes = bytes.into();
         if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
@@ -28,12 +28,12 @@ impl Text {
         Self(bytes)
     }
 
-    /// The characters, when they are UTF-8.
+    /// The characters; an error when the bytes are not UTF-8.
     pub fn to_str(&self) -> Result<&str, ProtocolError> {
         str::from_utf8(&self.0).map_err(|_| ProtocolError::NotUtf8)
     }
 
-    /// The characters for a log or an error message; what is not UTF-8 is replaced.
+    /// The characters for a log or an error message; bytes that are not UTF-8 are replaced.
     pub fn to_str_lossy(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.0)
     }

@@ -8,21 +8,21 @@ use std::fmt;
 pub struct ProtocolVersion(pub u32);
 
 impl ProtocolVersion {
-    /// What every client since 2003 speaks.
+    /// Version 3.0, which every client since 2003 speaks.
     pub const V3_0: Self = Self(3 << 16);
 
-    /// PostgreSQL 18 and later, when the client asks for it: the keys of cancel requests may be longer. Otherwise 3.0.
+    /// Version 3.2 (PostgreSQL 18): the keys of cancel requests may be longer. Used only when the client asks for it.
     pub const V3_2: Self = Self(3 << 16 | 2);
 
-    /// The newest one that is spoken here.
+    /// The newest version that this crate speaks.
     pub const NEWEST: Self = Self::V3_2;
 
-    /// A new major version is another protocol.
+    /// The major version. Another major version is another protocol.
     pub const fn major(self) -> u32 {
         self.0 >> 16
     }
 
-    /// A higher minor version is negotiated down.
+    /// The minor version. A server negotiates a higher one down (NegotiateProtocolVersion).
     pub const fn minor(self) -> u32 {
         self.0 & 0xffff
     }

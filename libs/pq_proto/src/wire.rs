@@ -8,23 +8,23 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crate::error::ProtocolError;
 use crate::text::Text;
 
-/// One message as it came: its type byte and its body, without the length.
+/// One undecoded message: its type byte and its body, without the length word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// The type byte.
     pub tag: u8,
-    /// What follows the length word.
+    /// The bytes behind the length word.
     pub body: Bytes,
 }
 
 /// A message that can be put on the wire.
 pub trait Encode {
-    /// Appends the whole message, type and length included. On an error `out` is as it was.
+    /// Appends the whole message, type byte and length word included. On an error `out` is unchanged.
     fn encode(&self, out: &mut BytesMut) -> Result<(), ProtocolError>;
 }
 
 impl Encode for Frame {
-    /// For whoever passes a message on as it came.
+    /// Encodes the message unchanged, for a caller that passes it on.
     fn encode(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
         write_frame(out, self.tag, |out| {
             out.put_slice(&self.body);
@@ -33,7 +33,7 @@ impl Encode for Frame {
     }
 }
 
-/// Appends a message: `tag`, the length, and what `body` writes. On an error `out` is as it was.
+/// Appends a message: `tag`, the length word, and the bytes that `body` writes. On an error `out` is unchanged.
 pub fn write_frame(
     out: &mut BytesMut,
     tag: u8,
@@ -44,7 +44,7 @@ pub fn write_frame(
     write_length_prefixed(out, body).inspect_err(|_| out.truncate(start))
 }
 
-/// Appends an `Int32` length that counts itself, and what `body` writes. On an error `out` is as it was.
+/// Appends an `Int32` length that counts itself, and the bytes that `body` writes. On an error `out` is unchanged.
 pub fn write_length_prefixed(
     out: &mut BytesMut,
     body: impl FnOnce(&mut BytesMut) -> Result<(), ProtocolError>,
@@ -93,7 +93,7 @@ pub fn put_value(out: &mut BytesMut, value: Option<&Bytes>) -> Result<(), Protoc
     Ok(())
 }
 
-/// A cursor over the body of a message.
+/// A checked reader over the body of a message. A field that reaches past the end is [`ProtocolError::Truncated`].
 #[derive(Debug)]
 pub struct Cursor {
     rest: Bytes,
@@ -105,37 +105,37 @@ impl Cursor {
         Self { rest: body }
     }
 
-    /// `Byte1`.
+    /// Reads a `Byte1`.
     pub fn u8(&mut self) -> Result<u8, ProtocolError> {
         self.rest.try_get_u8().map_err(|_| ProtocolError::Truncated)
     }
 
-    /// `Int16`.
+    /// Reads an `Int16`.
     pub fn i16(&mut self) -> Result<i16, ProtocolError> {
         self.rest.try_get_i16().map_err(|_| ProtocolError::Truncated)
     }
 
-    /// `Int32`.
+    /// Reads an `Int32`.
     pub fn i32(&mut self) -> Result<i32, ProtocolError> {
         self.rest.try_get_i32().map_err(|_| ProtocolError::Truncated)
     }
 
-    /// `Int32` that holds an object id, a transaction id or a version.
+    /// Reads an `Int32` that holds an object id, a transaction id or a version.
     pub fn u32(&mut self) -> Result<u32, ProtocolError> {
         self.rest.try_get_u32().map_err(|_| ProtocolError::Truncated)
     }
 
-    /// `Int64`.
+    /// Reads an `Int64`.
     pub fn i64(&mut self) -> Result<i64, ProtocolError> {
         self.rest.try_get_i64().map_err(|_| ProtocolError::Truncated)
     }
 
-    /// `Int64` that holds a WAL position.
+    /// Reads an `Int64` that holds a WAL position.
     pub fn u64(&mut self) -> Result<u64, ProtocolError> {
         self.rest.try_get_u64().map_err(|_| ProtocolError::Truncated)
     }
 
-    /// The next `count` bytes, not copied.
+    /// Reads `count` bytes without a copy.
     pub fn bytes(&mut self, count: usize) -> Result<Bytes, ProtocolError> {
         if count > self.rest.len() {
             return Err(ProtocolError::Truncated);
@@ -143,7 +143,7 @@ impl Cursor {
         Ok(self.rest.split_to(count))
     }
 
-    /// A string up to its terminating zero byte, not copied.
+    /// Reads a string and its terminating zero byte, without a copy.
     pub fn text(&mut self) -> Result<Text, ProtocolError> {
         let end = self.rest.iter().position(|byte| *byte == 0).ok_or(ProtocolError::UnterminatedText)?;
         let text = Text::new(self.rest.split_to(end));
@@ -151,7 +151,7 @@ impl Cursor {
         Ok(text)
     }
 
-    /// A value with its `Int32` length, where -1 stands for NULL.
+    /// Reads a value behind its `Int32` length; a length of -1 stands for NULL.
     pub fn value(&mut self) -> Result<Option<Bytes>, ProtocolError> {
         match self.i32()? {
             -1 => Ok(None),
@@ -162,8 +162,8 @@ impl Cursor {
         }
     }
 
-    /// An `Int16` count and as many items, each of which takes at least `item_bytes_min` bytes: a count that cannot be
-    /// true is refused before anything is allocated for it.
+    /// Reads an `Int16` count and as many items, each of at least `item_bytes_min` bytes. A count that the message cannot
+    /// hold is refused before anything is allocated for it.
     pub fn counted<T>(
         &mut self,
         item_bytes_min: usize,
@@ -176,12 +176,12 @@ impl Cursor {
         (0..count).map(|_| read(self)).collect()
     }
 
-    /// Everything that is left.
+    /// Reads all bytes that are left.
     pub fn read_to_end(&mut self) -> Bytes {
         self.rest.split_off(0)
     }
 
-    /// Bytes that are left.
+    /// Number of bytes that are left.
     pub fn remaining(&self) -> usize {
         self.rest.len()
     }

@@ -1,4 +1,4 @@
-//! A length or a count that a peer claims does not decide how much memory its message costs.
+//! Memory cost of decoding: a length or count that a peer announces does not decide how much memory its message costs.
 //!
 //! Alone in its binary because it replaces the allocator.
 
@@ -14,7 +14,7 @@ use pq_proto::{BackendMessage, Frame, FramedReader, FrontendMessage};
 use tokio::io::AsyncRead;
 
 thread_local! {
-    /// Bytes asked for by this thread since it was last set to zero.
+    /// Bytes allocated by this thread since it was last set to zero.
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -123,7 +123,7 @@ fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     }
 }
 
-/// Gives these bytes and then waits for ever.
+/// A stream that gives these bytes and then waits for ever.
 struct ThenSilence(Bytes);
 
 impl AsyncRead for ThenSilence {

@@ -1,5 +1,5 @@
-//! Messages against bytes written by hand from "Message Formats" in the PostgreSQL documentation: a codec that is wrong
-//! in both directions passes every round trip.
+//! Messages compared with bytes written by hand from "Message Formats" in the PostgreSQL documentation. A codec that is
+//! wrong in both directions would pass every round trip.
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 

@@ -3,8 +3,7 @@
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::FramedError;
-use crate::error::ProtocolError;
+use crate::error::{FramedError, ProtocolError};
 use crate::startup::{STARTUP_PACKET_BYTES_MAX, STARTUP_PACKET_BYTES_MIN, StartupPacket};
 use crate::wire::Frame;
 
@@ -17,7 +16,24 @@ const LENGTH_BYTES: usize = 4;
 /// Bytes of a type byte and a length word.
 const FRAME_HEADER_BYTES: usize = 1 + LENGTH_BYTES;
 
-/// Reads frames.
+/// Reads frames, and the packets that open a connection.
+///
+/// Every method is cancel-safe: bytes that have arrived stay in the buffer when a future is dropped.
+///
+/// ```
+/// use pq_proto::{FramedReader, FrontendMessage};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// # runtime.block_on(async {
+/// // Any `AsyncRead` will do. A message is a type byte, a length that counts itself, and the body.
+/// let mut reader = FramedReader::new(&b"Q\0\0\0\x0dSELECT 1\0"[..]);
+/// let frame = reader.read_frame(64 * 1024).await.unwrap().expect("one message");
+/// assert_eq!(FrontendMessage::decode(frame), Ok(FrontendMessage::Query("SELECT 1".into())));
+///
+/// // The stream ends between two messages.
+/// assert_eq!(reader.read_frame(64 * 1024).await.unwrap(), None);
+/// # });
+/// ```
 #[derive(Debug)]
 pub struct FramedReader<R> {
     io: R,
@@ -30,17 +46,17 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         Self::with_buffer(io, BytesMut::new())
     }
 
-    /// Starts with bytes that were read before.
+    /// Starts with bytes that were read from the stream before.
     pub fn with_buffer(io: R, buffer: BytesMut) -> Self {
         Self { io, buffer }
     }
 
-    /// The stream, and what was read from it but not used.
+    /// Returns the stream, and the bytes that were read from it but not used.
     pub fn into_parts(self) -> (R, BytesMut) {
         (self.io, self.buffer)
     }
 
-    /// What was read from the stream and not used yet.
+    /// The bytes that were read from the stream and not used yet.
     pub fn buffered(&self) -> &[u8] {
         &self.buffer
     }
@@ -50,8 +66,9 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         &mut self.io
     }
 
-    /// The next message, `None` when the stream ended between two messages. A body longer than `body_bytes_max` is an
-    /// error before any of it is waited for. Cancel-safe.
+    /// Reads the next message; `None` when the stream ended between two messages. A body of more than `body_bytes_max`
+    /// bytes is [`ProtocolError::TooLong`] before any of it is waited for. A stream that ends inside a message is
+    /// [`FramedError::ClosedInsideMessage`]. Cancel-safe.
     pub async fn read_frame(&mut self, body_bytes_max: usize) -> Result<Option<Frame>, FramedError> {
         if !self.fill(FRAME_HEADER_BYTES).await? {
             return Ok(None);
@@ -65,7 +82,8 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         Ok(Some(Frame { tag, body: self.buffer.split_to(body_bytes).freeze() }))
     }
 
-    /// The next packet of the opening, `None` when the stream ended before it. Cancel-safe.
+    /// Reads the next packet that has no type byte; `None` when the stream ended before it. A packet of more than
+    /// [`STARTUP_PACKET_BYTES_MAX`] bytes is an error before it is waited for. Cancel-safe.
     pub async fn read_startup_packet(&mut self) -> Result<Option<StartupPacket>, FramedError> {
         if !self.fill(LENGTH_BYTES).await? {
             return Ok(None);
@@ -81,13 +99,13 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         Ok(Some(StartupPacket::decode(self.buffer.split_to(body_bytes).freeze())?))
     }
 
-    /// Looks at the next byte without taking it, `None` at the end of the stream. Cancel-safe.
+    /// Returns the next byte and leaves it in the buffer; `None` at the end of the stream. Cancel-safe.
     pub async fn peek_byte(&mut self) -> Result<Option<u8>, FramedError> {
         self.fill(1).await?;
         Ok(self.buffer.first().copied())
     }
 
-    /// Takes one byte: the answer to an SSLRequest. Cancel-safe.
+    /// Reads one byte, such as the answer to an SSLRequest; `None` at the end of the stream. Cancel-safe.
     pub async fn read_byte(&mut self) -> Result<Option<u8>, FramedError> {
         let byte = self.peek_byte().await?;
         if byte.is_some() {
@@ -101,7 +119,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         self.buffer.capacity()
     }
 
-    /// Reads until `count` bytes are in the buffer. False when the stream ended with an empty buffer.
+    /// Reads until `count` bytes are in the buffer. Returns false when the stream ended with an empty buffer.
     async fn fill(&mut self, count: usize) -> Result<bool, FramedError> {
         while self.buffer.len() < count {
             let missing = count - self.buffer.len();
@@ -109,7 +127,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
             if free < missing.min(READ_CHUNK_BYTES) {
                 self.buffer.reserve(READ_CHUNK_BYTES);
             }
-            // `read_buf` is cancel-safe: bytes are in the buffer or were not read.
+            // `read_buf` is cancel-safe: a byte is in the buffer or was not read.
             if self.io.read_buf(&mut self.buffer).await? == 0 {
                 return if self.buffer.is_empty() {
                     Ok(false)
@@ -122,7 +140,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
     }
 }
 
-/// The length of a body, from a length word that counts itself.
+/// Bytes of the body behind `word`, a length that counts itself.
 fn body_length(word: &[u8], body_bytes_max: usize) -> Result<usize, ProtocolError> {
     let length = word.try_into().map(i32::from_be_bytes).map_err(|_| ProtocolError::Truncated)?;
     let announced = usize::try_from(length).map_err(|_| ProtocolError::InvalidLength(length))?;

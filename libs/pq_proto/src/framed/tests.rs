@@ -7,7 +7,8 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::reader::READ_CHUNK_BYTES;
-use super::*;
+use super::{FramedReader, FramedWriter};
+use crate::error::{FramedError, ProtocolError};
 use crate::startup::STARTUP_PACKET_BYTES_MAX;
 use crate::{BackendMessage, Encode, FrontendMessage, StartupPacket};
 

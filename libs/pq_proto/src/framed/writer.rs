@@ -5,14 +5,13 @@ use std::io;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::FramedError;
-use crate::error::ProtocolError;
+use crate::error::{FramedError, ProtocolError};
 use crate::wire::{Encode, write_frame};
 
 /// [`FramedWriter::flush_if_full`] flushes from this many buffered bytes on.
 pub const WRITE_BUFFER_BYTES_HIGH: usize = 64 * 1024;
 
-/// Buffers messages and writes them.
+/// Buffers messages, and writes them to the stream when it is flushed.
 #[derive(Debug)]
 pub struct FramedWriter<W> {
     io: W,
@@ -25,22 +24,22 @@ impl<W: AsyncWrite + Unpin> FramedWriter<W> {
         Self { io, buffer: BytesMut::new() }
     }
 
-    /// The stream, and what was not written to it yet.
+    /// Returns the stream, and the bytes that were not written to it yet.
     pub fn into_parts(self) -> (W, BytesMut) {
         (self.io, self.buffer)
     }
 
-    /// Bytes that wait for a flush.
+    /// Number of bytes that wait for a flush.
     pub fn buffered_bytes(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Buffers a message.
+    /// Buffers a message. On an error nothing is buffered.
     pub fn put(&mut self, message: &impl Encode) -> Result<(), ProtocolError> {
         message.encode(&mut self.buffer)
     }
 
-    /// Buffers a CopyData message whose payload `payload` appends.
+    /// Buffers a CopyData message; `payload` appends its payload, without a copy in between.
     pub fn put_copy_data(
         &mut self,
         payload: impl FnOnce(&mut BytesMut) -> Result<(), ProtocolError>,
@@ -48,15 +47,15 @@ impl<W: AsyncWrite + Unpin> FramedWriter<W> {
         write_frame(&mut self.buffer, b'd', payload)
     }
 
-    /// Buffers bytes that are whole messages already, or a one-byte answer of the opening.
+    /// Buffers encoded bytes: whole messages, or the one byte that answers an SSLRequest.
     pub fn put_raw(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Writes everything that is buffered. Cancel-safe: what was not written stays buffered.
+    /// Writes everything that is buffered. Cancel-safe: bytes that were not written stay buffered.
     pub async fn flush(&mut self) -> io::Result<()> {
         while self.buffer.has_remaining() {
-            // `write_buf` takes from the buffer exactly what it wrote.
+            // `write_buf` removes from the buffer exactly the bytes that it wrote.
             if self.io.write_buf(&mut self.buffer).await? == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -64,13 +63,14 @@ impl<W: AsyncWrite + Unpin> FramedWriter<W> {
         self.io.flush().await
     }
 
-    /// Flushes when much is buffered; called between the messages of a long answer. Cancel-safe.
+    /// Flushes when [`WRITE_BUFFER_BYTES_HIGH`] bytes are buffered; called between the messages of a long answer.
+    /// Cancel-safe.
     pub async fn flush_if_full(&mut self) -> io::Result<()> {
         if self.buffer.len() >= WRITE_BUFFER_BYTES_HIGH { self.flush().await } else { Ok(()) }
     }
 
-    /// Buffers a message and flushes. When dropped after its first poll, the message is buffered and goes out with the
-    /// next flush.
+    /// Buffers a message and flushes. When the future is dropped after its first poll, the message stays buffered and
+    /// goes out with the next flush.
     pub async fn send(&mut self, message: &impl Encode) -> Result<(), FramedError> {
         self.put(message)?;
         Ok(self.flush().await?)

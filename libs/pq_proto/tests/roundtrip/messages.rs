@@ -1,8 +1,6 @@
-//! Every message is what it was after a round trip, and no bytes make a decoder panic.
+//! Strategies that make random messages of each kind.
 
-#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use pq_proto::backend::CopyFormat;
 use pq_proto::error_response::Notice;
 use pq_proto::frontend::{Bind, FunctionCall, Parse};
@@ -10,44 +8,43 @@ use pq_proto::replication::{
     FromPrimary, FromStandby, HotStandbyFeedback, PrimaryKeepalive, StandbyStatusUpdate, XLogData,
 };
 use pq_proto::{
-    Authentication, BackendMessage, Encode, ErrorResponse, FieldDescription, Frame, FrontendMessage,
-    ProtocolVersion, Severity, SqlState, StartupPacket, Target, Text, TransactionStatus, authentication,
-    startup,
+    Authentication, BackendMessage, ErrorResponse, FieldDescription, FrontendMessage, ProtocolVersion,
+    Severity, SqlState, StartupPacket, Target, Text, TransactionStatus, startup,
 };
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use wal_types::Lsn;
 
-fn bytes() -> impl Strategy<Value = Bytes> {
+pub(crate) fn bytes() -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..40).prop_map(Bytes::from)
 }
 
-fn text_of(length: std::ops::Range<usize>) -> impl Strategy<Value = Text> {
+pub(crate) fn text_of(length: std::ops::Range<usize>) -> impl Strategy<Value = Text> {
     vec(1..=u8::MAX, length).prop_map(Text::new)
 }
 
-fn text() -> impl Strategy<Value = Text> {
+pub(crate) fn text() -> impl Strategy<Value = Text> {
     text_of(0..20)
 }
 
-fn words() -> impl Strategy<Value = String> {
+pub(crate) fn words() -> impl Strategy<Value = String> {
     "[a-zäß√ \n]{0,20}"
 }
 
-fn values() -> impl Strategy<Value = Vec<Option<Bytes>>> {
+pub(crate) fn values() -> impl Strategy<Value = Vec<Option<Bytes>>> {
     vec(option::of(bytes()), 0..5)
 }
 
-fn formats() -> impl Strategy<Value = Vec<i16>> {
+pub(crate) fn formats() -> impl Strategy<Value = Vec<i16>> {
     vec(any::<i16>(), 0..5)
 }
 
-fn target() -> impl Strategy<Value = Target> {
+pub(crate) fn target() -> impl Strategy<Value = Target> {
     prop_oneof![text().prop_map(Target::Statement), text().prop_map(Target::Portal)]
 }
 
-fn frontend() -> impl Strategy<Value = FrontendMessage> {
+pub(crate) fn frontend() -> impl Strategy<Value = FrontendMessage> {
     use FrontendMessage as M;
     prop_oneof![
         text().prop_map(M::Query),
@@ -77,7 +74,7 @@ fn frontend() -> impl Strategy<Value = FrontendMessage> {
     ]
 }
 
-fn authentication_request() -> impl Strategy<Value = Authentication> {
+pub(crate) fn authentication_request() -> impl Strategy<Value = Authentication> {
     use Authentication as A;
     prop_oneof![
         Just(A::Ok),
@@ -93,7 +90,7 @@ fn authentication_request() -> impl Strategy<Value = Authentication> {
     ]
 }
 
-fn error_response() -> impl Strategy<Value = ErrorResponse> {
+pub(crate) fn error_response() -> impl Strategy<Value = ErrorResponse> {
     let severity = prop_oneof![
         Just(Severity::Error),
         Just(Severity::Fatal),
@@ -118,7 +115,7 @@ fn error_response() -> impl Strategy<Value = ErrorResponse> {
     )
 }
 
-fn field() -> impl Strategy<Value = FieldDescription> {
+pub(crate) fn field() -> impl Strategy<Value = FieldDescription> {
     (text(), any::<u32>(), any::<i16>(), any::<u32>(), any::<i16>(), any::<i32>(), any::<i16>()).prop_map(
         |(name, table_oid, column, type_oid, type_len, type_modifier, format)| FieldDescription {
             name,
@@ -132,11 +129,11 @@ fn field() -> impl Strategy<Value = FieldDescription> {
     )
 }
 
-fn copy_format() -> impl Strategy<Value = CopyFormat> {
+pub(crate) fn copy_format() -> impl Strategy<Value = CopyFormat> {
     (any::<u8>(), formats()).prop_map(|(overall, columns)| CopyFormat { overall, columns })
 }
 
-fn backend() -> impl Strategy<Value = BackendMessage> {
+pub(crate) fn backend() -> impl Strategy<Value = BackendMessage> {
     use BackendMessage as M;
     let status = prop_oneof![
         Just(TransactionStatus::Idle),
@@ -184,7 +181,7 @@ fn backend() -> impl Strategy<Value = BackendMessage> {
     ]
 }
 
-fn startup_packet() -> impl Strategy<Value = StartupPacket> {
+pub(crate) fn startup_packet() -> impl Strategy<Value = StartupPacket> {
     prop_oneof![
         Just(StartupPacket::Ssl),
         Just(StartupPacket::GssEnc),
@@ -199,7 +196,7 @@ fn startup_packet() -> impl Strategy<Value = StartupPacket> {
     ]
 }
 
-fn from_primary() -> impl Strategy<Value = FromPrimary> {
+pub(crate) fn from_primary() -> impl Strategy<Value = FromPrimary> {
     prop_oneof![
         (any::<u64>(), any::<u64>(), any::<i64>(), bytes()).prop_map(|(start, end, sent_at_micros, data)| {
             FromPrimary::XLogData(XLogData { start: Lsn(start), server_end: Lsn(end), sent_at_micros, data })
@@ -210,7 +207,7 @@ fn from_primary() -> impl Strategy<Value = FromPrimary> {
     ]
 }
 
-fn from_standby() -> impl Strategy<Value = FromStandby> {
+pub(crate) fn from_standby() -> impl Strategy<Value = FromStandby> {
     prop_oneof![
         (any::<[u64; 3]>(), any::<i64>(), any::<bool>()).prop_map(|(at, sent_at_micros, reply_requested)| {
             let [write, flush, apply] = at.map(Lsn);
@@ -234,92 +231,4 @@ fn from_standby() -> impl Strategy<Value = FromStandby> {
             }
         ),
     ]
-}
-
-/// The frame of an encoded message; checks that the length word is right.
-fn framed(message: &impl Encode) -> Frame {
-    let mut out = BytesMut::new();
-    message.encode(&mut out).unwrap();
-    let wire = out.freeze();
-    assert_eq!(wire[1..5], (wire.len() as i32 - 1).to_be_bytes());
-    Frame { tag: wire[0], body: wire.slice(5..) }
-}
-
-/// Any body behind a type byte that exists in one direction at least.
-fn any_frame() -> impl Strategy<Value = Frame> {
-    let tag =
-        prop_oneof![proptest::sample::select(&b"QPBDECHSXpdcfFRSKZTDCIEN123ntsGHWdcvAV"[..]), any::<u8>(),];
-    let body = prop_oneof![
-        vec(any::<u8>(), 0..60),
-        // Mostly small numbers: counts and lengths that nearly fit.
-        vec(prop_oneof![4 => Just(0u8), 3 => 0u8..6, 1 => any::<u8>()], 0..60),
-    ];
-    (tag, body).prop_map(|(tag, body)| Frame { tag, body: body.into() })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn frontend_message_round_trips(message in frontend()) {
-        prop_assert_eq!(FrontendMessage::decode(framed(&message)), Ok(message));
-    }
-
-    #[test]
-    fn backend_message_round_trips(message in backend()) {
-        prop_assert_eq!(BackendMessage::decode(framed(&message)), Ok(message));
-    }
-
-    #[test]
-    fn startup_packet_round_trips(packet in startup_packet()) {
-        let mut out = BytesMut::new();
-        packet.encode(&mut out).unwrap();
-        prop_assert_eq!(&out[..4], (out.len() as i32).to_be_bytes());
-        prop_assert_eq!(StartupPacket::decode(out.freeze().slice(4..)), Ok(packet));
-    }
-
-    #[test]
-    fn replication_payload_round_trips(primary in from_primary(), standby in from_standby()) {
-        let mut out = BytesMut::new();
-        primary.encode(&mut out);
-        prop_assert_eq!(FromPrimary::decode(out.split().freeze()), Ok(primary));
-        standby.encode(&mut out);
-        prop_assert_eq!(FromStandby::decode(out.freeze()), Ok(standby));
-    }
-
-    #[test]
-    fn truncated_message_never_panics(message in backend(), other in frontend(), cut in any::<prop::sample::Index>()) {
-        for mut frame in [framed(&message), framed(&other)] {
-            frame.body.truncate(cut.index(frame.body.len() + 1));
-            let _ = BackendMessage::decode(frame.clone());
-            let _ = FrontendMessage::decode(frame);
-        }
-    }
-
-    #[test]
-    fn decoded_message_survives_encoding_again(frame in any_frame()) {
-        if let Ok(message) = FrontendMessage::decode(frame.clone()) {
-            prop_assert_eq!(FrontendMessage::decode(framed(&message)), Ok(message));
-        }
-        if let Ok(message) = BackendMessage::decode(frame) {
-            prop_assert_eq!(BackendMessage::decode(framed(&message)), Ok(message));
-        }
-    }
-
-    #[test]
-    fn other_decoders_never_panic(
-        code in prop_oneof![
-            Just(4 << 24 | 0xd2_162e), Just(3u32 << 16), any::<u32>()
-        ],
-        rest in vec(prop_oneof![Just(0u8), any::<u8>()], 0..400),
-        options in words(),
-    ) {
-        let bytes = Bytes::from([&code.to_be_bytes()[..], &rest].concat());
-        let _ = StartupPacket::decode(bytes.clone());
-        let _ = FromPrimary::decode(bytes.clone());
-        let _ = FromStandby::decode(bytes.clone());
-        let _ = authentication::SaslInitialResponse::decode(bytes.clone());
-        let _ = authentication::decode_password(bytes);
-        let _ = startup::option_words(&options);
-    }
 }
