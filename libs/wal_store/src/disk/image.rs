@@ -1,25 +1,26 @@
-//! [`Image`]: the bytes of a file, in pages that copies share until one of them is written to.
+//! [`Image`]: content of a file in pages that clones share until one of them writes.
 //!
-//! A model disk holds every file twice, as a process reads it and as it is after a power failure, and a simulation asks
-//! all the time what would be left if the power failed now. Whole copies for that would be most of its work.
+//! A model disk holds every file twice, and a simulation often copies a disk to see what a power failure would leave.
+//! Without sharing these copies would be most of the simulation's work.
 
 use std::sync::Arc;
 
-use super::SECTOR_BYTES;
+use super::interface::SECTOR_BYTES;
 
+/// Unit of sharing, in bytes.
 const PAGE_BYTES: usize = 8 * SECTOR_BYTES;
 
-/// A sector's bytes; zeros behind the end of the file.
+/// Bytes of one sector; zeros behind the end of the file.
 pub(super) type Sector = [u8; SECTOR_BYTES];
 
-/// See the module. What is behind the end in the last page is zero.
+/// Bytes of one file. The last page holds zeros behind the end of the file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
     pages: Vec<Arc<[u8; PAGE_BYTES]>>,
     len: usize,
 }
 
-/// The page of a sector.
+/// Number of the page that holds a sector.
 pub(super) const fn page_of(sector: usize) -> usize {
     sector * SECTOR_BYTES / PAGE_BYTES
 }
@@ -29,7 +30,7 @@ impl Image {
         self.len
     }
 
-    /// Cuts, or goes on with zeros.
+    /// Truncates, or extends with zeros.
     pub(super) fn resize(&mut self, len: usize) {
         let pages = len.div_ceil(PAGE_BYTES);
         if pages > self.pages.len() {
@@ -44,7 +45,7 @@ impl Image {
         self.len = len;
     }
 
-    /// Fills the buffer; false when it reaches beyond the end.
+    /// Fills the buffer; false when the range reaches beyond the end.
     #[must_use]
     pub(super) fn read(&self, offset: usize, buffer: &mut [u8]) -> bool {
         if offset + buffer.len() > self.len {
@@ -57,7 +58,7 @@ impl Image {
         true
     }
 
-    /// Overwrites; false, and nothing is, when that would reach beyond the end.
+    /// Overwrites bytes; false, and nothing is changed, when the range reaches beyond the end.
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) -> bool {
         if offset + bytes.len() > self.len {
             return false;
@@ -69,11 +70,12 @@ impl Image {
         true
     }
 
+    /// Bytes of a sector.
     pub(super) fn sector(&self, sector: usize) -> Sector {
         let mut bytes = [0; SECTOR_BYTES];
         let from = sector * SECTOR_BYTES;
         let held = self.len.saturating_sub(from).min(SECTOR_BYTES);
-        // Within the end by the line above.
+        // Never beyond the end, by the line above.
         let _ = self.read(from, &mut bytes[..held]);
         bytes
     }
@@ -85,7 +87,7 @@ impl Image {
         self.write(from, &bytes[..held]);
     }
 
-    /// Takes a page over from an image of the same length.
+    /// Shares a page of an image of the same length.
     pub(super) fn share_page(&mut self, page: usize, from: &Self) {
         self.pages[page] = Arc::clone(&from.pages[page]);
     }
@@ -97,7 +99,7 @@ impl Image {
     }
 }
 
-/// The pages that a range touches: which one, where in it, and which part of the range that is.
+/// The pages that a range touches: number of the page, offset in it, and the part of the range.
 fn parts(offset: usize, len: usize) -> impl Iterator<Item = (usize, usize, std::ops::Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {
@@ -129,7 +131,7 @@ mod tests {
         assert!(!image.write(bytes.len(), &[1]) && !image.read(bytes.len(), &mut [0]));
         image.resize(5000);
         image.resize(6000);
-        assert!(image.to_vec()[5000..] == [0; 1000], "what was cut does not come back");
+        assert!(image.to_vec()[5000..] == [0; 1000], "truncated bytes do not come back");
     }
 
     #[test]

@@ -1,14 +1,15 @@
-//! What the model disk is made of: file contents and names, each as a process sees them and as they are after a power
-//! failure.
+//! State of a model disk: file contents and names, each as a process reads them and as a power failure leaves them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::SECTOR_BYTES;
+use parking_lot::Mutex;
+
 use super::image::{Image, Sector, page_of};
+use super::interface::SECTOR_BYTES;
 
-/// A source of random numbers, for what a power failure leaves to chance.
+/// Source of random numbers for a power failure.
 pub(super) type Random<'a> = &'a mut dyn FnMut() -> u64;
 
 /// True with a chance of `percent`.
@@ -16,19 +17,19 @@ pub(super) fn chance(random: Random<'_>, percent: u64) -> bool {
     random() % 100 < percent
 }
 
-/// A file's content.
+/// Content of one file, in two versions.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
-    /// What a process reads.
+    /// The content that a process reads.
     seen: Image,
-    /// What is there after a power failure, but for the dirty sectors, which may be there or not.
+    /// The content after a power failure. Dirty sectors may survive as well.
     durable: Image,
     /// Sectors that were written since the last sync.
     dirty: BTreeSet<usize>,
-    /// What dirty sectors held between two writes, oldest first: that may have reached the disk, too.
+    /// Contents of dirty sectors between two writes, oldest first: these may have reached the disk, too.
     between: Vec<(usize, Sector)>,
-    /// Sectors that a failed sync gave up: they read as written, they are not on the disk, and no sync brings them
-    /// there unless they are written again.
+    /// Sectors that a failed sync gave up: they read as written, are not on the disk, and no sync writes them unless
+    /// they are written again.
     lost: BTreeSet<usize>,
     /// Sectors that cannot be read until they are written.
     unreadable: BTreeSet<usize>,
@@ -72,7 +73,7 @@ impl Inode {
             if shared == Some(page) {
                 continue;
             }
-            // But for dirty and lost sectors the two images are equal.
+            // Except for dirty and lost sectors the two images are equal.
             if self.lost.iter().any(|&lost| page_of(lost) == page) {
                 self.durable.set_sector(sector, &self.seen.sector(sector));
             } else {
@@ -88,7 +89,7 @@ impl Inode {
         self.between.clear();
     }
 
-    /// A power failure. `survives` is the chance in percent of a sector that was not synced.
+    /// A power failure. Each sector that was not synced survives with a chance of `survives` percent.
     fn crash(&mut self, survives: u64, random: Random<'_>) {
         for sector in std::mem::take(&mut self.dirty) {
             let older = self.between.iter().filter(|(of, _)| *of == sector).map(|(_, bytes)| *bytes);
@@ -135,17 +136,21 @@ impl Inode {
     }
 }
 
+/// A file, shared by its names and its open handles.
 pub(super) type SharedInode = Arc<Mutex<Inode>>;
 
-/// The directory.
+/// The names of the directory, in two versions.
 #[derive(Debug, Default)]
 pub(super) struct Names {
+    /// The names that a process reads.
     seen: BTreeMap<String, SharedInode>,
+    /// The names after a power failure.
     durable: BTreeMap<String, SharedInode>,
-    /// Not synced, in order.
+    /// Changes that are not synced, in order.
     pending: Vec<Change>,
 }
 
+/// A change of the directory.
 #[derive(Debug)]
 enum Change {
     Link { name: String, inode: SharedInode },
@@ -159,7 +164,7 @@ impl Names {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.seen.values().map(|inode| lock(inode).len() as u64).sum()
+        self.seen.values().map(|inode| inode.lock().len() as u64).sum()
     }
 
     pub(super) fn lose(&mut self, name: &str) {
@@ -203,7 +208,7 @@ impl Names {
         }
     }
 
-    /// A power failure: of the changes that were not synced a prefix survives, or any of them.
+    /// A power failure. Of the changes that were not synced either a prefix or any subset survives.
     pub(super) fn crash(&mut self, random: Random<'_>) {
         let survives = random() % 101;
         let in_order = chance(random, 50);
@@ -217,18 +222,18 @@ impl Names {
         self.seen = self.durable.clone();
         for inode in self.seen.values() {
             let survives = random() % 101;
-            lock(inode).crash(survives, random);
+            inode.lock().crash(survives, random);
         }
     }
 
-    /// The same names over copies of the same contents.
+    /// A deep copy: the same names and copies of the contents.
     pub(super) fn fork(&self) -> Self {
         let mut copies: Vec<(SharedInode, SharedInode)> = Vec::new();
         let mut copy = |inode: &SharedInode| {
             if let Some((_, copy)) = copies.iter().find(|(original, _)| Arc::ptr_eq(original, inode)) {
                 return copy.clone();
             }
-            let copy = Arc::new(Mutex::new(lock(inode).clone()));
+            let copy = Arc::new(Mutex::new(inode.lock().clone()));
             copies.push((inode.clone(), copy.clone()));
             copy
         };
@@ -266,9 +271,4 @@ impl Change {
             }
         }
     }
-}
-
-/// A panic while the lock was held ends the test that caused it; what is behind the lock is still the disk.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,32 +1,34 @@
-//! [`ModelDisk`]: a disk in memory that does what disks do to programs that trust them.
+//! [`ModelDisk`]: a disk in memory that loses, tears, fills up, rots and fails on request.
 //!
-//! It forgets what was not synced, in units of a sector and a name, each for itself; it fails a read, a write or a
-//! sync when told to; it fills up; its bits rot; it stops working after a number of operations, so that a test can
-//! crash a program at every step. A failed sync leaves the written bytes readable and never on the disk.
+//! A power failure forgets what was not synced, each sector and each name on its own. A read, a write or a sync fails
+//! when a test asks for it. The disk stops working after a number of operations, so that a test can crash a program at
+//! every step. A failed sync leaves the written bytes readable and never on the disk.
 //!
 //! The same calls and the same random numbers give the same disk. For tests and the simulation only.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::medium::{Names, SharedInode, lock};
-use super::{Disk, DiskFile};
+use parking_lot::{Mutex, MutexGuard};
 
-/// What goes wrong once.
+use super::interface::{Disk, DiskFile};
+use super::medium::{Names, SharedInode};
+
+/// An operation that fails once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A read fails.
     Read,
-    /// A write fails in its middle.
+    /// A write fails after half of its bytes.
     Write,
-    /// A file's sync fails: what it should have made durable is lost, but can be read.
+    /// A sync of a file fails: the bytes that it should have made durable are lost, but can be read.
     Sync,
-    /// A directory's sync fails; its changes stay to be synced.
+    /// A sync of the directory fails; its changes stay pending.
     SyncDir,
 }
 
-/// One directory on a disk in memory. A clone is the same directory; after a crash or a kill the handles from before
-/// are dead, and the one that was returned is alive.
+/// One directory on a disk in memory. A clone is the same directory. After a crash or a kill the earlier handles fail
+/// every operation, and the returned one works.
 #[derive(Clone, Debug)]
 pub struct ModelDisk {
     medium: Arc<Mutex<Medium>>,
@@ -44,10 +46,11 @@ pub struct ModelFile {
 struct Medium {
     incarnation: u64,
     names: Names,
-    /// Each with the number of operations of its kind that still succeed.
+    /// Faults to come, each with the number of operations of its kind that still succeed.
     faults: Vec<(Fault, u64)>,
-    /// Faults wait.
+    /// Faults wait while this is set.
     faults_paused: bool,
+    /// Operations so far that changed something.
     operations: u64,
     crash_at: Option<u64>,
     capacity_bytes: Option<u64>,
@@ -65,118 +68,118 @@ impl ModelDisk {
         Self { medium: Arc::default(), incarnation: 0 }
     }
 
-    /// A power failure: what was not synced is kept or lost as `random` says. Ends all that was set to go wrong, but
-    /// the capacity.
+    /// A power failure: what was not synced is kept or lost as `random` decides. Clears all faults, but not the capacity.
     #[must_use]
     pub fn crash(&self, random: &mut dyn FnMut() -> u64) -> Self {
-        lock(&self.medium).names.crash(random);
+        self.medium.lock().names.crash(random);
         self.kill()
     }
 
-    /// The process ends, the machine does not: what was written stays readable, and is not durable for that. Ends all
-    /// that was set to go wrong, but the capacity.
+    /// The process ends, the machine does not: what was written stays readable, but does not become durable. Clears all
+    /// faults, but not the capacity.
     #[must_use]
     pub fn kill(&self) -> Self {
-        let mut medium = lock(&self.medium);
+        let mut medium = self.medium.lock();
         medium.incarnation += 1;
         medium.faults.clear();
         medium.crash_at = None;
         Self { medium: self.medium.clone(), incarnation: medium.incarnation }
     }
 
-    /// A copy that goes its own way, with nothing set to go wrong.
+    /// An independent copy, without faults.
     #[must_use]
     pub fn fork(&self) -> Self {
-        let medium = lock(&self.medium);
+        let medium = self.medium.lock();
         let capacity_bytes = medium.capacity_bytes;
         let copy = Medium { names: medium.names.fork(), capacity_bytes, ..Medium::default() };
         Self { medium: Arc::new(Mutex::new(copy)), incarnation: 0 }
     }
 
-    /// Lets one operation fail, after so many of the same kind that succeed.
+    /// Lets one operation fail, after `after` successful ones of the same kind.
     pub fn fail(&self, fault: Fault, after: u64) {
-        lock(&self.medium).faults.push((fault, after));
+        self.medium.lock().faults.push((fault, after));
     }
 
-    /// While it is set, what was set to fail waits: somebody looks on who is no part of the program.
+    /// Suspends the faults while set, for an oracle that reads the disk and is not part of the program under test.
     pub fn pause_faults(&self, faults_paused: bool) {
-        lock(&self.medium).faults_paused = faults_paused;
+        self.medium.lock().faults_paused = faults_paused;
     }
 
-    /// Lets every operation fail once so many that change something have succeeded, counted from now.
+    /// Lets every operation fail after `operations` more that change something.
     pub fn crash_after(&self, operations: u64) {
-        let mut medium = lock(&self.medium);
+        let mut medium = self.medium.lock();
         medium.crash_at = Some(medium.operations + operations);
     }
 
-    /// True when [`ModelDisk::crash_after`] has come to pass.
+    /// True once the number of operations of [`ModelDisk::crash_after`] is reached.
     pub fn has_crashed(&self) -> bool {
-        let medium = lock(&self.medium);
+        let medium = self.medium.lock();
         medium.crash_at.is_some_and(|limit| medium.operations >= limit)
     }
 
-    /// How many operations have changed something so far.
+    /// Number of operations so far that changed something.
     pub fn operations(&self) -> u64 {
-        lock(&self.medium).operations
+        self.medium.lock().operations
     }
 
-    /// Sets how many bytes there is room for; `None` for any number.
+    /// Sets the capacity in bytes; `None` for no limit.
     pub fn set_capacity_bytes(&self, bytes: Option<u64>) {
-        lock(&self.medium).capacity_bytes = bytes;
+        self.medium.lock().capacity_bytes = bytes;
     }
 
-    /// Bytes of all files that have a name.
+    /// Bytes of all files in the directory.
     pub fn used_bytes(&self) -> u64 {
-        lock(&self.medium).names.bytes()
+        self.medium.lock().names.bytes()
     }
 
-    /// Turns one bit of a file over, on the disk and for readers.
+    /// Flips one bit of a file, on the disk and for readers.
     pub fn flip_bit(&self, name: &str, bit: usize) -> io::Result<()> {
-        let inode = lock(&self.medium).names.get(name)?;
-        lock(&inode).flip_bit(bit);
+        let inode = self.medium.lock().names.get(name)?;
+        inode.lock().flip_bit(bit);
         Ok(())
     }
 
-    /// Puts other bytes where a file has some, on the disk and for readers: a write that was lost, or went astray.
+    /// Replaces bytes of a file, on the disk and for readers: a lost or misdirected write.
     pub fn overwrite(&self, name: &str, offset: usize, bytes: &[u8]) -> io::Result<()> {
-        let inode = lock(&self.medium).names.get(name)?;
-        lock(&inode).overwrite(offset, bytes);
+        let inode = self.medium.lock().names.get(name)?;
+        inode.lock().overwrite(offset, bytes);
         Ok(())
     }
 
-    /// Loses a file, on the disk and for readers. Who has it open keeps it.
+    /// Removes a file, on the disk and for readers. Open handles stay readable.
     pub fn lose_file(&self, name: &str) {
-        lock(&self.medium).names.lose(name);
+        self.medium.lock().names.lose(name);
     }
 
-    /// Makes the sector of a file that holds the byte at `offset` unreadable until it is written.
+    /// Makes the sector that holds the byte at `offset` unreadable until it is written.
     pub fn spoil_sector(&self, name: &str, offset: usize) -> io::Result<()> {
-        let inode = lock(&self.medium).names.get(name)?;
-        lock(&inode).spoil(offset / super::SECTOR_BYTES);
+        let inode = self.medium.lock().names.get(name)?;
+        inode.lock().spoil(offset / super::interface::SECTOR_BYTES);
         Ok(())
     }
 
-    /// What a power failure would certainly leave of a file that keeps its name.
+    /// The bytes of a file that a power failure certainly keeps, if it keeps the name.
     pub fn durable_bytes(&self, name: &str) -> io::Result<Vec<u8>> {
-        let inode = lock(&self.medium).names.get(name)?;
-        let bytes = lock(&inode).durable().to_vec();
+        let inode = self.medium.lock().names.get(name)?;
+        let bytes = inode.lock().durable().to_vec();
         Ok(bytes)
     }
 
-    /// Loses everything, as a disk does that was exchanged.
+    /// Removes everything, as if the disk was replaced.
     pub fn wipe(&self) {
-        lock(&self.medium).names = Names::default();
+        self.medium.lock().names = Names::default();
     }
 
-    /// Counts an operation that changes something.
-    fn change(&self) -> io::Result<std::sync::MutexGuard<'_, Medium>> {
+    /// Locks the medium for an operation that changes something, and counts it.
+    fn change(&self) -> io::Result<MutexGuard<'_, Medium>> {
         let mut medium = self.alive()?;
         medium.operations += 1;
         Ok(medium)
     }
 
-    fn alive(&self) -> io::Result<std::sync::MutexGuard<'_, Medium>> {
-        let medium = lock(&self.medium);
+    /// Locks the medium, unless this handle has crashed.
+    fn alive(&self) -> io::Result<MutexGuard<'_, Medium>> {
+        let medium = self.medium.lock();
         let crashed = medium.crash_at.is_some_and(|limit| medium.operations >= limit);
         if crashed || medium.incarnation != self.incarnation {
             return Err(io::Error::other("the machine has crashed"));
@@ -186,7 +189,7 @@ impl ModelDisk {
 }
 
 impl Medium {
-    /// True when an operation of this kind has to fail now.
+    /// True when an operation of this kind has to fail now. Counts down the faults of the kind.
     fn fails(&mut self, kind: Fault) -> bool {
         if self.faults_paused {
             return false;
@@ -208,6 +211,7 @@ impl Medium {
     }
 }
 
+/// The error of an injected fault.
 fn input_output_error() -> io::Error {
     io::Error::other("injected input/output error")
 }
@@ -252,27 +256,27 @@ impl DiskFile for ModelFile {
         if self.disk.alive()?.fails(Fault::Read) {
             return Err(input_output_error());
         }
-        lock(&self.inode).read(offset as usize, buffer)
+        self.inode.lock().read(offset as usize, buffer)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut medium = self.disk.change()?;
         let offset = offset as usize;
-        let grows = (offset + bytes.len()).saturating_sub(lock(&self.inode).len());
+        let grows = (offset + bytes.len()).saturating_sub(self.inode.lock().len());
         if !medium.room_for(grows) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         if medium.fails(Fault::Write) {
-            lock(&self.inode).write(offset, &bytes[..bytes.len() / 2]);
+            self.inode.lock().write(offset, &bytes[..bytes.len() / 2]);
             return Err(input_output_error());
         }
-        lock(&self.inode).write(offset, bytes);
+        self.inode.lock().write(offset, bytes);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut medium = self.disk.change()?;
-        let mut inode = lock(&self.inode);
+        let mut inode = self.inode.lock();
         if medium.fails(Fault::Sync) {
             inode.fail_to_sync();
             return Err(input_output_error());
@@ -283,6 +287,6 @@ impl DiskFile for ModelFile {
 
     fn len(&self) -> io::Result<u64> {
         let _alive = self.disk.alive()?;
-        Ok(lock(&self.inode).len() as u64)
+        Ok(self.inode.lock().len() as u64)
     }
 }

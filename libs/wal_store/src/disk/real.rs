@@ -1,6 +1,6 @@
-//! [`RealDisk`]: a directory of the machine.
+//! [`RealDisk`]: a directory of the operating system.
 //!
-//! Not here: who may use the directory. The server locks its data directory before it opens any of these.
+//! Not here: exclusive use of the directory. The server locks its data directory before it opens a disk.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -8,29 +8,29 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Disk, DiskFile};
+use super::interface::{Disk, DiskFile};
 
-/// A directory of the machine.
+/// A directory of the operating system.
 #[derive(Clone, Debug)]
 pub struct RealDisk {
     directory: Arc<Path>,
 }
 
-/// A file of the machine.
+/// An open file of the operating system.
 #[derive(Debug)]
 pub struct RealFile(File);
 
 impl RealDisk {
-    /// An existing directory. A server that was killed between creating it and telling anybody may have left names
-    /// that a power failure takes away, so the ways to it are made durable first.
+    /// Opens an existing directory, and makes its name and its ancestors' names durable. A server that was killed while it
+    /// created the directory may have left names that a power failure would take away.
     pub fn open(directory: &Path) -> io::Result<Self> {
         let disk = Self::at(directory)?;
         sync_ancestors(&disk.directory)?;
         Ok(disk)
     }
 
-    /// Creates `directory` with what `fill` puts in it: all of it, or nothing. What an earlier attempt left half done
-    /// is removed. Fails with `AlreadyExists` when the directory is there.
+    /// Creates `directory` with the files that `fill` writes: all of it, durably, or nothing. Removes what an earlier
+    /// attempt left unfinished. Fails with `AlreadyExists` when the directory exists.
     pub fn create<E: From<io::Error>>(
         directory: &Path,
         fill: impl FnOnce(&Self) -> Result<(), E>,
@@ -38,6 +38,7 @@ impl RealDisk {
         if directory.try_exists()? {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
         }
+
         let unfinished = unfinished_name(directory)?;
         match fs::remove_dir_all(&unfinished) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
@@ -52,7 +53,7 @@ impl RealDisk {
         Ok(())
     }
 
-    /// True for the name of a directory that [`RealDisk::create`] did not finish.
+    /// True for the name of a directory that [`RealDisk::create`] left unfinished.
     pub fn is_unfinished(name: &str) -> bool {
         name.ends_with(UNFINISHED_SUFFIX)
     }
@@ -66,9 +67,10 @@ impl RealDisk {
     }
 }
 
+/// Ending of the name of a directory that is not finished.
 const UNFINISHED_SUFFIX: &str = ".unfinished";
 
-/// The directory's own name, its parent's and its grandparent's: `create` may have made all of them.
+/// Directories whose entries `create` may have made: parent, grandparent and great-grandparent.
 const ANCESTORS: usize = 3;
 
 fn unfinished_name(directory: &Path) -> io::Result<PathBuf> {
@@ -80,7 +82,7 @@ fn unfinished_name(directory: &Path) -> io::Result<PathBuf> {
 fn sync_ancestors(directory: &Path) -> io::Result<()> {
     for ancestor in directory.ancestors().skip(1).take(ANCESTORS) {
         match File::open(ancestor) {
-            // A directory that we may enter but not read was not made by us.
+            // A directory that the server may enter but not read was not made by the server.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
             opened => opened?.sync_all()?,
         }
@@ -111,7 +113,7 @@ impl Disk for RealDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
-            // A name that is no text is none of ours.
+            // The store never gives a name that is not UTF-8.
             names.extend(entry?.file_name().into_string());
         }
         names.sort_unstable();
