@@ -1,8 +1,8 @@
-//! [`AckEvidence`]: what the files of a log say about how far it was acknowledged, before any of its WAL is looked at.
+//! [`AckEvidence`]: the acknowledged position, from footers and control file, before WAL is scanned.
 //!
-//! Three witnesses: the control file knows a commit position and which files there are, and each file's footers say
-//! what was acknowledged when it was written last. Where a witness is gone, anything that it could have said counts as
-//! said: a file that vanished or lost its footers may have been acknowledged up to its end.
+//! There are three sources: the commit position in the control file, the list of files in the control file, and the
+//! footers of each file. Where a source is gone, the most that it could have said counts: a file that vanished or lost
+//! its footers may have been acknowledged up to its end.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,26 +14,26 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::{Corruption, StoreError};
 use crate::segment::{Segments, UnreadablePolicy};
 
-/// See the module.
+/// How far a log was acknowledged, at least and at most.
 #[derive(Debug)]
 pub(crate) struct AckEvidence {
-    /// Every segment that has a file, whatever is in it.
+    /// Every segment that has a file, whatever the file holds.
     pub(crate) listed: BTreeSet<SegmentNumber>,
     /// Segments that should have a file and have none, or one that cannot be read as one.
     pub(crate) missing: BTreeSet<SegmentNumber>,
-    /// Segments whose file has lost its footers.
+    /// Segments whose footers are both damaged.
     pub(crate) without_footer: BTreeSet<SegmentNumber>,
-    /// What was acknowledged, as far as somebody says so.
+    /// Everything below was acknowledged: the highest position that a source names.
     pub(crate) acked_upto: Lsn,
-    /// What may have been acknowledged: nothing above it was.
+    /// Nothing above was acknowledged.
     pub(crate) acked_at_most: Lsn,
-    /// The first thing that is wrong.
+    /// The first fault that was found.
     pub(crate) fault: Option<Corruption>,
 }
 
 impl AckEvidence {
-    /// Below the segment of the commit position no footer can say more than the commit position does, so there it is
-    /// enough that the files exist.
+    /// Reads the footers, and rewrites them. Below the segment of the commit position no footer can say more than the
+    /// commit position does, so there it is enough that the files exist.
     pub(crate) fn gather<D: Disk>(segments: &Segments<D>, control: &Control) -> Result<Self, StoreError> {
         let commit_lsn = committed(control);
         let mut evidence = Self {
@@ -44,6 +44,7 @@ impl AckEvidence {
             acked_at_most: commit_lsn,
             fault: None,
         };
+
         let first = segments.number_of(control.oldest_lsn);
         let expected = first..segments.number_of(control.files_upto);
         let to_read: BTreeSet<_> = evidence.listed.range(first..).copied().chain(expected.clone()).collect();
@@ -57,7 +58,7 @@ impl AckEvidence {
         Ok(evidence)
     }
 
-    /// What one file says.
+    /// Adds what the footer of one file says, and makes that footer durable. `expected`: the control file lists the file.
     fn read_footer<D: Disk>(
         &mut self,
         segments: &Segments<D>,
@@ -67,7 +68,7 @@ impl AckEvidence {
     ) -> Result<(), StoreError> {
         let file = match segments.open(segment) {
             Ok(file) => file,
-            // Nothing was ever written to a file that is not expected.
+            // Nothing was ever written to a file that the control file does not list.
             Err(StoreError::Corrupt(_)) if !expected => return Ok(()),
             Err(StoreError::Corrupt(fault)) => {
                 self.add_missing(segments, segment, fault);
@@ -75,15 +76,16 @@ impl AckEvidence {
             }
             Err(error) => return Err(error),
         };
+
         match segments.footer(segment, &file) {
             Ok(footer) => {
                 let known = control.state.term;
                 if footer.term > known {
                     return Err(Corruption::TermAhead { segment, found: footer.term, known }.into());
                 }
-                // It may be in the page cache only, and the next footer goes to the other slot: if that was torn, both
-                // would be bad. Written again it is dirty again, and this sync counts; if it was on the disk, nothing
-                // changes there.
+                // The footer may be in the page cache only, and the next footer goes to the other slot: if that one was
+                // torn, both would be bad. Written again the footer is dirty again, and this sync counts. If it was on
+                // the disk, nothing changes there.
                 segments.write_footer(&file, &footer)?;
                 file.sync_data().map_err(StoreError::io("sync a footer"))?;
                 self.acked_upto = self.acked_upto.max(footer.acked_upto);
@@ -98,8 +100,8 @@ impl AckEvidence {
         Ok(())
     }
 
-    /// A scan came to bytes that are there and cannot be read. No witness knows of the last batch, so it may have been in
-    /// them: only zeros, or another record, that are *read* say that the log had ended before.
+    /// Adds that a scan met bytes which exist and cannot be read. No source knows of the last batch, so it may be in those
+    /// bytes: only zeros, or another record, that are *read* prove that the log had ended before.
     pub(crate) fn add_unreadable_end<D: Disk>(&mut self, segments: &Segments<D>, at: Lsn) {
         let segment = segments.number_of(at);
         if self.listed.contains(&segment) && !self.missing.contains(&segment) {
@@ -135,12 +137,12 @@ impl AckEvidence {
     }
 }
 
-/// The commit position; that of a log without a byte is its start.
+/// The persisted commit position; that of an empty log is its start.
 pub(crate) fn committed(control: &Control) -> Lsn {
     control.state.commit_lsn.max(control.oldest_lsn)
 }
 
-/// True when a file that should be there is not.
+/// True for an error that says that a file does not exist.
 pub(crate) fn is_not_found(error: &StoreError) -> bool {
     matches!(error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }

@@ -1,7 +1,7 @@
-//! The control file's content as bytes: little-endian, fixed fields, lists with a count in front.
+//! Codec of the control file's content: little-endian, fixed fields, lists with a count in front.
 //!
-//! Not here: copies, checksums and syncing, which are [`crate::control_file`]'s. The bytes have passed a checksum when
-//! they arrive, so whatever does not fit is damage or another release, and is told, never guessed.
+//! Not here: slots, checksums and syncs ([`crate::control_file`]). The bytes have passed a checksum before they are
+//! decoded. So a field that does not fit is damage or another release, and it is refused, never guessed.
 
 use consensus::{
     AcceptorState, Configuration, Dialect, Lineage, Loss, Member, TermHistory, TermStart, TliSwitch,
@@ -11,34 +11,38 @@ use wal_types::{
     TimelineId, Tli,
 };
 
+use crate::content_reader::{ContentReader, invalid};
 use crate::error::{Corruption, InvalidLineage, StoreError};
 
-/// First number of the content.
+/// Version of the format: the first field of the content.
 pub(crate) const FORMAT_VERSION: u32 = 2;
 
-/// All that a node must never forget about one log.
+/// Everything that a node must never forget about one log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Control {
-    /// Whose this is.
+    /// Safekeeper that made the promises.
     pub(crate) node: NodeId,
-    /// Random, one for each data directory: a directory that was copied or wiped cannot pass for another.
+    /// Random number of the data directory: a directory that was copied or wiped cannot pass for another.
     pub(crate) disk_id: [u8; 16],
+    /// Identity of the log.
     pub(crate) lineage: Lineage,
-    /// Where the log begins now: what is below was removed, or may be. The start of a segment.
+    /// Where the log begins now. WAL below it was removed, or may be at any time. The start of a segment.
     pub(crate) oldest_lsn: Lsn,
-    /// Every segment between `oldest_lsn` and here has a file, and none above was ever acknowledged to hold anything: a
-    /// file that vanished is missed, even the last one. The start of a segment.
+    /// Every segment between `oldest_lsn` and here has a file, and no segment above ever held acknowledged WAL. So a file
+    /// that vanished is missed, even the last one. The start of a segment.
     pub(crate) files_upto: Lsn,
+    /// Promises and positions of the acceptor.
     pub(crate) state: AcceptorState,
 }
 
 impl Control {
-    /// Of a log without a byte.
+    /// Content for an empty log.
     pub(crate) fn new(node: NodeId, disk_id: [u8; 16], lineage: Lineage, state: AcceptorState) -> Self {
         let start = lineage.start_lsn;
         Self { node, disk_id, lineage, oldest_lsn: start, files_upto: start, state }
     }
 
+    /// Content in format [`FORMAT_VERSION`].
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -51,8 +55,12 @@ impl Control {
         out
     }
 
+    /// Reads a content that passed its checksum.
+    ///
+    /// # Errors
+    /// [`StoreError::Format`] for another release, [`StoreError::Corrupt`] for impossible content.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        let mut input = ContentReader(bytes);
+        let mut input = ContentReader::new(bytes);
         let found = input.u32()?;
         if found != FORMAT_VERSION {
             return Err(StoreError::Format { found, known: FORMAT_VERSION });
@@ -65,12 +73,13 @@ impl Control {
             files_upto: Lsn(input.u64()?),
             state: decode_state(&mut input)?,
         };
-        if !input.0.is_empty() {
-            return Err(invalid("bytes behind its end"));
+
+        if !input.is_empty() {
+            return Err(invalid("bytes behind the last field"));
         }
         let bounds = [control.lineage.start_lsn, control.oldest_lsn, control.files_upto];
         if !bounds.is_sorted() || bounds.iter().any(|&at| control.lineage.segment_size.offset_of(at) != 0) {
-            return Err(invalid("where its files are"));
+            return Err(invalid("positions of the log's files"));
         }
         Ok(control)
     }
@@ -108,7 +117,7 @@ fn decode_lineage(input: &mut ContentReader<'_>) -> Result<Lineage, StoreError> 
     Ok(lineage)
 }
 
-/// What the rest of the store relies on.
+/// Checks what the store relies on: a log begins at the start of a segment, and not at position zero.
 pub(crate) fn check_lineage(lineage: &Lineage) -> Result<(), InvalidLineage> {
     if lineage.segment_size.offset_of(lineage.start_lsn) != 0 {
         return Err(InvalidLineage::StartInsideSegment(lineage.start_lsn));
@@ -204,141 +213,5 @@ fn push_count(items: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&items.to_le_bytes());
 }
 
-fn invalid(reason: &'static str) -> StoreError {
-    Corruption::ControlContent(reason).into()
-}
-
-/// What is left to be read.
-struct ContentReader<'a>(&'a [u8]);
-
-impl<'a> ContentReader<'a> {
-    fn bytes(&mut self, bytes: usize) -> Result<&'a [u8], StoreError> {
-        let (taken, rest) = self.0.split_at_checked(bytes).ok_or_else(|| invalid("it ends too early"))?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or_else(|| invalid("it ends too early"))?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    fn u8(&mut self) -> Result<u8, StoreError> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    fn u16(&mut self) -> Result<u16, StoreError> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Result<u32, StoreError> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, StoreError> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    /// A count, and so many items of at least `item_bytes_min` each. The count is held against what is left before
-    /// there is room made for it.
-    fn list<T>(
-        &mut self,
-        item_bytes_min: usize,
-        mut item: impl FnMut(&mut Self) -> Result<T, StoreError>,
-    ) -> Result<Vec<T>, StoreError> {
-        let items = self.u32()? as usize;
-        if items > self.0.len() / item_bytes_min {
-            return Err(invalid("a list is longer than the content"));
-        }
-        (0..items).map(|_| item(self)).collect()
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn control() -> Control {
-        let member = |id| Member { id: NodeId(id), host: format!("sk{id}.example"), port: 5454 };
-        Control {
-            node: NodeId(3),
-            disk_id: [9; 16],
-            lineage: Lineage {
-                id: TenantTimelineId { tenant: TenantId([1; 16]), timeline: TimelineId([2; 16]) },
-                dialect: Dialect::Holdfast,
-                system_id: SystemId(u64::MAX),
-                pg_version: 170_002,
-                segment_size: SegmentSize::POSTGRES_DEFAULT,
-                start_lsn: Lsn(0x300_0000),
-                start_tli: Tli(2),
-            },
-            oldest_lsn: Lsn(0x300_0000),
-            files_upto: Lsn(0x500_0000),
-            state: AcceptorState {
-                term: Term(8),
-                voted_for: Some(ProposerId([4; 16])),
-                history: TermHistory::new(vec![
-                    TermStart { term: Term(2), start: Lsn(0x300_0000), tli: Tli(2) },
-                    TermStart { term: Term(7), start: Lsn(0x300_4000), tli: Tli(3) },
-                ])
-                .unwrap(),
-                tli_switches: vec![TliSwitch { parent: Tli(2), tli: Tli(3), at: Lsn(0x300_4000) }],
-                commit_lsn: Lsn(0x300_5000),
-                horizon_lsn: Lsn(0x300_4800),
-                configuration: Configuration {
-                    generation: Generation(5),
-                    members: vec![member(1), member(2), member(3)],
-                    new_members: vec![member(3), member(4)],
-                    primary: Some(PrimaryId([6; 16])),
-                },
-                configuration_term: Term(7),
-                lost: Some(Loss { term: Term(6), acked_upto: Lsn(0x300_4fe8) }),
-            },
-        }
-    }
-
-    #[test]
-    fn control_content_round_trips() {
-        assert_eq!(Control::decode(&control().encode()).unwrap(), control());
-        let mut bare = control();
-        bare.state = AcceptorState::default();
-        bare.lineage.dialect = Dialect::Neon;
-        assert_eq!(Control::decode(&bare.encode()).unwrap(), bare);
-    }
-
-    #[test]
-    fn control_content_of_wrong_length_is_damage() {
-        let whole = control().encode();
-        for cut in 0..whole.len() {
-            assert!(matches!(Control::decode(&whole[..cut]), Err(StoreError::Corrupt(_))), "cut at {cut}");
-        }
-        let longer = [&whole[..], &[0]].concat();
-        assert!(matches!(Control::decode(&longer), Err(StoreError::Corrupt(_))));
-    }
-
-    /// No changed byte makes the decoder panic or allocate without a bound.
-    #[test]
-    fn control_decode_survives_any_changed_byte() {
-        let whole = control().encode();
-        for at in 0..whole.len() {
-            for value in [0, 1, 0x7f, 0xff] {
-                let mut changed = whole.clone();
-                changed[at] = value;
-                // Either outcome is fine; what counts is that there is one.
-                let _ = Control::decode(&changed);
-            }
-        }
-    }
-
-    #[test]
-    fn control_format_of_another_release_is_named() {
-        for other in [1, 3] {
-            let mut content = control().encode();
-            content[0] = other;
-            let refused = Control::decode(&content);
-            let found = other.into();
-            assert!(matches!(refused, Err(StoreError::Format { found: f, known: 2 }) if f == found));
-        }
-    }
-}
+mod tests;

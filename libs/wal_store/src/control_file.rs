@@ -1,18 +1,18 @@
-//! [`ControlFile`]: the small state that must survive everything, in two copies that are never both at risk.
+//! [`ControlFile`]: durable storage of the acceptor's state, in two slots that are never both at risk.
 //!
 //! ```text
 //! file `control` │ slot A: header, content, unused │ slot B: header, content, unused │
 //! ```
 //!
-//! A change is written to A, synced, written to B, synced, and only then told to anybody: a crash tears one slot at
-//! most, and the other is whole. The room is there from the beginning, so a vote needs none on a full disk. A content
-//! that has outgrown its slots gets a new file with larger ones.
+//! A change is written to A, synced, written to B, synced, and only then announced. A crash tears one slot at most, and
+//! the other is whole. The slots are allocated from the beginning, so a vote needs no room on a full disk. A content that
+//! has outgrown its slots gets a new file with larger ones.
 //!
 //! When the file is opened both slots are **written again**. After a failed sync the page cache may show a content that
-//! the disk lacks; syncing it once more proves nothing, but bytes that are written again are dirty again. Slot A comes
-//! first here, too. If A is not on the disk as it was read, B was not begun, and still has what was durable before; if
-//! B was begun, A is on the disk exactly as it was read, and writing the same sectors again changes nothing. It needs
-//! no room, so a node on a full disk starts, and votes.
+//! the disk lacks. Syncing it once more proves nothing, but bytes that are written again are dirty again. Slot A comes
+//! first here, too. If A is not on the disk as it was read, B was not begun, and still has what was durable before. If B
+//! was begun, A is on the disk exactly as it was read, and writing the same sectors again changes nothing. Rewriting
+//! needs no room, so a node on a full disk starts, and votes.
 
 use std::io;
 
@@ -22,16 +22,18 @@ use crate::control_codec::Control;
 use crate::disk::{Disk, DiskFile, unlink_if_there};
 use crate::error::{Corruption, StoreError};
 
+/// Name of the file.
 const NAME: &str = "control";
+/// Name of a larger file until it is finished.
 const NEW: &str = "control.unfinished";
 const MAGIC: [u8; 8] = *b"WALCTRL1";
-/// Magic, sequence, length, checksum.
+/// Magic, sequence, length of the content, checksum.
 const SLOT_HEADER_BYTES: usize = 24;
-/// A term history of the greatest length (20 000 bytes) and all members fit.
+/// Holds a term history of the greatest length (20 000 bytes) and all members.
 const SLOT_BYTES_MIN: usize = 32 * 1024;
-/// More than a history of dialect `neon` ever needs; bounds what a damaged file makes us read.
+/// More than a history of dialect `neon` ever needs. Bounds what a damaged file makes the store read.
 const SLOT_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Slots begin at multiples of this: a torn page is one slot's.
+/// Slots begin at multiples of this, so a torn page damages one slot only.
 const PAGE_BYTES: usize = 4096;
 
 const _: () = assert!(
@@ -39,7 +41,7 @@ const _: () = assert!(
         && SLOT_BYTES_MIN.is_multiple_of(PAGE_BYTES)
 );
 
-/// The open control file.
+/// The open control file, and its durable content.
 pub(crate) struct ControlFile<D: Disk> {
     disk: D,
     file: D::File,
@@ -49,7 +51,7 @@ pub(crate) struct ControlFile<D: Disk> {
 }
 
 impl<D: Disk> ControlFile<D> {
-    /// Writes the first content. Durable when it returns.
+    /// Creates the file with its first content. Durable when it returns.
     pub(crate) fn create(disk: &D, content: &Control) -> Result<(), StoreError> {
         match disk.open(NAME) {
             Ok(_) => return Err(StoreError::Exists),
@@ -61,28 +63,31 @@ impl<D: Disk> ControlFile<D> {
         write_new(disk, SLOT_BYTES_MIN, 1, &content.encode()).map(drop)
     }
 
-    /// Reads the newest whole slot, which must be this node's, and makes it durable in both.
+    /// Reads the newest whole slot and makes it durable in both.
+    ///
+    /// # Errors
+    /// `Missing`, `OtherNode`, `Format`, `Corrupt` when both slots are damaged, and errors of the disk.
     pub(crate) fn load(disk: D, node: NodeId) -> Result<Self, StoreError> {
         let (sequence, content) = read_newest(&disk)?;
         if content.node != node {
             return Err(StoreError::OtherNode { expected: node, found: content.node });
         }
         let file = disk.open(NAME).map_err(StoreError::io("open the control file"))?;
-        let slot_bytes = (file.len().map_err(StoreError::io("look at the control file"))? / 2) as usize;
+        let slot_bytes =
+            (file.len().map_err(StoreError::io("read the length of the control file"))? / 2) as usize;
         let loaded = Self { disk, file, slot_bytes, sequence, content };
-        // What was read may be in the page cache only, if a sync of it failed. Written again it is dirty again, and
-        // this sync counts. It needs no room: a node on a full disk must be able to vote.
+        // After a failed sync the content may be in the page cache only. Written again it is dirty again, and this sync
+        // counts. It needs no room: a node on a full disk must be able to vote.
         loaded.write_slots(&loaded.content.encode())?;
         Ok(loaded)
     }
 
-    /// What is durable.
+    /// The durable content.
     pub(crate) fn content(&self) -> &Control {
         &self.content
     }
 
-    /// Makes sure that there is room for a content; true when it had to be made. When there is none, nothing has
-    /// changed.
+    /// Makes room for a content; true when a larger file was needed. [`StoreError::Full`] leaves everything unchanged.
     pub(crate) fn reserve(&mut self, content: &Control) -> Result<bool, StoreError> {
         let slot_bytes = slot_bytes_for(content.encode().len());
         if slot_bytes <= self.slot_bytes {
@@ -93,7 +98,7 @@ impl<D: Disk> ControlFile<D> {
         Ok(true)
     }
 
-    /// Makes a content durable. After a failure nobody knows what the disk holds: drop this and load it again.
+    /// Makes a content durable. After an error the content of the disk is unknown: drop this value and load the file again.
     pub(crate) fn store(&mut self, content: Control) -> Result<(), StoreError> {
         let encoded = content.encode();
         self.sequence += 1;
@@ -107,9 +112,9 @@ impl<D: Disk> ControlFile<D> {
         Ok(())
     }
 
-    /// The first slot, then the second, each durable before the next is touched. So at any time one of them is whole on
-    /// the disk: while the first is written the second still has what was durable before; and a second one is only ever
-    /// begun when the first is durable with the same content, so that writing the first again changes nothing.
+    /// Writes the first slot, then the second, each durable before the next is touched. So one of them is whole on the
+    /// disk at any time. While the first is written, the second still has what was durable before. The second is begun
+    /// only when the first is durable with the same content, so that writing the first again changes nothing.
     fn write_slots(&self, encoded: &[u8]) -> Result<(), StoreError> {
         let slot = slot(self.sequence, encoded);
         for copy in 0..2 {
@@ -122,10 +127,12 @@ impl<D: Disk> ControlFile<D> {
     }
 }
 
+/// Size of the slots for a content.
 fn slot_bytes_for(content_bytes: usize) -> usize {
     (SLOT_HEADER_BYTES + content_bytes).next_power_of_two().max(SLOT_BYTES_MIN)
 }
 
+/// A slot's header and content.
 fn slot(sequence: u64, content: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(SLOT_HEADER_BYTES + content.len());
     bytes.extend_from_slice(&MAGIC);
@@ -138,7 +145,7 @@ fn slot(sequence: u64, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Writes a file with the same content in both slots, syncs it, and gives it its name.
+/// Writes a new file with the same content in both slots, syncs it, and gives it its name.
 fn write_new<D: Disk>(
     disk: &D,
     slot_bytes: usize,
@@ -159,23 +166,24 @@ fn write_new<D: Disk>(
         Ok(file)
     };
     let file = write().map_err(|error| {
-        // Already failing; it has no name that anybody reads.
+        // The first error is the one to report, and a file of this name is never read.
         let _ = unlink_if_there(disk, NEW);
         StoreError::io("write a new control file")(error)
     })?;
     disk.rename(NEW, NAME).map_err(StoreError::io("name a control file"))?;
-    // Even for want of room this is no "nothing has changed": the new file may have the name, and what would be written
-    // to the old one from here on would be found by nobody.
+    // Not `Full`, even for want of room, because that means "nothing has changed". The new file may have the name
+    // already, and no recovery would find what is written to the old file from here on.
     disk.sync_dir().map_err(|source| StoreError::Io { action: "name a control file", source })?;
     Ok(file)
 }
 
+/// Sequence and content of the newest whole slot.
 fn read_newest<D: Disk>(disk: &D) -> Result<(u64, Control), StoreError> {
     let file = disk.open(NAME).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StoreError::Missing,
         _ => StoreError::io("open the control file")(error),
     })?;
-    let bytes = file.len().map_err(StoreError::io("look at the control file"))?;
+    let bytes = file.len().map_err(StoreError::io("read the length of the control file"))?;
     let slot_bytes = (bytes / 2) as usize;
     let possible = (SLOT_BYTES_MIN..=SLOT_BYTES_MAX).contains(&slot_bytes)
         && slot_bytes.is_power_of_two()
@@ -183,10 +191,11 @@ fn read_newest<D: Disk>(disk: &D) -> Result<(u64, Control), StoreError> {
     if !possible {
         return Err(Corruption::ControlFile.into());
     }
+
     let mut newest: Option<(u64, Vec<u8>)> = None;
     let mut unreadable = None;
     for copy in 0..2 {
-        // One that cannot be read is as bad as one that is torn: what was told to anybody is in the other one, too.
+        // A slot that cannot be read counts as torn: every promise that was announced is in the other slot, too.
         let found = read_slot(&file, copy * slot_bytes as u64, slot_bytes).unwrap_or_else(|error| {
             unreadable = Some(error);
             None
@@ -204,7 +213,7 @@ fn read_newest<D: Disk>(disk: &D) -> Result<(u64, Control), StoreError> {
     Ok((sequence, Control::decode(&content)?))
 }
 
-/// A slot's sequence and content, `None` when it is not whole.
+/// Sequence and content of one slot; `None` when it is torn.
 fn read_slot(file: &impl DiskFile, at: u64, slot_bytes: usize) -> io::Result<Option<(u64, Vec<u8>)>> {
     let mut header = [0; SLOT_HEADER_BYTES];
     file.read_at(at, &mut header)?;

@@ -1,16 +1,16 @@
-//! [`Footer`]: how far the log was acknowledged, written behind each segment's WAL.
+//! [`Footer`]: the acknowledged position, written behind each segment's WAL.
 //!
 //! A checksum cannot tell a batch that a power failure tore from a sector that rotted after it was acknowledged: both
-//! end the scan. The footer can. It goes to the disk in the same `fdatasync` as a batch and says what was acknowledged
-//! **before** that batch, so a log that ends lower has lost something that somebody relies on.
+//! end the scan. The footer can. It is written with the same `fdatasync` as a batch, and holds the position that was
+//! acknowledged **before** that batch. So a log that ends below it has lost WAL that proposers rely on.
 //!
 //! ```text
 //! page of 4 KiB behind the WAL │ slot 0 │ … │ slot 1 │ …      the newer sequence wins; slot = sequence % 2
 //!                              0        100  2048     2148
 //! ```
 //!
-//! A slot lies inside one sector, and the slots take turns, so a torn write harms one at most. The first slot is whole
-//! from the moment that the segment's file has its name: two bad slots are never the work of a crash.
+//! A slot lies inside one sector, and the slots are written in turn, so a torn write damages one at most. The first slot
+//! is whole from the moment that the segment's file has its name. So a crash never leaves two damaged slots.
 
 use consensus::Lineage;
 use wal_types::{Lsn, SegmentNumber, TenantTimelineId, Term};
@@ -21,31 +21,34 @@ use crate::disk::SECTOR_BYTES;
 pub(crate) const FOOTER_PAGE_BYTES: u64 = 4096;
 /// Bytes of one slot, the checksum included.
 pub(crate) const FOOTER_SLOT_BYTES: usize = 100;
+/// Distance of the two slots in the page.
 const SLOT_DISTANCE_BYTES: usize = 2048;
 const MAGIC: [u8; 8] = *b"WALFOOT1";
 
 const _: () = assert!(FOOTER_SLOT_BYTES <= SECTOR_BYTES && SLOT_DISTANCE_BYTES.is_multiple_of(SECTOR_BYTES));
 
-/// One slot.
+/// Content of one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Footer {
+    /// Log that the segment belongs to.
     pub(crate) id: TenantTimelineId,
+    /// Segment that the footer belongs to.
     pub(crate) segment: SegmentNumber,
-    /// Term of the node when this was written. The control file knows it already: it is written first.
+    /// Term of the node when the footer was written. The control file is written first, so it knows the term already.
     pub(crate) term: Term,
-    /// Rises by one with each footer of this file.
+    /// Rises by one with each footer of the file.
     pub(crate) sequence: u64,
-    /// A record end that was acknowledged, at or below the end of this segment.
+    /// Everything below was acknowledged: a record end at or below the end of this segment.
     pub(crate) acked_upto: Lsn,
 }
 
 impl Footer {
-    /// Of a new file.
+    /// The first footer of a new file.
     pub(crate) fn first(lineage: &Lineage, segment: SegmentNumber, term: Term, acked_upto: Lsn) -> Self {
         Self { id: lineage.id, segment, term, sequence: 0, acked_upto }
     }
 
-    /// Where in the page it goes, and what goes there.
+    /// Offset of the slot in the page, and its bytes.
     pub(crate) fn encode(&self) -> (u64, [u8; FOOTER_SLOT_BYTES]) {
         let mut bytes = Vec::with_capacity(FOOTER_SLOT_BYTES);
         bytes.extend_from_slice(&MAGIC);
@@ -61,7 +64,7 @@ impl Footer {
         (self.sequence % 2 * SLOT_DISTANCE_BYTES as u64, slot)
     }
 
-    /// The newest slot of a page that belongs to this segment, if any is whole.
+    /// The newest whole slot of a page that belongs to this segment; `None` when both are damaged.
     pub(crate) fn newest(
         page: &[u8; FOOTER_PAGE_BYTES as usize],
         lineage: &Lineage,

@@ -1,11 +1,11 @@
-//! What is done about a log that has lost something.
+//! Handling of a log that has lost WAL: persists the loss, then puts damaged files aside.
 //!
-//! First of all it is written down, in one write of the control file: **this node is lost**, up to where it may have
-//! acknowledged, and where its log ends now. A crash before that leaves everything as it was, to be found again; a crash
-//! after it leaves a node that does not vote, whatever of the following it had done. Only then files move.
+//! One write of the control file comes first. It says that **this node is lost**, up to where it may have acknowledged,
+//! and where its log ends now. A crash before that write leaves everything as it was, to be found again. A crash after
+//! it leaves a node that does not vote, whatever part of the following was done. Only then files are renamed.
 //!
-//! Nothing is thrown away. A damaged file gets another name and stays, for somebody to look at: the log is repaired
-//! from the leader, but the last copy of a byte may be here.
+//! No file is deleted. A damaged file gets another name and stays for the operator: the log is repaired from the leader,
+//! but the last copy of a byte may be here.
 
 use consensus::Loss;
 use wal_types::Lsn;
@@ -16,10 +16,9 @@ use crate::control_file::ControlFile;
 use crate::disk::Disk;
 use crate::error::{Corruption, StoreError};
 use crate::footer::Footer;
-use crate::recover::is_zero_behind;
 use crate::segment::Segments;
 
-/// The log ends at `end` from now on, and its node is lost.
+/// Persists that the log ends at `end` and that its node is lost, then quarantines the files above.
 pub(crate) fn record_loss<D: Disk>(
     control: &mut ControlFile<D>,
     segments: &Segments<D>,
@@ -33,10 +32,12 @@ pub(crate) fn record_loss<D: Disk>(
         term: before.term.max(found.term),
         acked_upto: before.acked_upto.max(found.acked_upto),
     });
+
     tracing::error!(
         timeline = %segments.lineage.id, %end, acked_upto = %lost.acked_upto, %why,
-        "acknowledged WAL is lost: this copy of the log does not vote until a leader has repaired it"
+        "acknowledged WAL is lost, this copy of the log does not vote until a leader has repaired it"
     );
+
     state.lost = Some(lost);
     state.commit_lsn = state.commit_lsn.min(end);
     state.horizon_lsn = state.horizon_lsn.min(end);
@@ -45,8 +46,8 @@ pub(crate) fn record_loss<D: Disk>(
     quarantine_files(control.content(), segments, evidence, end)
 }
 
-/// Gives every file another name that may hold acknowledged WAL above `end`. The segment that `end` is in keeps what is
-/// good. What is higher still was never acknowledged, and goes as after any crash.
+/// Gives another name to every file that may hold acknowledged WAL above `end`. The segment that `end` is in keeps what
+/// is good. Files that are higher still were never acknowledged; they are removed as after any crash.
 fn quarantine_files<D: Disk>(
     control: &Control,
     segments: &Segments<D>,
@@ -58,13 +59,14 @@ fn quarantine_files<D: Disk>(
     for &number in evidence.listed.range(above..unclaimed.max(above)).rev() {
         segments.quarantine(number)?;
     }
+
     if end > segments.oldest_lsn {
         let last = above - 1;
         let upto = end.min(segments.start_of(last + 1));
-        // A footer that cannot be read is as bad as one that claims more.
+        // A footer that cannot be read is treated like one that covers too much.
         let footer = segments.footer(last, &segments.open(last)?);
         let is_good = footer.is_ok_and(|footer| footer.acked_upto <= upto);
-        if !is_good || !is_zero_behind(segments, last, upto)? {
+        if !is_good || !segments.is_zero_behind(last, upto)? {
             let footer = Footer::first(&segments.lineage, last, control.state.term, upto);
             segments.rebuild_and_quarantine(upto, &footer)?;
         }
@@ -72,7 +74,7 @@ fn quarantine_files<D: Disk>(
     segments.disk.sync_dir().map_err(StoreError::io("sync the directory"))
 }
 
-/// The log begins at `lsn` from now on: a file below is gone that no member needs from another.
+/// Persists that the log begins at `lsn`: a file below is gone, and no member needs it from another.
 pub(crate) fn record_later_start<D: Disk>(
     control: &mut ControlFile<D>,
     lsn: Lsn,
@@ -81,7 +83,7 @@ pub(crate) fn record_later_start<D: Disk>(
     let content = control.content();
     tracing::error!(
         timeline = %content.lineage.id, oldest_lsn = %lsn, %why,
-        "old WAL is gone that no member needs any more: the log begins later"
+        "old WAL is gone that no member needs, the log begins later"
     );
     let files_upto = content.files_upto.max(lsn);
     control.store(Control { oldest_lsn: lsn, files_upto, ..content.clone() })

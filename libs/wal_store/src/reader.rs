@@ -1,7 +1,7 @@
-//! [`WalReader`]: reads the log for senders, beside its owner and without asking it.
+//! [`WalReader`]: reads the log for senders, concurrently with its owner and without a lock.
 //!
-//! It has files of its own and no lock. What it read counts only if the snapshot afterwards still says what the one
-//! before said: the start is still there, and no file was cut or replaced since this reader opened the one it read.
+//! A reader opens its own files. The bytes that it read count only if the snapshot after the read agrees with the one
+//! before: the position was not removed, and no file was truncated or replaced since the reader opened its own.
 
 use std::io;
 use std::sync::Arc;
@@ -17,44 +17,44 @@ use crate::snapshot::{Health, Snapshot, SnapshotCell};
 /// How far a reader may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMode {
-    /// Up to the commit position: what will never change.
+    /// Up to the commit position. These bytes never change.
     Committed,
-    /// Up to the flush position, for a proposer that recovers: what the log of `Term` has, as long as that is the
-    /// node's term.
+    /// Up to the flush position, as long as the node's term is this one. For a proposer that recovers the log of its
+    /// term.
     Flushed(Term),
 }
 
-/// What a read brought.
+/// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// So many bytes; at least one.
+    /// This many bytes were read; at least one.
     Bytes(usize),
-    /// There are no more yet: wait for a newer snapshot.
+    /// No bytes yet: wait for a newer snapshot.
     Nothing,
-    /// Files changed meanwhile. Read again.
+    /// Files changed during the read. Read again.
     Changed,
 }
 
-/// Why nothing can be read here.
+/// Why a position cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The position was removed, or never was here.
+    /// The position lies below the log: it was removed, or never stored here.
     #[error("WAL at {from} is not here; the oldest is at {oldest}")]
     TooOld {
-        /// Where the reader stands.
+        /// Position of the reader.
         from: Lsn,
-        /// Where this log begins.
+        /// First position of the log.
         oldest: Lsn,
     },
-    /// The node's term is another one: what is not committed may be cut.
-    #[error("the term changed from {expected} to {found} while its log was read")]
+    /// The node's term has changed: WAL that is not committed may be truncated.
+    #[error("term changed from {expected} to {found} while its log was read")]
     OtherTerm {
-        /// The reader's.
+        /// Term of the reader.
         expected: Term,
-        /// The node's.
+        /// Term of the node.
         found: Term,
     },
-    /// Nothing is served of a damaged log.
+    /// The promises of the node are lost, so nothing is served.
     #[error("this copy of the log is damaged")]
     Corrupt,
     /// The disk failed.
@@ -62,7 +62,7 @@ pub enum ReadError {
     Store(#[from] StoreError),
 }
 
-/// Reads one log. One for each sender.
+/// Reads one log. Each sender has its own reader.
 pub struct WalReader<D: Disk> {
     disk: D,
     snapshots: SnapshotCell,
@@ -70,9 +70,10 @@ pub struct WalReader<D: Disk> {
     open: Option<OpenFile<D::File>>,
 }
 
+/// The file that the last read used.
 struct OpenFile<F> {
     segment: SegmentNumber,
-    /// The number of truncations in the snapshot **before** the file was opened.
+    /// [`Snapshot::truncations`] of the snapshot **before** the file was opened.
     truncations: u64,
     file: F,
 }
@@ -83,13 +84,14 @@ impl<D: Disk> WalReader<D> {
         Self { disk, snapshots, mode, open: None }
     }
 
-    /// Reads from `from` on, as much as there is in the buffer, in the segment, and below the limit of the mode.
+    /// Reads from `from` on: as many bytes as the buffer takes, up to the end of the segment and the limit of the mode.
     pub fn read(&mut self, from: Lsn, buffer: &mut [u8]) -> Result<ReadOutcome, ReadError> {
         let before = self.snapshots.current();
         let limit = self.read_limit(&before, from)?;
         if limit <= from || buffer.is_empty() {
             return Ok(ReadOutcome::Nothing);
         }
+
         let segments = Segments {
             disk: self.disk.clone(),
             lineage: (*before.lineage).clone(),
@@ -117,6 +119,7 @@ impl<D: Disk> WalReader<D> {
         }
     }
 
+    /// Reads from one segment. The file stays open for the next read if no file changed since it was opened.
     fn read_part(
         &mut self,
         before: &Arc<Snapshot>,
@@ -137,6 +140,7 @@ impl<D: Disk> WalReader<D> {
         result.map_err(|source: io::Error| StoreError::Io { action: "read WAL", source })
     }
 
+    /// End of the bytes that may be read, by the mode.
     fn read_limit(&self, snapshot: &Snapshot, from: Lsn) -> Result<Lsn, ReadError> {
         if snapshot.health == Health::Corrupt {
             return Err(ReadError::Corrupt);

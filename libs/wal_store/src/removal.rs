@@ -1,10 +1,11 @@
-//! [`RemovalPlanner`]: decides how much of the old log may go.
+//! [`RemovalPlanner`]: decides how much of the old log may be removed.
 //!
-//! Nobody needs what is below three positions: the persisted horizon (all members have it), the persisted commit
-//! position, and what readers and retention still want. And one more thing keeps a segment: a recovery reads the log
-//! from the segment of the commit position on, and further down until it has seen where a record begins, because only
-//! then it can tell a record's end, and check the link of the next. So the segment stays in which the last committed
-//! record begins.
+//! WAL is not needed below the lowest of three positions: the persisted horizon (all members have it), the persisted
+//! commit position, and the position that readers and retention still want.
+//!
+//! The segment in which the last committed record begins stays as well. A recovery reads the log from the segment of the
+//! commit position on, and further down until it has seen where a record begins: only then can it tell where that record
+//! ends, and check the link of the next one.
 
 use wal_types::Lsn;
 
@@ -14,15 +15,15 @@ use crate::error::{Corruption, StoreError};
 use crate::scan::{PageExpectations, ScanFailure, scanner_at};
 use crate::segment::Segments;
 
-/// See the module.
+/// Plans removals, and remembers the last record that it looked up: a look-up reads a segment.
 #[derive(Debug, Default)]
 pub(crate) struct RemovalPlanner {
-    /// A commit position, and the start of the record that ends there or is the last one before.
+    /// A commit position, and the start of the last record that ends there or below.
     last_record: Option<(Lsn, Lsn)>,
 }
 
 impl RemovalPlanner {
-    /// Where the log may begin, when that is later than now. All of `control` is durable.
+    /// The new beginning of the log, if it can begin later than now. All of `control` must be durable.
     pub(crate) fn new_oldest<D: Disk>(
         &mut self,
         segments: &Segments<D>,
@@ -35,7 +36,7 @@ impl RemovalPlanner {
         if unneeded <= segments.oldest_lsn {
             return Ok(None);
         }
-        // A segment is read for this, so only when what was found before is not enough, and may be more now.
+        // The look-up reads a segment, so it is done only when the remembered record keeps too much.
         let is_enough = |(at, start): &(Lsn, Lsn)| *start >= unneeded || *at == commit_lsn;
         let (_, record_start) = match self.last_record.filter(is_enough) {
             Some(known) => known,
@@ -49,7 +50,7 @@ impl RemovalPlanner {
     }
 }
 
-/// Where the last record below `commit_lsn` begins; the beginning of the log when it shows none.
+/// Start of the last record below `commit_lsn`; the beginning of the log when the log shows none.
 fn last_record_start<D: Disk>(
     segments: &Segments<D>,
     expected: PageExpectations,
@@ -58,7 +59,7 @@ fn last_record_start<D: Disk>(
     match scanner_at(segments, expected, commit_lsn) {
         Ok(scanner) => Ok(scanner.last_record_start().unwrap_or(segments.oldest_lsn)),
         Err(ScanFailure::Store(error)) => Err(error),
-        // A recovery finds out what it means.
+        // Committed WAL is damaged. The recovery that follows this error finds out how much is lost.
         Err(failure) => {
             let reason = failure.to_string();
             Err(Corruption::BelowCommit { end: segments.oldest_lsn, commit_lsn, reason }.into())

@@ -1,6 +1,6 @@
-//! Reads the stored log with the record scanner: to stand at a known record end, and to find the last one.
+//! Scans of the stored log: to a known record end, and to the last record end.
 //!
-//! A read that fails is never the end of the log: it is told as what it is.
+//! A failed read is never taken for the end of the log: it is returned as an error.
 
 use std::io;
 
@@ -15,33 +15,36 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::segment::{Segments, UnreadablePolicy};
 
+/// Bytes that are read at once.
 const READ_BYTES: usize = 64 * 1024;
-/// What a disk loses at once.
+/// Unit in which a disk loses data, in bytes.
 const PAGE_BYTES: u64 = 4096;
 
-/// What all WAL of a log has in common. What else is there in a page header is under no checksum.
+/// Values that the page headers of a log must have. Page headers are under no checksum, so a scan compares them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageExpectations {
-    /// The cluster; zero for any.
+    /// System identifier of the cluster; zero accepts any.
     pub(crate) system_id: SystemId,
-    /// The highest PostgreSQL timeline that the log knows of.
+    /// Highest PostgreSQL timeline that the log knows of.
     pub(crate) highest_tli: Tli,
-    /// PostgreSQL's major version; none for any.
+    /// Magic number of PostgreSQL's major version; `None` accepts any.
     pub(crate) magic: Option<PageMagic>,
 }
 
 impl PageExpectations {
+    /// For the log of a control file.
     pub(crate) fn of(control: &Control) -> Self {
         let Control { lineage, state, .. } = control;
         Self::of_lineage(lineage, state.highest_tli(lineage))
     }
 
+    /// For a log of this lineage.
     pub(crate) fn of_lineage(lineage: &Lineage, highest_tli: Tli) -> Self {
         let magic = PageMagic::of_major(lineage.pg_major());
         Self { system_id: lineage.system_id, highest_tli, magic }
     }
 
-    /// What a scanner can be told at any time.
+    /// Makes a scanner refuse other timelines and versions from its position on.
     pub(crate) fn apply_to(&self, scanner: RecordScanner) -> RecordScanner {
         let scanner = scanner.limit_timeline(self.highest_tli);
         match self.magic {
@@ -51,25 +54,25 @@ impl PageExpectations {
     }
 }
 
-/// Why there is no scanner at a position.
+/// Why a scan did not reach a position.
 #[derive(Debug, Error)]
 pub(crate) enum ScanFailure {
-    /// The disk.
+    /// The disk failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What is below the position is not the log.
+    /// The bytes below the position are not the log's WAL.
     #[error(transparent)]
     NotWal(#[from] ScanError),
-    /// There is a log, but no record of it ends there.
-    #[error("{lsn} is not the end of a record; the last one before it ends at {record_end}")]
+    /// No record ends at the position.
+    #[error("no record ends at {lsn}; the last one before it ends at {record_end}")]
     NotARecordEnd { lsn: Lsn, record_end: Lsn },
-    /// There are no bytes.
-    #[error("there is no segment that holds {0}")]
+    /// The segment that holds the position has no file.
+    #[error("no segment holds {0}")]
     NoSegment(Lsn),
 }
 
-/// A scanner that has seen the log up to `lsn`, from so far back that it knows where the record before `lsn` begins:
-/// only then does it check the next `xl_prev` exactly.
+/// Scans the log up to `lsn`, from so far back that the scanner knows where the record before `lsn` begins. Only then
+/// does it check the next `xl_prev` exactly.
 pub(crate) fn scanner_at<D: Disk>(
     segments: &Segments<D>,
     expected: PageExpectations,
@@ -88,7 +91,7 @@ pub(crate) fn scanner_at<D: Disk>(
     }
 }
 
-/// The same, for a `lsn` that has to be a record end.
+/// [`scanner_at`] for an `lsn` that must be a record end.
 pub(crate) fn scanner_at_record_end<D: Disk>(
     segments: &Segments<D>,
     expected: PageExpectations,
@@ -101,6 +104,7 @@ pub(crate) fn scanner_at_record_end<D: Disk>(
     }
 }
 
+/// Feeds the stored WAL below `lsn` to a scanner.
 fn feed_up_to<D: Disk>(
     segments: &Segments<D>,
     scanner: &mut RecordScanner,
@@ -117,7 +121,7 @@ fn feed_up_to<D: Disk>(
     Ok(())
 }
 
-/// Goes on from `scanner` to the end of the log.
+/// Scans on from `scanner` to the end of the log.
 pub(crate) fn scan_to_end<D: Disk>(
     segments: &Segments<D>,
     scanner: RecordScanner,
@@ -126,7 +130,7 @@ pub(crate) fn scan_to_end<D: Disk>(
     let end = find_end_of_log(scanner, |position, buffer| {
         read_part(segments, position, buffer).map_err(|error| {
             failure = Some(error);
-            io::Error::other("see the failure beside")
+            io::Error::other("replaced by the store error")
         })
     });
     match (end, failure) {
@@ -136,7 +140,7 @@ pub(crate) fn scan_to_end<D: Disk>(
     }
 }
 
-/// Reads what there is in the segment that holds `position`; nothing when there is no such segment.
+/// Reads what the segment of `position` holds from there on; returns the number of bytes, zero without such a segment.
 fn read_part<D: Disk>(segments: &Segments<D>, position: Lsn, buffer: &mut [u8]) -> Result<usize, StoreError> {
     let left = segments.wal_bytes() - segments.offset_of(position);
     let count = buffer.len().min(left as usize);
@@ -144,7 +148,7 @@ fn read_part<D: Disk>(segments: &Segments<D>, position: Lsn, buffer: &mut [u8]) 
         Ok(()) => Ok(count),
         Err(error) if is_not_found(&error) || error.is_loss_of_wal() => Ok(0),
         Err(StoreError::Unreadable { .. }) if segments.unreadable == UnreadablePolicy::TreatAsLost => {
-            // Up to the bad page, or nothing.
+            // Everything up to the unreadable page, or nothing.
             let in_page =
                 (position.advance(1).align_up(PAGE_BYTES).bytes_since(position) as usize).min(count);
             Ok(segments.read(position, &mut buffer[..in_page]).map_or(0, |()| in_page))

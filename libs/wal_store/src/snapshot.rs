@@ -1,9 +1,10 @@
-//! [`Snapshot`]: what everybody but its owner may know about a timeline, and [`SnapshotCell`], where the newest one is.
+//! [`Snapshot`]: immutable view of a log for readers; [`SnapshotCell`] holds the newest one.
 //!
-//! Senders read files that the owner may be cutting at the same time. What keeps them apart is one number: it rises,
-//! **and is published**, before a cut removes or replaces the first file, and again when it is done. A reader opens a
-//! file under a number, and drops what it read when the number is another one after the reading. Once would not do: a
-//! file that is opened while a cut goes on may be the old one, and would be read on when the log has grown anew.
+//! Senders read files that the owner may truncate at the same time. One counter keeps them apart,
+//! [`Snapshot::truncations`]. It rises, **and is published**, before a truncation removes or replaces the first file, and
+//! again when the truncation is done. A reader opens a file under one count, and drops what it read when the count has
+//! changed after the read. Raising it once would not do: a file that is opened during a truncation may be the old one,
+//! and would be read on after the log has grown anew.
 
 use std::sync::Arc;
 
@@ -11,64 +12,64 @@ use arc_swap::ArcSwap;
 use consensus::{Configuration, Lineage, Loss, TermHistory, TliSwitch};
 use wal_types::{Lsn, Term};
 
-/// Can the timeline be written and read?
+/// Whether the timeline can be written and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// Yes.
+    /// It can be written and read.
     Healthy,
-    /// There is no room for appends; all else goes on. Recovers by itself.
+    /// The disk has no room for appends; everything else works. Ends without help once there is room.
     Full,
-    /// The disk failed; nothing is answered until the state was recovered from what it holds. Tried by itself.
+    /// A write or sync failed. Nothing is answered until the log is recovered from the disk, which is retried.
     Failed,
-    /// Some of what it had acknowledged is gone. It does not vote; it follows, and serves what it has, until a leader
-    /// has repaired it.
+    /// Acknowledged WAL is gone. The node does not vote. It follows, and serves what it has, until a leader has repaired
+    /// it.
     Lost,
-    /// What it promised is gone. Nothing is answered and nothing served, and nothing will be under this node's number.
+    /// The node's promises are gone. Nothing is answered and nothing served, now or later under this node's number.
     Corrupt,
 }
 
-/// A timeline at one moment.
+/// One log at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Can it be written and read?
+    /// Whether the log can be written and read.
     pub health: Health,
-    /// Highest term promised.
+    /// Highest term that the node promised.
     pub term: Term,
-    /// Term of the last entry that the log reaches.
+    /// Term of the last entry of the history that the log reaches.
     pub last_log_term: Term,
-    /// Who wrote what; may reach beyond the log.
+    /// Terms that wrote the log, and where each began. May reach beyond the end of the log.
     pub history: Arc<TermHistory>,
-    /// Where PostgreSQL's timeline changed.
+    /// Positions where PostgreSQL's timeline changed.
     pub tli_switches: Arc<[TliSwitch]>,
-    /// What the log is the log of.
+    /// Identity of the log.
     pub lineage: Arc<Lineage>,
-    /// Who votes.
+    /// Members that vote.
     pub configuration: Arc<Configuration>,
     /// Term of the proposer that wrote the configuration.
     pub configuration_term: Term,
-    /// What is missing of what was acknowledged.
+    /// Acknowledged WAL that this node lost, until it is repaired.
     pub lost: Option<Loss>,
-    /// Names of damaged files that were put aside.
+    /// Names of damaged files that were kept.
     pub quarantined: Arc<[String]>,
-    /// Behind the last byte that was written.
+    /// End of the last byte that was written.
     pub write_lsn: Lsn,
     /// End of the last durable record.
     pub flush_lsn: Lsn,
-    /// Known to be committed, and held here.
+    /// Highest position that is known to be committed and held here.
     pub commit_lsn: Lsn,
-    /// The commit position on disk.
+    /// Commit position on the disk.
     pub persisted_commit_lsn: Lsn,
-    /// Below it no member needs anything from another.
+    /// Removal horizon: no member needs WAL below it from another.
     pub horizon_lsn: Lsn,
     /// First byte that can be read.
     pub oldest_lsn: Lsn,
-    /// Rises when files may have been cut or replaced.
+    /// Rises when files may have been truncated or replaced.
     pub truncations: u64,
-    /// True when WAL came in lately.
+    /// True while WAL arrives: some was written in the last second or two.
     pub is_written: bool,
 }
 
-/// The newest snapshot of one timeline. Clones see the same.
+/// Holds the newest snapshot of one log. Clones share it.
 #[derive(Clone, Debug)]
 pub struct SnapshotCell(Arc<ArcSwap<Snapshot>>);
 
@@ -77,11 +78,12 @@ impl SnapshotCell {
         Self(Arc::new(ArcSwap::from_pointee(first)))
     }
 
-    /// The newest one.
+    /// The newest snapshot.
     pub fn current(&self) -> Arc<Snapshot> {
         self.0.load_full()
     }
 
+    /// Replaces the snapshot; readers see it at once.
     pub(crate) fn publish(&self, snapshot: Snapshot) {
         self.0.store(Arc::new(snapshot));
     }

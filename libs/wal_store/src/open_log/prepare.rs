@@ -1,5 +1,4 @@
-//! What has to be true before a message is decided: that there is room, and that what it wants is WAL. Found out on a
-//! copy of the acceptor, which is thrown away; when there is no room, nothing has happened.
+//! Preconditions of a message: disk space is reserved, and its WAL is valid, before it takes effect.
 
 use consensus::{AppendRequest, ConnectionId, Effect, ProposerGreeting, ProposerMessage, Refusal};
 use wal_format::{PageMagic, RecordScanner};
@@ -12,57 +11,56 @@ use crate::error::StoreError;
 use crate::scan::{PageExpectations, ScanFailure, scanner_at, scanner_at_record_end};
 
 impl<D: Disk> OpenLog<D> {
-    /// For all but appends.
-    pub(super) fn prepare(
+    /// Decides a message that is no append: its effects, for which room is reserved, or why nothing was decided.
+    ///
+    /// A message that may need room is decided on a copy of the acceptor, because only the effects tell how much room,
+    /// and where the log is truncated. If room or valid WAL is missing the copy is dropped, and nothing has happened.
+    /// Otherwise it becomes the acceptor.
+    pub(super) fn decide(
         &mut self,
         from: ConnectionId,
-        message: &ProposerMessage,
-    ) -> Result<MessageOutcome, StoreError> {
-        let changes_much = match message {
-            ProposerMessage::Greeting(_) | ProposerMessage::Elected(_) | ProposerMessage::Configure(_) => {
-                true
-            }
-            // A vote fits wherever the one before it did.
-            ProposerMessage::PreVote(_)
-            | ProposerMessage::Vote(_)
-            | ProposerMessage::Checksum(_)
-            | ProposerMessage::Append(_) => false,
-        };
-        if !changes_much {
-            return Ok(MessageOutcome::Done);
+        message: ProposerMessage,
+    ) -> Result<Result<Vec<Effect>, MessageOutcome>, StoreError> {
+        if !may_need_room(&message) {
+            return Ok(self.acceptor.step(from, message).map_err(MessageOutcome::Refused));
         }
-        let effects = match self.acceptor.clone().step(from, message.clone()) {
+        let mut decided = self.acceptor.clone();
+        let effects = match decided.step(from, message.clone()) {
             Ok(effects) => effects,
-            Err(refusal) => return Ok(MessageOutcome::Refused(refusal)),
+            Err(refusal) => return Ok(Err(MessageOutcome::Refused(refusal))),
         };
-        if let ProposerMessage::Greeting(greeting) = message
+
+        if let ProposerMessage::Greeting(greeting) = &message
             && let Some(refusal) = self.prepare_cluster(greeting)?
         {
-            return Ok(MessageOutcome::Refused(refusal));
+            return Ok(Err(MessageOutcome::Refused(refusal)));
         }
-        let cut = effects.iter().find_map(|effect| match effect {
+        let truncate_at = effects.iter().find_map(|effect| match effect {
             Effect::Truncate(at) => Some(*at),
             _ => None,
         });
-        if let Some(refusal) = cut.map(|at| self.prepare_truncation(at)).transpose()?.flatten() {
-            return Ok(MessageOutcome::Refused(refusal));
+        if let Some(refusal) = truncate_at.map(|at| self.prepare_truncation(at)).transpose()?.flatten() {
+            return Ok(Err(MessageOutcome::Refused(refusal)));
         }
-        match self.reserve(&effects, cut) {
+
+        match self.reserve(&effects, truncate_at) {
             Ok(took_room) => {
-                // What needs none says nothing about the disk.
+                // A message that needs no room shows nothing about the disk.
                 self.disk_full &= !took_room;
-                Ok(MessageOutcome::Done)
+                self.acceptor = decided;
+                Ok(Ok(effects))
             }
             Err(StoreError::Full { .. }) => {
                 self.disk_full = true;
-                Ok(MessageOutcome::NoRoom)
+                Ok(Err(MessageOutcome::NoRoom))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Looks at the part of an append that would be written, and makes room for it: a scanner that has seen it, nothing
-    /// when there is no such part, or what is wrong.
+    /// Scans the part of an append that would be written, and reserves room for it.
+    ///
+    /// Returns a scanner behind that part, `None` when no byte would be written, or the reason against the append.
     pub(super) fn prepare_append(
         &mut self,
         append: &AppendRequest,
@@ -75,11 +73,13 @@ impl<D: Disk> OpenLog<D> {
         if !goes_on {
             return Ok(Ok(None));
         }
+
         let mut ahead = self.expected_pages().apply_to(self.scanner.clone());
         let unknown = append.wal.get(written.bytes_since(begin) as usize..).unwrap_or_default();
         if let Err(error) = ahead.feed(unknown) {
             return Ok(Err(MessageOutcome::Refused(Refusal::NotWal(error.to_string()))));
         }
+
         match self.writer.reserve(end, self.acceptor.state().term) {
             Ok(()) => {
                 self.persist_files_upto(self.writer.files_upto())?;
@@ -94,7 +94,7 @@ impl<D: Disk> OpenLog<D> {
         }
     }
 
-    /// A log whose cluster is not known yet must be of the cluster that it is about to be bound to.
+    /// Checks that a log of unknown cluster is a log of the cluster that the greeting binds it to.
     fn prepare_cluster(&mut self, greeting: &ProposerGreeting) -> Result<Option<Refusal>, StoreError> {
         let lineage = self.acceptor.lineage();
         if lineage.system_id != SystemId(0) || greeting.system_id == SystemId(0) {
@@ -110,7 +110,8 @@ impl<D: Disk> OpenLog<D> {
         Ok(None)
     }
 
-    /// A cut must be at a record end: a log that ends elsewhere would not be found again.
+    /// Checks that the log may be truncated at `at`: only at a record end, because a recovery would not find an end
+    /// elsewhere.
     fn prepare_truncation(&mut self, at: Lsn) -> Result<Option<Refusal>, StoreError> {
         match scanner_at_record_end(self.writer.segments(), self.expected_pages(), at) {
             Ok(scanner) => self.prepared_scanner = Some(scanner),
@@ -125,14 +126,14 @@ impl<D: Disk> OpenLog<D> {
         Ok(None)
     }
 
-    /// Of the log as it is, before what is being decided.
+    /// What page headers must say, as far as the log is known before the message is decided.
     fn expected_pages(&self) -> PageExpectations {
         PageExpectations::of_lineage(self.acceptor.lineage(), self.parts.highest_tli)
     }
 
-    /// Makes room for a larger control file, when the history has outgrown it, and for the segment that a cut writes.
-    /// True when something was needed.
-    fn reserve(&mut self, effects: &[Effect], cut: Option<Lsn>) -> Result<bool, StoreError> {
+    /// Makes room for a larger control file, when the history has outgrown it, and for the segment that a truncation
+    /// writes. True when room was needed.
+    fn reserve(&mut self, effects: &[Effect], truncate_at: Option<Lsn>) -> Result<bool, StoreError> {
         let mut took_room = false;
         for effect in effects {
             if let Effect::Persist(state) = effect {
@@ -140,11 +141,22 @@ impl<D: Disk> OpenLog<D> {
                 took_room |= self.control.reserve(&content)?;
             }
         }
-        let Some(at) = cut else { return Ok(took_room) };
+        let Some(at) = truncate_at else { return Ok(took_room) };
         if let Some(spare) = self.writer.spare_for_truncation(at) {
             self.persist_files_upto(self.writer.segments().start_of(spare))?;
         }
         self.writer.reserve_truncation(at, self.acceptor.state().term)?;
         Ok(true)
+    }
+}
+
+/// True for messages whose effects may need disk space. A vote fits wherever the one before it did.
+fn may_need_room(message: &ProposerMessage) -> bool {
+    match message {
+        ProposerMessage::Greeting(_) | ProposerMessage::Elected(_) | ProposerMessage::Configure(_) => true,
+        ProposerMessage::PreVote(_)
+        | ProposerMessage::Vote(_)
+        | ProposerMessage::Checksum(_)
+        | ProposerMessage::Append(_) => false,
     }
 }
