@@ -74,6 +74,7 @@ mod tests {
             (&[&[1, 2, 3], &[3, 4, 5]], 10, &[50, 50, 50, 0, 0], 0),
             (&[], 10, &[50], 0),
         ];
+
         for &(sets, term_start, flush, expected) in table {
             let sets: Vec<_> = sets.iter().map(|ids| set(ids)).collect();
             let got = committed(&sets, Lsn(term_start), |node| Lsn(flush[node.0 as usize - 1]));

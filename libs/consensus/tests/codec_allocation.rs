@@ -54,6 +54,7 @@ fn claimed_counts_cost_no_memory() {
         [0, 0, 0x27, 0x10],
         [0, 1, 0, 0],
     ];
+
     let mut most = 0;
     for version in [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast1] {
         for &tag in tags {
@@ -71,6 +72,7 @@ fn claimed_counts_cost_no_memory() {
             }
         }
     }
+
     assert!(most > 0, "nothing was measured");
 }
 

@@ -238,7 +238,7 @@ impl Acceptor {
     }
 
     /// Versions 2 and 3 get their configurations from elsewhere, so both sides must know the same generation. In
-    /// `holdfast-1` the proposer judges: it counts the votes, and a voter tells it of a configuration that it missed.
+    /// `holdfast-1` the proposer decides: it counts the votes, and a voter's response carries any newer configuration.
     fn check_generation(&self, version: ProtocolVersion, got: Generation) -> Result<(), Refusal> {
         let expected = self.state.configuration.generation;
         let fits = version == ProtocolVersion::Holdfast1 || got == expected;

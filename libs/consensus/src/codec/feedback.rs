@@ -63,6 +63,7 @@ pub(super) fn get_feedback(reader: &mut MessageReader) -> Result<PageserverFeedb
             _ => {}
         }
     }
+
     Ok(feedback)
 }
 

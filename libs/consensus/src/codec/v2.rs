@@ -122,6 +122,7 @@ fn get_greeting(reader: &mut MessageReader) -> Result<ProposerGreeting, CodecErr
     if number != VERSION_NUMBER {
         return Err(CodecError::GreetingVersion(number));
     }
+
     let pg_version = reader.u32_le()?;
     let proposer_id = ProposerId(reader.array()?);
     let system_id = SystemId(reader.u64_le()?);

@@ -89,6 +89,7 @@ pub(super) fn put_acceptor(message: &AcceptorMessage, out: &mut BytesMut) -> Res
             return Err(CodecError::NotInVersion { kind: acceptor_kind(message), version: VERSION });
         }
     }
+
     Ok(())
 }
 
@@ -128,6 +129,7 @@ pub(super) fn get_greeting(reader: &mut MessageReader) -> Result<ProposerGreetin
         tenant: tenant.parse().map_err(|_| CodecError::Text("tenant id"))?,
         timeline: timeline.parse().map_err(|_| CodecError::Text("timeline id"))?,
     };
+
     Ok(ProposerGreeting {
         version: VERSION,
         id,

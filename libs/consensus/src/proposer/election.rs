@@ -21,12 +21,14 @@ impl Proposer {
             CampaignPhase::PreVoting | CampaignPhase::PreVoted => true,
             CampaignPhase::Voting | CampaignPhase::Elected | CampaignPhase::Leading => false,
         };
+
         self.check_term(from, greeting.term)?;
         self.learn_configuration(from, (greeting.configuration_term, greeting.configuration))?;
         let generation = self.membership.generation();
         let Some(peer) = self.peer_in_state(from, &PeerState::Greeting) else {
             return Ok(self.reset_connection(from));
         };
+
         peer.state = PeerState::Greeted;
         peer.term = greeting.term;
         if pre_voting {
@@ -34,6 +36,7 @@ impl Proposer {
         } else {
             self.request_vote(from);
         }
+
         Ok(Vec::new())
     }
 

@@ -61,19 +61,19 @@ impl LogPosition {
     }
 }
 
-/// Donors of a lagging safekeeper. A donor's old WAL may be rotten, which shows only when the lagging safekeeper refuses
-/// it: then its connection ends, and another donor is asked.
+/// Which donor a lagging safekeeper is fed from. A donor's old WAL may be rotten, which shows only when the lagging
+/// safekeeper refuses it: then its connection ends, and another donor is preferred.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Feeding {
+pub(super) struct DonorPreference {
     /// Donor of the bytes that were sent last on this connection.
-    pub(super) donor: Option<NodeId>,
+    pub(super) last: Option<NodeId>,
     /// Donor after whose bytes the last connection ended, or that could not give any. Asked again only when no other
     /// safekeeper has the bytes.
     pub(super) distrusted: Option<NodeId>,
 }
 
 /// Decides which donor is asked first, not what may be done: states that differ in it alone count as one.
-impl Hash for Feeding {
+impl Hash for DonorPreference {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
@@ -100,7 +100,7 @@ pub(super) struct Peer {
     /// An append is due, even an empty one.
     pub(super) heartbeat: bool,
     /// Donors of what the buffer no longer holds.
-    pub(super) feeding: Feeding,
+    pub(super) donors: DonorPreference,
 }
 
 impl Peer {
@@ -116,8 +116,8 @@ impl Peer {
         self.outbox.clear();
         self.announced_commit = Lsn::INVALID;
         self.heartbeat = false;
-        let Feeding { donor, distrusted } = self.feeding;
-        self.feeding = Feeding { donor: None, distrusted: donor.or(distrusted) };
+        let DonorPreference { last, distrusted } = self.donors;
+        self.donors = DonorPreference { last: None, distrusted: last.or(distrusted) };
     }
 
     pub(super) const fn is_connected(&self) -> bool {

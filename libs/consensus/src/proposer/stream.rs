@@ -59,7 +59,7 @@ impl Proposer {
         let donors = self.peers.iter().filter_map(holds);
         let donors = donors.filter(|&(end, id)| id != node && end > from);
         let (until, donor) =
-            donors.max_by_key(|&(end, id)| (lagging.feeding.distrusted != Some(id), end, id))?;
+            donors.max_by_key(|&(end, id)| (lagging.donors.distrusted != Some(id), end, id))?;
         Some(DonorRange { donor, from, until: until.min(self.wal.start()) })
     }
 
@@ -69,7 +69,8 @@ impl Proposer {
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.sent() == Some(at)) else {
             return false;
         };
-        peer.feeding.donor = Some(donor);
+
+        peer.donors.last = Some(donor);
         let mut sent = at;
         let mut unsent = wal.clone();
         while !unsent.is_empty() {
@@ -81,13 +82,14 @@ impl Proposer {
             }
             sent = end;
         }
+
         true
     }
 
     /// Reports that `donor` could not give what `node` needs: another donor is asked, if there is one.
     pub fn donor_failed(&mut self, node: NodeId, donor: NodeId) {
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.feeding.distrusted = Some(donor);
+            peer.donors.distrusted = Some(donor);
         }
     }
 
@@ -171,11 +173,13 @@ impl Proposer {
             proposer_id: self.options.proposer_id,
             wal,
         };
+
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.state = PeerState::Streaming { sent: append.end_lsn() };
             peer.announced_commit = self.commit_lsn;
             peer.heartbeat = false;
         }
+
         ProposerMessage::Append(append)
     }
 

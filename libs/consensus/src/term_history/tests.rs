@@ -22,16 +22,16 @@ fn common_point_is_where_the_terms_differ() {
         (&[(1, 8), (2, 50)], &[(1, 8)], 30, Some(30)),
         // The local tail of term 1 was never committed.
         (&[(1, 8), (2, 50)], &[(1, 8)], 80, Some(50)),
-        // The same term again: nothing to cut.
+        // The same term again: nothing to truncate.
         (&[(1, 8), (2, 50)], &[(1, 8), (2, 50)], 90, Some(90)),
-        // Both went their own way from 50 on.
+        // Both logs differ from 50 on.
         (&[(1, 8), (3, 50)], &[(1, 8), (2, 50)], 90, Some(50)),
         (&[(1, 8), (3, 60)], &[(1, 8), (2, 50)], 90, Some(50)),
         (&[(1, 8), (3, 40)], &[(1, 8), (2, 50)], 90, Some(40)),
         // Empty ranges do not matter on either side.
         (&[(1, 8), (2, 50), (3, 50), (5, 70)], &[(1, 8), (3, 50)], 60, Some(60)),
         (&[(1, 8), (5, 70)], &[(1, 8), (4, 70)], 70, Some(70)),
-        // By index these two part at 100, and committed bytes up to 300 would be cut.
+        // By index these two part at 100, and committed bytes up to 300 would be truncated.
         (&[(1, 8), (4, 100), (6, 300)], &[(1, 8), (3, 100), (4, 100)], 300, Some(300)),
         // Dropped entries: below the higher first entry all agree.
         (&[(4, 100), (6, 300)], &[(1, 8), (4, 100)], 400, Some(300)),
@@ -50,6 +50,7 @@ fn common_point_is_where_the_terms_differ() {
         (&[(2, 50)], &[], 8, Some(8)),
         (&[], &[], 8, None),
     ];
+
     for &(proposer, local, flush, expected) in table {
         let local_log = LogExtent { history: history(local), start: Lsn(8), end: Lsn(flush), agreed: Lsn(8) };
         let got = common_point(&history(proposer), &local_log);
@@ -83,6 +84,7 @@ fn pruned_history_never_keeps_a_dead_tail() {
         end,
         agreed: Lsn(8),
     };
+
     let own_way = [(1, 8), (2000, 16)];
     assert_eq!(common_point(&longer, &local(&own_way, first.advance(100))), None);
     assert_eq!(common_point(&longer, &local(&long[..150], first)), None);
@@ -114,6 +116,7 @@ fn with_election_leaves_out_unneeded_entries() {
         (&[(1, 8)], 100, 100, &[(1, 8), (9, 100)]),
         (&[], 8, 8, &[(9, 8)]),
     ];
+
     for &(before, end, agreed, expected) in table {
         let got = history(before).with_election(Term(9), Lsn(end), Tli::FIRST, Lsn(agreed));
         assert_eq!(got, history(expected), "{before:?} elected at {end}, agreed up to {agreed}");
@@ -130,7 +133,7 @@ fn with_election_keeps_a_reserved_timeline_number() {
     assert_eq!(after.entries(), [entry(1, 8, 1), entry(5, 100, 2), entry(6, 100, 1)]);
     assert_eq!((after.tli_at(Lsn(100)), after.tli_at(Lsn(101))), (Some(Tli(1)), Some(Tli(1))));
     assert_eq!(after.highest_tli(), Some(Tli(2)));
-    // Once it holds WAL of its own the empty entry has nothing left to say.
+    // Once timeline 3 has WAL of its own, the empty entry reserves nothing any more.
     let later = after.with_election(Term(7), Lsn(200), Tli(3), Lsn(8));
     assert_eq!(later.entries(), [entry(1, 8, 1), entry(6, 100, 1), entry(7, 200, 3)]);
 }

@@ -204,6 +204,7 @@ fn append_carries_exactly_what_it_announces() {
         let v3 = || wire(b'a').u32(0).u64s(&[3, begin, end, 8, 8]).zeros(carried);
         [(V2, v2), (V3, v3()), (Holdfast1, v3())]
     };
+
     let length = |announced, carried| CodecError::AppendLength { announced, carried };
     let table = [
         (16, 8, 0, CodecError::Range { from: Lsn(16), to: Lsn(8) }),
@@ -215,6 +216,7 @@ fn append_carries_exactly_what_it_announces() {
         (8, 16, 9, length(8, 9)),
         (8, 8, 1, length(0, 1)),
     ];
+
     for (begin, end, carried, error) in table {
         for (version, bytes) in append(begin, end, carried) {
             refused_proposer(version, bytes, error.clone());

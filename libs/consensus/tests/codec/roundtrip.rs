@@ -171,6 +171,7 @@ fn failed_encode_leaves_the_buffer_unchanged() {
         }
         assert_eq!(out, "before");
     }
+
     let mut out = BytesMut::new();
     out.put_u8(1);
     let message = ProposerMessage::PreVote(PreVoteRequest { generation: Generation(1) });
@@ -228,6 +229,7 @@ fn carried_proposer(version: ProtocolVersion, mut message: ProposerMessage) -> O
             }
         }
     }
+
     Some(message)
 }
 
@@ -263,6 +265,7 @@ fn carried_acceptor(version: ProtocolVersion, mut message: AcceptorMessage) -> O
             }
         }
     }
+
     Some(message)
 }
 

@@ -191,10 +191,12 @@ impl Campaign {
             self.proposer.connected(NodeId(id));
             ConnectionId(cluster.connections)
         });
+
         if let Some(fetch) = self.proposer.poll_fetch(NodeId(id)) {
             let bytes = vec![0; fetch.until.bytes_since(fetch.from) as usize];
             assert!(self.proposer.fetched(NodeId(id), fetch.donor, fetch.from, &bytes.into()));
         }
+
         let Some(message) = self.proposer.poll_send(NodeId(id)) else { return Ok(false) };
         let (connection, acceptor) = (self.links[&id], cluster.nodes.get_mut(&id).unwrap());
         let is_append = matches!(message, ProposerMessage::Append(_));
@@ -207,10 +209,12 @@ impl Campaign {
                 return Ok(cluster.refusals.len() < 100);
             }
         };
+
         if is_append {
             let end = acceptor.write_lsn();
             effects.extend(acceptor.flushed(end, end));
         }
+
         for effect in effects {
             if let Effect::Reply { to, message } = effect
                 && to == connection
@@ -218,6 +222,7 @@ impl Campaign {
                 self.deliver(id, message)?;
             }
         }
+
         Ok(true)
     }
 

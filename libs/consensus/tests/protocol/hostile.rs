@@ -205,6 +205,7 @@ impl Subject {
             ProposerMessage::Vote(request) => request.term = state.term.next().unwrap(),
             _ => {}
         }
+
         message
     }
 
@@ -247,6 +248,7 @@ impl Subject {
                 self.acceptor = Acceptor::new(NodeId(1), lineage, self.durable.clone(), end);
             }
         }
+
         let acceptor = &self.acceptor;
         assert!(acceptor.flush_lsn() <= acceptor.write_lsn() && acceptor.write_lsn() == self.written);
         assert!(acceptor.flush_lsn() >= self.reported, "what was acknowledged is gone");

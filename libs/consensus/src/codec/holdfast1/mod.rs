@@ -80,6 +80,7 @@ pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Res
             put_configuration(&request.configuration, out)?;
         }
     }
+
     Ok(())
 }
 
@@ -139,6 +140,7 @@ pub(super) fn put_acceptor(message: &AcceptorMessage, out: &mut BytesMut) -> Res
             out.put_u32(response.generation.0);
         }
     }
+
     Ok(())
 }
 

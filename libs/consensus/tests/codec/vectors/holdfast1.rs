@@ -12,6 +12,7 @@ fn holdfast1_proposer_messages_have_fixed_bytes() {
         configuration: designated(),
         ..greeting(Holdfast1)
     };
+
     proposer(
         Holdfast1,
         ProposerMessage::Greeting(greeting),
@@ -76,6 +77,7 @@ fn holdfast1_acceptor_messages_have_fixed_bytes() {
         configuration_term: Term(2),
         lost: true,
     };
+
     acceptor(
         Holdfast1,
         AcceptorMessage::PreVote(pre_vote),
@@ -92,6 +94,7 @@ fn holdfast1_acceptor_messages_have_fixed_bytes() {
         configuration_term: Term(2),
         ..vote_response()
     };
+
     acceptor(
         Holdfast1,
         AcceptorMessage::Vote(vote),

@@ -21,6 +21,7 @@ fn append_needs_the_elected_connection() {
         acceptor.step(A, append(2, 1, b"y", 0)),
         Err(Refusal::NotElected { term: Term(2), own: Term(1) })
     );
+
     // A refused vote request does not take the term away, a granted one does.
     acceptor.step(B, vote(1, TWO)).unwrap();
     acceptor.step(A, append(1, 1, b"y", 0)).unwrap();
@@ -109,6 +110,7 @@ fn commit_counts_only_from_the_leader() {
         let expected = if counts { START.advance(8) } else { START };
         assert_eq!(acceptor.state().commit_lsn, expected, "{by:?} of term {term}");
     }
+
     // The leader of a term that this node does not follow yet knows what is committed, but not in this log.
     let mut acceptor = acceptor();
     write(&mut acceptor, 2, b"0123");

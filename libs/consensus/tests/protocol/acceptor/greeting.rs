@@ -12,6 +12,7 @@ fn greeting_of_another_log_is_refused() {
             Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), AcceptorState::default(), START);
         acceptor.step(A, ProposerMessage::Greeting(greeting))
     };
+
     assert!(matches!(change(|g| g.version = ProtocolVersion::V3), Err(Refusal::Dialect { .. })));
     assert!(matches!(change(|g| g.id.tenant.0[0] = 1), Err(Refusal::OtherTimeline { .. })));
     assert!(matches!(change(|g| g.segment_bytes = 1 << 20), Err(Refusal::SegmentSize { .. })));

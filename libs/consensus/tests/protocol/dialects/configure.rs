@@ -19,10 +19,13 @@ fn configure_persists_before_it_replies_to_the_leader() {
     let [Effect::Persist(state), Effect::Reply { to: A, .. }] = effects.as_slice() else {
         panic!("{effects:?}")
     };
+
     assert_eq!((&state.configuration, state.configuration_term), (&next(), Term(3)));
     assert_eq!(configured(&effects), ConfigureResponse { term: Term(3), generation: Generation(2) });
+
     // A repetition changes nothing.
     assert_eq!(acceptor.step(A, configure(3, next())).unwrap().len(), 1);
+
     // A deposed leader learns the higher term.
     acceptor.step(B, vote(2, 7)).unwrap();
     let effects = acceptor.step(A, configure(3, configuration(3, &[1], &[]))).unwrap();
@@ -45,6 +48,7 @@ fn generations_rise_within_a_term() {
         assert_eq!(acceptor.step(A, configure(3, next.clone())), Err(refusal.clone()));
         assert_eq!(acceptor.step(B, elected(3, next)), Err(refusal), "nor does a reconnect bring it");
     }
+
     assert!(acceptor.step(A, configure(3, configuration(5, &[1, 2], &[]))).is_ok(), "A still leads");
     let effects = acceptor.step(B, elected(3, configuration(6, &[1, 2, 3], &[]))).unwrap();
     assert!(matches!(effects.as_slice(), [Effect::Persist(_)]), "a reconnect brings what was missed");

@@ -36,6 +36,7 @@ fn neon_greeting_configures_listed_members_only() {
         assert_eq!(answer.map(|effects| persisted(&effects)), adopted.map_or(refused, Ok));
         assert_eq!(acceptor.state().configuration == reported, adopted == Some(true));
     }
+
     let mut holdfast = acceptor(Dialect::Holdfast, configuration(5, &[1, 2, 3], &[]), None);
     let reported = configuration(6, &[1, 2], &[]);
     holdfast.step(ConnectionId(3), greeting(ProtocolVersion::Holdfast1, reported)).unwrap();

@@ -98,6 +98,7 @@ fn unchanged_response_reports_positions_to_the_leader_only() {
     acceptor.step(A, append(0, 1, 0, 8, 0, 0)).unwrap();
     flush(&mut acceptor);
     acceptor.step(B, vote(0, 2)).unwrap();
+
     // This node does not follow the winner of term 2 yet: its log is not the log of term 2.
     for connection in [A, B] {
         let Effect::Reply { message: AcceptorMessage::Append(response), .. } =

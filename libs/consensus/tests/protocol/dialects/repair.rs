@@ -95,11 +95,13 @@ fn lost_after_its_vote(dialect: Dialect) -> Acceptor {
         lost: Some(Loss { term: Term(2), acked_upto: START.advance(60) }),
         ..AcceptorState::default()
     };
+
     let mut acceptor = Acceptor::new(NodeId(1), lineage(dialect), state, START.advance(40));
     let version = match dialect {
         Dialect::Neon => ProtocolVersion::V3,
         Dialect::Holdfast => ProtocolVersion::Holdfast1,
     };
+
     acceptor.step(A, greeting(version, Configuration::default())).unwrap();
     let elected = ProposerElected {
         generation: Generation(0),
@@ -110,6 +112,7 @@ fn lost_after_its_vote(dialect: Dialect) -> Acceptor {
         tli_switches: Vec::new(),
         configuration: Configuration::default(),
     };
+
     acceptor.step(A, ProposerMessage::Elected(elected)).unwrap();
     acceptor
 }

@@ -73,7 +73,9 @@ fn accepted_configuration_is_not_enough() {
         // Greeting, vote, election, and the first of three pieces of the log.
         leader.exchange_messages(&mut cluster, id, 4);
     }
+
     assert_eq!((leader.decided(), leader.generation()), (vec![1, 2], 2));
+
     // One more piece each, and 300 000 committed bytes would be on nodes that no longer count.
     leader.exchange_messages(&mut cluster, 4, 2);
     assert_eq!((cluster.flush(4), leader.generation()), (300_000, 2));
@@ -114,9 +116,11 @@ fn begin_change_allows_one_at_a_time() {
             ChangeRefused::Invalid(consensus::InvalidConfiguration::Duplicate(NodeId(1))),
         ),
     ];
+
     for (change, refused) in refusals {
         assert_eq!(leader.proposer.begin_change(change), Err(refused));
     }
+
     leader.proposer.begin_change(change()).unwrap();
     let primary = ConfigurationChange::Primary(PrimaryId([1; 16]));
     assert_eq!(leader.proposer.begin_change(primary.clone()), Err(ChangeRefused::Undecided(Generation(2))));
@@ -183,6 +187,7 @@ fn rivals_decide_one_meaning_per_generation() {
     assert_eq!((first.generation(), second.generation()), (2, 2));
     second.exchange(&mut cluster, &[2, 3, 4]).unwrap();
     assert_eq!(second.decided(), [1, 2, 3]);
+
     // The first campaign is deposed by any node that it asks, and decided nothing.
     assert!(first.proposer.append(first.proposer.received_lsn(), bytes::Bytes::from_static(b"x")));
     assert!(matches!(first.exchange(&mut cluster, &[2]), Err(LostTerm::Deposed { .. })));
@@ -194,6 +199,7 @@ fn rivals_decide_one_meaning_per_generation() {
 #[test]
 fn newer_configuration_of_a_voter_ends_the_campaign() {
     let mut cluster = cluster();
+
     // Its pre-vote met nodes that know generation 1 only; meanwhile generation 3 is decided among 3, 4 and 5.
     let mut late = Campaign::new(9, None, ALL);
     for id in [1, 2] {
@@ -207,6 +213,7 @@ fn newer_configuration_of_a_voter_ends_the_campaign() {
             }
         }
     }
+
     let mut leader = Campaign::elected(&mut cluster, 1, ALL);
     leader.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5]))).unwrap();
     leader.exchange(&mut cluster, ALL).unwrap();

@@ -14,13 +14,16 @@ fn new_member_streams_from_its_log_start() {
     for id in [6, 7] {
         leader.proposer.add_peer(NodeId(id));
     }
+
     leader.exchange(&mut cluster, &[1, 2, 3, 6, 7]).unwrap();
     assert_eq!(cluster.flush(6), 0x20_0000);
     assert_eq!(leader.peer(7), PeerState::Unseeded, "its log begins beyond the end of the leader's WAL");
+
     // WAL that all the others have removed cannot be fed to a new member.
     for id in OLD {
         cluster.nodes.get_mut(id).unwrap().removed_below(START.advance(0x18_0000));
     }
+
     cluster.create(8, &first, START.advance(0x10_0000));
     let mut second = Campaign::elected(&mut cluster, 2, OLD);
     second.proposer.add_peer(NodeId(8));
@@ -42,6 +45,7 @@ fn interrupted_new_member_resumes_below_the_history() {
             cluster.nodes.get_mut(&id).unwrap().checkpoint();
         }
     }
+
     let mut leader = Campaign::elected(&mut cluster, 3, OLD);
     leader.write(&mut cluster, 50, OLD);
     cluster.create(4, &configuration(1, OLD, &[]), START);

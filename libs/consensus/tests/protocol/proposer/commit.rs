@@ -9,6 +9,7 @@ fn commit_needs_a_quorum_at_the_term_start() {
     (1..=3).for_each(|node| drop(drain(&mut proposer, node)));
     assert!(proposer.append(Lsn(40), Bytes::from_static(b"0123456789")));
     (1..=3).for_each(|node| drop(drain(&mut proposer, node)));
+
     // node, flush, commit that follows
     for (node, flush, commit) in
         [(1, 50, None), (3, 16, None), (2, 40, Some(40)), (2, 50, Some(50)), (2, 45, None)]
@@ -20,6 +21,7 @@ fn commit_needs_a_quorum_at_the_term_start() {
             "{node} {flush}"
         );
     }
+
     assert_eq!(proposer.commit_lsn(), Lsn(50));
 }
 

@@ -32,6 +32,7 @@ fn election_starts_at_the_newest_log() {
         ((20, &[(1, 8), (2, 20)]), (30, &[(1, 8)]), 1, 20),
         ((8, &[]), (8, &[]), 2, 8),
     ];
+
     for &(first, second, donor, start) in table {
         let mut proposer = campaigning(9, &[first, second]);
         assert_eq!(vote(&mut proposer, 1, true, 9, first).unwrap(), []);
@@ -80,6 +81,7 @@ fn late_safekeeper_votes_and_follows() {
 #[test]
 fn compare_from_covers_the_last_byte() {
     let size = SegmentSize::new(16 * 1024).unwrap();
+
     // end of the log, start of the log, compared from
     for (end, log_start, from) in [
         (0x8000, 0x4000, 0x4000),

@@ -39,6 +39,7 @@ fn donor_is_distrusted_after_a_disconnect() {
     for node in [1, 3] {
         acknowledge(&mut proposer, node, 9, 40, 0).unwrap();
     }
+
     let lagging = NodeId(2);
     let donor = |proposer: &Proposer| proposer.poll_fetch(lagging).map(|fetch| fetch.donor);
     let first = donor(&proposer).unwrap();
@@ -49,12 +50,14 @@ fn donor_is_distrusted_after_a_disconnect() {
         vote(proposer, 2, false, 9, (16, &[(1, 8)])).unwrap();
         drain(proposer, 2);
     };
+
     again(&mut proposer);
     assert_eq!(donor(&proposer), Some(first), "the donor gave no bytes that could have been refused");
     assert!(proposer.fetched(lagging, first, Lsn(16), &Bytes::from_static(b"rotten")));
     again(&mut proposer);
     let second = donor(&proposer).unwrap();
     assert_ne!(second, first);
+
     // A donor that cannot give anything is distrusted, too.
     proposer.donor_failed(lagging, second);
     assert_eq!(donor(&proposer), Some(first));
