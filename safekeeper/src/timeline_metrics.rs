@@ -12,6 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use telemetry::encode_metric;
 use wal_store::{Health, Snapshot};
 use wal_types::{Lsn, TenantTimelineId};
 
@@ -186,10 +187,10 @@ impl Scrape {
                 max(|sample| sample.reader_at.map_or(0, |at| between(at, sample.snapshot.commit_lsn))),
             ),
         ] {
-            put(encoder, name, help, &ConstGauge::new(value))?;
+            encode_metric(encoder, name, help, &ConstGauge::new(value))?;
         }
         let truncations = ConstCounter::new(sum(|sample| sample.snapshot.truncations));
-        put(encoder, "holdfast_safekeeper_truncations", TRUNCATIONS_HELP, &truncations)
+        encode_metric(encoder, "holdfast_safekeeper_truncations", TRUNCATIONS_HELP, &truncations)
     }
 
     /// The series of single timelines.
@@ -226,16 +227,6 @@ impl Scrape {
 /// Bytes from `from` up to `to`; 0 when `to` is not above.
 fn between(from: Lsn, to: Lsn) -> u64 {
     to.0.saturating_sub(from.0)
-}
-
-fn put(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    metric: &impl EncodeMetric,
-) -> Result<(), fmt::Error> {
-    // The registry adds the full stop to the help of its own metrics, but not to that of a collector.
-    metric.encode(encoder.encode_descriptor(name, &format!("{help}."), None, metric.metric_type())?)
 }
 
 #[cfg(test)]

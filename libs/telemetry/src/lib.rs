@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod api_error;
+pub mod collector;
 pub mod http;
 pub mod logging;
 pub mod metrics;
@@ -27,6 +28,7 @@ mod traces;
 
 pub use admin::Admin;
 pub use api_error::ApiError;
+pub use collector::encode_metric;
 pub use http::serve;
 pub use logging::{LevelError, LogFormat, LogLevel};
 pub use metrics::Metrics;

@@ -19,9 +19,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::collector::encode_metric;
 
 /// Reads the metrics of this process anew at each scrape.
 #[derive(Debug)]
@@ -40,10 +42,20 @@ impl ProcessCollector {
 impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let started = ConstGauge::new(self.started.as_secs_f64());
-        put(&mut encoder, "holdfast_process_start_time_seconds", "Start, in seconds since 1970", &started)?;
+        encode_metric(
+            &mut encoder,
+            "holdfast_process_start_time_seconds",
+            "Start, in seconds since 1970",
+            &started,
+        )?;
         if let Some(used) = cpu_time() {
             let used = ConstCounter::new(used.as_secs_f64());
-            put(&mut encoder, "holdfast_process_cpu_seconds", "Processor time, user and system", &used)?;
+            encode_metric(
+                &mut encoder,
+                "holdfast_process_cpu_seconds",
+                "Processor time, user and system",
+                &used,
+            )?;
         }
         let gauges = [
             ("holdfast_process_open_fds", "Open file descriptors", open_files()),
@@ -53,21 +65,11 @@ impl Collector for ProcessCollector {
         ];
         for (name, help, value) in gauges {
             if let Some(value) = value {
-                put(&mut encoder, name, help, &ConstGauge::new(value))?;
+                encode_metric(&mut encoder, name, help, &ConstGauge::new(value))?;
             }
         }
         Ok(())
     }
-}
-
-fn put(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    metric: &impl EncodeMetric,
-) -> Result<(), fmt::Error> {
-    // The registry adds the full stop to the help of its own metrics, but not to that of a collector.
-    metric.encode(encoder.encode_descriptor(name, &format!("{help}."), None, metric.metric_type())?)
 }
 
 /// Processor time of all threads of the process, ended ones included (clock_gettime(2), CLOCK_PROCESS_CPUTIME_ID).
