@@ -19,6 +19,7 @@ mod data_dir;
 mod feedback;
 mod http;
 mod metrics;
+mod pg_timelines;
 mod receive_wal;
 mod replies;
 mod retention;
@@ -28,7 +29,6 @@ mod session;
 mod startup_options;
 mod timeline;
 mod timeline_metrics;
-mod tli_lines;
 
 pub use auth::Token;
 pub use config::{Config, ConfigError, Flags};

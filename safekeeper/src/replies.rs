@@ -10,7 +10,7 @@ use pq_proto::{ErrorResponse, FieldDescription, SqlState};
 use wal_store::Snapshot;
 use wal_types::{Lsn, Tli};
 
-use crate::tli_lines::TliLines;
+use crate::pg_timelines::PgTimelines;
 
 /// Version that is shown before a proposer has reported the cluster's: old enough for every client.
 const SERVER_VERSION_UNKNOWN: &str = "14.1";
@@ -32,8 +32,8 @@ pub(crate) const fn dialect_name(dialect: Dialect) -> &'static str {
 }
 
 /// The PostgreSQL timelines up to the commit position.
-pub(crate) fn tli_lines(snapshot: &Snapshot) -> TliLines {
-    TliLines::new(snapshot.lineage.start_tli, &snapshot.tli_switches, snapshot.commit_lsn)
+fn committed_timelines(snapshot: &Snapshot) -> PgTimelines {
+    PgTimelines::new(snapshot.lineage.start_tli, &snapshot.tli_switches, snapshot.commit_lsn)
 }
 
 /// `IDENTIFY_SYSTEM`. The position is the commit position: a reader gets WAL up to there.
@@ -52,7 +52,7 @@ pub(crate) fn identify_system(snapshot: &Snapshot) -> ResultSet {
     ];
     let values = [
         Some(snapshot.lineage.system_id.to_string()),
-        Some(tli_lines(snapshot).current().to_string()),
+        Some(committed_timelines(snapshot).current().to_string()),
         Some(snapshot.commit_lsn.to_string()),
         None,
     ];
@@ -102,7 +102,7 @@ pub(crate) fn create_replication_slot(slot: &str) -> ResultSet {
 
 /// `TIMELINE_HISTORY`.
 pub(crate) fn timeline_history(tli: Tli, snapshot: &Snapshot) -> Result<ResultSet, ErrorResponse> {
-    let (name, content) = tli_lines(snapshot).history_file(tli).ok_or_else(|| {
+    let (name, content) = committed_timelines(snapshot).history_file(tli).ok_or_else(|| {
         let message = format!("this log has no history file of timeline {tli}");
         ErrorResponse::error(SqlState::UNDEFINED_FILE, message)
     })?;

@@ -9,8 +9,8 @@ use wal_store::{ReadMode, Snapshot};
 use wal_types::{Lsn, Term, Tli};
 
 use crate::command::StartReplication;
+use crate::pg_timelines::{PgTimelineLookup, PgTimelines};
 use crate::timeline::Timeline;
-use crate::tli_lines::{TliLines, TliRequest};
 
 /// A request whose WAL can be streamed.
 #[derive(Debug)]
@@ -45,18 +45,20 @@ impl CheckedRequest {
         check_not_removed(&snapshot, start)?;
 
         let Some(tli) = tli else { return Ok(ReplicationStart::Stream(checked)) };
-        match checked.lines(&snapshot).request(tli) {
-            TliRequest::Current => Ok(ReplicationStart::Stream(checked)),
-            TliRequest::Ended(switch) if start < switch.at => Ok(ReplicationStart::Stream(checked)),
-            TliRequest::Ended(switch) if start == switch.at => Ok(ReplicationStart::TimelineEnded(switch)),
-            TliRequest::Ended(switch) => {
+        match checked.pg_timelines(&snapshot).lookup(tli) {
+            PgTimelineLookup::Current => Ok(ReplicationStart::Stream(checked)),
+            PgTimelineLookup::Ended(switch) if start < switch.at => Ok(ReplicationStart::Stream(checked)),
+            PgTimelineLookup::Ended(switch) if start == switch.at => {
+                Ok(ReplicationStart::TimelineEnded(switch))
+            }
+            PgTimelineLookup::Ended(switch) => {
                 let message = format!(
                     "requested starting point {start} on timeline {tli} is not in this server's history"
                 );
                 let detail = format!("This server's history forked from timeline {tli} at {}.", switch.at);
                 Err(ErrorResponse::error(SqlState::INTERNAL_ERROR, message).with_detail(detail))
             }
-            TliRequest::Unknown => {
+            PgTimelineLookup::Unknown => {
                 let message = format!("requested timeline {tli} is not in this server's history");
                 Err(ErrorResponse::error(SqlState::UNDEFINED_FILE, message))
             }
@@ -84,8 +86,8 @@ impl CheckedRequest {
 
     /// The position up to which WAL can be sent now, and the switch there when the requested timeline ends at it.
     pub(super) fn end(&self, snapshot: &Snapshot) -> (Lsn, Option<TliSwitch>) {
-        match self.tli.map(|tli| self.lines(snapshot).request(tli)) {
-            Some(TliRequest::Ended(switch)) => (switch.at, Some(switch)),
+        match self.tli.map(|tli| self.pg_timelines(snapshot).lookup(tli)) {
+            Some(PgTimelineLookup::Ended(switch)) => (switch.at, Some(switch)),
             _ => (self.available(snapshot), None),
         }
     }
@@ -94,8 +96,8 @@ impl CheckedRequest {
         if self.term.is_some() { snapshot.flush_lsn } else { snapshot.commit_lsn }
     }
 
-    fn lines(&self, snapshot: &Snapshot) -> TliLines {
-        TliLines::new(snapshot.lineage.start_tli, &snapshot.tli_switches, self.available(snapshot))
+    fn pg_timelines(&self, snapshot: &Snapshot) -> PgTimelines {
+        PgTimelines::new(snapshot.lineage.start_tli, &snapshot.tli_switches, self.available(snapshot))
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) const READER_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Silence of a reader after which a keepalive asks for a reply.
 pub(crate) const REPLY_REQUEST_AFTER: Duration = Duration::from_secs(10);
 
+/// The sending side of one START_REPLICATION.
 pub(super) struct WalSender<'m> {
     snapshots: SnapshotWatch,
     chunks: ChunkReader,

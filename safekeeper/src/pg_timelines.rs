@@ -1,4 +1,4 @@
-//! [`TliLines`]: the PostgreSQL timelines of a log, 1, 2, 3, each up to its switch point, as stock tools see them.
+//! [`PgTimelines`]: the PostgreSQL timelines of a log, 1, 2, 3, each up to its switch point, as stock tools see them.
 //!
 //! One log holds all of them, one behind the other. A switch counts as soon as a byte of the new timeline may be read:
 //! before that another proposer may still replace it. Pure; called by `replies` and `send_wal`.
@@ -8,7 +8,7 @@ use wal_types::{Lsn, Tli};
 
 /// The PostgreSQL timelines of a log up to a position.
 #[derive(Clone, Debug)]
-pub(crate) struct TliLines {
+pub(crate) struct PgTimelines {
     start_tli: Tli,
     /// The switches that count, oldest first.
     switches: Vec<TliSwitch>,
@@ -16,7 +16,7 @@ pub(crate) struct TliLines {
 
 /// How a timeline that a reader requests relates to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TliRequest {
+pub(crate) enum PgTimelineLookup {
     /// The newest timeline, which goes on.
     Current,
     /// The timeline ended at this switch.
@@ -25,7 +25,7 @@ pub(crate) enum TliRequest {
     Unknown,
 }
 
-impl TliLines {
+impl PgTimelines {
     /// The timelines of a log that begins on `start_tli` and may be read up to `end`.
     pub(crate) fn new(start_tli: Tli, switches: &[TliSwitch], end: Lsn) -> Self {
         let switches = switches.iter().copied().filter(|switch| switch.at < end).collect();
@@ -38,13 +38,13 @@ impl TliLines {
     }
 
     /// Looks up a timeline that a reader requests.
-    pub(crate) fn request(&self, tli: Tli) -> TliRequest {
+    pub(crate) fn lookup(&self, tli: Tli) -> PgTimelineLookup {
         if tli == self.current() {
-            return TliRequest::Current;
+            return PgTimelineLookup::Current;
         }
         match self.switches.iter().find(|switch| switch.parent == tli) {
-            Some(switch) => TliRequest::Ended(*switch),
-            None => TliRequest::Unknown,
+            Some(switch) => PgTimelineLookup::Ended(*switch),
+            None => PgTimelineLookup::Unknown,
         }
     }
 
@@ -67,43 +67,46 @@ mod tests {
         TliSwitch { parent: Tli(parent), tli: Tli(tli), at: Lsn(at) }
     }
 
-    fn lines(end: u64) -> TliLines {
-        TliLines::new(Tli(1), &[switch(1, 2, 0x500), switch(2, 4, 0x700)], Lsn(end))
+    fn timelines(end: u64) -> PgTimelines {
+        PgTimelines::new(Tli(1), &[switch(1, 2, 0x500), switch(2, 4, 0x700)], Lsn(end))
     }
 
     #[test]
     fn switch_counts_once_wal_behind_it_is_readable() {
         for (end, current) in [(0x400, 1), (0x500, 1), (0x501, 2), (0x700, 2), (0x701, 4)] {
-            assert_eq!(lines(end).current(), Tli(current), "{end:x}");
+            assert_eq!(timelines(end).current(), Tli(current), "{end:x}");
         }
     }
 
     #[test]
-    fn request_tells_current_ended_and_unknown() {
+    fn lookup_tells_current_ended_and_unknown() {
         let table = [
-            (0x600, 1, TliRequest::Ended(switch(1, 2, 0x500))),
-            (0x600, 2, TliRequest::Current),
-            (0x600, 3, TliRequest::Unknown),
-            (0x600, 4, TliRequest::Unknown),
-            (0x800, 1, TliRequest::Ended(switch(1, 2, 0x500))),
-            (0x800, 2, TliRequest::Ended(switch(2, 4, 0x700))),
-            (0x800, 4, TliRequest::Current),
+            (0x600, 1, PgTimelineLookup::Ended(switch(1, 2, 0x500))),
+            (0x600, 2, PgTimelineLookup::Current),
+            (0x600, 3, PgTimelineLookup::Unknown),
+            (0x600, 4, PgTimelineLookup::Unknown),
+            (0x800, 1, PgTimelineLookup::Ended(switch(1, 2, 0x500))),
+            (0x800, 2, PgTimelineLookup::Ended(switch(2, 4, 0x700))),
+            (0x800, 4, PgTimelineLookup::Current),
         ];
         for (end, tli, expected) in table {
-            assert_eq!(lines(end).request(Tli(tli)), expected, "{end:x} {tli}");
+            assert_eq!(timelines(end).lookup(Tli(tli)), expected, "{end:x} {tli}");
         }
     }
 
     #[test]
     fn history_file_lists_earlier_timelines() {
-        let (name, content) = lines(0x800).history_file(Tli(4)).unwrap();
+        let (name, content) = timelines(0x800).history_file(Tli(4)).unwrap();
         assert_eq!(name, "00000004.history");
         assert_eq!(
             content,
             "1\t0/500\tno recovery target specified\n2\t0/700\tno recovery target specified\n"
         );
-        assert_eq!(lines(0x800).history_file(Tli(2)).unwrap().1, "1\t0/500\tno recovery target specified\n");
-        assert_eq!(lines(0x600).history_file(Tli(4)), None);
-        assert_eq!(lines(0x800).history_file(Tli(1)), None);
+        assert_eq!(
+            timelines(0x800).history_file(Tli(2)).unwrap().1,
+            "1\t0/500\tno recovery target specified\n"
+        );
+        assert_eq!(timelines(0x600).history_file(Tli(4)), None);
+        assert_eq!(timelines(0x800).history_file(Tli(1)), None);
     }
 }
