@@ -6,7 +6,7 @@ use std::fmt;
 /// Longest token in bytes.
 pub(crate) const TOKEN_BYTES_MAX: usize = 1024;
 
-/// A secret of 1 to [`TOKEN_BYTES_MAX`] printable ASCII characters without blanks.
+/// A secret of 1 to 1024 printable ASCII characters without blanks.
 #[derive(Clone)]
 pub struct Token(Box<[u8]>);
 

@@ -91,7 +91,7 @@ pub async fn serve(
         pg_advertise: config.pg_advertise.clone(),
         timelines: Arc::clone(&timelines),
     };
-    let admin = Admin { metrics: Arc::new(registry), log_level, ready: ready(&timelines, &shutdown) };
+    let admin = Admin { metrics: Arc::new(registry), log_level, ready: ready_check(&timelines, &shutdown) };
     let router = http::require_token(admin.router().merge(http::router(state)), config.token.clone());
     let http = tokio::spawn(telemetry::serve(listeners.http, router, async {
         let _ = http_ended.await;
@@ -129,7 +129,7 @@ pub async fn serve(
     Ok(())
 }
 
-fn ready(timelines: &Arc<Timelines>, shutdown: &Shutdown) -> telemetry::admin::ReadyCheck {
+fn ready_check(timelines: &Arc<Timelines>, shutdown: &Shutdown) -> telemetry::admin::ReadyCheck {
     let (timelines, shutdown) = (Arc::clone(timelines), shutdown.clone());
     Arc::new(move || {
         if shutdown.is_draining() {
@@ -159,12 +159,13 @@ async fn accept(listener: TcpListener, context: &Arc<SessionContext>) {
     }
 }
 
+/// Starts the session of a connection, or closes it when there are too many.
 fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<SessionContext>) {
     if context.shutdown.tasks() >= CONNECTIONS_MAX {
         context.metrics.count_connection("too_many");
         return;
     }
-    if let Err(error) = prepare(&stream) {
+    if let Err(error) = set_socket_options(&stream) {
         tracing::debug!(%error, "socket options cannot be set, connection closed");
         return;
     }
@@ -184,7 +185,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<SessionContext>) {
     shutdown.spawn(served.instrument(span));
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+fn set_socket_options(stream: &TcpStream) -> io::Result<()> {
     // Small messages wait for a reply: Nagle's algorithm would delay them.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use wal_types::{NodeId, TimelineId};
 
+/// Name of the id file.
 pub(super) const ID_FILE: &str = "safekeeper.id";
+/// Name of a new id file until it is whole.
 pub(super) const ID_FILE_TEMPORARY: &str = "safekeeper.id.tmp";
 
 /// Version of the layout of the directory that this program reads and writes.
@@ -36,6 +38,7 @@ pub(super) enum IdFileError {
     Damaged(&'static str),
 }
 
+/// The bytes of the id file, at most [`ID_FILE_BYTES_MAX`].
 pub(super) fn read(directory: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(directory.join(ID_FILE))?.take(ID_FILE_BYTES_MAX).read_to_end(&mut bytes)?;

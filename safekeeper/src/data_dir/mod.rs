@@ -31,7 +31,7 @@ const LOCK_FILE: &str = "safekeeper.lock";
 /// WAL holds all of the database, so the directory is for the safekeeper's user only.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// The directory of a running safekeeper. Locked until this and every [`DataDirLock`] of it are dropped.
+/// The directory of a running safekeeper. Locked until this and every `DataDirLock` of it are dropped.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,

@@ -20,6 +20,7 @@ pub(super) enum TimelineStatus {
     NotServed { tenant_id: String, timeline_id: String, health: &'static str, error: String },
 }
 
+/// Status of a timeline that is served.
 #[derive(Serialize)]
 pub(super) struct ServedStatus {
     tenant_id: String,
