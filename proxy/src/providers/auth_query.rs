@@ -28,9 +28,9 @@ use pq_proto::Text;
 use scram::Verifier;
 use tokio::time::Instant;
 
-use super::ask_database::{AskDatabase, AskError};
 use super::endpoints_file::{Endpoint, EndpointsFile, FileError};
 use super::file::Reloaded;
+use super::query_database::{AskDatabase, AskError};
 use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
 use crate::lifecycle::reload::Take;
 use crate::route::EndpointName;

@@ -24,8 +24,8 @@ use pq_proto::Text;
 use scram::Verifier;
 use serde::Deserialize;
 
-use super::ask_database::{Asker, RawAuthQuery};
 use super::command::ComputeCommand;
+use super::query_database::{Asker, RawAuthQuery};
 use crate::config::describe_toml_error;
 use crate::control_plane::{Compute, ControlPlaneError};
 use crate::limits::allowlist::Allowlist;

@@ -22,9 +22,9 @@ use rand::RngExt;
 use tokio::time::{Instant, timeout_at};
 use utils::Backoff;
 
-use self::client::{Client, Request, Response};
+use self::client::{Request, Response};
 use self::config::{HttpConfig, TimeLimits};
-use self::dialect::{Dialect, Failure, Retry, Woken};
+use self::dialect::{Failure, Retry, Woken};
 use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
 
 pub(crate) use self::config::HttpConfigError;
@@ -41,23 +41,18 @@ const RETRY_JITTER_MAX: Duration = Duration::from_millis(100);
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct HttpControlPlane {
-    client: Client,
-    dialect: Dialect,
-    access_limits: TimeLimits,
-    wake_limits: TimeLimits,
-    /// For computes whose certificates have names.
-    compute_tls: Option<ClientTls>,
+    config: HttpConfig,
 }
 
 impl HttpControlPlane {
     /// Reads the configuration; asks nobody yet.
     pub(crate) fn load(path: &Path) -> Result<Self, HttpConfigError> {
-        HttpConfig::load(path)
+        Ok(Self { config: HttpConfig::load(path)? })
     }
 
     /// What is read again of it.
     pub(crate) fn token(&self) -> Option<Arc<TokenFile>> {
-        self.client.token.clone()
+        self.config.client.token.clone()
     }
 
     async fn ask<T>(
@@ -71,7 +66,7 @@ impl HttpControlPlane {
         let mut backoff = Backoff::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
         for number in 1.. {
             let try_until = deadline.min(Instant::now() + limits.each);
-            let failure = match timeout_at(try_until, self.client.get(&request)).await {
+            let failure = match timeout_at(try_until, self.config.client.get(&request)).await {
                 Ok(Ok(response)) => match read(&response) {
                     Ok(answer) => return Ok(answer),
                     Err(failure) => failure,
@@ -98,7 +93,7 @@ impl HttpControlPlane {
     }
 
     fn compute(&self, wanted: &Wanted, woken: Woken) -> Result<Arc<Compute>, ControlPlaneError> {
-        let tls = match (woken.server_name, &self.compute_tls) {
+        let tls = match (woken.server_name, &self.config.compute_tls) {
             (None, _) => None,
             (Some(name), Some(tls)) => Some(ClientTls { server_name: Some(name), ..tls.clone() }),
             (Some(name), None) => {
@@ -116,17 +111,17 @@ impl HttpControlPlane {
 
 impl ControlPlane for HttpControlPlane {
     fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
-        let request = self.dialect.access_request(wanted, role);
-        let read = |response: &Response| self.dialect.read_access(&wanted.endpoint, response);
-        Box::pin(self.ask(wanted, request, self.access_limits, read))
+        let request = self.config.dialect.access_request(wanted, role);
+        let read = |response: &Response| self.config.dialect.read_access(&wanted.endpoint, response);
+        Box::pin(self.ask(wanted, request, self.config.access_limits, read))
     }
 
     /// Only the service knows, and it wakes the compute to be able to say it.
     fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
         Box::pin(async move {
-            let request = self.dialect.wake_request(wanted);
-            let read = |response: &Response| self.dialect.read_woken(&wanted.endpoint, response);
-            let woken = self.ask(wanted, request, self.wake_limits, read).await?;
+            let request = self.config.dialect.wake_request(wanted);
+            let read = |response: &Response| self.config.dialect.read_woken(&wanted.endpoint, response);
+            let woken = self.ask(wanted, request, self.config.wake_limits, read).await?;
             self.compute(wanted, woken)
         })
     }

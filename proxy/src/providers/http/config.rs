@@ -20,7 +20,6 @@ use postgres_backend::TlsError;
 use postgres_backend::client::ClientTls;
 use serde::Deserialize;
 
-use super::HttpControlPlane;
 use super::client::{Client, UrlError};
 use super::dialect::Dialect;
 use super::token::{TokenError, TokenFile};
@@ -52,9 +51,20 @@ pub(super) struct TimeLimits {
     pub(super) total: Duration,
 }
 
+/// Checked configuration.
+#[derive(Debug)]
+pub(super) struct HttpConfig {
+    pub(super) client: Client,
+    pub(super) dialect: Dialect,
+    pub(super) access_limits: TimeLimits,
+    pub(super) wake_limits: TimeLimits,
+    /// TLS to computes that the service gives a `server_name` for.
+    pub(super) compute_tls: Option<ClientTls>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct HttpConfig {
+struct RawConfig {
     url: String,
     #[serde(default)]
     dialect: Dialect,
@@ -76,17 +86,21 @@ const fn seconds<const DEFAULT: u64>() -> u64 {
 }
 
 impl HttpConfig {
-    pub(super) fn load(path: &Path) -> Result<HttpControlPlane, HttpConfigError> {
+    /// Reads the file and the files that it names.
+    pub(super) fn load(path: &Path) -> Result<Self, HttpConfigError> {
         let unreadable = |error| HttpConfigError::Io { path: path.to_owned(), error };
         let text = fs::read_to_string(path).map_err(unreadable)?;
-        let config: Self = toml::from_str(&text).map_err(|error| HttpConfigError::Syntax {
+        let config: RawConfig = toml::from_str(&text).map_err(|error| HttpConfigError::Syntax {
             path: path.to_owned(),
             message: describe_toml_error(&error, &text),
         })?;
         config.check(path.parent().unwrap_or(Path::new(".")))
     }
+}
 
-    fn check(self, beside: &Path) -> Result<HttpControlPlane, HttpConfigError> {
+impl RawConfig {
+    /// Checks the values. Relative paths start at `beside`.
+    fn check(self, beside: &Path) -> Result<HttpConfig, HttpConfigError> {
         let duration = |name, seconds| match seconds {
             1..=86400 => Ok(Duration::from_secs(seconds)),
             _ => Err(HttpConfigError::Seconds(name)),
@@ -97,7 +111,7 @@ impl HttpConfig {
         let client =
             Client::new(&self.url, token.transpose()?.map(Arc::new), self.ca.map(authorities).transpose()?)?
                 .ok_or(HttpConfigError::NoAuthorities)?;
-        Ok(HttpControlPlane {
+        Ok(HttpConfig {
             client,
             dialect: self.dialect,
             access_limits: TimeLimits {
@@ -117,18 +131,18 @@ impl HttpConfig {
 mod tests {
     use super::*;
 
-    fn load(text: &str) -> Result<HttpControlPlane, String> {
+    fn load(text: &str) -> Result<HttpConfig, String> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("http.toml");
         fs::write(&path, text).unwrap();
-        HttpControlPlane::load(&path).map_err(|error| error.to_string())
+        HttpConfig::load(&path).map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_url_is_enough() {
-        let plane = load("url = \"http://127.0.0.1:9095/proxy/api/v1\"").unwrap();
-        assert_eq!(plane.dialect, Dialect::V1);
-        assert_eq!(plane.access_limits.each, Duration::from_secs(5));
+        let config = load("url = \"http://127.0.0.1:9095/proxy/api/v1\"").unwrap();
+        assert_eq!(config.dialect, Dialect::V1);
+        assert_eq!(config.access_limits.each, Duration::from_secs(5));
     }
 
     #[test]
