@@ -82,6 +82,7 @@ impl FromStr for ConnInfo {
     }
 }
 
+/// Keywords and values, in the order of the text.
 type Pairs = Vec<(String, String)>;
 
 /// Builds the result. Of several equal keywords the last one counts, as in libpq.
@@ -105,6 +106,7 @@ fn from_pairs(pairs: Pairs) -> Result<ConnInfo, ConnInfoError> {
             _ => return Err(ConnInfoError::Keyword(keyword)),
         }
     }
+
     Ok(ConnInfo {
         host: host.filter(|host| !host.is_empty()).ok_or(ConnInfoError::Missing("host"))?,
         port,
@@ -136,6 +138,7 @@ fn keyword_value(text: &str) -> Result<(String, &str), ConnInfoError> {
     let quoted = text.strip_prefix('\'');
     let mut value = String::new();
     let mut characters = quoted.unwrap_or(text).chars();
+
     loop {
         let left = characters.as_str();
         match characters.next() {
@@ -163,6 +166,7 @@ fn uri_pairs(rest: &str) -> Result<Pairs, ConnInfoError> {
         Some((user, password)) => (user, Some(password)),
         None => (credentials, None),
     };
+
     let (host, port) = host_and_port(address)?;
     let fixed = [("user", user), ("host", host), ("port", port), ("dbname", dbname)];
     for (keyword, value) in fixed.into_iter().filter(|(_, value)| !value.is_empty()) {
@@ -171,6 +175,7 @@ fn uri_pairs(rest: &str) -> Result<Pairs, ConnInfoError> {
     if let Some(password) = password {
         pairs.push(("password".to_owned(), percent_decoded(password)?));
     }
+
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (keyword, value) = parameter.split_once('=').ok_or(ConnInfoError::Syntax)?;
         pairs.push((percent_decoded(keyword)?, percent_decoded(value)?));

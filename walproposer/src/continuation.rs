@@ -1,4 +1,4 @@
-//! Check of whether the primary's WAL continues the log: by positions and timelines. Pure.
+//! Continuation check: compares the primary's position and timeline with the end of the log. Pure.
 //!
 //! `leadership` calls it twice: before a term is spent, and again with the end of the log from the votes, before any
 //! safekeeper truncates anything. A primary that passes has everything that may be committed, on the right timeline. The
@@ -13,7 +13,7 @@ use crate::primary::PrimaryPosition;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum NotAContinuation {
     #[error(
-        "the primary's WAL ends at {flush}, below the end of the log at {end}: it lacks WAL that may be committed, and must be replaced by a server that has it"
+        "the primary's WAL ends at {flush}, below the end of the log at {end}: the primary lacks WAL that may be committed; replace it by a server that has this WAL"
     )]
     Behind { flush: Lsn, end: Lsn },
     #[error(
@@ -21,7 +21,7 @@ pub(crate) enum NotAContinuation {
     )]
     OldTimeline { primary: Tli, log: Tli },
     #[error(
-        "the primary's timeline {tli} does not begin at the end of the log ({end} on timeline {log}): it was promoted with other WAL than the safekeepers'"
+        "the primary's timeline {tli} does not begin at the end of the log ({end} on timeline {log}): the primary was promoted with other WAL than the safekeepers'; rebuild it from a server that has the log"
     )]
     ForkedElsewhere { tli: Tli, log: Tli, end: Lsn },
 }

@@ -58,6 +58,7 @@ impl DonorStream {
     ) -> Self {
         let (sender, pieces) = mpsc::channel(DONOR_QUEUE_PIECES_MAX);
         let id = donor.id;
+
         let mut reader = JoinSet::new();
         reader.spawn(async move {
             let reading = async {
@@ -98,6 +99,7 @@ async fn read<S: Io>(
     let command = format!("START_REPLICATION PHYSICAL {} (term='{}')", range.from, range.term);
     let mut copy = within_silence_limit(client.copy_both(&command)).await?;
     let mut at = range.from;
+
     while at < range.until {
         let payload = match within_silence_limit(copy.reader.next(DONOR_MESSAGE_BYTES_MAX)).await? {
             ClientCopyMessage::Data(payload) => payload,
@@ -106,12 +108,14 @@ async fn read<S: Io>(
         let FromPrimary::XLogData(piece) = FromPrimary::decode(payload).map_err(ClientError::from)? else {
             continue;
         };
+
         if piece.start != at {
             return Err(DonorError::Gap { expected: at, got: piece.start });
         }
         let wanted = range.until.bytes_since(at).min(piece.data.len() as u64) as usize;
         let wal = piece.data.slice(..wanted);
         let next = at.advance(wal.len() as u64);
+
         if pieces.send(Ok((at, wal))).await.is_err() {
             return Ok(());
         }
@@ -180,10 +184,12 @@ mod tests {
             // The connection stays open.
             std::future::pending::<()>().await;
         };
+
         let ended = tokio::select! {
             ended = timeout(DEADLINE, read(client, RANGE, &sender, &wake)) => ended.expect("the read hangs"),
             () = send_all => unreachable!(),
         };
+
         let mut end = RANGE.from;
         while let Ok(Ok((at, wal))) = pieces.try_recv() {
             assert_eq!(at, end);

@@ -1,7 +1,7 @@
 //! Command-line flags: as clap reads them, and their validation into the values of [`crate::config`].
 //!
-//! No file and no global: everything the program is told stands in its arguments (the level of the log may come from
-//! `RUST_LOG`). Called by `main`.
+//! There is no configuration file and no global: all settings stand in the arguments. Two may come from the environment:
+//! `HOLDFAST_PRIMARY` and `RUST_LOG`. Called by `main`.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -39,13 +39,14 @@ Example:
 Then  curl http://127.0.0.1:7676/v1/status  shows the leadership, the safekeepers and what blocks commits.";
 
 const RECOVER_EXAMPLES: &str = "\
-Run it when the primary is gone, or stopped for good, to learn where its log ends:
-all WAL below the printed position is committed then, and no WAL above it can be committed under an older term.
+Run it when the primary is gone, or stopped for good, to learn where its log ends. All WAL below
+the printed position is committed then, and no WAL above it can be committed under an older term.
 
-For a failover add --primary-name with the name of the server that takes over: from then on the log takes the WAL of
-that primary only, and the old primary is refused when it comes back. When two operators do this at once, one of them
-wins, and the other command fails and says so. Let the standby replay up to the printed position, promote it, and
-start its walproposer with the same --primary-name.
+For a failover add --primary-name with the name of the server that takes over: from then on the
+log takes the WAL of that primary only, and the old primary is refused when it comes back. When
+two operators do this at once, one of them wins, and the other command fails and says so. Let the
+standby replay up to the printed position, promote it, and start its walproposer with the same
+--primary-name.
 
 Example:
   walproposer recover --safekeepers 1@10.0.0.1:5454,2@10.0.0.2:5454,3@10.0.0.3:5454 \\
@@ -90,7 +91,7 @@ pub struct ClusterFlags {
     /// Id of the log, 32 hexadecimal digits.
     #[arg(long, value_name = "HEX")]
     timeline_id: TimelineId,
-    /// File with the token that the safekeepers require; with it, PUT requests to this program require it too.
+    /// File with the token that the safekeepers require; run requires it for PUT /v1/members and /v1/primary, too.
     #[arg(long, value_name = "FILE")]
     auth_token_file: Option<PathBuf>,
 }
@@ -175,11 +176,13 @@ impl RunFlags {
             "--send-buffer-bytes {}: must be at least {SEND_BUFFER_BYTES_MIN}",
             self.send_buffer_bytes
         );
+
         let application_name = self
             .application_name
             .or_else(|| self.primary.application_name.clone())
             .unwrap_or_else(|| "wp".to_owned());
         ensure!(!application_name.is_empty(), "--application-name must not be empty");
+
         Ok(RunConfig {
             primary: self.primary,
             primary_name: self.primary_name,

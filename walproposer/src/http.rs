@@ -66,6 +66,7 @@ pub(crate) fn router(
     admin.router().merge(own.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(routes))
 }
 
+/// One entry of the body of `PUT /v1/members`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MemberBody {
@@ -74,6 +75,7 @@ struct MemberBody {
     port: u16,
 }
 
+/// Body of `PUT /v1/primary`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PrimaryBody {

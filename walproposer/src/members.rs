@@ -22,17 +22,19 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const QUOTED_CHARS_MAX: usize = 1000;
 
 const SET_EXAMPLES: &str = "\
-To replace safekeeper 3, whose disk is gone, by a new one with id 4 (an id is never used again with another disk):
+To replace safekeeper 3, whose disk is gone, by a new one with id 4 (an id is never used again
+with another disk):
 
 1. Start the new safekeeper, empty:
      safekeeper --id 4 --data-dir /var/lib/sk4 ...
-2. Create the log on it. All values are as in GET /v1/timelines/TENANT/TIMELINE of a good safekeeper, except:
-   start_lsn is the highest oldest_lsn among the good safekeepers, and members are the new members:
+2. Create the log on it. All values are as in GET /v1/timelines/TENANT/TIMELINE of a good
+   safekeeper, except: start_lsn is the highest oldest_lsn among the good safekeepers, and members
+   are the new members:
      curl -X POST http://SK4/v1/timelines -d '{...}'
 3. Tell the walproposer:
      walproposer members set 1@10.0.0.1:5454,2@10.0.0.2:5454,4@10.0.0.4:5454 --http 127.0.0.1:7676
-   The walproposer copies the log to the new safekeeper while commits go on, and then lets it vote. The command returns
-   when that is decided.
+   The walproposer copies the log to the new safekeeper while commits go on, and then lets it
+   vote. The command returns when that is decided.
 4. Write the new list into --safekeepers of walproposer run, for its next start.";
 
 /// Flags of `members`.
@@ -42,6 +44,7 @@ pub struct MembersFlags {
     command: MembersCommand,
 }
 
+/// Subcommands of `members`.
 #[derive(Debug, Subcommand)]
 enum MembersCommand {
     /// Print the members of the log, and the primary that may write it.
@@ -51,6 +54,7 @@ enum MembersCommand {
     Set(SetFlags),
 }
 
+/// Flags of both subcommands.
 #[derive(Debug, Args)]
 struct WalproposerFlags {
     /// HTTP address of the running walproposer.
@@ -61,6 +65,7 @@ struct WalproposerFlags {
     json: bool,
 }
 
+/// Flags of `members set`.
 #[derive(Debug, Args)]
 struct SetFlags {
     /// All members from now on, separated by commas.
@@ -95,6 +100,7 @@ async fn set(flags: &SetFlags) -> Result<Value> {
     let walproposer = Walproposer::new(&flags.walproposer)?;
     let token = flags.auth_token_file.as_deref().map(read_token).transpose()?;
     let generation = walproposer.put_members(&flags.members, token.as_deref()).await?;
+
     let deadline = Instant::now() + flags.timeout;
     let mut printed = String::new();
     loop {
@@ -102,6 +108,7 @@ async fn set(flags: &SetFlags) -> Result<Value> {
         if let Some(configuration) = finished(&status, generation, &flags.members)? {
             return Ok(configuration);
         }
+
         let now = progress(&status);
         if now != printed {
             print_progress(&now);
@@ -127,12 +134,14 @@ fn finished(status: &Value, generation: u64, wanted: &[SafekeeperAddress]) -> Re
         if members.len() == wanted.len() && wanted.iter().map(as_member).all(|one| members.contains(&one)) {
             return Ok(Some(configuration.clone()));
         }
-        bail!("another operator changed the members meanwhile: see walproposer members show");
+        bail!("another request changed the members meanwhile: see walproposer members show");
     }
+
     let is_this_change = change["generation"].as_u64() == Some(generation);
     if is_this_change && change["state"] == "failed" {
         bail!("{}", change["error"].as_str().unwrap_or("the members were not changed"));
     }
+
     // The next leader knows whether an unsettled change was finished or dropped.
     let leads_again = status["state"] == "streaming" && configuration["decided"] == true;
     if is_this_change && change["state"] == "unsettled" && leads_again && configuration["joint"] == false {
@@ -191,8 +200,10 @@ impl Walproposer {
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
+
         let answer = request.send().await;
         let answer = answer.with_context(|| format!("no walproposer answers at {}", self.http))?;
+
         let (code, text) = (answer.status(), answer.text().await?);
         let body: Value = serde_json::from_str(&text).unwrap_or_default();
         match (code, body["generation"].as_u64()) {
@@ -217,7 +228,9 @@ fn table(configuration: &Value) -> String {
         };
         members.map(one).collect::<Vec<_>>().join(",")
     };
+
     let decided = if configuration["decided"] == true { "" } else { " (not decided under this term)" };
+
     let mut lines = vec![
         format!("generation  {}{decided}", configuration["generation"]),
         format!("members     {}", list("members")),
@@ -260,7 +273,7 @@ mod tests {
             (status(2, false, &change("proposed")), "1@h:5", Ok(false)),
             (status(2, true, &change("decided")), "1@h:5", Ok(true)),
             (status(3, true, &Value::Null), "1@h:5", Ok(true)),
-            (status(2, true, &Value::Null), "1@h:6", Err("another operator")),
+            (status(2, true, &Value::Null), "1@h:6", Err("another request")),
             (status(0, true, &change("failed")), "1@h:5", Err("why")),
             (status(0, false, &change("unsettled")), "1@h:5", Ok(false)),
             (status(0, true, &change("unsettled")), "1@h:5", Err("run the command again")),

@@ -14,7 +14,7 @@ use crate::leadership::LeadershipEnd;
 use crate::primary::PrimaryError;
 
 /// Delay after a leadership that found the primary down. A stopped primary is normal: it is tried again this often.
-const PRIMARY_RETRY: Duration = Duration::from_millis(100);
+const PRIMARY_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Shortest delay after any other end of a leadership.
 const CAMPAIGN_RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
 /// Longest delay after an end that no rival caused.
@@ -31,6 +31,7 @@ pub(crate) struct RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// A policy without recent failures.
     pub(crate) const fn new() -> Self {
         Self {
             attempts: Backoff::new(CAMPAIGN_RETRY_DELAY_MIN, CAMPAIGN_RETRY_DELAY_MAX),
@@ -46,7 +47,7 @@ impl RetryPolicy {
         random: &mut impl Rng,
     ) -> Duration {
         let (backoff, forgotten_after) = match end {
-            LeadershipEnd::Primary(PrimaryError::Down(_)) => return PRIMARY_RETRY,
+            LeadershipEnd::Primary(PrimaryError::Down(_)) => return PRIMARY_RETRY_DELAY,
             LeadershipEnd::Lost(LostTerm::Deposed { .. } | LostTerm::Outvoted(_))
             | LeadershipEnd::NoMajority(_) => (&mut self.rivals, RIVAL_FORGOTTEN_AFTER),
             _ => (&mut self.attempts, CAMPAIGN_RETRY_DELAY_MAX),
@@ -130,6 +131,6 @@ mod tests {
                 <= CAMPAIGN_RETRY_DELAY_MIN * 2
         );
         let down = LeadershipEnd::Primary(PrimaryError::Down(String::new()));
-        assert_eq!(retry_policy.delay_after(&down, CAMPAIGN, &mut random), PRIMARY_RETRY);
+        assert_eq!(retry_policy.delay_after(&down, CAMPAIGN, &mut random), PRIMARY_RETRY_DELAY);
     }
 }

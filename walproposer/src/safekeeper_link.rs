@@ -94,6 +94,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, address: SafekeeperAddress, campa
         let started = Instant::now();
         let link = Link { node: address.id, incarnation, campaign: campaign.clone() };
         link.send_event(LinkEvent::Connecting).await;
+
         let error = match link.connection(&cluster, &address).await {
             Ok(never) => match never {},
             Err(error) => error,
@@ -101,6 +102,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, address: SafekeeperAddress, campa
         tracing::debug!(safekeeper = %address.id, %error, "connection to a safekeeper ended");
         let reason = (!matches!(error, LinkError::Closed)).then(|| error.to_string());
         link.send_event(LinkEvent::Disconnected(reason)).await;
+
         // A safekeeper that accepts connections and then refuses START_WAL_PUSH must not be dialled in a tight loop.
         if started.elapsed() > LINK_RETRY_DELAY_MAX {
             backoff.reset();
@@ -109,6 +111,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, address: SafekeeperAddress, campa
     }
 }
 
+/// One connection attempt of a link.
 struct Link {
     node: NodeId,
     incarnation: u64,

@@ -186,6 +186,7 @@ impl Campaign {
         current.is_some() && self.decided_generation == current
     }
 
+    /// The configuration as the status shows it.
     pub(super) fn configuration_view(&self) -> Option<ConfigurationView> {
         let configuration = self.proposer.configuration()?.clone();
         Some(ConfigurationView { configuration, decided: self.is_decided() })

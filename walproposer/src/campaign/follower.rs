@@ -60,6 +60,7 @@ pub(super) struct Donors<'a> {
 }
 
 impl Follower {
+    /// A safekeeper that is not connected yet.
     pub(super) const fn new(address: SafekeeperAddress, link: AbortHandle) -> Self {
         Self {
             address,

@@ -172,6 +172,7 @@ impl Campaign {
                     return;
                 }
             }
+
             // A message that a link has removed from its queue is surely on the wire only when an answer has come.
             let mut waiting: Vec<NodeId> = self.unanswered().collect();
             while !waiting.is_empty() {
@@ -182,6 +183,7 @@ impl Campaign {
                 }
             }
         };
+
         // Best effort: the next election settles what a follower did not learn.
         let _ = timeout(FINISH_TIMEOUT, told).await;
         self.publish_status();

@@ -44,17 +44,20 @@ pub(super) struct BehindMember {
 }
 
 impl RequestedChange {
+    /// True until the change is decided or has failed.
     pub(super) fn is_under_way(&self) -> bool {
         matches!(self.view.state, ChangeState::CatchingUp | ChangeState::Proposed)
     }
 }
 
 impl CatchUp {
+    /// Starts both time limits.
     pub(super) fn start(members: Vec<Member>) -> Self {
         let now = Instant::now();
         Self { members, started_at: now, positions: BTreeMap::new(), moved_at: now }
     }
 
+    /// Records the positions; a change of any of them restarts the stall limit.
     pub(super) fn record_positions(&mut self, behind: &[BehindMember]) {
         let positions: BTreeMap<NodeId, Lsn> =
             behind.iter().map(|member| (member.id, member.flush_lsn)).collect();

@@ -58,10 +58,12 @@ impl Primary {
             password: primary.password.clone(),
             tls: None,
         };
+
         let mut client = Client::connect(&options, PRIMARY_CONNECT_TIMEOUT).await?;
         check_settings(&mut client).await?;
         let slot_restart_lsn = check_slot(&mut client, &config.slot).await?;
         warn_if_commits_do_not_wait(&mut client, &config.application_name).await?;
+
         let (system_id, position) = identify(&mut client).await?;
         let facts = PrimaryFacts {
             system_id,
@@ -110,6 +112,7 @@ async fn check_settings(client: &mut Client) -> Result<(), PrimaryError> {
             "full_page_writes is off on the primary: a torn page could not be repaired from WAL",
         ),
     ];
+
     for (name, allowed, sentence) in unfit {
         let value = show(client, name).await?;
         if !allowed.contains(&value.as_str()) {

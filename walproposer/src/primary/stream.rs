@@ -153,6 +153,7 @@ async fn receive_messages<S: Io>(
             }
             Err(error) => return Err(stream_error(error)),
         };
+
         let item = FromPrimary::decode(payload).map_err(ClientError::from)?;
         if matches!(&item, FromPrimary::Keepalive(keepalive) if keepalive.reply_requested) {
             reply_requested.notify_one();

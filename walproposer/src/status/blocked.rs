@@ -74,6 +74,7 @@ impl StatusSnapshot {
             set.iter().copied().filter(|&node| self.view(node).is_none_or(away)).collect();
         let (all, present) = (set.len(), set.len() - missing.len());
         let needed = majority(all).checked_sub(present).filter(|&needed| needed > 0)?;
+
         let which = ids(missing.iter().copied());
         let needed = if needed == 1 { "one".to_owned() } else { needed.to_string() };
         let verb = if missing.len() == 1 { "is" } else { "are" };
@@ -81,6 +82,7 @@ impl StatusSnapshot {
             "{} of {all} safekeepers {verb} unreachable ({which}): commits wait for {needed} of them",
             missing.len()
         );
+
         for node in missing {
             if let Some(error) = self.view(node).and_then(|view| view.last_error.as_ref()) {
                 sentence.push_str(&format!("; {node}: {error}"));

@@ -41,6 +41,7 @@ impl Collector {
                         length = value.parse().unwrap();
                     }
                 }
+
                 let mut body = vec![0; length];
                 stream.read_exact(&mut body).unwrap();
                 if is_silent {
@@ -51,6 +52,7 @@ impl Collector {
                 stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
             }
         });
+
         Self { url, bodies }
     }
 

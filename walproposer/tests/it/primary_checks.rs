@@ -53,7 +53,7 @@ async fn primary_without_end_of_log_is_refused() {
             let shorter = server.wal.len() - 8;
             Arc::make_mut(&mut server.wal).truncate(shorter);
         },
-        "it lacks WAL that may be committed",
+        "the primary lacks WAL that may be committed",
     )
     .await;
 }

@@ -48,6 +48,7 @@ impl Safekeepers {
             http: BTreeMap::new(),
             running: BTreeMap::new(),
         };
+
         for node in 1..=count {
             safekeepers.start(node).await;
         }
@@ -113,10 +114,12 @@ impl Safekeepers {
             log_format: telemetry::LogFormat::Text,
             log_level: None,
         };
+
         let opened = DataDir::open(&data_dir, NodeId(node)).unwrap();
         let listeners = Listeners::bind(&config).await.unwrap();
         self.address(node).port = listeners.pg.local_addr().unwrap().port();
         self.http.insert(node, listeners.http.local_addr().unwrap());
+
         let shutdown = Shutdown::new();
         let handle = shutdown.clone();
         let task =
@@ -189,6 +192,7 @@ impl Safekeepers {
         let client = self.client(node, "proposer").await;
         let mut copy =
             client.copy_both(&format!("START_WAL_PUSH (proto_version '{version}')")).await.unwrap();
+
         let proposer_id = ProposerId([9; 16]);
         let greeting = ProposerMessage::Greeting(ProposerGreeting {
             version: ProtocolVersion::Holdfast1,
@@ -201,6 +205,7 @@ impl Safekeepers {
             configuration: Configuration::default(),
         });
         let vote = ProposerMessage::Vote(VoteRequest { generation: Generation(0), term, proposer_id });
+
         for message in [greeting, vote] {
             let mut payload = BytesMut::new();
             codec::encode_proposer(ProtocolVersion::Holdfast1, &message, &mut payload).unwrap();
@@ -231,6 +236,7 @@ impl Safekeepers {
         let client = self.client(node, "reader").await;
         let mut copy =
             client.copy_both(&format!("START_REPLICATION PHYSICAL {LINEAGE_START}")).await.unwrap();
+
         let mut wal = Vec::new();
         let reading = async {
             while LINEAGE_START.advance(wal.len() as u64) < end {
@@ -243,6 +249,7 @@ impl Safekeepers {
                 }
             }
         };
+
         tokio::time::timeout(DEADLINE, reading).await.expect("the log is not committed that far");
         wal
     }

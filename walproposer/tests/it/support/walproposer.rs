@@ -59,7 +59,9 @@ impl Walproposer {
             listen_http: http,
             address_file: None,
         };
+
         configure(&mut config);
+
         let shutdown = Shutdown::new();
         let task = tokio::spawn(walproposer::serve(config, listener, shutdown.clone(), log_level()));
         Self { http, shutdown, task }

@@ -49,12 +49,14 @@ impl PrimaryHandler {
             let (_, value) = value.unwrap_or_else(|| panic!("SHOW {name}"));
             return Ok(Answer::row([FieldDescription::text(name)], [Some((*value).to_owned())], "SHOW"));
         }
+
         if query == "IDENTIFY_SYSTEM" {
             let columns = ["systemid", "timeline", "xlogpos", "dbname"].map(FieldDescription::text);
             let flush = server.flush_lsn().to_string();
             let values = [Some(SYSTEM_ID.to_string()), Some(server.tli.to_string()), Some(flush), None];
             return Ok(Answer::row(columns, values, "IDENTIFY_SYSTEM"));
         }
+
         if query == "READ_REPLICATION_SLOT \"wp\"" {
             let columns = ["slot_type", "restart_lsn", "restart_tli"].map(FieldDescription::text);
             let text = |text: &str| server.slot.then(|| text.to_owned());
@@ -64,10 +66,12 @@ impl PrimaryHandler {
                 "READ_REPLICATION_SLOT",
             ));
         }
+
         if query.starts_with("TIMELINE_HISTORY ") {
             let columns = ["filename", "content"].map(FieldDescription::text);
             return Ok(Answer::row(columns, [Some("x".into()), server.history], "TIMELINE_HISTORY"));
         }
+
         if let Some(rest) = query.strip_prefix("START_REPLICATION SLOT \"wp\" PHYSICAL ") {
             self.server.send_modify(|server| server.streams.push(rest.to_owned()));
             let mut words = rest.split(' ');
@@ -126,6 +130,7 @@ async fn send(
         let now = postgres_micros(SystemTime::now());
         let (server_end, fork) = (server.flush_lsn(), server.fork(tli));
         let end = fork.unwrap_or(server_end);
+
         while at < end {
             let wal = server.piece(tli, at, end)?;
             let mut payload = BytesMut::new();
@@ -134,9 +139,11 @@ async fn send(
             writer.send(&payload).await?;
             at = at.advance(wal.len() as u64);
         }
+
         if fork.is_some() {
             return Ok(());
         }
+
         tokio::select! {
             changed = changes.changed() => if changed.is_err() {
                 return Ok(());
