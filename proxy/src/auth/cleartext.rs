@@ -1,6 +1,7 @@
-//! A password in clear, for clients that cannot do SCRAM or can name their endpoint only before the password. Only inside
-//! TLS, and checked against the verifier before anything is woken. The hashing is milliseconds of work: it happens on
-//! threads where nobody else waits, few at a time. Called by `auth`.
+//! Cleartext passwords: asks for a password and checks it against the role's verifier.
+//!
+//! For clients that cannot do SCRAM, or that can name their endpoint only before the password. Only inside TLS, and before
+//! anything is woken. Hashing takes milliseconds, so it runs on blocking threads, few at a time. Called by `auth`.
 
 use std::sync::Arc;
 
@@ -14,10 +15,10 @@ use tokio::sync::Semaphore;
 use super::error::AuthError;
 use super::sasl::{password_message, send};
 
-/// Passwords that are hashed at the same time: more would only take the processors from everybody else.
+/// Passwords that are hashed at the same time. More would only take processor time from other sessions.
 const HASHINGS_MAX: usize = 4;
 
-/// Threads for hashing.
+/// Bounds the passwords that are hashed at the same time.
 #[derive(Debug)]
 pub(super) struct Hashing(Arc<Semaphore>);
 
@@ -28,7 +29,11 @@ impl Default for Hashing {
 }
 
 impl Hashing {
-    /// The keys of the password, when it is the right one. `Err` when the verifier asks too much.
+    /// The SCRAM keys of the password; `None` when it is wrong.
+    ///
+    /// # Errors
+    ///
+    /// When the verifier has more than [`ITERATIONS_MAX`] iterations.
     pub(super) async fn check(
         &self,
         verifier: Verifier,
@@ -37,7 +42,7 @@ impl Hashing {
         if verifier.iterations() > ITERATIONS_MAX {
             return Err(AuthError::TooManyIterations);
         }
-        // Both fail only when the program ends.
+        // Acquiring and joining fail only when the program ends.
         let Ok(permit) = Arc::clone(&self.0).acquire_owned().await else { return Ok(None) };
         let hashing = tokio::task::spawn_blocking(move || {
             let keys = verifier.check_password(&password);
@@ -48,7 +53,7 @@ impl Hashing {
     }
 }
 
-/// Asks for the password, and gives what the client sent without the zero byte at its end.
+/// Asks for the password and returns it, without the terminating zero byte.
 pub(super) async fn ask<S: Io>(client: &mut Connection<S>) -> Result<Bytes, AuthError> {
     send(client, Authentication::CleartextPassword).await?;
     let message = password_message(client).await?;
@@ -63,7 +68,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_verifier_that_would_take_forever_is_an_error_and_not_a_busy_thread() {
+    async fn hashing_refuses_verifiers_with_too_many_iterations() {
         let text = Verifier::from_password("x", b"salt", NonZeroU32::MIN).to_string();
         let check = async |iterations: u32| {
             let verifier = text.replace("$1:", &format!("${iterations}:")).parse().unwrap();
@@ -75,7 +80,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn others_go_on_while_a_password_is_hashed() {
+    async fn hashing_does_not_block_other_tasks() {
         let slow =
             Verifier::from_password("x", b"salt", NonZeroU32::MIN).to_string().replace("$1:", "$20000:");
         let hashing = Hashing::default();

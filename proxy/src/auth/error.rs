@@ -1,4 +1,4 @@
-//! Why a client is not let in, and what it is told.
+//! Authentication errors: why a client is refused, and what it is told.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::client_facing::violation;
 use crate::control_plane::ControlPlaneError;
 use crate::route::RouteError;
 
-/// The client is not let in.
+/// Why a client is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthError {
     #[error("password authentication failed for user \"{0}\"")]
@@ -53,13 +53,13 @@ impl AuthError {
         }
     }
 
-    /// Somebody tried something that might work the next time.
+    /// Whether the client guessed a password, an endpoint or an address, and might guess right the next time.
     pub(super) const fn is_a_guess(&self) -> bool {
         let unknown = matches!(self, Self::ControlPlane(ControlPlaneError::UnknownEndpoint(_)));
         unknown || matches!(self, Self::WrongPassword(_) | Self::NotAllowed(_))
     }
 
-    /// What the client is told, when it is still there.
+    /// The error for the client. `None` when its connection is gone.
     pub(crate) fn response(&self) -> Option<ErrorResponse> {
         let with = |sqlstate| Some(ErrorResponse::fatal(sqlstate, self.to_string()));
         match self {

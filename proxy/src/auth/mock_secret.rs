@@ -1,5 +1,6 @@
-//! Where the secret of [`MockSecret`] comes from: a file that the operator names, or else the key of the certificate.
-//! Read once, at the start.
+//! Mock secret: the source of the salts of roles that do not exist.
+//!
+//! It comes from a file that the operator names, or else from the TLS key. Read once, at the start.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -12,11 +13,11 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Config;
 
-/// Bytes of the secret, and of its file.
+/// Length of the secret, and of its file, in bytes.
 const SECRET_BYTES: usize = 32;
 
-/// From which the salts of roles that do not exist are made. To be kept over restarts: such a salt would change with it,
-/// and a real one does not.
+/// The secret. It must last over restarts: the salt of a role that exists does not change, so neither may that of one that
+/// does not.
 #[derive(Clone)]
 pub(crate) struct MockSecret(pub(crate) [u8; 32]);
 
@@ -26,8 +27,8 @@ impl std::fmt::Debug for MockSecret {
     }
 }
 
-/// The secret of this server. Without a file it is derived from the TLS key, which lasts over restarts but not over a
-/// new key; without TLS it is new at each start.
+/// Finds the secret of this server. Without a file it is derived from the TLS key, and lasts until that key is replaced.
+/// Without TLS it is new at each start.
 pub(crate) fn find(config: &Config) -> anyhow::Result<MockSecret> {
     if let Some(path) = &config.mock_secret_file {
         return read_or_make(path).with_context(|| format!("--mock-secret-file {}", path.display()));
@@ -36,7 +37,7 @@ pub(crate) fn find(config: &Config) -> anyhow::Result<MockSecret> {
     let Some(files) = pairs.first() else { return Ok(random()) };
     let key = fs::read(&files.key).with_context(|| files.key.display().to_string())?;
     let mut hash = Sha256::new();
-    // A purpose of its own: nobody gets from this to the key, nor to another value that is derived from it.
+    // The hash is bound to this purpose: it reveals neither the key nor other values that are derived from it.
     hash.update(b"salts of roles that do not exist\0");
     hash.update(&key);
     Ok(MockSecret(hash.finalize().into()))
@@ -60,7 +61,9 @@ fn read_or_make(path: &Path) -> io::Result<MockSecret> {
         }
         Err(error) => return Err(error),
     };
-    let wrong = |_| io::Error::new(io::ErrorKind::InvalidData, format!("it has not {SECRET_BYTES} bytes"));
+    let wrong = |_| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("the file does not have {SECRET_BYTES} bytes"))
+    };
     secret.try_into().map(MockSecret).map_err(wrong)
 }
 
@@ -71,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_made_once_and_for_the_owner_only() {
+    fn secret_file_is_made_once_for_its_owner() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secret");
         let made = read_or_make(&path).unwrap().0;

@@ -1,6 +1,7 @@
-//! Whether a client is who it says, before anything is woken for it. A role that does not exist goes the same way as a
-//! wrong password, with as many questions to the control plane, and nobody can tell them apart. Called by the session
-//! between startup packet and compute.
+//! Authentication: has a client prove its password before anything is woken for it.
+//!
+//! A role that does not exist takes the same path as a wrong password, with as many lookups at the control plane, so a client
+//! cannot tell them apart. Called by the session between startup packet and compute.
 
 mod cleartext;
 mod error;
@@ -31,20 +32,20 @@ use crate::observe::metrics::Metrics;
 use crate::observe::phases::{Phase, timed};
 use crate::route::{EndpointName, Route, RouteError, Way};
 
-/// Endpoints whose logins are counted at most; those that were quiet for longest are forgotten first.
+/// Endpoints whose logins are counted, at most. Those that were quiet for longest are forgotten first.
 const LOGIN_LIMITS_MAX: usize = 10_000;
 
-/// What is known of a client besides its startup packet.
+/// Facts about a client that its startup packet does not tell.
 #[derive(Debug)]
 pub(crate) struct Peer<'a> {
     pub(crate) session: SessionId,
     pub(crate) address: Option<IpAddr>,
     pub(crate) encrypted: bool,
-    /// What SCRAM may bind to.
+    /// Hash of the server certificate that SCRAM may bind to (RFC 5929, tls-server-end-point).
     pub(crate) end_point_hash: Option<&'a [u8]>,
 }
 
-/// A client that knows its password, and where it goes.
+/// A client that proved its password, and its route.
 #[derive(Debug)]
 pub(crate) struct Authenticated {
     pub(crate) wanted: Wanted,
@@ -52,16 +53,16 @@ pub(crate) struct Authenticated {
     pub(crate) proven: VerifiedClient,
 }
 
-/// Lets clients in or not; one for all sessions.
+/// Authenticates the clients of all sessions.
 #[derive(Debug)]
 pub(crate) struct Authenticator {
     control_plane: Arc<Cached>,
     mock_secret: MockSecret,
-    /// Rounds of roles that do not exist.
+    /// SCRAM iterations shown for roles that do not exist.
     mock_iterations: NonZeroU32,
     method: ClientAuth,
     failed_logins: FailedLogins,
-    /// Logins to each endpoint, right or wrong.
+    /// Limit of logins to each endpoint; failed ones count too.
     logins: Arc<Limit<EndpointName>>,
     hashing: Hashing,
     metrics: Metrics,
@@ -80,22 +81,26 @@ impl Authenticator {
         Self { control_plane, mock_secret, mock_iterations, method, failed_logins, logins, hashing, metrics }
     }
 
-    /// Where one endpoint may not get as many logins as come.
+    /// Limits the logins to one endpoint.
     pub(crate) fn with_limit(self, per_endpoint: RateOptions) -> Self {
         Self { logins: Arc::new(Limit::new(per_endpoint, LOGIN_LIMITS_MAX)), ..self }
     }
 
-    /// To be changed while clients come.
+    /// The limit of logins, so that a reload can change it.
     pub(crate) fn logins(&self) -> Arc<Limit<EndpointName>> {
         Arc::clone(&self.logins)
     }
 
-    /// Where the databases do not use PostgreSQL's usual number of rounds.
+    /// For databases whose `scram_iterations` is not PostgreSQL's default.
     pub(crate) fn with_iterations(self, mock_iterations: NonZeroU32) -> Self {
         Self { mock_iterations, ..self }
     }
 
-    /// Has the client prove that it knows its password.
+    /// Authenticates a client.
+    ///
+    /// # Errors
+    ///
+    /// Why the client is refused. A failed guess delays the next login from the same address.
     pub(crate) async fn authenticate<S: Io>(
         &self,
         client: &mut Connection<S>,
@@ -150,7 +155,7 @@ impl Authenticator {
         match sasl::exchange(client, verifier, &nonce, peer.end_point_hash).await {
             Ok(proven) => Ok(Authenticated { wanted, route, proven }),
             Err(AuthError::Scram(ScramError::WrongProof)) => {
-                // This exchange cannot begin anew, but whoever tries the next time meets the password of today.
+                // This exchange cannot start over. The next login finds the current password.
                 let asking = self.control_plane.access_again(&wanted, &route.role, &accessed);
                 let _ = timed(Phase::ControlPlane, asking).await;
                 Err(wrong_password(&route.role))
@@ -159,7 +164,7 @@ impl Authenticator {
         }
     }
 
-    /// Before anything else is done for a client its address must be one of those that the endpoint allows.
+    /// Looks up the role and checks the client's address against the endpoint's allowlist, before anything else is done.
     async fn access(&self, route: &Route, peer: &Peer<'_>) -> Result<(Wanted, Accessed), AuthError> {
         self.logins.take(&route.endpoint).map_err(AuthError::TooManyLogins)?;
         let application = route.params.get("application_name").cloned();
@@ -194,7 +199,7 @@ impl Authenticator {
         Ok(Authenticated { wanted, route, proven: VerifiedClient { keys, server_final: None } })
     }
 
-    /// The role's, or one that no password fits and that looks like a role's.
+    /// The role's verifier. A role without one gets a mock verifier that looks alike and that no password fits.
     fn verifier(&self, access: &Access, route: &Route) -> Verifier {
         let (secret, rounds) = (&self.mock_secret.0, self.mock_iterations);
         let stand_in = || Verifier::mock(secret, route.endpoint.as_str(), route.role.as_bytes(), rounds);

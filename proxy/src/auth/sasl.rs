@@ -1,5 +1,6 @@
-//! The messages that carry SCRAM between a client and us (PostgreSQL documentation, "SASL Authentication"). The last one
-//! of the server's is not sent here: the client hears it when its compute has let it in too.
+//! SASL exchange: carries SCRAM between a client and the proxy (PostgreSQL documentation, "SASL Authentication").
+//!
+//! The server's final message is not sent here: the client gets it when its compute has accepted the login too.
 
 use bytes::Bytes;
 use postgres_backend::authentication::PASSWORD_MESSAGE_BYTES_MAX;

@@ -149,7 +149,7 @@ fn sqlstate(result: Result<Authenticated, AuthError>) -> String {
 }
 
 #[tokio::test]
-async fn a_client_without_a_way_gets_in_by_what_stands_before_its_password() {
+async fn endpoint_before_the_password_authenticates() {
     let scene = Scene::new(ClientAuth::Scram);
     let nameless = As { user: "app", ..APP };
     for password in ["endpoint=main;pencil", "project=main;pencil", "endpoint=main$pencil"] {
@@ -171,7 +171,7 @@ async fn a_client_without_a_way_gets_in_by_what_stands_before_its_password() {
 }
 
 #[tokio::test]
-async fn nobody_is_asked_for_a_password_in_clear_without_tls() {
+async fn cleartext_password_is_never_asked_without_tls() {
     let open = As { encrypted: false, ..APP };
     let (result, heard) = Scene::new(ClientAuth::Scram).log_in(As { user: "app", ..open }).await;
     assert!(matches!(result, Err(AuthError::Route(RouteError::None))) && heard.is_empty());
@@ -184,7 +184,7 @@ async fn nobody_is_asked_for_a_password_in_clear_without_tls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_role_and_a_wrong_password_differ_in_nothing_that_can_be_seen() {
+async fn unknown_role_looks_like_a_wrong_password() {
     for method in [ClientAuth::Scram, ClientAuth::Password] {
         let mut seen = Vec::new();
         for user in ["app@main", "nobody@main"] {
@@ -219,7 +219,7 @@ async fn an_unknown_role_and_a_wrong_password_differ_in_nothing_that_can_be_seen
 }
 
 #[tokio::test]
-async fn a_role_that_does_not_exist_has_as_many_rounds_as_the_others() {
+async fn unknown_role_shows_the_usual_iterations() {
     let mut scene = Scene::new(ClientAuth::Scram);
     scene.auth = scene.auth.with_iterations(ITERATIONS);
     for user in ["app@main", "nobody@main"] {
@@ -232,7 +232,7 @@ async fn a_role_that_does_not_exist_has_as_many_rounds_as_the_others() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_not_allowed_hears_nothing_else() {
+async fn address_off_the_allowlist_is_refused_first() {
     let scene = Scene::allowing(ClientAuth::Scram, &["10.0.0.0/8"]);
     for address in ["10.1.1.1", "::ffff:10.1.1.1"] {
         assert!(scene.result(As { address: Some(address), ..APP }).await.is_ok(), "{address}");
@@ -265,13 +265,13 @@ async fn failed_logins_from_one_address_are_slowed_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_password_that_was_changed_costs_each_client_one_attempt_at_most() {
+async fn changed_password_costs_one_attempt_at_most() {
     for method in [ClientAuth::Scram, ClientAuth::Password] {
         let scene = Scene::new(method);
         assert!(scene.result(APP).await.is_ok());
         *scene.plane.password.lock().unwrap() = "brush".into();
         tokio::time::advance(Duration::from_secs(5)).await;
-        // Nobody has noticed yet.
+        // The cache still has the old password.
         assert!(scene.result(APP).await.is_ok());
         let brush = As { password: "brush", ..APP };
         // Each tries until it is let in, and none waits for the others.
@@ -296,7 +296,7 @@ async fn a_password_that_was_changed_costs_each_client_one_attempt_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_endpoint_gets_so_many_logins_and_the_control_plane_does_not_hear_of_more() {
+async fn login_limit_is_checked_before_the_control_plane() {
     let mut scene = Scene::new(ClientAuth::Scram);
     scene.auth = scene.auth.with_limit("rate=1,burst=3".parse().unwrap());
     let made_up = As { user: "app@none", ..APP };

@@ -1,38 +1,43 @@
-//! [`Allowlist`]: from which addresses an endpoint takes clients. Read by control planes, asked by `auth` before anything
-//! else is done for a client.
+//! Allowlist: the client addresses that an endpoint accepts.
+//!
+//! Providers parse it. `auth` checks it before it does anything else for a client.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-/// Entries of one list at most.
+/// Entries of one list, at most.
 pub(crate) const ALLOWLIST_ENTRIES_MAX: usize = 1024;
 
-/// Ranges of addresses. An empty list lets everybody in.
+/// Ranges of addresses. An empty list allows every client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Allowlist(Vec<Range>);
 
-/// First and last address, of one family.
+/// First and last address, both included, of one address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Range {
     first: IpAddr,
     last: IpAddr,
 }
 
-/// A text that is no entry.
+/// Why a text is not an entry of an allowlist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AllowlistError {
-    #[error("it is not an address, a range such as 10.0.0.1-10.0.0.9, or a network such as 10.0.0.0/8")]
+    #[error("not an address, a range such as 10.0.0.1-10.0.0.9, or a network such as 10.0.0.0/8")]
     Syntax,
-    #[error("it mixes IPv4 and IPv6")]
+    #[error("a range of both IPv4 and IPv6 addresses")]
     Families,
-    #[error("its last address lies before its first one")]
+    #[error("the last address of the range lies before its first")]
     Reversed,
     #[error("a list has at most {ALLOWLIST_ENTRIES_MAX} entries")]
     TooLong,
 }
 
 impl Allowlist {
-    /// Reads a list; the entry that is wrong comes with the error.
+    /// Parses a list.
+    ///
+    /// # Errors
+    ///
+    /// The first invalid entry, and what is wrong with it.
     pub(crate) fn parse<'t>(
         entries: impl IntoIterator<Item = &'t str>,
     ) -> Result<Self, (&'t str, AllowlistError)> {
@@ -46,21 +51,23 @@ impl Allowlist {
         Ok(Self(ranges))
     }
 
-    /// Reads a list of which nobody here can correct the mistakes: a wrong entry matches nobody, so that a list of only
-    /// wrong ones does not let everybody in.
+    /// Parses a list whose mistakes the operator of this proxy cannot correct, because a control plane sent it.
+    ///
+    /// An invalid entry matches no address. So a list of invalid entries alone allows no client, unlike an empty one.
     pub(crate) fn parse_lossy<'t>(entries: impl IntoIterator<Item = &'t str>) -> Self {
-        let nobody = Range { first: Ipv4Addr::BROADCAST.into(), last: Ipv4Addr::UNSPECIFIED.into() };
+        let no_address = Range { first: Ipv4Addr::BROADCAST.into(), last: Ipv4Addr::UNSPECIFIED.into() };
         let parse = |entry: &str| {
             entry.parse().unwrap_or_else(|error| {
-                tracing::warn!(entry, %error, "an entry of an allowlist matches nobody");
-                nobody
+                tracing::warn!(entry, %error, "allowlist entry is invalid and matches no address");
+                no_address
             })
         };
         Self(entries.into_iter().take(ALLOWLIST_ENTRIES_MAX).map(parse).collect())
     }
 
-    /// An IPv4 client that reached us over IPv6 counts as what it is. Where nobody knows the address, only an empty list
-    /// lets it in.
+    /// Whether a client of this address may connect. A client of unknown address is allowed by an empty list only.
+    ///
+    /// An IPv4 client that connected over IPv6 counts as an IPv4 client.
     pub(crate) fn allows(&self, client: Option<IpAddr>) -> bool {
         let is_inside = |client: IpAddr| {
             let client = client.to_canonical();
@@ -71,8 +78,8 @@ impl Allowlist {
 }
 
 impl Range {
-    /// Both ends count. All addresses of one family are ordered as numbers, and IPv4 ones lie before IPv6 ones: a range
-    /// of one family contains none of the other.
+    /// Addresses of one family are ordered as numbers, and all of IPv4 lie before those of IPv6. So a range of one family
+    /// contains no address of the other.
     fn contains(&self, client: IpAddr) -> bool {
         (self.first..=self.last).contains(&client)
     }
@@ -99,11 +106,11 @@ fn parse_address(text: &str) -> Result<IpAddr, AllowlistError> {
     text.trim().parse().map_err(|_| AllowlistError::Syntax)
 }
 
-/// Host bits that are set do not matter, as in PostgreSQL's `pg_hba.conf` with a mask.
+/// Parses a network. Set host bits are ignored, as in PostgreSQL's `pg_hba.conf` with a mask.
 fn network(address: IpAddr, bits: &str) -> Result<Range, AllowlistError> {
     let bits: u32 = bits.trim().parse().map_err(|_| AllowlistError::Syntax)?;
     let host_mask = |width: u32| width.checked_sub(bits).ok_or(AllowlistError::Syntax);
-    // The prefix of an IPv4-mapped network counts from the IPv6 address's beginning.
+    // The prefix length of an IPv4-mapped network counts from the start of the IPv6 address.
     Ok(match address {
         IpAddr::V4(address) => {
             let mask = u32::MAX.checked_shl(host_mask(32)?).unwrap_or(0);
@@ -127,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_ranges_and_networks_let_in_whom_they_name() {
+    fn allowlist_allows_addresses_ranges_and_networks() {
         for (entry, inside, outside) in [
             ("10.1.2.3", &["10.1.2.3", "::ffff:10.1.2.3"][..], &["10.1.2.4", "::1", "::a01:203"][..]),
             ("10.0.0.1-10.0.0.9", &["10.0.0.1", "10.0.0.9", "::ffff:10.0.0.5"], &["10.0.0.0", "10.0.0.10"]),
@@ -157,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_lets_everybody_in_and_a_wrong_one_nobody() {
+    fn empty_allowlist_allows_all_and_invalid_one_none() {
         let clients = [None, Some("10.0.0.1".parse().unwrap()), Some("::1".parse().unwrap())];
         assert!(clients.iter().all(|client| Allowlist::default().allows(*client)));
         let wrong = Allowlist::parse_lossy(["example.org"]);
@@ -166,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_entry_is_refused_with_the_entry() {
+    fn invalid_entry_is_returned_with_its_error() {
         use AllowlistError::{Families, Reversed, Syntax};
         for (entry, expected) in [
             ("", Syntax),

@@ -1,8 +1,8 @@
-//! Which addresses count as one client, and which as one network.
+//! Client network: the addresses that limits count as one client, or as one network.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Who counts as one client. With IPv6 a single one has a whole /64.
+/// The addresses that count as one client: an IPv4 address, or an IPv6 /64, which a single host owns as a whole.
 pub(super) fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) & !0 << 64)),
@@ -10,7 +10,7 @@ pub(super) fn source(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The neighbourhood of an address: /24, /64.
+/// The addresses that count as one network: an IPv4 /24, or an IPv6 /64.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match source(address) {
         IpAddr::V4(address) => IpAddr::V4((u32::from(address) & !0 << 8).into()),
@@ -27,7 +27,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_an_ipv4_address_or_an_ipv6_network_however_it_is_written() {
+    fn source_is_an_ipv4_address_or_ipv6_network() {
         for (address, as_source, as_network) in [
             ("192.0.2.77", "192.0.2.77", "192.0.2.0"),
             ("::ffff:192.0.2.77", "192.0.2.77", "192.0.2.0"),

@@ -1,28 +1,31 @@
-//! Connections at the same time, of all clients and of each. Decided before anything expensive. Called by `accept`.
+//! Connection limits: open connections of all clients and of each, and new connections of one network.
+//!
+//! `accept` asks before anything expensive is done for a connection.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use pq_proto::{ErrorResponse, SqlState};
 
 use super::client_network::source;
 use super::rate_limit::NetworkLimit;
 use crate::config::RateOptions;
 
-/// Connections at the same time, of all clients and of each.
+/// Counts open connections against their limits.
 #[derive(Debug)]
 pub(crate) struct Connections {
     open: Mutex<Open>,
     arrivals: NetworkLimit,
 }
 
-/// How many there may be; 0 is without limit.
+/// Open connections, at most. 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ConnectionsMax {
-    /// Of all clients.
+    /// Connections of all clients together.
     pub(crate) total: usize,
-    /// Of one client.
+    /// Connections of one client: one IPv4 address, or one IPv6 /64.
     pub(crate) per_source: usize,
 }
 
@@ -33,7 +36,7 @@ struct Open {
     by_source: HashMap<IpAddr, usize>,
 }
 
-/// One more is too many.
+/// The limit that refuses a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TooMany {
     #[error("sorry, too many clients already")]
@@ -45,7 +48,7 @@ pub(crate) enum TooMany {
 }
 
 impl TooMany {
-    /// A word for the metrics and the log.
+    /// The value of the `reason` label in metrics and of the field in log lines.
     pub(crate) const fn how(self) -> &'static str {
         match self {
             Self::Total => "too_many",
@@ -54,7 +57,7 @@ impl TooMany {
         }
     }
 
-    /// What the client is told.
+    /// The error that the client gets: SQLSTATE 53300.
     pub(crate) fn response(self) -> ErrorResponse {
         ErrorResponse::fatal(SqlState::TOO_MANY_CONNECTIONS, self.to_string())
             .with_hint("Close connections that are not needed, or try again later.")
@@ -66,22 +69,22 @@ impl Connections {
         Self { open: Mutex::new(Open { max, ..Open::default() }), arrivals: NetworkLimit::default() }
     }
 
-    /// From now on. Those that are too many by it stay.
+    /// Changes the limits. Connections that are open stay, even when there are now too many.
     pub(crate) fn set_max(&self, max: ConnectionsMax) {
         self.lock().max = max;
     }
 
-    /// How often one network may come, from now on.
+    /// Changes how often one network may connect.
     pub(crate) fn set_arrivals(&self, arrivals: RateOptions) {
         self.arrivals.0.set(arrivals);
     }
 
-    /// And not more often than that from one network.
+    /// Limits how often one network may connect.
     pub(crate) fn with_arrivals(self, arrivals: RateOptions) -> Self {
         Self { arrivals: NetworkLimit::new(arrivals), ..self }
     }
 
-    /// Lets one more in, from wherever it comes.
+    /// Counts one more connection, whose client is not known yet.
     pub(crate) fn enter(self: &Arc<Self>) -> Result<Admitted, TooMany> {
         let mut open = self.lock();
         if open.max.total > 0 && open.total >= open.max.total {
@@ -92,12 +95,11 @@ impl Connections {
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
-        // Nothing panics under this lock.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 }
 
-/// A connection that counts for as long as this lives.
+/// A connection that counts as open until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     connections: Arc<Connections>,
@@ -105,7 +107,7 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
-    /// Says who it is, once that is known.
+    /// Counts the connection for its client, once the address is known.
     pub(crate) fn comes_from(&mut self, address: IpAddr) -> Result<(), TooMany> {
         self.connections.arrivals.take(address).map_err(|_| TooMany::FromNetwork)?;
         let source = source(address);
@@ -115,7 +117,7 @@ impl Admitted {
         if per_source_max > 0 && count >= per_source_max {
             return Err(TooMany::FromSource);
         }
-        // Counted without a limit, too: one may come while they are here.
+        // Connections are counted without a limit too: a reload may set one while they are open.
         open.by_source.insert(source, count + 1);
         self.source = Some(source);
         Ok(())
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_makes_room() {
+    fn closed_connection_makes_room() {
         let connections = Arc::new(Connections::new(ConnectionsMax { total: 2, per_source: 0 }));
         let one = connections.enter().unwrap();
         let _two = connections.enter().unwrap();
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_takes_no_room_from_another_and_is_forgotten_when_it_leaves() {
+    fn connections_are_counted_per_address_until_closed() {
         let connections = Arc::new(Connections::new(ConnectionsMax { total: 0, per_source: 1 }));
         let enter = |address| {
             let mut admitted = connections.enter().unwrap();
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_changes_counts_those_who_are_here_and_sends_nobody_away() {
+    fn changed_limit_counts_but_keeps_open_connections() {
         let connections = Arc::new(Connections::new(ConnectionsMax::default()));
         let enter = || {
             let mut admitted = connections.enter()?;
@@ -195,14 +197,14 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_without_limit() {
+    fn zero_is_no_limit() {
         let connections = Arc::new(Connections::new(ConnectionsMax::default()));
         let all: Vec<_> = (0..1000).map(|_| connections.enter().unwrap()).collect();
         assert_eq!(connections.lock().total, all.len());
     }
 
     #[test]
-    fn connections_from_one_network_in_a_short_time_have_a_limit_and_others_do_not_feel_it() {
+    fn network_limit_refuses_one_network_only() {
         let connections = Arc::new(
             Connections::new(ConnectionsMax::default()).with_arrivals("rate=1,burst=3".parse().unwrap()),
         );

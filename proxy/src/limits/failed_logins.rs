@@ -1,27 +1,29 @@
-//! [`FailedLogins`]: addresses from which logins fail are made to wait before their next one is looked at, right or wrong,
-//! so that guessing passwords, roles and endpoints takes long. Called by `auth` at the begin and at the end of each login.
+//! Failed logins: delays the next login from an address whose logins failed, so that guessing passwords, roles and
+//! endpoints takes long.
+//!
+//! The delay applies to right and wrong passwords alike. `auth` calls it at the start and at the end of each login.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use utils::TimedLru;
 use utils::timed_lru::Ttl;
 
 use super::client_network::source;
 
-/// Networks that are remembered at most; the ones that were quiet for longest are forgotten first.
+/// Clients that are remembered, at most. The one whose last failure is oldest is forgotten first.
 const NETWORKS_MAX: usize = 10_000;
-/// Failures that cost nothing: people mistype, and a fleet with an old password comes back all at once.
+/// Failures without a delay: people mistype, and a fleet with an old password reconnects all at once.
 const FREE_FAILURES: u32 = 10;
-/// After so long without a failure one of them is forgiven.
+/// Time without a failure after which one failure is forgotten.
 const FORGIVE_INTERVAL: Duration = Duration::from_secs(6);
-/// The first wait; each failure more doubles it.
+/// The first delay. Each further failure doubles it.
 const DELAY_MIN: Duration = Duration::from_millis(100);
-/// The longest one. Well below the time that a login may take as a whole, because others behind the same address wait too.
+/// The longest delay. It is well below the login timeout, because other clients behind the same address wait too.
 const DELAY_MAX: Duration = Duration::from_secs(3);
 
-/// See the module's text.
+/// Recent failures of each client address.
 #[derive(Debug)]
 pub(crate) struct FailedLogins(Mutex<TimedLru<IpAddr, Failures>>);
 
@@ -38,7 +40,7 @@ impl Default for FailedLogins {
 }
 
 impl FailedLogins {
-    /// How long the next login from there has to wait.
+    /// How long the next login from `address` has to wait.
     pub(crate) fn delay(&self, address: IpAddr, now: Instant) -> Duration {
         let failures = self.lock().get(&source(address), now).value().copied();
         let count = failures.map_or(0, |failures| failures.count_at(now));
@@ -50,19 +52,18 @@ impl FailedLogins {
         }
     }
 
-    /// A login from there failed.
+    /// Records a failed login from `address`.
     pub(crate) fn failed(&self, address: IpAddr, now: Instant) {
         let mut networks = self.lock();
         let before = networks.get(&source(address), now).value().copied();
         let count = before.map_or(0, |failures| failures.count_at(now)).saturating_add(1);
-        // What is forgiven in any case need not be remembered.
+        // The entry may expire when all its failures are forgotten.
         let ttl = Ttl::absolute(FORGIVE_INTERVAL.saturating_mul(count));
         networks.insert(source(address), Failures { count, last: now }, ttl, now);
     }
 
     fn lock(&self) -> MutexGuard<'_, TimedLru<IpAddr, Failures>> {
-        // Nothing panics under this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn some_failures_are_free_and_each_one_more_doubles_the_wait_up_to_a_limit() {
+    fn failed_logins_double_the_delay_up_to_maximum() {
         let (logins, now) = (FailedLogins::default(), Instant::now());
         fail(&logins, "10.0.0.1", FREE_FAILURES, now);
         assert_eq!(delay(&logins, "10.0.0.1", now), Duration::ZERO);
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn time_forgives() {
+    fn failures_are_forgotten_with_time() {
         let (logins, now) = (FailedLogins::default(), Instant::now());
         fail(&logins, "10.0.0.1", FREE_FAILURES + 2, now);
         for (seconds, expected) in [(5, 200), (6, 100), (11, 100), (12, 0), (1000, 0)] {
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_not_another_one_but_a_host_has_a_whole_network_of_ipv6() {
+    fn failed_logins_count_per_ipv4_address_or_ipv6_64() {
         let (logins, now) = (FailedLogins::default(), Instant::now());
         fail(&logins, "10.0.0.1", FREE_FAILURES + 1, now);
         fail(&logins, "2001:db8::1", FREE_FAILURES + 1, now);

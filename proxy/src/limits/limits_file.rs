@@ -1,5 +1,6 @@
-//! Limits that can be changed while the proxy runs: what the file says stands in place of the flags of the same names. It
-//! is read at the start and at SIGHUP; when it is wrong nothing changes. Called by `server`.
+//! Limits file: limits that can change while the proxy runs. A value of the file replaces the flag of the same name.
+//!
+//! `server` reads it at the start and on reload. An invalid file changes nothing.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,16 +14,16 @@ use crate::limits::connections::{Connections, ConnectionsMax};
 use crate::limits::rate_limit::Limit;
 use crate::route::EndpointName;
 
-/// See the module's text.
+/// The file, and the limits that it sets.
 #[derive(Debug)]
 pub(crate) struct LimitsFile {
     path: PathBuf,
-    /// Those of the flags.
+    /// The limits of the flags, for what the file does not name.
     otherwise: Limits,
     limited: Limited,
 }
 
-/// All limits that can be changed.
+/// All limits that can change while the proxy runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) connections: ConnectionsMax,
@@ -34,7 +35,7 @@ pub(crate) struct Limits {
     pub(crate) wakes: RateOptions,
 }
 
-/// Where they count.
+/// The parts of the proxy that apply the limits.
 #[derive(Debug)]
 pub(crate) struct Limited {
     pub(crate) connections: Arc<Connections>,
@@ -42,7 +43,7 @@ pub(crate) struct Limited {
     pub(crate) wakes: Arc<Limit<EndpointName>>,
 }
 
-/// What the file has.
+/// The content of the file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
@@ -53,7 +54,7 @@ struct Content {
     wake_limit: Option<String>,
 }
 
-/// The file cannot be used.
+/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {error}", path.display())]
 pub(crate) struct LimitsFileError {
@@ -87,7 +88,7 @@ impl Source for LimitsFile {
 }
 
 impl Limits {
-    /// As they are without a file.
+    /// The limits that apply without a file.
     pub(crate) fn of_flags(config: &Config) -> Self {
         let (total, per_source) = (config.connections_max, config.connections_per_source_max);
         Self {
@@ -100,7 +101,7 @@ impl Limits {
 }
 
 impl Limited {
-    /// None of this can fail, so nobody is left with half of it.
+    /// Applies all limits. None of these calls can fail, so no reload applies half of a file.
     fn set(&self, limits: &Limits) {
         self.connections.set_max(limits.connections);
         self.connections.set_arrivals(limits.arrivals);
@@ -110,7 +111,7 @@ impl Limited {
 }
 
 impl Content {
-    /// What is missing is as in `otherwise`.
+    /// Checks the content. A missing value is taken from `otherwise`.
     fn check(self, otherwise: &Limits) -> Result<Limits, String> {
         let rate = |key: &str, text: Option<String>, otherwise: RateOptions| match text {
             Some(text) => text.parse().map_err(|error| format!("{key} = \"{text}\": {error}")),
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_does_not_have_is_as_in_the_flags_and_a_wrong_one_is_refused_whole() {
+    fn limits_file_falls_back_to_flags() {
         let scene = Scene::new();
         assert!(scene.file.read().is_err());
         let [three, four, five] = RATES;
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_changes_nothing_and_says_what_is_wrong() {
+    fn invalid_limits_file_changes_nothing_and_names_the_mistake() {
         let scene = Scene::new();
         scene.reload("max_connections = 50").unwrap();
         assert_eq!(scene.at_once(), [3, 4, 5]);
@@ -207,7 +208,7 @@ mod tests {
         ] {
             let error = scene.reload(&format!("{right}{wrong}")).unwrap_err();
             assert!(error.contains(expected), "{wrong}: {error}");
-            // Of a limit that was set nobody would be refused.
+            // The rates are used up. A limit that was set anew would admit some.
             assert_eq!(scene.at_once(), [0, 0, 0], "{wrong}");
             let all: Vec<_> = (0..60).filter_map(|_| scene.file.limited.connections.enter().ok()).collect();
             assert_eq!(all.len(), 50, "{wrong}");
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raised_rate_counts_at_once_and_a_reload_that_changes_none_forgives_nobody() {
+    fn changed_rate_starts_anew_unchanged_keeps_its_count() {
         let scene = Scene::new();
         scene.reload("").unwrap();
         assert_eq!(scene.at_once(), [3, 4, 5]);

@@ -1,4 +1,4 @@
-//! How much clients may ask for, and from where they may come.
+//! Limits: how much clients may ask for, and from which addresses.
 
 pub(crate) mod allowlist;
 mod client_network;

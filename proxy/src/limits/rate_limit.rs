@@ -1,21 +1,22 @@
-//! How often something may be done: [`Limit`] for each of many keys, [`NetworkLimit`] for the networks that clients come
-//! from. Decided before anything expensive. Called by `accept`, `auth`, `cancel` and, for wakes, by `control_plane`.
+//! Rate limits: how often an event may happen, for each of many keys ([`Limit`]) or client networks ([`NetworkLimit`]).
+//!
+//! `accept`, `auth`, `cancel` and, for wakes, `control_plane` ask before they do anything expensive.
 
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use utils::leaky_bucket::LeakyBuckets;
 
 use super::client_network::network;
 use crate::config::RateOptions;
 
-/// Networks that are remembered at most; the one that was quiet for longest is forgotten first.
+/// Networks that are remembered, at most. The one that was quiet for longest is forgotten first.
 const NETWORKS_MAX: usize = 10_000;
 
-/// How often something may be done for each of many keys.
+/// A rate limit for each of many keys.
 #[derive(Debug)]
 pub(crate) struct Limit<K> {
     keys_max: usize,
@@ -25,7 +26,7 @@ pub(crate) struct Limit<K> {
 #[derive(Debug)]
 struct Current<K> {
     options: RateOptions,
-    /// `None` is without limit.
+    /// `None` is no limit.
     buckets: Option<LeakyBuckets<K>>,
 }
 
@@ -36,29 +37,33 @@ impl<K: Eq + Hash> Current<K> {
 }
 
 impl<K: Clone + Eq + Hash> Limit<K> {
-    /// Remembers `keys_max` at most; of more, those that were quiet for longest are forgotten first.
+    /// A limit that remembers `keys_max` keys. Beyond that, the keys that were quiet for longest are forgotten.
     pub(crate) fn new(options: RateOptions, keys_max: usize) -> Self {
         Self { keys_max, current: Mutex::new(Current::new(options, keys_max)) }
     }
 
-    /// From now on. Buckets are kept as times: what filled one slowly would take as long to leak from a faster one, so who
-    /// was refused would wait longer by a higher rate. Hence everybody begins anew.
+    /// Changes the rate. Every key starts anew: a bucket is stored as a time, so a bucket that a slow rate filled would take
+    /// as long to drain at a faster one, and a refused client would wait longer after a raise.
     pub(crate) fn set(&self, options: RateOptions) {
         let mut current = self.lock();
-        // What is read again because of something else forgives nobody.
+        // A reload that changes other options must not empty the buckets.
         if current.options != options {
             *current = Current::new(options, self.keys_max);
         }
     }
 
-    /// Counts an event. An error says how long to wait before the next one, and does not count.
+    /// Counts an event.
+    ///
+    /// # Errors
+    ///
+    /// How long to wait before the next event. A refused event does not count.
     pub(crate) fn take(&self, key: &K) -> Result<(), Duration> {
         let mut current = self.lock();
         let Some(buckets) = &mut current.buckets else { return Ok(()) };
         buckets.try_acquire(key, Instant::now().into_std()).map_err(|refused| refused.retry_after)
     }
 
-    /// Forgets who is as if it had never been there.
+    /// Forgets the keys whose buckets are empty.
     pub(crate) fn sweep(&self) {
         if let Some(buckets) = &mut self.lock().buckets {
             buckets.sweep(Instant::now().into_std());
@@ -66,12 +71,11 @@ impl<K: Clone + Eq + Hash> Limit<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Current<K>> {
-        // Nothing panics under this lock.
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.current.lock()
     }
 }
 
-/// The same for the networks that clients come from.
+/// A rate limit for each client network.
 #[derive(Debug)]
 pub(crate) struct NetworkLimit(pub(super) Limit<IpAddr>);
 
@@ -86,7 +90,11 @@ impl NetworkLimit {
         Self(Limit::new(options, NETWORKS_MAX))
     }
 
-    /// Counts an event; an error says how long to wait.
+    /// Counts an event of the network of `address`.
+    ///
+    /// # Errors
+    ///
+    /// How long to wait before the next event.
     pub(crate) fn take(&self, address: IpAddr) -> Result<(), Duration> {
         self.0.take(&network(address))
     }
@@ -101,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_is_let_through_and_then_the_rate() {
+    async fn limit_passes_a_burst_then_the_rate() {
         let limit = NetworkLimit::new("rate=2,burst=10".parse().unwrap());
         let burst = |address| (0..100).filter(|_| limit.take(ip(address)).is_ok()).count();
         assert_eq!((burst("192.0.2.1"), burst("192.0.2.255"), burst("192.0.3.1")), (10, 0, 10));
@@ -113,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn as_many_keys_are_remembered_as_there_may_be_and_none_that_is_quiet() {
+    async fn limit_remembers_keys_max_and_sweeps_quiet_ones() {
         let limit = Limit::new("rate=1,burst=1".parse().unwrap(), 100);
         (0..1000).for_each(|key| limit.take(&key).unwrap());
         let kept = || limit.lock().buckets.as_ref().unwrap().len();
@@ -124,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_rate_that_changes_counts_at_once_for_whoever_was_refused_by_the_old_one() {
+    async fn changed_limit_applies_to_refused_keys_at_once() {
         let limit = Limit::new("rate=1,burst=20".parse().unwrap(), 10);
         let burst = || (0..1000).filter(|_| limit.take(&1).is_ok()).count();
         assert_eq!((burst(), burst()), (20, 0));
@@ -142,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_off_is_without_limit() {
+    fn limit_off_refuses_nothing() {
         let limit = Limit::new("off".parse().unwrap(), 1);
         assert!((0..100_000).all(|_| limit.take(&1).is_ok()));
     }

@@ -1,4 +1,4 @@
-//! Name of an endpoint.
+//! Endpoint name: the checked form of a name that a client or operator wrote.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ const ENDPOINT_NAME_BYTES_MAX: usize = 63;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct EndpointName(Arc<str>);
 
-/// A text that is not an endpoint's name; so much of it as a name may have.
+/// A text that is not an endpoint name, cut off at the longest length of a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\" is not an endpoint name")]
 pub(crate) struct InvalidName(pub(crate) String);

@@ -1,11 +1,11 @@
-//! Why no endpoint was found, and what the client is told.
+//! Route errors: why no endpoint was found, and what the client is told.
 
 use pq_proto::{ErrorResponse, SqlState};
 
 use super::endpoint_name::{EndpointName, InvalidName};
 use crate::client_facing::violation;
 
-/// The client named no endpoint, or two, or something that is none.
+/// Why a startup packet leads to no endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RouteError {
     #[error("no endpoint is named")]
@@ -21,7 +21,7 @@ pub(crate) enum RouteError {
 }
 
 impl RouteError {
-    /// What the client is told.
+    /// The error for the client, with a hint.
     pub(crate) fn response(&self) -> ErrorResponse {
         let refused =
             |hint| ErrorResponse::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string()).with_hint(hint);

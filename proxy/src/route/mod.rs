@@ -1,6 +1,7 @@
-//! Which endpoint a client wants, and as whom. From the name in TLS, from `options`, from the user name, or from what
-//! stands before the password; all that is consumed here is not passed on. Called by the session with what the
-//! handshake told, and by `auth` with a password.
+//! Route: finds the endpoint and role that a client wants.
+//!
+//! The endpoint is named by the TLS server name, by `options`, by the user name, or before the password. The text that names
+//! it is not passed on to the compute. Called by the session after the handshake, and by `auth` with a password.
 
 mod endpoint_name;
 mod error;
@@ -13,12 +14,12 @@ pub(crate) use self::endpoint_name::EndpointName;
 pub(crate) use self::error::RouteError;
 use self::options::{OPTION_PREFIXES, take_from_options};
 
-/// Where the client goes.
+/// The endpoint and role of a client, and the startup parameters for the compute.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) endpoint: EndpointName,
     pub(crate) role: Text,
-    /// What the compute gets, in the client's order.
+    /// The parameters for the compute, in the client's order, without what named the endpoint.
     pub(crate) params: StartupParams,
 }
 
@@ -90,7 +91,7 @@ impl Nameless {
     }
 }
 
-/// PostgreSQL takes the last one of each; whoever stands in between had better not guess.
+/// PostgreSQL uses the last value of a repeated parameter. The proxy refuses repetition rather than route by another one.
 fn refuse_duplicates(params: &StartupParams) -> Result<(), RouteError> {
     let mut names: Vec<&Text> = params.iter().map(|(name, _)| name).collect();
     names.sort_unstable();
@@ -108,7 +109,7 @@ fn agree(before: Option<EndpointName>, named: &[u8]) -> Result<EndpointName, Rou
     }
 }
 
-/// The label in place of the `*` of `*.domain`.
+/// The label of `server_name` that stands in place of the `*` of `*.domain`, in lower case.
 fn label_inside(server_name: &str, domains: &[String]) -> Option<String> {
     let (label, rest) = server_name.split_once('.')?;
     let is_ours = domains.iter().any(|domain| domain.eq_ignore_ascii_case(rest));

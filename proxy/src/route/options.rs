@@ -1,14 +1,14 @@
-//! The endpoints that `options` names.
+//! Startup `options`: finds the words that name an endpoint and removes them.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 use pq_proto::Text;
 
-/// Words of `options` that name an endpoint.
+/// The beginnings of words that name an endpoint.
 pub(super) const OPTION_PREFIXES: [&[u8]; 2] = [b"endpoint=", b"project="];
 
-/// The endpoints that `options` names, and what is left of it. Without any it stays byte for byte.
+/// Returns the endpoints that `options` names, and the rest of `options`. Without any, the rest is `options` byte for byte.
 pub(super) fn take_from_options(options: &Text) -> (Vec<Bytes>, Option<Text>) {
     let text = options.as_bytes();
     let value_of = |word: &Range<usize>| {
@@ -25,8 +25,8 @@ pub(super) fn take_from_options(options: &Text) -> (Vec<Bytes>, Option<Text>) {
     (taken, (!left.is_empty()).then(|| Text::new(left)))
 }
 
-/// Where the words of `options` are. PostgreSQL ends a word at white space that no backslash stands before
-/// (PostgreSQL documentation, libpq, `options`); the backslashes stay, the compute will read them again.
+/// The byte ranges of the words of `options`. A word ends at white space without a backslash before it (PostgreSQL
+/// documentation, libpq, `options`). Backslashes stay: the compute reads them again.
 pub(super) fn words(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut at = 0;
     std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! What names an endpoint, and what is passed on.
+//! Tests of routes: what names an endpoint, and which parameters the compute gets.
 
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn check(server_name: Option<&str>, params: Pairs<'_>, endpoint: &str, role: &st
 }
 
 #[test]
-fn the_server_name_is_a_route_inside_a_domain_of_the_certificate() {
+fn server_name_routes_inside_certificate_domains() {
     let params = &[("user", "app"), ("database", "db")];
     check(Some("main.db.example.test"), params, "main", "app", params);
     check(Some("MAIN.DB.example.test"), params, "main", "app", params);
@@ -45,7 +45,7 @@ fn the_server_name_is_a_route_inside_a_domain_of_the_certificate() {
 }
 
 #[test]
-fn options_name_an_endpoint_and_lose_only_that_word() {
+fn options_lose_only_the_word_naming_an_endpoint() {
     for (options, left) in [
         ("endpoint=main", None),
         (" project=main ", None),
@@ -61,7 +61,7 @@ fn options_name_an_endpoint_and_lose_only_that_word() {
 }
 
 #[test]
-fn options_that_name_no_endpoint_pass_byte_for_byte() {
+fn options_without_endpoint_pass_unchanged() {
     for options in
         ["", "  -c a=b  ", r"-c x=\ endpoint=evil", r"\endpoint=main", "-cendpoint=main", "xproject=main"]
     {
@@ -71,7 +71,7 @@ fn options_that_name_no_endpoint_pass_byte_for_byte() {
 }
 
 #[test]
-fn the_user_name_is_looked_at_last_and_split_at_its_last_at() {
+fn user_name_is_split_last_at_its_last_at() {
     check(None, &[("user", "app@main")], "main", "app", &[("user", "app")]);
     check(Some("localhost"), &[("user", "a@b@main")], "main", "a@b", &[("user", "a@b")]);
     let params = &[("user", "a@b")];
@@ -80,7 +80,7 @@ fn the_user_name_is_looked_at_last_and_split_at_its_last_at() {
 }
 
 #[test]
-fn a_client_without_a_way_names_the_endpoint_before_its_password() {
+fn password_may_begin_with_the_endpoint() {
     let params = &[("user", "app"), ("options", "-c a=b")];
     let nameless = || match way(Some("localhost"), params).unwrap() {
         Way::InPassword(nameless) => nameless,
@@ -114,7 +114,7 @@ fn a_client_without_a_way_names_the_endpoint_before_its_password() {
 }
 
 #[test]
-fn the_name_and_the_options_may_agree_and_must_not_differ() {
+fn server_name_and_options_must_agree() {
     let params = |options| [("user", "app"), ("options", options)];
     check(Some("main.other.test"), &params("endpoint=main"), "main", "app", &[("user", "app")]);
     let (main, other): (EndpointName, EndpointName) = ("main".parse().unwrap(), "other".parse().unwrap());
@@ -124,9 +124,9 @@ fn the_name_and_the_options_may_agree_and_must_not_differ() {
 }
 
 proptest! {
-    /// Whatever a client puts into `options`, the compute reads the same words but those that name an endpoint.
+    /// For any `options`, the compute reads the same words, without those that name an endpoint.
     #[test]
-    fn the_words_of_options_are_kept_in_order(options in r"([a ]|\\|endpoint=|project=|\t){0,30}") {
+    fn options_keep_their_words_in_order(options in r"([a ]|\\|endpoint=|project=|\t){0,30}") {
         let text = |words: Vec<&[u8]>| words.into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>();
         let split = |options: &str| text(words(options.as_bytes()).map(|word| &options.as_bytes()[word]).collect());
         let is_route = |word: &Vec<u8>| OPTION_PREFIXES.iter().any(|prefix| word.starts_with(prefix));
@@ -138,7 +138,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_no_name_is_refused() {
+fn invalid_endpoint_name_is_refused() {
     let long = "x".repeat(64);
     for (name, shown) in
         [("", ""), ("Main", "Main"), ("a_b", "a_b"), ("ma\u{ef}n", "ma\u{ef}n"), (&long, &long[..63])]
@@ -153,7 +153,7 @@ fn what_is_no_name_is_refused() {
 }
 
 #[test]
-fn a_role_is_needed_and_nothing_may_be_given_twice() {
+fn route_needs_a_role_and_unique_parameters() {
     for params in [&[][..], &[("user", "")], &[("database", "db")]] {
         assert_eq!(find(Some("main.other.test"), params), Err(RouteError::NoUser), "{params:?}");
     }
