@@ -76,6 +76,7 @@ pub async fn serve(
     let handshake = HandshakeConfig::new(config.tls.clone().map_or(TlsPolicy::Disabled, TlsPolicy::Required));
     let pool = DiskPool::start(&metrics, &data_dir.lock(), config.retention)
         .context("cannot start the disk threads")?;
+
     let path = data_dir.path().display().to_string();
     let opening = spawn_blocking(move || Timelines::open(data_dir, pool));
     let timelines = tokio::select! {
@@ -104,6 +105,7 @@ pub async fn serve(
         metrics,
         shutdown: shutdown.clone(),
     });
+
     tracing::info!(id = config.id.0, timelines = timelines.all().len(), "serving");
     accept(listeners.pg, &context).await;
 
@@ -114,11 +116,13 @@ pub async fn serve(
             tracing::warn!(tasks_left, "connections did not end in time, shutting down without them")
         }
     }
+
     let stopping = spawn_blocking(move || timelines.stop());
     tokio::select! {
         stopped = stopping => stopped?,
         () = shutdown.immediate() => return Ok(()),
     }
+
     // Last, so that the operator can watch the shutdown.
     drop(end_http);
     tokio::select! {
@@ -169,6 +173,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<SessionContext>) {
         tracing::debug!(%error, "socket options cannot be set, connection closed");
         return;
     }
+
     let context = Arc::clone(context);
     let shutdown = context.shutdown.clone();
     let span = tracing::info_span!("connection", %peer, timeline = field::Empty);
