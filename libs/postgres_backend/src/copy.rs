@@ -1,5 +1,5 @@
-//! CopyBoth: both sides send CopyData at once (PostgreSQL documentation, "COPY Operations"). Used by handlers that
-//! stream WAL; the client's side of the same is in [`crate::client`], and shares the writer.
+//! [`CopyBoth`]: a connection on which both sides send CopyData at once (PostgreSQL documentation, "COPY Operations").
+//! Used by handlers that stream WAL. The client's side is in [`crate::client`] and shares the writer.
 
 use bytes::{Bytes, BytesMut};
 use pq_proto::{FramedError, FrontendMessage, ProtocolError, Text};
@@ -7,52 +7,52 @@ use pq_proto::{FramedError, FrontendMessage, ProtocolError, Text};
 use crate::connection::{Connection, Reader, Writer};
 use crate::stream::Io;
 
-/// A connection in CopyBoth. The halves may go to two tasks; a new value of the same fields joins them.
+/// A connection in CopyBoth. Its halves may go to two tasks; a new value made of both joins them.
 #[derive(Debug)]
 pub struct CopyBoth<S> {
-    /// What the client sends.
+    /// Receives from the client.
     pub reader: CopyReader<S>,
-    /// What the client gets.
+    /// Sends to the client.
     pub writer: CopyWriter<S>,
 }
 
 impl<S: Io> CopyBoth<S> {
-    /// Splits a connection whose client was told that CopyBoth begins.
+    /// Splits a connection whose client has got CopyBothResponse.
     pub fn split(connection: Connection<S>) -> Self {
         let Connection { reader, writer } = connection;
         Self { reader: CopyReader { reader, done: false }, writer: CopyWriter::new(writer) }
     }
 
-    /// Puts the connection together again.
+    /// Joins the halves to the connection that they came from.
     pub fn join(self) -> Connection<S> {
         Connection { reader: self.reader.reader, writer: self.writer.into_writer() }
     }
 }
 
-/// What a client says inside CopyBoth.
+/// A message of a client inside CopyBoth.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopyMessage {
-    /// A payload.
+    /// The payload of a CopyData message.
     Data(Bytes),
     /// The client has nothing more to send.
     Done,
-    /// The client gives up, with these words.
+    /// The client aborts the copy, with a reason.
     Fail(Text),
-    /// The client ends the session, by message or by closing the connection. Standbys do it without CopyDone.
+    /// The client ends the session, with Terminate or by closing the connection. Standbys do so without CopyDone.
     Terminate,
 }
 
-/// Reads what the client sends.
+/// Reads the client's messages.
 #[derive(Debug)]
 pub struct CopyReader<S> {
     reader: Reader<S>,
-    /// The client's side of the copy is over: what follows belongs to the query loop.
+    /// The client has ended its side of the copy: messages behind that belong to the query loop.
     done: bool,
 }
 
 impl<S: Io> CopyReader<S> {
-    /// The next message, with a payload of at most `payload_bytes_max` bytes. After [`CopyMessage::Done`] or
-    /// [`CopyMessage::Fail`] it is Done for ever, and nothing more is read. Cancel-safe.
+    /// Reads the next message, with a payload of at most `payload_bytes_max` bytes. After [`CopyMessage::Done`] or
+    /// [`CopyMessage::Fail`] it always returns Done and reads nothing more. Cancel-safe.
     pub async fn next(&mut self, payload_bytes_max: usize) -> Result<CopyMessage, FramedError> {
         while !self.done {
             let Some(frame) = self.reader.read_frame(payload_bytes_max).await? else {
@@ -67,7 +67,7 @@ impl<S: Io> CopyReader<S> {
                 }
                 FrontendMessage::CopyDone => self.done = true,
                 FrontendMessage::Terminate => return Ok(CopyMessage::Terminate),
-                // A client of the extended protocol sends these without knowing yet that a copy began.
+                // A client of the extended protocol sends these before it knows that a copy began.
                 FrontendMessage::Flush | FrontendMessage::Sync => {}
                 _ => return Err(ProtocolError::UnknownTag(tag).into()),
             }
@@ -76,7 +76,7 @@ impl<S: Io> CopyReader<S> {
     }
 }
 
-/// Sends CopyData, on either side.
+/// Sends CopyData, for a server or a client.
 #[derive(Debug)]
 pub struct CopyWriter<S> {
     writer: Writer<S>,
@@ -96,7 +96,7 @@ impl<S: Io> CopyWriter<S> {
         self.put_with(|out| out.extend_from_slice(payload))
     }
 
-    /// Buffers the payload that `payload` appends: no copy in between.
+    /// Buffers a payload that `payload` appends, without a copy in between.
     pub fn put_with(&mut self, payload: impl FnOnce(&mut BytesMut)) -> Result<(), ProtocolError> {
         self.writer.put_copy_data(|out| {
             payload(out);
@@ -104,24 +104,24 @@ impl<S: Io> CopyWriter<S> {
         })
     }
 
-    /// Buffers CopyDone: this side has nothing more to send.
+    /// Buffers CopyDone, which ends this side of the copy.
     pub fn put_done(&mut self) -> Result<(), ProtocolError> {
-        // Both directions share this message.
+        // The message is the same in both directions.
         self.writer.put(&FrontendMessage::CopyDone)
     }
 
-    /// Bytes that wait for a flush.
+    /// Number of bytes that wait for a flush.
     pub fn buffered_bytes(&self) -> usize {
         self.writer.buffered_bytes()
     }
 
-    /// Writes everything that is buffered. Cancel-safe: what was not written stays buffered.
+    /// Writes everything that is buffered. Cancel-safe: bytes that were not written stay buffered.
     pub async fn flush(&mut self) -> Result<(), FramedError> {
         Ok(self.writer.flush().await?)
     }
 
-    /// Buffers a payload and flushes. When dropped after its first poll, the payload is buffered and goes out with the
-    /// next flush.
+    /// Buffers a payload and flushes. When the future is dropped after its first poll, the payload stays buffered and goes
+    /// out with the next flush.
     pub async fn send(&mut self, payload: &[u8]) -> Result<(), FramedError> {
         self.put(payload)?;
         self.flush().await

@@ -1,4 +1,4 @@
-//! What can go wrong on a connection, by who can do something about it. Made by every file of this crate.
+//! Errors of a connection, one type for each stage: TLS files, handshake, command. Made by every file of this crate.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,52 +12,52 @@ pub enum TlsError {
     /// The file cannot be read, or holds no PEM of the expected kind.
     #[error("cannot read {what} from {}: {source}", path.display())]
     Pem {
-        /// Certificate or key.
+        /// Kind of content: certificates or a private key.
         what: &'static str,
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: rustls_pki_types::pem::Error,
     },
     /// The key does not fit the certificate, or is of a kind that is not supported.
     #[error("cannot use certificate and key: {0}")]
     Unusable(#[from] rustls::Error),
-    /// No certificate of a client can be checked with these authorities.
-    #[error("cannot check certificates of clients: {0}")]
+    /// The authorities cannot be used to check client certificates.
+    #[error("cannot use the authorities for client certificates: {0}")]
     ClientVerifier(#[from] VerifierBuilderError),
 }
 
-/// A connection did not get as far as its first query.
+/// A connection ended before its first query.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The peer took too long.
-    #[error("handshake took too long")]
+    /// The client did not finish the handshake before the deadline.
+    #[error("handshake timed out")]
     Timeout,
-    /// The stream failed, or carried no messages.
+    /// The stream failed, or its bytes were no valid messages.
     #[error(transparent)]
     Connection(#[from] FramedError),
-    /// The peer closed the connection when it had to answer.
+    /// The client closed the connection instead of an answer.
     #[error("connection closed during the handshake")]
     Closed,
     /// The TLS handshake failed.
     #[error("TLS handshake failed: {0}")]
     Tls(#[source] io::Error),
-    /// Bytes came behind a request for encryption, before the answer to it.
+    /// Bytes arrived behind a request for encryption before it was answered.
     #[error("received unencrypted data after {0}")]
     UnencryptedData(&'static str),
-    /// The same request for encryption twice, or one inside TLS.
+    /// The client repeated a request for encryption, or sent one inside TLS.
     #[error("unexpected {0}")]
     UnexpectedRequest(&'static str),
-    /// A session without TLS where TLS is required.
-    #[error("session without TLS")]
+    /// The client asked for a session without TLS where TLS is required.
+    #[error("session without TLS where TLS is required")]
     TlsRequired,
-    /// A TLS handshake where TLS is not configured.
-    #[error("TLS is not configured")]
+    /// The client began a TLS handshake where TLS is not configured.
+    #[error("TLS handshake where TLS is not configured")]
     TlsNotConfigured,
-    /// A TLS handshake without SSLRequest that does not name the protocol.
+    /// The client began TLS without SSLRequest and did not name the protocol in ALPN.
     #[error("direct TLS without the ALPN protocol \"postgresql\"")]
     DirectTlsWithoutAlpn,
-    /// The client was told to go, in these words.
+    /// The client was refused with this response.
     #[error("refused: {0}")]
     Refused(#[source] ErrorResponse),
 }
@@ -75,7 +75,7 @@ impl From<io::Error> for HandshakeError {
 }
 
 impl HandshakeError {
-    /// What the client is told, when there is a point in telling it.
+    /// The response for the client; `None` when it could not read one, or expects none.
     pub fn response(&self) -> Option<ErrorResponse> {
         let violation = |message: String| Some(ErrorResponse::fatal(SqlState::PROTOCOL_VIOLATION, message));
         match self {
@@ -108,10 +108,10 @@ impl HandshakeError {
 /// A command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
-    /// The client is told, and the connection goes on unless the severity is fatal.
+    /// The client gets this response. The connection goes on unless the severity is fatal.
     #[error(transparent)]
     Response(#[from] ErrorResponse),
-    /// The connection is beyond use.
+    /// The connection failed and cannot be used any more.
     #[error(transparent)]
     Connection(#[from] FramedError),
 }
@@ -128,7 +128,7 @@ impl From<io::Error> for QueryError {
     }
 }
 
-/// True for the errors that mean no more than "the peer is gone".
+/// True for an error that only means that the peer has disconnected.
 pub fn is_disconnect(error: &FramedError) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
     match error {

@@ -1,12 +1,12 @@
-//! The slice of the extended query protocol that drivers use for plain commands: statements and portals by name,
-//! without parameters (PostgreSQL documentation, "Extended Query"). Pure: `serve` sends what is decided here.
+//! Statements and portals of the extended query protocol, as far as drivers need them for plain commands: by name,
+//! without parameters (PostgreSQL documentation, "Extended Query"). Pure: `serve` sends the answers.
 
 use std::collections::HashMap;
 
 use pq_proto::frontend::{Bind, Parse};
 use pq_proto::{ErrorResponse, SqlState, Target, Text};
 
-/// Statements and portals that one connection may have, each.
+/// Most statements, and most portals, that one connection may have.
 const PREPARED_MAX: usize = 64;
 
 /// The statements and portals of a connection.
@@ -16,15 +16,16 @@ pub(crate) struct Extended {
     portals: HashMap<Text, Prepared>,
 }
 
-/// A statement, or a portal: without parameters they hold the same.
+/// A statement or a portal: without parameters both hold the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Prepared {
     pub(crate) query: Text,
-    /// The client was told the columns, and must not be told again when it runs.
+    /// The client has got the columns from Describe, so they are not sent again when the command runs.
     pub(crate) described: bool,
 }
 
 impl Extended {
+    /// Creates a statement.
     pub(crate) fn parse(&mut self, parse: Parse) -> Result<(), ErrorResponse> {
         let Parse { statement, query, parameter_types } = parse;
         if !parameter_types.is_empty() {
@@ -37,6 +38,7 @@ impl Extended {
         insert(&mut self.statements, statement, Prepared { query, described: false })
     }
 
+    /// Creates a portal from a statement.
     pub(crate) fn bind(&mut self, bind: Bind) -> Result<(), ErrorResponse> {
         if !bind.parameters.is_empty() {
             return Err(unsupported("parameters are not supported"));
@@ -48,7 +50,7 @@ impl Extended {
         insert(&mut self.portals, bind.portal, prepared)
     }
 
-    /// A statement or portal.
+    /// The statement or portal that `target` names; an error when there is none.
     pub(crate) fn target(&mut self, target: &Target) -> Result<&mut Prepared, ErrorResponse> {
         match target {
             Target::Statement(name) => self.statement(name),
@@ -56,7 +58,7 @@ impl Extended {
         }
     }
 
-    /// A portal.
+    /// The portal of this name; an error when there is none.
     pub(crate) fn portal(&mut self, name: &Text) -> Result<&mut Prepared, ErrorResponse> {
         self.portals.get_mut(name).ok_or_else(|| {
             let message = format!("portal \"{}\" does not exist", name.to_str_lossy());
@@ -71,7 +73,7 @@ impl Extended {
         })
     }
 
-    /// Drops a statement or portal; that there is none is no error.
+    /// Closes a statement or portal. It is no error when there is none.
     pub(crate) fn close(&mut self, target: &Target) {
         match target {
             Target::Statement(name) => drop(self.statements.remove(name)),
@@ -79,7 +81,7 @@ impl Extended {
         }
     }
 
-    /// Sync ends the transaction, and portals end with it.
+    /// Drops all portals: Sync ends the transaction, and portals end with it.
     pub(crate) fn sync(&mut self) {
         self.portals.clear();
     }

@@ -1,4 +1,4 @@
-//! [`Handler`]: what a server does with the commands that [`crate::serve`] reads. Implemented by the servers.
+//! [`Handler`]: runs the commands that [`crate::serve`] reads. Implemented by the servers.
 
 use std::future::Future;
 
@@ -13,46 +13,46 @@ use crate::stream::Io;
 
 /// The commands of a server, for one connection.
 pub trait Handler<S: Io>: Send {
-    /// What a command that begins a copy passes on to [`Handler::copy_both`]; `Infallible` when there is none.
+    /// Passed from a command that begins a copy to [`Handler::copy_both`]; `Infallible` when no command does.
     type Copy: Send;
 
-    /// Runs one command. Most answers are values; a long one may be written to the connection.
+    /// Runs one command. It returns most answers as values; a long answer may be written to `connection`.
     fn query(
         &mut self,
         connection: &mut Connection<S>,
         query: &str,
     ) -> impl Future<Output = Result<Answer<Self::Copy>, QueryError>> + Send;
 
-    /// The columns that the command's first result will have, without running it: what the extended protocol asks for
-    /// in advance. Clients of the simple protocol need no override.
+    /// Returns the columns of the command's first result without running it: the extended protocol asks for them in
+    /// advance. Handlers that serve only the simple protocol need no override.
     fn describe(&mut self, query: &str) -> Result<Vec<FieldDescription>, ErrorResponse> {
         let _ = query;
         Ok(Vec::new())
     }
 
-    /// Runs a copy until one side ends it, and gives the halves back.
+    /// Runs a copy until one side ends it, and returns the halves of the connection.
     fn copy_both(&mut self, copy: Self::Copy, stream: CopyBoth<S>)
     -> impl Future<Output = CopyEnd<S>> + Send;
 }
 
-/// What a command comes to.
+/// Answer of a command.
 #[derive(Debug)]
 pub enum Answer<C> {
-    /// These results are sent.
+    /// `serve` sends these results.
     Results(Vec<ResultSet>),
     /// The handler wrote the results itself.
     Written,
-    /// The client is told that CopyBoth begins, then [`Handler::copy_both`] runs.
+    /// `serve` sends CopyBothResponse and then calls [`Handler::copy_both`].
     CopyBoth(C),
 }
 
 impl<C> Answer<C> {
-    /// A command without rows.
+    /// The answer of a command without rows.
     pub fn done(tag: impl Into<Text>) -> Self {
         Self::Results(vec![ResultSet::tag(tag)])
     }
 
-    /// A command with one row.
+    /// The answer of a command with one row of text values.
     pub fn row(
         columns: impl IntoIterator<Item = FieldDescription>,
         values: impl IntoIterator<Item = Option<String>>,
@@ -67,29 +67,29 @@ impl<C> Answer<C> {
     }
 }
 
-/// How a copy ended. Both sides have their own outcome: neither hides the other's.
+/// End of a copy. Each direction has its own result: neither hides the other's.
 #[derive(Debug)]
 pub struct CopyEnd<S> {
-    /// The halves.
+    /// The halves of the connection.
     pub stream: CopyBoth<S>,
-    /// What ended the receiving side.
+    /// Result of the receiving direction.
     pub received: Result<(), QueryError>,
-    /// What ended the sending side, and so what happens next.
+    /// Result of the sending direction; it decides how the connection goes on.
     pub sent: Result<AfterCopy, QueryError>,
 }
 
 impl<S> CopyEnd<S> {
-    /// For a copy with one outcome.
+    /// The end of a copy with one result for both directions.
     pub fn new(stream: CopyBoth<S>, outcome: Result<AfterCopy, QueryError>) -> Self {
         Self { stream, received: Ok(()), sent: outcome }
     }
 }
 
-/// What a connection does after a copy that went well.
+/// How a connection goes on after a successful copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AfterCopy {
-    /// These results are sent, and the client may go on with queries. Both sides must have sent CopyDone.
+    /// `serve` sends these results, and the client may send queries. Both sides must have sent CopyDone.
     Ready(Vec<ResultSet>),
-    /// The connection ends.
+    /// `serve` closes the connection.
     Close,
 }

@@ -1,5 +1,5 @@
-//! The opening of a connection, up to and including the startup packet (PostgreSQL documentation, "Start-up" and "SSL
-//! Session Encryption"). Used by every server; authentication comes after it, on the [`Session`] that it makes.
+//! Handshake of a server: negotiates TLS and reads the startup packet (PostgreSQL documentation, "Start-up" and "SSL
+//! Session Encryption"). Used by every server. Authentication follows, on the [`Session`] that it makes.
 
 use std::time::Duration;
 
@@ -14,32 +14,32 @@ use crate::error::HandshakeError;
 use crate::stream::{Io, Prefixed, Stream};
 use crate::tls::{ServerTls, TlsInfo};
 
-/// For everything before the first query, TLS and authentication included: counted once, not for each read.
+/// Longest time for everything before the first query, TLS and authentication included. It counts once for all reads.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For the last message to a client whose time is over.
-const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time to send the closing message to a client whose deadline has passed.
+const CLOSING_MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// First byte of a TLS handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
 
-/// How a server opens connections.
+/// Settings of the handshake.
 #[derive(Debug, Clone)]
 pub struct HandshakeConfig {
-    /// Whether sessions are encrypted.
+    /// When sessions use TLS.
     pub tls: TlsPolicy,
-    /// For everything before the first query.
+    /// Longest time for everything before the first query.
     pub timeout: Duration,
 }
 
 impl HandshakeConfig {
-    /// With the usual deadline.
+    /// Settings with [`HANDSHAKE_TIMEOUT`].
     pub fn new(tls: TlsPolicy) -> Self {
         Self { tls, timeout: HANDSHAKE_TIMEOUT }
     }
 }
 
-/// Whether sessions are encrypted.
+/// When sessions use TLS.
 #[derive(Debug, Clone)]
 pub enum TlsPolicy {
     /// Never.
@@ -59,43 +59,43 @@ impl TlsPolicy {
     }
 }
 
-/// What the client wants.
+/// Request of a client that has opened a connection.
 #[derive(Debug)]
 pub enum Accepted<S> {
-    /// A session.
+    /// The client opens a session.
     Session(Box<Session<S>>),
-    /// To cancel what another connection does. The client expects no answer but the end of the connection.
+    /// The client cancels the command of another connection. It expects no answer but the end of this one.
     Cancel {
         /// Process id from that connection's BackendKeyData.
         pid: i32,
         /// Secret from that connection's BackendKeyData.
         key: Bytes,
     },
-    /// Nothing: it closed the connection. Port scans and health checks do.
+    /// The client closed the connection without a request, as port scans and health checks do.
     Closed,
 }
 
 /// A connection that is open but not authenticated.
 #[derive(Debug)]
 pub struct Session<S> {
-    /// The stream.
+    /// The open connection.
     pub connection: Connection<S>,
-    /// The version that is spoken: the client's, or the newest one of ours when that is older.
+    /// The version in use: the client's, or [`ProtocolVersion::NEWEST`] where that is older.
     pub version: ProtocolVersion,
-    /// The parameters, without protocol options.
+    /// Startup parameters, without the protocol options (`_pq_.…`).
     pub params: StartupParams,
-    /// What TLS told, `None` on a plain session.
+    /// Facts from the TLS handshake; `None` on a plain session.
     pub tls: Option<TlsInfo>,
     /// When authentication must be over.
     pub deadline: Instant,
 }
 
-/// Opens a connection. A client that does something wrong is told so before the error is returned.
+/// Runs the handshake on a new stream. A client that makes a mistake gets an ErrorResponse before the error is returned.
 pub async fn accept<S: Io>(stream: S, config: &HandshakeConfig) -> Result<Accepted<S>, HandshakeError> {
     let deadline = Instant::now() + config.timeout;
     let negotiation = Box::pin(negotiate(stream, &config.tls, deadline));
-    // A client that stops inside a packet is told at the deadline; nobody waits for it to listen.
-    timeout_at(deadline + LAST_WORD_TIMEOUT, negotiation).await.map_err(|_| HandshakeError::Timeout)?
+    // A client that stops inside a packet gets a closing message at the deadline; the server hardly waits for it to read.
+    timeout_at(deadline + CLOSING_MESSAGE_TIMEOUT, negotiation).await.map_err(|_| HandshakeError::Timeout)?
 }
 
 async fn negotiate<S: Io>(
@@ -114,7 +114,7 @@ async fn negotiate<S: Io>(
             (Request::Startup { .. }, TlsPolicy::Required(_)) => Err(HandshakeError::TlsRequired),
             (request, _) => Ok(request),
         });
-        or_reply(request, plain.io_mut()).await?
+        reply_on_error(request, plain.io_mut()).await?
     };
     let (io, read_before) = plain.into_parts();
     match request {
@@ -140,13 +140,13 @@ async fn negotiate_inside_tls<S: Io>(
     deadline: Instant,
 ) -> Result<Accepted<S>, HandshakeError> {
     let mut reader = FramedReader::new(stream);
-    // Without it, a browser could be made to speak to this port what another protocol would read as commands.
+    // Without the ALPN protocol a browser could be made to send this port bytes that it reads as commands.
     let request = if direct && !info.alpn_agreed {
         Err(HandshakeError::DirectTlsWithoutAlpn)
     } else {
         next_request(&mut reader, None, RequestsLeft::none(), deadline).await
     };
-    match or_reply(request, reader.io_mut()).await? {
+    match reply_on_error(request, reader.io_mut()).await? {
         Request::Closed => Ok(Accepted::Closed),
         Request::Cancel { pid, key } => Ok(Accepted::Cancel { pid, key }),
         Request::StartTls(_) => Err(HandshakeError::UnexpectedRequest("SSLRequest")),
@@ -157,7 +157,7 @@ async fn negotiate_inside_tls<S: Io>(
     }
 }
 
-/// What to do next on this stream.
+/// The client's next request on a stream.
 enum Request<'c> {
     Closed,
     StartTls(&'c ServerTls),
@@ -165,7 +165,7 @@ enum Request<'c> {
     Startup { version: ProtocolVersion, params: StartupParams },
 }
 
-/// Each request for encryption is answered once.
+/// Requests for encryption that the client may still send: each is answered once.
 struct RequestsLeft {
     tls: bool,
     gss: bool,
@@ -181,7 +181,7 @@ impl RequestsLeft {
     }
 }
 
-/// Reads packets and declines encryption until there is something to do.
+/// Reads packets, and declines encryption that is not offered, until a packet asks for anything else.
 async fn next_request<'c, S: Io>(
     reader: &mut FramedReader<S>,
     tls: Option<&'c ServerTls>,
@@ -202,8 +202,8 @@ async fn next_request<'c, S: Io>(
         if !allowed {
             return Err(HandshakeError::UnexpectedRequest(name));
         }
-        // A client waits for the answer. What came before it was put there by somebody in the middle, and would be
-        // taken for part of the encrypted session (CVE-2021-23214).
+        // A client waits for the answer. Bytes before it were put there by an attacker in the middle, and would count as
+        // part of the encrypted session (CVE-2021-23214).
         if !reader.buffered().is_empty() {
             return Err(HandshakeError::UnencryptedData(name));
         }
@@ -216,6 +216,7 @@ async fn next_request<'c, S: Io>(
     }
 }
 
+/// Makes the session, and buffers NegotiateProtocolVersion where the client asked for more than is spoken.
 fn session<S: Io>(
     mut connection: Connection<S>,
     asked: ProtocolVersion,
@@ -232,13 +233,16 @@ fn session<S: Io>(
     Ok(Accepted::Session(Box::new(Session { connection, version: newest, params, tls, deadline })))
 }
 
-/// Tells the client about an error, as far as it still listens.
-async fn or_reply<S: Io, T>(result: Result<T, HandshakeError>, io: &mut S) -> Result<T, HandshakeError> {
+/// Sends the client the response to an error, if there is one for it.
+async fn reply_on_error<S: Io, T>(
+    result: Result<T, HandshakeError>,
+    io: &mut S,
+) -> Result<T, HandshakeError> {
     let reply = result.as_ref().err().and_then(HandshakeError::response);
     if let Some(reply) = reply {
         let mut out = BytesMut::new();
         BackendMessage::ErrorResponse(reply).encode(&mut out)?;
-        // The error that is returned matters more than whether the client heard of it.
+        // The error that is returned matters more than a failure to send it.
         if io.write_all(&out).await.is_ok() {
             let _ = io.shutdown().await;
         }

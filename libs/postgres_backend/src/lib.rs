@@ -1,4 +1,4 @@
-//! The server side of a PostgreSQL connection, and the small client that talks to such servers.
+//! PostgreSQL connections: the server side, and a small client for servers.
 //!
 //! ```text
 //!   stream -> handshake::accept -> Session -> authentication -> Session::connection -> serve(Handler)
@@ -6,9 +6,9 @@
 //!               startup packet                                                           copy::CopyBoth
 //! ```
 //!
-//! Each stage is a type of its own, made from the one before. After the handshake a connection is always two halves in
-//! two fields, so that one task may read while another writes; no state exists in which reading or writing is
-//! impossible. What the commands mean is the [`Handler`]'s: this crate knows none.
+//! Each stage is a type of its own, made from the stage before. After the handshake a connection is always two halves in
+//! two fields, so that one task may read while another writes; there is no state in which reading or writing is
+//! impossible. The [`Handler`] gives the commands their meaning: this crate knows none.
 
 pub mod authentication;
 pub mod client;

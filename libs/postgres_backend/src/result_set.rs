@@ -6,19 +6,19 @@ use pq_proto::{BackendMessage, FieldDescription, ProtocolError, Text};
 use crate::connection::Writer;
 use crate::stream::Io;
 
-/// One result: its columns, its rows, its command tag.
+/// One result: columns, rows and command tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResultSet {
-    /// None for a command without rows.
+    /// Empty for a command without rows.
     pub columns: Vec<FieldDescription>,
-    /// As many values in each as there are columns; `None` for NULL.
+    /// Rows with one value for each column; `None` for NULL.
     pub rows: Vec<Vec<Option<Bytes>>>,
     /// The command tag.
     pub tag: Text,
 }
 
 impl ResultSet {
-    /// No rows.
+    /// A result without columns and rows.
     pub fn tag(tag: impl Into<Text>) -> Self {
         Self { columns: Vec::new(), rows: Vec::new(), tag: tag.into() }
     }

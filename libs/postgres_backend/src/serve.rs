@@ -1,5 +1,5 @@
-//! The query loop: reads commands, lets the [`Handler`] run them, and answers (PostgreSQL documentation, "Message
-//! Flow"). Called by every server with a connection that has been greeted.
+//! Query loop: reads commands, lets the [`Handler`] run them, and sends the answers (PostgreSQL documentation, "Message
+//! Flow"). Called by every server with a connection that has got its greeting.
 
 use std::future::Future;
 use std::pin::pin;
@@ -18,20 +18,21 @@ use crate::handler::{AfterCopy, Answer, CopyEnd, Handler};
 use crate::result_set::ResultSet;
 use crate::stream::Io;
 
-/// Longest message of a client outside a copy, in bytes.
+/// Longest body of a client's message outside a copy, in bytes.
 pub const QUERY_BYTES_MAX: usize = 64 * 1024;
 
-/// How a connection ended that ended well.
+/// Which side ended a connection that ended without a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClosedBy {
-    /// The client ended it.
+    /// The client ended the connection.
     Client,
-    /// The server ended it: by a fatal error, after a copy, or at a shutdown.
+    /// The server ended the connection: with a fatal error, after a copy, or at a shutdown.
     Server,
 }
 
 /// Serves a connection until one side ends it. When `shutdown` completes, a connection that waits for its next command
-/// is told and closed; a command or a copy in progress is the handler's to end.
+/// gets ADMIN_SHUTDOWN and is closed; a command or a copy in progress is ended by its handler. An error is that of the
+/// stream, or of bytes that are no valid message; the client has then got its response.
 pub async fn serve<S: Io, H: Handler<S>>(
     connection: Connection<S>,
     handler: &mut H,
@@ -39,11 +40,11 @@ pub async fn serve<S: Io, H: Handler<S>>(
 ) -> Result<ClosedBy, FramedError> {
     let mut shutdown = pin!(shutdown);
     let mut server = Server { connection, handler, extended: Extended::default(), skip_to_sync: false };
-    server.ready().await?;
+    server.send_ready().await?;
     loop {
         let frame = tokio::select! {
             biased;
-            // Both may be dropped: a frame that has arrived in part stays in the reader's buffer.
+            // Both futures may be dropped: a frame that has arrived in part stays in the reader's buffer.
             () = &mut shutdown => {
                 let message = "terminating connection due to administrator command";
                 return server.close(ErrorResponse::fatal(SqlState::ADMIN_SHUTDOWN, message)).await;
@@ -59,7 +60,7 @@ pub async fn serve<S: Io, H: Handler<S>>(
             }
             Err(error) => return Err(error),
         };
-        match server.message(message).await? {
+        match server.handle(message).await? {
             Next::Continue(next) => server = next,
             Next::Closed => return Ok(ClosedBy::Server),
         }
@@ -70,55 +71,58 @@ fn decode(frame: Frame) -> Result<FrontendMessage, FramedError> {
     Ok(FrontendMessage::decode(frame)?)
 }
 
-/// A connection between two commands. Passed by value, because a copy takes the connection apart.
+/// A connection between two commands. It is passed by value because a copy splits the connection.
 struct Server<'h, S, H> {
     connection: Connection<S>,
     handler: &'h mut H,
     extended: Extended,
-    /// After an error in the extended protocol everything up to Sync is skipped.
+    /// An error in the extended protocol makes the server skip all messages up to Sync.
     skip_to_sync: bool,
 }
 
+/// Whether the query loop goes on after a command.
 enum Next<T> {
     Continue(T),
     Closed,
 }
 
-/// How a command was asked for.
+/// The protocol by which a command came.
 #[derive(Clone, Copy)]
-enum Asked {
+enum QueryProtocol {
     Simple,
     Extended { columns_known: bool },
 }
 
 impl<S: Io, H: Handler<S>> Server<'_, S, H> {
-    async fn message(mut self, message: FrontendMessage) -> Result<Next<Self>, FramedError> {
+    async fn handle(mut self, message: FrontendMessage) -> Result<Next<Self>, FramedError> {
         match message {
             FrontendMessage::Query(query) => {
                 self.skip_to_sync = false;
-                let Next::Continue(mut server) = self.run(query, Asked::Simple).await? else {
+                let Next::Continue(mut server) = self.run(query, QueryProtocol::Simple).await? else {
                     return Ok(Next::Closed);
                 };
-                server.ready().await?;
+                server.send_ready().await?;
                 return Ok(Next::Continue(server));
             }
             FrontendMessage::Sync => {
                 self.skip_to_sync = false;
                 self.extended.sync();
-                self.ready().await?;
+                self.send_ready().await?;
             }
-            // What a client still sends after a copy has failed (PostgreSQL documentation, "COPY Operations").
+            // A client may still send these after a copy has failed (PostgreSQL documentation, "COPY Operations").
             FrontendMessage::CopyData(_) | FrontendMessage::CopyDone | FrontendMessage::CopyFail(_) => {}
             _ if self.skip_to_sync => {}
             FrontendMessage::Execute { portal, .. } => match self.extended.portal(&portal).cloned() {
                 Ok(portal) => {
-                    return self.run(portal.query, Asked::Extended { columns_known: portal.described }).await;
+                    return self
+                        .run(portal.query, QueryProtocol::Extended { columns_known: portal.described })
+                        .await;
                 }
-                Err(error) => self.fail(error)?,
+                Err(error) => self.put_extended_error(error)?,
             },
             other => {
-                if let Err(error) = self.prepare(other).await? {
-                    self.fail(error)?;
+                if let Err(error) = self.answer_extended(other).await? {
+                    self.put_extended_error(error)?;
                 }
             }
         }
@@ -126,8 +130,11 @@ impl<S: Io, H: Handler<S>> Server<'_, S, H> {
         Ok(Next::Continue(self))
     }
 
-    /// The messages of the extended protocol that run nothing.
-    async fn prepare(&mut self, message: FrontendMessage) -> Result<Result<(), ErrorResponse>, FramedError> {
+    /// Answers the messages of the extended protocol that run no command.
+    async fn answer_extended(
+        &mut self,
+        message: FrontendMessage,
+    ) -> Result<Result<(), ErrorResponse>, FramedError> {
         let writer = &mut self.connection.writer;
         let reply = match message {
             FrontendMessage::Parse(parse) => {
@@ -160,8 +167,8 @@ impl<S: Io, H: Handler<S>> Server<'_, S, H> {
         })
     }
 
-    /// Runs a command and answers it, up to but without ReadyForQuery.
-    async fn run(mut self, query: Text, asked: Asked) -> Result<Next<Self>, FramedError> {
+    /// Runs a command and buffers its answer, all but ReadyForQuery.
+    async fn run(mut self, query: Text, protocol: QueryProtocol) -> Result<Next<Self>, FramedError> {
         let answer = match query.to_str() {
             Ok(text) if text.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace()).is_empty() => {
                 self.connection.writer.put(&BackendMessage::EmptyQueryResponse)?;
@@ -173,42 +180,48 @@ impl<S: Io, H: Handler<S>> Server<'_, S, H> {
             }
         };
         match answer {
-            Ok(Answer::Results(results)) => self.put_results(results, asked)?,
+            Ok(Answer::Results(results)) => self.put_results(results, protocol)?,
             Ok(Answer::Written) => {}
-            Ok(Answer::CopyBoth(copy)) => return self.copy(copy, asked).await,
-            Err(error) => return self.failed(error, asked).await,
+            Ok(Answer::CopyBoth(copy)) => return self.copy(copy, protocol).await,
+            Err(error) => return self.handle_error(error, protocol).await,
         }
         Ok(Next::Continue(self))
     }
 
-    async fn copy(mut self, copy: H::Copy, asked: Asked) -> Result<Next<Self>, FramedError> {
+    /// Runs a copy and goes on as its end demands.
+    async fn copy(mut self, copy: H::Copy, protocol: QueryProtocol) -> Result<Next<Self>, FramedError> {
         let Self { mut connection, handler, extended, skip_to_sync } = self;
         connection.writer.send(&BackendMessage::CopyBothResponse(CopyFormat::default())).await?;
         let CopyEnd { stream, received, sent } = handler.copy_both(copy, CopyBoth::split(connection)).await;
         self = Self { connection: stream.join(), handler, extended, skip_to_sync };
         match (received, sent) {
             (Ok(()), Ok(AfterCopy::Ready(results))) => {
-                self.put_results(results, asked)?;
+                self.put_results(results, protocol)?;
                 Ok(Next::Continue(self))
             }
             (Ok(()), Ok(AfterCopy::Close)) => {
                 self.connection.writer.shutdown().await?;
                 Ok(Next::Closed)
             }
-            (Err(error), Ok(_)) | (Ok(()), Err(error)) => self.failed(error, asked).await,
+            (Err(error), Ok(_)) | (Ok(()), Err(error)) => self.handle_error(error, protocol).await,
             (Err(received), Err(sent)) => {
-                // One is told to the client or returned; the other must not get lost.
+                // One error goes to the client or is returned; the other one is logged, so that it is not lost.
                 let (shown, other) = match sent {
                     QueryError::Response(_) => (received, sent),
                     QueryError::Connection(_) => (sent, received),
                 };
-                tracing::warn!(error = %other, "the other side of a copy failed too");
-                self.failed(shown, asked).await
+                tracing::warn!(error = %other, "other direction of a copy failed too");
+                self.handle_error(shown, protocol).await
             }
         }
     }
 
-    async fn failed(mut self, error: QueryError, asked: Asked) -> Result<Next<Self>, FramedError> {
+    /// Reports a failed command, and closes the connection where the error demands it.
+    async fn handle_error(
+        mut self,
+        error: QueryError,
+        protocol: QueryProtocol,
+    ) -> Result<Next<Self>, FramedError> {
         match error {
             QueryError::Connection(FramedError::Protocol(error)) => {
                 self.close(ErrorResponse::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string())).await?;
@@ -220,29 +233,34 @@ impl<S: Io, H: Handler<S>> Server<'_, S, H> {
                 Ok(Next::Closed)
             }
             QueryError::Response(response) => {
-                match asked {
-                    Asked::Simple => self.connection.writer.put(&BackendMessage::ErrorResponse(response))?,
-                    Asked::Extended { .. } => self.fail(response)?,
+                match protocol {
+                    QueryProtocol::Simple => {
+                        self.connection.writer.put(&BackendMessage::ErrorResponse(response))?
+                    }
+                    QueryProtocol::Extended { .. } => self.put_extended_error(response)?,
                 }
                 Ok(Next::Continue(self))
             }
         }
     }
 
-    fn put_results(&mut self, results: Vec<ResultSet>, asked: Asked) -> Result<(), ProtocolError> {
-        let columns_known = matches!(asked, Asked::Extended { columns_known: true });
+    fn put_results(&mut self, results: Vec<ResultSet>, protocol: QueryProtocol) -> Result<(), ProtocolError> {
+        let columns_known = matches!(protocol, QueryProtocol::Extended { columns_known: true });
         results.into_iter().try_for_each(|result| result.put(&mut self.connection.writer, columns_known))
     }
 
-    fn fail(&mut self, response: ErrorResponse) -> Result<(), ProtocolError> {
+    /// Buffers an error of the extended protocol: messages up to Sync are skipped.
+    fn put_extended_error(&mut self, response: ErrorResponse) -> Result<(), ProtocolError> {
         self.skip_to_sync = true;
         self.connection.writer.put(&BackendMessage::ErrorResponse(response))
     }
 
-    async fn ready(&mut self) -> Result<(), FramedError> {
+    /// Sends ReadyForQuery and everything buffered before it.
+    async fn send_ready(&mut self) -> Result<(), FramedError> {
         self.connection.writer.send(&BackendMessage::ReadyForQuery(TransactionStatus::Idle)).await
     }
 
+    /// Sends a fatal error and closes the sending direction.
     async fn close(&mut self, response: ErrorResponse) -> Result<ClosedBy, FramedError> {
         self.connection.send_error(response).await?;
         self.connection.writer.shutdown().await?;
@@ -250,6 +268,7 @@ impl<S: Io, H: Handler<S>> Server<'_, S, H> {
     }
 }
 
+/// Answers Describe, and remembers that the client knows the columns.
 fn describe<S: Io, H: Handler<S>>(
     extended: &mut Extended,
     handler: &mut H,

@@ -1,4 +1,4 @@
-//! [`Stream`]: a byte stream, plain or under TLS. Made by the handshake of a server and by the client's connect.
+//! [`Stream`]: a byte stream, plain or in TLS. Made by the handshake of a server and by the connecting client.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,17 +8,17 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
-/// What a connection can run on: a socket, or a pipe in memory in tests.
+/// A byte stream that a connection can run on: a socket, or a pipe in memory in tests.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for S {}
 
-/// Plain or under TLS, on the server's or the client's side.
+/// A byte stream, plain or in TLS, of a server or a client.
 #[derive(Debug)]
 pub enum Stream<S> {
-    /// As it came.
+    /// Without encryption.
     Plain(S),
-    /// Encrypted.
+    /// In TLS. The bytes that were read ahead of the handshake are read first.
     Tls(Box<TlsStream<Prefixed<S>>>),
 }
 
@@ -76,7 +76,7 @@ impl<S: Io> AsyncWrite for Stream<S> {
     }
 }
 
-/// A stream whose first bytes were read before: they are read again.
+/// A stream whose first bytes were read ahead: it gives them again before the others.
 #[derive(Debug)]
 pub struct Prefixed<S> {
     prefix: BytesMut,

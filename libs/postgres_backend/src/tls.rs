@@ -1,5 +1,5 @@
-//! TLS of a server: certificates and keys from PEM files, and the one negotiation. Used by the handshake; which
-//! certificate a name gets is the resolver's decision, so that a server may hold many and exchange them while it runs.
+//! [`ServerTls`]: TLS of a server, with certificates and keys from PEM files. Used by the handshake. A resolver chooses the
+//! certificate for a name, so that a server may hold many and exchange them while it runs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,32 +19,33 @@ use crate::stream::{Io, Prefixed, Stream};
 /// The name of the protocol in ALPN, registered with IANA.
 pub const ALPN_POSTGRESQL: &[u8] = b"postgresql";
 
-/// Bytes of plaintext in one record at most, as PostgreSQL sends them (its PqSendBuffer). libpq reads with at least as
-/// much room (pqReadData); of a larger record a rest may stay inside of its OpenSSL, and a program that waits for the
-/// socket by itself (pg_basebackup, pg_receivewal, walreceiver, many drivers) would wait for ever.
+/// Most bytes of plaintext in one record, as PostgreSQL sends them (its PqSendBuffer). libpq reads with at least as much
+/// room (pqReadData). Of a larger record a part may stay inside its OpenSSL, and a program that waits for the socket by
+/// itself (pg_basebackup, pg_receivewal, walreceiver, many drivers) would wait for ever.
 const RECORD_BYTES_MAX: usize = 8192;
-/// What a record has before its payload (RFC 8446, section 5.1); rustls counts it.
+/// Bytes of the header of a record (RFC 8446, section 5.1), which rustls counts in its limit.
 const RECORD_HEADER_BYTES: usize = 5;
 
-/// How a server does TLS. A client that names protocols in ALPN must name PostgreSQL's.
+/// TLS configuration of a server. A client that names protocols in ALPN must name PostgreSQL's.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
 }
 
 impl ServerTls {
-    /// One certificate chain and its key.
+    /// TLS with one certificate chain and its key, for every name.
     pub fn from_pem_files(certificates: &Path, key: &Path) -> Result<Self, TlsError> {
         let certified = load_certified_key(certificates, key)?;
         Self::from_resolver(Arc::new(SingleCertAndKey::from(certified)))
     }
 
-    /// The certificate is chosen for each connection, from the server name that the client gives.
+    /// TLS with a certificate that `resolver` chooses for each connection, by the server name that the client gives.
     pub fn from_resolver(resolver: Arc<dyn ResolvesServerCert>) -> Result<Self, TlsError> {
         Self::build(resolver, WebPkiClientVerifier::no_client_auth())
     }
 
-    /// The same, and every client has to show a certificate that one of the authorities in this PEM file has signed.
+    /// As [`from_resolver`](Self::from_resolver); and every client must show a certificate that one of the authorities in
+    /// this PEM file has signed.
     pub fn with_client_authority(
         resolver: Arc<dyn ResolvesServerCert>,
         authorities: &Path,
@@ -82,10 +83,10 @@ impl ServerTls {
     }
 }
 
-/// What the TLS handshake told about the client.
+/// Facts about the client from the TLS handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsInfo {
-    /// The name that the client wants to reach (RFC 6066, server_name).
+    /// The server name that the client gave (RFC 6066, `server_name`).
     pub server_name: Option<String>,
     /// The client named PostgreSQL's protocol in ALPN.
     pub alpn_agreed: bool,
@@ -102,7 +103,7 @@ pub fn load_certified_key(certificates: &Path, key: &Path) -> Result<CertifiedKe
     Ok(CertifiedKey::from_der(chain, private, &ring::default_provider())?)
 }
 
-/// Reads the certificates of authorities, of whom at least one must be there.
+/// Reads the certificates of authorities; a file without any is an error.
 pub fn load_authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     load_certificates(path)?.into_iter().try_for_each(|certificate| roots.add(certificate))?;

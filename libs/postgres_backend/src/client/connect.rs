@@ -1,6 +1,5 @@
-//! The client's opening: TCP, startup, authentication. TLS is in `tls`.
+//! Connecting client: opens TCP, sends the startup packet and authenticates. TLS is in `tls`.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pq_proto::authentication::encode_password;
@@ -8,29 +7,32 @@ use pq_proto::{Authentication, BackendMessage, FrontendMessage, ProtocolVersion,
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Client, ClientError, ClientTls};
+use super::error::ClientError;
+use super::parameters::Parameters;
+use super::query::Client;
+use super::tls::ClientTls;
 use crate::connection::Connection;
 use crate::stream::{Io, Stream};
 
-/// Where to connect, and as whom.
+/// Server to connect to, and the role and settings of the session.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
     /// Name or address of the server.
     pub host: String,
-    /// Its port.
+    /// TCP port of the server.
     pub port: u16,
-    /// Role.
+    /// Role to log in as.
     pub user: String,
-    /// Every other startup parameter: `database`, `replication`, `options`, `application_name`.
+    /// Names and values of further startup parameters: `database`, `replication`, `options`, `application_name`.
     pub params: Vec<(String, String)>,
     /// Sent in clear when the server asks for it.
     pub password: Option<String>,
-    /// When given, a session without TLS is refused.
+    /// When set, the client refuses a session without TLS.
     pub tls: Option<ClientTls>,
 }
 
 impl Client {
-    /// Connects over TCP and waits until the server is ready for a query, all within `within`.
+    /// Connects over TCP and waits until the server is ready for a query. [`ClientError::Timeout`] after `within`.
     pub async fn connect(options: &ConnectOptions, within: Duration) -> Result<Self, ClientError> {
         let connecting = Box::pin(async {
             let stream = TcpStream::connect((options.host.as_str(), options.port)).await;
@@ -44,14 +46,14 @@ impl Client {
 }
 
 impl<S: Io> Client<S> {
-    /// Opens a session on a stream that is connected already. Host and port are not looked at but for TLS.
+    /// Opens a session on a connected stream. `options.host` only names the certificate here, and the port is not used.
     pub async fn open(stream: S, options: &ConnectOptions) -> Result<Self, ClientError> {
         let stream = match &options.tls {
             None => Stream::Plain(stream),
             Some(tls) => tls.connect(stream, &options.host).await?,
         };
         let connection = Connection::new(stream, bytes::BytesMut::new());
-        let mut client = Self { connection, parameters: BTreeMap::new() };
+        let mut client = Self { connection, parameters: Parameters::default() };
         client.start(options).await?;
         Ok(client)
     }

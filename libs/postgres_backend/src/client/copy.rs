@@ -1,33 +1,47 @@
-//! The client's side of CopyBoth.
-
-use std::collections::BTreeMap;
+//! [`ClientCopyBoth`]: the client's side of CopyBoth.
 
 use bytes::Bytes;
 use pq_proto::BackendMessage;
+use tokio::net::TcpStream;
 
-use super::{Client, ClientError, SimpleRow};
+use super::error::ClientError;
+use super::parameters::Parameters;
+use super::query::{Client, SimpleRow};
 use crate::connection::{Connection, Reader};
 use crate::copy::CopyWriter;
 use crate::stream::Io;
-use tokio::net::TcpStream;
 
-/// A connection in CopyBoth. The halves may go to two tasks; a new value of the same fields joins them.
+/// A connection in CopyBoth. Its halves may go to two tasks; a new value made of both joins them.
 #[derive(Debug)]
 pub struct ClientCopyBoth<S = TcpStream> {
-    /// What the server sends.
+    /// Receives from the server.
     pub reader: ClientCopyReader<S>,
-    /// What the server gets.
+    /// Sends to the server.
     pub writer: CopyWriter<S>,
 }
 
+impl<S: Io> Client<S> {
+    /// Runs a query that enters CopyBoth. Every error ends the client.
+    pub async fn copy_both(mut self, query: &str) -> Result<ClientCopyBoth<S>, ClientError> {
+        self.send_query(query).await?;
+        match self.next_message().await? {
+            BackendMessage::CopyBothResponse(_) => {
+                Ok(ClientCopyBoth::split(self.connection, self.parameters))
+            }
+            BackendMessage::ErrorResponse(response) => Err(response.into()),
+            other => Err(ClientError::UnexpectedMessage(other.tag())),
+        }
+    }
+}
+
 impl<S: Io> ClientCopyBoth<S> {
-    pub(super) fn split(connection: Connection<S>, parameters: BTreeMap<String, String>) -> Self {
+    fn split(connection: Connection<S>, parameters: Parameters) -> Self {
         let Connection { reader, writer } = connection;
         Self { reader: ClientCopyReader { reader, parameters, done: false }, writer: CopyWriter::new(writer) }
     }
 
-    /// Ends the copy: sends CopyDone, drops what the server still sends, and reads the results behind it. Payloads of
-    /// more than `payload_bytes_max` bytes are an error. CopyDone must not have been sent before.
+    /// Ends the copy: sends CopyDone, drops the payloads that the server still sends, and reads the results behind them.
+    /// A payload of more than `payload_bytes_max` bytes is an error. CopyDone must not have been sent before.
     pub async fn finish(
         mut self,
         payload_bytes_max: usize,
@@ -42,27 +56,27 @@ impl<S: Io> ClientCopyBoth<S> {
     }
 }
 
-/// What a server says inside CopyBoth.
+/// A message of a server inside CopyBoth.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientCopyMessage {
-    /// A payload.
+    /// The payload of a CopyData message.
     Data(Bytes),
     /// The server has nothing more to send.
     Done,
 }
 
-/// Reads what the server sends.
+/// Reads the server's messages.
 #[derive(Debug)]
 pub struct ClientCopyReader<S = TcpStream> {
     reader: Reader<S>,
-    parameters: BTreeMap<String, String>,
-    /// The server's side of the copy is over: what follows belongs to the query.
+    parameters: Parameters,
+    /// The server has ended its side of the copy: messages behind that belong to the query.
     done: bool,
 }
 
 impl<S: Io> ClientCopyReader<S> {
-    /// The next message, with a payload of at most `payload_bytes_max` bytes. After [`ClientCopyMessage::Done`] it is
-    /// Done for ever, and nothing more is read. The server's ErrorResponse and the end of the stream are errors.
+    /// Reads the next message, with a payload of at most `payload_bytes_max` bytes. After [`ClientCopyMessage::Done`] it
+    /// always returns Done and reads nothing more. The server's ErrorResponse and the end of the stream are errors.
     /// Cancel-safe.
     pub async fn next(&mut self, payload_bytes_max: usize) -> Result<ClientCopyMessage, ClientError> {
         while !self.done {
@@ -72,7 +86,7 @@ impl<S: Io> ClientCopyReader<S> {
                 BackendMessage::CopyDone => self.done = true,
                 BackendMessage::ErrorResponse(response) => return Err(response.into()),
                 BackendMessage::ParameterStatus { name, value } => {
-                    super::set_parameter(&mut self.parameters, &name, &value)?;
+                    self.parameters.set(&name, &value)?;
                 }
                 BackendMessage::NoticeResponse(notice) => tracing::debug!(%notice, "notice from the server"),
                 BackendMessage::NotificationResponse { .. } => {}

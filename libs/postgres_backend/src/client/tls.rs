@@ -1,5 +1,5 @@
-//! TLS of the client: which certificates it takes, and the negotiation. Used by `connect`, and by whoever opens the
-//! stream itself.
+//! [`ClientTls`]: TLS of the client, which certificates it accepts, and the negotiation. Used by `connect`, and by
+//! callers that open the stream themselves.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,36 +12,37 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsConnector;
 
-use super::ClientError;
+use super::error::ClientError;
 use crate::error::TlsError;
 use crate::stream::{Io, Prefixed, Stream};
 use crate::tls::load_authorities;
 
-/// How the client does TLS.
+/// TLS configuration of the client.
 #[derive(Debug, Clone)]
 pub struct ClientTls {
-    /// Which certificates it trusts.
+    /// Decides which certificates are accepted.
     pub config: Arc<ClientConfig>,
-    /// The name that the certificate must be for; the host when `None`.
+    /// Name that the certificate must be for; the host when `None`.
     pub server_name: Option<String>,
 }
 
 impl ClientTls {
-    /// The server has to show a certificate for its name that one of the authorities in this PEM file has signed: what
-    /// libpq calls `verify-full`.
+    /// Requires a certificate for the server's name that one of the authorities in this PEM file has signed: libpq's
+    /// `verify-full`.
     pub fn verify_full(authorities: &Path, server_name: Option<String>) -> Result<Self, TlsError> {
         let config = builder()?.with_root_certificates(load_authorities(authorities)?).with_no_client_auth();
         Ok(Self { config: Arc::new(config), server_name })
     }
 
-    /// Any certificate will do: what libpq calls `require`. Nobody can listen; somebody in the middle can pretend.
+    /// Accepts any certificate: libpq's `require`. It keeps listeners out, but not an attacker in the middle who pretends to
+    /// be the server.
     pub fn require() -> Result<Self, TlsError> {
         let verifier = Arc::new(AnyCertificate(ring::default_provider().signature_verification_algorithms));
         let config = builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         Ok(Self { config: Arc::new(config), server_name: None })
     }
 
-    /// Asks the server for TLS and begins it. `host` is the name of the certificate unless another one is given.
+    /// Asks the server for TLS and runs the handshake. The certificate must be for `host` unless `server_name` is set.
     pub async fn connect<S: Io>(&self, mut stream: S, host: &str) -> Result<Stream<S>, ClientError> {
         let name = self.server_name.as_deref().unwrap_or(host);
         let server_name =
@@ -51,11 +52,11 @@ impl ClientTls {
         stream.write_all(&request).await?;
         stream.flush().await?;
         let mut reader = FramedReader::new(stream);
-        // An error text from before TLS may be anybody's: it is not shown (CVE-2024-10977).
+        // An error text from before TLS may come from an attacker in the middle: it is not shown (CVE-2024-10977).
         if reader.read_byte().await?.ok_or(ClientError::Closed)? != b'S' {
             return Err(ClientError::TlsRefused);
         }
-        // The server waits for the client's first TLS record: whatever follows the answer is not from it (CVE-2021-23222).
+        // The server waits for the client's first TLS record: bytes behind the answer are not the server's (CVE-2021-23222).
         if !reader.buffered().is_empty() {
             return Err(ClientError::UnencryptedData);
         }
@@ -72,7 +73,7 @@ fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
     Ok(builder.with_safe_default_protocol_versions()?)
 }
 
-/// Takes every certificate; that its owner is at the other end is checked all the same.
+/// Accepts every certificate. The handshake still proves that the server holds its key.
 #[derive(Debug)]
 struct AnyCertificate(WebPkiSupportedAlgorithms);
 

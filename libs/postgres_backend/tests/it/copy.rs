@@ -1,4 +1,4 @@
-//! CopyBoth between this crate's server and client, over a real socket.
+//! CopyBoth between this crate's server and client, over a real socket and over pipes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::support::{DEADLINE, End, MESSAGE_BYTES_MAX, RawClient, in_time, serve_one};
+use crate::support::{DEADLINE, MESSAGE_BYTES_MAX, RawClient, SessionEnd, in_time, serve_one};
 
 /// A server for one connection.
-async fn server() -> (ConnectOptions, JoinHandle<End>) {
+async fn server() -> (ConnectOptions, JoinHandle<SessionEnd>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let options = options(listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
@@ -68,7 +68,7 @@ async fn copy_both_runs_both_ways_at_once() {
     assert!(rows.is_empty());
     assert_eq!(client.simple_query("SHOW x").await.unwrap()[0].at(0), Some("16MB"));
     client.terminate().await.unwrap();
-    assert!(matches!(in_time(server).await.unwrap(), End::Served(Ok(ClosedBy::Client))));
+    assert!(matches!(in_time(server).await.unwrap(), SessionEnd::Served(Ok(ClosedBy::Client))));
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn wrong_token_gets_an_error_response() {
         panic!("let in")
     };
     assert_eq!(response.sqlstate, SqlState::INVALID_PASSWORD);
-    assert!(matches!(in_time(server).await.unwrap(), End::Refused(_)));
+    assert!(matches!(in_time(server).await.unwrap(), SessionEnd::Refused(_)));
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn copy_fail_leaves_a_usable_connection() {
     let mut client = RawClient::ready().await;
     client.send(&FrontendMessage::Query("ECHO".into())).await;
     client.send(&FrontendMessage::CopyFail("enough".into())).await;
-    // What was on its way is ignored.
+    // Messages that were on their way are ignored.
     client.send(&FrontendMessage::CopyData("late".into())).await;
     client.send(&FrontendMessage::CopyDone).await;
     assert_eq!(client.until_ready().await, "WEZ");
@@ -111,7 +111,7 @@ async fn terminate_inside_a_copy_is_no_error() {
     client.send(&FrontendMessage::Terminate).await;
     assert_eq!(client.receive().await.unwrap().tag(), b'W');
     assert_eq!(client.receive().await, None);
-    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Server))));
+    assert!(matches!(client.end().await, SessionEnd::Served(Ok(ClosedBy::Server))));
 }
 
 /// The client gets one of the two errors, and the connection goes on.
@@ -129,5 +129,5 @@ async fn copy_payload_above_the_limit_is_refused() {
     client.send_raw(b"d\x7f\xff\xff\xff").await;
     assert_eq!(client.receive().await.unwrap().tag(), b'W');
     assert_eq!(client.last_error().await.sqlstate, SqlState::PROTOCOL_VIOLATION);
-    assert!(matches!(client.end().await, End::Served(Err(_))));
+    assert!(matches!(client.end().await, SessionEnd::Served(Err(_))));
 }

@@ -1,4 +1,4 @@
-//! The opening of a connection, byte by byte.
+//! Handshake of a server, byte by byte: encryption, versions, cancel requests, deadlines, passwords.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use pq_proto::{
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-use crate::support::{End, RawClient, encoded, in_time, startup};
-use crate::tls::server_tls;
+use crate::certificates::server_tls;
+use crate::support::{RawClient, SessionEnd, encoded, in_time, startup};
 
 const V3: ProtocolVersion = ProtocolVersion::V3_0;
 
@@ -34,7 +34,7 @@ async fn repeated_encryption_request_is_a_violation() {
         assert_eq!(in_time(client.reader.read_byte()).await.unwrap(), Some(b'N'));
         client.send(&request).await;
         assert_eq!(client.last_error().await.sqlstate, SqlState::PROTOCOL_VIOLATION);
-        assert!(matches!(client.end().await, End::Refused(HandshakeError::UnexpectedRequest(_))));
+        assert!(matches!(client.end().await, SessionEnd::Refused(HandshakeError::UnexpectedRequest(_))));
     }
 }
 
@@ -49,7 +49,7 @@ async fn bytes_behind_an_encryption_request_are_refused() {
             let error = client.last_error().await;
             assert_eq!(error.sqlstate, SqlState::PROTOCOL_VIOLATION);
             assert!(error.message.starts_with("received unencrypted data"), "{error}");
-            assert!(matches!(client.end().await, End::Refused(HandshakeError::UnencryptedData(_))));
+            assert!(matches!(client.end().await, SessionEnd::Refused(HandshakeError::UnencryptedData(_))));
         }
     }
 }
@@ -65,7 +65,7 @@ async fn required_tls_refuses_plain_sessions_of_any_version() {
         let mut client = RawClient::new(TlsPolicy::Required(tls.clone()));
         client.send(&startup(version, &[("user", "me")])).await;
         assert_eq!(client.last_error().await.sqlstate, expected);
-        assert!(matches!(client.end().await, End::Refused(_)));
+        assert!(matches!(client.end().await, SessionEnd::Refused(_)));
     }
 }
 
@@ -130,7 +130,7 @@ async fn malformed_opening_is_a_protocol_violation() {
         let mut client = RawClient::new(TlsPolicy::Disabled);
         client.send_raw(bytes).await;
         assert_eq!(client.last_error().await.sqlstate, SqlState::PROTOCOL_VIOLATION, "{bytes:?}");
-        assert!(matches!(client.end().await, End::Refused(HandshakeError::Connection(_))));
+        assert!(matches!(client.end().await, SessionEnd::Refused(HandshakeError::Connection(_))));
     }
 }
 
@@ -152,7 +152,9 @@ async fn cancel_request_has_4_or_256_key_bytes() {
         let key = vec![b'k'; length];
         client.send(&StartupPacket::Cancel { pid: 7, key: key.clone().into() }).await;
         assert_eq!(client.receive().await, None);
-        let End::Cancelled(pid, given) = client.end().await else { panic!("not taken for a cancel request") };
+        let SessionEnd::Cancelled(pid, given) = client.end().await else {
+            panic!("not taken for a cancel request")
+        };
         assert_eq!((pid, given), (7, key.into()));
     }
 }
@@ -161,7 +163,7 @@ async fn cancel_request_has_4_or_256_key_bytes() {
 #[tokio::test]
 async fn client_that_leaves_silently_is_no_error() {
     let client = RawClient::new(TlsPolicy::Disabled);
-    assert!(matches!(client.end().await, End::NothingAsked));
+    assert!(matches!(client.end().await, SessionEnd::ClosedByClient));
 }
 
 #[tokio::test]
@@ -173,7 +175,7 @@ async fn query_sent_ahead_of_the_greeting_is_answered() {
     assert_eq!(client.until_ready().await, "RSSKZ");
     assert_eq!(client.until_ready().await, "TDCZ");
     client.send(&FrontendMessage::Terminate).await;
-    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Client))));
+    assert!(matches!(client.end().await, SessionEnd::Served(Ok(ClosedBy::Client))));
 }
 
 /// The clock of these tests is virtual: it jumps to the next timer when nothing else can happen.
@@ -184,7 +186,7 @@ async fn handshake_deadline_covers_all_bytes_together() {
     let began = tokio::time::Instant::now();
     let accepting = tokio::spawn(async move { handshake::accept(server, &config).await });
     let mut drip = tokio::time::interval(Duration::from_secs(1));
-    for byte in encoded(&[startup(V3, &[("user", "somebody who has all the time in the world")])]) {
+    for byte in encoded(&[startup(V3, &[("user", "a client that sends one byte a second")])]) {
         drip.tick().await;
         if client.write_all(&[byte]).await.is_err() {
             break;
@@ -201,7 +203,7 @@ async fn handshake_deadline_covers_all_bytes_together() {
 async fn silent_client_is_closed_without_a_message() {
     let mut client = RawClient::new(TlsPolicy::Disabled);
     assert_eq!(client.receive().await, None);
-    assert!(matches!(client.end().await, End::Refused(HandshakeError::Timeout)));
+    assert!(matches!(client.end().await, SessionEnd::Refused(HandshakeError::Timeout)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,7 +213,7 @@ async fn incomplete_startup_packet_times_out_at_the_deadline() {
     client.send_raw(b"\0\0\x27\x10\0\x03\0\0user\0me\0\0").await;
     assert_eq!(client.last_error().await.sqlstate, SqlState::QUERY_CANCELED);
     assert_eq!(began.elapsed(), handshake::HANDSHAKE_TIMEOUT);
-    assert!(matches!(client.end().await, End::Refused(HandshakeError::Timeout)));
+    assert!(matches!(client.end().await, SessionEnd::Refused(HandshakeError::Timeout)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -220,7 +222,7 @@ async fn missing_password_times_out_at_the_deadline() {
     client.send(&startup(V3, &[("user", "me")])).await;
     assert_eq!(client.receive().await.unwrap().tag(), b'R');
     assert_eq!(client.last_error().await.message, "canceling authentication due to timeout");
-    assert!(matches!(client.end().await, End::Refused(HandshakeError::Timeout)));
+    assert!(matches!(client.end().await, SessionEnd::Refused(HandshakeError::Timeout)));
 }
 
 #[tokio::test]
@@ -246,7 +248,7 @@ async fn query_in_place_of_the_password_is_refused() {
     assert_eq!(client.receive().await.unwrap().tag(), b'R');
     client.send(&FrontendMessage::Query("SHOW x".into())).await;
     assert_eq!(client.last_error().await.sqlstate, SqlState::PROTOCOL_VIOLATION);
-    assert!(matches!(client.end().await, End::Refused(HandshakeError::Connection(_))));
+    assert!(matches!(client.end().await, SessionEnd::Refused(HandshakeError::Connection(_))));
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! The query loop, simple and extended.
+//! Query loop: simple and extended protocol, errors, shutdown.
 
 use postgres_backend::{ClosedBy, QUERY_BYTES_MAX};
 use pq_proto::frontend::{Bind, Parse};
 use pq_proto::{BackendMessage, FrontendMessage as M, SqlState, Target, Text};
 
-use crate::support::{End, RawClient};
+use crate::support::{RawClient, SessionEnd};
 
 fn query(text: &str) -> M {
     M::Query(text.into())
@@ -44,7 +44,7 @@ async fn simple_query_is_answered_and_followed_by_ready() {
         assert_eq!(client.until_ready().await, tags, "{text:?}");
     }
     client.send(&M::Terminate).await;
-    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Client))));
+    assert!(matches!(client.end().await, SessionEnd::Served(Ok(ClosedBy::Client))));
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn fatal_error_closes_the_connection() {
     let mut client = RawClient::ready().await;
     client.send(&query("DIE")).await;
     assert_eq!(client.last_error().await.message, "that was all");
-    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Server))));
+    assert!(matches!(client.end().await, SessionEnd::Served(Ok(ClosedBy::Server))));
 }
 
 #[tokio::test]
@@ -69,11 +69,11 @@ async fn extended_protocol_runs_the_same_commands() {
     let show = || [parse("", "SHOW x"), bind("")];
     let mut client = RawClient::ready().await;
     for (messages, tags) in [
-        // As libpq does it: the columns are told once.
+        // As libpq does: the columns are sent once.
         ([&show()[..], &[M::Describe(Target::Portal(Text::EMPTY)), execute()]].concat(), "12TDCZ"),
-        // Nobody asked for the columns.
+        // Without Describe the columns come with the rows.
         ([&show()[..], &[execute()]].concat(), "12TDCZ"),
-        // As drivers with prepared statements do it.
+        // As drivers with prepared statements do.
         (vec![parse("s", "SHOW x"), M::Describe(Target::Statement("s".into()))], "1tTZ"),
         (vec![bind("s"), execute()], "2DCZ"),
         (vec![M::Close(Target::Statement("s".into())), bind("s")], "3EZ"),
@@ -147,7 +147,7 @@ async fn invalid_message_is_a_protocol_violation() {
         let mut client = RawClient::ready().await;
         client.send_raw(&bytes).await;
         assert_eq!(client.last_error().await.sqlstate, SqlState::PROTOCOL_VIOLATION, "{bytes:?}");
-        assert!(matches!(client.end().await, End::Served(Err(_))));
+        assert!(matches!(client.end().await, SessionEnd::Served(Err(_))));
     }
 }
 
@@ -163,11 +163,11 @@ async fn shutdown_sends_admin_shutdown_to_waiting_client() {
     let mut client = RawClient::ready().await;
     client.stop.notify_one();
     assert_eq!(client.last_error().await.sqlstate, SqlState::ADMIN_SHUTDOWN);
-    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Server))));
+    assert!(matches!(client.end().await, SessionEnd::Served(Ok(ClosedBy::Server))));
 }
 
 #[tokio::test]
 async fn client_that_vanishes_between_queries_is_no_error() {
     let client = RawClient::ready().await;
-    assert!(matches!(client.end().await, End::Served(Ok(ClosedBy::Client))));
+    assert!(matches!(client.end().await, SessionEnd::Served(Ok(ClosedBy::Client))));
 }

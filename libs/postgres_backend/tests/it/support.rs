@@ -1,4 +1,4 @@
-//! A server with a few commands, and a raw client that speaks in bytes.
+//! Test server with a few commands, and a raw client that sends messages and bytes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// No step of a test takes this long unless it hangs.
+/// A step of a test that takes this long hangs.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 const PIPE_BYTES: usize = 64 * 1024;
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// Commands with one kind of answer each; ECHO is a copy that sends back what it gets.
+/// Commands with one kind of answer each. ECHO is a copy that sends back every payload.
 pub(crate) struct TestHandler;
 
 pub(crate) enum TestCopy {
@@ -84,7 +84,7 @@ async fn echo<S: Io>(stream: &mut CopyBoth<S>) -> Result<AfterCopy, QueryError> 
                 return Ok(AfterCopy::Ready(vec![ResultSet::tag("START_STREAMING"), ResultSet::tag("ECHO")]));
             }
             CopyMessage::Fail(reason) => {
-                let message = format!("client gave up: {}", reason.to_str_lossy());
+                let message = format!("client aborted the copy: {}", reason.to_str_lossy());
                 return Err(ErrorResponse::error(SqlState::QUERY_CANCELED, message).into());
             }
             CopyMessage::Terminate => return Ok(AfterCopy::Close),
@@ -92,13 +92,13 @@ async fn echo<S: Io>(stream: &mut CopyBoth<S>) -> Result<AfterCopy, QueryError> 
     }
 }
 
-/// How a connection of the test server ended.
+/// SessionEnd of a connection of the test server.
 #[derive(Debug)]
-pub(crate) enum End {
+pub(crate) enum SessionEnd {
     Served(Result<ClosedBy, FramedError>),
     Refused(HandshakeError),
     Cancelled(i32, Bytes),
-    NothingAsked,
+    ClosedByClient,
 }
 
 /// One connection of a server, from its first byte to its end.
@@ -107,31 +107,33 @@ pub(crate) async fn serve_one<S: Io>(
     config: HandshakeConfig,
     token: Option<&str>,
     stop: Arc<Notify>,
-) -> End {
+) -> SessionEnd {
     let mut session = match handshake::accept(stream, &config).await {
         Ok(Accepted::Session(session)) => session,
-        Ok(Accepted::Cancel { pid, key }) => return End::Cancelled(pid, key),
-        Ok(Accepted::Closed) => return End::NothingAsked,
-        Err(error) => return End::Refused(error),
+        Ok(Accepted::Cancel { pid, key }) => return SessionEnd::Cancelled(pid, key),
+        Ok(Accepted::Closed) => return SessionEnd::ClosedByClient,
+        Err(error) => return SessionEnd::Refused(error),
     };
     if let Some(token) = token {
-        let verdict = session.authenticate_cleartext(|given| {
+        let authenticated = session.authenticate_cleartext(|given| {
             if given == token {
                 Ok(())
             } else {
                 Err(ErrorResponse::fatal(SqlState::INVALID_PASSWORD, "wrong token"))
             }
         });
-        if let Err(error) = verdict.await {
-            return End::Refused(error);
+        if let Err(error) = authenticated.await {
+            return SessionEnd::Refused(error);
         }
     }
     let parameters = &[("server_version", "15.4"), ("client_encoding", "UTF8")];
     let greeting = Greeting { parameters, key: Some((7, Bytes::from_static(b"keys"))) };
     if let Err(error) = session.greet(&greeting).await {
-        return End::Refused(error);
+        return SessionEnd::Refused(error);
     }
-    End::Served(serve(session.connection, &mut TestHandler, async move { stop.notified().await }).await)
+    SessionEnd::Served(
+        serve(session.connection, &mut TestHandler, async move { stop.notified().await }).await,
+    )
 }
 
 /// A client that speaks in messages, and the server at the other end of its pipe.
@@ -139,7 +141,7 @@ pub(crate) struct RawClient {
     pub(crate) reader: FramedReader<ReadHalf<DuplexStream>>,
     pub(crate) writer: FramedWriter<WriteHalf<DuplexStream>>,
     pub(crate) stop: Arc<Notify>,
-    server: JoinHandle<End>,
+    server: JoinHandle<SessionEnd>,
 }
 
 impl RawClient {
@@ -194,7 +196,7 @@ impl RawClient {
         tags
     }
 
-    /// The server's last word, behind which it closes the connection.
+    /// The server's closing message, behind which it closes the connection.
     pub(crate) async fn last_error(&mut self) -> ErrorResponse {
         let Some(BackendMessage::ErrorResponse(response)) = self.receive().await else {
             panic!("no error came")
@@ -203,8 +205,8 @@ impl RawClient {
         response
     }
 
-    /// Closes the connection and tells how the server saw it end.
-    pub(crate) async fn end(self) -> End {
+    /// Closes the connection and returns the end that the server saw.
+    pub(crate) async fn end(self) -> SessionEnd {
         drop((self.reader, self.writer));
         in_time(self.server).await.unwrap()
     }
@@ -221,5 +223,5 @@ pub(crate) fn encoded(messages: &[StartupPacket]) -> BytesMut {
 }
 
 pub(crate) async fn in_time<T>(step: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, step).await.expect("this takes too long")
+    tokio::time::timeout(DEADLINE, step).await.expect("a step of the test hangs")
 }
