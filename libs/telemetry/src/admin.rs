@@ -1,16 +1,16 @@
-//! The routes that the HTTP port of every server has. A binary merges its own into them and hands both to
-//! [`serve`](crate::serve).
+//! [`Admin`]: the routes that the admin port of every server has. A program merges its own routes with them and passes
+//! both to [`serve`](crate::serve).
 //!
 //! | route | answer |
 //! |---|---|
 //! | `GET /metrics` | OpenMetrics text |
 //! | `GET /healthz` | 200 while the process can answer at all |
-//! | `GET /readyz` | 200, or 503 and the reason, when no new work should come here |
+//! | `GET /readyz` | 200; or 503 and the reason why no new work should come here |
 //! | `GET /v1/log-level` | the level in force |
-//! | `PUT /v1/log-level` | body: the new level; 400 and the reason if it is none |
+//! | `PUT /v1/log-level` | sets the level to the body; 400 and the reason if it is invalid |
 //!
-//! There is no authentication in here: the port is for the operator's network, and a binary that wants a token puts
-//! its layer around the merged router.
+//! These routes have no authentication: the port is for the operator's network. A program that wants a token puts a layer
+//! around the merged router.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,17 +24,18 @@ use axum::routing::get;
 use crate::logging::{LOG_LEVEL_BYTES_MAX, LevelError, LogLevel};
 use crate::metrics::{Metrics, OPENMETRICS_CONTENT_TYPE};
 
-/// Says whether new work should come here, or why not. Asked at each request, so it must be quick and must not block.
+/// Checks whether new work should come here; an error is the reason why not. It runs at each request, so it must be quick
+/// and must not block.
 pub type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// What the common routes show.
+/// State behind the common routes.
 #[derive(Clone)]
 pub struct Admin {
-    /// For `/metrics`.
+    /// Registry shown by `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// For `/v1/log-level`.
+    /// Level read and set by `/v1/log-level`.
     pub log_level: LogLevel,
-    /// For `/readyz`.
+    /// Check behind `/readyz`.
     pub ready: ReadyCheck,
 }
 
@@ -45,7 +46,7 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// The common routes, to be merged with a binary's own.
+    /// The common routes, to be merged with a program's own.
     pub fn router(self) -> Router {
         Router::new()
             .route("/metrics", get(metrics))
@@ -60,7 +61,7 @@ impl Admin {
 async fn metrics(State(admin): State<Admin>) -> Response {
     match admin.metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS_CONTENT_TYPE)], text).into_response(),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "a metric cannot be written as text\n").into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be encoded as text\n").into_response(),
     }
 }
 
@@ -113,7 +114,7 @@ mod tests {
     struct Port {
         url: String,
         drains: Arc<AtomicBool>,
-        /// Keeps the level alive: it is part of the subscriber.
+        /// Keeps the log level alive: it is part of the subscriber.
         log: TestLog,
     }
 

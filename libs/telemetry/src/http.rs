@@ -1,7 +1,7 @@
-//! [`serve`]: a bounded HTTP/1 server for a small router on a port of the operator's.
+//! [`serve`]: a bounded HTTP/1 server for a small router on the operator's port.
 //!
-//! It bounds what a stranger on that port can hold: connections, and the time in which a request's head must come.
-//! No routes are in here; see [`Admin`](crate::Admin). Called by `server` of every binary.
+//! It limits what any client of that port can hold: the number of connections, and the time until the head of a request
+//! has arrived. The routes are in [`Admin`](crate::Admin) and in the programs. Called by `server` of every program.
 
 use std::io;
 use std::sync::Arc;
@@ -16,19 +16,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-/// Connections served at once; the next ones wait in the listener's backlog.
+/// Most connections served at once; further ones wait in the listener's backlog.
 pub const HTTP_CONNECTIONS_MAX: usize = 256;
-/// Time for the head of a request, counted from the end of the one before: it also ends idle connections.
+/// Longest time until the head of a request has arrived, counted from the end of the request before. It also ends idle
+/// connections.
 pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time for the requests under way when the server ends.
+/// Longest time for requests that are under way when the server ends.
 pub const HTTP_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pause after a failed accept: with no file descriptor left it fails at once, again and again.
+/// Pause after a failed accept. Without a free file descriptor accept fails at once, again and again.
 pub const HTTP_ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Serves `router` on `listener` until `end` completes; then requests under way have [`HTTP_DRAIN_TIMEOUT`].
 ///
-/// `/readyz` has to tell others that the process drains, so `end` is the end of the drain and not its beginning.
-/// Dropping the future closes everything at once.
+/// `end` is the end of a drain and not its beginning, because `/readyz` must answer during the drain. Dropping the future
+/// closes all connections at once.
 pub async fn serve(listener: TcpListener, router: Router, end: impl Future<Output = ()>) {
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -37,7 +38,7 @@ pub async fn serve(listener: TcpListener, router: Router, end: impl Future<Outpu
     loop {
         tokio::select! {
             () = &mut end => break,
-            // Cancel safe: an accept that did not return has taken no connection, and a permit goes back.
+            // Cancel safe: an accept that did not return has accepted no connection, and its permit goes back.
             accepted = accept(&listener, &permits) => match accepted {
                 Ok((stream, permit)) => {
                     let served = http1::Builder::new()
@@ -46,17 +47,17 @@ pub async fn serve(listener: TcpListener, router: Router, end: impl Future<Outpu
                         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
                     let served = graceful.watch(served);
                     connections.spawn(async move {
-                        // An error is the client's: it went away, or spoke something else than HTTP.
+                        // The client caused the error: it disconnected, or sent bytes that are no HTTP.
                         let _ = served.await;
                         drop(permit);
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept an HTTP connection");
+                    tracing::warn!(%error, "cannot accept an HTTP connection, retrying");
                     tokio::time::sleep(HTTP_ACCEPT_RETRY_DELAY).await;
                 }
             },
-            // Cancel safe, as tokio says of it. Reaps, or ended connections would pile up.
+            // Cancel safe by tokio's documentation. Removes ended connections from the set, which would grow otherwise.
             Some(_) = connections.join_next() => {}
         }
     }
@@ -64,6 +65,7 @@ pub async fn serve(listener: TcpListener, router: Router, end: impl Future<Outpu
     let _ = tokio::time::timeout(HTTP_DRAIN_TIMEOUT, graceful.shutdown()).await;
 }
 
+/// Accepts a connection once a permit is free.
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,

@@ -1,13 +1,13 @@
-//! What an operator sees of a server: its log, its traces, its metrics, and the HTTP port that shows them.
+//! Telemetry of a server: its log, its traces, its metrics, and the admin HTTP port that shows them.
 //!
 //! ```text
 //!   main:  telemetry::run(&options, work)                   log to stderr, spans to a collector, flushed at every end
-//!   work:  let metrics = Metrics::new("proxy", version);    the registry; the binary adds its own to it
+//!   work:  let metrics = Metrics::new("proxy", version);    the registry, to which the program adds its own metrics
 //!          serve(listener, admin.router().merge(own), end)  /metrics /healthz /readyz /v1/log-level
 //! ```
 //!
-//! Nothing here knows what a server does: metrics and routes are the binaries' own. A collector that is down, slow
-//! or refuses costs spans and one line of log, never the process.
+//! This crate does not know what a server does: each program adds its own metrics and routes. A collector that is down
+//! or slow, or that refuses spans, costs these spans and one line of the log, never the process.
 
 pub mod admin;
 pub mod api_error;
@@ -37,6 +37,5 @@ pub use process::run;
 pub use setup::{FLUSH_TIMEOUT, InitError, Telemetry, init};
 pub use traces::traceparent;
 
-/// What the tests of this crate start from: an assembled subscriber that writes into memory.
 #[cfg(test)]
 mod test_log;

@@ -1,6 +1,6 @@
-//! The log: lines to stderr, and a level that can be changed while the program runs.
+//! The log: writes lines to stderr, at a level that can be changed while the program runs.
 //!
-//! Where spans go besides is `traces`. Called by [`init`](crate::init) and by the admin port.
+//! Sending spans to a collector is `traces`. Called by [`init`](crate::init) and by the admin port.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -13,19 +13,19 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::text_fields::text_fields;
 
-/// The level when neither the command line nor `RUST_LOG` names one.
+/// Log level when neither the command line nor `RUST_LOG` names one.
 pub const LOG_LEVEL_DEFAULT: &str = "info";
 
-/// The longest text that is taken for a level. It may come over HTTP.
+/// Longest text of a log level in bytes. It may come over HTTP.
 pub const LOG_LEVEL_BYTES_MAX: usize = 4096;
 
-/// How a log line looks.
+/// Format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people, with control characters of values escaped.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line, for programs.
     Json,
 }
 
@@ -50,46 +50,46 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// A text that is no [`LogFormat`].
+/// A text names no [`LogFormat`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a log format is \"text\" or \"json\"")]
+#[error("log format must be \"text\" or \"json\"")]
 pub struct UnknownFormat;
 
-/// A level that was refused; the one of before stays.
+/// A log level was refused; the level in force stays.
 #[derive(Debug, thiserror::Error)]
 pub enum LevelError {
     /// Nothing but white space.
-    #[error("the log level is empty")]
+    #[error("log level is empty")]
     Empty,
-    /// Over [`LOG_LEVEL_BYTES_MAX`].
-    #[error("the log level is longer than {LOG_LEVEL_BYTES_MAX} bytes")]
+    /// The text exceeds [`LOG_LEVEL_BYTES_MAX`].
+    #[error("log level exceeds {LOG_LEVEL_BYTES_MAX} bytes")]
     TooLong,
-    /// A bare word that is no level. It would parse, as the name of a module, and silence all others.
+    /// A bare word that is no level. It would parse as the name of a module, and silence all other modules.
     #[error("\"{0}\" is not a log level; to name a module write \"{0}=debug\"")]
     NotALevel(String),
     /// Neither a level nor a list of directives.
     #[error("\"{directives}\" is not a log level")]
     Syntax {
-        /// What was given.
+        /// The text that was given.
         directives: String,
-        /// What is wrong with it.
+        /// Error of the parser.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// The subscriber is gone. Only in a test that dropped it.
+    /// The subscriber was dropped, which only a test does.
     #[error("logging has ended")]
     Ended(#[source] reload::Error),
 }
 
-/// The level of the log while the program runs; clones are the same one.
+/// The log level while the program runs. Clones share it.
 #[derive(Clone, Debug)]
 pub struct LogLevel {
     filter: reload::Handle<EnvFilter, Registry>,
 }
 
-/// The bottom of the subscriber, onto which the layers go.
+/// The lower part of the subscriber, onto which the layers go.
 pub(crate) type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
 
-/// What writes or sends somewhere.
+/// A layer that writes or sends events and spans.
 pub(crate) type Output = Box<dyn Layer<Filtered> + Send + Sync>;
 
 impl LogLevel {
@@ -98,30 +98,31 @@ impl LogLevel {
         Ok((layer, Self { filter }))
     }
 
-    /// The level in force, in the syntax that [`set`](Self::set) takes.
+    /// Returns the level in force, in the syntax that [`set`](Self::set) accepts.
     pub fn get(&self) -> Result<String, LevelError> {
         self.filter.with_current(EnvFilter::to_string).map_err(LevelError::Ended)
     }
 
-    /// Changes the level from the next line on. `directives` is what `RUST_LOG` takes, without regular expressions
+    /// Changes the level from the next line on. `directives` has the syntax of `RUST_LOG`, without regular expressions
     /// (documentation of tracing-subscriber, "EnvFilter").
     pub fn set(&self, directives: &str) -> Result<(), LevelError> {
         self.filter.reload(parse(directives)?).map_err(LevelError::Ended)
     }
 }
 
-/// The command line goes before the environment; an empty value is none.
+/// The log level at the start: the command line precedes the environment, and an empty value counts as none.
 pub(crate) fn startup_level(option: Option<&str>, environment: Option<String>) -> String {
     let given = option.map(str::to_owned).or(environment);
     given.filter(|level| !level.trim().is_empty()).unwrap_or_else(|| LOG_LEVEL_DEFAULT.to_owned())
 }
 
-/// Colours only where a person reads them (<https://no-color.org>).
+/// True when stderr is a terminal and `NO_COLOR` does not forbid colours (<https://no-color.org>).
 pub(crate) fn stderr_has_colours() -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     std::io::stderr().is_terminal() && !unwanted
 }
 
+/// The layer that writes log lines to `writer`.
 pub(crate) fn layer<W>(format: LogFormat, ansi: bool, writer: W) -> Output
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -147,7 +148,7 @@ fn parse(directives: &str) -> Result<EnvFilter, LevelError> {
             return Err(LevelError::NotALevel(word.to_owned()));
         }
     }
-    // Regular expressions are off: the text may come over the network, and nobody needs them here.
+    // Regular expressions are off: the text may come over the network, and a log level needs none.
     let filter = EnvFilter::builder().with_regex(false).parse(directives);
     filter.map_err(|source| LevelError::Syntax { directives: directives.to_owned(), source })
 }

@@ -1,7 +1,7 @@
-//! [`Metrics`]: the registry of one process, and its text form.
+//! [`Metrics`]: the metrics registry of one process, and its text form.
 //!
-//! Which metrics there are is each binary's own file; this one only adds what every process has. A binary registers
-//! everything while it starts, and shares the registry afterwards: so reading it needs no lock.
+//! Each program has a file with its own metrics; this one adds only those that every process has. A program registers all
+//! metrics while it starts and shares the registry afterwards, so reading it needs no lock.
 
 use std::fmt;
 
@@ -14,14 +14,14 @@ use crate::process_metrics::ProcessCollector;
 /// Media type of [`Metrics::encode`] (OpenMetrics 1.0, "Overall Structure").
 pub const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The registry of one process.
+/// The metrics registry of one process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
 }
 
 impl Metrics {
-    /// A registry that has the metrics of the process, `holdfast_process_*`, and `holdfast_build_info`.
+    /// A registry with `holdfast_process_…` and `holdfast_build_info`, which shows `service` and `version` as labels.
     pub fn new(service: &'static str, version: &'static str) -> Self {
         let mut registry = Registry::default();
         let build = Info::new([("service", service), ("version", version)]);
@@ -30,13 +30,13 @@ impl Metrics {
         Self { registry }
     }
 
-    /// Where a binary registers its own, each under its full name, so that a search for a name finds it:
+    /// The registry for a program's own metrics. Each is registered under its full name, so that a search finds it:
     /// `metrics.registry().register("holdfast_proxy_logins", "Logins", logins)`.
     pub const fn registry(&mut self) -> &mut Registry {
         &mut self.registry
     }
 
-    /// All metrics as OpenMetrics text. An error is a collector's own.
+    /// Writes all metrics as OpenMetrics text. An error comes from a collector.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;

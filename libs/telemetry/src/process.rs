@@ -1,13 +1,13 @@
-//! [`run`]: a process from its first line of log to its last span, however it ends.
+//! [`run`]: runs a process from its first log line to its last span, however it ends.
 //!
-//! | what happens | what comes of it |
+//! | event | effect |
 //! |---|---|
-//! | the work returns, well or with an error | tasks have [`TASKS_END_TIMEOUT`] to end, then spans [`FLUSH_TIMEOUT`] to leave; [`run`] returns |
-//! | the work panics | a line of log; then the same, and the panic goes on: the process ends with 101 |
-//! | a task beside it panics | a line of log; the process goes on, and whoever owns the task begins it anew |
+//! | the work returns a value or an error | tasks have [`TASKS_END_TIMEOUT`] to end, then spans have [`FLUSH_TIMEOUT`] to be sent; [`run`] returns |
+//! | the work panics | the panic is logged; then the same, and the panic goes on: the process exits with 101 |
+//! | another task panics | the panic is logged; the process goes on, and the owner of the task restarts it |
 //!
-//! So the process ends within two seconds after its work, whether or not there is a collector that answers. Signals are
-//! not handled here: they make the work return. Called by `main` of every server.
+//! So the process ends within two seconds after its work, whether or not a collector answers. Signals are not handled
+//! here: they make the work return. Called by `main` of every server.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Display;
@@ -23,42 +23,42 @@ use crate::logging::LogLevel;
 use crate::options::Options;
 use crate::setup::{FLUSH_TIMEOUT, InitError, init};
 
-/// For tasks to notice that they are over, which ends their spans and writes their lines. A call into the operating
+/// Longest time for tasks to be cancelled, which ends their spans and writes their log lines. A call into the operating
 /// system that does not return is not waited for any longer.
 pub const TASKS_END_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// What the end of a process may take once its work has ended.
+/// Longest time from the end of the work to the end of the process.
 pub const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 const _: () = assert!(TASKS_END_TIMEOUT.as_millis() + FLUSH_TIMEOUT.as_millis() < END_TIMEOUT.as_millis());
 
-/// Sets up log and traces, runs `work` on a runtime of its own, and ends as the table above says. Once per process, by
-/// `main`.
+/// Installs log and traces, runs `work` on a new tokio runtime, and ends as the table of this [module](self) says. Called
+/// once per process, by `main`.
 pub fn run<T, E>(options: &Options, work: impl AsyncFnOnce(LogLevel) -> Result<T, E>) -> Result<T, E>
 where
     E: From<InitError> + From<io::Error>,
 {
-    // From here on it is flushed when it is dropped.
+    // From here on a drop flushes it.
     let telemetry = init(options)?;
     log_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let level = telemetry.log_level().clone();
-    // Nothing of what the panic may have left half done is used again.
+    // State that the panic may have left half changed is not used again.
     let ended = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(work(level))));
-    // Not dropped, which would wait for blocking calls without limit. Tasks that are left are cut off here.
+    // A drop would wait for blocking calls without limit. Tasks that still run are cancelled here.
     runtime.shutdown_timeout(TASKS_END_TIMEOUT);
     telemetry.flush();
     ended.unwrap_or_else(|panicked| panic::resume_unwind(panicked))
 }
 
-/// Says why `program` failed, for whoever started it, log or no log; the exit code for that.
+/// Writes the error of `program` to stderr, whatever the log level is, and returns the exit code for a failure.
 pub fn report_failure(program: &str, error: &impl Display) -> ExitCode {
-    // Whoever started it may have closed the other end.
+    // The parent process may have closed the other end.
     let _ = writeln!(io::stderr(), "{program}: {error:#}");
     ExitCode::FAILURE
 }
 
-/// A panic is a line like any other, in the format of the log and with the span in which it happened.
+/// Makes panics log lines, in the format of the log and with the span in which they happened.
 fn log_panics() {
     let default = panic::take_hook();
     panic::set_hook(Box::new(move |panicked| {
@@ -71,7 +71,7 @@ fn log_panics() {
 }
 
 fn log_panic(panicked: &PanicHookInfo<'_>) {
-    // Only when RUST_BACKTRACE asks for it.
+    // Captured only when RUST_BACKTRACE asks for it.
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(&backtrace));
     tracing::error!(

@@ -1,4 +1,4 @@
-//! What the tests of this crate start from: telemetry that writes into memory and is not the process's own.
+//! Test log: telemetry that writes into memory and is not installed for the process.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ pub(crate) struct TestLog {
     pub(crate) lines: Lines,
 }
 
-/// What was logged so far; clones are the same.
+/// The bytes logged so far. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -32,9 +32,9 @@ impl TestLog {
         let options = Options { service: "test", version: "1", format, ..Options::default() };
         let lines = Lines::default();
         let writer = lines.clone();
-        let (telemetry, subscriber, trouble) =
+        let (telemetry, subscriber, no_spans) =
             assemble(&options, level, ansi, move || writer.clone()).unwrap();
-        assert_eq!(trouble, None);
+        assert_eq!(no_spans, None);
         Self { telemetry, subscriber: Dispatch::new(subscriber), lines }
     }
 }

@@ -1,9 +1,9 @@
-//! Spans to an OpenTelemetry collector, as OTLP in protobuf over HTTP.
+//! Traces: sends spans to an OpenTelemetry collector, as OTLP in protobuf over HTTP.
 //!
-//! Spans that have ended wait in a bounded queue of the SDK; its own thread sends them in batches, and drops what
-//! does not fit. So no task of a server ever waits for a collector. Sampling, limits, headers, resource attributes
-//! and batch sizes are those of the environment (OpenTelemetry specification, "Environment Variable Specification").
-//! The connection is plain HTTP: a collector beside the server takes the spans, and encrypts them further on.
+//! Spans that have ended wait in a bounded queue of the SDK. Its own thread sends them in batches, and drops spans that do
+//! not fit. So no task of a server ever waits for a collector. The environment sets sampling, limits, headers, resource
+//! attributes and batch sizes (OpenTelemetry specification, "Environment Variable Specification"). The connection is plain
+//! HTTP: a collector on the same machine receives the spans and encrypts them on their way further.
 //!
 //! Called by [`init`](crate::init).
 
@@ -24,27 +24,27 @@ use tracing_subscriber::filter::filter_fn;
 use crate::logging::Output;
 use crate::options::Options;
 
-/// Modules that run while a span is sent. A span of theirs would make the next thing to send, without end.
+/// Crates that run while a span is sent. A span of theirs would have to be sent in turn, without end.
 const TARGETS_OF_THE_EXPORTER: [&str; 4] = ["hyper", "hyper_util", "opentelemetry", "reqwest"];
 
-/// The sending side. Empty when no span leaves.
+/// Sends spans to the collector. Without a provider it sends none.
 #[derive(Debug, Default)]
 pub(crate) struct Exporter {
     provider: Option<SdkTracerProvider>,
 }
 
 impl Exporter {
-    /// Sends what is queued and ends. See [`Telemetry::flush`](crate::Telemetry::flush).
+    /// Sends the queued spans and stops. See [`Telemetry::flush`](crate::Telemetry::flush).
     pub(crate) fn flush(&self, timeout: Duration) {
         let Some(provider) = &self.provider else { return };
         match provider.shutdown_with_timeout(timeout) {
             Ok(()) | Err(opentelemetry_sdk::error::OTelSdkError::AlreadyShutdown) => {}
-            Err(error) => tracing::warn!(%error, "the last spans were not sent"),
+            Err(error) => tracing::warn!(%error, "cannot send the last spans"),
         }
     }
 }
 
-/// Starts the exporter if somebody asked for one. The error says why there is none although somebody did.
+/// Starts the exporter if the options or the environment ask for one. The error says why it could not be started.
 pub(crate) fn start(options: &Options) -> Result<(Option<Output>, Exporter), String> {
     if options.collector.is_none() && !is_wanted_by_environment() {
         return Ok((None, Exporter::default()));
@@ -66,7 +66,7 @@ pub(crate) fn start(options: &Options) -> Result<(Option<Output>, Exporter), Str
 }
 
 /// The `traceparent` header of the current span (W3C Trace Context, section 3.2), for a request to another service.
-/// `None` outside of a span, and when no span leaves.
+/// `None` outside of a span, and when no span is sent.
 pub fn traceparent() -> Option<String> {
     let context = tracing::Span::current().context();
     let span = context.span();
@@ -97,7 +97,7 @@ fn resource(options: &Options) -> Resource {
     builder.with_service_name(options.service).build()
 }
 
-/// Logs when sending begins to fail and when it works again; a line for each batch would say nothing more.
+/// An exporter that logs when sending begins to fail and when it succeeds again, and not for each batch.
 #[derive(Debug)]
 struct Reporting<E> {
     exporter: E,
@@ -110,9 +110,9 @@ impl<E: SpanExporter> SpanExporter for Reporting<E> {
         let was_failing = self.is_failing.swap(result.is_err(), Ordering::Relaxed);
         match &result {
             Err(error) if !was_failing => {
-                tracing::warn!(%error, "spans are lost: the collector does not take them")
+                tracing::warn!(%error, "cannot send spans to the collector, dropping them")
             }
-            Ok(()) if was_failing => tracing::info!("the collector takes spans again"),
+            Ok(()) if was_failing => tracing::info!("sending spans to the collector again"),
             _ => {}
         }
         result

@@ -1,11 +1,11 @@
-//! The stand-in for `traces` in a build without the `otlp` feature: the same names, and no span leaves.
+//! Traces in a build without the `otlp` feature: has the same functions as `traces.rs` and sends no span.
 
 use std::time::Duration;
 
 use crate::logging::Output;
 use crate::options::Options;
 
-/// Sends nothing.
+/// Sends no span.
 #[derive(Debug, Default)]
 pub(crate) struct Exporter {}
 
@@ -14,10 +14,11 @@ impl Exporter {
     pub(crate) const fn flush(&self, _timeout: Duration) {}
 }
 
+/// Fails when the options ask for a collector.
 pub(crate) fn start(options: &Options) -> Result<(Option<Output>, Exporter), String> {
     match options.collector {
         None => Ok((None, Exporter::default())),
-        Some(_) => Err("this build cannot send spans".to_owned()),
+        Some(_) => Err("this program was built without the otlp feature".to_owned()),
     }
 }
 

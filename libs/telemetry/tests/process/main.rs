@@ -1,35 +1,38 @@
-//! Telemetry as a program has it: set up once per process, with collectors that work, refuse, and never answer.
+//! Telemetry of a whole process, with collectors that work, refuse, and never answer.
 //!
-//! [`child`] is that program, and [`server`] is one as `main` of the servers is; the tests run them, in a process of its
-//! own and with an environment of its own.
+//! [`child`] is a small program, and [`server`] is one as `main` of the servers is. The tests run them as processes of
+//! their own, with an environment of their own, by the names of these functions.
 #![cfg(feature = "otlp")]
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
+mod collector;
+mod ends;
 
 use std::error::Error;
 use std::fs::OpenOptions;
 use std::future::pending;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::process::{Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use telemetry::process::{END_TIMEOUT, TASKS_END_TIMEOUT};
+use telemetry::process::TASKS_END_TIMEOUT;
 use telemetry::{FLUSH_TIMEOUT, LogFormat, Options};
 use tokio::sync::oneshot;
 use tracing::{Instrument, info_span};
 
-/// What the child does besides, one word.
+use crate::collector::{collector, contains};
+
+/// Environment variable that selects what the child does.
 const CHILD_TASK: &str = "TEST_CHILD_TASK";
 /// Less than the time after which the exporter itself gives up (10 s), and far more than a flush takes.
 const FLUSH_SLACK: Duration = Duration::from_secs(4);
 const COLLECTOR_DEADLINE: Duration = Duration::from_secs(30);
 /// Exit code of a server that did not end by itself.
 const NEVER_ENDED: i32 = 3;
-/// The last that a server logs before its work ends.
+/// The last line that a server logs before its work ends.
 const LAST_WORDS: &str = "the work ends now";
-/// So long between two batches that only the end sends any.
+/// An hour between two batches, so that spans are sent only at the end.
 const ONLY_AT_THE_END: (&str, &str) = ("OTEL_BSP_SCHEDULE_DELAY", "3600000");
 
 #[test]
@@ -70,34 +73,6 @@ fn run_child(task: &str, environment: &[(&str, &str)]) -> String {
     text
 }
 
-/// Answers every request with 200, and hands out the first line and the body.
-fn collector() -> (String, mpsc::Receiver<(String, Vec<u8>)>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = BufReader::new(stream.unwrap());
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                assert_ne!(stream.read_until(b'\n', &mut head).unwrap(), 0);
-            }
-            let head = String::from_utf8(head).unwrap().to_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-            let mut body = vec![0; length.trim().parse().unwrap()];
-            stream.read_exact(&mut body).unwrap();
-            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-            stream.get_mut().write_all(answer).unwrap();
-            sender.send((head.lines().next().unwrap().to_owned(), body)).unwrap();
-        }
-    });
-    (url, receiver)
-}
-
-fn contains(body: &[u8], word: &str) -> bool {
-    body.windows(word.len()).any(|window| window == word.as_bytes())
-}
-
 #[test]
 fn spans_reach_the_collector_before_the_end() {
     for task in ["flush", "leave without a flush"] {
@@ -131,7 +106,7 @@ fn silent_collector_delays_flush_by_its_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let log = run_child("flush", &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url)]);
-    assert!(log.contains("the last spans were not sent"), "{log}");
+    assert!(log.contains("cannot send the last spans"), "{log}");
     assert!(log.contains("the program is still there"), "{log}");
 }
 
@@ -141,7 +116,7 @@ fn refusing_collector_costs_one_line() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let log = run_child("flush", &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url)]);
-    assert_eq!(log.matches("spans are lost").count(), 1, "{log}");
+    assert_eq!(log.matches("cannot send spans to the collector").count(), 1, "{log}");
     assert!(log.contains("the program is still there"), "{log}");
 }
 
@@ -216,7 +191,7 @@ fn server_with_trouble_beside_it() {
     .unwrap();
 }
 
-/// Takes a moment for its end, as a task does that is in the middle of something.
+/// A value whose drop takes a moment, as that of a busy task does.
 struct EndsSlowly;
 
 impl Drop for EndsSlowly {
@@ -225,7 +200,8 @@ impl Drop for EndsSlowly {
     }
 }
 
-/// As one into an operating system whose disk has gone. Nobody can end it, so the child ends itself should all else fail.
+/// Blocks a thread, as a call into an operating system whose disk has gone does. It cannot be cancelled, so the child
+/// exits by itself should all else fail.
 fn call_that_never_returns() {
     tokio::task::spawn_blocking(|| {
         thread::sleep(COLLECTOR_DEADLINE);
@@ -233,7 +209,7 @@ fn call_that_never_returns() {
     });
 }
 
-/// Returns when the task has been inside its span.
+/// Spawns a task, and returns when it has been inside its span.
 async fn spawn_and_enter(span: tracing::Span, task: impl Future<Output = ()> + Send + 'static) {
     let (entered, wait) = oneshot::channel();
     tokio::spawn(
@@ -244,87 +220,6 @@ async fn spawn_and_enter(span: tracing::Span, task: impl Future<Output = ()> + S
         .instrument(span),
     );
     wait.await.unwrap();
-}
-
-/// Its log, how it ended, and how long after its work that was.
-fn run_server(child: &str, task: &str, collector: &str) -> (String, ExitStatus, Duration) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", child, "--ignored", "--nocapture"])
-        .env_clear()
-        .envs([(CHILD_TASK, task), ("OTEL_EXPORTER_OTLP_ENDPOINT", collector), ONLY_AT_THE_END])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = String::new();
-    let mut ends = None;
-    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
-        let line = line.unwrap();
-        if line.contains(LAST_WORDS) {
-            ends = Some(Instant::now());
-        }
-        log.extend([&line, "\n"]);
-    }
-    let status = child.wait().unwrap();
-    (log, status, ends.expect("its last words").elapsed())
-}
-
-/// The last spans reach the collector all the same.
-#[test]
-fn panic_is_logged_and_exits_with_101() {
-    let (url, requests) = collector();
-    let (log, status, _) = run_server("server", "panic", &url);
-    assert_eq!(status.code(), Some(101), "{log}");
-    let (_, body) = requests.recv_timeout(COLLECTOR_DEADLINE).expect("spans arrive");
-    // The panic belongs to its span, with the collector too.
-    for word in ["task_that_is_cut_off", "work", "panicked: this is what the test is about"] {
-        assert!(contains(&body, word), "{word}");
-    }
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("this is what")).collect();
-    let [line] = lines[..] else { panic!("not one line: {log}") };
-    let line: serde_json::Value = serde_json::from_str(line).unwrap();
-    assert_eq!(
-        (&line["level"], &line["message"]),
-        (&"ERROR".into(), &"panicked: this is what the test is about".into())
-    );
-    assert!(line["location"].as_str().unwrap().contains("process.rs:"), "{line}");
-    assert_eq!(line["span"]["part"], 7, "{line}");
-}
-
-#[test]
-fn panic_in_a_task_ends_only_the_task() {
-    let (url, requests) = collector();
-    let (log, status, _) = run_server("server_with_trouble_beside_it", "", &url);
-    assert!(status.success(), "{log}");
-    let line = log.lines().find(|line| line.contains("panicked")).expect("a line for the panic");
-    let line: serde_json::Value = serde_json::from_str(line).unwrap();
-    assert_eq!(line["span"]["id"], 9, "{line}");
-    let (_, body) = requests.recv_timeout(COLLECTOR_DEADLINE).expect("spans arrive");
-    assert!(contains(&body, "session"));
-}
-
-#[test]
-fn every_process_end_is_in_time() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let silent = format!("http://{}", listener.local_addr().unwrap());
-    for (child, task, code) in [
-        ("server", "", 0),
-        ("server", "fail", 0),
-        ("server", "panic", 101),
-        ("server_with_trouble_beside_it", "", 0),
-    ] {
-        let (url, requests) = collector();
-        let (log, status, answered) = run_server(child, task, &url);
-        assert_eq!(status.code(), Some(code), "{log}");
-        requests.recv_timeout(COLLECTOR_DEADLINE).expect("spans arrive");
-        let (log, status, unanswered) = run_server(child, task, &silent);
-        assert_eq!(status.code(), Some(code), "{log}");
-        assert!(log.contains("the last spans were not sent"), "{log}");
-        println!("{child} {task}: {answered:?} with a collector, {unanswered:?} with one that is silent");
-        for took in [answered, unanswered] {
-            assert!(took < END_TIMEOUT + FLUSH_SLACK, "{child} {task}: {took:?} {log}");
-        }
-    }
 }
 
 #[test]
