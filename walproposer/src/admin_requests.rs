@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::configuration_change::{ChangeAccepted, ChangeError};
+use crate::change_result::{ChangeAccepted, ChangeError};
 use crate::status::{LeadershipState, StatusBoard};
 
 /// Requests that may wait for the leadership.

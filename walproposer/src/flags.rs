@@ -36,7 +36,7 @@ Example:
     --tenant-id 9ef87a5bf0d92544f6fafeeb3239695c \\
     --timeline-id de200bd42b49cc1814412c7e592dd6e9 --listen-http 127.0.0.1:7676
 
-Then  curl http://127.0.0.1:7676/v1/status  shows the leadership, the safekeepers and what blocks commits.";
+Then  curl http://127.0.0.1:7676/v1/status  shows leadership, safekeepers and what blocks commits.";
 
 const RECOVER_EXAMPLES: &str = "\
 Run it when the primary is gone, or stopped for good, to learn where its log ends. All WAL below

@@ -28,7 +28,7 @@ use telemetry::{Admin, ApiError, LogLevel};
 use wal_types::NodeId;
 
 use crate::admin_requests::{AdminRequestError, AdminRequests};
-use crate::configuration_change::{ChangeAccepted, ChangeError};
+use crate::change_result::{ChangeAccepted, ChangeError};
 use crate::metrics;
 use crate::primary_name::PrimaryName;
 use crate::status::StatusBoard;

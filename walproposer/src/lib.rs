@@ -16,8 +16,8 @@
 mod admin_requests;
 mod auth_token;
 mod campaign;
+mod change_result;
 pub mod config;
-mod configuration_change;
 mod conninfo;
 mod continuation;
 mod donor_stream;

@@ -20,8 +20,8 @@ use utils::Backoff;
 use wal_types::{PrimaryId, ProposerId, SegmentSize, SystemId, Term};
 
 use crate::campaign::{Campaign, election_timeout, sleep_until_due};
+use crate::change_result::{ChangeAccepted, ChangeError};
 use crate::config::{Cluster, RecoverConfig, SEND_BUFFER_BYTES_MAX, SafekeeperAddress};
-use crate::configuration_change::{ChangeAccepted, ChangeError};
 use crate::primary_name::PrimaryName;
 use crate::status::{LinkState, StatusBoard, StatusSnapshot};
 use crate::{primary, safekeeper_client};

@@ -10,12 +10,13 @@ use wal_types::{Generation, Lsn, NodeId};
 
 use super::Campaign;
 use super::requested_change::{BehindMember, CatchUp, RequestedChange};
+use crate::change_result::{ChangeAccepted, ChangeError, FOLLOWERS_MAX};
 use crate::config::SafekeeperAddress;
-use crate::configuration_change::{ChangeAccepted, ChangeError, FOLLOWERS_MAX};
 use crate::status::{ChangeState, ChangeView, ConfigurationView};
 
 /// A new member that lacks at most this much is near enough: the rest is in memory and on its way.
 const NEW_MEMBER_LAG_BYTES_MAX: u64 = 1024 * 1024;
+
 impl Campaign {
     /// Begins a change of the configuration.
     pub(crate) fn begin_change(

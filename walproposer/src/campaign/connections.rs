@@ -9,8 +9,8 @@ use wal_types::NodeId;
 use super::configuration_changes::address_of;
 use super::follower::{Connection, Donors, Follower, FollowerProblem};
 use super::{COMMIT_TELL_DELAY, Campaign};
+use crate::change_result::FOLLOWERS_MAX;
 use crate::config::SafekeeperAddress;
-use crate::configuration_change::FOLLOWERS_MAX;
 use crate::safekeeper_link::{self, Envelope, LinkEvent};
 
 impl Campaign {

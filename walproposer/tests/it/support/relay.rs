@@ -79,8 +79,8 @@ impl Relay {
     /// Waits for a request to read WAL.
     pub(crate) async fn until_wal_requested(&self) {
         let mut changes = self.state.subscribe();
-        let asked = changes.wait_for(|state| state.readers > 0);
-        tokio::time::timeout(DEADLINE, asked).await.expect("no request to read WAL").unwrap();
+        let requested = changes.wait_for(|state| state.readers > 0);
+        tokio::time::timeout(DEADLINE, requested).await.expect("no request to read WAL").unwrap();
     }
 }
 
@@ -106,7 +106,7 @@ async fn client_to_safekeeper(
         if chunk[..length].windows(18).any(|window| window == b"START_REPLICATION ") {
             state.send_modify(|state| state.readers += 1);
         }
-        until_alive(state).await;
+        pause_if_cut(state).await;
         if to.write_all(&chunk[..length]).await.is_err() {
             return;
         }
@@ -121,7 +121,7 @@ async fn safekeeper_to_client(
 ) {
     let mut chunk = vec![0; CHUNK_BYTES];
     while let Ok(length @ 1..) = from.read(&mut chunk).await {
-        until_alive(state).await;
+        pause_if_cut(state).await;
         if to.write_all(&chunk[..length]).await.is_err() {
             return;
         }
@@ -133,7 +133,7 @@ async fn safekeeper_to_client(
 }
 
 /// Never returns once the relay is cut.
-async fn until_alive(state: &watch::Sender<RelayState>) {
+async fn pause_if_cut(state: &watch::Sender<RelayState>) {
     if state.borrow().cut {
         std::future::pending::<()>().await;
     }
