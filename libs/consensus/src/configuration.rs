@@ -33,7 +33,8 @@ pub struct Configuration {
 pub const MEMBERS_MAX: usize = 31;
 
 impl Configuration {
-    /// Checks the rules that every node relies on.
+    /// Checks the rules that every node relies on: a managed configuration has members, a set has at most
+    /// [`MEMBERS_MAX`], and lists no node twice.
     pub fn validate(&self) -> Result<(), InvalidConfiguration> {
         if self.generation.0 != 0 && self.members.is_empty() {
             return Err(InvalidConfiguration::Empty(self.generation));

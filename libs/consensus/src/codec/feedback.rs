@@ -40,7 +40,8 @@ pub fn encode_feedback(feedback: &PageserverFeedback, out: &mut BytesMut) {
     }
 }
 
-/// Decodes the feedback at the beginning of `bytes`; bytes behind it are ignored.
+/// Decodes the feedback at the beginning of `bytes`; bytes behind it are ignored. Fails when a key is unterminated or its
+/// value has the wrong size.
 pub fn decode_feedback(bytes: Bytes) -> Result<PageserverFeedback, CodecError> {
     get_feedback(&mut MessageReader::new(bytes))
 }

@@ -53,6 +53,9 @@ pub fn encode_proposer(
 }
 
 /// Decodes one frame of a proposer. The WAL of an append is a slice of `bytes`, not a copy.
+///
+/// Fails when `bytes` are no message of the version. A count in a message is checked against its limit and the bytes that
+/// are left before memory is allocated for it.
 pub fn decode_proposer(version: ProtocolVersion, bytes: Bytes) -> Result<ProposerMessage, CodecError> {
     let mut reader = MessageReader::new(bytes);
     match version {
@@ -77,7 +80,7 @@ pub fn encode_acceptor(
     written.inspect_err(|_| out.truncate(before))
 }
 
-/// Decodes one frame of an acceptor.
+/// Decodes one frame of an acceptor; fails as [`decode_proposer`] does, and when bytes follow the message.
 pub fn decode_acceptor(version: ProtocolVersion, bytes: Bytes) -> Result<AcceptorMessage, CodecError> {
     let mut reader = MessageReader::new(bytes);
     let message = match version {

@@ -173,7 +173,8 @@ impl Proposer {
         }
     }
 
-    /// Handles a message of a safekeeper. Messages of safekeepers that are not connected are ignored.
+    /// Handles a message of a safekeeper. Messages of safekeepers that are not connected are ignored. After an error the
+    /// campaign is over, and the driver drops this proposer.
     pub fn receive(&mut self, from: NodeId, message: AcceptorMessage) -> Result<Vec<Action>, LostTerm> {
         if !self.peers.get(&from).is_some_and(Peer::is_connected) {
             return Ok(Vec::new());
@@ -188,7 +189,8 @@ impl Proposer {
         }
     }
 
-    /// Takes a term above all that were reported, and requests votes for it. Only after [`Action::PreVoted`].
+    /// Takes a term above all that were reported, and requests votes for it. Only after [`Action::PreVoted`]. Fails with
+    /// [`LostTerm::Exhausted`] when there is no higher term.
     pub fn request_votes(&mut self) -> Result<(), LostTerm> {
         if self.phase != CampaignPhase::PreVoted {
             return Ok(());

@@ -40,7 +40,7 @@ pub const TERM_HISTORY_ENTRIES_MAX: usize = 1000;
 pub const NEON_HISTORY_ENTRIES_MAX: usize = 9000;
 
 impl TermHistory {
-    /// Checks the order: terms strictly rising, starts not falling.
+    /// Checks the order: terms rise strictly, starts do not fall. Fails with the index of the first entry out of order.
     pub fn new(entries: Vec<TermStart>) -> Result<Self, HistoryOutOfOrder> {
         let fault =
             entries.windows(2).position(|pair| pair[0].term >= pair[1].term || pair[0].start > pair[1].start);
