@@ -2,37 +2,14 @@
 //!
 //! Alone in its binary because it replaces the allocator.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "../../pq_proto/tests/counting_allocator/mod.rs"]
+mod counting_allocator;
 
 use bytes::{Bytes, BytesMut};
 use consensus::ProtocolVersion;
 use consensus::codec::{decode_acceptor, decode_feedback, decode_proposer};
 
-thread_local! {
-    /// Bytes asked for by this thread since it was last set to zero.
-    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-#[expect(unsafe_code, reason = "an allocator cannot be written without; this one only counts")]
-// SAFETY: every call is passed on unchanged; the cell is no allocation and has no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.set(ALLOCATED.get() + layout.size());
-        // SAFETY: the caller's promise is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use crate::counting_allocator::cost;
 
 /// Memory that a byte of a message may cost: the entry of a list is a few times larger than on the wire, and checking a
 /// configuration needs a set of its members.
@@ -67,7 +44,7 @@ fn claimed_counts_cost_no_memory() {
                         bytes[34..66].fill(b'a');
                     }
                     bytes[at..at + 4].copy_from_slice(&count);
-                    most = most.max(cost(version, bytes.freeze()));
+                    most = most.max(cost_of_decoding(version, &bytes.freeze()));
                 }
             }
         }
@@ -76,14 +53,14 @@ fn claimed_counts_cost_no_memory() {
     assert!(most > 0, "nothing was measured");
 }
 
-fn cost(version: ProtocolVersion, bytes: Bytes) -> usize {
-    ALLOCATED.set(0);
-    let _ = decode_proposer(version, bytes.clone());
-    let proposer = ALLOCATED.replace(0);
-    let _ = decode_acceptor(version, bytes.clone());
-    let acceptor = ALLOCATED.replace(0);
-    let _ = decode_feedback(bytes.clone());
-    let most = proposer.max(acceptor).max(ALLOCATED.get());
+/// Checks that no decoder allocates more for `bytes` than the limit, and returns the most that one did.
+fn cost_of_decoding(version: ProtocolVersion, bytes: &Bytes) -> usize {
+    let costs = [
+        cost(|| drop(decode_proposer(version, bytes.clone()))),
+        cost(|| drop(decode_acceptor(version, bytes.clone()))),
+        cost(|| drop(decode_feedback(bytes.clone()))),
+    ];
+    let most = costs.into_iter().max().unwrap_or_default();
     let limit = bytes.len() * COST_PER_BYTE_MAX + COST_MAX;
     assert!(most <= limit, "{most} bytes allocated for {bytes:?} of version {version:?}");
     most

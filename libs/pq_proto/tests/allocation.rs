@@ -2,8 +2,8 @@
 //!
 //! Alone in its binary because it replaces the allocator.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting_allocator;
+
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -13,30 +13,7 @@ use pq_proto::authentication::{SaslInitialResponse, decode_password};
 use pq_proto::{BackendMessage, Frame, FramedReader, FrontendMessage};
 use tokio::io::AsyncRead;
 
-thread_local! {
-    /// Bytes allocated by this thread since it was last set to zero.
-    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-#[expect(unsafe_code, reason = "an allocator cannot be written without; this one only counts")]
-// SAFETY: every call is passed on unchanged; the cell is no allocation and has no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.set(ALLOCATED.get() + layout.size());
-        // SAFETY: the caller's promise is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use crate::counting_allocator::cost;
 
 /// Memory that a byte may cost which has arrived: the entry of a list is larger than on the wire, and a list that
 /// grows is copied.
@@ -108,12 +85,6 @@ fn assert_cheap(bytes: &[u8], read: impl FnOnce(&mut FramedReader<ThenSilence>))
     assert!(cost > 0, "nothing was measured");
     let limit = COST_MAX + bytes.len() * COST_PER_BYTE_MAX;
     assert!(cost <= limit, "{cost} bytes allocated for {bytes:?}");
-}
-
-fn cost(step: impl FnOnce()) -> usize {
-    ALLOCATED.set(0);
-    step();
-    ALLOCATED.get()
 }
 
 fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
