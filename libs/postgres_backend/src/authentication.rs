@@ -36,6 +36,7 @@ impl<S: Io> Session<S> {
             Ok(password) => verify(password),
             Err(_) => Err(ErrorResponse::fatal(SqlState::INVALID_PASSWORD, "password is not valid UTF-8")),
         };
+
         match verified {
             Ok(identity) => Ok(identity),
             Err(response) => Err(self.refuse(response).await),

@@ -105,6 +105,7 @@ async fn negotiate<S: Io>(
 ) -> Result<Accepted<S>, HandshakeError> {
     let mut plain = FramedReader::new(stream);
     let first = timeout_at(deadline, plain.peek_byte()).await.map_err(|_| HandshakeError::Timeout)?;
+
     let direct = first? == Some(TLS_HANDSHAKE_RECORD);
     let request = if direct {
         Request::StartTls(policy.server_tls().ok_or(HandshakeError::TlsNotConfigured)?)
@@ -116,6 +117,7 @@ async fn negotiate<S: Io>(
         });
         reply_on_error(request, plain.io_mut()).await?
     };
+
     let (io, read_before) = plain.into_parts();
     match request {
         Request::Closed => Ok(Accepted::Closed),
@@ -146,6 +148,7 @@ async fn negotiate_inside_tls<S: Io>(
     } else {
         next_request(&mut reader, None, RequestsLeft::none(), deadline).await
     };
+
     match reply_on_error(request, reader.io_mut()).await? {
         Request::Closed => Ok(Accepted::Closed),
         Request::Cancel { pid, key } => Ok(Accepted::Cancel { pid, key }),
@@ -199,6 +202,7 @@ async fn next_request<'c, S: Io>(
             Some(StartupPacket::Ssl) => ("SSLRequest", std::mem::take(&mut left.tls), tls),
             Some(StartupPacket::GssEnc) => ("GSSENCRequest", std::mem::take(&mut left.gss), None),
         };
+
         if !allowed {
             return Err(HandshakeError::UnexpectedRequest(name));
         }
@@ -207,6 +211,7 @@ async fn next_request<'c, S: Io>(
         if !reader.buffered().is_empty() {
             return Err(HandshakeError::UnencryptedData(name));
         }
+
         let io = reader.io_mut();
         io.write_all(if tls.is_some() { b"S" } else { b"N" }).await?;
         io.flush().await?;
@@ -225,6 +230,7 @@ fn session<S: Io>(
     deadline: Instant,
 ) -> Result<Accepted<S>, HandshakeError> {
     let unsupported = params.remove_names(|name| name.as_bytes().starts_with(b"_pq_."));
+
     let newest = asked.min(ProtocolVersion::NEWEST);
     if asked > newest || !unsupported.is_empty() {
         // Goes out with the first message of the authentication.

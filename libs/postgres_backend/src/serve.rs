@@ -40,6 +40,7 @@ pub async fn serve<S: Io, H: Handler<S>>(
 ) -> Result<ClosedBy, FramedError> {
     let mut shutdown = pin!(shutdown);
     let mut server = Server { connection, handler, extended: Extended::default(), skip_to_sync: false };
+
     server.send_ready().await?;
     loop {
         let frame = tokio::select! {
@@ -51,6 +52,7 @@ pub async fn serve<S: Io, H: Handler<S>>(
             }
             frame = server.connection.reader.read_frame(QUERY_BYTES_MAX) => frame,
         };
+
         let message = match frame.and_then(|frame| frame.map(decode).transpose()) {
             Ok(Some(FrontendMessage::Terminate) | None) => return Ok(ClosedBy::Client),
             Ok(Some(message)) => message,
@@ -60,6 +62,7 @@ pub async fn serve<S: Io, H: Handler<S>>(
             }
             Err(error) => return Err(error),
         };
+
         match server.handle(message).await? {
             Next::Continue(next) => server = next,
             Next::Closed => return Ok(ClosedBy::Server),
@@ -179,6 +182,7 @@ impl<S: Io, H: Handler<S>> Server<'_, S, H> {
                 Err(ErrorResponse::error(SqlState::CHARACTER_NOT_IN_REPERTOIRE, error.to_string()).into())
             }
         };
+
         match answer {
             Ok(Answer::Results(results)) => self.put_results(results, protocol)?,
             Ok(Answer::Written) => {}
@@ -192,8 +196,10 @@ impl<S: Io, H: Handler<S>> Server<'_, S, H> {
     async fn copy(mut self, copy: H::Copy, protocol: QueryProtocol) -> Result<Next<Self>, FramedError> {
         let Self { mut connection, handler, extended, skip_to_sync } = self;
         connection.writer.send(&BackendMessage::CopyBothResponse(CopyFormat::default())).await?;
+
         let CopyEnd { stream, received, sent } = handler.copy_both(copy, CopyBoth::split(connection)).await;
         self = Self { connection: stream.join(), handler, extended, skip_to_sync };
+
         match (received, sent) {
             (Ok(()), Ok(AfterCopy::Ready(results))) => {
                 self.put_results(results, protocol)?;

@@ -34,6 +34,7 @@ pub async fn serve(listener: TcpListener, router: Router, end: impl Future<Outpu
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let permits = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
+
     let mut end = std::pin::pin!(end);
     loop {
         tokio::select! {
@@ -61,6 +62,7 @@ pub async fn serve(listener: TcpListener, router: Router, end: impl Future<Outpu
             Some(_) = connections.join_next() => {}
         }
     }
+
     drop(listener);
     let _ = tokio::time::timeout(HTTP_DRAIN_TIMEOUT, graceful.shutdown()).await;
 }

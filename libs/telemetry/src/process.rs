@@ -43,8 +43,10 @@ where
     log_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let level = telemetry.log_level().clone();
+
     // State that the panic may have left half changed is not used again.
     let ended = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(work(level))));
+
     // A drop would wait for blocking calls without limit. Tasks that still run are cancelled here.
     runtime.shutdown_timeout(TASKS_END_TIMEOUT);
     telemetry.flush();

@@ -57,6 +57,7 @@ impl Collector for ProcessCollector {
                 &used,
             )?;
         }
+
         let gauges = [
             ("holdfast_process_open_fds", "Open file descriptors", open_files()),
             ("holdfast_process_max_fds", "Soft limit of open file descriptors", open_files_limit()),

@@ -58,6 +58,7 @@ pub fn init(options: &Options) -> Result<Telemetry, InitError> {
     let ansi = logging::stderr_has_colours();
     let (telemetry, subscriber, no_spans) = assemble(options, &level, ansi, std::io::stderr)?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| InitError::AlreadyInstalled)?;
+
     if let Some(error) = no_spans {
         tracing::warn!(error, "cannot set up tracing, no spans are sent");
     }
@@ -80,6 +81,7 @@ where
         Ok((layer, exporter)) => (layer, exporter, None),
         Err(no_spans) => (None, traces::Exporter::default(), Some(no_spans)),
     };
+
     let layers: Vec<_> =
         [Some(logging::layer(options.format, ansi, writer)), spans].into_iter().flatten().collect();
     let subscriber = tracing_subscriber::registry().with(filter).with(layers);

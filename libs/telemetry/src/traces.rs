@@ -49,15 +49,18 @@ pub(crate) fn start(options: &Options) -> Result<(Option<Output>, Exporter), Str
     if options.collector.is_none() && !is_wanted_by_environment() {
         return Ok((None, Exporter::default()));
     }
+
     let mut exporter = opentelemetry_otlp::SpanExporter::builder().with_http();
     if let Some(collector) = &options.collector {
         exporter = exporter.with_endpoint(format!("{}/v1/traces", collector.trim_end_matches('/')));
     }
     let exporter = exporter.build().map_err(|error| error.to_string())?;
+
     let provider = SdkTracerProvider::builder()
         .with_resource(resource(options))
         .with_batch_exporter(Reporting { exporter, is_failing: AtomicBool::new(false) })
         .build();
+
     let layer = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(options.service))
         .with_filter(filter_fn(|metadata| !is_of_the_exporter(metadata.target())))

@@ -70,12 +70,14 @@ impl<K: Eq + Hash> LeakyBuckets<K> {
         if self.rate.burst == 0 {
             return Err(RateExceeded { retry_after: Duration::MAX });
         }
+
         let level = self.empty_at.get(key).map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         // With one more event the bucket must not hold more than `burst`, so the present level must leave room for one.
         let room_at = self.rate.interval.saturating_mul(self.rate.burst - 1);
         if level > room_at {
             return Err(RateExceeded { retry_after: level.saturating_sub(room_at) });
         }
+
         let filled = level.saturating_add(self.rate.interval);
         // A bucket that leaks past the end of the clock's range is not stored: an event so rare is always allowed.
         if let Some(at) = now.checked_add(filled) {

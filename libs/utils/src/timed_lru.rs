@@ -122,6 +122,7 @@ impl<K: Eq + Hash, V> TimedLru<K, V> {
         if self.capacity == 0 {
             return Inserted { generation, replaced: None, evicted: None };
         }
+
         let entry = Entry { value, generation, ttl, inserted: now, used: now };
         let replaced = self.entries.insert(key, entry).map(|old| old.value);
         let over = self.entries.len() > self.capacity;
@@ -143,6 +144,7 @@ impl<K: Eq + Hash, V> TimedLru<K, V> {
             }
             Some(_) => {}
         }
+
         let Some(entry) = self.entries.get_mut(key) else { return Lookup::Miss };
         // Tasks read the clock before they take the lock, so a later caller may bring an earlier time.
         entry.used = entry.used.max(now);

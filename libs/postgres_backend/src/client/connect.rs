@@ -66,10 +66,12 @@ impl<S: Io> Client<S> {
             return Err(ClientError::ZeroByte("a startup parameter"));
         }
         let params = params.into_iter().collect();
+
         self.connection
             .writer
             .send(&StartupPacket::Startup { version: ProtocolVersion::V3_0, params })
             .await?;
+
         loop {
             match self.next_message().await? {
                 BackendMessage::Authentication(request) => self.authenticate(request, options).await?,

@@ -47,10 +47,12 @@ impl ClientTls {
         let name = self.server_name.as_deref().unwrap_or(host);
         let server_name =
             ServerName::try_from(name.to_owned()).map_err(|_| ClientError::ServerName(name.to_owned()))?;
+
         let mut request = bytes::BytesMut::new();
         pq_proto::Encode::encode(&StartupPacket::Ssl, &mut request)?;
         stream.write_all(&request).await?;
         stream.flush().await?;
+
         let mut reader = FramedReader::new(stream);
         // An error text from before TLS may come from an attacker in the middle: it is not shown (CVE-2024-10977).
         if reader.read_byte().await?.ok_or(ClientError::Closed)? != b'S' {
@@ -60,6 +62,7 @@ impl ClientTls {
         if !reader.buffered().is_empty() {
             return Err(ClientError::UnencryptedData);
         }
+
         let (stream, read_before) = reader.into_parts();
         let connecting = TlsConnector::from(Arc::clone(&self.config))
             .connect(server_name, Prefixed::new(read_before, stream));

@@ -73,11 +73,13 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         if !self.fill(FRAME_HEADER_BYTES).await? {
             return Ok(None);
         }
+
         let tag = self.buffer[0];
         let body_bytes = body_length(&self.buffer[1..FRAME_HEADER_BYTES], body_bytes_max)?;
         if !self.fill(FRAME_HEADER_BYTES + body_bytes).await? {
             return Err(FramedError::ClosedInsideMessage);
         }
+
         self.buffer.advance(FRAME_HEADER_BYTES);
         Ok(Some(Frame { tag, body: self.buffer.split_to(body_bytes).freeze() }))
     }
@@ -95,6 +97,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         if !self.fill(LENGTH_BYTES + body_bytes).await? {
             return Err(FramedError::ClosedInsideMessage);
         }
+
         self.buffer.advance(LENGTH_BYTES);
         Ok(Some(StartupPacket::decode(self.buffer.split_to(body_bytes).freeze())?))
     }
