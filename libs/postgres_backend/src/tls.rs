@@ -68,6 +68,7 @@ impl ServerTls {
         Ok(Self { config: Arc::new(config) })
     }
 
+    /// Runs the TLS handshake. Fails with [`HandshakeError::Tls`].
     pub(crate) async fn accept<S: Io>(
         &self,
         stream: Prefixed<S>,

@@ -18,7 +18,7 @@ use crate::counting_allocator::cost;
 /// Memory that a byte may cost which has arrived: the entry of a list is larger than on the wire, and a list that
 /// grows is copied.
 const COST_PER_BYTE_MAX: usize = 128;
-/// What reading costs before anything has arrived: room for one read, and the error that names what is wrong.
+/// Memory that reading may cost before a byte has arrived: room for one read, and the error.
 const COST_MAX: usize = 3 * 8 * 1024;
 
 const LENGTHS: [[u8; 4]; 8] = [

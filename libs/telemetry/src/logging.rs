@@ -93,6 +93,7 @@ pub(crate) type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>
 pub(crate) type Output = Box<dyn Layer<Filtered> + Send + Sync>;
 
 impl LogLevel {
+    /// The filter layer of the subscriber, and the handle that changes its level.
     pub(crate) fn new(directives: &str) -> Result<(reload::Layer<EnvFilter, Registry>, Self), LevelError> {
         let (layer, filter) = reload::Layer::new(parse(directives)?);
         Ok((layer, Self { filter }))

@@ -10,7 +10,8 @@ use crate::logging::{self, LevelError, LogLevel};
 use crate::options::Options;
 use crate::traces;
 
-/// Longest time of [`Telemetry::flush`] at the end of the process, which has [`END_TIMEOUT`](crate::process::END_TIMEOUT) for all of it.
+/// Longest time of [`Telemetry::flush`] at the end of the process. The whole end has
+/// [`END_TIMEOUT`](crate::process::END_TIMEOUT).
 pub const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// [`init`] failed. The operator or the program made a mistake; a broken collector is no such error.

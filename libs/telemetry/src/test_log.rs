@@ -9,6 +9,7 @@ use crate::logging::LogFormat;
 use crate::options::Options;
 use crate::setup::{Telemetry, assemble};
 
+/// Telemetry of a test, with its subscriber and the lines that it wrote.
 pub(crate) struct TestLog {
     pub(crate) telemetry: Telemetry,
     pub(crate) subscriber: Dispatch,

@@ -20,7 +20,7 @@ use crate::certificates::{client_config, server_tls};
 use crate::support::{in_time, serve_one};
 use crate::tls::{PIPE_BYTES, options, serve};
 
-/// Everything that a server says on the wire, once it has closed.
+/// Records all bytes of a server; the task returns them when the server has closed the connection.
 fn recorded(wire: DuplexStream) -> (DuplexStream, JoinHandle<Vec<u8>>) {
     let (client, recorder) = duplex(PIPE_BYTES);
     let recording = async move {

@@ -130,7 +130,7 @@ impl Shutdown {
         self.reached(Stage::Immediate)
     }
 
-    /// Reloads asked for from now on.
+    /// A receiver of the reload requests that come from now on.
     pub fn reloads(&self) -> Reloads {
         Reloads { count: self.reloads.subscribe(), _source: self.reloads.clone() }
     }
@@ -151,11 +151,11 @@ impl Shutdown {
 
     /// Waits until every task of [`spawn`](Self::spawn) has ended, but no longer than `deadline` and not past
     /// [`immediate`](Self::immediate). A task spawned during the wait is waited for as well. Nothing is aborted:
-    /// what is left over ends with the runtime.
+    /// tasks that are left end with the runtime.
     pub async fn drained(&self, deadline: Duration) -> Drained {
         self.tasks.close();
         tokio::select! {
-            // In this order: with nothing left to wait for, neither a signal nor the clock makes it incomplete.
+            // In this order: without a task left, neither a signal nor the clock makes the drain incomplete.
             biased;
             () = self.tasks.wait() => Drained::Complete,
             () = self.immediate() => Drained::Interrupted { tasks_left: self.tasks.len() },
@@ -233,7 +233,7 @@ mod tests {
         assert!(!is_ready(reloads.next()));
     }
 
-    /// A reload ends nothing.
+    /// A reload does not move the stage.
     #[test]
     fn reload_wakes_each_listener_once() {
         let shutdown = Shutdown::new();
