@@ -1,7 +1,7 @@
-//! [`WalBuilder`]: writes WAL that a server's reader takes, for tests and for the simulation.
+//! [`WalBuilder`]: writes WAL that a server can read, for tests and the simulation.
 //!
-//! The same calls give the same bytes. Records are framed, linked and checksummed as a server does it, and their
-//! payload is what `pg_waldump` calls main data; what they would do to a database is nobody's business here.
+//! The same calls give the same bytes. Records are framed, linked and checksummed as a server does it. Their payload is
+//! what `pg_waldump` calls main data; it has no meaning for a database.
 
 use std::ops::Range;
 
@@ -13,37 +13,39 @@ use crate::record::{
     INFO_XLOG_OVERWRITE_CONTRECORD, INFO_XLOG_SWITCH, RECORD_ALIGNMENT_BYTES, RECORD_HEADER_BYTES, RMID_XLOG,
     RecordHeader, XLOG_RECORD_BYTES_MAX, record_checksum,
 };
-use crate::scanner::can_be_record_end;
+use crate::record_end::can_be_record_end;
 
 /// Main data up to 255 bytes has a two-byte header: this mark and a length (`XLR_BLOCK_ID_DATA_SHORT`).
 const MARK_DATA_SHORT: u8 = 255;
 /// Longer main data has a five-byte header (`XLR_BLOCK_ID_DATA_LONG`).
 const MARK_DATA_LONG: u8 = 254;
 
-/// A producer of WAL, at a record end.
+/// Writer of WAL that stands at a record end.
 #[derive(Clone, Debug)]
 pub struct WalBuilder {
     ctx: ScanContext,
     magic: PageMagic,
     tli: Tli,
+    /// The record end that the next record is written at.
     position: Lsn,
+    /// Start of the last record.
     prev: Lsn,
 }
 
-/// What one call wrote.
+/// Bytes that one call wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// From the first byte, which may be one of a page header, to the record end.
+    /// From the first byte, which may belong to a page header, to the record end.
     pub range: Range<Lsn>,
-    /// Where the record begins: the `xl_prev` of the next one.
+    /// Start of the record: the `xl_prev` of the next one.
     pub record_start: Lsn,
     /// The bytes of `range`.
     pub bytes: Vec<u8>,
 }
 
 impl WalBuilder {
-    /// Begins, or goes on, at the record end `at`; a segment start is one. `prev` is where the last record before it
-    /// begins (anything lower than `at`, if there is none).
+    /// Starts at the record end `at`; a segment start is one. `prev` is the start of the record before (any position below
+    /// `at` if there is none).
     ///
     /// # Panics
     /// When no record can end at `at`.
@@ -57,12 +59,12 @@ impl WalBuilder {
         self.position
     }
 
-    /// Where the last record begins.
+    /// Start of the last record.
     pub fn prev(&self) -> Lsn {
         self.prev
     }
 
-    /// Pages that are begun from now on have this timeline.
+    /// Sets the timeline of the pages that begin from now on.
     pub fn set_tli(&mut self, tli: Tli) {
         self.tli = tli;
     }
@@ -75,8 +77,8 @@ impl WalBuilder {
         self.append(&Record::new(rmid, info, payload, self.prev))
     }
 
-    /// Writes a record that is `total_bytes` long (at least 24) and means nothing (`XLOG_NOOP`). Lengths that no main
-    /// data gives (25, 26, 282 to 284) become the next one that some gives.
+    /// Writes an `XLOG_NOOP` record of `total_bytes` (at least 24). Lengths that no main data gives (25, 26, 282 to 284)
+    /// become the next possible one.
     pub fn noop(&mut self, total_bytes: usize) -> Appended {
         let payload = match total_bytes.saturating_sub(RECORD_HEADER_BYTES) {
             0 => 0,
@@ -86,7 +88,7 @@ impl WalBuilder {
         self.record(RMID_XLOG, 0x20, &vec![0x5a; payload])
     }
 
-    /// Ends the segment: a switch record, then zeros. At the start of a segment nothing, as a server does.
+    /// Ends the segment with a switch record and zeros. At the start of a segment it writes nothing, as a server does.
     pub fn switch(&mut self) -> Appended {
         if self.ctx.segment_size.offset_of(self.position) == 0 {
             let (at, record_start) = (self.position, self.prev);
@@ -103,31 +105,32 @@ impl WalBuilder {
         appended
     }
 
-    /// What a server leaves that crashes while it writes a record of `total_bytes`, after the `pages`th page boundary
-    /// in it, and what it writes after the restart: a page that ends the unfinished, and on it a record that says so.
-    /// `record_start` is that of the second record, `range` begins with the unfinished.
+    /// Writes what a server leaves that crashes inside a record of `total_bytes`, at the `pages`th page boundary in it,
+    /// and what it writes after the restart: a page that ends the partial record, and an overwrite record on it.
+    /// `range` begins with the partial record, `record_start` is that of the overwrite record.
     ///
     /// # Panics
-    /// When the record does not cross so many page boundaries, or none is asked for.
+    /// When the record does not cross so many page boundaries, or `pages` is zero.
     pub fn overwrite_contrecord(&mut self, total_bytes: usize, pages: usize) -> Appended {
-        let unfinished = self.clone().noop(total_bytes);
-        let mut boundary = unfinished.record_start.advance(1).align_up(PAGE_BYTES as u64);
+        let partial = self.clone().noop(total_bytes);
+        let mut boundary = partial.record_start.advance(1).align_up(PAGE_BYTES as u64);
         boundary =
             boundary.advance(pages.checked_sub(1).expect("a page boundary") as u64 * PAGE_BYTES as u64);
-        assert!(boundary < unfinished.range.end, "the record does not reach {boundary}");
+        assert!(boundary < partial.range.end, "the record does not reach {boundary}");
 
-        let mut bytes = unfinished.bytes;
-        bytes.truncate(boundary.bytes_since(unfinished.range.start) as usize);
+        let mut bytes = partial.bytes;
+        bytes.truncate(boundary.bytes_since(partial.range.start) as usize);
         self.position = boundary;
         self.begin_page(&mut bytes, PageFlags::FIRST_IS_OVERWRITE_CONTRECORD, 0);
-        let mut body = unfinished.record_start.0.to_le_bytes().to_vec();
+        let mut body = partial.record_start.0.to_le_bytes().to_vec();
         body.extend_from_slice(&[0; 8]); // the time of the restart
         let record = Record::new(RMID_XLOG, INFO_XLOG_OVERWRITE_CONTRECORD, &body, self.prev);
         let second = self.append(&record);
         bytes.extend_from_slice(&second.bytes);
-        Appended { range: unfinished.range.start..second.range.end, record_start: second.record_start, bytes }
+        Appended { range: partial.range.start..second.range.end, record_start: second.record_start, bytes }
     }
 
+    /// Writes a record, with the headers of the pages that it begins.
     fn append(&mut self, record: &Record) -> Appended {
         let from = self.position;
         let mut bytes = Vec::with_capacity(record.bytes.len() + 2 * PAGE_HEADER_ROOM);
@@ -153,6 +156,7 @@ impl WalBuilder {
         Appended { range: from..end, record_start, bytes }
     }
 
+    /// Writes the header of the page at `position`.
     fn begin_page(&mut self, bytes: &mut Vec<u8>, flags: PageFlags, remaining_bytes: u32) {
         let segment_size = self.ctx.segment_size;
         let long = (segment_size.offset_of(self.position) == 0).then_some(LongHeader {
@@ -180,7 +184,7 @@ impl WalBuilder {
 /// Room for the headers of the pages that a short record may touch.
 const PAGE_HEADER_ROOM: usize = 64;
 
-/// A record's bytes, complete with checksum.
+/// The bytes of a record, checksum included.
 struct Record {
     bytes: Vec<u8>,
 }

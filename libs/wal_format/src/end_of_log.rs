@@ -1,7 +1,7 @@
-//! [`find_end_of_log`]: up to where stored WAL is whole records, whatever is behind.
+//! [`find_end_of_log`]: finds the last record end in stored WAL, whatever is behind it.
 //!
-//! It only reads. If what is behind the end is a torn tail or damage, and what is to be done about it, is for the
-//! caller, who knows how far the log was acknowledged.
+//! It only reads. Whether the bytes behind the end are a torn tail or damage is decided by the caller, which knows how
+//! far the log was acknowledged.
 
 use std::io;
 
@@ -10,40 +10,43 @@ use wal_types::Lsn;
 use crate::scan_error::ScanError;
 use crate::scanner::RecordScanner;
 
-/// Bytes that are asked for at once.
+/// Bytes that are read at once.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Where a scan of stored WAL ended.
+/// Result of a scan of stored WAL.
 #[derive(Clone, Debug)]
 pub struct ScanEnd {
     /// The highest record end.
     pub record_end: Lsn,
-    /// Where the record that ends there begins, if the scan saw it whole.
+    /// Start of the record that ends there, if the scan saw all of it.
     pub last_record_start: Option<Lsn>,
-    /// Why the scan went no further.
+    /// Why the scan stopped.
     pub stopped: StopReason,
-    /// Goes on at `record_end`: for what is written there next.
+    /// A scanner at `record_end`, for the WAL that is written there next.
     pub scanner: RecordScanner,
 }
 
-/// Why a scan of stored WAL ended.
+/// Why a scan of stored WAL stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// There were no more bytes. Bytes from the record end up to here are a part of a record.
+    /// There were no more bytes. Those between the record end and here are a part of a record.
     NoMoreBytes {
         /// End of the bytes.
         at: Lsn,
     },
-    /// Something that is not the next page or record; zeros, which [`ScanError::is_end_of_log`] tells, or others.
+    /// The bytes are not the next page or record: zeros ([`ScanError::is_end_of_log`]) or others.
     NotWal(ScanError),
-    /// The scan began in what may be a segment switch, and nothing proved or disproved it: the real end may be
-    /// higher. A scan that begins one segment earlier knows.
+    /// The scan began in what may be a segment switch, and nothing proved or disproved it. The real end may be higher; a
+    /// scan that begins one segment earlier finds it.
     AmbiguousStart,
 }
 
-/// Reads on from where `scanner` is, until there are no more bytes or they are not WAL.
+/// Reads on from the position of `scanner` until there are no more bytes, or they are not WAL.
 ///
-/// `read` fills a part of the buffer with what is at the position, and returns how much: zero if there is no more.
+/// `read` fills a part of the buffer with the bytes at a position and returns how many, zero at the end.
+///
+/// # Errors
+/// Only those of `read`.
 pub fn find_end_of_log(
     mut scanner: RecordScanner,
     mut read: impl FnMut(Lsn, &mut [u8]) -> io::Result<usize>,

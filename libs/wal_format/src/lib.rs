@@ -1,4 +1,4 @@
-//! What PostgreSQL's write-ahead log looks like: pages, records, segment names, and where records end.
+//! Format of PostgreSQL's write-ahead log: pages, records, segment names and record ends.
 //!
 //! ```text
 //! segment file │ long header │ record │ record │ rec… ║ short header │ …ord │ record │ … ║ short header │ …
@@ -6,12 +6,12 @@
 //!              └──────────────── 8 KiB page ──────────╨────────────────────────────────────╨──────────────
 //! ```
 //!
-//! [`RecordScanner`] takes the bytes in pieces of any size and says up to where they are whole records;
-//! [`find_end_of_log`] does the same over stored WAL with anything behind it; [`WalBuilder`] writes WAL of this form.
-//! There are no files, no sockets and no clocks here, and no knowledge of what a record means: only framing and
-//! checksums. The store, the acceptors, the proposer and the simulation call it.
+//! [`RecordScanner`] consumes bytes in pieces of any size and finds the last record end; [`find_end_of_log`] does so over
+//! stored WAL with anything behind it; [`WalBuilder`] writes WAL for tests. There are no files, no sockets and no clocks
+//! here, and no knowledge of what a record does: only framing and checksums. The store, the acceptors, the proposer and
+//! the simulation use it.
 //!
-//! Facts are from PostgreSQL's documentation, "WAL Internals", and its public headers `access/xlogrecord.h` and
+//! The facts are from PostgreSQL's documentation, "WAL Internals", and its public headers `access/xlogrecord.h` and
 //! `access/xlog_internal.h`, majors 14 to 18, in little-endian byte order.
 
 mod builder;
@@ -20,6 +20,7 @@ mod page;
 mod page_chain;
 mod partial_record;
 mod record;
+mod record_end;
 mod scan_error;
 mod scanner;
 mod segment;

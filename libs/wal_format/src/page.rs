@@ -1,16 +1,16 @@
-//! Header of a WAL page: 24 bytes, or 40 on the first page of a segment (`XLogPageHeaderData`,
-//! `XLogLongPageHeaderData` in PostgreSQL's `access/xlog_internal.h`).
+//! Page header: decodes and encodes the header of a WAL page, 24 bytes, or 40 on the first page of a segment
+//! (`XLogPageHeaderData`, `XLogLongPageHeaderData` in PostgreSQL's `access/xlog_internal.h`).
 //!
-//! Parsing here is about form alone; whether a page belongs where it was found is the scanner's question.
+//! Only the form is checked here. [`crate::page_chain`] checks whether a page belongs where it was found.
 
 use thiserror::Error;
 use wal_types::{Lsn, SegmentSize, SystemId, Tli};
 
-/// Size of a WAL page (`XLOG_BLCKSZ`; only builds from source change it, and those are not supported).
+/// Size of a WAL page (`XLOG_BLCKSZ`). Only builds from source change it, and those are not supported.
 pub const PAGE_BYTES: usize = 8192;
-/// Header of every page but the first of a segment.
+/// Length of the header of every page but the first of a segment.
 pub const PAGE_HEADER_SHORT_BYTES: usize = 24;
-/// Header of the first page of a segment.
+/// Length of the header of the first page of a segment.
 pub const PAGE_HEADER_LONG_BYTES: usize = 40;
 
 /// Length of the header of the page that holds `lsn`.
@@ -22,27 +22,27 @@ pub const fn page_header_bytes(segment_size: SegmentSize, lsn: Lsn) -> usize {
     }
 }
 
-/// One page's header.
+/// Header of one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageHeader {
-    /// Which major version wrote the page.
+    /// Magic number of the major version that wrote the page.
     pub magic: PageMagic,
-    /// What is special about the page, without the long-header flag, which [`PageHeader::long`] stands for.
+    /// Flags, without that of the long header, for which [`PageHeader::long`] stands.
     pub flags: PageFlags,
-    /// PostgreSQL timeline that the page was begun on.
+    /// PostgreSQL timeline on which the page was begun.
     pub tli: Tli,
     /// Position of the page's first byte.
     pub address: Lsn,
-    /// Bytes of the record from the page before that are still to come, on this page and on later ones.
+    /// Bytes that the record of the page before still has, on this page and on later ones.
     pub remaining_bytes: u32,
-    /// What only the first page of a segment has.
+    /// The additional fields of the first page of a segment.
     pub long: Option<LongHeader>,
 }
 
-/// The 16 bytes that the first page of a segment has in addition.
+/// The 16 additional bytes on the first page of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LongHeader {
-    /// The cluster that the WAL is of.
+    /// System identifier of the cluster.
     pub system_id: SystemId,
     /// Size of a segment, as written: any number.
     pub segment_bytes: u32,
@@ -51,7 +51,7 @@ pub struct LongHeader {
 }
 
 impl PageHeader {
-    /// Reads a header from the start of `bytes`, which must hold all of it.
+    /// Decodes the header at the start of `bytes`, which must hold all of it.
     pub fn parse(bytes: &[u8]) -> Result<Self, PageError> {
         let (short, rest) =
             bytes.split_first_chunk::<PAGE_HEADER_SHORT_BYTES>().ok_or(PageError::Truncated)?;
@@ -78,7 +78,7 @@ impl PageHeader {
         })
     }
 
-    /// Appends the header in the server's byte order.
+    /// Appends the header to `out`, in the server's byte order.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let flags = match self.long {
             Some(_) => self.flags.with(PageFlags::LONG_HEADER),
@@ -98,7 +98,7 @@ impl PageHeader {
     }
 }
 
-/// The number that every page begins with; each major version has its own.
+/// Magic number at the start of every page. Each major version has its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PageMagic(u16);
 
@@ -113,16 +113,16 @@ impl PageMagic {
     pub const POSTGRES_17: Self = Self(0xd116);
     /// PostgreSQL 18.
     pub const POSTGRES_18: Self = Self(0xd118);
-    /// Every known one, oldest first.
+    /// All known numbers, oldest first.
     pub const ALL: [Self; 5] =
         [Self::POSTGRES_14, Self::POSTGRES_15, Self::POSTGRES_16, Self::POSTGRES_17, Self::POSTGRES_18];
 
-    /// The magic of a major version, `None` when it is not a known one.
+    /// The magic number of a major version; `None` for an unknown version.
     pub fn of_major(major: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|magic| magic.major() == major)
     }
 
-    /// The major version that writes this magic.
+    /// The major version that writes this number.
     pub const fn major(self) -> u32 {
         match self {
             Self::POSTGRES_14 => 14,
@@ -144,20 +144,20 @@ impl std::fmt::Debug for PageMagic {
     }
 }
 
-/// `xlp_info`.
+/// Flags of a page (`xlp_info`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageFlags(u16);
 
 impl PageFlags {
     /// No flag.
     pub const NONE: Self = Self(0);
-    /// The page begins with the rest of a record from the page before.
+    /// The page begins with the rest of a record of the page before.
     pub const FIRST_IS_CONTRECORD: Self = Self(1);
     /// The header is the long one.
     pub const LONG_HEADER: Self = Self(2);
     /// Blocks in records that begin on this page are optional.
     pub const BACKUP_BLOCKS_REMOVABLE: Self = Self(4);
-    /// The record that began on an earlier page was never finished; a new one begins here instead.
+    /// The record that was open at the end of the page before is partial; a new one begins here instead.
     pub const FIRST_IS_OVERWRITE_CONTRECORD: Self = Self(8);
 
     const KNOWN: u16 = 15;
@@ -182,26 +182,26 @@ impl PageFlags {
     }
 }
 
-/// Why bytes are no page header, or not the one that belongs there.
+/// Why a page header is invalid, or does not belong where it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[expect(missing_docs, reason = "the messages say what each one is")]
 pub enum PageError {
-    #[error("the header is cut off")]
+    #[error("page header is truncated")]
     Truncated,
     #[error("magic number {0:04X} is not of PostgreSQL 14 to 18")]
     UnknownMagic(u16),
-    #[error("info bits {0:04X} contain unknown ones")]
+    #[error("info bits {0:04X} include unknown ones")]
     UnknownFlags(u16),
     #[error("magic number {found:?} in a log of {before:?}")]
     MagicChanged { before: PageMagic, found: PageMagic },
-    #[error("the page says that it is at {0}")]
+    #[error("page header claims position {0}")]
     Address(Lsn),
     #[error("timeline {found} after a page of timeline {before}")]
     TimelineDecreased { before: Tli, found: Tli },
     /// The log has no such timeline.
     #[error("timeline {found} in a log whose highest is timeline {highest}")]
     TimelineAbove { highest: Tli, found: Tli },
-    #[error("the long header is on the first page of a segment, and only there")]
+    #[error("header length is wrong: long headers are on the first page of a segment, and only there")]
     HeaderLength,
     #[error("database system identifier {found}, expected {expected}")]
     SystemId { expected: SystemId, found: SystemId },
@@ -209,13 +209,13 @@ pub enum PageError {
     SegmentSize { expected: SegmentSize, found: u32 },
     #[error("page size of {0} bytes, expected 8192")]
     PageSize(u32),
-    #[error("{found} bytes of a record to come, expected {expected}")]
+    #[error("page continues a record with {found} bytes, expected {expected}")]
     RemainingBytes { expected: u32, found: u32 },
-    #[error("info bits {flags:?} contradict {remaining_bytes} bytes of a record to come")]
+    #[error("info bits {flags:?} contradict a record rest of {remaining_bytes} bytes")]
     Contradiction { flags: PageFlags, remaining_bytes: u32 },
 }
 
-// The offsets below are within arrays whose length the type states.
+// Callers pass arrays that are long enough for the offsets.
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])

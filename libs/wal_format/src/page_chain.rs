@@ -1,32 +1,33 @@
-//! [`PageChain`]: does a page belong where it was found, behind the pages before it?
+//! [`PageChain`]: checks that a page belongs where it was found, behind the pages before it.
 //!
-//! Half of the scanner; it knows pages only, the scanner says what record goes on over the boundary.
+//! Part of the scanner. It knows pages only; the scanner tells it how much of a record continues over the boundary.
 
 use wal_types::{Lsn, SegmentSize, SystemId, Tli};
 
 use crate::page::{LongHeader, PAGE_BYTES, PageError, PageFlags, PageHeader, PageMagic};
 
-/// What the WAL of one cluster has in common.
+/// Properties of the WAL of one cluster, for a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScanContext {
-    /// How the WAL is cut into files.
+    /// Size of the segments.
     pub segment_size: SegmentSize,
-    /// The cluster; zero to take any.
+    /// System identifier of the cluster; zero accepts any.
     pub system_id: SystemId,
 }
 
-/// What the pages so far say about the next one.
+/// Limits that the pages so far set for the next one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageChain {
-    /// Of the pages so far, or known from elsewhere.
+    /// Magic number of the pages so far, or required by the caller.
     magic: Option<PageMagic>,
+    /// Timeline of the last page: the next is not lower.
     tli: Tli,
-    /// No page is of a higher timeline.
+    /// Highest timeline that a page may have.
     tli_max: Tli,
 }
 
 impl PageChain {
-    /// Before the first page. No cluster has a timeline lower than the first one.
+    /// The chain before the first page. No cluster has a timeline below 1.
     pub(crate) const START: Self = Self { magic: None, tli: Tli::FIRST, tli_max: Tli(u32::MAX) };
 
     /// Timeline of the last page.
@@ -34,17 +35,17 @@ impl PageChain {
         self.tli
     }
 
-    /// The same pages, followed by none of a timeline above `tli_max`.
+    /// Refuses later pages of a timeline above `tli_max`.
     pub(crate) fn limit_timeline(self, tli_max: Tli) -> Self {
         Self { tli_max, ..self }
     }
 
-    /// The same pages, followed only by such that begin with `magic`.
+    /// Refuses later pages with another magic number.
     pub(crate) fn require_version(self, magic: PageMagic) -> Self {
         Self { magic: Some(magic), ..self }
     }
 
-    /// Takes the page at `at`. `remaining` is what is still to come of a record that began before, `None` if that is
+    /// Checks and adds the page at `at`. `remaining` is the number of bytes that an open record still has; `None` if that is
     /// not known.
     pub(crate) fn extend(
         &mut self,
@@ -76,6 +77,7 @@ impl PageChain {
     }
 }
 
+/// Checks the fields that only the first page of a segment has.
 fn check_long_header(ctx: &ScanContext, long: &LongHeader) -> Result<(), PageError> {
     let (expected, found) = (ctx.system_id, long.system_id);
     if expected != SystemId(0) && expected != found {
@@ -91,11 +93,12 @@ fn check_long_header(ctx: &ScanContext, long: &LongHeader) -> Result<(), PageErr
     Ok(())
 }
 
+/// Checks that the page continues the open record, or overwrites it.
 fn check_remaining(page: &PageHeader, expected: Option<u32>) -> Result<(), PageError> {
     let PageHeader { flags, remaining_bytes: found, .. } = *page;
     let continues = flags.contains(PageFlags::FIRST_IS_CONTRECORD);
     let overwrites = flags.contains(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD);
-    // Where nothing was begun, there is nothing to overwrite.
+    // Without an open record there is nothing to overwrite.
     if continues != (found > 0) || overwrites && (continues || expected == Some(0)) {
         return Err(PageError::Contradiction { flags, remaining_bytes: found });
     }

@@ -1,83 +1,85 @@
-//! [`PartialRecord`] and [`Continuation`]: the record that a scan is in, as far as it was fed.
+//! [`PartialRecord`] and [`Continuation`]: parse the record that a scan is in, as far as it was fed.
 //!
-//! Part of the scanner. Here is what a record says of itself; what pages say of it, and what is behind it, is the
-//! scanner's.
+//! Part of the scanner. Only the record's own bytes are checked here; the scanner checks pages, and what is behind it.
 
 use wal_types::Lsn;
 
 use crate::page::{u32_at, u64_at};
 use crate::record::{RECORD_HEADER_BYTES, RecordError, RecordHeader, check_total_bytes, record_checksum};
 
-/// Length of the field that says how long the record is.
+/// Length of the field `xl_tot_len`, the first of a record.
 const LENGTH_BYTES: u32 = 4;
 
-/// A record that begins within the scan. Its body is not kept.
+/// A record that begins within the scan. Keeps its header and a running checksum, not its body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PartialRecord {
+    /// Position of the first byte.
     start: Lsn,
+    /// The header, as far as it was fed.
     header: [u8; RECORD_HEADER_BYTES],
-    /// Bytes that were fed, of header and body; none means that we are between records.
+    /// Bytes of header and body that were fed; zero between records.
     have: u32,
-    /// Of the body so far.
+    /// CRC-32C of the body so far.
     checksum: u32,
-    /// Where the page says that it replaces another record.
+    /// Set when the page says that this record overwrites a partial one.
     overwrite: Option<Overwrite>,
 }
 
-/// What an overwriting record has to be (`xl_overwrite_contrecord` in PostgreSQL's `access/xlog_internal.h`): the server
-/// that recovers stops at any other.
+/// What an overwrite record has to contain (`xl_overwrite_contrecord` in PostgreSQL's `access/xlog_internal.h`). A server
+/// that recovers stops at any other record there.
 #[derive(Clone, Copy, Debug)]
 struct Overwrite {
-    /// Where the record begins that was cut off, if the scan has seen it.
-    cut_off: Option<Lsn>,
-    /// As far as it was fed.
+    /// Start of the record that was left partial, if the scan has seen it.
+    partial_start: Option<Lsn>,
+    /// The body, as far as it was fed.
     body: [u8; OVERWRITE_BODY_BYTES],
 }
 
-/// Mark and length of the main data, the position of what was cut off, the time.
+/// Mark and length of the main data, start of the partial record, time.
 const OVERWRITE_BODY_BYTES: usize = 18;
 const OVERWRITE_DATA_HEADER: [u8; 2] = [255, 16];
 
-/// What some bytes made of a [`PartialRecord`].
+/// State of a [`PartialRecord`] after some bytes.
 pub(crate) enum RecordProgress {
-    /// More are to come.
+    /// The record needs more bytes.
     Partial,
-    /// All of it was fed, and its checksum is right.
+    /// The record is complete, and its checksum is right.
     Whole { is_switch: bool },
-    /// There is no record: its length is zero.
+    /// The length is zero: no record begins here.
     ZeroLength,
-    /// It is no record, or not the one that belongs here.
+    /// The bytes are not a record, or not the one that belongs here.
     Wrong(RecordError),
 }
 
 impl PartialRecord {
-    /// No byte yet of the record that begins at `start`, or, if a page does, behind that page's header.
+    /// A record of which no byte was fed. It begins at `start`, or behind the header of a page that begins there.
     pub(crate) const fn at(start: Lsn) -> Self {
         Self { start, header: [0; RECORD_HEADER_BYTES], have: 0, checksum: 0, overwrite: None }
     }
 
-    /// The same, where a page says that what began at `cut_off` ends before it.
-    pub(crate) const fn overwriting(start: Lsn, cut_off: Option<Lsn>) -> Self {
-        let overwrite = Overwrite { cut_off, body: [0; OVERWRITE_BODY_BYTES] };
+    /// [`PartialRecord::at`] on a page that ends the partial record at `partial_start`.
+    pub(crate) const fn overwriting(start: Lsn, partial_start: Option<Lsn>) -> Self {
+        let overwrite = Overwrite { partial_start, body: [0; OVERWRITE_BODY_BYTES] };
         Self { overwrite: Some(overwrite), ..Self::at(start) }
     }
 
+    /// Position of the first byte.
     pub(crate) fn start(&self) -> Lsn {
         self.start
     }
 
-    /// The header as far as it was fed.
+    /// The header, as far as it was fed.
     pub(crate) fn header(&self) -> &[u8] {
         &self.header[..RECORD_HEADER_BYTES.min(self.have as usize)]
     }
 
-    /// Bytes still to come; none between records. The length is never cut by a page boundary, where this is asked.
+    /// Bytes that are missing; zero between records. Asked at page boundaries, which never split the length field.
     pub(crate) fn remaining(&self) -> u32 {
         if self.have == 0 { 0 } else { u32_at(&self.header, 0) - self.have }
     }
 
-    /// Takes bytes that are at `position`, at most up to the end of the header or of the record. `prev` is where the
-    /// record before begins, if that is known.
+    /// Consumes bytes at `position`, at most up to the end of the header or of the record; returns how many. `prev` is the
+    /// start of the record before, if that is known.
     pub(crate) fn consume(
         &mut self,
         position: Lsn,
@@ -106,7 +108,7 @@ impl PartialRecord {
         self.header[have..have + consumed].copy_from_slice(&bytes[..consumed]);
         self.have += consumed as u32;
         if have < LENGTH_BYTES as usize && self.have >= LENGTH_BYTES {
-            // As soon as it is here: the next page's header is checked against it.
+            // Checked at once, because the next page's header is checked against the length.
             let total_bytes = u32_at(&self.header, 0);
             if total_bytes == 0 {
                 return (consumed, RecordProgress::ZeroLength);
@@ -134,7 +136,7 @@ impl PartialRecord {
         }
     }
 
-    /// Page and record tell of a record that was cut off, or neither does.
+    /// Checks that page and record agree whether the record overwrites a partial one.
     fn check_kind(&self, header: &RecordHeader) -> Result<(), RecordError> {
         let has_length = header.total_bytes as usize == RECORD_HEADER_BYTES + OVERWRITE_BODY_BYTES;
         match self.overwrite {
@@ -144,13 +146,14 @@ impl PartialRecord {
         }
     }
 
+    /// Checks that an overwrite record names the partial record.
     fn check_overwrite(&self) -> Result<(), RecordError> {
-        let Some(Overwrite { cut_off, body }) = self.overwrite else { return Ok(()) };
+        let Some(Overwrite { partial_start, body }) = self.overwrite else { return Ok(()) };
         if body[..2] != OVERWRITE_DATA_HEADER {
             return Err(RecordError::NotAnOverwrite);
         }
         let named = Lsn(u64_at(&body, 2));
-        let is_right = cut_off.map_or(named < self.start, |cut_off| named == cut_off);
+        let is_right = partial_start.map_or(named < self.start, |partial_start| named == partial_start);
         if is_right { Ok(()) } else { Err(RecordError::Overwrites(named)) }
     }
 
@@ -170,29 +173,30 @@ impl PartialRecord {
     }
 }
 
-/// A switch is as long as its header, of which at least 8 bytes are on the page where it begins.
+/// A switch is as long as its header, and at least 8 bytes of that are on the page where it begins.
 const SWITCH_CONTINUATION_BYTES_MAX: u32 = 16;
 
-/// The rest of a record that began before the scan. There is nothing to check it by.
+/// The rest of a record that began before the scan. Its checksum was before the scan, so it cannot be checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Continuation {
+    /// Bytes that are missing.
     left: u32,
-    /// Its last bytes, if it is as short as the rest of a switch.
+    /// The last bytes, if the rest is short enough to be that of a switch.
     tail: Option<[u8; 8]>,
 }
 
 impl Continuation {
-    /// `left` bytes are to come.
+    /// A rest of `left` bytes.
     pub(crate) fn new(left: u32) -> Self {
         Self { left, tail: (left <= SWITCH_CONTINUATION_BYTES_MAX).then_some([0; 8]) }
     }
 
-    /// Bytes still to come.
+    /// Bytes that are missing.
     pub(crate) fn remaining(&self) -> u32 {
         self.left
     }
 
-    /// Takes bytes, at most up to the record's end; says how many.
+    /// Consumes bytes, at most up to the end of the record; returns how many.
     pub(crate) fn consume(&mut self, bytes: &[u8]) -> usize {
         let consumed = bytes.len().min(self.left as usize);
         self.left -= consumed as u32;
@@ -205,10 +209,12 @@ impl Continuation {
         consumed
     }
 
-    /// A scan may begin in the header of a segment switch: the rest of it opens the segment, and zeros fill it. The
-    /// last 8 bytes are then info, resource manager, two unused bytes, checksum. They may as well be the end of an
-    /// ordinary record behind which the log ends. The zeros tell nothing, so neither end counts until more comes: a
-    /// record right behind, or the next segment.
+    /// True when the rest may be that of a segment switch.
+    ///
+    /// A scan may begin in the header of a switch: the rest of the header opens the segment, and zeros fill the segment.
+    /// The last 8 bytes are then info, resource manager, two unused bytes and checksum. They may as well be the end of
+    /// an ordinary record behind which the log ends. The zeros do not decide it, so neither end counts until more bytes
+    /// come: a record right behind, or the next segment.
     pub(crate) fn may_be_switch(&self) -> bool {
         let Some(tail) = self.tail else { return false };
         let mut header = [0; RECORD_HEADER_BYTES];

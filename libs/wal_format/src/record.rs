@@ -1,22 +1,23 @@
-//! Header and checksum of a WAL record (`XLogRecord` in PostgreSQL's `access/xlogrecord.h`).
+//! Record header: decodes, encodes and checks the header of a WAL record (`XLogRecord` in PostgreSQL's
+//! `access/xlogrecord.h`).
 //!
-//! Only what frames a record is known here; what it does to a database is not.
+//! Only the framing of a record is known here, not what it does to a database.
 
 use thiserror::Error;
 use wal_types::Lsn;
 
 use crate::page::{u32_at, u64_at};
 
-/// Length of a record's header, and so the least length of a record.
+/// Length of a record's header, and so the shortest record.
 pub const RECORD_HEADER_BYTES: usize = 24;
-/// Records begin at multiples of this (`MAXALIGN`); the bytes up to it belong to no record.
+/// Records begin at multiples of this (`MAXALIGN`). Padding bytes belong to no record.
 pub const RECORD_ALIGNMENT_BYTES: u64 = 8;
 /// Longest record that a server writes (`XLogRecordMaxSize`).
 pub const XLOG_RECORD_BYTES_MAX: u32 = 1020 * 1024 * 1024;
 
-/// Resource manager of the WAL's own records.
+/// Resource manager of the records that are about WAL itself.
 pub(crate) const RMID_XLOG: u8 = 0;
-/// Last built-in resource manager of majors 14 to 18 (logical messages); extensions have 128 and up.
+/// Last built-in resource manager of majors 14 to 18 (logical messages). Extensions have 128 and up.
 const RMID_BUILTIN_MAX: u8 = 21;
 const RMID_CUSTOM_MIN: u8 = 128;
 
@@ -27,16 +28,16 @@ const INFO_FREE_BITS: u8 = 0x0f;
 
 const CHECKSUM_OFFSET: usize = 20;
 
-/// One record's header.
+/// Header of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// Length of the record with this header, without alignment, without page headers inside it.
+    /// Length of the record in bytes, header included; alignment and page headers are not counted.
     pub total_bytes: u32,
-    /// Transaction that wrote it, zero for none.
+    /// Transaction that wrote the record; zero for none.
     pub xid: u32,
-    /// Where the record before begins.
+    /// Start of the record before.
     pub prev: Lsn,
-    /// What kind of record, in the terms of its resource manager.
+    /// Kind of the record, defined by its resource manager.
     pub info: u8,
     /// Resource manager.
     pub rmid: u8,
@@ -45,7 +46,7 @@ pub struct RecordHeader {
 }
 
 impl RecordHeader {
-    /// Reads a header. Every 24 bytes are one; [`RecordHeader::check`] says if it makes sense.
+    /// Decodes a header. Any 24 bytes are one; [`RecordHeader::check`] tells whether it is possible.
     pub fn parse(bytes: &[u8; RECORD_HEADER_BYTES]) -> Self {
         Self {
             total_bytes: u32_at(bytes, 0),
@@ -69,7 +70,7 @@ impl RecordHeader {
         bytes
     }
 
-    /// Length and resource manager are possible ones.
+    /// Checks length and resource manager.
     pub fn check(&self) -> Result<(), RecordError> {
         check_total_bytes(self.total_bytes)?;
         match self.rmid {
@@ -78,12 +79,12 @@ impl RecordHeader {
         }
     }
 
-    /// True for the record after which the rest of the segment is unused (`XLOG_SWITCH`).
+    /// True for a switch, behind which the rest of the segment is unused (`XLOG_SWITCH`).
     pub const fn is_switch(&self) -> bool {
         self.is_xlog(INFO_XLOG_SWITCH)
     }
 
-    /// True for the record that replaces one which a crash cut off (`XLOG_OVERWRITE_CONTRECORD`).
+    /// True for the record that overwrites a partial one after a crash (`XLOG_OVERWRITE_CONTRECORD`).
     pub const fn is_overwrite(&self) -> bool {
         self.is_xlog(INFO_XLOG_OVERWRITE_CONTRECORD)
     }
@@ -93,7 +94,7 @@ impl RecordHeader {
     }
 }
 
-/// The length is known before the rest of the header when that is on the next page.
+/// Checks a length. It is known before the rest of the header when that is on the next page.
 pub(crate) fn check_total_bytes(total_bytes: u32) -> Result<(), RecordError> {
     if (RECORD_HEADER_BYTES as u32..=XLOG_RECORD_BYTES_MAX).contains(&total_bytes) {
         Ok(())
@@ -102,30 +103,30 @@ pub(crate) fn check_total_bytes(total_bytes: u32) -> Result<(), RecordError> {
     }
 }
 
-/// The checksum of a record, from that of its body (`crc32c_append` over its pieces, beginning with 0).
+/// Checksum of a record, from that of its body (`crc32c_append` over its pieces, beginning with 0).
 pub(crate) fn record_checksum(header: &[u8; RECORD_HEADER_BYTES], body_checksum: u32) -> u32 {
     crc32c::crc32c_append(body_checksum, &header[..CHECKSUM_OFFSET])
 }
 
-/// Why bytes are no record, or not the one that belongs there.
+/// Why bytes are not a record, or not the one that belongs there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[expect(missing_docs, reason = "the messages say what each one is")]
 pub enum RecordError {
-    #[error("a length of {0} bytes is impossible")]
+    #[error("record length of {0} bytes is impossible")]
     Length(u32),
-    #[error("there is no resource manager {0}")]
+    #[error("resource manager {0} does not exist")]
     ResourceManager(u8),
-    #[error("it says that the record before is at {found}, which is at {expected}")]
+    #[error("record names {found} as the start of the record before, expected {expected}")]
     Prev { expected: Lsn, found: Lsn },
-    #[error("it says that the record before is at {0}, which is not before it")]
+    #[error("record names {0} as the start of the record before, which is not before it")]
     PrevNotBefore(Lsn),
-    #[error("checksum {computed:08X}, stored {stored:08X}")]
+    #[error("record checksum is {computed:08X}, stored is {stored:08X}")]
     Checksum { computed: u32, stored: u32 },
-    #[error("the page says that a record was cut off before it, and this is not the one that tells which")]
+    #[error("page overwrites a partial record, but its first record is not an overwrite record")]
     NotAnOverwrite,
-    #[error("it tells of a record that was cut off, and the page does not")]
+    #[error("record overwrites a partial record, but its page does not")]
     OverwritesNothing,
-    #[error("it tells that a record at {0} was cut off, which is not the one before it")]
+    #[error("record overwrites a partial record at {0}, which is not the one before it")]
     Overwrites(Lsn),
 }
 

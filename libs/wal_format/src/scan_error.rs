@@ -1,4 +1,4 @@
-//! [`ScanError`]: where WAL stops being WAL, and why.
+//! [`ScanError`]: position and reason where bytes are not WAL.
 
 use thiserror::Error;
 use wal_types::Lsn;
@@ -6,47 +6,47 @@ use wal_types::Lsn;
 use crate::page::PageError;
 use crate::record::RecordError;
 
-/// Bytes are not WAL, or not the WAL that goes on from what was fed before.
+/// Bytes are not WAL, or not the WAL that continues what was fed before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ScanError {
-    /// Nothing was written from here on.
-    #[error("the log ends at {at}: zeros where a page or a record begins")]
+    /// Zeros: nothing was written from here on.
+    #[error("log ends at {at}: zeros where a page or a record would begin")]
     EndOfLog {
         /// Where the page or the record would begin.
         at: Lsn,
     },
-    /// The bytes go beyond the highest position that there is.
-    #[error("WAL at {at} is longer than positions reach")]
+    /// The bytes reach beyond the highest possible position.
+    #[error("WAL at {at} reaches beyond the highest possible position")]
     OutOfRange {
         /// Where the bytes begin.
         at: Lsn,
     },
-    /// A page header is wrong.
+    /// A page header is invalid.
     #[error("WAL page at {at}: {problem}")]
     Page {
         /// The page's first byte.
         at: Lsn,
-        /// What is wrong with it.
+        /// The fault.
         problem: PageError,
     },
-    /// A record is wrong.
+    /// A record is invalid.
     #[error("WAL record at {at}: {problem}")]
     Record {
         /// The record's first byte.
         at: Lsn,
-        /// What is wrong with it.
+        /// The fault.
         problem: RecordError,
     },
-    /// Bytes are under no checksum, and the scan was told not to trust such.
-    #[error("WAL below {upto} is under no checksum, and nothing else says that it is complete")]
+    /// Bytes are under no checksum, and lie above the position up to which the scan trusts such bytes.
+    #[error("WAL below {upto} is under no checksum, and no footer says that it is complete")]
     Unchecked {
-        /// Behind the last of them.
+        /// End of these bytes.
         upto: Lsn,
     },
 }
 
 impl ScanError {
-    /// Where the page or the record that is meant begins, not the byte that is wrong.
+    /// Start of the page or record that is at fault, not the byte that is wrong.
     pub const fn position(&self) -> Lsn {
         match self {
             Self::EndOfLog { at }
@@ -57,7 +57,7 @@ impl ScanError {
         }
     }
 
-    /// True if there are zeros, not something else than WAL.
+    /// True for zeros, false for other bytes that are not WAL.
     pub const fn is_end_of_log(&self) -> bool {
         matches!(self, Self::EndOfLog { .. })
     }

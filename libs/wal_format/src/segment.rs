@@ -1,7 +1,7 @@
-//! Names of segment files: timeline, then the segment's number in two halves, each as eight hexadecimal digits
-//! (PostgreSQL documentation, "WAL Internals").
+//! [`SegmentName`]: parses and writes names of segment files. A name is the timeline, then the segment's number in two
+//! halves, each as eight hexadecimal digits (PostgreSQL documentation, "WAL Internals").
 //!
-//! Not here: suffixes (`.partial`, `.history`) and where files are.
+//! Not here: suffixes (`.partial`, `.history`) and directories.
 
 use std::fmt;
 
@@ -11,19 +11,19 @@ use wal_types::{SegmentNumber, SegmentSize, Tli};
 /// Digits in a name.
 const NAME_DIGITS: usize = 24;
 
-/// What a segment's file is called. The name depends on the segment size as well as on the number.
+/// Name of a segment's file. It depends on the segment size as well as on the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentName {
     /// Timeline under which the segment was written.
     pub tli: Tli,
-    /// Which segment.
+    /// Number of the segment.
     pub segment: SegmentNumber,
     /// Size of the segments of the cluster.
     pub size: SegmentSize,
 }
 
 impl SegmentName {
-    /// Reads a name, in upper case as the server writes it, of a cluster with segments of `size`.
+    /// Parses a name in upper case, as the server writes it, of a cluster with segments of `size`.
     pub fn parse(name: &str, size: SegmentSize) -> Result<Self, ParseSegmentNameError> {
         let plain = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
         if name.len() != NAME_DIGITS || !name.bytes().all(plain) {
@@ -45,12 +45,12 @@ impl fmt::Display for SegmentName {
     }
 }
 
-/// Segments in 4 GiB of WAL: the name's middle part counts those.
+/// Number of segments in 4 GiB of WAL, the unit of the name's middle part.
 fn segments_per_high(size: SegmentSize) -> u64 {
     (1 << 32) / u64::from(size.bytes())
 }
 
-/// The text is not the name of a segment of that size.
+/// A text that is not the name of a segment of that size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not the name of a WAL segment")]
 pub struct ParseSegmentNameError;
