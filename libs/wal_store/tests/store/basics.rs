@@ -1,28 +1,17 @@
-//! What a log does as long as nothing goes wrong, on both disks.
+//! A log without faults, on both disks: appends, votes, restarts, checksums, creation.
 
 use std::time::Duration;
 
 use consensus::{AcceptorMessage, ChecksumRequest, ConnectionId, ProposerMessage, Refusal};
-use wal_store::{Disk, Health, Input, InvalidLineage, ModelDisk, RealDisk, Rejection, Replica, StoreError};
+use wal_store::{Disk, Health, Input, InvalidLineage, ModelDisk, Rejection, Replica, StoreError};
 use wal_types::{Generation, Lsn, NodeId, Term};
 
+use crate::both_disks::on_both_disks;
 use crate::common::{
     NODE, Proposer, SEGMENT_BYTES, START, append_response_of, configuration, create, lineage, open, run,
     send, vote_of,
 };
-use crate::world::{check_dead_tail, read_log};
-
-macro_rules! on_both_disks {
-    ($($name:ident => $check:ident;)*) => {$(
-        #[test]
-        fn $name() {
-            $check(ModelDisk::new());
-            let directory = tempfile::tempdir().unwrap();
-            $check(RealDisk::open(directory.path()).unwrap());
-        }
-    )*};
-}
-pub(crate) use on_both_disks;
+use crate::log_checks::{check_dead_tail, read_log};
 
 on_both_disks! {
     append_survives_a_restart => check_restart;
@@ -32,9 +21,6 @@ on_both_disks! {
     partial_record_is_not_acknowledged_nor_kept => check_partial_record;
     checksum_is_that_of_the_bytes => check_checksum;
     commit_lsn_is_persisted_by_ticks => check_lazy_commit;
-    truncation_at_a_segment_start => check_cut_at_boundary;
-    truncation_inside_a_record_is_refused => check_cut_inside_record;
-    prev_link_is_checked_over_segment_boundary => check_prev_over_boundary;
     open_accepts_a_log_without_records => check_empty;
     create_refuses_a_second_time_and_another_node => check_create;
 }
@@ -72,7 +58,7 @@ fn check_barrier<D: Disk>(disk: D) {
     let output = run(&mut replica, batch);
     let vote = vote_of(&output).unwrap();
     assert_eq!((vote.vote_given, vote.flush_lsn), (true, proposer.end()));
-    // The one of term 1 hears of its append, and then that it was deposed.
+    // The proposer of term 1 gets the reply to its append, and then learns that it was deposed.
     let appends: Vec<_> = output
         .replies
         .iter()
@@ -96,7 +82,7 @@ fn check_no_wal<D: Disk>(disk: D) {
     *proposer.log.last_mut().unwrap() ^= 1;
     *proposer.log.get_mut(good.log.len() + 100).unwrap() ^= 1;
 
-    // A stranger's garbage is a stranger's first of all.
+    // A connection that is not the leader's is refused for that first, whatever it sends.
     let stranger = ConnectionId(99);
     let garbage = proposer.appends().remove(0).1;
     let output = replica.run(vec![(stranger, crate::common::hello()), (stranger, garbage.clone())]);
@@ -107,7 +93,7 @@ fn check_no_wal<D: Disk>(disk: D) {
     assert_eq!(replica.snapshot().write_lsn, good.end());
     check_dead_tail(&disk, good.end());
 
-    // The log can be gone on with.
+    // The log can be continued.
     let mut next = Proposer::after(&good, 2, 1);
     next.lead(&mut replica, good.end());
     next.write(b"better");
@@ -197,96 +183,6 @@ fn check_lazy_commit<D: Disk>(disk: D) {
     assert_eq!(open(&disk).snapshot().commit_lsn, proposer.end());
 }
 
-fn check_cut_at_boundary<D: Disk>(disk: D) {
-    create(&disk);
-    let mut replica = open(&disk);
-    let mut proposer = Proposer::first(1);
-    proposer.lead(&mut replica, START);
-    proposer.write(b"one");
-    proposer.switch();
-    let boundary = proposer.end();
-    assert_eq!(boundary, Lsn(START.0 + SEGMENT_BYTES));
-    // A switch counts when its padding is there.
-    let output = run(&mut replica, vec![proposer.append_range(START, Lsn(boundary.0 - 100))]);
-    assert_eq!(append_response_of(&output).unwrap().flush_lsn, proposer.ends[1]);
-    proposer.start_from(Lsn(boundary.0 - 100));
-    for _ in 0..20 {
-        proposer.write(&[8; 2000]);
-    }
-    send(&mut replica, proposer.appends());
-
-    let mut next = Proposer::after(&proposer, 2, 2);
-    next.lead(&mut replica, boundary);
-    assert_eq!(replica.snapshot().flush_lsn, boundary);
-    next.write(b"two");
-    send(&mut replica, next.appends());
-    drop(replica);
-    let replica = open(&disk);
-    assert_eq!(read_log(&replica), next.log);
-    check_dead_tail(&disk, next.end());
-
-    let mut last = Proposer::after(&next, 3, 0);
-    drop(replica);
-    let mut replica = open(&disk);
-    last.lead(&mut replica, START);
-    assert_eq!(replica.snapshot().flush_lsn, START);
-    drop(replica);
-    assert_eq!(open(&disk).snapshot().flush_lsn, START);
-}
-
-fn check_cut_inside_record<D: Disk>(disk: D) {
-    create(&disk);
-    let mut replica = open(&disk);
-    let mut proposer = Proposer::first(1);
-    proposer.lead(&mut replica, START);
-    proposer.write(&[1; 500]);
-    proposer.write(&[2; 500]);
-    send(&mut replica, proposer.appends());
-
-    let mut liar = Proposer::first(2);
-    let inside = Lsn(proposer.ends[1].0 + 64);
-    liar.history = crate::common::history(&[(1, START), (2, inside)]);
-    let output = replica.run(vec![liar.greet(), liar.vote(), liar.elected(inside)]);
-    assert!(matches!(&output.refused[..], [(_, Rejection::Protocol(Refusal::NotWal(_)))]), "{output:?}");
-    assert_eq!(read_log(&replica), proposer.log);
-}
-
-/// Also when a start, or a cut, is exactly where the segment begins.
-fn check_prev_over_boundary<D: Disk>(disk: D) {
-    create(&disk);
-    let mut replica = open(&disk);
-    let mut proposer = Proposer::first(1);
-    proposer.lead(&mut replica, START);
-    proposer.write(b"one");
-    proposer.switch();
-    let boundary = proposer.end();
-    proposer.commit_lsn = boundary;
-    send(&mut replica, proposer.appends());
-    send(&mut replica, vec![proposer.heartbeat()]);
-    let _ = replica.tick(Duration::from_secs(1));
-    assert_eq!(replica.snapshot().persisted_commit_lsn, boundary);
-    drop(replica);
-
-    let mut replica = open(&disk);
-    let mut stranger = Proposer::after(&proposer, 2, 2);
-    stranger.lead(&mut replica, boundary);
-    stranger.forget_last_record();
-    stranger.write(b"of a log that was another one below");
-    let output = replica.run(stranger.appends());
-    assert!(matches!(&output.refused[..], [(_, Rejection::Protocol(Refusal::NotWal(_)))]), "{output:?}");
-
-    let mut next = Proposer::after(&proposer, 3, 2);
-    next.lead(&mut replica, boundary);
-    next.write(b"two");
-    send(&mut replica, next.appends());
-    let mut stranger = Proposer::after(&next, 4, 2);
-    stranger.lead(&mut replica, boundary);
-    stranger.forget_last_record();
-    stranger.write(b"the same after a cut");
-    let output = replica.run(stranger.appends());
-    assert!(matches!(&output.refused[..], [(_, Rejection::Protocol(Refusal::NotWal(_)))]), "{output:?}");
-}
-
 fn check_empty<D: Disk>(disk: D) {
     create(&disk);
     let mut replica = open(&disk);
@@ -308,85 +204,6 @@ fn check_create<D: Disk>(disk: D) {
     crooked.start_lsn = Lsn(START.0 + 8);
     let crooked = Replica::create(&disk, NODE, [6; 16], crooked, configuration());
     assert!(matches!(crooked, Err(StoreError::InvalidLineage(InvalidLineage::StartInsideSegment(_)))));
-}
-
-/// The appends of a batch share one sync, and each connection gets one response.
-#[test]
-fn batch_of_appends_shares_one_sync() {
-    let disk = ModelDisk::new();
-    create(&disk);
-    let mut replica = open(&disk);
-    let mut proposer = Proposer::first(1);
-    proposer.lead(&mut replica, START);
-    proposer.write(b"opens the segment");
-    send(&mut replica, proposer.appends());
-    for _ in 0..100 {
-        proposer.write(&[1; 60]);
-    }
-    let before = disk.operations();
-    let batch = proposer.appends_of(101);
-    let appends = batch.len() as u64;
-    let output = run(&mut replica, batch);
-    // Each append is a write; then the footer, and the sync.
-    assert_eq!(disk.operations() - before, appends + 2);
-    assert_eq!(output.replies.len(), 1);
-    let before = disk.operations();
-    let output = run(&mut replica, vec![proposer.heartbeat()]);
-    assert_eq!((output.replies.len(), disk.operations() - before), (1, 0), "nothing to sync, but an answer");
-}
-
-/// Several replicas may write before the first one syncs: nothing is durable or acknowledged in between.
-#[test]
-fn replicas_write_before_the_first_syncs() {
-    let disks = [ModelDisk::new(), ModelDisk::new(), ModelDisk::new()];
-    let mut writers: Vec<_> = disks
-        .iter()
-        .map(|disk| {
-            create(disk);
-            let (mut replica, mut proposer) = (open(disk), Proposer::first(1));
-            proposer.lead(&mut replica, START);
-            proposer.write(&[1; 600]);
-            (replica, proposer)
-        })
-        .collect();
-    for (replica, proposer) in &mut writers {
-        replica.write(proposer.appends_of(100));
-        // Neither durable nor told.
-        assert_eq!(replica.snapshot().flush_lsn, START);
-    }
-    for disk in &disks {
-        assert_eq!(
-            open(&disk.fork().crash(&mut crate::common::nothing_survives)).snapshot().flush_lsn,
-            START
-        );
-    }
-    for (replica, proposer) in &mut writers {
-        let output = replica.sync();
-        assert_eq!((output.wal_syncs, output.replies.len()), (1, 1));
-        assert_eq!(append_response_of(&output).unwrap().flush_lsn, proposer.end());
-    }
-}
-
-#[test]
-fn tick_preallocates_the_next_segment() {
-    let disk = ModelDisk::new();
-    create(&disk);
-    let mut replica = open(&disk);
-    let mut proposer = Proposer::first(1);
-    proposer.lead(&mut replica, START);
-    let segments = || disk.list().unwrap().len() - 1;
-    proposer.write(&[1; 6000]);
-    send(&mut replica, proposer.appends());
-    let _ = replica.tick(Duration::from_secs(1));
-    assert_eq!(segments(), 1, "less than half full");
-    proposer.write(&[1; 6000]);
-    send(&mut replica, proposer.appends());
-    assert!(!replica.snapshot().is_written || segments() == 1);
-    let _ = replica.tick(Duration::from_millis(1100));
-    assert_eq!(segments(), 2);
-    assert!(replica.snapshot().is_written);
-    let _ = replica.tick(Duration::from_secs(9));
-    assert!(!replica.snapshot().is_written);
 }
 
 /// A log without a system identifier takes that of its WAL, and refuses another.

@@ -1,4 +1,4 @@
-//! One proposer that does what it is told, against one replica: the vocabulary of the tests.
+//! [`Proposer`]: a scripted proposer against one replica, and the helpers that all tests share.
 
 use bytes::Bytes;
 use consensus::{
@@ -77,7 +77,7 @@ pub(crate) fn hello() -> Input {
     Input::Message(greeting())
 }
 
-/// A random number generator that is the same everywhere (SplitMix64).
+/// A deterministic random number generator (SplitMix64).
 pub(crate) fn random(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(seed);
     move || {
@@ -106,18 +106,18 @@ pub(crate) struct Proposer {
     pub(crate) term: Term,
     pub(crate) history: TermHistory,
     pub(crate) builder: WalBuilder,
-    /// What it wrote, from the start of the log on.
+    /// Everything that it wrote, from the start of the log on.
     pub(crate) log: Vec<u8>,
     /// Ends of its records, ascending; the start of the log is the first.
     pub(crate) ends: Vec<Lsn>,
     pub(crate) sent: Lsn,
     pub(crate) commit_lsn: Lsn,
-    /// Told with each append: below it nobody needs anything.
+    /// Sent with each append: no member needs WAL below it.
     pub(crate) horizon_lsn: Lsn,
 }
 
 impl Proposer {
-    /// The first one, of an empty log.
+    /// The first proposer of an empty log.
     pub(crate) fn first(term: u64) -> Self {
         Self {
             connection: ConnectionId(term),
@@ -132,7 +132,7 @@ impl Proposer {
         }
     }
 
-    /// One that is elected on the log of another, up to the record end number `records`.
+    /// A proposer that continues the log of another, from its record end number `records`.
     pub(crate) fn after(other: &Self, term: u64, records: usize) -> Self {
         let mut next = Self::first(term);
         let (mut log, mut ends) = (other.log.clone(), other.ends.clone());
@@ -167,13 +167,13 @@ impl Proposer {
         self.ends.push(appended.range.end);
     }
 
-    /// Goes on as if another record were the last one.
+    /// Continues as if another record were the last one.
     pub(crate) fn forget_last_record(&mut self) {
         let prev = Lsn(self.builder.prev().0 - 8);
         self.builder = WalBuilder::new(context(), PageMagic::POSTGRES_15, Tli::FIRST, self.end(), prev);
     }
 
-    /// A record that the server aborts at a page boundary, and what it writes after its restart.
+    /// Writes what a server leaves that crashes inside a record, and the overwrite record of its restart.
     pub(crate) fn abort(&mut self) {
         let appended = self.builder.overwrite_contrecord(12_000, 1);
         self.log.extend_from_slice(&appended.bytes);
@@ -196,7 +196,7 @@ impl Proposer {
         }))
     }
 
-    /// Begins at `start`.
+    /// The announcement that it leads from `start` on.
     pub(crate) fn elected(&self, start: Lsn) -> (ConnectionId, Input) {
         self.message(ProposerMessage::Elected(ProposerElected {
             generation: Generation(1),
@@ -209,12 +209,12 @@ impl Proposer {
         }))
     }
 
-    /// What was written but not sent.
+    /// Appends of everything that was written but not sent.
     pub(crate) fn appends(&mut self) -> Vec<(ConnectionId, Input)> {
         self.appends_of(consensus::APPEND_WAL_BYTES_MAX as u64)
     }
 
-    /// The same, in pieces that need not end with a record.
+    /// [`Proposer::appends`] in pieces that need not end with a record.
     pub(crate) fn appends_of(&mut self, bytes_max: u64) -> Vec<(ConnectionId, Input)> {
         let mut batch = Vec::new();
         while self.sent < self.end() {
@@ -225,7 +225,7 @@ impl Proposer {
         batch
     }
 
-    /// Tells the commit position.
+    /// An empty append with the commit position.
     pub(crate) fn heartbeat(&self) -> (ConnectionId, Input) {
         self.append_range(self.sent, self.sent)
     }
@@ -235,7 +235,7 @@ impl Proposer {
         self.sent = start;
     }
 
-    /// Any part of what was written.
+    /// An append of any part of what was written.
     pub(crate) fn append_range(&self, begin: Lsn, end: Lsn) -> (ConnectionId, Input) {
         let wal = &self.log[begin.bytes_since(START) as usize..end.bytes_since(START) as usize];
         self.message(ProposerMessage::Append(AppendRequest {
@@ -260,7 +260,7 @@ impl Proposer {
     }
 }
 
-/// The WAL of a log, as its records are found by a scanner: where the last one begins.
+/// Start of the last record of a log, found by a scanner.
 fn last_record_start(log: &[u8]) -> Lsn {
     let mut scanner = wal_format::RecordScanner::at_segment_start(context(), START);
     scanner.feed(log).unwrap();
@@ -286,14 +286,14 @@ pub(crate) fn append_response_of(output: &Output) -> Option<&AppendResponse> {
     })
 }
 
-/// Runs a batch that nothing may go wrong with.
+/// Runs a batch, and asserts that nothing is refused and nothing waits.
 pub(crate) fn run<D: Disk>(replica: &mut Replica<D>, batch: Vec<(ConnectionId, Input)>) -> Output {
     let output = replica.run(batch);
     assert!(output.refused.is_empty() && output.undecided.is_empty(), "{output:?}");
     output
 }
 
-/// The same, when nobody cares for the replies.
+/// [`run`] without the replies.
 pub(crate) fn send<D: Disk>(replica: &mut Replica<D>, batch: Vec<(ConnectionId, Input)>) {
     let _ = run(replica, batch);
 }

@@ -1,13 +1,13 @@
-//! Two servers that part from one log can write records of the same lengths at the same positions. What the first one
-//! left behind the end of the second is then a continuation that every check of a record believes.
+//! Dead tails: two servers that part from one log can write records of the same lengths at the same positions. What the
+//! first one left behind the end of the second is then a continuation that passes every check of a record.
 
 use wal_format::RecordScanner;
-use wal_store::{Disk, ModelDisk, RealDisk};
+use wal_store::{Disk, ModelDisk};
 use wal_types::Lsn;
 
-use crate::basics::on_both_disks;
+use crate::both_disks::on_both_disks;
 use crate::common::{Proposer, START, context, create, open, random, send};
-use crate::world::{check_dead_tail, read_log};
+use crate::log_checks::{check_dead_tail, read_log};
 
 /// Records that both servers write after they parted; the second one gets less far.
 const FIRST_WRITES: usize = 60;
@@ -41,12 +41,12 @@ fn dead_tail_would_scan_as_a_continuation() {
 }
 
 on_both_disks! {
-    dead_tail_of_equal_layout_is_erased => check_cut_tail;
-    dead_tail_of_an_earlier_process_is_erased => check_cut_tail_after_restart;
+    dead_tail_of_equal_layout_is_erased => check_truncated_tail;
+    dead_tail_of_an_earlier_process_is_erased => check_truncated_tail_after_restart;
     torn_tail_is_erased_before_new_writes => check_torn_tail;
 }
 
-fn check_cut_tail<D: Disk>(disk: D) {
+fn check_truncated_tail<D: Disk>(disk: D) {
     let (mut first, mut second) = forks();
     create(&disk);
     let mut replica = open(&disk);
@@ -57,7 +57,7 @@ fn check_cut_tail<D: Disk>(disk: D) {
     check(disk, replica, &second);
 }
 
-fn check_cut_tail_after_restart<D: Disk>(disk: D) {
+fn check_truncated_tail_after_restart<D: Disk>(disk: D) {
     let (mut first, mut second) = forks();
     create(&disk);
     let mut replica = open(&disk);
@@ -75,7 +75,7 @@ fn check_cut_tail_after_restart<D: Disk>(disk: D) {
     check(disk, replica, &second);
 }
 
-/// The tail was cut by nobody: a batch of the first server was not finished, and one sector of it is missing.
+/// No truncation here: a batch of the first server is torn, and one sector of it is missing.
 fn check_torn_tail<D: Disk>(disk: D) {
     let (mut first, mut second) = forks();
     create(&disk);
@@ -117,7 +117,7 @@ fn check<D: Disk>(disk: D, replica: wal_store::Replica<D>, second: &Proposer) {
 fn dead_tail_stays_erased_over_crashes() {
     let operations = {
         let disk = ModelDisk::new();
-        cut_and_write(&disk, &mut |_| {});
+        truncate_and_write(&disk, &mut |_| {});
         disk.operations()
     };
     for step in 0..=operations {
@@ -125,9 +125,9 @@ fn dead_tail_stays_erased_over_crashes() {
             let disk = ModelDisk::new();
             disk.crash_after(step);
             let (mut acked, mut led) = (START, false);
-            cut_and_write(&disk, &mut |progress| match progress {
-                Progress::Led => (led, acked) = (true, forks().1.ends[COMMON]),
-                Progress::Acked(lsn) => acked = lsn,
+            truncate_and_write(&disk, &mut |progress| match progress {
+                Step::Led => (led, acked) = (true, forks().1.ends[COMMON]),
+                Step::Acked(lsn) => acked = lsn,
             });
             let disk = disk.crash(&mut random(step * 100 + seed));
             let Ok(replica) = crate::common::try_open(&disk) else {
@@ -143,12 +143,12 @@ fn dead_tail_stays_erased_over_crashes() {
     }
 }
 
-enum Progress {
+enum Step {
     Led,
     Acked(Lsn),
 }
 
-fn cut_and_write(disk: &ModelDisk, progress: &mut dyn FnMut(Progress)) {
+fn truncate_and_write(disk: &ModelDisk, progress: &mut dyn FnMut(Step)) {
     let (mut first, mut second) = forks();
     let create = || {
         use crate::common::{NODE, configuration, lineage};
@@ -168,7 +168,7 @@ fn cut_and_write(disk: &ModelDisk, progress: &mut dyn FnMut(Progress)) {
     }
     match run(first.appends()) {
         None => return,
-        Some(acked) => progress(Progress::Acked(acked.unwrap())),
+        Some(acked) => progress(Step::Acked(acked.unwrap())),
     }
     if run(vec![second.greet(), second.vote()]).is_none() {
         return;
@@ -176,12 +176,12 @@ fn cut_and_write(disk: &ModelDisk, progress: &mut dyn FnMut(Progress)) {
     if run(vec![second.elected(second.ends[COMMON])]).is_none() {
         return;
     }
-    progress(Progress::Led);
+    progress(Step::Led);
     second.start_from(second.ends[COMMON]);
     for piece in second.appends_of(5000) {
         match run(vec![piece]) {
             None => return,
-            Some(acked) => progress(Progress::Acked(acked.unwrap())),
+            Some(acked) => progress(Step::Acked(acked.unwrap())),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A disk that fails once, and one that is full.
+//! Disks that fail once, and full disks.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::common::{
     Proposer, SEGMENT_BYTES, START, all_survives, append_response_of, create, nothing_survives, open, run,
     send, try_open, vote_of,
 };
-use crate::world::read_log;
+use crate::log_checks::read_log;
 
 /// Room for the control file twice, which a start needs, and so many segments.
 fn capacity_bytes(segments: u64) -> Option<u64> {
@@ -33,12 +33,12 @@ fn failed_sync_acknowledges_nothing_from_memory() {
     let mut batch = vec![bystander.greet()];
     batch.extend(proposer.appends());
     let output = replica.run(batch);
-    assert!(output.replies.is_empty(), "nothing of the batch is told: {output:?}");
-    assert_eq!(output.refused.len(), 2, "everybody has to come back");
+    assert!(output.replies.is_empty(), "nothing of the batch is acknowledged: {output:?}");
+    assert_eq!(output.refused.len(), 2, "every connection has to come back");
     assert!(output.refused.iter().all(|(_, why)| matches!(why, Rejection::Disk(_))));
     assert_eq!(replica.snapshot().health, Health::Failed);
 
-    // The replica recovers by itself. Whatever it then says is on the disk, not only in the page cache.
+    // The replica recovers. What it then reports is on the disk, not only in the page cache.
     let next = Proposer::first(2);
     let output = run(&mut replica, vec![next.greet(), next.vote()]);
     assert_eq!(replica.snapshot().health, Health::Healthy);
@@ -92,7 +92,7 @@ fn failed_recovery_is_retried_later() {
     disk.fail(Fault::SyncDir, 0);
     let output = replica.run(vec![proposer.greet()]);
     assert!(matches!(&output.refused[..], [(_, Rejection::Disk(_))]), "{output:?}");
-    // Not at once: a broken disk must not be kept busy by everybody who asks.
+    // Not at once: reconnecting proposers must not keep a broken disk busy.
     let output = replica.run(vec![proposer.greet()]);
     assert!(matches!(&output.refused[..], [(_, Rejection::Disk(_))]), "{output:?}");
     let _ = replica.tick(Duration::from_secs(5));

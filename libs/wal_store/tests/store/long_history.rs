@@ -1,5 +1,5 @@
-//! A log of dialect `neon` keeps its history as it comes, and that outgrows the control file: a larger one takes its
-//! place, whole.
+//! Growth of the control file: a log of dialect `neon` keeps its whole term history, and a larger file replaces the one
+//! that the history outgrew.
 
 use consensus::{
     Dialect, Lineage, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, VoteRequest,
@@ -110,7 +110,7 @@ fn control_file_growth_survives_a_crash() {
         for outcome in 0..4 {
             let disk = disk.fork().crash(&mut random(step * 10 + outcome));
             let snapshot = open(&disk).snapshot();
-            assert_eq!(snapshot.term, Term(TERMS), "step {step}: a promise is gone");
+            assert_eq!(snapshot.term, Term(TERMS), "step {step}: a promise is lost");
             let entries = snapshot.history.entries().len();
             assert!(entries == 0 || entries == TERMS as usize, "step {step}: {entries}");
             assert!(has_crashed || entries > 0, "step {step}");
@@ -160,7 +160,7 @@ impl Disk for FullDirectory {
     }
 }
 
-/// The larger file has the name already: who went on writing to the one before would promise to nobody.
+/// The larger file has the name already: a promise that is written to the old file would be forgotten.
 #[test]
 fn vote_after_failed_control_file_growth_is_kept() {
     let (disk, _) = neon_log();

@@ -1,18 +1,18 @@
-//! Power fails at every step of the recovery of a damaged log. Whatever the disk kept of it: until a leader has repaired
-//! the node, it is the damaged node of before, or a lost one; never one that would vote with less.
+//! Crashes in the recovery of a damaged log. Whatever the disk keeps: until a leader has repaired the node it is damaged
+//! as before, or lost. It never votes with less than it acknowledged.
 
 use consensus::Loss;
 use wal_store::{Disk, Fault, Health, ModelDisk, StoreError};
 use wal_types::{Lsn, Term};
 
 use crate::common::{Proposer, SEGMENT_BYTES, all_survives, nothing_survives, open, random, try_open};
-use crate::damage::{acknowledged_log, rot, rot_footer, segment_name};
-use crate::world::{check_dead_tail, read_log};
+use crate::damaged_log::{acknowledged_log, rot, rot_footer, segment_name};
+use crate::log_checks::{check_dead_tail, read_log};
 
-/// Ways for the disk to keep a part of what was not synced, for each step.
+/// Random outcomes of the power failure for each step.
 const OUTCOMES: u64 = if cfg!(debug_assertions) { 6 } else { 100 };
 
-/// Everything that can happen to a segment, and to a log.
+/// Logs with one kind of damage each.
 fn damages() -> Vec<(&'static str, ModelDisk, Proposer)> {
     let damage = |what, act: &dyn Fn(&ModelDisk, &Proposer)| {
         let (disk, proposer) = acknowledged_log(true);
@@ -39,7 +39,7 @@ fn damages() -> Vec<(&'static str, ModelDisk, Proposer)> {
     ]
 }
 
-/// What holds after a crash in the middle of a recovery.
+/// Checks a node after a crash in the middle of a recovery.
 fn check(what: &str, step: u64, disk: &ModelDisk, proposer: &Proposer) {
     let replica = open(disk);
     let snapshot = replica.snapshot();
@@ -137,7 +137,7 @@ fn second_loss_keeps_the_higher_position() {
     assert_eq!(second.lost, first.lost);
 }
 
-/// What the leader's WAL repairs stays repaired, and the loss is remembered until the acceptor forgets it.
+/// WAL that the leader repaired stays repaired, and the loss is remembered until the acceptor clears it.
 #[test]
 fn lost_node_accepts_wal_of_a_leader() {
     let (disk, proposer) = acknowledged_log(true);

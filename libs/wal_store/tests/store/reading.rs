@@ -1,14 +1,14 @@
-//! Senders read beside the owner, who may be cutting the very files that they read.
+//! Readers that run while the owner truncates and removes the files that they read.
 
-use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use wal_store::{Disk, DiskFile, ModelDisk, ReadError, ReadMode, ReadOutcome, RealDisk, Replica};
+use wal_store::{Disk, ModelDisk, ReadError, ReadMode, ReadOutcome, Replica};
 use wal_types::{Lsn, Term};
 
-use crate::basics::on_both_disks;
+use crate::both_disks::on_both_disks;
 use crate::common::{Proposer, SEGMENT_BYTES, START, create, open, send};
+use crate::interrupted::{Interrupted, Moment};
 
 on_both_disks! {
     reader_gets_committed_wal_by_segment => check_committed;
@@ -39,7 +39,7 @@ fn check_committed<D: Disk>(disk: D) {
                 log.extend_from_slice(&buffer[..count]);
             }
             ReadOutcome::Nothing => break,
-            ReadOutcome::Changed => panic!("nobody changes it"),
+            ReadOutcome::Changed => panic!("the files changed during the read"),
         }
     }
     assert_eq!(log, proposer.log[..proposer.commit_lsn.bytes_since(START) as usize]);
@@ -77,116 +77,6 @@ fn check_cut_between_reads<D: Disk>(disk: D) {
     assert_eq!(buffer[..count], expected[..count]);
 }
 
-/// A disk that lets something happen in the middle of one operation of a reader.
-#[derive(Clone)]
-struct Interrupted {
-    disk: ModelDisk,
-    interruption: Arc<Mutex<Option<(Moment, Interruption)>>>,
-}
-
-type Interruption = Box<dyn FnOnce() + Send>;
-
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Moment {
-    BeforeOpen,
-    AfterOpen,
-    BeforeRead,
-    AfterRead,
-    /// Of a segment's file: in the midst of a cut, or of its change into another one.
-    BeforeRename,
-    AfterRename,
-    BeforeUnlink,
-}
-
-struct InterruptedFile<F> {
-    file: F,
-    disk: Interrupted,
-}
-
-impl Interrupted {
-    fn new() -> Self {
-        Self { disk: ModelDisk::new(), interruption: Arc::default() }
-    }
-
-    fn interrupt(&self, moment: Moment, act: impl FnOnce() + Send + 'static) {
-        *self.interruption.lock().unwrap() = Some((moment, Box::new(act)));
-    }
-
-    fn at(&self, moment: Moment) {
-        let mut interruption = self.interruption.lock().unwrap();
-        let act = match interruption.take() {
-            Some((at, act)) if at == moment => act,
-            other => {
-                *interruption = other;
-                return;
-            }
-        };
-        drop(interruption);
-        act();
-    }
-}
-
-impl Disk for Interrupted {
-    type File = InterruptedFile<<ModelDisk as Disk>::File>;
-
-    fn create(&self, name: &str) -> io::Result<Self::File> {
-        Ok(InterruptedFile { file: self.disk.create(name)?, disk: self.clone() })
-    }
-
-    fn open(&self, name: &str) -> io::Result<Self::File> {
-        self.at(Moment::BeforeOpen);
-        let file = self.disk.open(name)?;
-        self.at(Moment::AfterOpen);
-        Ok(InterruptedFile { file, disk: self.clone() })
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let is_cut = from.starts_with("cut") || to.starts_with("segment");
-        if is_cut {
-            self.at(Moment::BeforeRename);
-        }
-        self.disk.rename(from, to)?;
-        if is_cut {
-            self.at(Moment::AfterRename);
-        }
-        Ok(())
-    }
-
-    fn unlink(&self, name: &str) -> io::Result<()> {
-        self.at(Moment::BeforeUnlink);
-        self.disk.unlink(name)
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.disk.sync_dir()
-    }
-}
-
-impl<F: DiskFile> DiskFile for InterruptedFile<F> {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.disk.at(Moment::BeforeRead);
-        let result = self.file.read_at(offset, buffer);
-        self.disk.at(Moment::AfterRead);
-        result
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-}
-
 type Owner = Arc<Mutex<Replica<Interrupted>>>;
 
 /// A log of term 1 with a dead tail to come, and the log of term 2 that replaces it.
@@ -207,7 +97,8 @@ fn two_logs(disk: &Interrupted) -> (Owner, Proposer, Proposer) {
     (Arc::new(Mutex::new(replica)), first, second)
 }
 
-fn cut_and_grow(owner: &Owner, second: &Proposer) {
+/// Truncates to the common part, and writes the log of term 2.
+fn truncate_and_grow(owner: &Owner, second: &Proposer) {
     let (mut replica, mut second) = (owner.lock().unwrap(), second.clone());
     let start = second.ends[2];
     second.lead(&mut replica, start);
@@ -222,8 +113,8 @@ fn reader_drops_bytes_of_a_truncated_file() {
         let disk = Interrupted::new();
         let (owner, first, second) = two_logs(&disk);
         let mut reader = owner.lock().unwrap().reader(ReadMode::Flushed(Term(1)));
-        let (cutter, after) = (owner.clone(), second.clone());
-        disk.interrupt(moment, move || cut_and_grow(&cutter, &after));
+        let (truncater, after) = (owner.clone(), second.clone());
+        disk.interrupt(moment, move || truncate_and_grow(&truncater, &after));
         let mut buffer = [0; 4000];
         let result = reader.read(first.ends[3], &mut buffer);
         let dropped = matches!(result, Ok(ReadOutcome::Changed) | Err(ReadError::OtherTerm { .. }));
@@ -236,7 +127,7 @@ fn reader_drops_file_opened_during_truncation() {
     let disk = Interrupted::new();
     let (owner, first, second) = two_logs(&disk);
     let reader = Arc::new(Mutex::new(owner.lock().unwrap().reader(ReadMode::Committed)));
-    // The counter has risen, but the old file still has its name: the reader opens that one.
+    // The counter has risen, but the old file still has its name: the reader opens the old file.
     let (early, from) = (reader.clone(), first.ends[0]);
     let read = Arc::new(Mutex::new(None));
     let result = read.clone();
@@ -244,13 +135,13 @@ fn reader_drops_file_opened_during_truncation() {
         let mut buffer = [0; 16];
         *result.lock().unwrap() = early.lock().unwrap().read(from, &mut buffer).ok();
     });
-    cut_and_grow(&owner, &second);
-    assert_eq!(*read.lock().unwrap(), Some(ReadOutcome::Bytes(16)), "the reader was there in between");
+    truncate_and_grow(&owner, &second);
+    assert_eq!(*read.lock().unwrap(), Some(ReadOutcome::Bytes(16)), "the reader read in between");
 
     let from = second.ends[3];
     let mut buffer = [0; 2000];
     let ReadOutcome::Bytes(count) = reader.lock().unwrap().read(from, &mut buffer).unwrap() else {
-        panic!("it is committed")
+        panic!("the position is committed")
     };
     assert_eq!(buffer[..count], second.log[from.bytes_since(START) as usize..][..count]);
 }
@@ -259,7 +150,7 @@ fn reader_drops_file_opened_during_truncation() {
 fn reader_drops_file_that_truncation_just_replaced() {
     let disk = Interrupted::new();
     let (owner, first, second) = two_logs(&disk);
-    // A proposer of the next term reads what is flushed, which will be cut.
+    // A proposer of the next term reads flushed WAL that will be truncated.
     let vote = vec![second.greet(), second.vote()];
     send(&mut owner.lock().unwrap(), vote);
     let mut early = owner.lock().unwrap().reader(ReadMode::Flushed(Term(2)));
@@ -275,11 +166,11 @@ fn reader_drops_file_that_truncation_just_replaced() {
     let read = result.lock().unwrap().unwrap();
     assert!(
         matches!(read, ReadOutcome::Nothing | ReadOutcome::Changed),
-        "{read:?}, though the cut was under way"
+        "{read:?}, though the truncation was not done"
     );
 }
 
-/// A log of which the first segments may go, and its proposer.
+/// A log of which the first segments may be removed.
 fn log_to_remove(disk: &Interrupted, is_written: bool) -> Owner {
     create(disk);
     let mut replica = open(disk);
@@ -328,7 +219,7 @@ fn reader_sees_a_removal_before_it_happens() {
         let disk = Interrupted::new();
         let owner = log_to_remove(&disk, moment == Moment::BeforeRename);
         let reader = Arc::new(Mutex::new(owner.lock().unwrap().reader(ReadMode::Committed)));
-        assert!(reader.lock().unwrap().read(START, &mut [0; 10]).is_ok(), "it has the file open");
+        assert!(reader.lock().unwrap().read(START, &mut [0; 10]).is_ok(), "the reader has the file open");
         let (seen, early) = (Arc::new(Mutex::new(None)), reader.clone());
         let result = seen.clone();
         disk.interrupt(moment, move || {
@@ -392,7 +283,7 @@ fn reader_serves_nothing_of_a_corrupt_timeline() {
     let output = replica.run(vec![proposer.greet()]);
     assert!(matches!(&output.refused[..], [(_, wal_store::Rejection::Corrupt(_))]), "{output:?}");
     assert!(matches!(reader.read(START, &mut [0; 100]), Err(ReadError::Corrupt)));
-    // It stays so.
+    // The timeline stays corrupt.
     let _ = replica.tick(Duration::from_secs(100));
     assert_eq!(replica.snapshot().health, wal_store::Health::Corrupt);
 }

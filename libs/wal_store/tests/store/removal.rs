@@ -1,19 +1,16 @@
-//! Old WAL goes when nobody needs it, and nothing else does.
+//! Removal of old WAL: exactly what no reader and no member needs.
 
 use std::time::Duration;
 
-use wal_store::{
-    Disk, DiskFile, Health, ModelDisk, ReadError, ReadMode, ReadOutcome, RealDisk, Replica, StoreError,
-};
+use wal_store::{Disk, DiskFile, Health, ModelDisk, ReadError, ReadMode, ReadOutcome, Replica, StoreError};
 use wal_types::{Lsn, SegmentNumber};
 
-use crate::basics::on_both_disks;
+use crate::both_disks::on_both_disks;
 use crate::common::{
-    NODE, Proposer, SEGMENT_BYTES, START, builder, configuration, create, lineage, nothing_survives, open,
-    run, send,
+    NODE, Proposer, SEGMENT_BYTES, START, configuration, create, nothing_survives, open, run, send,
 };
-use crate::damage::segment_name;
-use crate::world::{check_dead_tail, read_log};
+use crate::damaged_log::segment_name;
+use crate::log_checks::{check_dead_tail, read_log};
 
 on_both_disks! {
     removal_follows_readers_horizon_and_commit => check_removal;
@@ -43,14 +40,14 @@ fn write<D: Disk>(replica: &mut Replica<D>, proposer: &mut Proposer, records: us
     send(replica, proposer.appends());
 }
 
-/// Everything is committed, and everybody has it up to the record end.
+/// Commits everything; all members have it up to `horizon_lsn`.
 fn commit<D: Disk>(replica: &mut Replica<D>, proposer: &mut Proposer, horizon_lsn: Lsn) {
     proposer.commit_lsn = proposer.end();
     proposer.horizon_lsn = horizon_lsn;
     send(replica, vec![proposer.heartbeat()]);
 }
 
-/// Long enough for all that happens now and then, and for nobody to call the log written.
+/// Ticks long enough for all periodic work, and until the log counts as idle.
 fn idle<D: Disk>(replica: &mut Replica<D>, from_second: u64) {
     for second in 0..4 {
         let _ = replica.tick(Duration::from_secs(from_second + 2 * second));
@@ -69,7 +66,7 @@ fn check_removal<D: Disk>(disk: D) {
     replica.set_keep_from(proposer.ends[20]);
     idle(&mut replica, 20);
     let kept = |lsn: Lsn| all.iter().copied().filter(|&n| n >= lsn.0 / SEGMENT_BYTES).collect::<Vec<_>>();
-    assert_eq!(segments(&disk), kept(proposer.ends[20]), "somebody wants it");
+    assert_eq!(segments(&disk), kept(proposer.ends[20]), "a reader wants it");
     replica.set_keep_from(Lsn::MAX);
     idle(&mut replica, 30);
     assert_eq!(segments(&disk), kept(horizon), "a member may need it");
@@ -87,7 +84,7 @@ fn check_removal<D: Disk>(disk: D) {
     assert_eq!((replica.snapshot().oldest_lsn, replica.snapshot().health), (oldest, Health::Healthy));
     assert!(read_log(&replica) == left);
 
-    // All are told that everybody has everything: the last committed record stays.
+    // All members have everything: the last committed record stays.
     let mut proposer = Proposer::after(&proposer, 2, proposer.ends.len() - 1);
     let end = proposer.end();
     proposer.lead(&mut replica, end);
@@ -112,7 +109,7 @@ fn check_recycling<D: Disk>(disk: D) {
     let last = proposer.end().0 / SEGMENT_BYTES;
     assert_eq!(segments(&disk), [last, last + 1], "the old ones are gone, and there is a spare");
     check_dead_tail(&disk, proposer.end());
-    // It has never been anything else.
+    // Nothing of the old segment is left in the spare one.
     write(&mut replica, &mut proposer, 12);
     assert_eq!(segments(&disk), [last, last + 1, last + 2][..segments(&disk).len()]);
     let oldest = replica.snapshot().oldest_lsn;
@@ -130,7 +127,7 @@ fn recycling_needs_no_disk_space() {
     replica.set_keep_from(Lsn::MAX);
     let end = proposer.end();
     commit(&mut replica, &mut proposer, end);
-    // There is room for nothing, and the next segment comes all the same.
+    // The disk is full, and the next segment is there all the same.
     disk.set_capacity_bytes(Some(disk.used_bytes()));
     let _ = replica.tick(Duration::from_secs(2));
     write(&mut replica, &mut proposer, 7);
@@ -231,7 +228,7 @@ fn checksum_of_removed_wal_is_none() {
     let asked = proposer.message(consensus::ProposerMessage::Checksum(request));
     let output = run(&mut replica, vec![asked]);
     let Some((_, consensus::AcceptorMessage::Checksum(answer))) = output.replies.first() else {
-        panic!("no answer")
+        panic!("no reply")
     };
     assert_eq!(answer.crc32c, None);
 }
@@ -274,44 +271,6 @@ fn crash_in_removal_removes_nothing_else() {
             }
         }
     }
-}
-
-/// A new member has no log at all, and begins where the others still have theirs: anywhere in a record.
-#[test]
-fn log_may_start_inside_a_record() {
-    let start = Lsn(START.0 + 3 * SEGMENT_BYTES);
-    let mut whole = builder();
-    let (mut log, mut ends) = (Vec::new(), Vec::new());
-    while log.len() < 6 * SEGMENT_BYTES as usize {
-        let appended = whole.record(0, 0x20, &[5; 3000]);
-        log.extend_from_slice(&appended.bytes);
-        ends.push(appended.range.end);
-    }
-    assert!(!ends.contains(&start));
-    let disk = ModelDisk::new();
-    let mut begins_late = lineage();
-    begins_late.start_lsn = start;
-    Replica::create(&disk, NODE, [5; 16], begins_late, configuration()).unwrap();
-    let mut replica = open(&disk);
-    assert_eq!(replica.snapshot().flush_lsn, start);
-    let mut proposer = Proposer::first(1);
-    (proposer.log, proposer.sent) = (log, start);
-    send(&mut replica, vec![proposer.greet(), proposer.vote(), proposer.elected(start)]);
-    // Half of the record's rest, and then all of it.
-    let first = *ends.iter().find(|&&end| end > start).unwrap();
-    let mut at = start;
-    for (to, flush_lsn) in
-        [(Lsn(first.0 - 8), start), (first, first), (*ends.last().unwrap(), *ends.last().unwrap())]
-    {
-        proposer.commit_lsn = flush_lsn;
-        let append = proposer.append_range(at, to);
-        send(&mut replica, vec![append]);
-        assert_eq!(replica.snapshot().flush_lsn, flush_lsn);
-        at = to;
-        let again = open(&disk.fork().crash(&mut nothing_survives)).snapshot();
-        assert_eq!((again.flush_lsn, again.health), (flush_lsn, Health::Healthy));
-    }
-    assert!(read_log(&replica) == proposer.log[start.bytes_since(START) as usize..]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Page headers are under no checksum. A timeline number in one of them is believed as far as the term history goes, a
-//! magic number when it is that of the version which the log is of.
+//! Damage in page headers, which no checksum covers: a timeline number must be one of the term history, a magic number
+//! that of the log's version.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use wal_store::{Health, ModelDisk};
 use wal_types::{Lsn, Term, Tli};
 
 use crate::common::{Proposer, START, context, create, open, send};
-use crate::damage::{acknowledged_log, rot};
-use crate::world::read_log;
+use crate::damaged_log::{acknowledged_log, rot};
+use crate::log_checks::read_log;
 
 const PAGE_BYTES: u64 = 8192;
 /// A byte of `xlp_tli` that is zero.
 const TLI_OFFSET: u64 = 6;
 
-/// Also the last page, which none comes behind that would tell.
+/// Also the last page, behind which no other page would show the damage.
 #[test]
 fn rotten_page_timeline_is_lost_and_repaired() {
     let (disk, proposer) = acknowledged_log(true);
@@ -72,7 +72,7 @@ fn page_of_unknown_timeline_is_refused() {
     assert!(read_log(&replica) == promoted.log);
 }
 
-/// One bit turns the magic number of PostgreSQL 15 into that of 18. No other page is there that would tell.
+/// One bit turns the magic number of PostgreSQL 15 into that of 18. There is no other page to compare with.
 #[test]
 fn rotten_magic_of_the_only_page_is_noticed() {
     let disk = ModelDisk::new();

@@ -1,13 +1,13 @@
-//! Bytes of which no checksum has told yet, or ever will: what an aborted record left, the rest of a switched segment, a
-//! record that is not whole.
+//! Bytes that no checksum covers, or not yet: the partial record of a crashed server, the rest of a switched segment, a
+//! record that is not complete.
 
 use consensus::{ConnectionId, Refusal};
 use wal_store::{Health, Input, ModelDisk, Rejection, Replica};
 
 use crate::common::{Proposer, SEGMENT_BYTES, START, create, nothing_survives, open, send};
-use crate::damage::{FOOTER_SLOT_BYTES, segment_name};
+use crate::damaged_log::{FOOTER_SLOT_BYTES, segment_name};
 
-/// An empty log, and who leads it.
+/// An empty log and its leader.
 fn led() -> (ModelDisk, Replica<ModelDisk>, Proposer) {
     let disk = ModelDisk::new();
     create(&disk);
@@ -17,8 +17,8 @@ fn led() -> (ModelDisk, Replica<ModelDisk>, Proposer) {
     (disk, replica, proposer)
 }
 
-/// What an aborted record left and the rest of a switched segment are under no checksum: only a footer says that they
-/// are complete, and one of the two may rot.
+/// A partial record and the rest of a switched segment are under no checksum: only a footer says that they are complete,
+/// and one of its two slots may rot.
 #[test]
 fn one_rotten_footer_hides_no_unchecked_wal() {
     for is_switch in [false, true] {
@@ -46,8 +46,8 @@ fn one_rotten_footer_hides_no_unchecked_wal() {
     }
 }
 
-/// A switched segment is complete, and behind its next record a torso is not yet told of as one: that this waits for
-/// more WAL is no reason not to vouch for the switch.
+/// A switched segment is complete, and the record behind it is partial. That this record waits for more WAL must not
+/// delay the footer that covers the switch.
 #[test]
 fn partial_record_behind_a_switch_delays_no_cover() {
     let (disk, mut replica, mut proposer) = led();
@@ -64,8 +64,8 @@ fn partial_record_behind_a_switch_delays_no_cover() {
     assert_eq!((snapshot.health, snapshot.flush_lsn), (Health::Healthy, acknowledged));
 }
 
-/// A donor's disk is rotten, and the leader passes on what it reads. What is written of a record before its checksum tells
-/// must not stay: the good bytes that another donor has would be skipped, as if they were here.
+/// A donor's disk is rotten, and the leader passes on what it reads. The part of a record that was written before its
+/// checksum arrived must not stay: the good bytes of another donor would be skipped, as if they were stored already.
 #[test]
 fn rotten_partial_record_is_replaced_on_reconnect() {
     let (disk, mut replica, mut proposer) = led();

@@ -1,40 +1,40 @@
-//! One replica on a model disk, what was promised in its name, and the checks of those promises.
+//! [`World`]: one replica on a model disk, a record of its promises, and checks of those promises.
 //!
-//! A story is told to the world step by step. Steps go wrong when the disk does; the world then takes the part of the
-//! next proposer and goes on from what the replica has.
+//! A test calls its steps one by one. A step fails when the disk does; the world then plays the next proposer, and
+//! continues from the log that the replica has.
 
 use std::time::Duration;
 
 use consensus::{AcceptorMessage, ConnectionId};
-use wal_format::SegmentName;
-use wal_store::{
-    Disk, DiskFile, Health, Input, ModelDisk, Output, ReadMode, ReadOutcome, Replica, StoreError,
-};
+use wal_store::{Health, Input, ModelDisk, Output, Replica, StoreError};
 use wal_types::{Lsn, Term};
 
-use crate::common::{Proposer, SEGMENT_BYTES, START, lineage, nothing_survives, random, try_open};
+use crate::common::{Proposer, START, lineage, nothing_survives, random, try_open};
+use crate::log_checks::{check_dead_tail, read_log};
 
 /// Attempts before a step is given up: more than faults that are injected in one story.
 const ATTEMPTS: usize = 20;
 
-/// The machine is down; the story is over.
+/// The machine is down: the story ends.
 #[derive(Debug)]
 pub(crate) struct Crashed;
 
+/// One replica, its proposer, and what was promised to that.
 pub(crate) struct World {
     pub(crate) disk: ModelDisk,
     replica: Option<Replica<ModelDisk>>,
     pub(crate) proposer: Proposer,
-    /// The log from before a cut that is not known to be done.
+    /// The log before a truncation that may not be done.
     before_cut: Option<Proposer>,
-    /// Told in a vote or an append response; lowered by a cut that was asked for.
+    /// Acknowledged in a vote or an append response; lowered by a truncation that was requested.
     acked: Lsn,
+    /// Highest term that was promised.
     promised: Term,
     created: bool,
-    /// Nobody needs WAL below the commit position.
+    /// No reader and no member needs WAL below the commit position.
     removes: bool,
     now: Duration,
-    /// Times that the disk failed and the replica stayed.
+    /// Number of recoveries while the replica stayed open.
     pub(crate) recoveries: u32,
 }
 
@@ -54,7 +54,7 @@ impl World {
         }
     }
 
-    /// One whose old WAL goes as soon as it is committed.
+    /// A world whose old WAL is removed as soon as it is committed.
     pub(crate) fn removing(disk: ModelDisk) -> Self {
         Self { removes: true, ..Self::new(disk) }
     }
@@ -79,20 +79,20 @@ impl World {
                     return Ok(());
                 }
                 Err(error @ StoreError::Corrupt(_)) => panic!("{error}"),
-                // A fault that was injected.
+                // An injected fault.
                 Err(_) => self.recoveries += 1,
             }
         }
-        panic!("it never opens")
+        panic!("the replica never opens")
     }
 
-    /// A proposer leads from the record end so many records below the replica's end; what is above is cut. Repeated
-    /// with a new one until it succeeds.
+    /// Lets a proposer lead from a record end `records_back` records below the replica's end; the log above is truncated.
+    /// Repeated with a new proposer until it succeeds.
     pub(crate) fn lead(&mut self, records_back: usize) -> Result<(), Crashed> {
         let mut last = String::new();
         for _ in 0..ATTEMPTS {
             let term = self.promised.0.max(self.proposer.term.0) + 1;
-            let have = self.settle()?;
+            let have = self.wait_until_recovered()?;
             let commit_lsn = self.replica.as_ref().unwrap().snapshot().commit_lsn;
             let committed = have.ends.iter().take_while(|&&end| end < commit_lsn).count();
             let keep = have.ends.len().saturating_sub(1 + records_back).max(committed);
@@ -121,8 +121,8 @@ impl World {
         panic!("no proposer is accepted: {last}")
     }
 
-    /// Sends what the proposer wrote. When that fails, the next proposer leads and what was not acknowledged is gone
-    /// or not, as the replica has it; it is not sent again.
+    /// Sends what the proposer wrote. When that fails the next proposer leads, from whatever log the replica has. WAL that
+    /// was not acknowledged is not sent again.
     pub(crate) fn send(&mut self, piece_bytes: u64) -> Result<(), Crashed> {
         for piece in self.proposer.appends_of(piece_bytes) {
             let output = self.run(vec![piece])?;
@@ -170,7 +170,7 @@ impl World {
         Ok(output)
     }
 
-    /// Writes down what was promised.
+    /// Records what the replies promise.
     fn observe(&mut self, output: &Output) -> Result<(), Crashed> {
         for (_, reply) in &output.replies {
             match reply {
@@ -185,10 +185,10 @@ impl World {
         if self.disk.has_crashed() { Err(Crashed) } else { Ok(()) }
     }
 
-    /// Waits until the replica has recovered, and says which log it has.
-    fn settle(&mut self) -> Result<Proposer, Crashed> {
+    /// Waits until the replica has recovered; returns a proposer with the log that it has.
+    fn wait_until_recovered(&mut self) -> Result<Proposer, Crashed> {
         for attempt in 0.. {
-            assert!(attempt < ATTEMPTS, "it never recovers");
+            assert!(attempt < ATTEMPTS, "the replica never recovers");
             let replica = self.replica.as_mut().unwrap();
             if replica.snapshot().health != Health::Failed {
                 break;
@@ -203,7 +203,7 @@ impl World {
         Ok(self.check_replica(replica))
     }
 
-    /// The log that the replica has is one that it may have, and holds what was promised.
+    /// Checks that the replica has a possible log, and that this holds what was promised.
     fn check_replica(&self, replica: &Replica<ModelDisk>) -> Proposer {
         let snapshot = replica.snapshot();
         assert!(snapshot.term >= self.promised, "promised {}, has {}", self.promised, snapshot.term);
@@ -218,7 +218,7 @@ impl World {
             .into_iter()
             .flatten()
             .find(|candidate| candidate.log.get(skipped..).is_some_and(|left| left.starts_with(&log)))
-            .unwrap_or_else(|| panic!("a log that nobody wrote, up to {}", snapshot.flush_lsn))
+            .unwrap_or_else(|| panic!("the log up to {} was never written", snapshot.flush_lsn))
             .clone();
         let records = have.ends.iter().position(|&end| end == snapshot.flush_lsn).expect("a record end");
         have.ends.truncate(records + 1);
@@ -227,13 +227,13 @@ impl World {
         have
     }
 
-    /// The machine has lost power: everything that was promised is there when it comes back, nothing is behind the
-    /// end, and all that the replica then says is durable, whatever happens next.
+    /// Fails the power, and checks: everything that was promised is there, nothing is behind the end, and all that the
+    /// replica says after its start is durable.
     pub(crate) fn check_after_crash(&mut self, seed: u64) {
         let mut random = random(seed);
         self.replica = None;
         self.disk = self.disk.crash(&mut random);
-        // A machine that comes up may go down again.
+        // The machine may go down again while it starts.
         if random().is_multiple_of(2) {
             self.disk.crash_after(random() % 24);
             let _ = try_open(&self.disk);
@@ -247,7 +247,7 @@ impl World {
         let have = self.check_replica(&replica);
         check_dead_tail(&self.disk, have.end());
 
-        // The same once more, with nothing kept that was not synced.
+        // Once more, with nothing kept that was not synced.
         let snapshot = replica.snapshot();
         self.disk = self.disk.crash(&mut nothing_survives);
         let replica = try_open(&self.disk).unwrap();
@@ -255,7 +255,7 @@ impl World {
         assert_eq!((again.flush_lsn, again.term), (snapshot.flush_lsn, snapshot.term));
         self.check_replica(&replica);
 
-        // And it can be written on.
+        // The log can be continued.
         self.replica = Some(replica);
         self.proposer = have;
         self.before_cut = None;
@@ -280,76 +280,4 @@ fn create_or_crash(disk: &ModelDisk) -> Result<(), Crashed> {
             Err(_) => {}
         }
     }
-}
-
-/// Everything that the replica has, through its reader: from its oldest byte on.
-pub(crate) fn read_log<D: Disk>(replica: &Replica<D>) -> Vec<u8> {
-    let mut reader = replica.reader(ReadMode::Flushed(replica.snapshot().term));
-    let (mut log, mut buffer) = (Vec::new(), [0; 5000]);
-    let (mut failures, oldest) = (0, replica.snapshot().oldest_lsn);
-    loop {
-        match reader.read(oldest.advance(log.len() as u64), &mut buffer) {
-            Ok(ReadOutcome::Bytes(count)) => log.extend_from_slice(&buffer[..count]),
-            Ok(ReadOutcome::Nothing) => return log,
-            Ok(ReadOutcome::Changed) => panic!("nobody changes it"),
-            // A fault that was injected.
-            Err(error) => {
-                failures += 1;
-                assert!(failures < ATTEMPTS, "{error}");
-            }
-        }
-    }
-}
-
-/// Behind the end there are only zeros, in the files themselves, and a start has cleared away what was unfinished.
-pub(crate) fn check_dead_tail<D: Disk>(disk: &D, end: Lsn) {
-    for name in disk.list().unwrap() {
-        assert!(!name.ends_with(".unfinished"), "{name} is left");
-        let Ok(segment) = SegmentName::parse(&name, lineage().segment_size) else { continue };
-        let start = lineage().segment_size.start_of(segment.segment);
-        let mut wal = vec![0; SEGMENT_BYTES as usize];
-        disk.open(&name).unwrap().read_at(0, &mut wal).unwrap();
-        let dead = &wal[end.bytes_since(start).min(SEGMENT_BYTES) as usize..];
-        assert!(dead.iter().all(|&byte| byte == 0), "bytes behind {end} in {name}");
-    }
-}
-
-/// A log over several segments, cut in the middle of a segment, over a boundary, and restarted.
-pub(crate) fn story(world: &mut World) -> Result<(), Crashed> {
-    world.create()?;
-    world.lead(0)?;
-    world.write(6, 700);
-    world.send(9000)?;
-    world.write(20, 1500);
-    world.send(3333)?;
-    // Parts of the log that no checksum covers.
-    world.proposer.abort();
-    world.write(2, 200);
-    world.proposer.switch();
-    world.send(5000)?;
-    world.commit_all()?;
-    world.idle()?;
-    world.write(9, 2500);
-    world.send(20_000)?;
-    // Cuts some of what was just written, in the segment where it is.
-    world.lead(2)?;
-    world.write(14, 2500);
-    world.send(7777)?;
-    // Cuts over a segment boundary.
-    world.lead(10)?;
-    world.write(1, 40_000);
-    world.send(16_000)?;
-    world.reopen()?;
-    world.lead(0)?;
-    world.write(2, 5000);
-    world.proposer.switch();
-    world.write(1, 300);
-    world.send(2000)?;
-    world.commit_all()?;
-    world.idle()?;
-    world.write(1, 100);
-    world.send(2000)?;
-    world.lead(1)?;
-    world.write(2, 100);
-    world.send(2000)
 }
