@@ -1,4 +1,4 @@
-//! The end of stored WAL is found whatever is behind it, and a log can be continued there.
+//! The end of stored WAL: found whatever is behind it, and the log can be continued there.
 
 mod common;
 

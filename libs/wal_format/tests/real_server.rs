@@ -1,8 +1,8 @@
-//! WAL that a real server writes now, and the server's own reader of it. What servers of all versions wrote once is read
+//! WAL of a PostgreSQL server that runs now, compared with the server's own reader. Recorded WAL of all versions is read
 //! in `real/`.
 //!
-//! Needs PostgreSQL's programs, in `HOLDFAST_PG_BIN` or found by `pg_config` or in Debian's place; where there are none
-//! the tests say so and pass.
+//! Needs PostgreSQL's programs, in `HOLDFAST_PG_BIN`, or found by `pg_config` or in Debian's directory. Without them the
+//! tests say so and pass.
 
 #![allow(clippy::unwrap_used, reason = "a panic here is the report of a test")]
 
@@ -113,10 +113,10 @@ fn check_wal(server: &Server) -> Vec<LoggedRecord> {
     records
 }
 
-/// Tells the first difference of two long lists of record starts.
-fn assert_same(ours: &[Lsn], servers: &[Lsn]) {
-    let at = ours.iter().zip(servers).take_while(|(ours, servers)| ours == servers).count();
-    assert_eq!(ours.get(at), servers.get(at), "the records differ after {at}, at {:?}", ours[..at].last());
+/// Reports the first difference of two long lists of record starts.
+fn assert_same(found: &[Lsn], servers: &[Lsn]) {
+    let at = found.iter().zip(servers).take_while(|(found, servers)| found == servers).count();
+    assert_eq!(found.get(at), servers.get(at), "the records differ after {at}, at {:?}", found[..at].last());
 }
 
 /// Start and end of each record that the scanner sees whole.

@@ -1,4 +1,4 @@
-//! What is no WAL, or not the WAL that belongs there, is told apart and refused; what was good before stays good.
+//! Refusals: bytes that are not WAL, or not the WAL that belongs there, get the right error; the record end stays valid.
 
 mod common;
 

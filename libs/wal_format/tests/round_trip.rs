@@ -1,4 +1,4 @@
-//! What the builder writes, the scanner reads, in pieces of any size and from any segment on.
+//! Round trips: the scanner reads what the builder writes, in pieces of any size and from any segment on.
 
 mod common;
 
@@ -152,7 +152,7 @@ proptest! {
     }
 }
 
-/// Of a record: not of a page header, not of the bytes that fill a record up to its end.
+/// True for a byte of a record, not of a page header or of alignment.
 fn is_record_byte(log: &Log, at: Lsn) -> bool {
     let in_page_header = at.0 as usize % PAGE_BYTES < page_header_bytes(log.ctx.segment_size, at);
     let next = log.ends.partition_point(|(end, _)| *end <= at);

@@ -1,5 +1,5 @@
-//! Segments of every size that there is, from 16 KiB to 1 GiB. What the size changes is at the ends of segments: there
-//! the scan is fed byte by byte.
+//! Segments of every size from 16 KiB to 1 GiB. The size matters at the ends of segments: there the scan is fed byte by
+//! byte.
 
 #![allow(clippy::unwrap_used, reason = "a panic here is the report of a test")]
 

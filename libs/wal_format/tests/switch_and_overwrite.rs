@@ -1,4 +1,4 @@
-//! The two ways in which WAL leaves something out: the unused rest of a segment, and a record that a crash cut off.
+//! Gaps in WAL: the unused rest of a segment behind a switch, and the partial record that a crash leaves.
 
 mod common;
 

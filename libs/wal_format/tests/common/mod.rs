@@ -1,4 +1,4 @@
-//! A log that knows its own record ends, for tests to compare with what the scanner finds.
+//! [`Log`]: a built log that knows its record ends, to compare with those of the scanner.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a panic here is the report of a test")]
@@ -10,10 +10,10 @@ pub(crate) struct Log {
     pub(crate) ctx: ScanContext,
     pub(crate) start: Lsn,
     pub(crate) bytes: Vec<u8>,
-    /// Each record end, and where the record begins; ascending.
+    /// Each record end with the start of its record; ascending.
     pub(crate) ends: Vec<(Lsn, Lsn)>,
     pub(crate) builder: WalBuilder,
-    /// Where the records of segment switches end, and what is unused begins.
+    /// Ends of the switch records, where the unused rest of a segment begins.
     switches: Vec<Lsn>,
 }
 
@@ -100,7 +100,7 @@ impl Log {
         }
     }
 
-    /// What a scan from the log's start that has got to `position` must say: record end and last record's start.
+    /// Record end and last record start that a scan from the log's start must have at `position`.
     pub(crate) fn expected_at(&self, position: Lsn) -> (Lsn, Option<Lsn>) {
         let behind = self.ends.partition_point(|(end, _)| *end <= position);
         match behind {
@@ -109,7 +109,7 @@ impl Log {
         }
     }
 
-    /// The same, if the bytes from `position` on are others, but as many as it takes.
+    /// [`Log::expected_at`] when other bytes, enough of them, follow from `position` on.
     pub(crate) fn expected_if_unused_bytes_follow(&self, position: Lsn) -> (Lsn, Option<Lsn>) {
         let aligned = position.align_up(8);
         let segment = self.ctx.segment_size;
@@ -122,7 +122,7 @@ impl Log {
     }
 }
 
-/// What the scanner says, in the form of [`Log::expected_at`].
+/// Record end and last record start of a scanner, in the form of [`Log::expected_at`].
 pub(crate) fn found(scanner: &RecordScanner) -> (Lsn, Option<Lsn>) {
     (scanner.record_end(), scanner.last_record_start())
 }

@@ -1,5 +1,5 @@
-//! WAL cut off at every byte of a page: the record end is that of the last whole record, and reading goes on from there.
-//! And WAL in which that byte is another one: no record ends behind it.
+//! Real WAL that is truncated, or changed, at every byte of a page: the record end is that of the last whole record, and
+//! the scan continues from there.
 
 use std::collections::BTreeMap;
 

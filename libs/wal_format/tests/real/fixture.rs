@@ -1,4 +1,4 @@
-//! [`Fixture`]: some segments of a server's WAL and where their records are, and the files that hold them.
+//! [`Fixture`]: loads recorded WAL of a server, with the positions of its records.
 
 use std::fmt::Write;
 use std::path::PathBuf;

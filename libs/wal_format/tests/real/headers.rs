@@ -1,5 +1,5 @@
-//! Page headers are under no checksum. What stands in them follows from the log, so a bit that turned over is noticed at
-//! its page already.
+//! Damage in page headers, which no checksum covers: their fields follow from the log, so a flipped bit is noticed at its
+//! own page.
 
 use wal_format::{PAGE_BYTES, PageMagic, RecordScanner, page_header_bytes};
 use wal_types::{Lsn, Tli};
@@ -13,7 +13,7 @@ const HARMLESS: [(usize, usize, &str); 2] = [
         19,
         "whether blocks are optional in what begins on the page: a hint to archivers, which no reader of WAL heeds",
     ),
-    (160, 192, "padding, which nobody reads"),
+    (160, 192, "padding, which no reader uses"),
 ];
 
 /// The highest timeline that the servers of the fixtures came to.

@@ -1,7 +1,7 @@
-//! WAL that servers of each supported major version wrote, read in pieces, cut and damaged. Needs no server: the WAL
-//! lies in `tests/fixtures`, beside where the server's own reader says that its records begin and end.
+//! Recorded WAL of every supported major version, read in pieces, truncated and damaged. Needs no server: the WAL is in
+//! `tests/fixtures`, with the record positions that the server's own reader reported.
 //!
-//! `record.sh` makes these files anew, through the one ignored test in `record.rs`, which also says what the servers
+//! `record.sh` records these files again, through the one ignored test in `record.rs`, which also says what the servers
 //! were made to do.
 
 #![allow(clippy::unwrap_used, reason = "a panic here is the report of a test")]

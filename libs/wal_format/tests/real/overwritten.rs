@@ -1,5 +1,5 @@
-//! A record that a crash cut off in a real server's WAL, and the record that tells so: it is believed only when it is
-//! the one that the server writes there.
+//! A partial record in the WAL of a real server, and the overwrite record behind it, which is accepted only if it is the one
+//! that the server writes there.
 
 use wal_format::{
     PAGE_BYTES, PageFlags, RECORD_HEADER_BYTES, RecordError, RecordHeader, RecordScanner, ScanEnd, ScanError,

@@ -1,5 +1,5 @@
-//! Makes the fixtures: a server works, crashes in the middle of a record, recovers and is promoted; its WAL and what
-//! its own reader says of it are kept. `record.sh` calls this once for each major version.
+//! Records the fixtures: a server works, crashes inside a record, recovers and is promoted. Its WAL is kept, with what its
+//! own reader reports. `record.sh` calls this once for each major version.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What is in the fixtures, and that the scanner sees each record where the server does.
+//! Contents of the fixtures, and record ends that match those of the server.
 
 use wal_format::{PAGE_BYTES, PageFlags, RecordScanner, StopReason, find_end_of_log};
 use wal_types::{Lsn, Tli};

@@ -1,4 +1,4 @@
-//! A throw-away PostgreSQL server, and its programs.
+//! [`Server`]: a temporary PostgreSQL server, and its programs.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
@@ -43,10 +43,10 @@ pub(crate) fn find_programs() -> Option<Programs> {
     if let Some(directory) = std::env::var_os("HOLDFAST_PG_BIN") {
         return Some(Programs(directory.into()));
     }
-    let told = Command::new("pg_config").arg("--bindir").output().ok();
-    let told = told.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    let pg_config = Command::new("pg_config").arg("--bindir").output().ok();
+    let pg_config = pg_config.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
     let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let found = told.into_iter().chain(debian.map(|entry| entry.path().join("bin"))).find(|directory| {
+    let found = pg_config.into_iter().chain(debian.map(|entry| entry.path().join("bin"))).find(|directory| {
         ["initdb", "pg_ctl", "psql", "pg_waldump"].iter().all(|name| directory.join(name).exists())
     });
     if found.is_none() {
@@ -61,8 +61,8 @@ impl Programs {
     }
 
     pub(crate) fn version(&self) -> String {
-        let said = run(Command::new(self.0.join("postgres")).arg("--version"));
-        said.split_whitespace().nth(2).expect("postgres (PostgreSQL) VERSION").to_owned()
+        let output = run(Command::new(self.0.join("postgres")).arg("--version"));
+        output.split_whitespace().nth(2).expect("postgres (PostgreSQL) VERSION").to_owned()
     }
 
     pub(crate) fn have(&self, name: &str) -> bool {
