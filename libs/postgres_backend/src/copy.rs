@@ -120,8 +120,8 @@ impl<S: Io> CopyWriter<S> {
         Ok(self.writer.flush().await?)
     }
 
-    /// Buffers a payload and flushes. When the future is dropped after its first poll, the payload stays buffered and goes
-    /// out with the next flush.
+    /// Buffers a payload and flushes. When the future is dropped after its first poll, the payload stays buffered and
+    /// goes out with the next flush.
     pub async fn send(&mut self, payload: &[u8]) -> Result<(), FramedError> {
         self.put(payload)?;
         self.flush().await

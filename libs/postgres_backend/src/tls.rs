@@ -1,5 +1,5 @@
-//! [`ServerTls`]: TLS of a server, with certificates and keys from PEM files. Used by the handshake. A resolver chooses the
-//! certificate for a name, so that a server may hold many and exchange them while it runs.
+//! [`ServerTls`]: TLS of a server, with certificates and keys from PEM files. Used by the handshake. A resolver chooses
+//! the certificate for a name, so that a server may hold many and exchange them while it runs.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -10,7 +10,8 @@ pub struct Options {
     /// Version of the program; the `service.version` of its spans.
     pub version: &'static str,
     /// Log level from the command line, such as `info` or `info,safekeeper=debug`. Without one `RUST_LOG` counts, and
-    /// without that [`LOG_LEVEL_DEFAULT`](crate::logging::LOG_LEVEL_DEFAULT). It holds for spans too: a span that is not logged is not traced.
+    /// without that [`LOG_LEVEL_DEFAULT`](crate::logging::LOG_LEVEL_DEFAULT). It holds for spans too: a span that is
+    /// not logged is not traced.
     pub level: Option<String>,
     /// Format of a log line.
     pub format: LogFormat,

@@ -53,7 +53,8 @@ impl Drop for Telemetry {
     }
 }
 
-/// Installs the log and the traces of this process. Called once per process, before anything logs. A server lets [`run`](crate::run) do it.
+/// Installs the log and the traces of this process. Called once per process, before anything logs. A server lets
+/// [`run`](crate::run) do it.
 pub fn init(options: &Options) -> Result<Telemetry, InitError> {
     let level = logging::startup_level(options.level.as_deref(), std::env::var("RUST_LOG").ok());
     let ansi = logging::stderr_has_colours();

@@ -1,9 +1,9 @@
 //! Traces: sends spans to an OpenTelemetry collector, as OTLP in protobuf over HTTP.
 //!
-//! Spans that have ended wait in a bounded queue of the SDK. Its own thread sends them in batches, and drops spans that do
-//! not fit. So no task of a server ever waits for a collector. The environment sets sampling, limits, headers, resource
-//! attributes and batch sizes (OpenTelemetry specification, "Environment Variable Specification"). The connection is plain
-//! HTTP: a collector on the same machine receives the spans and encrypts them on their way further.
+//! Spans that have ended wait in a bounded queue of the SDK. Its own thread sends them in batches, and drops spans that
+//! do not fit. So no task of a server ever waits for a collector. The environment sets sampling, limits, headers,
+//! resource attributes and batch sizes (OpenTelemetry specification, "Environment Variable Specification"). The
+//! connection is plain HTTP: a collector on the same machine receives the spans and encrypts them on their way further.
 //!
 //! Called by [`init`](crate::init).
 

@@ -61,9 +61,9 @@ impl<K: Clone + Eq + Hash, V: Clone> SingleFlight<K, V> {
 
     /// Runs `run` for `key`, or waits for the caller that already does and clones its result.
     ///
-    /// Every caller brings its own `run`; it is used only when no other caller runs. Cancel safe: a waiter that is dropped
-    /// changes nothing, and when the running caller is dropped the oldest waiter starts its own `run`. A time limit goes
-    /// around this call and holds for that caller alone.
+    /// Every caller brings its own `run`; it is used only when no other caller runs. Cancel safe: a waiter that is
+    /// dropped changes nothing, and when the running caller is dropped the oldest waiter starts its own `run`. A time
+    /// limit goes around this call and holds for that caller alone.
     pub async fn run<F: Future<Output = V>>(&self, key: K, run: impl FnOnce() -> F) -> (V, RunOrigin) {
         let seat = self.enter(key);
         let mut result = seat.flight().lock().await;

@@ -30,7 +30,8 @@ fn shared_cache(now: Instant) -> Shared {
     Arc::new(Mutex::new(cache))
 }
 
-/// Looks the value up, finds out that it is wrong, and invalidates it. Other tasks may run between any two of these steps.
+/// Looks the value up, finds out that it is wrong, and invalidates it. Other tasks may run between any two of these
+/// steps.
 fn find_and_invalidate(cache: &Shared, wrong: u32, now: Instant) {
     let seen = match lock(cache).get(KEY, now) {
         Lookup::Hit { value: &value, generation, .. } if value == wrong => generation,

@@ -50,8 +50,8 @@ impl<S: Io> Client<S> {
     }
 
     /// Runs a query and collects the rows of all its results. An ErrorResponse leaves the client usable unless its
-    /// severity is fatal; every other error ends it. Not cancel-safe: when the future is dropped the client is in the middle
-    /// of an answer and must be dropped too.
+    /// severity is fatal; every other error ends it. Not cancel-safe: when the future is dropped the client is in the
+    /// middle of an answer and must be dropped too.
     pub async fn simple_query(&mut self, query: &str) -> Result<Vec<SimpleRow>, ClientError> {
         self.send_query(query).await?;
         self.read_results().await

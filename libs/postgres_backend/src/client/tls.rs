@@ -34,8 +34,8 @@ impl ClientTls {
         Ok(Self { config: Arc::new(config), server_name })
     }
 
-    /// Accepts any certificate: libpq's `require`. It keeps listeners out, but not an attacker in the middle who pretends to
-    /// be the server.
+    /// Accepts any certificate: libpq's `require`. It keeps listeners out, but not an attacker in the middle who
+    /// pretends to be the server.
     pub fn require() -> Result<Self, TlsError> {
         let verifier = Arc::new(AnyCertificate(ring::default_provider().signature_verification_algorithms));
         let config = builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
@@ -58,7 +58,8 @@ impl ClientTls {
         if reader.read_byte().await?.ok_or(ClientError::Closed)? != b'S' {
             return Err(ClientError::TlsRefused);
         }
-        // The server waits for the client's first TLS record: bytes behind the answer are not the server's (CVE-2021-23222).
+        // The server waits for the client's first TLS record: bytes behind the answer are not the server's
+        // (CVE-2021-23222).
         if !reader.buffered().is_empty() {
             return Err(ClientError::UnencryptedData);
         }
