@@ -1,4 +1,4 @@
-//! A compute, and the text that says where one is.
+//! Compute: the PostgreSQL behind an endpoint, and the parser of its address.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,27 +6,27 @@ use std::str::FromStr;
 use postgres_backend::client::ClientTls;
 use pq_proto::Text;
 
-/// A PostgreSQL server that an endpoint stands for.
+/// PostgreSQL server behind an endpoint.
 #[derive(Debug)]
 pub(crate) struct Compute {
     pub(crate) address: Address,
-    /// How to encrypt; plain when `None`.
+    /// TLS to the compute. `None` connects without TLS.
     pub(crate) tls: Option<ClientTls>,
-    /// For clients that name no database.
+    /// Database of clients that name none.
     pub(crate) database: Option<Text>,
 }
 
-/// `host:port`
+/// Address in the form `host:port`, an IPv6 host in brackets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
-    /// Name or address, an IPv6 one without brackets.
+    /// Name or IP address, IPv6 without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
-/// A text that is not `host:port`.
+/// Error in the text of an [`Address`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it is not host:port")]
+#[error("not in the form host:port")]
 pub(crate) struct NoAddress;
 
 impl FromStr for Address {
@@ -36,7 +36,7 @@ impl FromStr for Address {
         let (host, port) = text.rsplit_once(':').ok_or(NoAddress)?;
         let bare =
             host.strip_prefix('[').map_or(Some(host), |host| host.strip_suffix(']')).ok_or(NoAddress)?;
-        // Without brackets nobody can tell where an IPv6 address ends and the port begins.
+        // Without brackets, the end of an IPv6 address and its port cannot be told apart.
         let ambiguous = bare.len() == host.len() && host.contains(':');
         match port.parse() {
             Ok(port) if port > 0 && !bare.is_empty() && !ambiguous => {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_a_host_and_a_port() {
+    fn address_parses_host_and_port() {
         for text in ["127.0.0.1:5432", "db.internal:1", "[::1]:5432"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }

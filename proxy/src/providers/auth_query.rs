@@ -1,5 +1,5 @@
-//! The provider for whoever does not want to copy verifiers into a file: the databases themselves are asked for them, by
-//! a role that may read `pg_authid`. Addresses and start commands are in a file as in [`super::file`]:
+//! Provider `auth_query`: asks the databases themselves for verifiers, with a role that may read `pg_authid`. For operators
+//! who do not want to copy verifiers into a file. Addresses and start commands are in a file as in [`super::file`]:
 //!
 //! ```toml
 //! state_file = "verifiers.json"
@@ -10,60 +10,62 @@
 //! wake_unauthenticated = false   # optional; see below
 //! ```
 //!
-//! A database that sleeps cannot be asked. So the verifiers that were last seen are kept in the state file, for its owner
-//! only and over restarts, and clients of a sleeping database are checked against these. A role that was never seen gets
-//! what a wrong password gets, and so does one whose password was changed since, until somebody else wakes the database.
-//! With `wake_unauthenticated` [`Access::may_wake`] says that such a client may have it woken: then a stranger can do so
-//! too, once in [`WAKE_UNAUTHENTICATED_INTERVAL`].
+//! A suspended database cannot be asked. The last known verifiers are therefore kept in the state file, readable by its
+//! owner only, also over restarts; clients of a suspended database are checked against them. A role that is not in the
+//! state file is treated like a wrong password, and so is a role whose password has changed since, until another client
+//! wakes the database. With `wake_unauthenticated`, [`Access::may_wake`] lets such a client wake it: then any client can,
+//! once in [`WAKE_UNAUTHENTICATED_INTERVAL`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pq_proto::Text;
 use scram::Verifier;
 use tokio::time::Instant;
 
 use super::endpoints_file::{Endpoint, EndpointsFile, FileError};
-use super::file::Reloaded;
+use super::file::ReloadableFile;
 use super::query_database::{AskDatabase, AskError};
 use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
 use crate::lifecycle::reload::Take;
 use crate::route::EndpointName;
 
-/// A client that has proven nothing wakes a database at most once in this time.
+/// Unauthenticated clients wake one database at most once in this time.
 pub(super) const WAKE_UNAUTHENTICATED_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest state file, in bytes.
 const STATE_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// See [`Access::may_wake`].
+/// Value of [`Access::may_wake`].
 type MayWake = bool;
 
-/// See the module's text.
+/// Control plane that asks the databases for verifiers.
 #[derive(Debug)]
 pub(crate) struct AuthQueryControlPlane {
-    file: Reloaded,
+    file: ReloadableFile,
     database: Box<dyn AskDatabase>,
-    seen: Seen,
-    /// When a client that had proven nothing last woke an endpoint.
+    known: KnownVerifiers,
+    /// When an unauthenticated client last woke an endpoint.
     woken: Mutex<HashMap<EndpointName, Instant>>,
 }
 
 impl AuthQueryControlPlane {
+    /// Reads the endpoints file and the state file.
     pub(crate) fn load(path: &Path, database: Box<dyn AskDatabase>) -> Result<Self, FileError> {
-        let file = Reloaded::load(path, |path, content| Self::check(path, content).map(|_| ()))?;
-        let seen = Seen::load(Self::check(path, &file.content())?)?;
-        Ok(Self { file, database, seen, woken: Mutex::default() })
+        let file = ReloadableFile::load(path, |path, content| Self::check(path, content).map(|_| ()))?;
+        let known = KnownVerifiers::load(Self::check(path, &file.content())?)?;
+        Ok(Self { file, database, known, woken: Mutex::default() })
     }
 
-    /// Returns the state file.
+    /// Checks that the file suits this provider, and returns the path of the state file.
     fn check(path: &Path, content: &EndpointsFile) -> Result<PathBuf, FileError> {
         if let Some((name, _)) = content.iter().find(|(_, endpoint)| endpoint.auth_query.is_none()) {
-            let problem = "it has no auth_query".into();
+            let problem = "auth_query is missing".into();
             return Err(FileError::Value { path: path.to_owned(), endpoint: name.to_string(), problem });
         }
         content.state_file.clone().ok_or_else(|| FileError::Syntax {
@@ -80,49 +82,50 @@ impl AuthQueryControlPlane {
     ) -> Result<(Option<Verifier>, MayWake), ControlPlaneError> {
         let (name, unavailable) =
             (&wanted.endpoint, || ControlPlaneError::Unavailable(wanted.endpoint.clone()));
-        // A name that the database cannot have.
+        // A role name in a database is UTF-8.
         let Ok(role) = role.to_str() else { return Ok((None, false)) };
         let Some(asker) = &endpoint.auth_query else { return Ok((None, false)) };
         let answer = self.database.rolpassword(&endpoint.compute, asker, role).await;
         if let Err(AskError::Asleep(error)) = &answer {
-            tracing::debug!(endpoint = %name, %error, "a database that sleeps was not asked for a verifier");
-            let seen = self.seen.get(name, role);
-            let is_good = seen.as_ref().is_some_and(|seen| !seen.is_doubted);
+            tracing::debug!(endpoint = %name, %error, "database is suspended, using the last known verifier");
+            let known = self.known.get(name, role);
+            let is_good = known.as_ref().is_some_and(|known| !known.is_doubted);
             let may_wake = !is_good && asker.wake_unauthenticated && self.may_wake(name);
-            return Ok((seen.map(|seen| seen.verifier), may_wake));
+            return Ok((known.map(|known| known.verifier), may_wake));
         }
         let stored = answer.map_err(|error| {
-            tracing::error!(endpoint = %name, %error, "the database was not asked for a verifier");
+            tracing::error!(endpoint = %name, %error, "cannot read a verifier from the database");
             unavailable()
         })?;
         let verifier = stored.map(|text| text.parse::<Verifier>()).transpose().map_err(|error| {
-            tracing::error!(endpoint = %name, role, %error, "what the database has stored is no verifier");
+            tracing::error!(endpoint = %name, role, %error, "stored password is not a SCRAM verifier");
             unavailable()
         })?;
-        self.seen.put(name, role, verifier.as_ref());
+        self.known.record(name, role, verifier.as_ref());
         Ok((verifier, false))
     }
 
-    /// The verifiers of all roles that were seen, because nobody can ask for them while the database sleeps.
-    async fn read_once_more(&self, name: &EndpointName, endpoint: &Endpoint) {
+    /// Reads the verifiers of all known roles again before a stop: a suspended database cannot be asked.
+    async fn refresh_verifiers(&self, name: &EndpointName, endpoint: &Endpoint) {
         let Some(asker) = &endpoint.auth_query else { return };
-        for role in self.seen.roles(name) {
+        for role in self.known.roles(name) {
             match self.database.rolpassword(&endpoint.compute, asker, &role).await {
                 Ok(stored) => {
                     let verifier = stored.and_then(|text| text.parse().ok());
-                    self.seen.put(name, &role, verifier.as_ref());
+                    self.known.record(name, &role, verifier.as_ref());
                 }
                 Err(error) => {
-                    tracing::warn!(endpoint = %name, %error, "the verifiers that are kept may be old");
+                    tracing::warn!(endpoint = %name, %error, "cannot refresh verifiers before the stop, keeping older ones");
                     return;
                 }
             }
         }
     }
 
+    /// Takes the permission of this interval, if it is left.
     fn may_wake(&self, endpoint: &EndpointName) -> bool {
-        let (mut woken, now) = (self.woken.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
-        // As many as there are endpoints in the file at most.
+        let (mut woken, now) = (self.woken.lock(), Instant::now());
+        // Bounded by the endpoints in the file.
         let last = woken.entry(endpoint.clone());
         let mut may = true;
         last.and_modify(|last| {
@@ -160,11 +163,11 @@ impl ControlPlane for AuthQueryControlPlane {
 
     fn doubted(&self, wanted: &Wanted, role: &Text) {
         if let Ok(role) = role.to_str() {
-            self.seen.doubt(&wanted.endpoint, role);
+            self.known.doubt(&wanted.endpoint, role);
         }
     }
 
-    /// Addresses are, but whoever asks the databases should not have to do so for each login.
+    /// Addresses are in memory; verifiers are cached, so that not every login asks a database.
     fn is_in_memory(&self) -> bool {
         false
     }
@@ -177,7 +180,7 @@ impl ControlPlane for AuthQueryControlPlane {
         let content = self.file.content();
         Box::pin(async move {
             let stopped = content.endpoint(endpoint)?;
-            self.read_once_more(endpoint, stopped).await;
+            self.refresh_verifiers(endpoint, stopped).await;
             stopped.stop(endpoint).await
         })
     }
@@ -191,31 +194,34 @@ impl ControlPlane for AuthQueryControlPlane {
     }
 }
 
-/// The verifiers that were last seen, and the file that keeps them.
+/// Last known verifiers, and the state file that keeps them.
 #[derive(Debug)]
-struct Seen {
+struct KnownVerifiers {
     path: PathBuf,
     verifiers: Mutex<Verifiers>,
-    /// Those that a client's password did not fit since. Never more than there are verifiers.
+    /// Endpoints and roles whose verifier did not fit a client's password since. Bounded by the verifiers.
     doubted: Mutex<BTreeSet<(String, String)>>,
 }
 
-/// By endpoint and role.
+/// Texts of verifiers by endpoint and role.
 type Verifiers = BTreeMap<String, BTreeMap<String, String>>;
 
-/// What a database said when it was last awake.
-struct LastSeen {
+/// Verifier that a database had when it was last asked.
+struct KnownVerifier {
     verifier: Verifier,
     is_doubted: bool,
 }
 
-impl Seen {
-    /// A file that is not there is an empty one.
+impl KnownVerifiers {
+    /// Reads the state file. A missing file counts as empty.
     fn load(path: PathBuf) -> Result<Self, FileError> {
         let unreadable = |error| FileError::Io { path: path.clone(), error };
         let text = match fs::metadata(&path) {
             Ok(metadata) if metadata.len() > STATE_FILE_BYTES_MAX => {
-                return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, "it is too long")));
+                return Err(unreadable(io::Error::new(
+                    io::ErrorKind::FileTooLarge,
+                    "state file exceeds 16 MiB",
+                )));
             }
             Ok(_) => fs::read(&path).map_err(unreadable)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
@@ -223,32 +229,38 @@ impl Seen {
         };
         let verifiers = serde_json::from_slice(&text).map_err(|error| FileError::Syntax {
             path: path.clone(),
-            message: format!("it is not what was written: {:?} at line {}", error.classify(), error.line()),
+            message: format!("state file is malformed: {:?} at line {}", error.classify(), error.line()),
         })?;
         Ok(Self { path, verifiers: Mutex::new(verifiers), doubted: Mutex::default() })
     }
 
-    fn get(&self, endpoint: &EndpointName, role: &str) -> Option<LastSeen> {
-        let verifier = self.lock().get(endpoint.as_str())?.get(role)?.parse().ok()?;
-        let is_doubted = self.doubted().contains(&(endpoint.to_string(), role.to_owned()));
-        Some(LastSeen { verifier, is_doubted })
+    fn get(&self, endpoint: &EndpointName, role: &str) -> Option<KnownVerifier> {
+        let verifier = self.verifiers.lock().get(endpoint.as_str())?.get(role)?.parse().ok()?;
+        let is_doubted = self.doubted.lock().contains(&(endpoint.to_string(), role.to_owned()));
+        Some(KnownVerifier { verifier, is_doubted })
     }
 
     fn roles(&self, endpoint: &EndpointName) -> Vec<String> {
-        self.lock().get(endpoint.as_str()).map(|roles| roles.keys().cloned().collect()).unwrap_or_default()
+        self.verifiers
+            .lock()
+            .get(endpoint.as_str())
+            .map(|roles| roles.keys().cloned().collect())
+            .unwrap_or_default()
     }
 
+    /// Marks a verifier that a client's password did not fit: it may have changed since.
     fn doubt(&self, endpoint: &EndpointName, role: &str) {
         if self.get(endpoint, role).is_some() {
-            self.doubted().insert((endpoint.to_string(), role.to_owned()));
+            self.doubted.lock().insert((endpoint.to_string(), role.to_owned()));
         }
     }
 
-    /// What the database said last; writes the file only when that is new.
-    fn put(&self, endpoint: &EndpointName, role: &str, verifier: Option<&Verifier>) {
-        self.doubted().remove(&(endpoint.to_string(), role.to_owned()));
-        let mut verifiers = self.lock();
+    /// Records the database's present verifier, or that there is none. Writes the file only after a change.
+    fn record(&self, endpoint: &EndpointName, role: &str, verifier: Option<&Verifier>) {
+        self.doubted.lock().remove(&(endpoint.to_string(), role.to_owned()));
+        let mut verifiers = self.verifiers.lock();
         let roles = verifiers.entry(endpoint.to_string()).or_default();
+
         let before = match verifier {
             Some(verifier) => roles.insert(role.to_owned(), verifier.to_string()),
             None => roles.remove(role),
@@ -257,30 +269,22 @@ impl Seen {
             return;
         }
         if let Err(error) = write(&self.path, &verifiers) {
-            tracing::error!(path = %self.path.display(), %error, "the verifiers that were seen are not kept");
+            tracing::error!(path = %self.path.display(), %error, "cannot write the state file, verifiers are lost at a restart");
         }
-    }
-
-    // Nothing panics under these locks.
-    fn doubted(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
-        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Verifiers> {
-        self.verifiers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// All or nothing, for the owner only.
+/// Replaces the state file as a whole. Only its owner can read it.
 fn write(path: &Path, verifiers: &Verifiers) -> io::Result<()> {
     let mut temporary = path.to_owned().into_os_string();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
-    // What a crash left behind may have other rights.
+    // A file left by a crash may have other permissions.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(&serde_json::to_vec_pretty(verifiers)?)?;
     file.sync_all()?;

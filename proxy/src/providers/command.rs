@@ -1,5 +1,5 @@
-//! A command that starts a compute, or stops one. It returns when the compute takes connections, or is stopped, or
-//! fails. Run by the providers that have a file.
+//! Start and stop commands of computes: runs one and waits for its end. A start command returns when the compute accepts
+//! connections, a stop command when it has stopped. Run by the providers that have an endpoints file.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,16 +10,16 @@ use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 use utils::Backoff;
 
-/// The longest that one run may take before it is killed.
+/// Longest run of a command. A longer one is killed.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
-/// A run that fails within this time of the first one is followed by another. Just after a crash the remains of the old
-/// server are in the way of the new one; in a container it can take seconds until they are cleared away.
+/// Time after the first run in which a failed start is tried again. Just after a crash the remains of the old server are in
+/// the way of the new one; in a container it can take seconds until they are cleared away.
 const START_RETRY_WINDOW: Duration = Duration::from_secs(15);
-/// Pauses between the runs.
+/// Pauses between the runs of a start command.
 const START_RETRY_DELAY_MIN: Duration = Duration::from_millis(300);
 const START_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 
-/// Program and arguments; no shell takes part.
+/// Program and arguments, run without a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ComputeCommand {
     program: String,
@@ -27,14 +27,14 @@ pub(super) struct ComputeCommand {
 }
 
 impl ComputeCommand {
-    /// `None` when there is no program.
+    /// Returns `None` without a program.
     pub(super) fn new(words: Vec<String>) -> Option<Self> {
         let mut words = words.into_iter();
         let program = words.next().filter(|program| !program.is_empty())?;
         Some(Self { program, arguments: words.collect() })
     }
 
-    /// Runs it, more than once if need be. The error is a sentence without the command: clients will read it.
+    /// Starts a compute, with retries. The error does not contain the command, because clients read it.
     pub(super) async fn run(&self, endpoint: &str) -> Result<(), String> {
         self.run_within(endpoint, START_RETRY_WINDOW).await
     }
@@ -49,7 +49,7 @@ impl ComputeCommand {
                 Ok(status) => format!("its start command failed ({status})"),
                 Err(error) => format!("its start command did not run ({error})"),
             };
-            tracing::warn!(endpoint, command = self.program, failure, "a compute was not started");
+            tracing::warn!(endpoint, command = self.program, failure, "start command failed");
             if status.is_err() || Instant::now() >= retry_until {
                 return Err(failure);
             }
@@ -57,7 +57,7 @@ impl ComputeCommand {
         }
     }
 
-    /// Runs it once, to stop a compute.
+    /// Stops a compute, without retries.
     pub(super) async fn run_to_stop(&self) -> Result<(), String> {
         match self.run_once().await {
             Ok(status) if status.success() => Ok(()),
@@ -69,11 +69,12 @@ impl ComputeCommand {
     async fn run_once(&self) -> io::Result<ExitStatus> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null());
-        // What it prints goes to our log. Not through a pipe: the server that it starts inherits the other end, which
-        // would neither end nor may be closed.
+        // Output goes to the proxy's log, without a pipe: the server that the command starts inherits the other end, which
+        // would never reach its end and must not be closed.
         command.stdout(io::stderr().as_fd().try_clone_to_owned()?);
-        // Ctrl-C at our terminal shall not stop a database.
+        // Ctrl-C at the proxy's terminal must not stop a database.
         command.process_group(0);
+
         let mut child = command.spawn()?;
         match timeout(COMMAND_TIMEOUT, child.wait()).await {
             Ok(status) => status,
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_start_that_succeeds_at_last_counts() {
+    async fn run_retries_until_success() {
         let directory = tempfile::tempdir().unwrap();
         let count = directory.path().join("count");
         let script = format!("echo x >>{0}; test $(wc -l <{0}) -ge 3", count.display());
@@ -103,15 +104,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_start_that_fails_says_so_without_the_command() {
+    async fn run_hides_command_in_errors() {
         let failure = shell("exit 7").run_within("main", Duration::ZERO).await.unwrap_err();
         assert_eq!(failure, "its start command failed (exit status: 7)");
         let missing = ComputeCommand::new(vec!["/nonexistent/start".into()]).unwrap();
         assert!(missing.run("main").await.unwrap_err().starts_with("its start command did not run"));
     }
 
+    /// The server that a start command leaves behind keeps the command's standard output open.
     #[tokio::test]
-    async fn a_server_that_it_leaves_behind_does_not_hold_it_up() {
+    async fn run_does_not_wait_for_started_server() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("pid");
         let started = Instant::now();
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn no_program_is_no_command() {
+    fn new_requires_a_program() {
         assert_eq!(ComputeCommand::new(Vec::new()), None);
         assert_eq!(ComputeCommand::new(vec![String::new()]), None);
     }

@@ -1,14 +1,14 @@
-//! The TOML file of whoever runs a few databases without a service that manages them. Read by the providers `file` and
-//! `auth_query`; paths are relative to it.
+//! Endpoints file (TOML): describes the databases of an operator who has no service that manages them. Read by the
+//! providers `file` and `auth_query`. Relative paths start at its directory.
 //!
 //! | key of `[endpoints.NAME]` | meaning |
 //! |---|---|
 //! | `address` | `host:port` of the database when it runs |
 //! | `dbname` | for clients that name no database |
-//! | `start` | program and arguments; it returns when the database takes connections. Without it nothing is woken |
-//! | `stop`, `suspend_after_seconds` | how, and after how long without a session, it may be stopped |
+//! | `start` | program and arguments; returns when the database accepts connections. Without it the database is never woken |
+//! | `stop`, `suspend_after_seconds` | command that stops the database, and seconds without a session before it runs |
 //! | `tls` | `{ ca = "ca.pem", server_name = "db.internal" }`; the name defaults to the host of the address |
-//! | `allowed_ips` | addresses, ranges and networks that clients may come from; all, when it is missing |
+//! | `allowed_ips` | addresses, ranges and networks that clients may come from; all when missing |
 //! | `roles` | names and verifiers: `SELECT rolname, rolpassword FROM pg_authid` |
 //! | `auth_query` | instead of `roles`, see [`super::auth_query`] |
 
@@ -31,62 +31,64 @@ use crate::control_plane::{Compute, ControlPlaneError};
 use crate::limits::allowlist::Allowlist;
 use crate::route::EndpointName;
 
-/// Longest file in bytes.
+/// Longest file, in bytes.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Longest time after which an idle database is stopped.
+/// Longest `suspend_after_seconds`.
 const SUSPEND_AFTER_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// The file cannot be used. Secrets in it are not repeated.
+/// Error in an endpoints file. Does not repeat secrets.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{}: {error}", path.display())]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// It is not TOML, or has other fields than it should.
+    /// The file is not TOML, or has unknown or missing fields.
     #[error("{}: {message}", path.display())]
     Syntax {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Where and what.
+        /// Line and cause.
         message: String,
     },
-    /// A value cannot be used.
+    /// A value is not allowed.
     #[error("{}: endpoint \"{endpoint}\": {problem}", path.display())]
     Value {
-        /// In which file.
+        /// The file.
         path: PathBuf,
-        /// Under which endpoint.
+        /// The endpoint of the value.
         endpoint: String,
-        /// What is wrong.
+        /// Field and cause.
         problem: String,
     },
 }
 
-/// Everything that the file says.
+/// Checked content of the file.
 #[derive(Debug, Default)]
 pub(super) struct EndpointsFile {
     endpoints: HashMap<EndpointName, Endpoint>,
-    /// Where the last verifiers of databases are kept that are asked for them.
+    /// State file of the provider `auth_query`.
     pub(super) state_file: Option<PathBuf>,
 }
 
+/// One endpoint of the file.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) compute: Arc<Compute>,
     pub(super) roles: HashMap<Text, Verifier>,
     pub(super) start: Option<ComputeCommand>,
-    /// How, and after how long without a session, it may be stopped.
+    /// Stop command, and time without a session after which it runs.
     suspend: Option<(ComputeCommand, Duration)>,
     pub(super) allowlist: Arc<Allowlist>,
     pub(super) auth_query: Option<Asker>,
 }
 
 impl EndpointsFile {
+    /// Reads and checks the file and the files that it names.
     pub(super) fn load(path: &Path) -> Result<Self, FileError> {
         let unreadable = |error| FileError::Io { path: path.to_owned(), error };
         let mut text = String::new();
@@ -96,9 +98,10 @@ impl EndpointsFile {
             path: path.to_owned(),
             message: describe_toml_error(&error, &text),
         })?;
+
         let beside = path.parent().unwrap_or(Path::new("."));
         let endpoints = raw.endpoints.into_iter().map(|(name, raw)| {
-            let parsed = name.parse().map_err(|_| "its name is not 1 to 63 of a-z, 0-9 and -".to_owned());
+            let parsed = name.parse().map_err(|_| "name is not 1 to 63 of a-z, 0-9 and -".to_owned());
             let parsed = parsed.and_then(|name| Ok((name, raw.check(beside)?)));
             parsed.map_err(|problem| FileError::Value { path: path.to_owned(), endpoint: name, problem })
         });
@@ -110,6 +113,7 @@ impl EndpointsFile {
         self.endpoints.get(name).ok_or_else(|| ControlPlaneError::UnknownEndpoint(name.clone()))
     }
 
+    /// Endpoints that may be suspended, and after how long without a session.
     pub(super) fn idle_limits(&self) -> HashMap<EndpointName, Duration> {
         let limit =
             |(name, endpoint): (&EndpointName, &Endpoint)| Some((name.clone(), endpoint.suspend.as_ref()?.1));
@@ -122,16 +126,16 @@ impl EndpointsFile {
 }
 
 impl Endpoint {
-    /// Stops the database.
+    /// Runs the stop command.
     pub(super) async fn stop(&self, name: &EndpointName) -> Result<(), ControlPlaneError> {
         let failed = |reason| ControlPlaneError::StopFailed { endpoint: name.clone(), reason };
         match &self.suspend {
             Some((stop, _)) => stop.run_to_stop().await.map_err(failed),
-            None => Err(failed("it has no stop command any more".into())),
+            None => Err(failed("endpoint has no stop command any more".into())),
         }
     }
 
-    /// Starts the database and returns when it takes connections.
+    /// Runs the start command, and returns when the database accepts connections.
     pub(super) async fn wake(&self, name: &EndpointName) -> Result<Arc<Compute>, ControlPlaneError> {
         let start = self.start.as_ref().ok_or_else(|| ControlPlaneError::NotStartable(name.clone()))?;
         let started = start.run(name.as_str()).await;
@@ -172,35 +176,37 @@ struct RawTls {
 }
 
 impl RawEndpoint {
-    /// Relative paths are looked for in `beside`.
+    /// Checks the values. Relative paths start at `beside`.
     fn check(self, beside: &Path) -> Result<Endpoint, String> {
         let address =
             self.address.parse().map_err(|error| format!("address \"{}\": {error}", self.address))?;
         let command = |what: &str, words: Option<Vec<String>>| {
             let command =
-                words.map(|words| ComputeCommand::new(words).ok_or(format!("{what}: no program is named")));
+                words.map(|words| ComputeCommand::new(words).ok_or(format!("{what}: program is missing")));
             command.transpose()
         };
         let start = command("start", self.start)?;
-        // A mistake in it shall not wait for the day on which it is needed.
+        // Checked although unused: a mistake is reported at the start, not when the database is to be stopped.
         let stop = command("stop", self.stop)?;
         let suspend = match (self.suspend_after_seconds, stop) {
             (None, _) => None,
             (Some(seconds), _) if !(1..=SUSPEND_AFTER_MAX.as_secs()).contains(&seconds) => {
-                return Err("suspend_after_seconds: it must be between 1 and 2592000".into());
+                return Err("suspend_after_seconds: must be between 1 and 2592000".into());
             }
             (Some(seconds), Some(stop)) if start.is_some() => Some((stop, Duration::from_secs(seconds))),
-            (Some(_), _) => return Err("suspend_after_seconds: it needs start and stop".into()),
+            (Some(_), _) => return Err("suspend_after_seconds: needs start and stop".into()),
         };
+
         let auth_query = self.auth_query.map(|query| query.check(beside)).transpose()?;
         if auth_query.is_some() && !self.roles.is_empty() {
-            return Err("it has both roles and auth_query".into());
+            return Err("must not have both roles and auth_query".into());
         }
         let role = |(name, verifier): (String, String)| match verifier.parse() {
             Ok(verifier) => Ok((Text::from(name), verifier)),
             Err(error) => Err(format!("role \"{name}\": {error}")),
         };
         let roles = self.roles.into_iter().map(role).collect::<Result<_, _>>()?;
+
         let tls = self.tls.map(|tls| tls.check(beside)).transpose()?;
         let database = self.dbname.filter(|name| !name.is_empty()).map(Text::from);
         let allowlist = Allowlist::parse(self.allowed_ips.iter().map(String::as_str))
@@ -236,16 +242,22 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_named_and_no_secret_is_shown() {
+    fn load_names_mistakes_and_hides_secrets() {
         for (text, expected) in [
             ("[endpoints.main", "FILE: line 1: "),
             ("[endpoints.main]\nadress = \"h:1\"\n", "FILE: line 2: unknown field `adress`"),
             ("[endpoints.main]\n", "missing field `address`"),
-            ("[endpoints.Main]\naddress = \"h:1\"", "endpoint \"Main\": its name is not 1 to 63 of"),
-            ("[endpoints.main]\naddress = \"h\"", "endpoint \"main\": address \"h\": it is not host:port"),
-            ("[endpoints.main]\naddress = \"h:1\"\nstart = []", "start: no program is named"),
-            ("[endpoints.main]\naddress = \"h:1\"\nstop = [\"\"]", "stop: no program is named"),
-            ("[endpoints.main]\naddress = \"h:1\"\nsuspend_after_seconds = 60", "it needs start and stop"),
+            ("[endpoints.Main]\naddress = \"h:1\"", "endpoint \"Main\": name is not 1 to 63 of"),
+            (
+                "[endpoints.main]\naddress = \"h\"",
+                "endpoint \"main\": address \"h\": not in the form host:port",
+            ),
+            ("[endpoints.main]\naddress = \"h:1\"\nstart = []", "start: program is missing"),
+            ("[endpoints.main]\naddress = \"h:1\"\nstop = [\"\"]", "stop: program is missing"),
+            (
+                "[endpoints.main]\naddress = \"h:1\"\nsuspend_after_seconds = 60",
+                "seconds: needs start and stop",
+            ),
             (
                 "[endpoints.main]\naddress = \"h:1\"\nallowed_ips = [\"10.0.0.0/33\"]",
                 "allowed_ips \"10.0.0.0/33\": it is not",

@@ -1,5 +1,5 @@
-//! The provider for whoever runs a few databases without a service that manages them: one TOML file, see
-//! [`super::endpoints_file`]. It is read again when it has changed; when the new one is wrong, the old one stays.
+//! Provider `file`: looks endpoints up in an [endpoints file](super::endpoints_file). For operators of a few databases
+//! without a service that manages them. A changed file is reloaded; a malformed one leaves the previous content in place.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,24 +14,24 @@ use crate::control_plane::{Access, Compute, ControlPlane, Reply, Wanted};
 use crate::lifecycle::reload::Take;
 use crate::route::EndpointName;
 
-/// See the module's text.
+/// Control plane with its endpoints and roles in a file.
 #[derive(Debug)]
 pub(crate) struct FileControlPlane {
-    file: Reloaded,
+    file: ReloadableFile,
 }
 
-/// What a provider wants of a file besides its being one, at the start and at every reload.
+/// Check that a provider makes of a well-formed file, at the start and at every reload.
 pub(super) type Check = fn(&Path, &EndpointsFile) -> Result<(), FileError>;
 
-/// A file, as it was when it was last read and good.
+/// Endpoints file with its last good content.
 #[derive(Debug)]
-pub(super) struct Reloaded {
+pub(super) struct ReloadableFile {
     path: PathBuf,
     check: Check,
     content: ArcSwap<EndpointsFile>,
 }
 
-impl Reloaded {
+impl ReloadableFile {
     pub(super) fn load(path: &Path, check: Check) -> Result<Self, FileError> {
         let content = ArcSwap::from_pointee(Self::read(path, check)?);
         Ok(Self { path: path.to_owned(), check, content })
@@ -51,7 +51,7 @@ impl Reloaded {
         vec![self.path.clone()]
     }
 
-    /// See [`crate::lifecycle::reload::Source`].
+    /// Reads and checks the file again, as a [`Source`](crate::lifecycle::reload::Source).
     pub(super) fn read_again(&self) -> Result<Take<'_>, String> {
         let content = Arc::new(Self::read(&self.path, self.check).map_err(|error| error.to_string())?);
         Ok(Box::new(|| self.content.store(content)))
@@ -59,8 +59,9 @@ impl Reloaded {
 }
 
 impl FileControlPlane {
+    /// Reads the endpoints file.
     pub(crate) fn load(path: &Path) -> Result<Self, FileError> {
-        Ok(Self { file: Reloaded::load(path, Self::check)? })
+        Ok(Self { file: ReloadableFile::load(path, Self::check)? })
     }
 
     fn check(path: &Path, content: &EndpointsFile) -> Result<(), FileError> {
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn endpoints_roles_and_addresses_are_found() {
+    async fn file_finds_endpoints_roles_and_addresses() {
         let verifier = Verifier::from_password("secret", b"salt", NonZeroU32::MIN).to_string();
         let (_directory, plane) = load(&format!(
             "[endpoints.main]\naddress = \"[::1]:5432\"\ndbname = \"app\"\nstop = [\"true\"]\n\
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_example_of_the_documentation_is_good() {
+    async fn file_loads_the_documented_example() {
         let (_directory, plane) = load(EXAMPLE);
         let main = Wanted::for_test("main");
         let access = plane.access(&main, &"app".into()).await.unwrap();
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_changed_is_read_again_and_a_wrong_one_changes_nothing() {
+    async fn file_reload_keeps_content_after_mistake() {
         let (directory, plane) = load("[endpoints.main]\naddress = \"h:1\"\n");
         let path = directory.path().join("endpoints.toml");
         let main = Wanted::for_test("main");
@@ -181,7 +182,7 @@ mod tests {
         fs::write(&path, "[endpoints.main]\naddress = \"h:3").unwrap();
         assert!(reload().unwrap_err().contains("line 2"));
         assert_eq!(address().await, "h:22");
-        // Good, but for the other provider, which would have roles that this one does not.
+        // Well-formed, but for the other provider, which has roles that this one has not.
         fs::write(directory.path().join("password"), "x").unwrap();
         let other = "auth_query = { user = \"u\", password_file = \"password\" }";
         fs::write(&path, format!("[endpoints.main]\naddress = \"h:4\"\n{other}\n")).unwrap();

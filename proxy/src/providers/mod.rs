@@ -1,4 +1,5 @@
-//! The control planes that there are: each is a [`ControlPlane`](crate::control_plane::ControlPlane). Chosen by `server`.
+//! Providers of a control plane: an endpoints file, the databases' own `pg_authid`, an HTTP service. Each implements
+//! [`ControlPlane`](crate::control_plane::ControlPlane); `server` makes the one that the operator chose.
 
 mod auth_query;
 mod command;

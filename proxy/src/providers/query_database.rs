@@ -1,5 +1,5 @@
-//! Asking a database for the verifier of a role: as whom, and what may come back. Implemented by `compute`, configured in
-//! the endpoints file, used by the provider `auth_query`.
+//! Interface to a database that is asked for verifiers: the role that asks, and the possible results. Implemented by
+//! `compute`, configured in the endpoints file, used by the provider `auth_query`.
 
 use std::fmt;
 use std::fs;
@@ -12,15 +12,16 @@ use serde::Deserialize;
 
 use crate::control_plane::Compute;
 
-/// Longest password of the role that asks, in bytes.
+/// Longest password of the asking role, in bytes.
 const PASSWORD_BYTES_MAX: usize = 1024;
 
-/// As whom a database is asked.
+/// Role that asks a database for verifiers. `Debug` does not show its password.
 #[derive(Clone)]
 pub(crate) struct Asker {
     pub(crate) user: Text,
     pub(crate) password: Bytes,
     pub(crate) database: Text,
+    /// Whether a client that has proved nothing may have the database woken.
     pub(super) wake_unauthenticated: bool,
 }
 
@@ -30,27 +31,28 @@ impl fmt::Debug for Asker {
     }
 }
 
-/// Asks a database. Implemented by `compute`, and by tests.
+/// Connection to databases that are asked for verifiers. Implemented by `compute`, and by tests.
 pub(crate) trait AskDatabase: fmt::Debug + Send + Sync {
-    /// What the database stores for this role: nothing when it cannot log in with a password.
+    /// Reads what the database stores for `role`. `None` when the role cannot log in with a password.
     fn rolpassword<'a>(&'a self, compute: &'a Compute, asker: &'a Asker, role: &'a str) -> Asked<'a>;
 }
 
-/// An answer that takes time.
+/// Future of the stored text.
 pub(crate) type Asked<'a> =
     std::pin::Pin<Box<dyn Future<Output = Result<Option<String>, AskError>> + Send + 'a>>;
 
-/// No answer.
+/// Reason why a database gave no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    /// Nobody takes connections there, or not yet, or not any more: it sleeps.
+    /// The database is suspended, starting or stopping: nothing accepts connections.
     #[error("{0}")]
     Asleep(io::Error),
-    /// It runs, or will in a moment, and did not answer.
+    /// The database runs and gave no usable result.
     #[error("{0}")]
     Failed(String),
 }
 
+/// Table `auth_query` of an endpoint, unchecked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAuthQuery {
@@ -67,6 +69,7 @@ fn postgres() -> String {
 }
 
 impl RawAuthQuery {
+    /// Checks the table and reads the password file. Relative paths start at `beside`.
     pub(super) fn check(self, beside: &Path) -> Result<Asker, String> {
         let path = beside.join(&self.password_file);
         let problem =
@@ -74,7 +77,7 @@ impl RawAuthQuery {
         let password = fs::read_to_string(&path).map_err(|error| problem(&error))?;
         let password = password.trim_end_matches(['\r', '\n']);
         if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
-            return Err(problem(&"it is empty, or longer than 1024 bytes"));
+            return Err(problem(&"password is empty or longer than 1024 bytes"));
         }
         Ok(Asker {
             user: self.user.into(),

@@ -1,4 +1,4 @@
-//! The provider, with databases that say what the test wants.
+//! Tests of the provider `auth_query`, with databases that store what the test says.
 
 use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use crate::providers::{Asked, Asker};
 
 const EXAMPLE: &str = include_str!("../../../examples/auth_query.toml");
 
-/// A database with one role; asleep when there is none.
+/// Database with the one role `app`. Suspended when `app` is `None`.
 #[derive(Debug, Default)]
 struct Database {
     app: Mutex<Option<String>>,
@@ -20,7 +20,7 @@ impl AskDatabase for Arc<Database> {
     fn rolpassword<'a>(&'a self, _: &'a Compute, asker: &'a Asker, role: &'a str) -> Asked<'a> {
         assert_eq!((&asker.user, &asker.password[..]), (&"proxy_auth".into(), &b"s3cret"[..]));
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let answer = match self.app.lock().unwrap().clone() {
+        let answer = match self.app.lock().clone() {
             None => Err(AskError::Asleep(io::ErrorKind::ConnectionRefused.into())),
             Some(stored) => Ok((role == "app").then_some(stored)),
         };
@@ -44,13 +44,13 @@ impl Scene {
         Self { database, plane, directory }
     }
 
-    /// As after a restart of the proxy.
+    /// Loads the provider again, as a restart of the proxy does.
     fn restart(&mut self) {
         self.plane = load(&self.directory, &self.database).unwrap();
     }
 
     fn stores(&self, password: Option<&str>) {
-        *self.database.app.lock().unwrap() = password.map(stored);
+        *self.database.app.lock() = password.map(stored);
     }
 
     async fn access(&self, role: &str) -> Result<Option<String>, ControlPlaneError> {
@@ -68,19 +68,19 @@ fn stored(password: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_sleeping_database_is_answered_for_by_what_was_seen_even_after_a_restart() {
+async fn auth_query_keeps_verifiers_of_suspended_database() {
     let mut scene = Scene::new(EXAMPLE);
     assert_eq!(scene.access("app").await, Ok(None));
     scene.stores(Some("first"));
     assert_eq!(scene.access("app").await, Ok(Some(stored("first"))));
-    assert_eq!(scene.access("nobody").await, Ok(None));
+    assert_eq!(scene.access("ghost").await, Ok(None));
     scene.stores(None);
     scene.restart();
     assert_eq!(scene.access("app").await, Ok(Some(stored("first"))));
-    assert_eq!(scene.access("nobody").await, Ok(None));
+    assert_eq!(scene.access("ghost").await, Ok(None));
     let state = scene.directory.path().join("verifiers.json");
     assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o600);
-    // Changed, and seen, and asleep again.
+    // The password changes, a login reads it, and the database is suspended again.
     scene.stores(Some("second"));
     scene.access("app").await.unwrap();
     scene.stores(None);
@@ -88,8 +88,9 @@ async fn a_sleeping_database_is_answered_for_by_what_was_seen_even_after_a_resta
     assert_eq!(scene.access("app").await, Ok(Some(stored("second"))));
 }
 
+/// No login has read the new password when the stop begins.
 #[tokio::test]
-async fn a_password_that_was_changed_unseen_is_read_before_the_database_is_stopped() {
+async fn auth_query_refreshes_verifiers_before_stop() {
     let more = "start = [\"true\"]\nstop = [\"true\"]\nsuspend_after_seconds = 1\n";
     let mut scene = Scene::new(
         &EXAMPLE
@@ -105,8 +106,9 @@ async fn a_password_that_was_changed_unseen_is_read_before_the_database_is_stopp
     assert_eq!(scene.access("app").await, Ok(Some(stored("second"))));
 }
 
+/// A reload checks the file as a start does.
 #[tokio::test]
-async fn a_file_that_is_for_another_provider_is_refused_at_a_reload_as_at_the_start() {
+async fn auth_query_reload_refuses_other_providers_file() {
     let scene = Scene::new(EXAMPLE);
     let path = scene.directory.path().join("endpoints.toml");
     scene.stores(Some("first"));
@@ -120,26 +122,26 @@ async fn a_file_that_is_for_another_provider_is_refused_at_a_reload_as_at_the_st
 }
 
 #[tokio::test]
-async fn a_role_that_was_dropped_is_forgotten() {
+async fn auth_query_forgets_dropped_role() {
     let scene = Scene::new(EXAMPLE);
     scene.stores(Some("first"));
     scene.access("app").await.unwrap();
-    scene.plane.seen.put(&"main".parse().unwrap(), "nobody", Some(&stored("old").parse().unwrap()));
-    assert_eq!(scene.access("nobody").await, Ok(None));
+    scene.plane.known.record(&"main".parse().unwrap(), "ghost", Some(&stored("old").parse().unwrap()));
+    assert_eq!(scene.access("ghost").await, Ok(None));
     scene.stores(None);
-    assert_eq!(scene.access("nobody").await, Ok(None));
+    assert_eq!(scene.access("ghost").await, Ok(None));
 }
 
 #[tokio::test]
-async fn what_is_stored_and_no_verifier_is_an_error_that_does_not_repeat_it() {
+async fn auth_query_hides_malformed_verifier() {
     let scene = Scene::new(EXAMPLE);
-    *scene.database.app.lock().unwrap() = Some("md5hunter2".into());
+    *scene.database.app.lock() = Some("md5hunter2".into());
     let error = scene.access("app").await.unwrap_err();
     assert_eq!(error, ControlPlaneError::Unavailable("main".parse().unwrap()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn strangers_wake_each_database_once_in_a_while() {
+async fn may_wake_once_per_interval_and_endpoint() {
     let scene = Scene::new(EXAMPLE);
     let (main, other) = ("main".parse().unwrap(), "other".parse().unwrap());
     assert!(scene.plane.may_wake(&main) && !scene.plane.may_wake(&main) && scene.plane.may_wake(&other));
@@ -149,8 +151,9 @@ async fn strangers_wake_each_database_once_in_a_while() {
     assert!(scene.plane.may_wake(&main) && !scene.plane.may_wake(&main));
 }
 
+/// A role without a known verifier may wake the database where that is allowed, and so may one whose verifier is doubted.
 #[tokio::test]
-async fn a_stranger_wakes_a_database_only_where_that_is_allowed_and_doubt_wakes_too() {
+async fn may_wake_needs_permission_and_no_good_verifier() {
     let may = async |scene: &Scene| {
         let access = scene.plane.access(&Wanted::for_test("main"), &"app".into()).await.unwrap();
         (access.verifier.map(|verifier| verifier.to_string()), access.may_wake)
@@ -161,9 +164,9 @@ async fn a_stranger_wakes_a_database_only_where_that_is_allowed_and_doubt_wakes_
     let scene = Scene::new(&allowing);
     assert_eq!(may(&scene).await, (None, true));
     assert_eq!(may(&scene).await, (None, false));
-    scene.plane.woken.lock().unwrap().clear();
-    // What was seen is good until somebody's password does not fit: it may have been changed just before the stop.
-    scene.plane.seen.put(&"main".parse().unwrap(), "app", Some(&stored("old").parse().unwrap()));
+    scene.plane.woken.lock().clear();
+    // A known verifier is good until a password does not fit: it may have been changed just before the stop.
+    scene.plane.known.record(&"main".parse().unwrap(), "app", Some(&stored("old").parse().unwrap()));
     assert_eq!(may(&scene).await, (Some(stored("old")), false));
     scene.plane.doubted(&Wanted::for_test("main"), &"app".into());
     assert_eq!(may(&scene).await, (Some(stored("old")), true));
@@ -171,10 +174,10 @@ async fn a_stranger_wakes_a_database_only_where_that_is_allowed_and_doubt_wakes_
 }
 
 #[test]
-fn a_mistake_is_named_and_no_secret_is_shown() {
+fn load_names_mistakes_and_hides_secrets() {
     let query = "user = \"proxy_auth\"\npassword_file = \"proxy_auth.password\"\n";
     for (settings, expected) in [
-        ("[endpoints.main]\naddress = \"h:1\"\n".to_owned(), "endpoint \"main\": it has no auth_query"),
+        ("[endpoints.main]\naddress = \"h:1\"\n".to_owned(), "endpoint \"main\": auth_query is missing"),
         (
             format!("[endpoints.main]\naddress = \"h:1\"\n[endpoints.main.auth_query]\n{query}"),
             "missing field `state_file`",
@@ -200,6 +203,6 @@ fn a_mistake_is_named_and_no_secret_is_shown() {
     }
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("verifiers.json"), "{\"main\": {\"app\": hunter2}}").unwrap();
-    let error = Seen::load(directory.path().join("verifiers.json")).unwrap_err().to_string();
-    assert!(error.contains("it is not what was written") && !error.contains("hunter2"), "{error}");
+    let error = KnownVerifiers::load(directory.path().join("verifiers.json")).unwrap_err().to_string();
+    assert!(error.contains("state file is malformed") && !error.contains("hunter2"), "{error}");
 }

@@ -1,14 +1,15 @@
-//! The TOML file that says where the service is and how to talk to it. Paths are relative to the file.
+//! Configuration of the provider `http` (TOML): URL, dialect, token, authorities, time limits. Relative paths start at the
+//! directory of the file.
 //!
 //! | key | meaning | default |
 //! |---|---|---|
-//! | `url` | where the calls are: `http://` or `https://`, host, port, path | needed |
+//! | `url` | base URL of the calls: `http://` or `https://`, host, port, path | required |
 //! | `dialect` | `"v1"` or `"2023"` | `"v1"` |
-//! | `token_file` | a file with the Bearer token, read again at SIGHUP and when it changes | no token is sent |
-//! | `ca` | authorities (PEM) for `https` | needed there |
-//! | `compute_ca` | authorities (PEM) for computes that the service gives a `server_name` for | such computes are refused |
-//! | `access_try_seconds`, `access_seconds` | for one try, and for all tries, of asking who may come in | 5, 12 |
-//! | `wake_try_seconds`, `wake_seconds` | the same for waking, a cold start included | 50, 55 |
+//! | `token_file` | file with the Bearer token, reloaded at SIGHUP and when it changes | no token is sent |
+//! | `ca` | authorities (PEM) for `https` | required for `https` |
+//! | `compute_ca` | authorities (PEM) for computes with a `server_name` | such computes are refused |
+//! | `access_try_seconds`, `access_seconds` | time limits of one try and of all tries, for access rules | 5, 12 |
+//! | `wake_try_seconds`, `wake_seconds` | the same for waking, cold start included | 50, 55 |
 
 use std::fs;
 use std::io;
@@ -25,7 +26,7 @@ use super::dialect::Dialect;
 use super::token::{TokenError, TokenFile};
 use crate::config::describe_toml_error;
 
-/// The file cannot be used.
+/// Error in the configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpConfigError {
     #[error("{}: {error}", path.display())]
@@ -38,16 +39,18 @@ pub(crate) enum HttpConfigError {
     Authorities(#[from] TlsError),
     #[error(transparent)]
     Token(#[from] TokenError),
-    #[error("ca: an https url needs the authorities that vouch for it")]
+    #[error("ca: required for an https url")]
     NoAuthorities,
-    #[error("{0}: it must be between 1 and 86400")]
+    #[error("{0}: must be between 1 and 86400")]
     Seconds(&'static str),
 }
 
-/// For one try, and for all of them.
+/// Time limits of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TimeLimits {
+    /// Limit of one try.
     pub(super) each: Duration,
+    /// Limit of all tries together.
     pub(super) total: Duration,
 }
 
@@ -62,6 +65,7 @@ pub(super) struct HttpConfig {
     pub(super) compute_tls: Option<ClientTls>,
 }
 
+/// Unchecked configuration.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
@@ -139,14 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_enough() {
+    fn load_requires_only_url() {
         let config = load("url = \"http://127.0.0.1:9095/proxy/api/v1\"").unwrap();
         assert_eq!(config.dialect, Dialect::V1);
         assert_eq!(config.access_limits.each, Duration::from_secs(5));
     }
 
     #[test]
-    fn a_mistake_is_named() {
+    fn load_names_mistakes() {
         for (text, expected) in [
             ("", "missing field `url`"),
             ("url = 1", "line 1: "),
@@ -154,11 +158,11 @@ mod tests {
             ("url = \"ftp://h/\"", "url: must begin with http:// or https://"),
             ("url = \"http:///x\"", "url: "),
             ("url = \"http://h/?a=b\"", "url: "),
-            ("url = \"https://h/\"", "ca: an https url needs"),
+            ("url = \"https://h/\"", "ca: required for an https url"),
             ("url = \"http://h/\"\ndialect = \"v2\"", "unknown variant `v2`"),
             ("url = \"http://h/\"\ncompute_ca = \"none.pem\"", "none.pem"),
             ("url = \"http://h/\"\ntoken_file = \"none\"", "token_file "),
-            ("url = \"http://h/\"\nwake_seconds = 0", "wake_seconds: it must be between 1 and 86400"),
+            ("url = \"http://h/\"\nwake_seconds = 0", "wake_seconds: must be between 1 and 86400"),
         ] {
             let error = load(text).unwrap_err();
             assert!(error.contains(expected), "{text}\n{error}");

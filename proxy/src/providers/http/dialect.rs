@@ -1,13 +1,13 @@
-//! What is said on the wire: questions as query parameters, answers and errors as JSON. Two dialects are published; both
-//! are `GET` and differ in names and in what an answer holds.
+//! Dialects of the control plane: request parameters, and JSON replies and errors. Two dialects are published; both use
+//! `GET` and differ in names and in the fields of a reply.
 //!
 //! | | `2023` | `v1` |
 //! |---|---|---|
-//! | who may come in | `proxy_get_role_secret?session_id&application_name&project&role` | `get_endpoint_access_control?session_id&application_name&endpointish&role` |
-//! | where is it, awake | `proxy_wake_compute?session_id&application_name&project` | `wake_compute?session_id&application_name&endpointish` |
-//! | no such endpoint or role | 404 for the first call is a role without a verifier | an error that says which, or an empty `role_secret` |
+//! | access rules | `proxy_get_role_secret?session_id&application_name&project&role` | `get_endpoint_access_control?session_id&application_name&endpointish&role` |
+//! | wake, and address | `proxy_wake_compute?session_id&application_name&project` | `wake_compute?session_id&application_name&endpointish` |
+//! | unknown endpoint or role | 404 of the first call: a role without a verifier | an error that names the endpoint, or an empty `role_secret` |
 //!
-//! In the 2023 dialect a made-up endpoint and an unknown role are one and the same, so each such pair costs a question.
+//! The 2023 dialect does not distinguish an unknown endpoint from an unknown role, so each such pair costs a request.
 //! An error is `{"error", "status": {"code", "message", "details": {"error_info": {"reason"}, "retry_info":
 //! {"retry_delay_ms"}, "user_facing_message": {"message"}}}}`; all but `error` may be missing. Pure: no stream, no clock.
 
@@ -23,14 +23,14 @@ use crate::control_plane::{Access, Address, ControlPlaneError, Wanted};
 use crate::limits::allowlist::Allowlist;
 use crate::route::EndpointName;
 
-/// Longest text of the service's that a client is shown, in bytes.
+/// Longest text of the service that a client sees, in bytes.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// Longest pause between two tries that the service may name: the longest time limit of a question. A longer one means the
 /// same, and would overflow the clock.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Which names are used.
+/// Dialect of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub(super) enum Dialect {
     #[serde(rename = "2023")]
@@ -40,41 +40,44 @@ pub(super) enum Dialect {
     V1,
 }
 
-/// Where a compute is that runs.
+/// Reply to a wake: a running compute.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Woken {
     pub(super) address: Address,
-    /// For which name its certificate is; it does no TLS when `None`.
+    /// Name in the certificate of the compute. `None` when it does not do TLS.
     pub(super) server_name: Option<String>,
 }
 
-/// A try that gave no answer.
+/// Failed try of a request.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) retry: Retry,
-    /// What everybody who waits gets, if this was the last try.
+    /// Error for all waiting logins, if this was the last try.
     pub(super) error: ControlPlaneError,
-    /// For the log.
+    /// Cause, for the log.
     pub(super) reason: String,
 }
 
+/// Whether and when a failed request is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retry {
     No,
+    /// After the usual back-off.
     Soon,
+    /// After the pause that the service named.
     After(Duration),
 }
 
 impl Failure {
-    /// Nobody answered, or nothing that could be read.
-    pub(super) fn transport(endpoint: &EndpointName, reason: String, passes_by_itself: bool) -> Self {
-        let retry = if passes_by_itself { Retry::Soon } else { Retry::No };
+    /// No reply, or none that can be read.
+    pub(super) fn transport(endpoint: &EndpointName, reason: String, is_transient: bool) -> Self {
+        let retry = if is_transient { Retry::Soon } else { Retry::No };
         Self { retry, error: ControlPlaneError::Unavailable(endpoint.clone()), reason }
     }
 }
 
 #[derive(Deserialize)]
-struct AccessAnswer {
+struct AccessReply {
     role_secret: String,
     #[serde(default)]
     allowed_ips: Option<Vec<String>>,
@@ -83,13 +86,14 @@ struct AccessAnswer {
 }
 
 #[derive(Deserialize)]
-struct WakeAnswer {
+struct WakeReply {
     address: String,
     #[serde(default)]
     server_name: Option<String>,
 }
 
 impl Dialect {
+    /// Request for the access rules of an endpoint and the verifier of a role.
     pub(super) fn access_request(self, wanted: &Wanted, role: &Text) -> Request {
         let call = match self {
             Self::Year2023 => "proxy_get_role_secret",
@@ -100,6 +104,7 @@ impl Dialect {
         Request { call, query }
     }
 
+    /// Request to wake a compute and to return its address.
     pub(super) fn wake_request(self, wanted: &Wanted) -> Request {
         let call = match self {
             Self::Year2023 => "proxy_wake_compute",
@@ -118,6 +123,7 @@ impl Dialect {
                 push(&mut query, "application_name", &[name.unwrap_or_default(), b"/tcp"].concat());
             }
         }
+
         let name = match self {
             Self::Year2023 => "project",
             Self::V1 => "endpointish",
@@ -126,16 +132,18 @@ impl Dialect {
         query
     }
 
-    /// Who may come in. A secret that is none is an error: nobody could log in, and somebody should look at it.
+    /// Reads a reply to [`Self::access_request`]. A malformed `role_secret` is an error, so that it appears in the log: no
+    /// client could log in with it.
     pub(super) fn read_access(self, endpoint: &EndpointName, response: &Response) -> Result<Access, Failure> {
         if self == Self::Year2023 && response.status == 404 {
             return Ok(Access::default());
         }
-        let answer: AccessAnswer = read(endpoint, response)?;
+        let answer: AccessReply = read(endpoint, response)?;
         let unusable = |error| {
-            let reason = format!("the role_secret cannot be used: {error}");
+            let reason = format!("malformed role_secret: {error}");
             Failure::transport(endpoint, reason, false)
         };
+
         let secret = Some(answer.role_secret).filter(|secret| !secret.is_empty());
         let verifier = secret.map(|secret| secret.parse().map_err(unusable)).transpose()?;
         let allowlist = Allowlist::parse_lossy(answer.allowed_ips.iter().flatten().map(String::as_str));
@@ -143,10 +151,11 @@ impl Dialect {
         Ok(Access { verifier, allowlist: Arc::new(allowlist), project, may_wake: false })
     }
 
+    /// Reads a reply to [`Self::wake_request`].
     pub(super) fn read_woken(self, endpoint: &EndpointName, response: &Response) -> Result<Woken, Failure> {
-        let WakeAnswer { address, server_name } = read(endpoint, response)?;
+        let WakeReply { address, server_name } = read(endpoint, response)?;
         let address = address.parse().map_err(|error| {
-            Failure::transport(endpoint, format!("the address {address:?} cannot be used: {error}"), false)
+            Failure::transport(endpoint, format!("malformed address {address:?}: {error}"), false)
         })?;
         Ok(Woken { address, server_name: server_name.filter(|name| !name.is_empty()) })
     }
@@ -162,15 +171,15 @@ fn read<'r, T: Deserialize<'r>>(endpoint: &EndpointName, response: &'r Response)
         return Err(read_error(endpoint, response));
     }
     serde_json::from_slice(&response.body).map_err(|error| {
-        // The library's text may repeat a value, and the value may be a secret: only where it is and what kind.
-        let reason = format!("malformed answer: {:?} at column {}", error.classify(), error.column());
+        // The library's text may repeat a value, which may be a secret: only the kind and the place of the error.
+        let reason = format!("malformed reply: {:?} at column {}", error.classify(), error.column());
         Failure::transport(endpoint, reason, false)
     })
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct ErrorAnswer {
+struct ErrorReply {
     error: String,
     status: Option<Status>,
 }
@@ -206,14 +215,14 @@ struct UserFacingMessage {
 }
 
 fn read_error(endpoint: &EndpointName, response: &Response) -> Failure {
-    let answer: Option<ErrorAnswer> = serde_json::from_slice(&response.body).ok();
+    let answer: Option<ErrorReply> = serde_json::from_slice(&response.body).ok();
     let is_json = answer.is_some();
-    let ErrorAnswer { error, status } = answer.unwrap_or_default();
+    let ErrorReply { error, status } = answer.unwrap_or_default();
     let Status { message, details } = status.unwrap_or_default();
     let reason = details.error_info.map(|info| info.reason).unwrap_or_default();
     let class = Class::of(&reason, response.status);
     let delay = details.retry_info.map(|info| Duration::from_millis(info.retry_delay_ms));
-    // A gateway in between knows nothing of the endpoint; what it says of the moment counts.
+    // A gateway in between knows nothing of the endpoint, only that the service is not reachable at the moment.
     let is_gateway = matches!(response.status, 502..=504);
     let delay = delay.or(response.retry_after).map(|delay| delay.min(RETRY_PAUSE_MAX));
     let retry = match (delay, class) {
@@ -222,27 +231,29 @@ fn read_error(endpoint: &EndpointName, response: &Response) -> Failure {
         (None, Class::Other) if is_gateway => Retry::Soon,
         _ => Retry::No,
     };
-    let words = details.user_facing_message.map(|message| shorten(message.message));
+
+    let user_message = details.user_facing_message.map(|message| shorten(message.message));
     let text = if is_json { format!("{error} {message}") } else { "malformed error".to_owned() };
     let reason = format!("status {} {reason} {}", response.status, shorten(text));
-    Failure { retry, error: class.error(endpoint, words), reason }
+    Failure { retry, error: class.error(endpoint, user_message), reason }
 }
 
-/// What an error means for the endpoint.
+/// Meaning of an error for the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     NotFound,
     Disabled,
     RateLimit,
     Quota,
-    /// Something is going on with it that ends by itself.
+    /// An operation on the endpoint is running, and ends by itself.
     Busy,
-    /// It is there and cannot be had; nobody says for how long.
+    /// The endpoint is locked, for an unknown time.
     Locked,
     Other,
 }
 
 impl Class {
+    /// Classifies by the reason in the reply, or else by the HTTP status.
     fn of(reason: &str, status: u16) -> Self {
         match reason {
             "RESOURCE_NOT_FOUND" | "PROJECT_NOT_FOUND" | "ENDPOINT_NOT_FOUND" | "BRANCH_NOT_FOUND" => {
@@ -270,10 +281,10 @@ impl Class {
         }
     }
 
-    fn error(self, endpoint: &EndpointName, words: Option<String>) -> ControlPlaneError {
+    fn error(self, endpoint: &EndpointName, user_message: Option<String>) -> ControlPlaneError {
         let refused = |sqlstate, default: &str| ControlPlaneError::Refused {
             sqlstate,
-            message: words.clone().unwrap_or_else(|| format!("endpoint \"{endpoint}\" {default}")),
+            message: user_message.clone().unwrap_or_else(|| format!("endpoint \"{endpoint}\" {default}")),
         };
         match self {
             Self::NotFound => ControlPlaneError::UnknownEndpoint(endpoint.clone()),
@@ -282,9 +293,9 @@ impl Class {
             Self::Quota => refused(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "is over its quota"),
             Self::Locked => refused(SqlState::CANNOT_CONNECT_NOW, "is temporarily unavailable"),
             Self::Busy => ControlPlaneError::Busy {
-                message: words.unwrap_or_else(|| format!("endpoint \"{endpoint}\" is busy")),
+                message: user_message.unwrap_or_else(|| format!("endpoint \"{endpoint}\" is busy")),
             },
-            Self::Other => match words {
+            Self::Other => match user_message {
                 Some(message) => {
                     ControlPlaneError::Refused { sqlstate: SqlState::CONNECTION_FAILURE, message }
                 }
@@ -297,6 +308,6 @@ impl Class {
 fn shorten(mut text: String) -> String {
     let end = (0..=MESSAGE_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text.truncate(end.unwrap_or_default());
-    // It goes into a message whose texts end with a zero byte.
+    // Texts in a PostgreSQL message end with a zero byte.
     text.replace('\0', " ")
 }

@@ -1,9 +1,8 @@
-//! The provider for whoever has a service that manages databases: HTTP questions, JSON answers, in either of the two
-//! dialects that are published for this. How to configure it is in [`config`], what is said on the wire in [`dialect`].
+//! Provider `http`: asks a service that manages databases, with HTTP requests and JSON replies, in either of the two
+//! published dialects. [`config`] reads the configuration, [`dialect`] makes the requests and reads the replies.
 //!
-//! Every question has a time limit for each try and one for all tries together. A try is followed by another one after
-//! what may pass by itself: no connection, no answer in time, a gateway's error, an error that says so. Where the service
-//! says how long to wait, that is how long.
+//! A request has a time limit for each try and one for all tries together. A failure that may pass by itself is tried again:
+//! no connection, no reply in time, an error of a gateway, an error that is marked so. The service may name the pause.
 
 mod client;
 mod config;
@@ -30,32 +29,33 @@ use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, Rep
 pub(crate) use self::config::HttpConfigError;
 pub(crate) use self::token::TokenFile;
 
-/// Tries of one question at most.
+/// Most tries of one request.
 const TRIES_MAX: u32 = 10;
-/// Pauses between tries, where the service names none.
+/// Pauses between tries, unless the service names one.
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
-/// Added to a pause that the service names, at random: whoever was told the same shall not come back together.
+/// Longest random addition to a pause that the service names: proxies that were told the same must not return together.
 const RETRY_JITTER_MAX: Duration = Duration::from_millis(100);
 
-/// See the module's text.
+/// Control plane behind an HTTP service.
 #[derive(Debug)]
 pub(crate) struct HttpControlPlane {
     config: HttpConfig,
 }
 
 impl HttpControlPlane {
-    /// Reads the configuration; asks nobody yet.
+    /// Reads the configuration. Sends no request.
     pub(crate) fn load(path: &Path) -> Result<Self, HttpConfigError> {
         Ok(Self { config: HttpConfig::load(path)? })
     }
 
-    /// What is read again of it.
+    /// The token file, which is reloaded while the proxy runs.
     pub(crate) fn token(&self) -> Option<Arc<TokenFile>> {
         self.config.client.token.clone()
     }
 
-    async fn ask<T>(
+    /// Sends the request until a reply can be read, the failure is permanent, or the time is over.
+    async fn request<T>(
         &self,
         wanted: &Wanted,
         request: Request,
@@ -64,7 +64,8 @@ impl HttpControlPlane {
     ) -> Result<T, ControlPlaneError> {
         let deadline = Instant::now() + limits.total;
         let mut backoff = Backoff::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
-        for number in 1.. {
+
+        for attempt in 1.. {
             let try_until = deadline.min(Instant::now() + limits.each);
             let failure = match timeout_at(try_until, self.config.client.get(&request)).await {
                 Ok(Ok(response)) => match read(&response) {
@@ -74,17 +75,18 @@ impl HttpControlPlane {
                 Ok(Err(error)) => {
                     Failure::transport(&wanted.endpoint, error.to_string(), error.is_transient())
                 }
-                Err(_) => Failure::transport(&wanted.endpoint, "no answer in time".into(), true),
+                Err(_) => Failure::transport(&wanted.endpoint, "no reply in time".into(), true),
             };
-            let (endpoint, call, reason) = (&wanted.endpoint, request.call, &failure.reason);
-            tracing::warn!(%endpoint, call, number, reason, "the control plane did not answer as hoped");
+
+            let (endpoint, call, error) = (&wanted.endpoint, request.call, &failure.reason);
+            tracing::warn!(%endpoint, call, attempt, error, "control plane request failed");
             let pause = match failure.retry {
                 Retry::No => return Err(failure.error),
                 Retry::Soon => backoff.next_delay(&mut rand::rng()),
                 Retry::After(pause) => pause + rand::rng().random_range(Duration::ZERO..RETRY_JITTER_MAX),
             };
-            // A pause that ends too late would only make the client wait for the same answer.
-            if number >= TRIES_MAX || Instant::now() + pause >= deadline {
+            // A pause beyond the deadline would only make the client wait longer for the same error.
+            if attempt >= TRIES_MAX || Instant::now() + pause >= deadline {
                 return Err(failure.error);
             }
             tokio::time::sleep(pause).await;
@@ -92,6 +94,7 @@ impl HttpControlPlane {
         Err(ControlPlaneError::Unavailable(wanted.endpoint.clone()))
     }
 
+    /// Adds TLS to the address in the reply. A certificate name without `compute_ca` is an error.
     fn compute(&self, wanted: &Wanted, woken: Woken) -> Result<Arc<Compute>, ControlPlaneError> {
         let tls = match (woken.server_name, &self.config.compute_tls) {
             (None, _) => None,
@@ -100,7 +103,7 @@ impl HttpControlPlane {
                 tracing::error!(
                     endpoint = %wanted.endpoint,
                     server_name = name,
-                    "the control plane names a certificate, and there is no compute_ca to check it with"
+                    "control plane sent a server_name, and compute_ca is not configured"
                 );
                 return Err(ControlPlaneError::Unavailable(wanted.endpoint.clone()));
             }
@@ -113,15 +116,15 @@ impl ControlPlane for HttpControlPlane {
     fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
         let request = self.config.dialect.access_request(wanted, role);
         let read = |response: &Response| self.config.dialect.read_access(&wanted.endpoint, response);
-        Box::pin(self.ask(wanted, request, self.config.access_limits, read))
+        Box::pin(self.request(wanted, request, self.config.access_limits, read))
     }
 
-    /// Only the service knows, and it wakes the compute to be able to say it.
+    /// Wakes the compute: the service gives no address of a suspended one.
     fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
         Box::pin(async move {
             let request = self.config.dialect.wake_request(wanted);
             let read = |response: &Response| self.config.dialect.read_woken(&wanted.endpoint, response);
-            let woken = self.ask(wanted, request, self.config.wake_limits, read).await?;
+            let woken = self.request(wanted, request, self.config.wake_limits, read).await?;
             self.compute(wanted, woken)
         })
     }

@@ -1,4 +1,4 @@
-//! Against a control plane that says what the test wants, over HTTP, configured by the examples of the documentation.
+//! Tests of the provider `http` against a scripted HTTP service, with the documented examples as configuration.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -18,7 +18,7 @@ const V1: &str = include_str!("../../../examples/http-v1.toml");
 const YEAR_2023: &str = include_str!("../../../examples/http-2023.toml");
 const SESSION: &str = "00000000-0000-8000-8000-000000000001";
 
-/// What it says, in this order, and what it was asked.
+/// Replies of the service in their order, and the requests that it received.
 #[derive(Debug, Default)]
 struct Script {
     answers: Mutex<VecDeque<(u16, &'static str, String)>>,
@@ -81,7 +81,7 @@ impl Scene {
     }
 }
 
-/// The files that the examples name, too.
+/// Writes the configuration and the files that the examples name.
 fn write(config: &str) -> (tempfile::TempDir, std::path::PathBuf) {
     let files = tempfile::tempdir().unwrap();
     fs::write(files.path().join("token"), "s3cret\n").unwrap();
@@ -101,7 +101,7 @@ fn unavailable() -> ControlPlaneError {
 }
 
 #[tokio::test]
-async fn the_v1_dialect_is_spoken() {
+async fn http_speaks_dialect_v1() {
     let secret = json!({"role_secret": verifier(), "allowed_ips": ["10.0.0.0/8"], "project_id": "p"});
     let address =
         json!({"address": "[::1]:5432", "server_name": "main.internal", "aux": {"compute_id": "c"}});
@@ -136,7 +136,7 @@ async fn the_v1_dialect_is_spoken() {
 }
 
 #[tokio::test]
-async fn the_dialect_of_2023_is_spoken() {
+async fn http_speaks_dialect_2023() {
     let secret = json!({"role_secret": verifier()});
     let address =
         json!({"address": "10.0.0.1:5432", "aux": {"endpoint_id": "e", "project_id": "p", "branch_id": "b"}});
@@ -144,14 +144,14 @@ async fn the_dialect_of_2023_is_spoken() {
         [(200, secret), (404, json!({"error": "no"})), (200, address), (404, json!({"error": "no"}))];
     let scene = Scene::new(YEAR_2023, answers).await;
     assert_eq!(scene.access("app").await.unwrap().verifier.unwrap().to_string(), verifier());
-    assert!(scene.access("nobody").await.unwrap().verifier.is_none());
+    assert!(scene.access("ghost").await.unwrap().verifier.is_none());
     assert_eq!(scene.wake().await.unwrap().address.to_string(), "10.0.0.1:5432");
     let unknown = ControlPlaneError::UnknownEndpoint("main".parse().unwrap());
     assert_eq!(scene.wake().await.unwrap_err(), unknown);
     let both = format!("session_id={SESSION}&project=main");
     let expected = [
         format!("/authenticate/proxy_get_role_secret?{both}&role=app"),
-        format!("/authenticate/proxy_get_role_secret?{both}&role=nobody"),
+        format!("/authenticate/proxy_get_role_secret?{both}&role=ghost"),
         format!("/authenticate/proxy_wake_compute?{both}"),
         format!("/authenticate/proxy_wake_compute?{both}"),
     ];
@@ -163,8 +163,9 @@ fn failure(reason: &str) -> Value {
     json!({"error": "internal text", "status": {"code": "c", "message": "m", "details": {"error_info": {"reason": reason}}}})
 }
 
+/// Other errors reach the client at once, with their SQLSTATE and without the service's internal text.
 #[tokio::test]
-async fn an_error_is_tried_again_when_it_may_pass_and_told_when_it_does_not() {
+async fn http_retries_transient_errors_only() {
     let address = json!({"address": "h:1"});
     for (status, error) in [
         (503, json!({"error": "x"})),
@@ -198,7 +199,7 @@ async fn an_error_is_tried_again_when_it_may_pass_and_told_when_it_does_not() {
 }
 
 #[tokio::test]
-async fn what_the_service_wants_the_client_to_read_is_read() {
+async fn http_passes_user_facing_message_on() {
     let mut error = failure("COMPUTE_TIME_QUOTA_EXCEEDED");
     error["status"]["details"]["user_facing_message"] = json!({"message": "Your plan\u{0} is used up."});
     let scene = Scene::new(V1, [(402, error)]).await;
@@ -206,7 +207,7 @@ async fn what_the_service_wants_the_client_to_read_is_read() {
 }
 
 #[tokio::test]
-async fn a_delay_that_the_service_names_is_kept() {
+async fn http_keeps_the_named_retry_delay() {
     let mut error = failure("ENDPOINT_IDLE");
     error["status"]["details"]["retry_info"] = json!({"retry_delay_ms": 700});
     let address = json!({"address": "h:1"}).to_string();
@@ -224,7 +225,7 @@ async fn a_delay_that_the_service_names_is_kept() {
 
 /// Pauses of more than a year must not overflow the clock either.
 #[tokio::test]
-async fn retry_delay_beyond_deadline_fails_at_once() {
+async fn http_fails_at_once_beyond_deadline() {
     for delay in [3_600_000, u64::MAX] {
         let mut error = failure("ENDPOINT_IDLE");
         error["status"]["details"]["retry_info"] = json!({"retry_delay_ms": delay});
@@ -240,7 +241,7 @@ async fn retry_delay_beyond_deadline_fails_at_once() {
 }
 
 #[tokio::test]
-async fn a_service_that_hangs_is_tried_again_until_the_deadline() {
+async fn http_retries_hanging_service_until_deadline() {
     let example = V1.replace("access_try_seconds = 5", "access_try_seconds = 1");
     let example = example.replace("access_seconds = 12", "access_seconds = 3");
     let hangs = || (0, json!(null));
@@ -255,7 +256,7 @@ async fn a_service_that_hangs_is_tried_again_until_the_deadline() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_tried_again_too() {
+async fn http_retries_refused_connections() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
@@ -275,7 +276,7 @@ async fn nobody_there_is_tried_again_too() {
 }
 
 #[tokio::test]
-async fn an_answer_has_a_limit_and_a_secret_must_be_one() {
+async fn http_refuses_long_replies_and_malformed_secrets() {
     let long = json!({"role_secret": "", "allowed_ips": ["x".repeat(70_000)]});
     let broken = json!({"role_secret": verifier().replace("$1:", "$0:")});
     for answer in [long, broken, json!({"role_secret": "md5aaaa"}), json!({})] {
@@ -286,7 +287,7 @@ async fn an_answer_has_a_limit_and_a_secret_must_be_one() {
 }
 
 #[test]
-fn the_examples_can_be_loaded() {
+fn http_loads_the_documented_examples() {
     for example in [V1, YEAR_2023] {
         let (_files, path) = write(example);
         assert!(HttpControlPlane::load(Path::new(&path)).is_ok());

@@ -1,4 +1,4 @@
-//! The Bearer token that questions come with (RFC 6750, section 2.1), from a file that somebody else exchanges.
+//! Token file: the Bearer token (RFC 6750, section 2.1) of requests to the control plane. Other programs may replace it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use hyper::header::HeaderValue;
 
 use crate::lifecycle::reload::{Source, Take};
 
-/// The file cannot be used. What is in it is not repeated.
+/// Error in the token file. Does not repeat its content.
 #[derive(Debug, thiserror::Error)]
 #[error("token_file {}: {error}", path.display())]
 pub(crate) struct TokenError {
@@ -17,7 +17,7 @@ pub(crate) struct TokenError {
     error: String,
 }
 
-/// The token as it was when the file was last read and good.
+/// Token file with its last good token.
 #[derive(Debug)]
 pub(crate) struct TokenFile {
     path: PathBuf,
@@ -25,12 +25,13 @@ pub(crate) struct TokenFile {
 }
 
 impl TokenFile {
+    /// Reads the file.
     pub(super) fn load(path: PathBuf) -> Result<Self, TokenError> {
         let current = ArcSwapOption::new(read(&path)?);
         Ok(Self { path, current })
     }
 
-    /// What `Authorization` is to be.
+    /// Value of the header `Authorization`. `None` when the file is empty.
     pub(super) fn header(&self) -> Option<HeaderValue> {
         self.current.load().as_deref().cloned()
     }
@@ -47,7 +48,7 @@ impl Source for TokenFile {
     }
 }
 
-/// An empty one is not sent.
+/// Returns `None` for an empty file.
 fn read(path: &Path) -> Result<Option<Arc<HeaderValue>>, TokenError> {
     let wrong = |error: String| TokenError { path: path.to_owned(), error };
     let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
@@ -55,7 +56,8 @@ fn read(path: &Path) -> Result<Option<Arc<HeaderValue>>, TokenError> {
         return Ok(None);
     }
     let value = HeaderValue::from_str(&format!("Bearer {}", text.trim()));
-    let mut value = value.map_err(|_| wrong("it has characters that a header cannot have".into()))?;
+    let mut value =
+        value.map_err(|_| wrong("token has characters that are not allowed in a header".into()))?;
     value.set_sensitive(true);
     Ok(Some(Arc::new(value)))
 }
@@ -65,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_that_is_exchanged_counts_when_it_is_taken_and_a_wrong_one_never() {
+    fn token_reload_is_explicit_and_refuses_malformed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
         assert!(TokenFile::load(path.clone()).unwrap_err().to_string().contains("token: "));
@@ -73,7 +75,7 @@ mod tests {
         let token = TokenFile::load(path.clone()).unwrap();
         let header = || token.header().map(|value| value.to_str().unwrap().to_owned());
         fs::write(&path, "hunt\u{1}er2").unwrap();
-        let Err(error) = token.read() else { panic!("it is taken") };
+        let Err(error) = token.read() else { panic!("malformed token was accepted") };
         assert!(error.contains(path.to_str().unwrap()) && !error.contains("hunt"), "{error}");
         fs::write(&path, "second").unwrap();
         let take = token.read().unwrap();
