@@ -1,6 +1,7 @@
-//! Cancel requests: every client has a key of the proxy's own, and whoever shows it cancels what runs for that client
-//! at its compute (PostgreSQL documentation, "Canceling Requests in Progress"). The keys are those of this process; where
-//! others share its ports, these are asked for keys that are not known here.
+//! Cancel requests: gives each client a key of the proxy's own, and passes a request with that key on to the client's compute
+//! (PostgreSQL documentation, "Canceling Requests in Progress").
+//!
+//! Each process has its own keys. Peer processes that share the ports are asked for unknown ones.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,22 +24,22 @@ use crate::limits::rate_limit::NetworkLimit;
 use crate::observe::metrics::{How, Metrics};
 use crate::peers::Peers;
 
-/// Bytes of the secret in protocol 3.0, which knows no other length.
+/// Length of the secret in protocol 3.0, which allows no other, in bytes.
 const SHORT_SECRET_BYTES: usize = 4;
-/// From protocol 3.2 on: nobody guesses it.
+/// Length of the secret from protocol 3.2 on, in bytes: too long to guess.
 const LONG_SECRET_BYTES: usize = 32;
-/// Requests of one network: one in this time, and so many at once after a pause.
+/// Cancel requests of one network: one in this interval, and [`REQUESTS_BURST`] at once after a pause.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(10);
 const REQUESTS_BURST: u32 = 1000;
-/// From connecting to the compute until it has closed that connection, which it does when the signal is sent.
+/// From connecting to the compute until it closes that connection, which it does once the signal is sent.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keys of the clients that are connected.
+/// The keys of all connected clients.
 #[derive(Debug)]
 pub(crate) struct Cancels {
     known: Mutex<HashMap<i32, Known>>,
     rate: NetworkLimit,
-    /// Processes that may have the session.
+    /// Peer processes, which may have the session.
     peers: OnceLock<Peers>,
     metrics: Metrics,
 }
@@ -49,7 +50,7 @@ struct Known {
     target: Arc<Target>,
 }
 
-/// A backend, and how to reach it.
+/// A backend of a compute, and its cancel key there.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) compute: Arc<Compute>,
@@ -57,7 +58,7 @@ pub(crate) struct Target {
     pub(crate) key: Bytes,
 }
 
-/// A key that is good for as long as this lives.
+/// A client's key. It is valid until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Registered {
     pub(crate) pid: i32,
@@ -77,7 +78,7 @@ impl Cancels {
         Self { known: Mutex::default(), rate: NetworkLimit::new(rate), peers: OnceLock::new(), metrics }
     }
 
-    /// Asks these for keys that are not known here; to be told once.
+    /// Sets the peer processes that are asked for unknown keys. To be called once.
     pub(crate) fn ask_too(&self, peers: Peers) {
         let _ = self.peers.set(peers);
     }
@@ -95,7 +96,7 @@ impl Cancels {
         let key = Bytes::from(key);
         let mut known = self.lock();
         loop {
-            // Some clients keep it as an unsigned, others as a signed number: positive is both.
+            // Clients store it as a signed or an unsigned number; a positive one is the same in both.
             let pid = random.random_range(1..=i32::MAX);
             if let Entry::Vacant(free) = known.entry(pid) {
                 free.insert(Known { secret: key.clone(), target });
@@ -104,7 +105,7 @@ impl Cancels {
         }
     }
 
-    /// Passes a cancel request on, when its key is one of ours. A wrong one is met with silence, like a right one.
+    /// Passes a cancel request on when its key is known. The client gets no answer in either case, as from PostgreSQL.
     pub(crate) async fn pass_on(&self, dial: &impl Dial, peer: Option<SocketAddr>, pid: i32, key: &[u8]) {
         let is_allowed = peer.is_none_or(|peer| self.rate.take(peer.ip()).is_ok());
         let how = match (self.find(pid, key), self.peers.get()) {
@@ -116,7 +117,7 @@ impl Cancels {
         self.count(how);
     }
 
-    /// A request that came to another process. True when its key is one of ours.
+    /// Passes on a request that a peer process received. Returns whether the key is one of this process.
     pub(crate) async fn pass_on_here(&self, dial: &impl Dial, pid: i32, key: &[u8]) -> bool {
         let Some(target) = self.find(pid, key) else { return false };
         self.count(pass_on_to(&target, dial).await);
@@ -135,7 +136,6 @@ impl Cancels {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<i32, Known>> {
-        // Nothing panics under this lock.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -144,14 +144,14 @@ async fn pass_on_to(target: &Target, dial: &impl Dial) -> &'static str {
     match target.cancel(dial).await {
         Ok(()) => "passed_on",
         Err(error) => {
-            tracing::warn!(address = %target.compute.address, %error, "a cancel request did not arrive");
+            tracing::warn!(address = %target.compute.address, %error, "cannot pass a cancel request on");
             "failed"
         }
     }
 }
 
 impl Target {
-    /// Asks the compute to cancel what this backend does, over TLS where its sessions use it.
+    /// Asks the compute to cancel what this backend runs, over TLS where its sessions use it.
     pub(crate) async fn cancel(&self, dial: &impl Dial) -> Result<(), ComputeError> {
         let cancel = Box::pin(async {
             let stream = dial.dial(&self.compute.address).await.map_err(ComputeError::Unreachable)?;
@@ -161,7 +161,7 @@ impl Target {
             packet.encode(&mut request).map_err(|error| ComputeError::Protocol(error.to_string()))?;
             stream.write_all(&request).await.map_err(ComputeError::Lost)?;
             stream.flush().await.map_err(ComputeError::Lost)?;
-            // PostgreSQL closes when it has sent the signal. How it closes does not matter.
+            // PostgreSQL closes the connection when it has sent the signal. How it closes does not matter.
             let _ = stream.read(&mut [0]).await;
             Ok(())
         });
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_key_of_a_connected_client_is_good() {
+    fn cancel_needs_the_whole_key_of_a_client() {
         let cancels = Arc::new(Cancels::new(Metrics::new(&mut Default::default())));
         for (version, bytes) in
             [(ProtocolVersion::V3_0, 4), (ProtocolVersion(3 << 16 | 1), 4), (ProtocolVersion::V3_2, 32)]
@@ -212,10 +212,10 @@ mod tests {
         assert!(cancels.lock().is_empty());
     }
 
-    /// Counts, and is never there.
-    struct Nobody(AtomicU32);
+    /// Counts connections and refuses each.
+    struct Refusing(AtomicU32);
 
-    impl Dial for Nobody {
+    impl Dial for Refusing {
         type Stream = tokio::net::TcpStream;
 
         async fn dial(&self, _: &crate::control_plane::Address) -> std::io::Result<Self::Stream> {
@@ -225,10 +225,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_network_that_asks_too_often_reaches_no_compute_and_others_do() {
+    async fn cancel_limit_stops_one_network_only() {
         let cancels = Arc::new(Cancels::new(Metrics::new(&mut Default::default())));
         let registered = cancels.register(target(), ProtocolVersion::V3_2, &mut StdRng::seed_from_u64(1));
-        let dial = Nobody(AtomicU32::new(0));
+        let dial = Refusing(AtomicU32::new(0));
         let ask = async |peer: &str, count: u32| {
             for _ in 0..count {
                 let peer = Some(peer.parse().unwrap());

@@ -24,7 +24,7 @@ pub enum ProtocolError {
     #[error("invalid message length {0}")]
     InvalidLength(i32),
     /// The peer announced more bytes than are accepted for this message.
-    #[error("message of {announced} bytes exceeds the limit of {max}")]
+    #[error("message of {announced} bytes, at most {max} are accepted here")]
     TooLong {
         /// Bytes that the length word announces, itself included.
         announced: usize,

@@ -1,4 +1,4 @@
-//! Connections to computes: TCP and TLS.
+//! Dial: opens connections to computes, TCP and TLS.
 
 use std::future::Future;
 use std::io;
@@ -18,19 +18,19 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Opens connections to computes: TCP, or pipes in memory in tests.
 pub(crate) trait Dial: Send + Sync + 'static {
-    /// What a connection is.
+    /// The type of a connection.
     type Stream: Io;
 
-    /// How to encrypt what goes to a compute that the control plane says nothing about.
+    /// The TLS settings for computes whose control plane sets none.
     fn default_tls(&self) -> Option<&ClientTls> {
         None
     }
 
-    /// Connects to one of the addresses that this one stands for.
+    /// Connects to the first address of the host that accepts.
     fn dial(&self, address: &Address) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
-/// Over TCP.
+/// Dials over TCP.
 #[derive(Debug)]
 pub(crate) struct TcpDial {
     pub(crate) tls: Option<ClientTls>,
@@ -59,7 +59,7 @@ impl Dial for TcpDial {
     }
 }
 
-/// TLS, when the compute is to be reached by it.
+/// Encrypts the connection when the compute is to be reached by TLS.
 pub(crate) async fn encrypt<D: Dial>(
     dial: &D,
     stream: D::Stream,

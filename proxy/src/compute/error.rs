@@ -1,4 +1,4 @@
-//! Why there is no session at a compute, and what the client is told.
+//! Compute errors: why there is no session at a compute, and what the client is told.
 
 use std::io;
 
@@ -11,30 +11,30 @@ use crate::control_plane::{Address, ControlPlaneError};
 /// Why there is no session at a compute.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ComputeError {
-    /// Nobody takes connections there.
+    /// The address does not accept connections.
     #[error("cannot connect: {0}")]
     Unreachable(#[source] io::Error),
-    /// The connection broke before the login was over.
+    /// The connection broke during the login.
     #[error("connection lost during the login: {0}")]
     Lost(#[source] io::Error),
-    /// The compute said no, and this is what it said.
+    /// The compute refused the login with this error.
     #[error("refused: {}", .0.error)]
     Refused(Box<Refusal>),
-    /// It did not do TLS, or with the wrong certificate.
+    /// The compute does not speak TLS, or has a wrong certificate.
     #[error("TLS: {0}")]
     Tls(#[source] Box<ClientError>),
-    /// It wants to be shown something that only the client has.
-    #[error("it asks for an authentication other than SCRAM-SHA-256")]
+    /// The compute asks for a method that needs what only the client has.
+    #[error("the compute asks for an authentication other than SCRAM-SHA-256")]
     Authentication,
-    /// It did not follow SCRAM, or does not know the role's verifier.
+    /// The compute broke SCRAM, or could not prove that it knows the role's verifier.
     #[error("{0}")]
     Scram(#[from] scram::ScramError),
-    /// It spoke, but not this protocol.
+    /// The compute did not follow the PostgreSQL protocol.
     #[error("unexpected answer: {0}")]
     Protocol(String),
 }
 
-/// What a compute said, for us and for the client.
+/// A compute's error, parsed for the proxy and unparsed for the client.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) error: ErrorResponse,
@@ -43,7 +43,7 @@ pub(crate) struct Refusal {
 }
 
 impl ComputeError {
-    /// What became of an error while bytes were exchanged.
+    /// Sorts an error of the stream into a broken protocol and a lost connection.
     pub(super) fn from_stream(error: FramedError) -> Self {
         match error {
             FramedError::Protocol(error) => Self::Protocol(error.to_string()),
@@ -51,7 +51,7 @@ impl ComputeError {
         }
     }
 
-    /// It may be that somebody else has the address now.
+    /// Whether another server may have the address now, so that it is worth looking up again.
     pub(super) fn is_perhaps_another_ones(&self) -> bool {
         match self {
             Self::Unreachable(_) => false,
@@ -61,7 +61,7 @@ impl ComputeError {
         }
     }
 
-    /// The compute runs and will take connections soon.
+    /// Whether the compute runs and will accept connections soon.
     pub(super) fn is_starting(&self) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.error.sqlstate == SqlState::CANNOT_CONNECT_NOW)
     }
@@ -89,12 +89,12 @@ impl ConnectError {
         }
     }
 
-    /// The compute is well and did not want this client: a missing database, for example.
+    /// Whether a healthy compute refused this client, for example because the database does not exist.
     pub(crate) const fn is_the_computes(&self) -> bool {
         matches!(self, Self::Compute { error: ComputeError::Refused(_), .. })
     }
 
-    /// What the client is told. The compute's address is ours to know.
+    /// The error for the client. It does not contain the compute's address.
     pub(crate) fn response(&self) -> Response {
         match self {
             Self::ControlPlane(error) => Response::Own(error.response()),

@@ -1,5 +1,6 @@
-//! Logging into a compute: startup packet, SCRAM with the client's recovered key, and everything that the compute says
-//! up to its first ReadyForQuery, kept as it came for the client.
+//! Compute handshake: logs in with the client's recovered SCRAM key, and keeps the compute's greeting for the client.
+//!
+//! The greeting is everything from the login to the first ReadyForQuery, byte for byte.
 
 use bytes::{Bytes, BytesMut};
 use postgres_backend::{Connection, Io, Stream};
@@ -15,13 +16,13 @@ use super::error::{ComputeError, Refusal};
 
 /// Longest message of a compute before its first ReadyForQuery, in bytes.
 const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
-/// All that it may say before: settings, and notices of login triggers.
+/// All messages before ReadyForQuery together, in bytes: settings, and notices of login triggers.
 const GREETING_BYTES_MAX: usize = 1024 * 1024;
 
-/// As whom to log in.
+/// The role, parameters and credentials to log in with.
 #[derive(Debug)]
 pub(crate) struct Login {
-    /// What the client sent, without what routing consumed.
+    /// The client's startup parameters, without those that routing consumed.
     pub(crate) params: StartupParams,
     pub(crate) credentials: Credentials,
 }
@@ -32,7 +33,7 @@ pub(crate) struct LoggedIn<S> {
     pub(crate) connection: Connection<S>,
     /// Settings and notices, byte for byte.
     pub(crate) greeting: BytesMut,
-    /// What a cancel request to the compute must show.
+    /// Process id and secret for a cancel request to the compute.
     pub(crate) key: Option<(i32, Bytes)>,
     /// ReadyForQuery.
     pub(crate) ready: Frame,
@@ -163,14 +164,14 @@ impl<S: Io> Talk<S> {
     }
 }
 
-/// For a challenge. A password is hashed where nobody else waits.
+/// The keys for a challenge. A password is hashed on a blocking thread.
 async fn keys_of(credentials: &Credentials, challenge: &str) -> Result<ScramKeys, ComputeError> {
     match credentials {
         Credentials::Keys(keys) => Ok(*keys),
         Credentials::Password(password) => {
             let (challenge, password) = (challenge.to_owned(), password.clone());
             let hashing = tokio::task::spawn_blocking(move || client::derive_keys(&challenge, &password));
-            // Fails only when the program ends.
+            // Joining fails only when the program ends.
             Ok(hashing.await.map_err(|_| ComputeError::Protocol("interrupted".into()))??)
         }
     }

@@ -1,5 +1,6 @@
-//! The way to a compute: where it is, waking it when nobody is there, and trying again under one deadline. Logging in
-//! is in [`handshake`]. Called by the session once the client is authenticated, and by `cancel`.
+//! Compute: connects to an endpoint's compute, wakes it when it does not listen, and retries under one deadline.
+//!
+//! [`handshake`] logs in. Called by the session once the client is authenticated, and by `cancel`.
 
 mod dial;
 mod error;
@@ -22,15 +23,19 @@ use self::handshake::{LoggedIn, Login};
 use crate::control_plane::{Cached, Compute, ControlPlaneError, Wanted};
 use crate::observe::phases::{Phase, timed};
 
-/// For TLS and the login on a connection.
+/// For TLS and the login on one connection.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections in a row that may break before the login is over.
+/// Connections in a row that may break during the login.
 const LOST_LOGINS_MAX: u32 = 5;
-/// Pauses between attempts.
+/// The first pause between attempts; each further one doubles it.
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// Connects and logs in; wakes the compute when nobody is there, and tries again until `within` is over.
+/// Connects and logs in. Wakes the compute when it does not listen, and retries until `within` is over.
+///
+/// # Errors
+///
+/// The last failure, or [`ConnectError::StillWaking`] when the wake did not end in time.
 pub(crate) async fn connect<D: Dial>(
     dial: &D,
     control_plane: &Arc<Cached>,
@@ -47,7 +52,7 @@ pub(crate) async fn connect<D: Dial>(
     }
 }
 
-/// Connects to a compute that nobody can wake or find elsewhere.
+/// Connects to a compute that the proxy can neither wake nor find at another address.
 pub(crate) async fn connect_once<D: Dial>(
     dial: &D,
     compute: &Compute,
@@ -61,7 +66,7 @@ pub(crate) async fn connect_once<D: Dial>(
     attempt.map_err(late).flatten().map_err(failure)
 }
 
-/// Without end. `so_far` is what to say when somebody puts an end to it.
+/// Retries without end. `so_far` holds the error to report when the caller's deadline ends it.
 async fn attempts<D: Dial>(
     dial: &D,
     control_plane: &Arc<Cached>,
@@ -79,7 +84,7 @@ async fn attempts<D: Dial>(
             Ok(logged_in) => return Ok((logged_in, compute)),
             Err(error) => error,
         };
-        tracing::debug!(endpoint = %wanted.endpoint, address = %compute.address, %error, "no session at the compute");
+        tracing::debug!(endpoint = %wanted.endpoint, address = %compute.address, %error, "cannot log in at the compute");
         lost_logins = if matches!(error, ComputeError::Lost(_)) { lost_logins + 1 } else { 0 };
         let passes_by_itself = error.is_starting() || (1..LOST_LOGINS_MAX).contains(&lost_logins);
         let is_unreachable = matches!(error, ComputeError::Unreachable(_));
@@ -95,7 +100,7 @@ async fn attempts<D: Dial>(
             }
             located = match timed(Phase::Wake, control_plane.wake(wanted, &located)).await {
                 Err(ControlPlaneError::NotStartable(_)) => return Err(failure),
-                // It was woken for this client already, and may yet come.
+                // The compute was woken for this client already, and may still come up.
                 Err(ControlPlaneError::TooManyWakes { .. }) if woken => located,
                 located => located?,
             };

@@ -1,4 +1,4 @@
-//! Asks a compute what it stores for a role, on a connection of its own. For control planes that keep no verifiers.
+//! Role query: reads a role's verifier from a compute, on a connection of its own. For providers that keep no verifiers.
 
 use std::io;
 use std::time::Duration;
@@ -15,25 +15,25 @@ use super::handshake::{self, LoggedIn, Login};
 use crate::control_plane::Compute;
 use crate::providers::{AskDatabase, AskError, Asked, Asker};
 
-/// For all of it, on a compute that runs.
+/// For connection, login and query, on a running compute.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest message of the answer in bytes.
+/// Longest message of the answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
-/// Asks over connections of this kind.
+/// Queries over connections that `D` opens.
 #[derive(Debug)]
 pub(crate) struct RoleQuery<D>(pub(crate) D);
 
 impl<D: Dial + std::fmt::Debug> AskDatabase for RoleQuery<D> {
     fn rolpassword<'a>(&'a self, compute: &'a Compute, asker: &'a Asker, role: &'a str) -> Asked<'a> {
         Box::pin(async move {
-            // A connection that is refused says that it sleeps; one that breaks later does not.
+            // A refused connection means that the compute sleeps; one that breaks later does not.
             let stream = self.0.dial(&compute.address).await.map_err(AskError::Asleep)?;
             let asking = Box::pin(ask(&self.0, stream, compute, asker, role));
             let late = |_| ComputeError::Lost(io::ErrorKind::TimedOut.into());
             let answer = timeout(QUERY_TIMEOUT, asking).await.map_err(late).flatten();
             answer.map_err(|error| match error {
-                // It falls asleep or wakes up: what it said last counts until it can be asked.
+                // The compute is starting or stopping: its last answer counts until it can be asked.
                 error if error.is_starting() => AskError::Asleep(io::Error::other(error)),
                 error => AskError::Failed(error.to_string()),
             })
@@ -49,7 +49,7 @@ async fn ask<D: Dial>(
     role: &str,
 ) -> Result<Option<String>, ComputeError> {
     let stream = encrypt(dial, stream, compute).await?;
-    // Whatever the role or the database sets: quotes are to mean what the query below takes them to mean.
+    // Role and database may set these otherwise. The query below relies on them.
     let settings = "-c standard_conforming_strings=on -c search_path=pg_catalog -c client_encoding=UTF8";
     let params: StartupParams = [
         ("user", asker.user.clone()),
@@ -82,7 +82,7 @@ async fn ask<D: Dial>(
             _ => {}
         }
     }
-    // The answer is there; whether the goodbye arrives does not matter.
+    // The answer is complete; a lost Terminate does not matter.
     let _ = connection.writer.send(&FrontendMessage::Terminate).await;
     Ok(stored)
 }
@@ -91,8 +91,10 @@ fn decode(frame: Frame) -> Result<BackendMessage, ComputeError> {
     BackendMessage::decode(frame).map_err(|error| ComputeError::Protocol(error.to_string()))
 }
 
-/// A role that cannot log in, or whose password has expired, has none. The name is a quoted constant in which a quote is
-/// doubled, which is all that there is to escape in it (PostgreSQL documentation, "String Constants").
+/// The query for a role's verifier. A role that cannot log in, or whose password expired, has none.
+///
+/// The name is a quoted constant. Doubling its quotes is all the escaping that it needs (PostgreSQL documentation, "String
+/// Constants").
 fn query(role: &str) -> String {
     format!(
         "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = '{}' AND rolcanlogin \

@@ -1,4 +1,4 @@
-//! How often is tried what, and what is said in the end.
+//! Tests of connecting: what is retried how often, and which error the client gets.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -18,7 +18,7 @@ use crate::config::Caches;
 use crate::control_plane::{Access, Address, ControlPlane, Reply};
 use crate::observe::metrics::Metrics;
 
-/// Finds every compute, and wakes none.
+/// Locates every compute; a wake never ends.
 #[derive(Debug)]
 struct Sleepy;
 
@@ -37,7 +37,7 @@ impl ControlPlane for Sleepy {
     }
 }
 
-/// Hands the other end of every connection out; refuses when nobody takes it.
+/// Hands out the other end of each connection. Refuses when the receiver is closed.
 struct Pipes(mpsc::UnboundedSender<DuplexStream>);
 
 impl Dial for Pipes {
@@ -86,7 +86,7 @@ fn sqlstate(error: &ConnectError) -> SqlState {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wake_that_takes_too_long_is_told_as_such() {
+async fn connect_reports_a_wake_beyond_the_deadline() {
     let begin = Instant::now();
     let (error, connections) = failure(None).await;
     assert!(matches!(error, ConnectError::StillWaking), "{error}");
@@ -95,7 +95,7 @@ async fn a_wake_that_takes_too_long_is_told_as_such() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_compute_that_goes_on_starting_has_the_last_word() {
+async fn connect_reports_the_error_of_a_starting_compute() {
     let starting = ErrorResponse::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
     let (error, connections) = failure(Some(starting)).await;
     assert_eq!((sqlstate(&error), error.how()), (SqlState::CANNOT_CONNECT_NOW, "compute_refused"));
@@ -103,14 +103,13 @@ async fn a_compute_that_goes_on_starting_has_the_last_word() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_compute_refuses_for_good_is_not_tried_again() {
+async fn connect_does_not_retry_a_final_refusal() {
     let full = ErrorResponse::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already");
     let (error, connections) = failure(Some(full)).await;
     assert_eq!((sqlstate(&error), connections), (SqlState::TOO_MANY_CONNECTIONS, 1));
 }
 
-/// A provider whose answers may be kept, and what it was asked. Its compute has moved from `h:1` to `h:2` when it is asked
-/// for the second time.
+/// A provider whose answers may be cached, with the calls it got. Its compute moves from `h:1` to `h:2` after the first call.
 #[derive(Debug, Default)]
 struct Moving(Mutex<Vec<&'static str>>);
 
@@ -141,7 +140,7 @@ impl ControlPlane for Arc<Moving> {
     }
 }
 
-/// What each connection in turn is answered with, whatever it says; `None` is nobody there. Notes who was called.
+/// The answer to each connection in turn; `None` refuses it. Records the dialled addresses.
 struct Script(Mutex<(VecDeque<Option<&'static [u8]>>, Vec<String>)>);
 
 impl Dial for Script {
@@ -167,16 +166,16 @@ const WRONG_PASSWORD: &[u8] = b"E\0\0\0\x17SFATAL\0C28P01\0Mno\0\0";
 const NO_DATABASE: &[u8] = b"E\0\0\0\x17SFATAL\0C3D000\0Mno\0\0";
 
 #[tokio::test(start_paused = true)]
-async fn a_compute_that_has_moved_is_found_and_the_client_notices_nothing() {
+async fn connect_follows_a_moved_compute() {
     for (answers, questions, is_let_in) in [
-        // Nobody is at the old address.
+        // The old address refuses connections.
         (&[None, Some(WELCOME)][..], &["locate", "wake"][..], true),
-        // Somebody else is, who does not know the role, or something that is no database.
+        // Another server answers there: a database without the role, or something else.
         (&[Some(WRONG_PASSWORD), Some(WELCOME)], &["locate", "locate"], true),
         (&[Some(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Some(WELCOME)], &["locate", "locate"], true),
-        // It says the same at its new one: that is its answer.
+        // The new address answers the same, so the answer counts.
         (&[Some(WRONG_PASSWORD), Some(WRONG_PASSWORD)], &["locate", "locate"], false),
-        // This it knows better than anybody else.
+        // A missing database is the compute's own answer.
         (&[Some(NO_DATABASE)], &["locate"], false),
     ] {
         let provider = Arc::new(Moving::default());
@@ -201,7 +200,7 @@ async fn a_compute_that_has_moved_is_found_and_the_client_notices_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_connect_is_counted_by_where_the_address_came_from_and_a_stale_one_costs_one_wake() {
+async fn failed_connects_are_counted_by_address_source() {
     let provider = Arc::new(Moving::default());
     let metrics = Metrics::new(&mut Default::default());
     let caches = &Caches::default();
@@ -215,13 +214,13 @@ async fn a_failed_connect_is_counted_by_where_the_address_came_from_and_a_stale_
     let counts = || ["cached", "uncached", "unwoken"].map(|kind| metrics.caches.connection_failures(kind));
     for (answers, expected, spurious) in [
         (&[Some(WELCOME)][..], [0, 0, 0], 0),
-        // It has moved since.
+        // The compute has moved since.
         (&[None, Some(WELCOME)], [1, 0, 0], 1),
-        // Somebody else seems to be there, and the control plane says that it is right: the cache was not wrong.
+        // Another server seems to answer, but the control plane confirms the address: the cache was right.
         (&[Some(WRONG_PASSWORD)], [2, 0, 0], 1),
-        // Nobody is there, and not yet either when it was woken.
+        // The address refuses connections, and again right after the wake.
         (&[None, None, Some(WELCOME)], [3, 1, 0], 2),
-        // What a database says of itself is no failure.
+        // The compute's own error is no failed connect.
         (&[Some(NO_DATABASE)], [3, 1, 0], 2),
     ] {
         let script = Script(Mutex::new((answers.iter().copied().collect(), Vec::new())));
@@ -233,7 +232,7 @@ async fn a_failed_connect_is_counted_by_where_the_address_came_from_and_a_stale_
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_share_an_address_share_nothing_else() {
+async fn clients_of_one_address_share_nothing_else() {
     let cached = Cached::new(
         Box::new(Arc::new(Moving::default())),
         &Caches::default(),
@@ -254,7 +253,7 @@ async fn clients_that_share_an_address_share_nothing_else() {
             let (mut stream, mut startup) = (receiver.recv().await.unwrap(), BytesMut::new());
             stream.read_buf(&mut startup).await.unwrap();
             stream.write_all(WELCOME).await.unwrap();
-            // It stays until the client is connected.
+            // The stream stays open until the client is connected.
             (startup, stream)
         };
         let (result, (startup, _stream)) = tokio::join!(connecting, compute);
@@ -262,6 +261,6 @@ async fn clients_that_share_an_address_share_nothing_else() {
         assert!(startup.ends_with(expected.as_bytes()), "{startup:?}");
         connected.push(result.unwrap().1);
     }
-    // It was one entry all the same.
+    // Both used the same cache entry.
     assert!(Arc::ptr_eq(&connected[0], &connected[1]));
 }

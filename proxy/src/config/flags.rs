@@ -1,4 +1,4 @@
-//! The command line, as people write it, and what is checked about it. Called by `main`.
+//! Flags: the command line and its checks. Called by `main`.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -27,8 +27,8 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen: Vec<String>,
 
-    /// Where the service behind link logins reports who may come in: a small PostgreSQL server, for trusted networks only.
-    /// It listens only with --control-plane link:PATH
+    /// Where the service behind browser logins reports confirmations: a small PostgreSQL server, for trusted networks only. It
+    /// listens only with --control-plane link:PATH
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen_mgmt: String,
 
@@ -58,8 +58,8 @@ pub struct Flags {
     #[arg(long, value_name = "PATH")]
     tls_client_ca: Option<PathBuf>,
 
-    /// Connections to databases that the control plane says nothing about: disable does not encrypt, require encrypts and
-    /// believes any certificate, verify-full wants one for the host that --compute-tls-ca vouches for
+    /// Connections to databases for which the control plane sets nothing: disable does not encrypt, require encrypts and accepts
+    /// any certificate, verify-full wants one for the host, signed by an authority of --compute-tls-ca
     #[arg(long, value_name = "MODE", default_value = "disable", value_parser = ["disable", "require", "verify-full"])]
     compute_tls: String,
 
@@ -68,44 +68,42 @@ pub struct Flags {
     compute_tls_ca: Option<PathBuf>,
 
     /// Whether connections begin with the PROXY protocol, version 2, which says where they really come from. Only for
-    /// ports that nobody but the load balancer reaches: required, optional or rejected
+    /// ports that only the load balancer reaches: required, optional or rejected
     #[arg(long, value_name = "WHETHER", default_value = "rejected")]
     proxy_protocol_v2: ProxyProtocol,
 
-    /// Connections at the same time; one more is refused with SQLSTATE 53300. 0 is without limit
+    /// Open connections, at most; one more is refused with SQLSTATE 53300. 0 is no limit
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     max_connections: usize,
 
-    /// The same for connections from one IPv4 address or one /64 of IPv6
+    /// Open connections from one IPv4 address or one IPv6 /64, at most
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     max_connections_per_ip: usize,
 
-    /// Connections from one /24 of IPv4 or one /64 of IPv6: so many a second, and so many at once after a pause. One more is
-    /// refused with SQLSTATE 53300. "off" is without limit
+    /// New connections from one IPv4 /24 or one IPv6 /64: a rate per second, and a burst after a pause. One more is refused
+    /// with SQLSTATE 53300. "off" is no limit
     #[arg(long, value_name = "OPTIONS", default_value = "rate=1000,burst=5000")]
     network_limit: RateOptions,
 
-    /// The same for logins to one endpoint, right or wrong
+    /// The same for logins to one endpoint, successful or not
     #[arg(long, value_name = "OPTIONS", default_value = "rate=1000,burst=5000")]
     endpoint_limit: RateOptions,
 
-    /// How often one endpoint is woken. Only real wakes count, not the clients that wait for one. One more is refused with
-    /// SQLSTATE 53400
+    /// How often one endpoint is woken. Clients that wait for the same wake count once. One more is refused with SQLSTATE 53400
     #[arg(long, value_name = "OPTIONS", default_value = "rate=1,burst=20")]
     wake_limit: RateOptions,
 
-    /// Where databases are, as the control plane said it: how many are kept, and for how long. Keys are size; ttl (or
-    /// absolute_ttl), since the answer; idle_ttl, since the last use; negative_ttl, that there is no such thing. size=0
-    /// switches a cache off
+    /// Cache of database addresses: how many are kept, and for how long. Keys are size; ttl (or absolute_ttl), since the
+    /// answer; idle_ttl, since the last use; negative_ttl, for what does not exist. size=0 switches a cache off
     #[arg(long, value_name = "OPTIONS", default_value = "size=4000,ttl=5m")]
     wake_compute_cache: CacheOptions,
 
-    /// The same for verifiers of roles. Its negative_ttl, for roles that do not exist, is as long as the others, so that
-    /// nobody can tell them apart
+    /// The same for verifiers of roles. Its negative_ttl, for roles that do not exist, defaults to the ttl, so that a client
+    /// cannot tell them apart
     #[arg(long, value_name = "OPTIONS", default_value = "size=10000,ttl=1m")]
     role_secret_cache: CacheOptions,
 
-    /// The same for the addresses that endpoints take clients from. Its negative_ttl is for endpoints that do not exist
+    /// The same for the allowlists of endpoints. Its negative_ttl is for endpoints that do not exist
     #[arg(long, value_name = "OPTIONS", default_value = "size=10000,ttl=1m,negative_ttl=5s")]
     access_rules_cache: CacheOptions,
 
@@ -114,23 +112,23 @@ pub struct Flags {
     #[arg(long, value_name = "PATH")]
     limits_file: Option<PathBuf>,
 
-    /// Who knows the endpoints, and the TOML file that says the rest. file: addresses, roles and start commands are in it.
-    /// http: a service is asked. auth_query: as file, but the databases themselves are asked for verifiers. link: people
-    /// log in with a browser, see --listen-mgmt
+    /// The provider of endpoints, and its TOML file. file: the file has addresses, roles and start commands. http: a service is
+    /// asked. auth_query: as file, but the databases themselves are asked for verifiers. link: people log in with a browser,
+    /// see --listen-mgmt
     #[arg(long, value_name = "KIND:PATH")]
     control_plane: String,
 
-    /// How clients prove that they know their password
+    /// How clients prove their password
     #[arg(long, value_name = "METHOD", value_enum, default_value_t)]
     client_auth: ClientAuth,
 
-    /// Secret from which salts for unknown roles are made, so that nobody can tell them from known ones; made if it is
-    /// not there. Without it the TLS key serves, until it is exchanged. Share it between proxies of the same endpoints
+    /// File with the secret from which salts for unknown roles are made, so that a client cannot tell them from known ones.
+    /// Created when missing. Without the flag the TLS key serves, until it is replaced. Proxies of the same endpoints share it
     #[arg(long, value_name = "PATH")]
     mock_secret_file: Option<PathBuf>,
 
-    /// How often the databases hash a password (their scram_iterations). Roles that do not exist show the same number, so
-    /// that nobody can tell them from known ones
+    /// The databases' scram_iterations. Roles that do not exist show the same number, so that a client cannot tell them from
+    /// known ones
     #[arg(long, value_name = "ROUNDS", default_value_t = ITERATIONS_DEFAULT, value_parser = iterations_parser())]
     scram_iterations: NonZeroU32,
 
@@ -147,20 +145,19 @@ pub struct Flags {
     #[arg(long, value_name = "PATH")]
     handover_socket: Option<PathBuf>,
 
-    /// After SIGTERM: how long the ports stay open, for load balancers to see in /readyz that it is over. Who comes then
-    /// is told to come again
+    /// After SIGTERM: how long the ports stay open, so that load balancers see /readyz fail. New clients are told to reconnect
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     drain_grace: u64,
 
-    /// After SIGTERM: how long sessions that have nothing to do may stay
+    /// After SIGTERM: how long idle sessions may stay
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
     drain_idle: u64,
 
-    /// After SIGTERM: how long the others may take until they are cut. 0 is without limit
+    /// After SIGTERM: how long busy sessions may stay. 0 is no limit
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     drain_timeout: u64,
 
-    /// Look of a log line on stderr
+    /// Format of log lines on stderr
     #[arg(long, value_name = "text|json", default_value = "text")]
     log_format: telemetry::LogFormat,
 
@@ -192,10 +189,10 @@ Or, where the host name cannot tell the endpoint:
 
 Other control planes: http:PATH, auth_query:PATH, link:PATH; an example of each is in proxy/examples.
 
-Signals: SIGTERM takes no new sessions and lets the others finish; a second one, and SIGINT, end at once. SIGHUP reads
-certificates, endpoints, token and limits again; when one of them is wrong, all stay as they were.";
+Signals: SIGTERM accepts no new sessions and lets the others finish; a second SIGTERM, and SIGINT, end at once. SIGHUP
+reloads certificates, endpoints, token and limits; when one of them is invalid, all stay as they were.";
 
-/// As many as the proxy would do itself.
+/// Accepts as many iterations as the proxy would compute itself.
 fn iterations_parser() -> impl TypedValueParser<Value = NonZeroU32> {
     clap::value_parser!(u32).range(1..=i64::from(ITERATIONS_MAX.get())).try_map(NonZeroU32::try_from)
 }
@@ -269,7 +266,7 @@ fn check_address(flag: &'static str, value: &str) -> Result<(), ConfigError> {
     if is_host_port(value) { Ok(()) } else { Err(ConfigError::Address { flag, value: value.to_owned() }) }
 }
 
-/// As the flags are when nobody gives them.
+/// The defaults of the flags.
 #[cfg(test)]
 impl Default for Caches {
     fn default() -> Self {

@@ -1,5 +1,6 @@
-//! What the program runs with: the validated [`Config`], which [`Flags`] make of the command line. Opens no file and no
-//! socket. Called by `main`, and by tests that build a [`Config`] by hand.
+//! Configuration: [`Flags`] parse the command line, and become the validated [`Config`]. Opens no file and no socket.
+//!
+//! Called by `main`, and by tests that build a [`Config`] by hand.
 
 mod flags;
 mod options;

@@ -1,5 +1,6 @@
-//! Options of a flag as `key=value,key=value`: what a cache keeps ([`CacheOptions`]) and how often something may be done
-//! ([`RateOptions`]). A mistake is an error that names the key. Read by clap, as the values of flags.
+//! Options: parses `key=value,key=value` of a flag, for caches ([`CacheOptions`]) and rates ([`RateOptions`]).
+//!
+//! An error names the key. Called by clap, for the values of flags.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,39 +8,39 @@ use std::time::Duration;
 use utils::leaky_bucket::Rate;
 use utils::timed_lru::Ttl;
 
-/// How long is kept that there is no such thing, where nobody says it, and not longer than what there is.
+/// Default time for negative entries. They never stay longer than positive ones by default.
 const NEGATIVE_TTL_DEFAULT: Duration = Duration::from_secs(5);
 
 /// How much a cache keeps, and for how long: `size=4000,ttl=5m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheOptions {
-    /// Entries at most; 0 switches the cache off.
+    /// Entries, at most; 0 switches the cache off.
     pub size: usize,
-    /// Since it was put there, and since it was last used.
+    /// Time since an entry was stored, and since it was last used.
     pub ttl: Ttl,
-    /// That there is no such thing; the default depends on the cache.
+    /// Time for negative entries; the default depends on the cache.
     pub negative_ttl: Option<Duration>,
 }
 
-/// How often something may be done: `rate=10,burst=100`.
+/// How often an event may happen: `rate=10,burst=100`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateOptions {
-    /// Nothing is limited when there is none.
+    /// `None` is no limit.
     pub rate: Option<Rate>,
 }
 
-/// Options that cannot be used.
+/// Why options cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// No equals sign.
     #[error("\"{0}\" is not key=value")]
     Shape(String),
-    /// A key that nobody knows.
+    /// An unknown key.
     #[error("unknown key \"{key}\": there are {known}")]
     Unknown {
         /// The key.
         key: String,
-        /// Those that there are.
+        /// The known keys.
         known: &'static str,
     },
     /// A key that is there twice, under one name or two.
@@ -66,12 +67,12 @@ impl CacheOptions {
         Self { size, ttl: Ttl::absolute(ttl), negative_ttl: None }
     }
 
-    /// How long is kept that there is no such thing, unless the options say it.
+    /// The time for negative entries: as set, or the default.
     pub(crate) fn negative_ttl(&self) -> Duration {
         self.negative_ttl.unwrap_or(NEGATIVE_TTL_DEFAULT.min(self.ttl.absolute).min(self.ttl.idle))
     }
 
-    /// The same for a cache in which what there is not must look like what there is.
+    /// The same for a cache whose negative entries must not differ from positive ones.
     pub(crate) fn negative_ttl_as_positive(&self) -> Duration {
         self.negative_ttl.unwrap_or(self.ttl.absolute.min(self.ttl.idle))
     }
@@ -95,7 +96,7 @@ impl FromStr for CacheOptions {
             }
         }
         let size = size.ok_or(OptionError::Missing("size"))?;
-        // What is switched off keeps nothing for whatever time.
+        // A cache that is switched off needs no time.
         if size > 0 && absolute.is_none() && idle.is_none() {
             return Err(OptionError::Missing("ttl"));
         }
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_is_described_by_keys_in_any_order() {
+    fn cache_options_take_keys_in_any_order() {
         let five_minutes = CacheOptions::new(4000, seconds(300));
         for (text, expected) in [
             ("size=4000,ttl=5m", five_minutes),
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_for_as_long_as_a_cache_says_or_as_the_kind_of_cache_wants() {
+    fn negative_ttl_is_set_or_depends_on_cache() {
         let table =
             [("size=1,ttl=5m", 5, 300), ("size=1,ttl=2s", 2, 2), ("size=1,ttl=5m,negative_ttl=9s", 9, 9)];
         for (text, usual, as_positive) in table {
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_so_many_a_second_after_a_burst() {
+    fn rate_options_give_rate_and_burst() {
         let rate = |text: &str| text.parse::<RateOptions>().map(|options| options.rate);
         assert_eq!(rate("rate=10,burst=100"), Ok(Some(Rate::per_second(10.0, 100))));
         assert_eq!(rate("burst=1,rate=0.5"), Ok(Some(Rate::new(seconds(2), 1))));

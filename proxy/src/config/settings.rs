@@ -1,4 +1,4 @@
-//! What the program runs with, validated. Made by [`super::flags`], and by tests that build a [`Config`] by hand.
+//! Settings: the validated configuration. Made by [`super::flags`], and by tests that build a [`Config`] by hand.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::options::{CacheOptions, RateOptions};
 
-/// What the program runs with.
+/// The validated configuration of the proxy.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where clients connect.
@@ -18,90 +18,90 @@ pub struct Config {
     pub listen_mgmt: String,
     /// Where the HTTP port listens.
     pub listen_http: String,
-    /// Where to tell the addresses.
+    /// The file that gets the addresses once the ports are open.
     pub address_file: Option<PathBuf>,
-    /// Certificates. Sessions are in plain when there is none.
+    /// Certificates. Without any, sessions are not encrypted.
     pub tls: TlsSources,
-    /// To computes that the control plane says nothing about.
+    /// TLS to computes whose control plane sets none.
     pub compute_tls: ComputeTls,
     /// Whether connections begin with the PROXY protocol.
     pub proxy_protocol: ProxyProtocol,
-    /// Connections at the same time; 0 is without limit.
+    /// Open connections, at most; 0 is no limit.
     pub connections_max: usize,
-    /// Connections from one address at the same time; 0 is without limit.
+    /// Open connections from one address, at most; 0 is no limit.
     pub connections_per_source_max: usize,
-    /// Logins to one endpoint, and connections from one network.
+    /// Rates of logins to one endpoint, and of connections from one network.
     pub login_limits: LoginLimits,
-    /// What stands in place of these limits.
+    /// A file that overrides these limits while the proxy runs.
     pub limits_file: Option<PathBuf>,
-    /// Who knows the endpoints.
+    /// The provider of endpoints.
     pub control_plane: ControlPlaneSource,
-    /// What is kept of its answers.
+    /// Sizes and times of the caches.
     pub caches: Caches,
-    /// How clients prove that they know their password.
+    /// How clients prove their password.
     pub client_auth: ClientAuth,
-    /// The secret behind the salts of unknown roles.
+    /// The file with the secret behind the salts of unknown roles.
     pub mock_secret_file: Option<PathBuf>,
-    /// Rounds of roles that do not exist.
+    /// SCRAM iterations shown for roles that do not exist.
     pub scram_iterations: NonZeroU32,
-    /// From the first byte to authenticated.
+    /// From the client's first byte to the end of its authentication.
     pub login_timeout: Duration,
-    /// From authenticated to connected.
+    /// From the end of the authentication to the session at the compute.
     pub connect_timeout: Duration,
-    /// By which a new process takes over from an old one.
+    /// The Unix socket by which a new process takes over from this one.
     pub handover_socket: Option<PathBuf>,
-    /// For which the ports stay open in a drain.
+    /// How long the ports stay open in a drain.
     pub drain_grace: Duration,
-    /// For idle sessions in a drain.
+    /// How long idle sessions may stay in a drain.
     pub drain_idle: Duration,
-    /// For all sessions in a drain; zero is without limit.
+    /// How long sessions may stay in a drain; zero is no limit.
     pub drain_timeout: Duration,
-    /// Look of the log.
+    /// Format of the log.
     pub log_format: telemetry::LogFormat,
-    /// What is logged.
+    /// Log filter, for example `info,proxy=debug`.
     pub log_level: Option<String>,
 }
 
-/// What is kept of the answers of a control plane, and how often it may be asked to wake something.
+/// The caches of a control plane's answers, and the limit of wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caches {
-    /// Where computes are.
+    /// Addresses of computes.
     pub computes: CacheOptions,
     /// Verifiers of roles.
     pub role_secrets: CacheOptions,
-    /// From where each endpoint takes clients, and that there is no such endpoint.
+    /// Allowlists of endpoints, and endpoints that do not exist.
     pub access_rules: CacheOptions,
-    /// Wakes of one endpoint.
+    /// Rate of wakes of one endpoint.
     pub wakes: RateOptions,
 }
 
-/// How often clients may come.
+/// Rates of logins and connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoginLimits {
-    /// To one endpoint.
+    /// Logins to one endpoint.
     pub per_endpoint: RateOptions,
-    /// From one /24 of IPv4 or /64 of IPv6.
+    /// Connections from one IPv4 /24 or IPv6 /64.
     pub per_network: RateOptions,
 }
 
 /// How connections to computes are encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ComputeTls {
-    /// Not at all.
+    /// Not encrypted.
     Disable,
-    /// Encrypted, with whomever.
+    /// Encrypted; any certificate is accepted.
     Require,
-    /// Encrypted, and the certificate must be for the host.
+    /// Encrypted; the certificate must be for the host and signed by a known authority.
     VerifyFull {
-        /// Who may vouch for it, PEM.
+        /// The authorities' certificates, PEM.
         authorities: PathBuf,
     },
 }
 
-/// Who knows the endpoints.
+/// The provider of endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlPlaneSource {
-    /// A file that has everything.
+    /// A file with addresses, roles and start commands.
     File(PathBuf),
     /// A service over HTTP.
     Http(PathBuf),
@@ -111,7 +111,7 @@ pub enum ControlPlaneSource {
     Link(PathBuf),
 }
 
-/// A flag whose value cannot be used.
+/// Why a flag's value cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// Not `host:port`.
@@ -130,13 +130,13 @@ pub enum ConfigError {
         /// Keys.
         keys: usize,
     },
-    /// Authorities for a check that does not take place, or a check without authorities.
-    #[error("--compute-tls {mode} and --compute-tls-ca: verify-full needs it, and nothing else does")]
+    /// `verify-full` without authorities, or authorities without `verify-full`.
+    #[error("--compute-tls {mode}: verify-full needs --compute-tls-ca, and no other mode takes it")]
     ComputeAuthorities {
         /// The mode.
         mode: String,
     },
-    /// Certificates of clients where there is no TLS.
+    /// Client certificates without TLS.
     #[error("--tls-client-ca needs --tls-cert or --tls-certs-dir")]
     ClientAuthority,
     /// Not a known kind of control plane.
@@ -155,18 +155,18 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// Everything that TLS for clients is made of.
+/// The files of TLS for clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsSources {
     /// Pairs, the one for unknown names first.
     pub pairs: Vec<TlsFiles>,
     /// A directory with more: `NAME/tls.crt` and `NAME/tls.key`, or `NAME.crt` and `NAME.key`.
     pub directory: Option<PathBuf>,
-    /// Who must have signed the certificates that clients then have to show.
+    /// The authorities whose certificates clients must show.
     pub client_authority: Option<PathBuf>,
 }
 
-/// How clients prove that they know their password.
+/// How clients prove their password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum ClientAuth {
     /// SCRAM-SHA-256, bound to the TLS channel where the client can
@@ -177,14 +177,14 @@ pub enum ClientAuth {
     Password,
 }
 
-/// Whether clients come through a balancer that says who they are.
+/// Whether connections come through a load balancer that sends a PROXY header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProxyProtocol {
     /// Every connection begins with a header.
     Required,
     /// A header is read when there is one.
     Optional,
-    /// Nobody looks for a header, so one is a malformed startup packet.
+    /// No header is expected: one is refused as a malformed startup packet.
     #[default]
     Rejected,
 }

@@ -1,6 +1,6 @@
-//! What is wrong in a TOML file, for an operator.
+//! TOML errors: describes a mistake in a file without showing the line, which may hold a secret.
 
-/// Line and reason. The library's own text shows the line itself, in which there may be a secret.
+/// Line number and reason. The library's own message would show the line itself.
 pub(crate) fn describe_toml_error(error: &toml::de::Error, text: &str) -> String {
     let line = |start| text.get(..start).unwrap_or_default().matches('\n').count() + 1;
     match error.span() {

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_logins_count_per_ipv4_address_or_ipv6_64() {
+    fn failed_logins_count_per_client_network() {
         let (logins, now) = (FailedLogins::default(), Instant::now());
         fail(&logins, "10.0.0.1", FREE_FAILURES + 1, now);
         fail(&logins, "2001:db8::1", FREE_FAILURES + 1, now);

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_limits_file_changes_nothing_and_names_the_mistake() {
+    fn invalid_limits_file_changes_nothing() {
         let scene = Scene::new();
         scene.reload("max_connections = 50").unwrap();
         assert_eq!(scene.at_once(), [3, 4, 5]);

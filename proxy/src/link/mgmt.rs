@@ -1,13 +1,14 @@
-//! The management port: a small PostgreSQL server to which the service behind the login page reports. It asks for no
-//! password and does no TLS, so it belongs on a network that only that service reaches. One command, a simple query whose
-//! text is JSON:
+//! Management port: a small PostgreSQL server that receives the reports of the login page's service.
+//!
+//! It asks for no password and does no TLS, so it belongs on a network that only that service reaches. A report is a simple
+//! query whose text is JSON:
 //!
 //! ```json
 //! {"session_id": "…", "result": {"Success": {"host": "…", "port": 5432, "dbname": "…", "user": "…", "password": "…"}}}
 //! {"session_id": "…", "result": {"Failure": "why"}}
 //! ```
 //!
-//! The answer is a row with `ok`, or an error when nobody waits for that session. Called by `server`.
+//! The answer is a row with `ok`, or an error when no client waits under that session id. Called by `server`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -84,18 +85,19 @@ struct Report {
     result: Verdict,
 }
 
-/// Passes a report on, to another process that had the port before if need be.
+/// Passes a report to the client that waits for it, here or in a peer process.
 pub(crate) async fn take(links: &Links, report: &str) -> Result<(), ErrorResponse> {
     let is_taken = take_here(links, report)?
         || match links.peers.get() {
             Some(peers) => peers.report(report).await,
             None => false,
         };
-    let nobody = || ErrorResponse::error(SqlState::UNDEFINED_OBJECT, "nobody waits for this session_id");
-    is_taken.then_some(()).ok_or_else(nobody)
+    let not_waiting =
+        || ErrorResponse::error(SqlState::UNDEFINED_OBJECT, "no client waits for this session_id");
+    is_taken.then_some(()).ok_or_else(not_waiting)
 }
 
-/// Whether somebody waits for it in this process.
+/// Passes a report on in this process. Returns whether a client waited for it.
 pub(crate) fn take_here(links: &Links, report: &str) -> Result<bool, ErrorResponse> {
     let report: Report = serde_json::from_str(report).map_err(|error| {
         let message = format!("malformed report: {:?} at column {}", error.classify(), error.column());
@@ -127,7 +129,7 @@ mod tests {
     use crate::link::tests::load;
 
     #[tokio::test]
-    async fn a_report_reaches_the_client_that_waits_and_a_wrong_one_is_an_error() {
+    async fn report_reaches_the_client_that_waits_for_it() {
         let links = Arc::new(load("uri = \"http://h/\"").unwrap());
         let (ours, theirs) = duplex(64 * 1024);
         tokio::spawn(serve_connection(theirs, Arc::clone(&links), std::future::pending()));

@@ -1,10 +1,11 @@
-//! Logins with a browser: the client gets a URL, a person opens it and proves there who they are, and the service behind
-//! that page tells our management port ([`mgmt`]) which database the client may have. Nothing is woken before.
+//! Browser logins: shows the client a URL, and waits until the service behind that page reports which database it may have.
+//!
+//! The service reports to the management port ([`mgmt`]). Nothing is woken before.
 //!
 //! ```toml
 //! uri = "https://console.example.com/psql_session/"   # the number of the login is appended
 //! confirmation_seconds = 120
-//! compute_ca = "ca.pem"      # optional: databases must show a certificate for their host that this file vouches for
+//! compute_ca = "ca.pem"      # optional: the authorities that must have signed the databases' certificates
 //! ```
 //!
 //! Called by the session instead of `route` and `auth`, when the proxy is started so.
@@ -33,23 +34,23 @@ use crate::config::describe_toml_error;
 use crate::control_plane::{Address, Compute};
 use crate::peers::Peers;
 
-/// Clients that wait at the same time.
+/// Clients that wait for a confirmation at the same time, at most.
 const WAITING_MAX: usize = 10_000;
-/// Random bytes in the number of a login: whoever guesses one could send somebody else's browser there.
+/// Random bytes in the number of a login. An attacker who guesses one could lure a person into confirming it.
 const NUMBER_BYTES: usize = 16;
-/// Longest time that a person may take.
+/// Longest time for a person to confirm.
 const CONFIRMATION_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// What the service says about a login.
+/// The service's decision about a login.
 #[derive(Debug, Deserialize)]
 pub(crate) enum Verdict {
     /// The client may have this database.
     Success(Granted),
-    /// It may not, and why.
+    /// The client may not connect, with the reason.
     Failure(String),
 }
 
-/// A database, and how to log in.
+/// A database, and the role and password to log in with.
 #[derive(Deserialize)]
 pub(crate) struct Granted {
     host: String,
@@ -66,18 +67,18 @@ impl std::fmt::Debug for Granted {
     }
 }
 
-/// Everybody who waits for a verdict.
+/// The clients that wait for a confirmation.
 #[derive(Debug)]
 pub(crate) struct Links {
     uri: String,
     confirmation: Duration,
     compute_tls: Option<ClientTls>,
     waiting: Mutex<HashMap<String, oneshot::Sender<Verdict>>>,
-    /// Processes whose clients may wait, too.
+    /// Peer processes, whose clients may wait too.
     peers: OnceLock<Peers>,
 }
 
-/// A client that is let in.
+/// A client whose login was confirmed.
 #[derive(Debug)]
 pub(crate) struct Linked {
     pub(crate) compute: Arc<Compute>,
@@ -85,10 +86,10 @@ pub(crate) struct Linked {
     pub(crate) role: String,
 }
 
-/// The client does not get a database.
+/// Why the client gets no database.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
-    #[error("nobody confirmed the login within {} seconds", .0.as_secs())]
+    #[error("the login was not confirmed within {} seconds", .0.as_secs())]
     NotConfirmed(Duration),
     #[error("the login was refused: {0}")]
     Refused(String),
@@ -113,7 +114,7 @@ impl LinkError {
         }
     }
 
-    /// What the client is told, when it is still there.
+    /// The error for the client. `None` when its connection is gone.
     pub(crate) fn response(&self) -> Option<ErrorResponse> {
         let with = |sqlstate| Some(ErrorResponse::fatal(sqlstate, self.to_string()));
         match self {
@@ -127,16 +128,16 @@ impl LinkError {
     }
 }
 
-/// The file cannot be used.
+/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkConfigError {
     #[error("{}: {error}", path.display())]
     Io { path: PathBuf, error: std::io::Error },
     #[error("{}: {message}", path.display())]
     Syntax { path: PathBuf, message: String },
-    #[error("uri: it does not begin with http:// or https://")]
+    #[error("uri: must begin with http:// or https://")]
     Uri,
-    #[error("confirmation_seconds: it must be between 1 and 3600")]
+    #[error("confirmation_seconds: must be between 1 and 3600")]
     Confirmation,
     #[error("compute_ca: {0}")]
     Authorities(#[from] TlsError),
@@ -177,13 +178,17 @@ impl Links {
         Ok(Self { uri: raw.uri, confirmation, compute_tls, waiting, peers })
     }
 
-    /// Passes verdicts on to these, for clients that do not wait here; to be told once.
+    /// Sets the peer processes that get reports for clients that do not wait here. To be called once.
     pub(crate) fn ask_too(&self, peers: Peers) {
         let _ = self.peers.set(peers);
     }
 
-    /// Shows the client where to go, and waits until somebody has been there. AuthenticationOk is sent first: clients
-    /// take no notice before it.
+    /// Shows the client the URL, and waits for the confirmation. AuthenticationOk is sent first: clients show no notice before
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// When the login is refused, not confirmed in time, or the client leaves.
     pub(crate) async fn log_in<S: Io>(
         &self,
         client: &mut Connection<S>,
@@ -215,7 +220,7 @@ impl Links {
         }
     }
 
-    /// Role and database are the ones that were granted; everything else is the client's.
+    /// The login at the granted database. Role and database are the granted ones; other parameters are the client's.
     fn linked(&self, granted: Granted, params: &StartupParams) -> Linked {
         let Granted { host, port, dbname, user, password } = granted;
         let kept = params.iter().filter(|(name, _)| *name != "user" && *name != "database");
@@ -236,7 +241,7 @@ impl Links {
         }
     }
 
-    /// Passes a verdict on. False when nobody waits for it.
+    /// Passes a decision on. Returns whether a client waited for it.
     pub(crate) fn report(&self, number: &str, verdict: Verdict) -> bool {
         let waiting = self.lock().remove(number);
         waiting.is_some_and(|waiting| waiting.send(verdict).is_ok())
@@ -253,12 +258,11 @@ impl Links {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<Verdict>>> {
-        // Nothing panics under this lock.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A client's place among those who wait, for as long as it does.
+/// A waiting client's entry. Dropping it removes the entry.
 struct Waiting<'l> {
     links: &'l Links,
     number: String,
@@ -271,7 +275,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Returns when the client has left, or said something while it had to wait.
+/// Returns when the client has left, or has sent a message while it had to wait.
 async fn departure<S: Io>(client: &mut Connection<S>) -> LinkError {
     match client.reader.peek_byte().await {
         Ok(Some(b'X') | None) => LinkError::Closed,
@@ -301,12 +305,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_example_of_the_documentation_is_good_and_a_mistake_is_named() {
+    fn link_config_example_loads_and_mistakes_are_named() {
         let links = load(EXAMPLE).unwrap();
         assert_eq!((links.confirmation, links.compute_tls.is_some()), (Duration::from_secs(120), true));
         for (text, expected) in [
             ("", "missing field `uri`"),
-            ("uri = \"psql\"", "uri: it does not begin with"),
+            ("uri = \"psql\"", "uri: must begin with http"),
             ("uri = \"http://h/\"\nconfirmation_seconds = 0", "confirmation_seconds: "),
             ("uri = \"http://h/\"\ncompute_ca = \"none.pem\"", "none.pem"),
         ] {

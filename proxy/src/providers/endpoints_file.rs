@@ -260,7 +260,7 @@ mod tests {
             ),
             (
                 "[endpoints.main]\naddress = \"h:1\"\nallowed_ips = [\"10.0.0.0/33\"]",
-                "allowed_ips \"10.0.0.0/33\": it is not",
+                "allowed_ips \"10.0.0.0/33\": not an address",
             ),
             ("[endpoints.main]\naddress = \"h:1\"\ntls = { ca = \"none.pem\" }", "none.pem: "),
             (

@@ -1,5 +1,7 @@
-//! [`Direction`]: passes bytes one way. Nothing is held while nobody sends: the bytes go through a buffer that all
-//! connections of a thread share, and only what the other side does not take at once is kept.
+//! Direction: passes bytes one way.
+//!
+//! An idle direction holds no memory: bytes pass through a buffer that all connections of a thread share, and only the bytes
+//! that the sink does not accept at once are kept.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,38 +12,38 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes that are read at once, and so the most that is kept for one direction.
+/// Bytes of one read, and so the most that one direction keeps.
 const READ_BYTES_MAX: usize = 32 * 1024;
 
-/// Reads in a row before the other direction has its turn: an upload that never pauses must not hold back the error that
-/// would end it. Both directions together stay below what tokio lets a task do before it makes it pause.
+/// Reads in a row before the other direction has its turn: an endless upload must not hold back the error that would end it.
+/// Both directions together stay below tokio's cooperative budget of a task.
 const READS_PER_TURN_MAX: usize = 16;
 
 thread_local! {
-    /// Taken during one poll, never across two.
+    /// Taken during one poll, never held across two.
     static BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 
-/// How a direction came to its end.
+/// How a direction ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The source ended, in order or with an error, and everything that it sent was passed on.
+    /// The source ended, in order or with an error, and all its bytes were passed on.
     Source(Option<io::Error>),
-    /// The sink takes nothing any more.
+    /// The sink accepts no more bytes.
     Sink(io::Error),
 }
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Source(None) => f.write_str("it closed the connection"),
-            Self::Source(Some(error)) => write!(f, "its connection broke: {error}"),
-            Self::Sink(error) => write!(f, "the other side takes nothing: {error}"),
+            Self::Source(None) => f.write_str("the source closed the connection"),
+            Self::Source(Some(error)) => write!(f, "the source's connection broke: {error}"),
+            Self::Sink(error) => write!(f, "the sink accepts no bytes: {error}"),
         }
     }
 }
 
-/// Bytes on their way.
+/// The state of one direction.
 #[derive(Debug)]
 pub(super) struct Direction {
     kept: BytesMut,
@@ -50,24 +52,24 @@ pub(super) struct Direction {
 }
 
 impl Direction {
-    /// Begins with bytes that were read before.
+    /// A direction that begins with bytes that were read before.
     pub(super) fn new(read_before: BytesMut) -> Self {
-        // Even an empty one may hold on to memory.
+        // Even an empty buffer may hold memory.
         let kept = if read_before.is_empty() { BytesMut::new() } else { read_before };
         Self { kept, source_end: None, is_flushed: true }
     }
 
-    /// Nothing is kept back.
+    /// Whether no bytes are kept.
     pub(super) fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
 
-    /// What was read and could not be passed on.
+    /// The bytes that were read and not passed on.
     pub(super) fn into_kept(self) -> BytesMut {
         self.kept
     }
 
-    /// Passes on what there is. `see` gets every byte that is read, in order.
+    /// Passes bytes on as long as source and sink are ready. `see` gets every byte that is read, in order.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -114,7 +116,7 @@ impl Direction {
                     }
                 }
                 Poll::Ready(Err(error)) => self.source_end = Some(Some(error)),
-                // Nothing more for now: what a sink collects must go out.
+                // The source has no more bytes for now: flush what the sink has buffered.
                 Poll::Pending => {
                     return match self.poll_flush(cx, sink) {
                         Poll::Ready(Err(error)) => Poll::Ready(End::Sink(error)),
@@ -127,7 +129,7 @@ impl Direction {
         Poll::Pending
     }
 
-    /// Writes what the sink takes now and keeps the rest.
+    /// Writes what the sink accepts now and keeps the rest.
     fn write_through(
         &mut self,
         cx: &mut Context<'_>,
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_held_for_a_side_that_is_silent() {
+    fn idle_direction_holds_no_memory() {
         let direction = Direction::new(BytesMut::with_capacity(8192));
         assert_eq!(direction.kept.capacity(), 0);
     }

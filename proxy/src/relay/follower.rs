@@ -1,28 +1,29 @@
-//! [`Follower`]: knows where messages begin and end in what a server sends, without keeping any of it. Fed by the
-//! passthrough with every byte that goes to the client.
+//! Follower: tracks where messages begin and end in a server's byte stream, without keeping the bytes.
+//!
+//! The relay feeds it every byte that goes to the client.
 
-/// Type byte and length.
+/// Length of a message header: type byte and length field.
 const HEADER_BYTES: usize = 5;
 
-/// What the bytes so far amount to.
+/// The position inside the message stream.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
     header: [u8; HEADER_BYTES],
-    /// Bytes of the next header that are there; 0 inside a body.
+    /// Bytes of the next header that have arrived; 0 inside a body.
     header_bytes: usize,
     /// Bytes of the current body that are still to come.
     body_left: usize,
     /// Type of the last message that began.
     tag: u8,
-    /// What the last complete ReadyForQuery said: `I`, `T` or `E`; 0 before the first.
+    /// Transaction status of the last complete ReadyForQuery: `I`, `T` or `E`; 0 before the first.
     status: u8,
     copy_both: bool,
-    /// The bytes are no messages: nothing is known from here on.
+    /// The bytes are not messages, so the position is unknown from here on.
     lost: bool,
 }
 
 impl Follower {
-    /// Takes the next bytes; true when a ReadyForQuery ended in them.
+    /// Follows the next bytes. Returns whether a ReadyForQuery ended in them.
     pub(super) fn feed(&mut self, mut bytes: &[u8]) -> bool {
         let mut ready = false;
         while !bytes.is_empty() && !self.lost {
@@ -62,12 +63,12 @@ impl Follower {
         self.body_left = length.unwrap_or_default();
     }
 
-    /// A message of ours may come here without tearing another one apart.
+    /// Whether the position is between two messages, so that the proxy may insert one.
     pub(super) const fn at_boundary(&self) -> bool {
         !self.lost && self.body_left == 0 && self.header_bytes == 0
     }
 
-    /// The server's last message was an error: it has said why it went away.
+    /// Whether the last message was an error: then the server has given the reason itself.
     pub(super) const fn last_was_error(&self) -> bool {
         self.tag == b'E'
     }
@@ -100,7 +101,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes are cut, what is known at a cut depends on the bytes before it alone.
+        /// For any split of the bytes, the position depends only on the bytes before it.
         #[test]
         fn any_cut_of_any_messages_is_followed(
             messages in prop::collection::vec(message(), 0..20),
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_in_both_directions_lasts_until_ready_for_query() {
+    fn copy_both_lasts_until_ready_for_query() {
         let mut follower = Follower::default();
         follower.feed(b"W\0\0\0\x07\0\0\0d\0\0\0\x05x");
         assert!(follower.in_copy_both() && follower.at_boundary());
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn after_bytes_that_are_no_message_there_is_no_boundary_any_more() {
+    fn follower_loses_its_position_on_invalid_bytes() {
         for header in [&b"D\0\0\0\x03"[..], b"D\xff\xff\xff\xff"] {
             let mut follower = Follower::default();
             follower.feed(header);

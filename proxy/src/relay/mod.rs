@@ -1,6 +1,7 @@
-//! Passes bytes between a client and its compute until one of them ends. It reads no message, but it follows where those
-//! of the compute begin and end: so it knows when a session is idle, and an error of our own comes only between two
-//! messages. Called by the session, last.
+//! Relay: passes bytes between a client and its compute until one of them ends.
+//!
+//! It decodes no message, but follows where the compute's messages begin and end. So it knows when a session is idle, and the
+//! proxy's own error comes only between two messages. Called by the session, last.
 
 mod direction;
 mod follower;
@@ -22,32 +23,32 @@ use crate::client_facing::Response;
 use crate::closing::{LAST_WORD_TIMEOUT, into_stream, last_word};
 use crate::observe::activity::Activity;
 
-/// How long a compute may go on that has nothing to do and whose client has said goodbye.
+/// How long an idle compute may keep its connection after the client closed its side.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What ends a session in order: Terminate, whole.
+/// The Terminate message, which ends a session in order.
 const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// The client left, and the compute has heard of it.
+    /// The client left, and the compute was told.
     ClientClosed,
-    /// The client is gone without a word. What it asked for is of no use to anybody.
+    /// The client vanished without Terminate. Its query has no reader any more.
     ClientVanished {
-        /// It had asked for something that is not answered yet.
+        /// A query was not answered yet.
         busy: bool,
     },
-    /// The compute went away.
+    /// The compute closed the connection.
     ComputeClosed {
-        /// Between two messages: the client has an error to read, the compute's or ours.
+        /// The stream ended between two messages, so the client gets an error, the compute's or the proxy's.
         between_messages: bool,
     },
-    /// The proxy is shutting down, and the session had nothing to do.
+    /// The proxy drains, and the session was idle.
     Drained,
-    /// The proxy is shutting down, and the time for sessions that still have something to do is over.
+    /// The proxy drains, and the time for busy sessions is over.
     CutOff {
-        /// It had asked for something that is not answered yet.
+        /// A query was not answered yet.
         busy: bool,
     },
 }
@@ -66,11 +67,11 @@ impl Ended {
     }
 }
 
-/// When a session ends though neither side wants it to. A time that is over stays over.
+/// When a drain ends a session. A deadline that has passed stays passed.
 pub(crate) struct Limits<I, A> {
-    /// From then on it ends as soon as it is idle.
+    /// After this the session ends as soon as it is idle.
     pub(crate) when_idle: I,
-    /// Then it ends.
+    /// After this the session ends.
     pub(crate) at_all: A,
 }
 
@@ -106,11 +107,11 @@ pub(crate) async fn run<C: Io, S: Io>(
     ended
 }
 
-/// What is known of a session from the bytes that went by.
+/// What the relayed bytes tell about a session.
 #[derive(Debug, Default)]
 struct Knowledge {
     follower: Follower,
-    /// Bytes of the client since the last ReadyForQuery.
+    /// The client's bytes since the last ReadyForQuery.
     unanswered: u64,
     /// The client's last bytes.
     tail: [u8; TERMINATE.len()],
@@ -134,17 +135,17 @@ impl Knowledge {
         activity.compute_sent(bytes.len());
     }
 
-    /// The client's last word. Data may end like this too; then only an error message is missing in the end.
+    /// Whether the client's last bytes are Terminate. Data may end alike; then only the final error message is missing.
     fn has_terminated(&self) -> bool {
         self.tail == TERMINATE
     }
 
-    /// Something was asked for and is not answered.
+    /// Whether a query waits for its answer.
     fn is_busy(&self) -> bool {
         !self.has_terminated() && (self.unanswered > 0 || self.follower.in_copy_both())
     }
 
-    /// Nothing is lost when the session ends here.
+    /// Whether the session can end here without losing work.
     fn is_idle(&self) -> bool {
         self.follower.at_boundary() && !self.is_busy() && matches!(self.follower.status(), 0 | b'I')
     }
@@ -154,17 +155,17 @@ struct Relay<C, S> {
     client: Stream<C>,
     compute: Stream<S>,
     knowledge: Knowledge,
-    /// From the client to the compute; `None` when it is over.
+    /// From the client to the compute; `None` when that direction ended.
     up: Option<Direction>,
     /// From the compute to the client; the session ends with it.
     down: Direction,
-    /// The client has closed its side.
+    /// Set when the client has closed its side.
     farewell: Option<Farewell>,
     draining: bool,
 }
 
 struct Farewell {
-    /// The compute has been told.
+    /// Whether Terminate was sent to the compute.
     is_told: bool,
     patience: Pin<Box<Sleep>>,
 }
@@ -177,13 +178,13 @@ impl<C: Io, S: Io> Relay<C, S> {
                 passing.poll(cx, client, compute, |bytes| knowledge.client_sent(bytes, activity))
         {
             *up = None;
-            tracing::debug!(%end, "nothing more from the client");
+            tracing::debug!(%end, "client direction ended");
             match end {
                 End::Source(Some(_)) if !knowledge.has_terminated() => {
                     return Poll::Ready(Ended::ClientVanished { busy: knowledge.is_busy() });
                 }
                 End::Source(_) => *farewell = Some(Farewell::new()),
-                // The compute takes no more questions, but its last words may be on their way.
+                // The compute reads no more, but its last messages may be on their way.
                 End::Sink(_) => {}
             }
         }
@@ -198,7 +199,7 @@ impl<C: Io, S: Io> Relay<C, S> {
             let may_end = *draining && down.is_empty() && knowledge.is_idle();
             return if may_end { Poll::Ready(Ended::Drained) } else { Poll::Pending };
         };
-        tracing::debug!(%end, "nothing more from the compute");
+        tracing::debug!(%end, "compute direction ended");
         Poll::Ready(match end {
             _ if knowledge.has_terminated() => Ended::ClientClosed,
             End::Sink(_) => Ended::ClientVanished { busy: knowledge.is_busy() },
@@ -207,7 +208,7 @@ impl<C: Io, S: Io> Relay<C, S> {
         })
     }
 
-    /// Tells the client why, where it does not know yet and can be told, and closes.
+    /// Sends the client the reason, unless it has one already or its stream is inside a message, and closes.
     async fn say_goodbye(mut self, ended: Ended) {
         let mut unsent = BytesMut::new();
         let response = match ended {
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_arrives_in_both_directions_however_narrow_the_pipes_are() {
+    async fn relay_passes_everything_through_narrow_pipes() {
         let (up, down) = (messages(b'd'), messages(b'D'));
         for (client_pipe, compute_pipe) in [(7, 1_000_000), (1_000_000, 7), (64, 64)] {
             let (client, client_end) = connection(client_pipe, &up[..100]);

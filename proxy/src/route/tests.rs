@@ -71,7 +71,7 @@ fn options_without_endpoint_pass_unchanged() {
 }
 
 #[test]
-fn user_name_is_split_last_at_its_last_at() {
+fn user_name_is_split_at_its_last_at() {
     check(None, &[("user", "app@main")], "main", "app", &[("user", "app")]);
     check(Some("localhost"), &[("user", "a@b@main")], "main", "a@b", &[("user", "a@b")]);
     let params = &[("user", "a@b")];

@@ -1,6 +1,7 @@
-//! The certificates that clients see: which one a name gets, which domains it opens for routing, and what SCRAM binds
-//! to. Where they lie is in [`super::files`], how they are exchanged in [`super::store`]; the handshake itself is
-//! `postgres_backend`'s. Called by every session.
+//! Certificates: chooses the certificate for a server name, and knows the domains that route and the hash that SCRAM binds to.
+//!
+//! [`super::files`] finds the files, [`super::store`] replaces certificates while the proxy runs, and `postgres_backend` does
+//! the handshake. Called by every session.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,44 +15,44 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::config::TlsFiles;
 
-/// No certificate can be used.
+/// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CertificateError {
     /// A file cannot be read or used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// They do not fit.
+    /// Certificate and key do not belong together.
     #[error("{} and {}: {error}", files.certificate.display(), files.key.display())]
     Pair {
-        /// Which ones.
+        /// The files.
         files: TlsFiles,
-        /// Why.
+        /// The cause.
         error: TlsError,
     },
-    /// The certificate is not one of X.509.
+    /// The certificate is not valid X.509.
     #[error("cannot read the names in {}", .0.display())]
     Names(PathBuf),
     /// The directory of certificates cannot be read.
     #[error("cannot read {}: {error}", path.display())]
     Directory {
-        /// Which one.
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: std::io::Error,
     },
-    /// The directory has none.
+    /// The directory has no certificate with a key.
     #[error("no certificate with its key is in {}", .0.display())]
     EmptyDirectory(PathBuf),
 }
 
-/// All certificates of this server. The first one is for whoever names nothing that is known.
+/// All certificates of this server. The first one is for clients that name no known server.
 #[derive(Debug)]
 pub(crate) struct Certificates {
     first: Certificate,
     others: Vec<Certificate>,
 }
 
-/// One certificate, and what was read in it.
+/// One certificate, with the names in it.
 #[derive(Debug)]
 pub(crate) struct Certificate {
     key: Arc<CertifiedKey>,
@@ -63,7 +64,7 @@ pub(crate) struct Certificate {
 }
 
 impl Certificates {
-    /// Reads every pair of files; `None` when there is none.
+    /// Reads every pair of files. `None` when `files` is empty.
     pub(crate) fn load(files: &[TlsFiles]) -> Result<Option<Self>, CertificateError> {
         let mut certificates =
             files.iter().map(Certificate::load).collect::<Result<Vec<_>, _>>()?.into_iter();
@@ -93,7 +94,7 @@ impl Certificate {
     fn load(files: &TlsFiles) -> Result<Self, CertificateError> {
         let key = load_certified_key(&files.certificate, &files.key).map_err(|error| match error {
             TlsError::Pem { .. } => error.into(),
-            // It does not say where.
+            // The other errors do not name the files.
             error => CertificateError::Pair { files: files.clone(), error },
         })?;
         let unreadable = || CertificateError::Names(files.certificate.clone());
@@ -124,7 +125,7 @@ impl Certificate {
         &self.domains
     }
 
-    /// What `tls-server-end-point` binds to.
+    /// The hash for the channel binding `tls-server-end-point` (RFC 5929, section 4).
     pub(crate) fn end_point_hash(&self) -> Option<&[u8]> {
         self.end_point_hash.as_deref()
     }
@@ -154,7 +155,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Writes a certificate that signs itself.
+    /// Writes a self-signed certificate and its key.
     pub(crate) fn write(
         directory: &Path,
         names: &[&str],
@@ -171,7 +172,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_name_gets_the_certificate_that_has_it() {
+    fn server_name_chooses_its_certificate() {
         let directory = tempfile::tempdir().unwrap();
         let write = |names: &[&str]| write(directory.path(), names, &rcgen::PKCS_ECDSA_P256_SHA256);
         let files = [
@@ -198,7 +199,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_common_name_counts_where_there_is_no_other() {
+    fn common_name_counts_without_alternative_names() {
         let directory = tempfile::tempdir().unwrap();
         let with_common_name = |file: &str, names: &[&str]| {
             let key = KeyPair::generate().unwrap();
@@ -241,7 +242,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn channel_binding_is_offered_only_where_the_hash_is_agreed_on() {
+    fn channel_binding_needs_a_defined_signature_hash() {
         let directory = tempfile::tempdir().unwrap();
         for (algorithm, bytes) in [
             (&rcgen::PKCS_ECDSA_P256_SHA256, Some(32)),
@@ -255,7 +256,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn no_files_are_no_tls_and_bad_files_an_error() {
+    fn certificates_without_files_mean_no_tls() {
         assert!(Certificates::load(&[]).unwrap().is_none());
         let missing = TlsFiles { certificate: "/nonexistent/c.pem".into(), key: "/nonexistent/k.pem".into() };
         assert!(Certificates::load(&[missing]).unwrap_err().to_string().contains("/nonexistent/c.pem"));

@@ -1,4 +1,4 @@
-//! Where certificates lie: pairs that are named one by one, and a directory. Read at the start and at every reload.
+//! Certificate files: finds the pairs that flags name and the pairs in a directory. Read at the start and on every reload.
 
 use std::fs;
 use std::io;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::certificates::CertificateError;
 use crate::config::{TlsFiles, TlsSources};
 
-/// Names in a sub-directory, as Kubernetes writes them.
+/// File names in a sub-directory, as Kubernetes writes them.
 const CERTIFICATE_NAME: &str = "tls.crt";
 const KEY_NAME: &str = "tls.key";
-/// Endings of a pair that lies in the directory itself.
+/// Endings of a pair in the directory itself.
 const CERTIFICATE_ENDING: &str = "crt";
 const KEY_ENDING: &str = "key";
 /// The entry of the directory that is for unknown names; otherwise it is the first in alphabetical order.
@@ -31,7 +31,7 @@ impl TlsSources {
         Ok(pairs)
     }
 
-    /// All files, as far as they are found.
+    /// All files that a reload depends on. Empty when the directory cannot be read.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let pairs = self.all_pairs().unwrap_or_default();
         let files = pairs.into_iter().flat_map(|pair| [pair.certificate, pair.key]);
@@ -43,7 +43,7 @@ fn pairs_in(directory: &Path) -> io::Result<Vec<TlsFiles>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        // Such names are for those who exchange whole directories at once.
+        // Tools that replace a whole directory atomically keep the real files under hidden names.
         let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         let pair = if path.is_dir() {
             TlsFiles { certificate: path.join(CERTIFICATE_NAME), key: path.join(KEY_NAME) }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pairs_are_found_in_both_forms_and_the_default_comes_first() {
+    fn pairs_are_found_in_both_forms_default_first() {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str| {
             let path = directory.path().join(name);

@@ -1,6 +1,7 @@
-//! [`TlsStore`]: what TLS for clients is at the moment. A [reload](crate::lifecycle::reload) exchanges all of it at once, for connections that come
-//! after it; when the new files are wrong, the old state stays. Kept by `server`, asked by every session once, so that
-//! what SCRAM binds to is what the handshake showed.
+//! TLS store: the present certificates and TLS policy for clients.
+//!
+//! A [reload](crate::lifecycle::reload) replaces all of it at once, for later connections; invalid files change nothing. A
+//! session asks once, so that SCRAM binds to the certificate that the handshake showed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::certificates::{CertificateError, Certificates};
 use crate::config::TlsSources;
 use crate::lifecycle::reload::{Source, Take};
 
-/// A state.
+/// Certificates and policy that belong together.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
     /// `None` when sessions are not encrypted.
@@ -21,7 +22,7 @@ pub(crate) struct Tls {
     pub(crate) policy: TlsPolicy,
 }
 
-/// The state at the moment.
+/// The present TLS state, and where its files are.
 #[derive(Debug)]
 pub(crate) struct TlsStore {
     sources: TlsSources,
@@ -72,14 +73,14 @@ mod tests {
     use crate::tls::certificates::tests::write;
 
     #[test]
-    fn a_reload_takes_all_or_nothing() {
+    fn tls_reload_is_all_or_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let pair = |name| write(directory.path(), &[name], &rcgen::PKCS_ECDSA_P256_SHA256);
         let (old, new) = (pair("old.test"), pair("new.test"));
         let store = TlsStore::load(TlsSources { pairs: vec![old.clone()], ..TlsSources::default() }).unwrap();
         let names = || store.current().certificates.as_ref().unwrap().choose(None).names.clone();
         let in_use = store.current();
-        // The certificate is there, its key is not yet.
+        // The new certificate is in place, its key is not yet.
         fs::copy(&new.certificate, &old.certificate).unwrap();
         assert!(store.read().is_err());
         assert_eq!(names(), ["old.test"]);
@@ -88,12 +89,12 @@ mod tests {
         assert_eq!(names(), ["old.test"]);
         take();
         assert_eq!(names(), ["new.test"]);
-        // A connection that has begun goes on with what it began with.
+        // A connection that has begun keeps its certificate.
         assert_eq!(in_use.certificates.as_ref().unwrap().choose(None).names, ["old.test"]);
     }
 
     #[test]
-    fn without_certificates_there_is_no_tls_and_nothing_to_ask_clients_for() {
+    fn store_without_certificates_disables_tls() {
         let store = TlsStore::load(TlsSources::default()).unwrap();
         assert!(matches!(store.current().policy, TlsPolicy::Disabled));
     }

@@ -372,7 +372,7 @@ async fn a_person_logs_in_with_a_browser() {
         json!({"session_id": number, "result": {"Success": granted}})
     };
     let wrong = installation.psql(&console, &[&report("0000").to_string()]).await;
-    assert!(String::from_utf8_lossy(&wrong.stderr).contains("nobody waits for this session_id"));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("no client waits for this session_id"));
     assert_eq!(installation.ask(&console, &[&report(&number).to_string()]).await, "ok");
     let mut output = String::new();
     person.stdout.take().unwrap().read_to_string(&mut output).await.unwrap();

@@ -244,7 +244,7 @@ async fn handover_keeps_a_pending_browser_login() {
         json!({"session_id": number, "result": {"Success": granted}}).to_string()
     };
     let wrong = installation.psql(&console, &[&report("0000")]).await;
-    assert!(String::from_utf8_lossy(&wrong.stderr).contains("nobody waits for this session_id"));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("no client waits for this session_id"));
     assert_eq!(installation.ask(&console, &[&report(&number)]).await, "ok");
     let mut output = String::new();
     person.stdout.take().unwrap().read_to_string(&mut output).await.unwrap();

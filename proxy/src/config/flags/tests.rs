@@ -22,7 +22,7 @@ fn a_control_plane_is_enough() {
 }
 
 #[test]
-fn each_cache_and_each_limit_has_a_flag_of_its_own() {
+fn each_cache_and_limit_has_its_flag() {
     let flags = [
         ["--control-plane", "file:e"],
         ["--wake-compute-cache", "size=1,ttl=1s"],
@@ -71,7 +71,7 @@ fn databases_are_believed_as_the_flags_say() {
         &["--compute-tls-ca", "ca.pem"],
         &["--compute-tls", "require", "--compute-tls-ca", "ca.pem"],
     ] {
-        assert!(tls(flags).unwrap_err().contains("verify-full needs it"), "{flags:?}");
+        assert!(tls(flags).unwrap_err().contains("verify-full needs --compute-tls-ca"), "{flags:?}");
     }
 }
 
@@ -98,7 +98,7 @@ fn several_ports_and_limits_are_taken() {
 }
 
 #[test]
-fn a_bad_flag_is_refused_with_a_sentence_that_names_it() {
+fn bad_flag_is_refused_by_name() {
     let plane = ["--control-plane", "file:e"];
     for (flags, part) in [
         (&[][..], "--control-plane <KIND:PATH>"),
