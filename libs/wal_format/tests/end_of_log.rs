@@ -27,7 +27,7 @@ fn reader(start: Lsn, stored: &[u8], piece: usize) -> impl FnMut(Lsn, &mut [u8])
     }
 }
 
-/// What may be behind the end of a log, 64 KiB of it.
+/// Bytes that may be behind the end of a log, 64 KiB of each kind.
 fn leftovers(log: &Log, cut: usize) -> Vec<(&'static str, Vec<u8>)> {
     let older = log.bytes.iter().cycle().skip(cut % 5000 + 9000).take(64 << 10).copied().collect();
     vec![

@@ -78,7 +78,7 @@ fn server_promotion_scans_as_one_log() {
     check_wal(&server);
 }
 
-/// Scans all that is in the server's directory, and compares each record's start and end with the server's reader.
+/// Scans all WAL of the server's directory, and compares start and end of each record with the server's reader.
 fn check_wal(server: &Server) -> Vec<LoggedRecord> {
     let wal = server.wal();
     let mut records = BTreeMap::new();

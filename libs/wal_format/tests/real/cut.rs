@@ -9,9 +9,9 @@ use wal_types::{Lsn, Tli};
 use crate::fixture::{Fixture, SEGMENT_BYTES};
 use crate::record_ends::is_switch;
 
-/// How much is fed behind a cut.
+/// Bytes that are fed behind the cut.
 const BEHIND_BYTES: usize = PAGE_BYTES + PAGE_BYTES / 2;
-/// Of so many cuts one is tried with all the rest of the log, and from the last record end on.
+/// One of so many cuts is tried with the whole rest of the log, and from the last record end on.
 const THOROUGH_EVERY: usize = 61;
 
 #[test]
@@ -48,7 +48,7 @@ fn check_cuts(major: u32) {
     }
 }
 
-/// Pages on which something is special, and what.
+/// Special pages, each with what is special about it.
 fn telling_pages(fixture: &Fixture) -> BTreeMap<Lsn, &'static str> {
     let page_bytes = PAGE_BYTES as u64;
     let pages = fixture.pages();
@@ -73,8 +73,8 @@ fn telling_pages(fixture: &Fixture) -> BTreeMap<Lsn, &'static str> {
         (switch, "a segment switch"),
         (switch.advance(page_bytes), "the unused rest of a segment"),
         (on_a_boundary.unwrap().align_down(page_bytes), "a page behind a record end"),
-        (partial_start.align_down(page_bytes), "the beginning of a record that a crash cut off"),
-        (Lsn(overwriting.0 - page_bytes), "the end of a record that a crash cut off"),
+        (partial_start.align_down(page_bytes), "the beginning of a partial record"),
+        (Lsn(overwriting.0 - page_bytes), "the end of a partial record"),
         (overwriting, "the record that says so"),
         (first(&|(_, page)| page.tli == Tli(2)), "the second timeline"),
         (last, "the last page"),
@@ -104,7 +104,7 @@ fn check_answer(fixture: &Fixture, scanner: &RecordScanner, position: Lsn, what:
     assert_eq!(answer, fixture.expected_at(position), "{what}, at {position}");
 }
 
-/// The scanner at the cut goes on, and one that starts anew at the record end.
+/// The scanner at the cut continues, and so does one that starts at the record end.
 fn check_goes_on(fixture: &Fixture, scanner: &RecordScanner, cut: usize, what: &str) {
     let thorough = cut.is_multiple_of(THOROUGH_EVERY);
     let upto = if thorough { fixture.bytes.len() } else { fixture.bytes.len().min(cut + BEHIND_BYTES) };
@@ -119,7 +119,7 @@ fn check_goes_on(fixture: &Fixture, scanner: &RecordScanner, cut: usize, what: &
     }
 }
 
-/// The byte at the cut is another one, and the log goes on.
+/// The byte at the cut is changed, and the log continues behind it.
 fn check_changed_byte(fixture: &Fixture, mut scanner: RecordScanner, cut: usize, what: &str) {
     let upto = fixture.bytes.len().min(cut + BEHIND_BYTES);
     let Some((byte, behind)) = fixture.bytes[cut..upto].split_first() else { return };
@@ -133,7 +133,7 @@ fn check_changed_byte(fixture: &Fixture, mut scanner: RecordScanner, cut: usize,
     }
 }
 
-/// As in a file whose last write did not arrive, zeros are behind the cut. They count as far as they are what was there.
+/// Zeros are behind the cut, as in a file whose last write is missing. They count where the log had zeros, too.
 fn check_zeros_behind(fixture: &Fixture, scanner: &RecordScanner, cut: usize, what: &str) {
     let zeros = [0; PAGE_BYTES];
     let behind = &fixture.bytes[cut..fixture.bytes.len().min(cut + PAGE_BYTES)];

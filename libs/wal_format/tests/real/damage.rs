@@ -70,7 +70,7 @@ proptest! {
     }
 }
 
-/// Scans the log with one byte changed; gives the record end.
+/// Scans the log with one byte changed; returns the record end.
 fn scan_with(fixture: &Fixture, changed: Lsn, change: u8) -> Lsn {
     let at = fixture.index_of(changed);
     let mut scanner = fixture.scanner();

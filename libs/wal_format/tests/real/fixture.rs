@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use wal_format::{PAGE_BYTES, PageHeader, RecordScanner, ScanContext, page_header_bytes};
 use wal_types::{Lsn, SegmentSize, SystemId};
 
-/// Highest of the compression levels that are not slow for nothing.
+/// Highest compression level that is not needlessly slow.
 const COMPRESSION_LEVEL: u8 = 9;
-/// What a file may hold at most when it is read.
+/// Largest size of a decompressed file, in bytes.
 const FIXTURE_BYTES_MAX: usize = 64 << 20;
 
 pub(crate) const SEGMENT_BYTES: u32 = 1 << 20;
 pub(crate) const MAJORS: [u32; 5] = [14, 15, 16, 17, 18];
 
-/// Where a record begins, and its end as the server's reader has it.
+/// Start of a record, and its end as the server's reader reports it.
 pub(crate) type RecordRange = (Lsn, Lsn);
 
 pub(crate) struct Fixture {
@@ -68,7 +68,7 @@ impl Fixture {
         lsn.bytes_since(self.start) as usize
     }
 
-    /// What a scan must say that has got to `position` and seen nothing else: record end, last record's start.
+    /// Record end and last record start that a scan from the log's start must have at `position`.
     pub(crate) fn expected_at(&self, position: Lsn) -> (Lsn, Option<Lsn>) {
         match self.records.partition_point(|(_, end)| *end <= position) {
             0 => (self.start, None),
@@ -76,8 +76,7 @@ impl Fixture {
         }
     }
 
-    /// True if `at` is one of a record's own bytes: not of a page header inside it, not of what fills it up to its end,
-    /// not of a record that was never finished.
+    /// True for a byte of a record: not of a page header, of alignment, or of a partial record.
     pub(crate) fn is_under_checksum(&self, at: Lsn) -> bool {
         let behind = self.records.partition_point(|(start, _)| *start <= at);
         let Some((start, _)) = behind.checked_sub(1).map(|last| self.records[last]) else { return false };
@@ -96,7 +95,7 @@ impl Fixture {
         }
     }
 
-    /// Header of each page that has one and is not unwritten, with its position.
+    /// Position and header of each page that was written.
     pub(crate) fn pages(&self) -> Vec<(Lsn, PageHeader)> {
         let position = |at: usize| self.start.advance((at * PAGE_BYTES) as u64);
         let pages = self.bytes.chunks(PAGE_BYTES).enumerate();

@@ -6,7 +6,7 @@ use wal_types::{Lsn, Tli};
 
 use crate::fixture::{Fixture, MAJORS};
 
-/// Bits in a header, `from` to `to`, that may turn over, and why that does no harm.
+/// Bits of a header, `from` to `to`, that may flip, and why that does no harm.
 const HARMLESS: [(usize, usize, &str); 2] = [
     (
         18,
@@ -16,14 +16,14 @@ const HARMLESS: [(usize, usize, &str); 2] = [
     (160, 192, "padding, which no reader uses"),
 ];
 
-/// The highest timeline that the servers of the fixtures came to.
+/// The highest timeline in the fixtures.
 const HIGHEST: Tli = Tli(2);
 
 fn scanner(major: u32, fixture: &Fixture) -> RecordScanner {
     fixture.scanner().require_version(PageMagic::of_major(major).unwrap()).limit_timeline(HIGHEST)
 }
 
-/// Each page that has a header, and a scanner that has seen all that is before it.
+/// Each page with a header, and a scanner that has seen everything before it.
 fn pages(major: u32, fixture: &Fixture) -> Vec<(Lsn, RecordScanner)> {
     let mut scanner = scanner(major, fixture);
     let written = fixture.records.last().unwrap().1;

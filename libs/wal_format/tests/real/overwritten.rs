@@ -9,14 +9,14 @@ use wal_types::Lsn;
 
 use crate::fixture::{Fixture, MAJORS, RecordRange};
 
-/// Length of the record that tells.
+/// Length of an overwrite record.
 const RECORD_BYTES: usize = 42;
 
 struct CutOff {
     fixture: Fixture,
-    /// Where the record began that was cut off, which is where the record before it ends.
+    /// Start of the partial record, which is the end of the record before it.
     partial_start: Lsn,
-    /// Where the record begins that tells.
+    /// Start of the overwrite record.
     record: Lsn,
 }
 
@@ -33,7 +33,7 @@ fn cut_off(major: u32) -> CutOff {
 }
 
 impl CutOff {
-    /// The WAL with the record that tells changed, and its checksum right.
+    /// The WAL with a changed overwrite record whose checksum is right.
     fn with(&self, change: impl FnOnce(&mut RecordHeader, &mut [u8])) -> Vec<u8> {
         let mut bytes = self.fixture.bytes.clone();
         let at = self.fixture.index_of(self.record);
@@ -45,7 +45,7 @@ impl CutOff {
         bytes
     }
 
-    /// What a scan of `bytes` says of the record that tells.
+    /// The error of a scan of `bytes` at the overwrite record.
     fn refusal(&self, mut scanner: RecordScanner, bytes: &[u8]) -> Option<RecordError> {
         let from = self.fixture.index_of(scanner.position());
         let to = self.fixture.index_of(self.record) + RECORD_BYTES;
@@ -90,7 +90,7 @@ fn overwrite_seen_from_inside_a_partial_record() {
         let log = cut_off(major);
         let segment_size = log.fixture.context().segment_size;
         let start = segment_size.start_of(segment_size.segment_of(log.record));
-        assert!(start > log.partial_start, "a record of 1.5 segments was cut off near its end");
+        assert!(start > log.partial_start, "a record of 1.5 segments is partial near its end");
         let scanner = || RecordScanner::at_segment_start(log.fixture.context(), start);
         let told = |lsn: Lsn| log.with(|_, body| body[2..10].copy_from_slice(&lsn.0.to_le_bytes()));
         assert_eq!(log.refusal(scanner(), &log.fixture.bytes), None);

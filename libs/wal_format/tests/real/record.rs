@@ -68,7 +68,7 @@ fn record() {
     Fixture { version, system_id, start, bytes, records }.save(server.programs.major());
 }
 
-/// `pg_waldump` tells where records begin. One ends where the next one begins, or a partial record.
+/// `pg_waldump` reports where records begin. A record ends where the next one, or a partial record, begins.
 fn records_by_waldump(server: &Server, start: Lsn) -> Vec<RecordRange> {
     let mut records: BTreeMap<Lsn, LoggedRecord> = BTreeMap::new();
     let second = server.wal().start_of(Tli(2)).unwrap();
@@ -85,7 +85,7 @@ fn records_by_waldump(server: &Server, start: Lsn) -> Vec<RecordRange> {
     ranges
 }
 
-/// The last record, of a shutdown, has none behind it. It is shorter than a page, and so crosses one boundary at most.
+/// The last record, of a shutdown, has no successor. It is shorter than a page, so it crosses one boundary at most.
 fn end_of_short(record: &LoggedRecord) -> Lsn {
     assert!(record.total_bytes < 1000);
     let mut end = record.start.advance(record.total_bytes);

@@ -47,7 +47,7 @@ fn real_log_ends_where_the_server_stopped() {
     }
 }
 
-/// Be it in the middle of a record, or of one that a crash cut off.
+/// Also a segment that begins inside a record, or inside a partial one.
 #[test]
 fn real_log_scans_from_any_segment() {
     for major in MAJORS {
@@ -73,7 +73,7 @@ fn real_log_scans_from_any_segment() {
     }
 }
 
-/// Without this the tests here could pass on WAL that has nothing in it.
+/// Without this check the tests here could pass on empty WAL.
 #[test]
 fn fixtures_have_all_kinds_of_records() {
     for major in MAJORS {
@@ -86,7 +86,7 @@ fn fixtures_have_all_kinds_of_records() {
         assert!(pages.iter().all(|(_, page)| page.magic.major() == major));
         let with = |flag| pages.iter().filter(|(_, page)| page.flags.contains(flag)).count();
         has("record that goes on over pages", with(PageFlags::FIRST_IS_CONTRECORD));
-        has("record that a crash cut off", with(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD));
+        has("partial record of a crash", with(PageFlags::FIRST_IS_OVERWRITE_CONTRECORD));
         has("page of the first timeline", pages.iter().filter(|(_, page)| page.tli == Tli(1)).count());
         has("page of the second timeline", pages.iter().filter(|(_, page)| page.tli == Tli(2)).count());
         let goes_on =

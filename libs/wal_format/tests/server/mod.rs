@@ -9,17 +9,17 @@ use std::process::Command;
 use wal_format::{PAGE_BYTES, SegmentName};
 use wal_types::{Lsn, SegmentSize, SystemId, Tli};
 
-/// What `pg_waldump` says about one record.
+/// One record as `pg_waldump` reports it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoggedRecord {
     pub(crate) start: Lsn,
-    /// Its length with its header, without alignment and page headers.
+    /// Length of the record, header included, without alignment and page headers.
     pub(crate) total_bytes: u64,
-    /// Set if it stands for a record that was never finished: where that one begins.
+    /// Start of the partial record that this record overwrites, if it does.
     pub(crate) overwrites: Option<Lsn>,
 }
 
-/// The WAL that is in a server's directory, of each segment the one of the highest timeline.
+/// WAL of a server's directory; of each segment the file of the highest timeline.
 pub(crate) struct Wal {
     pub(crate) start: Lsn,
     pub(crate) bytes: Vec<u8>,
@@ -27,13 +27,13 @@ pub(crate) struct Wal {
 }
 
 impl Wal {
-    /// Where the first segment of a timeline begins.
+    /// Start of the first segment of a timeline.
     pub(crate) fn start_of(&self, tli: Tli) -> Option<Lsn> {
         self.names.iter().find(|name| name.tli == tli).map(|name| name.size.start_of(name.segment))
     }
 }
 
-/// Directory of `initdb` and the others.
+/// Directory of PostgreSQL's programs.
 #[derive(Clone)]
 pub(crate) struct Programs(PathBuf);
 
@@ -142,7 +142,7 @@ impl Server {
         run(self.program("pg_ctl").args(["stop", "-w", "-m", mode, "-D"]).arg(self.data()));
     }
 
-    /// Runs statements, each in its own transaction, and gives what the last one printed.
+    /// Runs statements, each in its own transaction; returns the output of the last one.
     pub(crate) fn sql(&self, statements: &[&str]) -> String {
         let mut command = self.program("psql");
         command.arg("-h").arg(self.directory.path()).args(["-U", "postgres", "-d", "postgres"]);
@@ -186,7 +186,7 @@ impl Server {
         Wal { start, bytes, names }
     }
 
-    /// Makes the page at `lsn`, of timeline 1, unwritten.
+    /// Zeroes the page at `lsn` of timeline 1, as if it was never written.
     pub(crate) fn zero_page(&self, lsn: Lsn) {
         let size = self.segment_size();
         let name = SegmentName { tli: Tli(1), segment: size.segment_of(lsn), size };
@@ -214,7 +214,7 @@ impl Server {
         file.write_all(lines.as_bytes()).unwrap();
     }
 
-    /// One of the server's programs, or another one with its path, as the server's user.
+    /// A command of the server's user: one of the server's programs, or a program given by its path.
     pub(crate) fn program(&self, name: &str) -> Command {
         let path = self.programs.0.join(name);
         let mut command = match self.as_root {

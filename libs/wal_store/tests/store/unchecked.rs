@@ -75,11 +75,11 @@ fn rotten_partial_record_is_replaced_on_reconnect() {
         send(&mut replica, vec![append]);
     }
     proposer.write(&[2; 6000]);
-    let torso_end = good.advance(3000);
+    let partial_end = good.advance(3000);
     let mut rotten = proposer.clone();
     rotten.log[good.advance(1000).bytes_since(START) as usize] ^= 4;
-    send(&mut replica, vec![rotten.append_range(good, torso_end)]);
-    let output = replica.run(vec![proposer.append_range(torso_end, proposer.end())]);
+    send(&mut replica, vec![rotten.append_range(good, partial_end)]);
+    let output = replica.run(vec![proposer.append_range(partial_end, proposer.end())]);
     assert!(matches!(&output.refused[..], [(_, Rejection::Protocol(Refusal::NotWal(_)))]), "{output:?}");
     assert_eq!(replica.snapshot().flush_lsn, good);
     let _ = replica.run(vec![(proposer.connection, Input::Disconnected)]);
