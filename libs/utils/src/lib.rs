@@ -2,6 +2,7 @@
 //!
 //! | module | purpose |
 //! |---|---|
+//! | [`accept_loop`] | takes connections from a TCP or Unix listener, with pauses after failures |
 //! | [`backoff`] | computes how long to wait before the next attempt |
 //! | [`shutdown`] | ends a server in two stages, drain and immediate, and waits for its tasks |
 //! | [`timed_lru`] | bounded cache that expires entries by age and by idle time |
@@ -13,6 +14,7 @@
 //! Decisions are pure where possible: time and randomness are arguments. Nothing here speaks a protocol, counts metrics
 //! or serves HTTP.
 
+pub mod accept_loop;
 pub mod address_file;
 pub mod backoff;
 pub mod host_port;
