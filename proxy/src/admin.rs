@@ -15,7 +15,7 @@ use serde::Serialize;
 use telemetry::{Admin, LogLevel, Metrics as Registry};
 
 use crate::compute::Dial;
-use crate::control_plane::{Cached, Dropped, Invalidation};
+use crate::control_plane::{CachingControlPlane, Dropped, Invalidation};
 use crate::observe::activity::{Activities, View};
 use crate::peers::Peers;
 use crate::session::Services;
@@ -83,7 +83,7 @@ async fn sessions(activities: &Activities, is_draining: bool, peers: Option<Peer
     Sessions { sessions: own.chain(others.into_iter().map(Session::Other)).collect() }
 }
 
-fn cache(control_plane: &Cached) -> Cache {
+fn cache(control_plane: &CachingControlPlane) -> Cache {
     let mut addresses: Vec<Known> = control_plane
         .entries()
         .into_iter()
@@ -93,7 +93,10 @@ fn cache(control_plane: &Cached) -> Cache {
     Cache { addresses, waking: control_plane.waking() }
 }
 
-fn invalidate(control_plane: &Cached, which: &Invalidation) -> Result<Json<Dropped>, (StatusCode, String)> {
+fn invalidate(
+    control_plane: &CachingControlPlane,
+    which: &Invalidation,
+) -> Result<Json<Dropped>, (StatusCode, String)> {
     let dropped = control_plane.invalidate(which);
     let dropped = dropped.map_err(|error| (StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n")))?;
     tracing::info!(?which, ?dropped, "invalidated");

@@ -21,7 +21,7 @@ use crate::compute::{self, ComputeError, Dial};
 use crate::config::RateOptions;
 use crate::control_plane::Compute;
 use crate::limits::rate_limit::NetworkLimit;
-use crate::observe::metrics::{How, Metrics};
+use crate::observe::metrics::{ByResult, Metrics};
 use crate::peers::Peers;
 
 /// Length of the secret in protocol 3.0, which allows no other, in bytes.
@@ -79,7 +79,7 @@ impl Cancels {
     }
 
     /// Sets the peer processes that are asked for unknown keys. To be called once.
-    pub(crate) fn ask_too(&self, peers: Peers) {
+    pub(crate) fn set_peers(&self, peers: Peers) {
         let _ = self.peers.set(peers);
     }
 
@@ -126,7 +126,7 @@ impl Cancels {
 
     fn count(&self, how: &'static str) {
         tracing::debug!(how, "cancel request");
-        self.metrics.cancels.get_or_create(&How { how }).inc();
+        self.metrics.cancels.get_or_create(&ByResult { result: how }).inc();
     }
 
     fn find(&self, pid: i32, key: &[u8]) -> Option<Arc<Target>> {

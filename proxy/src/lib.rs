@@ -37,5 +37,6 @@ mod session;
 mod socket;
 mod tls;
 
-pub use listeners::Listeners;
+pub use lifecycle::handover::Succession;
+pub use listeners::{Listener, Listeners};
 pub use server::{Running, Server};

@@ -1,5 +1,5 @@
-//! [`Listeners`]: the ports, from wherever they come: a supervisor that opened them before this process began
-//! (sd_listen_fds(3)), the process that this one replaces, or bound here. Called by `main`.
+//! [`Listeners`]: the listening sockets. A supervisor has opened them before this process began (sd_listen_fds(3)), the
+//! process that this one replaces has handed them over, or they are bound here. Called by `main`.
 
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -12,7 +12,6 @@ use socket2::SockRef;
 use tokio::net::TcpListener;
 
 use crate::config::{Config, ControlPlaneSource};
-use crate::lifecycle::handover::{Handover, Predecessor};
 
 /// The first descriptor that a supervisor passes (sd_listen_fds(3), SD_LISTEN_FDS_START).
 const FIRST_PASSED_FD: RawFd = 3;
@@ -41,7 +40,7 @@ pub(crate) struct Label {
 
 /// A port that is open.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     pub(crate) label: Label,
     pub(crate) socket: Arc<TcpListener>,
 }
@@ -52,28 +51,14 @@ pub struct Listeners {
     pub(crate) pg: Vec<Listener>,
     pub(crate) http: Listener,
     pub(crate) mgmt: Option<Listener>,
-    /// What gives them on to the process after this one.
-    pub(crate) handover: Option<Handover>,
-    /// Who had them before; it goes on until it is told that somebody serves them.
-    pub(crate) predecessor: Option<Predecessor>,
 }
 
 impl Listeners {
-    /// Opens what the configuration names. To be called once: the descriptors that a supervisor passes are taken here.
-    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+    /// Opens what the configuration names. `inherited` are the sockets of the process that this one replaces. To be called
+    /// once: the descriptors that a supervisor passes are taken here.
+    pub async fn open(config: &Config, inherited: Vec<Listener>) -> anyhow::Result<Self> {
         let mut passed = Passed(from_supervisor().context("sockets of the supervisor")?);
-        let (handover, predecessor) = match &config.handover_socket {
-            Some(path) => {
-                let handover = Handover::bind(path).context("--handover-socket")?;
-                let predecessor = handover.ask_predecessor().await.context("--handover-socket")?;
-                (Some(handover), predecessor)
-            }
-            None => (None, None),
-        };
-        let predecessor = predecessor.map(|(predecessor, inherited)| {
-            passed.0.extend(inherited);
-            predecessor
-        });
+        passed.0.extend(inherited);
         let mut pg = passed.take_supervised(Purpose::Pg);
         if pg.is_empty() {
             for address in &config.listen {
@@ -90,7 +75,7 @@ impl Listeners {
         for Listener { label, .. } in passed.0 {
             tracing::warn!(?label, "a listening socket that was passed is not needed: it is closed");
         }
-        Ok(Self { pg, http, mgmt, handover, predecessor })
+        Ok(Self { pg, http, mgmt })
     }
 
     /// Where clients connect.

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy::config::{Config, Flags};
-use proxy::{Listeners, Running, Server};
+use proxy::{Listeners, Running, Server, Succession};
 use serde_json::json;
 use telemetry::LogLevel;
 use utils::shutdown::Drained;
@@ -52,12 +52,13 @@ async fn live(config: &Config, log_level: LogLevel) -> anyhow::Result<Drained> {
 
 async fn start(config: &Config, log_level: LogLevel, shutdown: &Shutdown) -> anyhow::Result<Running> {
     let server = Server::new(config, shutdown)?;
-    let listeners = Listeners::open(config).await?;
+    let (succession, inherited) = Succession::begin(config).await?;
+    let listeners = Listeners::open(config, inherited).await?;
     let texts = |addresses: Vec<_>| addresses.iter().map(ToString::to_string).collect::<Vec<String>>();
     let pg = texts(listeners.pg_addresses()?);
     let http = listeners.http_address()?.to_string();
     let mgmt = listeners.mgmt_address()?;
-    let running = server.start(listeners, log_level).await?;
+    let running = server.start(listeners, succession, log_level).await?;
     if let Some(path) = &config.address_file {
         let mut content = json!({"pid": std::process::id(), "pg": pg.first(), "pg_all": pg, "http": http});
         if let Some(mgmt) = mgmt {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use utils::accept_loop::accept_loop;
 
 use crate::compute::Dial;
 use crate::link::mgmt;
@@ -17,27 +18,21 @@ use crate::session::Services;
 
 /// For a new process to come up once it has the sockets.
 const SERVING_TIMEOUT: Duration = Duration::from_secs(60);
-/// Pause after an accept that failed.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Answers others, for as long as it is polled.
 pub(crate) async fn answer<D: Dial>(listener: Arc<UnixListener>, host: Arc<Host<D>>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let host = Arc::clone(&host);
-                tokio::spawn(async move {
-                    if let Err(error) = host.answer(stream).await {
-                        tracing::warn!(error = format!("{error:#}"), "talk with another process");
-                    }
-                });
+    let serve = |stream, _| {
+        let host = Arc::clone(&host);
+        tokio::spawn(async move {
+            if let Err(error) = host.answer(stream).await {
+                tracing::warn!(error = format!("{error:#}"), "peer connection failed");
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection of another process");
-                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-            }
-        }
-    }
+        });
+    };
+    accept_loop(&*listener, std::future::pending(), serve, |error| {
+        tracing::warn!(%error, "cannot accept a connection of a peer process");
+    })
+    .await;
 }
 
 /// What others may ask of this process.

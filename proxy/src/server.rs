@@ -22,9 +22,9 @@ use crate::cancel::Cancels;
 use crate::compute::TcpDial;
 use crate::compute::role_query::RoleQuery;
 use crate::config::{ComputeTls, Config, ControlPlaneSource};
-use crate::control_plane::{Cached, ControlPlane, NoControlPlane};
+use crate::control_plane::{CachingControlPlane, ControlPlane, NoControlPlane};
 use crate::lifecycle::drain::{Drain, Times};
-use crate::lifecycle::handover::Handover;
+use crate::lifecycle::handover::{Handover, Succession};
 use crate::lifecycle::reload::{ReloadError, Source, Sources};
 use crate::lifecycle::supervise::{Supervised, supervise};
 use crate::limits::connections::Connections;
@@ -59,7 +59,7 @@ impl Server {
     /// Reads certificates and control plane. An error is a mistake in what the configuration names.
     pub fn new(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Self> {
         let mut registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
-        let metrics = Metrics::new(registry.registry().sub_registry_with_prefix("holdfast"));
+        let metrics = Metrics::new(registry.registry());
         let tls = TlsStore::load(config.tls.clone()).context("certificates")?;
         if tls.current().certificates.is_none() {
             tracing::warn!("no --tls-cert: sessions are not encrypted");
@@ -91,7 +91,7 @@ impl Server {
             ControlPlaneSource::Link(path) => Some(Arc::new(Links::load(path).context("--control-plane")?)),
             _ => None,
         };
-        let control_plane = Arc::new(Cached::new(provider, &config.caches, metrics.clone()));
+        let control_plane = Arc::new(CachingControlPlane::new(provider, &config.caches, metrics.clone()));
         let Config { drain_grace: grace, drain_idle: idle, drain_timeout: timeout, .. } = *config;
         let drain = Arc::new(Drain::new(shutdown.clone(), Times { grace, idle, timeout }));
         let services = Services {
@@ -134,34 +134,39 @@ impl Server {
     }
 
     /// Opens the doors, and has a process close its own that had them before.
-    pub async fn start(self, listeners: Listeners, log_level: LogLevel) -> anyhow::Result<Running> {
+    pub async fn start(
+        self,
+        listeners: Listeners,
+        succession: Succession,
+        log_level: LogLevel,
+    ) -> anyhow::Result<Running> {
+        let Succession { handover, predecessor } = succession;
         let drain = Arc::clone(&self.services.drain);
-        if let Some(handover) = &listeners.handover {
+        if let Some(handover) = &handover {
             self.share_with(&handover.peers());
         }
         let (http_end, http_ends) = watch::channel(());
-        let http = self.answer_operators(&listeners, log_level, http_ends)?;
+        let http = self.answer_operators(&listeners, handover.as_ref(), log_level, http_ends)?;
         let beside = self.beside_sessions(&listeners);
-        let successors = self.answer_successors(&listeners);
+        let successors = self.answer_successors(&listeners, handover.as_ref());
         let doors = self.open_doors(listeners.pg);
         drop((listeners.http, listeners.mgmt));
-        if let Some(predecessor) = listeners.predecessor {
-            self.services.control_plane.hear_of_others().await;
+        if let Some(predecessor) = predecessor {
+            self.services.control_plane.learn_uses_of_peers().await;
             predecessor.tell_it_is_replaced().await;
         }
-        if let Some(handover) = &listeners.handover {
+        if let Some(handover) = &handover {
             handover.lead_here().context("--handover-socket")?;
         }
-        let handover = listeners.handover;
         Ok(Running { drain, doors, beside, http, http_end, _successors: successors, _handover: handover })
     }
 
     /// What this process does not know it asks of these.
     fn share_with(&self, peers: &Peers) {
-        self.services.cancels.ask_too(peers.clone());
-        self.services.control_plane.ask_too(peers.clone());
+        self.services.cancels.set_peers(peers.clone());
+        self.services.control_plane.set_peers(peers.clone());
         if let Some(links) = &self.services.links {
-            links.ask_too(peers.clone());
+            links.set_peers(peers.clone());
         }
     }
 
@@ -169,11 +174,11 @@ impl Server {
     fn answer_operators(
         &self,
         listeners: &Listeners,
+        handover: Option<&Handover>,
         log_level: LogLevel,
         end: watch::Receiver<()>,
     ) -> anyhow::Result<Supervised> {
-        let (registry, peers) =
-            (Arc::clone(&self.registry), listeners.handover.as_ref().map(Handover::peers));
+        let (registry, peers) = (Arc::clone(&self.registry), handover.map(Handover::peers));
         let router = admin::router(&self.services, &self.activities, registry, log_level, peers);
         let (socket, drain) = (Arc::clone(&listeners.http.socket), Arc::clone(&self.services.drain));
         Ok(supervise("http", &self.services.metrics, move || {
@@ -227,8 +232,8 @@ impl Server {
         tasks
     }
 
-    fn answer_successors(&self, listeners: &Listeners) -> Option<Supervised> {
-        let handover = listeners.handover.as_ref()?;
+    fn answer_successors(&self, listeners: &Listeners, handover: Option<&Handover>) -> Option<Supervised> {
+        let handover = handover?;
         let (services, activities) = (Arc::clone(&self.services), Arc::clone(&self.activities));
         let (socket, host) = (handover.listener(), Arc::new(Host::new(listeners, services, activities)));
         Some(supervise("handover", &self.services.metrics, move || {

@@ -14,7 +14,7 @@ use postgres_backend::stream::Prefixed;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
-use utils::Backoff;
+use utils::accept_loop::accept_loop;
 
 use self::proxy_protocol::ProxyProtocolError;
 use crate::client_facing::{Response, violation};
@@ -22,14 +22,11 @@ use crate::closing::last_word;
 use crate::config::ProxyProtocol;
 use crate::lifecycle::drain::Drain;
 use crate::limits::connections::{Admitted, Connections, TooMany};
-use crate::observe::metrics::{How, Metrics};
+use crate::observe::metrics::{ByReason, Metrics};
 use crate::socket;
 
 /// For the header of the balancer: it sends it at once.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pauses after a failed accept: with no descriptor left it fails at once, again and again.
-const ACCEPT_RETRY_DELAY_MIN: Duration = Duration::from_millis(10);
-const ACCEPT_RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 /// Clients at the same time that are too many and still told so; the others just see the connection end.
 const REFUSALS_MAX: usize = 64;
 
@@ -106,26 +103,13 @@ impl Door {
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut backoff = Backoff::new(ACCEPT_RETRY_DELAY_MIN, ACCEPT_RETRY_DELAY_MAX);
-        let mut closing = std::pin::pin!(self.drain.doors_close());
-        loop {
-            let accepted = tokio::select! {
-                () = &mut closing => return,
-                // Cancel safe: an accept that did not return has taken no connection.
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, peer)) => {
-                    backoff.reset();
-                    self.enter(stream, peer, serve.clone());
-                }
-                Err(error) => {
-                    self.metrics.accept_errors.inc();
-                    tracing::warn!(%error, "cannot accept a connection");
-                    backoff.wait().await;
-                }
-            }
-        }
+        let stop = self.drain.doors_close();
+        let enter = |stream, peer| self.enter(stream, peer, serve.clone());
+        accept_loop(&*listener, stop, enter, |error| {
+            self.metrics.accept_errors.inc();
+            tracing::warn!(%error, "cannot accept a connection");
+        })
+        .await;
     }
 
     fn enter<F>(
@@ -190,7 +174,7 @@ impl Door {
 
     fn note(&self, peer: SocketAddr, turned_away: &TurnedAway) {
         let how = turned_away.how();
-        self.metrics.refused.get_or_create(&How { how }).inc();
+        self.metrics.refused.get_or_create(&ByReason { reason: how }).inc();
         tracing::info!(%peer, how, error = %turned_away, "turned away");
     }
 }

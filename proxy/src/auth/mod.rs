@@ -24,7 +24,7 @@ use self::cleartext::Hashing;
 pub(crate) use self::error::AuthError;
 pub(crate) use self::mock_secret::MockSecret;
 use crate::config::{ClientAuth, RateOptions};
-use crate::control_plane::{Access, Accessed, Cached, Wanted};
+use crate::control_plane::{Access, CachingControlPlane, KnownAccess, LookupContext};
 use crate::limits::failed_logins::FailedLogins;
 use crate::limits::rate_limit::Limit;
 use crate::observe::activity::SessionId;
@@ -48,7 +48,7 @@ pub(crate) struct Peer<'a> {
 /// A client that proved its password, and its route.
 #[derive(Debug)]
 pub(crate) struct Authenticated {
-    pub(crate) wanted: Wanted,
+    pub(crate) context: LookupContext,
     pub(crate) route: Route,
     pub(crate) proven: VerifiedClient,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Authenticated {
 /// Authenticates the clients of all sessions.
 #[derive(Debug)]
 pub(crate) struct Authenticator {
-    control_plane: Arc<Cached>,
+    control_plane: Arc<CachingControlPlane>,
     mock_secret: MockSecret,
     /// SCRAM iterations shown for roles that do not exist.
     mock_iterations: NonZeroU32,
@@ -70,7 +70,7 @@ pub(crate) struct Authenticator {
 
 impl Authenticator {
     pub(crate) fn new(
-        control_plane: Arc<Cached>,
+        control_plane: Arc<CachingControlPlane>,
         mock_secret: MockSecret,
         method: ClientAuth,
         metrics: Metrics,
@@ -116,8 +116,8 @@ impl Authenticator {
                 let sent = cleartext::ask(client).await?;
                 let (route, password) = nameless.with_password(&sent)?;
                 let password = sent.slice_ref(password);
-                let (wanted, accessed) = self.access(&route, peer).await?;
-                self.by_password(wanted, route, accessed, password).await
+                let (context, accessed) = self.access(&route, peer).await?;
+                self.by_password(context, route, accessed, password).await
             }
         };
         if let (Err(error), Some(address)) = (&result, peer.address)
@@ -144,19 +144,19 @@ impl Authenticator {
         peer: &Peer<'_>,
         random: &mut (impl Rng + Send),
     ) -> Result<Authenticated, AuthError> {
-        let (wanted, accessed) = self.access(&route, peer).await?;
+        let (context, accessed) = self.access(&route, peer).await?;
         if self.method == ClientAuth::Password && peer.encrypted {
             let password = cleartext::ask(client).await?;
-            return self.by_password(wanted, route, accessed, password).await;
+            return self.by_password(context, route, accessed, password).await;
         }
         let mut nonce = [0; NONCE_BYTES];
         random.fill_bytes(&mut nonce);
         let verifier = self.verifier(&accessed.access, &route);
         match sasl::exchange(client, verifier, &nonce, peer.end_point_hash).await {
-            Ok(proven) => Ok(Authenticated { wanted, route, proven }),
+            Ok(proven) => Ok(Authenticated { context, route, proven }),
             Err(AuthError::Scram(ScramError::WrongProof)) => {
                 // This exchange cannot start over. The next login finds the current password.
-                let asking = self.control_plane.access_again(&wanted, &route.role, &accessed);
+                let asking = self.control_plane.access_again(&context, &route.role, &accessed);
                 let _ = timed(Phase::ControlPlane, asking).await;
                 Err(wrong_password(&route.role))
             }
@@ -165,14 +165,18 @@ impl Authenticator {
     }
 
     /// Looks up the role and checks the client's address against the endpoint's allowlist, before anything else is done.
-    async fn access(&self, route: &Route, peer: &Peer<'_>) -> Result<(Wanted, Accessed), AuthError> {
+    async fn access(
+        &self,
+        route: &Route,
+        peer: &Peer<'_>,
+    ) -> Result<(LookupContext, KnownAccess), AuthError> {
         self.logins.take(&route.endpoint).map_err(AuthError::TooManyLogins)?;
         let application = route.params.get("application_name").cloned();
-        let wanted = Wanted { endpoint: route.endpoint.clone(), session: peer.session, application };
-        let asking = self.control_plane.access(&wanted, &route.role);
+        let context = LookupContext { endpoint: route.endpoint.clone(), session: peer.session, application };
+        let asking = self.control_plane.access(&context, &route.role);
         let accessed = timed(Phase::ControlPlane, asking).await?;
         if accessed.access.allowlist.allows(peer.address) {
-            return Ok((wanted, accessed));
+            return Ok((context, accessed));
         }
         Err(peer
             .address
@@ -181,22 +185,22 @@ impl Authenticator {
 
     async fn by_password(
         &self,
-        wanted: Wanted,
+        context: LookupContext,
         route: Route,
-        accessed: Accessed,
+        accessed: KnownAccess,
         password: Bytes,
     ) -> Result<Authenticated, AuthError> {
         let verifier = self.verifier(&accessed.access, &route);
         let mut keys = self.hashing.check(verifier, password.clone()).await?;
         if keys.is_none()
             && let Some(again) =
-                timed(Phase::ControlPlane, self.control_plane.access_again(&wanted, &route.role, &accessed))
+                timed(Phase::ControlPlane, self.control_plane.access_again(&context, &route.role, &accessed))
                     .await
         {
             keys = self.hashing.check(self.verifier(&again?.access, &route), password).await?;
         }
         let keys = keys.ok_or_else(|| wrong_password(&route.role))?;
-        Ok(Authenticated { wanted, route, proven: VerifiedClient { keys, server_final: None } })
+        Ok(Authenticated { context, route, proven: VerifiedClient { keys, server_final: None } })
     }
 
     /// The role's verifier. A role without one gets a mock verifier that looks alike and that no password fits.

@@ -31,22 +31,22 @@ struct Plane {
 }
 
 impl ControlPlane for Arc<Plane> {
-    fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
+    fn access<'a>(&'a self, context: &'a LookupContext, role: &'a Text) -> Reply<'a, Access> {
         self.questions.fetch_add(1, Ordering::Relaxed);
-        let known = wanted.endpoint.as_str() == "main";
+        let known = context.endpoint.as_str() == "main";
         let password = self.password.lock().unwrap().clone();
         let verifier = (*role == "app").then(|| Verifier::from_password(&password, b"salt", ITERATIONS));
         let allowlist = Arc::new(Allowlist::parse(self.allowed.iter().copied()).unwrap());
-        let unknown = || ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone());
+        let unknown = || ControlPlaneError::UnknownEndpoint(context.endpoint.clone());
         let access = known.then_some(Access { verifier, allowlist, ..Access::default() }).ok_or_else(unknown);
         Box::pin(std::future::ready(access))
     }
 
-    fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn locate<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         panic!("nothing is woken by a login")
     }
 
-    fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn wake<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         panic!("nothing is woken by a login")
     }
 
@@ -83,7 +83,11 @@ impl Scene {
             questions: AtomicUsize::new(0),
         });
         let metrics = Metrics::new(&mut Default::default());
-        let cached = Arc::new(Cached::new(Box::new(Arc::clone(&plane)), &Caches::default(), metrics.clone()));
+        let cached = Arc::new(CachingControlPlane::new(
+            Box::new(Arc::clone(&plane)),
+            &Caches::default(),
+            metrics.clone(),
+        ));
         Self { plane, auth: Authenticator::new(cached, MockSecret([0; 32]), method, metrics) }
     }
 

@@ -20,7 +20,7 @@ use utils::Backoff;
 pub(crate) use self::dial::{Dial, TcpDial, encrypt};
 pub(crate) use self::error::{ComputeError, ConnectError};
 use self::handshake::{LoggedIn, Login};
-use crate::control_plane::{Cached, Compute, ControlPlaneError, Wanted};
+use crate::control_plane::{CachingControlPlane, Compute, ControlPlaneError, LookupContext};
 use crate::observe::phases::{Phase, timed};
 
 /// For TLS and the login on one connection.
@@ -38,14 +38,14 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 /// The last failure, or [`ConnectError::StillWaking`] when the wake did not end in time.
 pub(crate) async fn connect<D: Dial>(
     dial: &D,
-    control_plane: &Arc<Cached>,
-    wanted: &Wanted,
+    control_plane: &Arc<CachingControlPlane>,
+    context: &LookupContext,
     login: &Login,
     within: Duration,
     random: &mut (impl Rng + Send),
 ) -> Result<(LoggedIn<D::Stream>, Arc<Compute>), ConnectError> {
     let mut so_far = ConnectError::StillWaking;
-    let attempts = Box::pin(attempts(dial, control_plane, wanted, login, random, &mut so_far));
+    let attempts = Box::pin(attempts(dial, control_plane, context, login, random, &mut so_far));
     match timeout_at(Instant::now() + within, attempts).await {
         Ok(result) => result,
         Err(_) => Err(so_far),
@@ -69,14 +69,14 @@ pub(crate) async fn connect_once<D: Dial>(
 /// Retries without end. `so_far` holds the error to report when the caller's deadline ends it.
 async fn attempts<D: Dial>(
     dial: &D,
-    control_plane: &Arc<Cached>,
-    wanted: &Wanted,
+    control_plane: &Arc<CachingControlPlane>,
+    context: &LookupContext,
     login: &Login,
     random: &mut (impl Rng + Send),
     so_far: &mut ConnectError,
 ) -> Result<(LoggedIn<D::Stream>, Arc<Compute>), ConnectError> {
     let mut backoff = Backoff::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
-    let mut located = timed(Phase::ControlPlane, control_plane.locate(wanted)).await?;
+    let mut located = timed(Phase::ControlPlane, control_plane.locate(context)).await?;
     let (mut woken, mut located_again, mut lost_logins) = (false, false, 0);
     loop {
         let compute = Arc::clone(&located.compute);
@@ -84,7 +84,7 @@ async fn attempts<D: Dial>(
             Ok(logged_in) => return Ok((logged_in, compute)),
             Err(error) => error,
         };
-        tracing::debug!(endpoint = %wanted.endpoint, address = %compute.address, %error, "cannot log in at the compute");
+        tracing::debug!(endpoint = %context.endpoint, address = %compute.address, %error, "cannot log in at the compute");
         lost_logins = if matches!(error, ComputeError::Lost(_)) { lost_logins + 1 } else { 0 };
         let passes_by_itself = error.is_starting() || (1..LOST_LOGINS_MAX).contains(&lost_logins);
         let is_unreachable = matches!(error, ComputeError::Unreachable(_));
@@ -98,7 +98,7 @@ async fn attempts<D: Dial>(
             if woken {
                 tokio::time::sleep(backoff.next_delay(random)).await;
             }
-            located = match timed(Phase::Wake, control_plane.wake(wanted, &located)).await {
+            located = match timed(Phase::Wake, control_plane.wake(context, &located)).await {
                 Err(ControlPlaneError::NotStartable(_)) => return Err(failure),
                 // The compute was woken for this client already, and may still come up.
                 Err(ControlPlaneError::TooManyWakes { .. }) if woken => located,
@@ -109,7 +109,7 @@ async fn attempts<D: Dial>(
             *so_far = failure;
             tokio::time::sleep(backoff.next_delay(random)).await;
         } else if may_have_moved
-            && let Ok(newer) = timed(Phase::ControlPlane, control_plane.locate_again(wanted, &located)).await
+            && let Ok(newer) = timed(Phase::ControlPlane, control_plane.locate_again(context, &located)).await
             && newer.compute.address != compute.address
         {
             located = newer;

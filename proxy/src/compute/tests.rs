@@ -23,16 +23,16 @@ use crate::observe::metrics::Metrics;
 struct Sleepy;
 
 impl ControlPlane for Sleepy {
-    fn access<'a>(&'a self, _: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
+    fn access<'a>(&'a self, _: &'a LookupContext, _: &'a Text) -> Reply<'a, Access> {
         Box::pin(std::future::ready(Ok(Access::default())))
     }
 
-    fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn locate<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         let compute = Compute { address: "h:1".parse().unwrap(), tls: None, database: None };
         Box::pin(std::future::ready(Ok(Arc::new(compute))))
     }
 
-    fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn wake<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         Box::pin(std::future::pending())
     }
 }
@@ -67,12 +67,15 @@ async fn failure(answer: Option<ErrorResponse>) -> (ConnectError, usize) {
         }
         connections
     });
-    let cached =
-        Arc::new(Cached::new(Box::new(Sleepy), &Caches::default(), Metrics::new(&mut Default::default())));
+    let cached = Arc::new(CachingControlPlane::new(
+        Box::new(Sleepy),
+        &Caches::default(),
+        Metrics::new(&mut Default::default()),
+    ));
     let keys = ScramKeys::derive(b"x", b"salt", NonZeroU32::MIN);
     let login =
         Login { params: [("user", "app")].into_iter().collect(), credentials: Credentials::Keys(keys) };
-    let (main, within) = (Wanted::for_test("main"), Duration::from_secs(10));
+    let (main, within) = (LookupContext::for_test("main"), Duration::from_secs(10));
     let mut random = StdRng::seed_from_u64(1);
     let connected = connect(&Pipes(sender), &cached, &main, &login, within, &mut random).await;
     (connected.map(|_| ()).unwrap_err(), compute.await.unwrap())
@@ -123,15 +126,15 @@ impl Moving {
 }
 
 impl ControlPlane for Arc<Moving> {
-    fn access<'a>(&'a self, _: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
+    fn access<'a>(&'a self, _: &'a LookupContext, _: &'a Text) -> Reply<'a, Access> {
         Box::pin(std::future::ready(Ok(Access::default())))
     }
 
-    fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn locate<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         self.answer("locate")
     }
 
-    fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn wake<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         self.answer("wake")
     }
 
@@ -179,7 +182,7 @@ async fn connect_follows_a_moved_compute() {
         (&[Some(NO_DATABASE)], &["locate"], false),
     ] {
         let provider = Arc::new(Moving::default());
-        let cached = Arc::new(Cached::new(
+        let cached = Arc::new(CachingControlPlane::new(
             Box::new(Arc::clone(&provider)),
             &Caches::default(),
             Metrics::new(&mut Default::default()),
@@ -189,7 +192,7 @@ async fn connect_follows_a_moved_compute() {
             params: [("user", "app")].into_iter().collect(),
             credentials: Credentials::Keys(ScramKeys::derive(b"x", b"salt", NonZeroU32::MIN)),
         };
-        let (main, within) = (Wanted::for_test("main"), Duration::from_secs(10));
+        let (main, within) = (LookupContext::for_test("main"), Duration::from_secs(10));
         let mut random = StdRng::seed_from_u64(1);
         let connected = connect(&script, &cached, &main, &login, within, &mut random).await;
         assert_eq!(connected.is_ok(), is_let_in, "{answers:?}: {:?}", connected.err());
@@ -204,12 +207,12 @@ async fn failed_connects_are_counted_by_address_source() {
     let provider = Arc::new(Moving::default());
     let metrics = Metrics::new(&mut Default::default());
     let caches = &Caches::default();
-    let cached = Arc::new(Cached::new(Box::new(Arc::clone(&provider)), caches, metrics.clone()));
+    let cached = Arc::new(CachingControlPlane::new(Box::new(Arc::clone(&provider)), caches, metrics.clone()));
     let login = Login {
         params: [("user", "app")].into_iter().collect(),
         credentials: Credentials::Keys(ScramKeys::derive(b"x", b"salt", NonZeroU32::MIN)),
     };
-    let (main, within) = (Wanted::for_test("main"), Duration::from_secs(10));
+    let (main, within) = (LookupContext::for_test("main"), Duration::from_secs(10));
     let mut random = StdRng::seed_from_u64(1);
     let counts = || ["cached", "uncached", "unwoken"].map(|kind| metrics.caches.connection_failures(kind));
     for (answers, expected, spurious) in [
@@ -233,7 +236,7 @@ async fn failed_connects_are_counted_by_address_source() {
 
 #[tokio::test(start_paused = true)]
 async fn clients_of_one_address_share_nothing_else() {
-    let cached = Cached::new(
+    let cached = CachingControlPlane::new(
         Box::new(Arc::new(Moving::default())),
         &Caches::default(),
         Metrics::new(&mut Default::default()),
@@ -245,10 +248,10 @@ async fn clients_of_one_address_share_nothing_else() {
         let credentials = Credentials::Keys(ScramKeys::derive(user.as_bytes(), b"salt", NonZeroU32::MIN));
         let params =
             [("user", user), ("database", database), ("application_name", user)].into_iter().collect();
-        let wanted = Wanted { application: Some(user.into()), ..Wanted::for_test("main") };
+        let context = LookupContext { application: Some(user.into()), ..LookupContext::for_test("main") };
         let login = Login { params, credentials };
         let (dial, mut random) = (Pipes(sender), StdRng::seed_from_u64(1));
-        let connecting = connect(&dial, &cached, &wanted, &login, Duration::from_secs(10), &mut random);
+        let connecting = connect(&dial, &cached, &context, &login, Duration::from_secs(10), &mut random);
         let compute = async {
             let (mut stream, mut startup) = (receiver.recv().await.unwrap(), BytesMut::new());
             stream.read_buf(&mut startup).await.unwrap();

@@ -1,9 +1,9 @@
-//! Who may come in, kept: verifiers of roles, allowlists of endpoints, and for a short time that there is no such
-//! endpoint. One question answers for both caches. A made-up endpoint costs one question in its time, whatever roles it is
-//! asked for. Part of [`Cached`].
+//! [`AccessCache`]: verifiers of roles. With the allowlists of [`super::endpoint_rules`] they say which clients may come in.
+//! One lookup fills both caches, and serves all clients that ask at the same time. An endpoint that does not exist costs one
+//! lookup in its time, whatever roles it is asked for.
 //!
-//! A verifier that a password does not fit may be that of yesterday. [`Cached::access_again`] asks once more, one for
-//! everybody and at most once a second for each role, and keeps what it had until there is an answer: whoever guesses
+//! A verifier that a password does not fit may be outdated. [`AccessCache::refetch`] asks once more, one lookup for all
+//! clients and at most one a second for each role, and keeps the old entry until there is an answer: a client that guesses
 //! passwords while the provider is down does not lock others out.
 
 use std::sync::Arc;
@@ -17,14 +17,15 @@ use utils::SingleFlight;
 use utils::leaky_bucket::Rate;
 use utils::single_flight::RunOrigin;
 
-use super::caching::Cached;
+use super::address_cache::AddressCache;
+use super::endpoint_rules::EndpointRules;
 use super::error::ControlPlaneError;
-use super::lookup_cache::{Cache, Found, Hit, Question, Questions};
-use super::provider::{Access, Project, Wanted};
-use crate::config::{Caches, RateOptions};
-use crate::limits::allowlist::Allowlist;
+use super::lookup_cache::{CacheLookup, Hit, LookupCache};
+use super::lookup_order::{Epoch, LookupStart};
+use super::provider::{Access, LookupContext};
+use super::shared_provider::{SharedProvider, in_own_task};
+use crate::config::{CacheOptions, RateOptions};
 use crate::limits::rate_limit::Limit;
-use crate::observe::metrics::Metrics;
 use crate::route::EndpointName;
 
 /// A verifier that does not fit is asked for again unless it is as new as that.
@@ -36,14 +37,20 @@ const REFETCH_LIMITS_MAX: usize = 10_000;
 
 /// A role of an endpoint.
 type Key = (EndpointName, Text);
-type Answer = Result<Accessed, ControlPlaneError>;
+type AccessResult = Result<KnownAccess, ControlPlaneError>;
 
-/// Who may come in, and which answer of the provider says so.
+/// Which clients may come in, and which answer of the provider says so.
 #[derive(Debug, Clone)]
-pub(crate) struct Accessed {
+pub(crate) struct KnownAccess {
     pub(crate) access: Access,
-    /// `None` when it is the provider's own memory.
-    answer: Option<(Question, Instant)>,
+    /// `None` when the provider has it in memory.
+    answer: Option<(LookupStart, Instant)>,
+}
+
+impl KnownAccess {
+    fn verifier(&self) -> Option<String> {
+        self.access.verifier.as_ref().map(Verifier::to_string)
+    }
 }
 
 /// Why there is no verifier.
@@ -51,263 +58,257 @@ pub(crate) struct Accessed {
 pub(super) enum NoVerifier {
     /// The endpoint has no such role, or the role has no password.
     NoRole,
-    /// Nobody could say it, a moment ago.
-    Trouble(ControlPlaneError),
+    /// The provider could not answer a moment ago.
+    Failed(ControlPlaneError),
 }
 
-/// The caches.
+/// Cache of verifiers.
 #[derive(Debug)]
 pub(super) struct AccessCache {
-    pub(super) secrets: Cache<Key, Verifier, NoVerifier>,
-    pub(super) rules: Cache<EndpointName, Arc<Allowlist>, ControlPlaneError>,
+    provider: Arc<SharedProvider>,
+    rules: Arc<EndpointRules>,
+    addresses: Arc<AddressCache>,
+    pub(super) entries: LookupCache<Key, Verifier, NoVerifier>,
     no_role_ttl: Duration,
-    no_endpoint_ttl: Duration,
-    /// One at a time finds out whether there is an endpoint. By the last invalidation, too: who comes after it does not
-    /// wait for an answer from before.
-    finding: SingleFlight<(EndpointName, u64), Answer>,
-    asking: SingleFlight<(Key, u64), Answer>,
-    asking_again: SingleFlight<(Key, u64), Option<Answer>>,
+    /// One client at a time finds out whether there is an endpoint.
+    endpoints_in_flight: SingleFlight<(EndpointName, Epoch), AccessResult>,
+    roles_in_flight: SingleFlight<(Key, Epoch), AccessResult>,
+    refetches_in_flight: SingleFlight<(Key, Epoch), Option<AccessResult>>,
     refetches: Limit<Key>,
 }
 
 impl AccessCache {
-    pub(super) fn new(caches: &Caches, questions: &Arc<Questions>, metrics: &Metrics) -> Self {
-        let (secrets, rules) = (&caches.role_secrets, &caches.access_rules);
+    pub(super) fn new(
+        provider: Arc<SharedProvider>,
+        rules: Arc<EndpointRules>,
+        addresses: Arc<AddressCache>,
+        options: &CacheOptions,
+    ) -> Self {
+        let (order, metrics) = (Arc::clone(&provider.order), provider.metrics.caches.clone());
         Self {
-            secrets: Cache::new("role_secret", secrets, Arc::clone(questions), metrics.caches.clone()),
-            rules: Cache::new("access_rules", rules, Arc::clone(questions), metrics.caches.clone()),
-            no_role_ttl: secrets.negative_ttl_as_positive(),
-            no_endpoint_ttl: rules.negative_ttl(),
-            finding: SingleFlight::new(),
-            asking: SingleFlight::new(),
-            asking_again: SingleFlight::new(),
+            provider,
+            rules,
+            addresses,
+            entries: LookupCache::new("role_secret", options, order, metrics),
+            no_role_ttl: options.negative_ttl_as_positive(),
+            endpoints_in_flight: SingleFlight::new(),
+            roles_in_flight: SingleFlight::new(),
+            refetches_in_flight: SingleFlight::new(),
             refetches: Limit::new(REFETCH_RATE, REFETCH_LIMITS_MAX),
         }
     }
 
-    /// Why nobody comes to this endpoint, when that was said a moment ago.
-    pub(super) fn closed(&self, endpoint: &EndpointName) -> Option<ControlPlaneError> {
-        match self.rules.find(endpoint) {
-            Found::Negative(hit) => Some(hit.value),
-            _ => None,
+    /// Which clients may come in as `role`.
+    pub(super) async fn access(self: &Arc<Self>, context: &LookupContext, role: &Text) -> AccessResult {
+        if self.provider.plane.is_in_memory() {
+            return Ok(KnownAccess {
+                access: self.provider.plane.access(context, role).await?,
+                answer: None,
+            });
         }
-    }
-
-    /// Keeps an error for a while if it is about the endpoint.
-    pub(super) fn remember_closed(
-        &self,
-        endpoint: &EndpointName,
-        error: &ControlPlaneError,
-        question: Question,
-    ) {
-        if error.is_about_the_endpoint() {
-            let project = self.project(endpoint);
-            self.rules.keep_negative(
-                endpoint.clone(),
-                error.clone(),
-                self.no_endpoint_ttl,
-                project,
-                question,
-            );
+        let key = key(context, role);
+        let rules = self.rules.entries.find(&context.endpoint).label();
+        let verifiers = self.entries.find(&key).label();
+        if let Some(known) = self.find(&key) {
+            self.count_lookup(rules, verifiers);
+            return known;
         }
+
+        let (answer, is_own) = self.look_up(context, key).await;
+        let label = |own: &'static str| if is_own || own == "hit" { own } else { "shared" };
+        self.count_lookup(label(rules), label(verifiers));
+        answer
     }
 
-    /// As far as it was told.
-    pub(super) fn project(&self, endpoint: &EndpointName) -> Option<Project> {
-        self.rules.project(endpoint)
+    /// Which clients may come in now, after `doubted` did not fit. `None` when `doubted` is as good as new: each role costs
+    /// one such lookup a second, however many clients guess passwords.
+    pub(super) async fn refetch(
+        self: &Arc<Self>,
+        context: &LookupContext,
+        role: &Text,
+        doubted: &KnownAccess,
+    ) -> Option<AccessResult> {
+        self.provider.plane.doubted(context, role);
+        let (start, began_at) = doubted.answer?;
+        if began_at.elapsed() < REFETCH_AGE_MIN {
+            return None;
+        }
+        let key = key(context, role);
+        let (cache, context) = (Arc::clone(self), context.clone());
+        let answer = in_own_task(context.endpoint.clone(), async move {
+            let flight = (key.clone(), cache.provider.order.epoch(&context.endpoint));
+            let ask = || cache.ask_again(&context, &key, start);
+            Ok(cache.refetches_in_flight.run(flight, ask).await.0)
+        });
+        let answer = answer.await.unwrap_or_else(|error| Some(Err(error)))?;
+        if answer.as_ref().is_ok_and(|newer| newer.verifier() != doubted.verifier()) {
+            self.entries.count_spurious_hit();
+        }
+        Some(answer)
     }
 
+    /// Removes expired entries.
     pub(super) fn sweep(&self) {
-        self.secrets.sweep();
-        self.rules.sweep();
+        self.entries.sweep();
         self.refetches.sweep();
     }
 
-    fn remember(&self, key: &Key, access: &Access, question: Question) {
-        let project = || access.project.clone();
-        self.rules.keep(key.0.clone(), Arc::clone(&access.allowlist), project(), question);
-        match access.verifier.clone() {
-            Some(verifier) => {
-                self.secrets.keep(key.clone(), verifier, project(), question);
-            }
-            None => {
-                let ttl = self.no_role_ttl;
-                self.secrets.keep_negative(key.clone(), NoVerifier::NoRole, ttl, project(), question);
-            }
-        }
-    }
-
-    /// What both caches say together; `None` when one of them says nothing.
-    fn known(&self, key: &Key) -> Option<Answer> {
-        let secret = self.secrets.find(key);
-        if let Found::Negative(Hit { value: NoVerifier::Trouble(error), .. }) = secret {
+    /// What both caches answer together; `None` when one of them has no entry.
+    fn find(&self, key: &Key) -> Option<AccessResult> {
+        let verifier = self.entries.find(key);
+        if let CacheLookup::Negative(Hit { value: NoVerifier::Failed(error), .. }) = verifier {
             return Some(Err(error));
         }
-        let allowlist = match self.rules.find(&key.0) {
-            Found::Hit(hit) => hit.value,
-            Found::Negative(hit) => return Some(Err(hit.value)),
-            Found::Expired | Found::Miss => return None,
+        let allowlist = match self.rules.entries.find(&key.0) {
+            CacheLookup::Hit(hit) => hit.value,
+            CacheLookup::Negative(hit) => return Some(Err(hit.value)),
+            CacheLookup::Expired | CacheLookup::Miss => return None,
         };
-        let (verifier, question, age) = match secret {
-            Found::Hit(hit) => (Some(hit.value), hit.question, hit.age),
-            Found::Negative(hit) => (None, hit.question, hit.age),
-            Found::Expired | Found::Miss => return None,
+        let (verifier, start, age) = match verifier {
+            CacheLookup::Hit(hit) => (Some(hit.value), hit.start, hit.age),
+            CacheLookup::Negative(hit) => (None, hit.start, hit.age),
+            CacheLookup::Expired | CacheLookup::Miss => return None,
         };
+
         let access = Access { verifier, allowlist, ..Access::default() };
         // The clock did not begin with this process, but an entry is never older than that.
-        let asked_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-        Some(Ok(Accessed { access, answer: Some((question, asked_at)) }))
+        let began_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+        Some(Ok(KnownAccess { access, answer: Some((start, began_at)) }))
     }
 
-    /// Counts a lookup in both. Where there is no endpoint nobody looks for roles.
-    fn looked_up(&self, rules: &'static str, secrets: &'static str) {
-        self.rules.looked_up(rules);
+    fn insert(&self, key: &Key, access: &Access, start: LookupStart) {
+        self.rules.insert(&key.0, access, start);
+        let project = access.project.clone();
+        match access.verifier.clone() {
+            Some(verifier) => {
+                self.entries.insert(key.clone(), verifier, project, start);
+            }
+            None => {
+                self.entries.insert_negative(
+                    key.clone(),
+                    NoVerifier::NoRole,
+                    self.no_role_ttl,
+                    project,
+                    start,
+                );
+            }
+        }
+    }
+
+    /// Counts a lookup in both caches. Where there is no endpoint no role is looked up.
+    fn count_lookup(&self, rules: &'static str, verifiers: &'static str) {
+        self.rules.entries.count_lookup(rules);
         if rules != "negative" {
-            self.secrets.looked_up(secrets);
+            self.entries.count_lookup(verifiers);
         }
     }
-}
 
-impl Cached {
-    /// Who may come in as `role`.
-    pub(crate) async fn access(self: &Arc<Self>, wanted: &Wanted, role: &Text) -> Answer {
-        if self.provider.is_in_memory() {
-            return Ok(Accessed { access: self.provider.access(wanted, role).await?, answer: None });
-        }
-        let key = (wanted.endpoint.clone(), role.clone());
-        let rules = self.access.rules.find(&wanted.endpoint).word();
-        let secrets = self.access.secrets.find(&key).word();
-        if let Some(known) = self.access.known(&key) {
-            self.access.looked_up(rules, secrets);
-            return known;
-        }
-        let (answer, has_asked) = self.ask_who(wanted, key).await;
-        let word = |own: &'static str| if has_asked || own == "hit" { own } else { "shared" };
-        self.access.looked_up(word(rules), word(secrets));
-        answer
-    }
-
-    /// And whether it was this caller's question that was answered.
-    async fn ask_who(self: &Arc<Self>, wanted: &Wanted, key: Key) -> (Answer, bool) {
-        let (cached, wanted) = (Arc::clone(self), wanted.clone());
-        let asked = self.undisturbed(wanted.endpoint.clone(), async move {
-            let (epoch, has_asked) = (cached.questions.epoch(&wanted.endpoint), AtomicBool::new(false));
-            if !cached.access.rules.find(&wanted.endpoint).is_there() {
-                let find = || cached.ask_who_unless_done(&wanted, &key, &has_asked);
-                let found = cached.access.finding.run((wanted.endpoint.clone(), epoch), find).await;
-                // Another one's answer says that the endpoint is there, but not who this role is.
-                if found.1 == RunOrigin::Own || found.0.is_err() {
-                    return Ok((found.0, has_asked.into_inner()));
+    /// Asks the provider, or waits for the lookup of another client. Besides the answer: whether this caller asked.
+    async fn look_up(self: &Arc<Self>, context: &LookupContext, key: Key) -> (AccessResult, bool) {
+        let (cache, context) = (Arc::clone(self), context.clone());
+        let answer = in_own_task(context.endpoint.clone(), async move {
+            let (epoch, is_own) = (cache.provider.order.epoch(&context.endpoint), AtomicBool::new(false));
+            if !cache.rules.entries.find(&context.endpoint).is_known() {
+                let ask = || cache.ask_unless_known(&context, &key, &is_own);
+                let flight = (context.endpoint.clone(), epoch);
+                let (answer, origin) = cache.endpoints_in_flight.run(flight, ask).await;
+                // The answer to another client says that the endpoint is there, but not which verifier this role has.
+                if origin == RunOrigin::Own || answer.is_err() {
+                    return Ok((answer, is_own.into_inner()));
                 }
             }
-            let ask = || cached.ask_who_unless_done(&wanted, &key, &has_asked);
-            let (answer, _) = cached.access.asking.run((key.clone(), epoch), ask).await;
-            Ok((answer, has_asked.into_inner()))
+            let ask = || cache.ask_unless_known(&context, &key, &is_own);
+            let (answer, _) = cache.roles_in_flight.run((key.clone(), epoch), ask).await;
+            Ok((answer, is_own.into_inner()))
         });
-        asked.await.unwrap_or_else(|error| (Err(error), true))
+        answer.await.unwrap_or_else(|error| (Err(error), true))
     }
 
-    async fn ask_who_unless_done(
+    async fn ask_unless_known(
         self: &Arc<Self>,
-        wanted: &Wanted,
+        context: &LookupContext,
         key: &Key,
-        has_asked: &AtomicBool,
-    ) -> Answer {
-        // Whoever came late finds what somebody else asked for.
-        if let Some(known) = self.access.known(key) {
+        is_own: &AtomicBool,
+    ) -> AccessResult {
+        // A caller that came late finds what another one asked for.
+        if let Some(known) = self.find(key) {
             return known;
         }
-        has_asked.store(true, Ordering::Relaxed);
-        let question = self.questions.ask();
-        let answer = self.ask_who_now(wanted, key, question).await;
+        is_own.store(true, Ordering::Relaxed);
+        let start = self.provider.order.begin();
+        let answer = self.ask(context, key, start).await;
+
         if let Err(error) = &answer
             && !error.is_about_the_endpoint()
-            && let Some(ttl) = error.kept_for(self.access.no_endpoint_ttl)
+            && let Some(ttl) = error.kept_for(self.rules.negative_ttl)
         {
-            let trouble = NoVerifier::Trouble(error.clone());
-            let project = self.access.project(&key.0);
-            self.access.secrets.keep_negative(key.clone(), trouble, ttl, project, question);
+            let failed = NoVerifier::Failed(error.clone());
+            let project = self.rules.project(&key.0);
+            self.entries.insert_negative(key.clone(), failed, ttl, project, start);
         }
         answer
     }
 
-    async fn ask_who_now(self: &Arc<Self>, wanted: &Wanted, key: &Key, question: Question) -> Answer {
-        match self.access_of_provider(wanted, &key.1).await {
+    async fn ask_again(
+        self: &Arc<Self>,
+        context: &LookupContext,
+        key: &Key,
+        doubted: LookupStart,
+    ) -> Option<AccessResult> {
+        // A caller that came late finds what another one asked for.
+        if let Some(Ok(newer)) = self.find(key)
+            && newer.answer.is_some_and(|(start, _)| start > doubted)
+        {
+            return Some(Ok(newer));
+        }
+        self.refetches.take(key).ok()?;
+        Some(self.ask(context, key, self.provider.order.begin()).await)
+    }
+
+    async fn ask(self: &Arc<Self>, context: &LookupContext, key: &Key, start: LookupStart) -> AccessResult {
+        match self.ask_provider(context, &key.1).await {
             Ok(access) => {
-                self.access.remember(key, &access, question);
-                Ok(Accessed { access, answer: Some((question, Instant::now())) })
+                self.insert(key, &access, start);
+                Ok(KnownAccess { access, answer: Some((start, Instant::now())) })
             }
             Err(error) => {
-                self.access.remember_closed(&wanted.endpoint, &error, question);
+                self.rules.insert_error(&context.endpoint, &error, start);
                 Err(error)
             }
         }
     }
 
-    /// Wakes the compute, where only that makes a good answer and the provider allows it. That is a wake as any other: it
-    /// is shared and counted, and while it lasts nobody stops the compute.
-    async fn access_of_provider(
+    /// Wakes the compute, where only a compute that runs can answer and the provider allows it. That is a wake as any
+    /// other: it is shared and counted, and the compute is not suspended while it lasts.
+    async fn ask_provider(
         self: &Arc<Self>,
-        wanted: &Wanted,
+        context: &LookupContext,
         role: &Text,
     ) -> Result<Access, ControlPlaneError> {
-        // What is known of the address before the answer is of a compute that sleeps, what comes after it may not be.
-        let slept_at = self.addresses.find(&wanted.endpoint).generation();
-        self.count_request("access");
-        let access = self.provider.access(wanted, role).await?;
+        // An address known before the answer is of a compute that sleeps; one that comes after it may not be.
+        let asleep = self.addresses.entries.find(&context.endpoint).generation();
+        self.provider.count_request("access");
+        let access = self.provider.plane.access(context, role).await?;
         if !access.may_wake {
             return Ok(access);
         }
-        tracing::info!(endpoint = %wanted.endpoint, "waking for a client that has proven nothing");
-        match self.wake_slept(wanted, slept_at).await {
+
+        tracing::info!(endpoint = %context.endpoint, "waking compute for an unauthenticated client (wake_unauthenticated)");
+        match self.addresses.wake_unless_newer(context, asleep).await {
             Ok(_) => {
-                self.count_request("access");
-                self.provider.access(wanted, role).await
+                self.provider.count_request("access");
+                self.provider.plane.access(context, role).await
             }
-            // To a stranger that is no other answer than to a wrong password.
+            // To an unauthenticated client that is the same answer as to a wrong password.
             Err(ControlPlaneError::TooManyWakes { .. }) => Ok(access),
             Err(error) => Err(error),
         }
     }
+}
 
-    /// Who may come in now, after what was said before did not fit. `None` when that is as good as new: each role costs
-    /// one such question a second, whoever guesses passwords.
-    pub(crate) async fn access_again(
-        self: &Arc<Self>,
-        wanted: &Wanted,
-        role: &Text,
-        doubted: &Accessed,
-    ) -> Option<Answer> {
-        self.provider.doubted(wanted, role);
-        let (question, asked_at) = doubted.answer?;
-        if asked_at.elapsed() < REFETCH_AGE_MIN {
-            return None;
-        }
-        let key = (wanted.endpoint.clone(), role.clone());
-        let (cached, wanted) = (Arc::clone(self), wanted.clone());
-        let asked = self.undisturbed(wanted.endpoint.clone(), async move {
-            let flight = (key.clone(), cached.questions.epoch(&wanted.endpoint));
-            let again = || cached.ask_again(&wanted, &key, question);
-            Ok(cached.access.asking_again.run(flight, again).await.0)
-        });
-        let answer = asked.await.unwrap_or_else(|error| Some(Err(error)))?;
-        let verifier = |accessed: &Accessed| accessed.access.verifier.as_ref().map(Verifier::to_string);
-        if answer.as_ref().is_ok_and(|newer| verifier(newer) != verifier(doubted)) {
-            self.access.secrets.was_spurious();
-        }
-        Some(answer)
-    }
-
-    async fn ask_again(self: &Arc<Self>, wanted: &Wanted, key: &Key, doubted: Question) -> Option<Answer> {
-        // Whoever came late finds what somebody else asked for.
-        if let Some(Ok(newer)) = self.access.known(key)
-            && newer.answer.is_some_and(|(question, _)| question > doubted)
-        {
-            return Some(Ok(newer));
-        }
-        self.access.refetches.take(key).ok()?;
-        Some(self.ask_who_now(wanted, key, self.questions.ask()).await)
-    }
+/// Copies the role: a [`Text`] of a startup packet would keep the whole buffer that the packet was read into.
+fn key(context: &LookupContext, role: &Text) -> Key {
+    (context.endpoint.clone(), role.clone())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Which endpoints are in use, and stopping those that are not. Part of [`Cached`].
+//! [`IdleSuspender`]: suspends computes that have had no session for `suspend_after_seconds`.
 //!
 //! A session holds an [`InUse`] from before it looks for its compute until its end, and a wake holds one of its own, because
 //! the client that it was for may have left: a compute with a session, or one that is being woken, is never idle. Whoever
@@ -9,24 +9,34 @@
 //! nobody has used is not stopped either: nothing is known of it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use utils::Shutdown;
 
-use super::caching::Cached;
-use crate::observe::metrics::How;
+use super::shared_provider::SharedProvider;
+use crate::observe::metrics::ByResult;
 use crate::peers::{Peers, Used};
 use crate::route::EndpointName;
 
-/// How often is looked for idle computes.
+/// How often the suspender looks for idle computes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Suspends idle computes, and keeps those that are in use from it.
+#[derive(Debug)]
+pub(super) struct IdleSuspender {
+    provider: Arc<SharedProvider>,
+    uses: Arc<Uses>,
+    /// Processes that may use the same computes.
+    peers: OnceLock<Peers>,
+}
 
 /// Endpoints that a session has used.
 #[derive(Debug, Default)]
-pub(super) struct Uses {
+struct Uses {
     endpoints: Mutex<HashMap<EndpointName, Use>>,
     stopped: Notify,
 }
@@ -51,13 +61,13 @@ enum State {
 /// An endpoint is in use for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct InUse {
-    cached: Arc<Cached>,
+    uses: Arc<Uses>,
     endpoint: EndpointName,
 }
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        if let Some(used) = self.cached.uses.lock().get_mut(&self.endpoint) {
+        if let Some(used) = self.uses.endpoints.lock().get_mut(&self.endpoint) {
             used.sessions -= 1;
             used.idle_since = Instant::now();
         }
@@ -65,14 +75,9 @@ impl Drop for InUse {
 }
 
 impl Uses {
-    fn lock(&self) -> MutexGuard<'_, HashMap<EndpointName, Use>> {
-        // Nothing panics under this lock.
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Counts a session, unless the endpoint is being stopped.
     fn enter(&self, endpoint: &EndpointName) -> bool {
-        let mut endpoints = self.lock();
+        let mut endpoints = self.endpoints.lock();
         let fresh = || Use { sessions: 0, idle_since: Instant::now(), state: State::Awake };
         let used = endpoints.entry(endpoint.clone()).or_insert_with(fresh);
         if used.state == State::Stopping {
@@ -85,8 +90,8 @@ impl Uses {
 
     /// Those that were idle for longer than their limit; from here on they are being stopped. What has neither sessions
     /// nor a limit is forgotten.
-    fn take_idle(&self, limits: &HashMap<EndpointName, Duration>) -> Vec<EndpointName> {
-        let mut endpoints = self.lock();
+    fn begin_to_stop(&self, limits: &HashMap<EndpointName, Duration>) -> Vec<EndpointName> {
+        let mut endpoints = self.endpoints.lock();
         endpoints.retain(|name, used| used.sessions > 0 || limits.contains_key(name));
         let is_idle = |name: &EndpointName, used: &Use| {
             used.sessions == 0
@@ -101,8 +106,8 @@ impl Uses {
         .collect()
     }
 
-    fn tell(&self) -> Vec<Used> {
-        let endpoints = self.lock();
+    fn list(&self) -> Vec<Used> {
+        let endpoints = self.endpoints.lock();
         let awake = endpoints.iter().filter(|(_, used)| used.sessions > 0 || used.state != State::Stopped);
         awake
             .map(|(name, used)| {
@@ -115,8 +120,8 @@ impl Uses {
     }
 
     /// What others use is as if it had been used here until now.
-    fn hear(&self, told: Vec<Used>) {
-        let (mut endpoints, now) = (self.lock(), Instant::now());
+    fn merge(&self, told: Vec<Used>) {
+        let (mut endpoints, now) = (self.endpoints.lock(), Instant::now());
         for Used { endpoint, in_use, idle_ms } in told {
             let Ok(endpoint) = endpoint.parse::<EndpointName>() else { continue };
             let idle_since = now.checked_sub(Duration::from_millis(idle_ms)).unwrap_or(now);
@@ -130,72 +135,76 @@ impl Uses {
     }
 
     fn has_stopped(&self, endpoint: &EndpointName) {
-        if let Some(used) = self.lock().get_mut(endpoint) {
+        if let Some(used) = self.endpoints.lock().get_mut(endpoint) {
             used.state = State::Stopped;
         }
         self.stopped.notify_waiters();
     }
 }
 
-impl Cached {
-    /// Keeps the endpoint's compute from being stopped.
-    pub(crate) async fn in_use(self: &Arc<Self>, endpoint: &EndpointName) -> InUse {
+impl IdleSuspender {
+    pub(super) fn new(provider: Arc<SharedProvider>) -> Self {
+        Self { provider, uses: Arc::default(), peers: OnceLock::new() }
+    }
+
+    /// Keeps the endpoint's compute from being suspended. Waits while it is being suspended.
+    pub(super) async fn enter(&self, endpoint: &EndpointName) -> InUse {
         loop {
-            // Made before the look: an end of the stop in between is not missed.
+            // Made before the look: an end of the suspension in between is not missed.
             let stopped = self.uses.stopped.notified();
             if self.uses.enter(endpoint) {
-                return InUse { cached: Arc::clone(self), endpoint: endpoint.clone() };
+                return InUse { uses: Arc::clone(&self.uses), endpoint: endpoint.clone() };
             }
             stopped.await;
         }
     }
 
-    /// Other processes may use the same computes: these are asked; to be told once.
-    pub(crate) fn ask_too(&self, peers: Peers) {
+    /// Processes that may use the same computes; to be set once.
+    pub(super) fn set_peers(&self, peers: Peers) {
         let _ = self.peers.set(peers);
     }
 
-    /// For those who ask this process.
-    pub(crate) fn uses(&self) -> Vec<Used> {
-        self.uses.tell()
+    /// The endpoints that this process uses, for its peers.
+    pub(super) fn uses(&self) -> Vec<Used> {
+        self.uses.list()
     }
 
-    /// Whether all others have told what they use.
-    pub(crate) async fn hear_of_others(&self) -> bool {
+    /// Learns what the peers use. False when one of them does not answer.
+    pub(super) async fn learn_uses_of_peers(&self) -> bool {
         let Some(peers) = self.peers.get() else { return true };
         let Some(told) = peers.uses().await else { return false };
-        self.uses.hear(told);
+        self.uses.merge(told);
         true
     }
 
-    /// Stops idle computes until a drain begins: then another process may have sessions there already.
-    pub(crate) async fn suspend_idle(self: Arc<Self>, shutdown: Shutdown) {
+    /// Suspends idle computes until a drain begins: then another process may have sessions there already.
+    pub(super) async fn run(self: Arc<Self>, shutdown: Shutdown) {
         let mut draining = std::pin::pin!(shutdown.draining());
         loop {
             tokio::select! {
                 () = &mut draining => return,
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
-            let limits = self.provider.idle_limits();
-            if !limits.is_empty() && !self.hear_of_others().await {
+            let limits = self.provider.plane.idle_limits();
+            if !limits.is_empty() && !self.learn_uses_of_peers().await {
                 continue;
             }
-            for endpoint in self.uses.take_idle(&limits) {
-                let cached = Arc::clone(&self);
+            for endpoint in self.uses.begin_to_stop(&limits) {
+                let suspender = Arc::clone(&self);
                 // In a task of its own: one that takes long does not hold the others up.
-                tokio::spawn(async move { cached.stop(&endpoint).await });
+                tokio::spawn(async move { suspender.suspend(&endpoint).await });
             }
         }
     }
 
-    async fn stop(&self, endpoint: &EndpointName) {
-        tracing::info!(%endpoint, "stopping what nobody uses");
-        let stopped = self.provider.stop(endpoint).await;
-        let how = if stopped.is_ok() { "stopped" } else { "failed" };
+    async fn suspend(&self, endpoint: &EndpointName) {
+        tracing::info!(%endpoint, "suspending idle compute");
+        let stopped = self.provider.plane.stop(endpoint).await;
+        let result = if stopped.is_ok() { "stopped" } else { "failed" };
         if let Err(error) = stopped {
-            tracing::error!(%endpoint, %error, "an idle compute was not stopped");
+            tracing::error!(%endpoint, %error, "idle compute was not suspended");
         }
-        self.metrics.suspends.get_or_create(&How { how }).inc();
+        self.provider.metrics.suspends.get_or_create(&ByResult { result }).inc();
         self.uses.has_stopped(endpoint);
     }
 }
@@ -210,7 +219,9 @@ mod tests {
 
     use super::*;
     use crate::config::Caches;
-    use crate::control_plane::{Access, Compute, ControlPlane, NoControlPlane, Reply, Wanted};
+    use crate::control_plane::{
+        Access, CachingControlPlane, Compute, ControlPlane, LookupContext, NoControlPlane, Reply,
+    };
     use crate::observe::metrics::Metrics;
 
     const LIMIT: Duration = Duration::from_secs(60);
@@ -225,16 +236,16 @@ mod tests {
     }
 
     impl ControlPlane for Arc<Stoppable> {
-        fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
-            NoControlPlane.access(wanted, role)
+        fn access<'a>(&'a self, context: &'a LookupContext, role: &'a Text) -> Reply<'a, Access> {
+            NoControlPlane.access(context, role)
         }
 
-        fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        fn locate<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
             let compute = Compute { address: "h:1".parse().unwrap(), tls: None, database: None };
             Box::pin(std::future::ready(Ok(Arc::new(compute))))
         }
 
-        fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+        fn wake<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
             Box::pin(async {
                 self.awake.acquire().await.unwrap().forget();
                 Ok(Arc::new(Compute { address: "h:1".parse().unwrap(), tls: None, database: None }))
@@ -256,7 +267,7 @@ mod tests {
 
     struct Scene {
         provider: Arc<Stoppable>,
-        cached: Arc<Cached>,
+        cached: Arc<CachingControlPlane>,
         shutdown: Shutdown,
         main: EndpointName,
     }
@@ -269,7 +280,11 @@ mod tests {
                 awake: Semaphore::new(0),
             });
             let metrics = Metrics::new(&mut Default::default());
-            let cached = Arc::new(Cached::new(Box::new(Arc::clone(&provider)), &Caches::default(), metrics));
+            let cached = Arc::new(CachingControlPlane::new(
+                Box::new(Arc::clone(&provider)),
+                &Caches::default(),
+                metrics,
+            ));
             let shutdown = Shutdown::new();
             tokio::spawn(Arc::clone(&cached).suspend_idle(shutdown.clone()));
             Self { provider, cached, shutdown, main: "main".parse().unwrap() }
@@ -314,13 +329,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_being_woken_is_not_stopped_though_its_client_has_left() {
         let scene = Scene::new(10);
-        let main = Wanted::for_test("main");
+        let main = LookupContext::for_test("main");
         // Another endpoint that takes long to wake does not keep this one awake, nor the other way round.
-        let other = Wanted::for_test("other");
-        for wanted in [&main, &other] {
-            let _in_use = scene.cached.in_use(&wanted.endpoint).await;
-            let stale = scene.cached.locate(wanted).await.unwrap();
-            let waking = scene.cached.wake(wanted, &stale);
+        let other = LookupContext::for_test("other");
+        for context in [&main, &other] {
+            let _in_use = scene.cached.in_use(&context.endpoint).await;
+            let stale = scene.cached.locate(context).await.unwrap();
+            let waking = scene.cached.wake(context, &stale);
             assert!(tokio::time::timeout(Duration::from_secs(1), waking).await.is_err());
         }
         assert_eq!(scene.stops_after(LIMIT * 5).await, 0);
@@ -336,7 +351,7 @@ mod tests {
         // Only one of two processes stops computes.
         old.shutdown.signal(Signal::Terminate);
         let session = old.cached.in_use(&old.main).await;
-        let hear = || new.cached.uses.hear(old.cached.uses());
+        let hear = || new.cached.idle.uses.merge(old.cached.uses());
         let stops_after = async |time: Duration| {
             let end = Instant::now() + time;
             while Instant::now() < end {
@@ -367,7 +382,7 @@ mod tests {
         drop(old.cached.in_use(&old.main).await);
         tokio::time::sleep(LIMIT / 2).await;
         let told = old.cached.uses();
-        new.cached.uses.hear(told.clone());
+        new.cached.idle.uses.merge(told.clone());
         assert!(!told[0].in_use && told[0].idle_ms >= 30_000, "{told:?}");
         assert_eq!(new.stops_after(LIMIT / 2 - Duration::from_secs(3)).await, 0);
         assert_eq!(new.stops_after(Duration::from_secs(6)).await, 1);
@@ -386,7 +401,7 @@ mod tests {
         let other = scene.cached.in_use(&"another".parse().unwrap()).await;
         drop(scene.cached.in_use(&scene.main).await);
         tokio::time::sleep(LIMIT / 2).await;
-        assert_eq!(scene.cached.uses.lock().len(), 2);
+        assert_eq!(scene.cached.idle.uses.endpoints.lock().len(), 2);
         drop(other);
         scene.shutdown.signal(Signal::Terminate);
         assert_eq!(scene.stops_after(LIMIT * 2).await, 0);

@@ -1,5 +1,5 @@
-//! What goes on besides the sessions: files that are read again, entries that have expired, and what an operator says is not
-//! true any more. Part of [`Cached`].
+//! Invalidation of the caches: by an operator's request, by a reload of the provider's files, and by time. Called by `admin`
+//! and `server`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use pq_proto::Text;
 use serde::{Deserialize, Serialize};
 
-use super::caching::Cached;
+use super::caching::CachingControlPlane;
 use super::provider::Project;
 use crate::lifecycle::reload::{Source, Take};
 use crate::route::EndpointName;
@@ -42,7 +42,7 @@ pub(crate) struct Dropped {
     pub(crate) access_rules: usize,
 }
 
-impl Cached {
+impl CachingControlPlane {
     /// Drops what is kept, and whatever is on its way.
     pub(crate) fn invalidate(&self, which: &Invalidation) -> Result<Dropped, InvalidationError> {
         let endpoint = which.endpoint.as_deref().map(str::parse::<EndpointName>).transpose();
@@ -51,10 +51,10 @@ impl Cached {
         if endpoint.is_none() && which.project.is_none() && role.is_none() {
             return Err(InvalidationError::Nothing);
         }
-        if self.provider.is_in_memory() {
+        if self.provider.plane.is_in_memory() {
             return Ok(Dropped::default());
         }
-        self.questions.outdate(endpoint.as_ref());
+        self.provider.order.invalidate(endpoint.as_ref());
         let is_there = |name: &EndpointName, project: Option<&Project>| {
             let of_project = |asked: &String| project.is_none_or(|project| **project == **asked);
             endpoint.as_ref().is_none_or(|endpoint| endpoint == name)
@@ -63,22 +63,22 @@ impl Cached {
         let is_role = |name: &Text| role.as_ref().is_none_or(|role| role == name);
         let role_secret = self
             .access
-            .secrets
+            .entries
             .invalidate(|(endpoint, role), project| is_there(endpoint, project) && is_role(role));
         if role.is_some() {
             return Ok(Dropped { role_secret, ..Dropped::default() });
         }
-        let access_rules = self.access.rules.invalidate(is_there);
-        let compute = self.addresses.invalidate(is_there);
+        let access_rules = self.rules.entries.invalidate(is_there);
+        let compute = self.addresses.entries.invalidate(is_there);
         Ok(Dropped { compute, role_secret, access_rules })
     }
 
     /// Drops everything: it came from files that are others now.
     fn invalidate_all(&self) {
-        self.questions.outdate(None);
-        self.access.secrets.invalidate(|_, _| true);
-        self.access.rules.invalidate(|_, _| true);
-        self.addresses.invalidate(|_, _| true);
+        self.provider.order.invalidate(None);
+        self.access.entries.invalidate(|_, _| true);
+        self.rules.entries.invalidate(|_, _| true);
+        self.addresses.entries.invalidate(|_, _| true);
     }
 
     /// Removes what has expired now and then, until the process ends.
@@ -90,13 +90,13 @@ impl Cached {
     }
 }
 
-impl Source for Cached {
+impl Source for CachingControlPlane {
     fn files(&self) -> Vec<PathBuf> {
-        self.provider.files()
+        self.provider.plane.files()
     }
 
     fn read(&self) -> Result<Take<'_>, String> {
-        let take = self.provider.read()?;
+        let take = self.provider.plane.read()?;
         Ok(Box::new(|| {
             take();
             self.invalidate_all();

@@ -1,82 +1,29 @@
-//! [`Cache`]: a [`TimedLru`] of what there is, one of what there is not, and the order in which a provider was asked.
+//! [`LookupCache`]: lookup cache with positive and negative entries. A negative entry never evicts a positive one: a client
+//! that makes names up does not push the real ones out.
 //!
-//! * What there is not has room of its own: whoever makes names up does not push the real ones out.
-//! * Of two answers the one whose question was asked later stays, whichever comes first ([`Question`]).
-//! * What is invalidated stays so: an answer to a question that was asked before is not kept ([`Questions`]).
+//! * Of two answers the one whose lookup began later stays, whichever comes first ([`LookupStart`]).
+//! * An answer whose lookup began before an invalidation is not kept ([`LookupOrder`]).
 //!
-//! It asks nobody; [`super::Cached`] does.
+//! It asks no provider; [`super::address_cache`], [`super::access_cache`] and [`super::endpoint_rules`] do.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::hash::Hash;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::time::Instant;
 use utils::TimedLru;
 use utils::timed_lru::{Generation, Lookup, Ttl};
 
+use super::lookup_order::{LookupOrder, LookupStart};
 use super::provider::Project;
 use crate::config::CacheOptions;
 use crate::observe::cache_metrics::CacheMetrics;
 use crate::route::EndpointName;
 
-/// Endpoints share this many counters of invalidations. One that shares it with another costs a question more.
-const SHARDS: usize = 256;
-
 /// The part of its time to live by which an entry may go sooner.
 const TTL_SPREAD: f64 = 0.1;
-
-/// When a question was asked, compared with others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Question(u64);
-
-/// The order of questions and invalidations.
-#[derive(Debug)]
-pub(super) struct Questions {
-    asked: AtomicU64,
-    /// By endpoint: questions up to this one may have answers that are not true any more.
-    outdated: [AtomicU64; SHARDS],
-}
-
-impl Default for Questions {
-    fn default() -> Self {
-        Self { asked: AtomicU64::new(0), outdated: std::array::from_fn(|_| AtomicU64::new(0)) }
-    }
-}
-
-impl Questions {
-    /// One more.
-    pub(super) fn ask(&self) -> Question {
-        Question(self.asked.fetch_add(1, Ordering::SeqCst) + 1)
-    }
-
-    /// The last invalidation. Whoever comes after it does not wait for a question from before.
-    pub(super) fn epoch(&self, endpoint: &EndpointName) -> u64 {
-        self.shard(endpoint).load(Ordering::SeqCst)
-    }
-
-    fn is_outdated(&self, endpoint: &EndpointName, question: Question) -> bool {
-        question.0 <= self.epoch(endpoint)
-    }
-
-    /// What is being answered at this moment may not be true any more; everywhere when it is not said where.
-    pub(super) fn outdate(&self, endpoint: Option<&EndpointName>) {
-        let Question(now) = self.ask();
-        match endpoint {
-            Some(endpoint) => self.shard(endpoint).store(now, Ordering::SeqCst),
-            None => self.outdated.iter().for_each(|shard| shard.store(now, Ordering::SeqCst)),
-        }
-    }
-
-    fn shard(&self, endpoint: &EndpointName) -> &AtomicU64 {
-        let mut hasher = DefaultHasher::new();
-        endpoint.hash(&mut hasher);
-        let shards = SHARDS as u64;
-        // Less than the number of shards, so it fits.
-        &self.outdated[usize::try_from(hasher.finish() % shards).unwrap_or_default()]
-    }
-}
 
 /// Where an entry belongs to.
 pub(super) trait Key: Clone + Eq + Hash {
@@ -95,32 +42,32 @@ impl<T: Clone + Eq + Hash> Key for (EndpointName, T) {
     }
 }
 
-/// What there is, `V`, and what there is not, `N`.
+/// Positive entries `V` and negative entries `N`.
 #[derive(Debug)]
-pub(super) struct Cache<K, V, N> {
+pub(super) struct LookupCache<K, V, N> {
     pub(super) name: &'static str,
     ttl: Ttl,
-    questions: Arc<Questions>,
-    kept: Mutex<Kept<K, V, N>>,
+    order: Arc<LookupOrder>,
+    entries: Mutex<Entries<K, V, N>>,
     metrics: CacheMetrics,
 }
 
 #[derive(Debug)]
-struct Kept<K, V, N> {
-    there: TimedLru<K, Entry<V>>,
-    not_there: TimedLru<K, Entry<N>>,
+struct Entries<K, V, N> {
+    positive: TimedLru<K, Entry<V>>,
+    negative: TimedLru<K, Entry<N>>,
 }
 
 #[derive(Debug)]
 struct Entry<T> {
     value: T,
     project: Option<Project>,
-    question: Question,
+    start: LookupStart,
 }
 
-/// What was found.
+/// What a lookup in the cache found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found<V, N> {
+pub(super) enum CacheLookup<V, N> {
     Hit(Hit<V>),
     Negative(Hit<N>),
     Expired,
@@ -132,12 +79,12 @@ pub(super) enum Found<V, N> {
 pub(super) struct Hit<T> {
     pub(super) value: T,
     pub(super) generation: Generation,
-    pub(super) question: Question,
+    pub(super) start: LookupStart,
     pub(super) age: Duration,
 }
 
-impl<V, N> Found<V, N> {
-    pub(super) const fn word(&self) -> &'static str {
+impl<V, N> CacheLookup<V, N> {
+    pub(super) const fn label(&self) -> &'static str {
         match self {
             Self::Hit(_) => "hit",
             Self::Negative(_) => "negative",
@@ -146,7 +93,7 @@ impl<V, N> Found<V, N> {
         }
     }
 
-    /// Of what is there.
+    /// Of a positive entry.
     pub(super) fn generation(&self) -> Option<Generation> {
         match self {
             Self::Hit(hit) => Some(hit.generation),
@@ -154,117 +101,120 @@ impl<V, N> Found<V, N> {
         }
     }
 
-    pub(super) const fn is_there(&self) -> bool {
+    pub(super) const fn is_known(&self) -> bool {
         matches!(self, Self::Hit(_) | Self::Negative(_))
     }
 }
 
-impl<K: Key, V: Clone, N: Clone> Cache<K, V, N> {
+impl<K: Key, V: Clone, N: Clone> LookupCache<K, V, N> {
     pub(super) fn new(
         name: &'static str,
         options: &CacheOptions,
-        questions: Arc<Questions>,
+        order: Arc<LookupOrder>,
         metrics: CacheMetrics,
     ) -> Self {
-        let kept = Kept { there: TimedLru::new(options.size), not_there: TimedLru::new(options.size) };
+        let entries =
+            Entries { positive: TimedLru::new(options.size), negative: TimedLru::new(options.size) };
         metrics.has_entries(name, 0);
-        Self { name, ttl: options.ttl, questions, kept: Mutex::new(kept), metrics }
+        Self { name, ttl: options.ttl, order, entries: Mutex::new(entries), metrics }
     }
 
-    /// Does not count as a lookup: see [`Self::looked_up`].
-    pub(super) fn find(&self, key: &K) -> Found<V, N> {
-        let (mut kept, now) = (self.lock(), Instant::now().into_std());
-        let expired = match kept.there.get(key, now) {
-            Lookup::Hit { value: entry, generation, age } => return Found::Hit(hit(entry, generation, age)),
+    /// Does not count as a lookup: see [`Self::count_lookup`].
+    pub(super) fn find(&self, key: &K) -> CacheLookup<V, N> {
+        let (mut entries, now) = (self.entries.lock(), Instant::now().into_std());
+        let expired = match entries.positive.get(key, now) {
+            Lookup::Hit { value: entry, generation, age } => {
+                return CacheLookup::Hit(hit(entry, generation, age));
+            }
             Lookup::Expired => 1,
             Lookup::Miss => 0,
         };
-        let expired = match kept.not_there.get(key, now) {
+        let expired = match entries.negative.get(key, now) {
             Lookup::Hit { value: entry, generation, age } => {
-                return Found::Negative(hit(entry, generation, age));
+                return CacheLookup::Negative(hit(entry, generation, age));
             }
             Lookup::Expired => expired + 1,
             Lookup::Miss => expired,
         };
         if expired == 0 {
-            return Found::Miss;
+            return CacheLookup::Miss;
         }
-        self.has_gone(&kept, "expired", expired);
-        Found::Expired
+        self.count_gone(&entries, "expired", expired);
+        CacheLookup::Expired
     }
 
     /// To which project the endpoint or role belongs, when it is there and that was told.
     pub(super) fn project(&self, key: &K) -> Option<Project> {
-        let (mut kept, now) = (self.lock(), Instant::now().into_std());
-        kept.there.get(key, now).value()?.project.clone()
+        let (mut entries, now) = (self.entries.lock(), Instant::now().into_std());
+        entries.positive.get(key, now).value()?.project.clone()
     }
 
     /// Counts a lookup, once it is known what came of it.
-    pub(super) fn looked_up(&self, result: &'static str) {
+    pub(super) fn count_lookup(&self, result: &'static str) {
         self.metrics.looked_up(self.name, result);
     }
 
     /// A hit was wrong.
-    pub(super) fn was_spurious(&self) {
+    pub(super) fn count_spurious_hit(&self) {
         self.metrics.was_spurious(self.name);
     }
 
-    /// Keeps an answer, unless a newer one is there. `None` when it is not kept.
-    pub(super) fn keep(
+    /// Keeps an answer, unless a newer one is there. `None` when it is not entries.
+    pub(super) fn insert(
         &self,
         key: K,
         value: V,
         project: Option<Project>,
-        question: Question,
+        start: LookupStart,
     ) -> Option<Generation> {
-        let (mut kept, now) = (self.lock(), Instant::now().into_std());
-        if self.is_superseded(&mut kept, &key, question, now) {
+        let (mut entries, now) = (self.entries.lock(), Instant::now().into_std());
+        if self.is_superseded(&mut entries, &key, start, now) {
             return None;
         }
-        kept.not_there.remove(&key);
+        entries.negative.remove(&key);
         let ttl = Ttl { absolute: not_all_at_once(self.ttl.absolute), ..self.ttl };
-        let inserted = kept.there.insert(key, Entry { value, project, question }, ttl, now);
-        self.has_gone(&kept, "replaced", inserted.replaced.is_some().into());
-        self.has_gone(&kept, "size", inserted.evicted.is_some().into());
+        let inserted = entries.positive.insert(key, Entry { value, project, start }, ttl, now);
+        self.count_gone(&entries, "replaced", inserted.replaced.is_some().into());
+        self.count_gone(&entries, "size", inserted.evicted.is_some().into());
         Some(inserted.generation)
     }
 
     /// Keeps that there is no such thing, unless a newer answer says otherwise.
-    pub(super) fn keep_negative(
+    pub(super) fn insert_negative(
         &self,
         key: K,
         value: N,
         ttl: Duration,
         project: Option<Project>,
-        question: Question,
+        start: LookupStart,
     ) {
-        let (mut kept, now) = (self.lock(), Instant::now().into_std());
-        if self.is_superseded(&mut kept, &key, question, now) {
+        let (mut entries, now) = (self.entries.lock(), Instant::now().into_std());
+        if self.is_superseded(&mut entries, &key, start, now) {
             return;
         }
-        let replaced = kept.there.remove(&key).is_some();
+        let replaced = entries.positive.remove(&key).is_some();
         let ttl = Ttl::absolute(not_all_at_once(ttl));
-        let inserted = kept.not_there.insert(key, Entry { value, project, question }, ttl, now);
-        self.has_gone(&kept, "replaced", (replaced || inserted.replaced.is_some()).into());
-        self.has_gone(&kept, "size", inserted.evicted.is_some().into());
+        let inserted = entries.negative.insert(key, Entry { value, project, start }, ttl, now);
+        self.count_gone(&entries, "replaced", (replaced || inserted.replaced.is_some()).into());
+        self.count_gone(&entries, "size", inserted.evicted.is_some().into());
     }
 
     /// Under the lock: an invalidation that comes after this finds the entry.
     fn is_superseded(
         &self,
-        kept: &mut Kept<K, V, N>,
+        entries: &mut Entries<K, V, N>,
         key: &K,
-        question: Question,
+        start: LookupStart,
         now: std::time::Instant,
     ) -> bool {
-        let there = self.question_of(kept.there.get(key, now));
-        let newest = there.max(self.question_of(kept.not_there.get(key, now)));
-        newest > Some(question) || self.questions.is_outdated(key.endpoint(), question)
+        let positive = self.start_of(entries.positive.get(key, now));
+        let newest = positive.max(self.start_of(entries.negative.get(key, now)));
+        newest > Some(start) || self.order.is_invalidated(key.endpoint(), start)
     }
 
-    fn question_of<T>(&self, lookup: Lookup<'_, Entry<T>>) -> Option<Question> {
+    fn start_of<T>(&self, lookup: Lookup<'_, Entry<T>>) -> Option<LookupStart> {
         match lookup {
-            Lookup::Hit { value, .. } => Some(value.question),
+            Lookup::Hit { value, .. } => Some(value.start),
             Lookup::Miss => None,
             Lookup::Expired => {
                 self.metrics.evicted(self.name, "expired", 1);
@@ -275,48 +225,43 @@ impl<K: Key, V: Clone, N: Clone> Cache<K, V, N> {
 
     /// Removes an entry that was found to be wrong, and no newer one.
     pub(super) fn drop_stale(&self, key: &K, generation: Generation) {
-        let mut kept = self.lock();
-        let gone = kept.there.invalidate(key, generation).is_some();
-        self.has_gone(&kept, "stale", gone.into());
+        let mut entries = self.entries.lock();
+        let gone = entries.positive.invalidate(key, generation).is_some();
+        self.count_gone(&entries, "stale", gone.into());
     }
 
     /// Removes what somebody says is not true any more. An entry that does not know its project may be of any.
-    pub(super) fn invalidate(&self, is_meant: impl Fn(&K, Option<&Project>) -> bool) -> usize {
-        let mut kept = self.lock();
-        let gone = kept.there.retain(|key, entry| !is_meant(key, entry.project.as_ref()))
-            + kept.not_there.retain(|key, entry| !is_meant(key, entry.project.as_ref()));
-        self.has_gone(&kept, "invalidated", gone);
+    pub(super) fn invalidate(&self, matches: impl Fn(&K, Option<&Project>) -> bool) -> usize {
+        let mut entries = self.entries.lock();
+        let gone = entries.positive.retain(|key, entry| !matches(key, entry.project.as_ref()))
+            + entries.negative.retain(|key, entry| !matches(key, entry.project.as_ref()));
+        self.count_gone(&entries, "invalidated", gone);
         gone
     }
 
     /// Removes what has expired. Looks at all entries.
     pub(super) fn sweep(&self) {
-        let (mut kept, now) = (self.lock(), Instant::now().into_std());
-        let gone = kept.there.sweep(now) + kept.not_there.sweep(now);
-        self.has_gone(&kept, "expired", gone);
+        let (mut entries, now) = (self.entries.lock(), Instant::now().into_std());
+        let gone = entries.positive.sweep(now) + entries.negative.sweep(now);
+        self.count_gone(&entries, "expired", gone);
     }
 
-    /// All that is there, in no order.
+    /// All positive entries, in no order.
     pub(super) fn map<T>(&self, see: impl Fn(&K, &V) -> T) -> Vec<T> {
-        let (mut kept, now) = (self.lock(), Instant::now().into_std());
-        let gone = kept.there.sweep(now);
-        self.has_gone(&kept, "expired", gone);
+        let (mut entries, now) = (self.entries.lock(), Instant::now().into_std());
+        let gone = entries.positive.sweep(now);
+        self.count_gone(&entries, "expired", gone);
         let mut seen = Vec::new();
-        kept.there.retain(|key, entry| {
+        entries.positive.retain(|key, entry| {
             seen.push(see(key, &entry.value));
             true
         });
         seen
     }
 
-    fn has_gone(&self, kept: &Kept<K, V, N>, cause: &'static str, count: usize) {
+    fn count_gone(&self, entries: &Entries<K, V, N>, cause: &'static str, count: usize) {
         self.metrics.evicted(self.name, cause, count);
-        self.metrics.has_entries(self.name, kept.there.len() + kept.not_there.len());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Kept<K, V, N>> {
-        // Nothing panics under this lock.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.metrics.has_entries(self.name, entries.positive.len() + entries.negative.len());
     }
 }
 
@@ -331,7 +276,7 @@ fn not_all_at_once(ttl: Duration) -> Duration {
 }
 
 fn hit<T: Clone>(entry: &Entry<T>, generation: Generation, age: Duration) -> Hit<T> {
-    Hit { value: entry.value.clone(), generation, question: entry.question, age }
+    Hit { value: entry.value.clone(), generation, start: entry.start, age }
 }
 
 #[cfg(test)]

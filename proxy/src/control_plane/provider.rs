@@ -24,17 +24,17 @@ pub(crate) type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlPlan
 /// What a provider is asked.
 pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
     /// Who may come in as this role.
-    fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access>;
+    fn access<'a>(&'a self, context: &'a LookupContext, role: &'a Text) -> Reply<'a, Access>;
 
     /// Where the compute is, as far as that can be said without starting it.
-    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>>;
+    fn locate<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>>;
 
     /// Starts the compute unless it runs, and returns when it takes connections.
-    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>>;
+    fn wake<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>>;
 
     /// A client of this role did not know the password that fits what was said last.
-    fn doubted(&self, wanted: &Wanted, role: &Text) {
-        let _ = (wanted, role);
+    fn doubted(&self, context: &LookupContext, role: &Text) {
+        let _ = (context, role);
     }
 
     /// Whether it has all answers in memory and knows of every change. Nothing is kept of what it says.
@@ -70,7 +70,7 @@ pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
 
 /// An endpoint, and for whom it is asked.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct LookupContext {
     pub(crate) endpoint: EndpointName,
     /// The session that asks. What is shared or kept carries the one that asked first.
     pub(crate) session: SessionId,
@@ -79,7 +79,7 @@ pub(crate) struct Wanted {
 }
 
 #[cfg(test)]
-impl Wanted {
+impl LookupContext {
     pub(crate) fn for_test(endpoint: &str) -> Self {
         Self { endpoint: endpoint.parse().unwrap(), session: SessionId(1), application: None }
     }
@@ -105,24 +105,24 @@ pub(crate) type Project = Arc<str>;
 pub(crate) struct NoControlPlane;
 
 impl NoControlPlane {
-    fn unknown<T>(wanted: &Wanted) -> Reply<'_, T>
+    fn unknown<T>(context: &LookupContext) -> Reply<'_, T>
     where
         T: Send + 'static,
     {
-        Box::pin(std::future::ready(Err(ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone()))))
+        Box::pin(std::future::ready(Err(ControlPlaneError::UnknownEndpoint(context.endpoint.clone()))))
     }
 }
 
 impl ControlPlane for NoControlPlane {
-    fn access<'a>(&'a self, wanted: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
-        Self::unknown(wanted)
+    fn access<'a>(&'a self, context: &'a LookupContext, _: &'a Text) -> Reply<'a, Access> {
+        Self::unknown(context)
     }
 
-    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-        Self::unknown(wanted)
+    fn locate<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
+        Self::unknown(context)
     }
 
-    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-        Self::unknown(wanted)
+    fn wake<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
+        Self::unknown(context)
     }
 }

@@ -16,9 +16,30 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::config::Config;
 use crate::listeners::Listener;
 use crate::peers::wire::{self, Answer, Request, Serving};
 use crate::peers::{Peers, with_suffix};
+
+/// The place of this process among those that replace each other. Without `--handover-socket` it has none.
+#[derive(Debug, Default)]
+pub struct Succession {
+    /// Hands the listening sockets to the process after this one.
+    pub(crate) handover: Option<Handover>,
+    /// The process before this one; it goes on until it is told that its sockets are served.
+    pub(crate) predecessor: Option<Predecessor>,
+}
+
+impl Succession {
+    /// Listens for other processes, and asks the one that has the ports for them.
+    pub async fn begin(config: &Config) -> anyhow::Result<(Self, Vec<Listener>)> {
+        let Some(path) = &config.handover_socket else { return Ok((Self::default(), Vec::new())) };
+        let handover = Handover::bind(path).context("--handover-socket")?;
+        let inherited = handover.ask_predecessor().await.context("--handover-socket")?;
+        let (predecessor, listeners) = inherited.unzip();
+        Ok((Self { handover: Some(handover), predecessor }, listeners.unwrap_or_default()))
+    }
+}
 
 /// The end of a process that others connect to.
 #[derive(Debug)]

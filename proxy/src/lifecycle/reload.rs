@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use utils::Shutdown;
 
-use crate::observe::metrics::{How, Metrics};
+use crate::observe::metrics::{ByResult, Metrics};
 
 /// How often is looked for changed files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -132,7 +132,7 @@ impl Sources {
             let reloading = tokio::task::spawn_blocking(move || {
                 if is_asked_for { Some(sources.reload()) } else { sources.reload_changed() }
             });
-            let how = match reloading.await {
+            let result = match reloading.await {
                 Ok(None) => continue,
                 Ok(Some(Ok(()))) => {
                     tracing::info!("the configuration was read again");
@@ -148,7 +148,7 @@ impl Sources {
                     "failed"
                 }
             };
-            metrics.reloads.get_or_create(&How { how }).inc();
+            metrics.reloads.get_or_create(&ByResult { result }).inc();
         }
     }
 
@@ -289,7 +289,7 @@ mod tests {
         let (sources, metrics) = (Arc::clone(&scene.sources), scene.metrics.clone());
         let task = tokio::spawn(sources.keep_current(shutdown.clone(), metrics));
         tokio::task::yield_now().await;
-        let count = |how| scene.metrics.reloads.get_or_create(&How { how }).get();
+        let count = |result| scene.metrics.reloads.get_or_create(&ByResult { result }).get();
         let until = async |how, number| {
             while count(how) < number {
                 tokio::time::sleep(Duration::from_millis(10)).await;

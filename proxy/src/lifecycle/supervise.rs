@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use utils::Backoff;
 
-use crate::observe::metrics::{How, Metrics};
+use crate::observe::metrics::{ByTask, Metrics};
 
 /// Pauses before a task begins anew.
 const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
@@ -38,7 +38,7 @@ pub(crate) fn supervise<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let failures = metrics.side_task_failures.get_or_create(&How { how: name }).clone();
+    let failures = metrics.task_restarts.get_or_create(&ByTask { task: name }).clone();
     Supervised(tokio::spawn(async move {
         let mut backoff = Backoff::new(RESTART_DELAY_MIN, RESTART_DELAY_MAX);
         loop {
@@ -74,7 +74,7 @@ mod tests {
         });
         task.ended().await;
         assert_eq!(begun.load(Ordering::Relaxed), 3);
-        assert_eq!(metrics.side_task_failures.get_or_create(&How { how: "test" }).get(), 2);
+        assert_eq!(metrics.task_restarts.get_or_create(&ByTask { task: "test" }).get(), 2);
     }
 
     #[tokio::test]

@@ -12,7 +12,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use postgres_backend::authentication::Greeting;
 use postgres_backend::handshake::{self, Accepted, HandshakeConfig};
@@ -22,40 +21,25 @@ use postgres_backend::{
 use pq_proto::{ErrorResponse, FieldDescription, SqlState};
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use utils::{Backoff, Shutdown};
+use utils::Shutdown;
+use utils::accept_loop::accept_loop;
 
 use super::{Links, Verdict};
 
-/// Pauses after a failed accept.
-const ACCEPT_RETRY_DELAY_MIN: Duration = Duration::from_millis(10);
-const ACCEPT_RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
-
 /// Serves the port until a drain begins. Whatever fails here fails for one connection.
 pub(crate) async fn listen(listener: TcpListener, links: Arc<Links>, shutdown: Shutdown) {
-    let mut backoff = Backoff::new(ACCEPT_RETRY_DELAY_MIN, ACCEPT_RETRY_DELAY_MAX);
-    let mut draining = std::pin::pin!(shutdown.draining());
-    loop {
-        let accepted = tokio::select! {
-            () = &mut draining => return,
-            // Cancel safe: an accept that did not return has taken no connection.
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                backoff.reset();
-                let (links, draining) = (Arc::clone(&links), shutdown.draining());
-                tokio::spawn(async move {
-                    if let Err(error) = serve_connection(stream, links, draining).await {
-                        tracing::info!(%peer, %error, "a management connection ended");
-                    }
-                });
+    let serve = |stream, peer| {
+        let (links, draining) = (Arc::clone(&links), shutdown.draining());
+        tokio::spawn(async move {
+            if let Err(error) = serve_connection(stream, links, draining).await {
+                tracing::info!(%peer, %error, "a management connection ended");
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a management connection");
-                backoff.wait().await;
-            }
-        }
-    }
+        });
+    };
+    accept_loop(&listener, shutdown.draining(), serve, |error| {
+        tracing::warn!(%error, "cannot accept a management connection");
+    })
+    .await;
 }
 
 /// Serves one connection.

@@ -179,7 +179,7 @@ impl Links {
     }
 
     /// Sets the peer processes that get reports for clients that do not wait here. To be called once.
-    pub(crate) fn ask_too(&self, peers: Peers) {
+    pub(crate) fn set_peers(&self, peers: Peers) {
         let _ = self.peers.set(peers);
     }
 

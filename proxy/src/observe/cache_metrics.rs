@@ -31,7 +31,7 @@ struct Lookup {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Eviction {
     cache: &'static str,
-    cause: &'static str,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,13 +53,21 @@ pub(crate) enum Source {
 impl CacheMetrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         let own = self.clone();
-        registry.register("cache_lookups", "Lookups in caches by result", own.lookups);
-        registry.register("cache_spurious_hits", "Hits that then proved to be stale", own.spurious_hits);
-        registry.register("cache_entries", "Entries that are kept", own.entries);
-        registry.register("cache_evictions", "Entries that had to go, by cause", own.evictions);
+        registry.register("holdfast_proxy_cache_lookups", "Lookups in caches, by result", own.lookups);
         registry.register(
-            "compute_connection_failures",
-            "Addresses at which nobody or somebody else was, by where they came from",
+            "holdfast_proxy_cache_spurious_hits",
+            "Hits that proved to be stale",
+            own.spurious_hits,
+        );
+        registry.register("holdfast_proxy_cache_entries", "Entries in caches", own.entries);
+        registry.register(
+            "holdfast_proxy_cache_evictions",
+            "Entries removed from caches, by reason",
+            own.evictions,
+        );
+        registry.register(
+            "holdfast_proxy_compute_connection_failures",
+            "Failed connections to computes, by where the address came from",
             own.connection_failures,
         );
     }
@@ -76,9 +84,9 @@ impl CacheMetrics {
         self.entries.get_or_create(&Name { cache }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    pub(crate) fn evicted(&self, cache: &'static str, cause: &'static str, count: usize) {
+    pub(crate) fn evicted(&self, cache: &'static str, reason: &'static str, count: usize) {
         if count > 0 {
-            self.evictions.get_or_create(&Eviction { cache, cause }).inc_by(count as u64);
+            self.evictions.get_or_create(&Eviction { cache, reason }).inc_by(count as u64);
         }
     }
 
@@ -106,8 +114,8 @@ impl CacheMetrics {
         self.entries.get_or_create(&Name { cache }).get()
     }
 
-    pub(crate) fn evictions(&self, cache: &'static str, cause: &'static str) -> u64 {
-        self.evictions.get_or_create(&Eviction { cache, cause }).get()
+    pub(crate) fn evictions(&self, cache: &'static str, reason: &'static str) -> u64 {
+        self.evictions.get_or_create(&Eviction { cache, reason }).get()
     }
 
     pub(crate) fn connection_failures(&self, kind: &'static str) -> u64 {

@@ -18,9 +18,9 @@ pub(crate) struct Metrics {
     /// Connections that were accepted.
     pub(crate) connections: Counter,
     /// Connections that were turned away before their first byte, by the limit that they met.
-    pub(crate) refused: Family<How, Counter>,
+    pub(crate) refused: Family<ByReason, Counter>,
     /// Times that certificates, endpoints, token and limits were read again, by result.
-    pub(crate) reloads: Family<How, Counter>,
+    pub(crate) reloads: Family<ByResult, Counter>,
     /// When they were last read and all of them good, in seconds since 1970.
     pub(crate) last_reload_success: Gauge<f64, AtomicU64>,
     /// Accepts that failed.
@@ -30,21 +30,21 @@ pub(crate) struct Metrics {
     /// Sessions that bytes are passed for.
     pub(crate) sessions: Gauge,
     /// Connections by how they ended.
-    pub(crate) ended: Family<How, Counter>,
+    pub(crate) closed: Family<ByReason, Counter>,
     /// From the first byte of a client to its first ReadyForQuery.
     pub(crate) login_seconds: Histogram,
     /// From authenticated to the compute's first ReadyForQuery, a wake included.
     pub(crate) connect_seconds: Histogram,
     /// Wakes by how they ended.
-    pub(crate) wakes: Family<How, Counter>,
+    pub(crate) wakes: Family<ByResult, Counter>,
     /// Idle computes that were stopped, by how that ended.
-    pub(crate) suspends: Family<How, Counter>,
+    pub(crate) suspends: Family<ByResult, Counter>,
     /// Time that a wake took.
     pub(crate) wake_seconds: Histogram,
     /// What is kept of the control plane's answers.
     pub(crate) caches: CacheMetrics,
     /// Questions to a control plane that is not in this process.
-    pub(crate) control_plane_requests: Family<How, Counter>,
+    pub(crate) control_plane_requests: Family<ByCall, Counter>,
     /// Logins that were made to wait because of failed ones before.
     pub(crate) slowed_logins: Counter,
     /// Bytes of clients.
@@ -52,17 +52,35 @@ pub(crate) struct Metrics {
     /// Bytes to clients.
     pub(crate) bytes_to_clients: Counter,
     /// Cancel requests by what became of them.
-    pub(crate) cancels: Family<How, Counter>,
+    pub(crate) cancels: Family<ByResult, Counter>,
     /// Tasks beside the sessions that failed and began anew.
-    pub(crate) side_task_failures: Family<How, Counter>,
+    pub(crate) task_restarts: Family<ByTask, Counter>,
     /// Where the time of logins goes.
     pub(crate) phase_seconds: PhaseSeconds,
 }
 
-/// How something ended: a word of a small, fixed set.
+/// How an attempt ended: a word of a small, fixed set, as in all labels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct How {
-    pub(crate) how: &'static str,
+pub(crate) struct ByResult {
+    pub(crate) result: &'static str,
+}
+
+/// Why a connection was closed or refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByReason {
+    pub(crate) reason: &'static str,
+}
+
+/// Which call was made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByCall {
+    pub(crate) call: &'static str,
+}
+
+/// Which task it was.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByTask {
+    pub(crate) task: &'static str,
 }
 
 impl Metrics {
@@ -70,7 +88,6 @@ impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         // From a millisecond to the half minute that a cold start may take.
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
-        let registry = registry.sub_registry_with_prefix("proxy");
         let metrics = Self {
             connections: Counter::default(),
             refused: Family::default(),
@@ -79,7 +96,7 @@ impl Metrics {
             accept_errors: Counter::default(),
             open_connections: Gauge::default(),
             sessions: Gauge::default(),
-            ended: Family::default(),
+            closed: Family::default(),
             login_seconds: seconds(),
             connect_seconds: seconds(),
             wakes: Family::default(),
@@ -91,50 +108,70 @@ impl Metrics {
             bytes_from_clients: Counter::default(),
             bytes_to_clients: Counter::default(),
             cancels: Family::default(),
-            side_task_failures: Family::default(),
+            task_restarts: Family::default(),
             phase_seconds: PhaseSeconds::new(registry),
         };
         let own = metrics.clone();
-        registry.register("connections", "Connections accepted", own.connections);
-        registry.register("connections_refused", "Connections that met a limit", own.refused);
-        registry.register("reloads", "Times that the configuration was read again, by result", own.reloads);
+        registry.register("holdfast_proxy_connections", "Connections accepted", own.connections);
         registry.register(
-            "last_reload_success_timestamp_seconds",
-            "When the configuration was last read and good",
+            "holdfast_proxy_connections_refused",
+            "Connections refused before their first byte, by reason",
+            own.refused,
+        );
+        registry.register("holdfast_proxy_reloads", "Reloads of the configuration, by result", own.reloads);
+        registry.register(
+            "holdfast_proxy_last_reload_success_timestamp_seconds",
+            "Time of the last successful reload, in seconds since 1970",
             own.last_reload_success,
         );
-        registry.register("accept_errors", "Accepts that failed", own.accept_errors);
-        registry.register("open_connections", "Connections that are open", own.open_connections);
-        registry.register("sessions", "Sessions that are connected to a compute", own.sessions);
-        registry.register("connections_ended", "Connections by how they ended", own.ended);
-        registry.register("login_seconds", "From accept to the first ReadyForQuery", own.login_seconds);
+        registry.register("holdfast_proxy_accept_errors", "Accepts that failed", own.accept_errors);
         registry.register(
-            "compute_connect_seconds",
-            "Connecting to a compute, wake included",
+            "holdfast_proxy_open_connections",
+            "Connections that are open",
+            own.open_connections,
+        );
+        registry.register(
+            "holdfast_proxy_sessions",
+            "Sessions that are connected to a compute",
+            own.sessions,
+        );
+        registry.register("holdfast_proxy_connections_closed", "Connections closed, by reason", own.closed);
+        registry.register(
+            "holdfast_proxy_login_seconds",
+            "Time from the first byte of a client to its first ReadyForQuery",
+            own.login_seconds,
+        );
+        registry.register(
+            "holdfast_proxy_compute_connect_seconds",
+            "Time to connect to a compute, a wake included",
             own.connect_seconds,
         );
-        registry.register("wakes", "Computes that were started, by result", own.wakes);
-        registry.register("suspends", "Idle computes that were stopped, by result", own.suspends);
-        registry.register("wake_seconds", "Time that starting a compute took", own.wake_seconds);
+        registry.register("holdfast_proxy_wakes", "Wakes of computes, by result", own.wakes);
+        registry.register("holdfast_proxy_suspends", "Suspensions of idle computes, by result", own.suspends);
+        registry.register("holdfast_proxy_wake_seconds", "Time that a wake took", own.wake_seconds);
         own.caches.register(registry);
         registry.register(
-            "control_plane_requests",
-            "Questions to a control plane outside",
+            "holdfast_proxy_control_plane_requests",
+            "Requests to a control plane outside this process, by call",
             own.control_plane_requests,
         );
         registry.register(
-            "slowed_logins",
-            "Logins that waited because of failed ones before",
+            "holdfast_proxy_slowed_logins",
+            "Logins that were delayed because of failed ones before",
             own.slowed_logins,
         );
-        registry.register("from_clients_bytes", "Bytes that clients sent", own.bytes_from_clients);
-        registry.register("to_clients_bytes", "Bytes that clients got", own.bytes_to_clients);
         registry.register(
-            "side_task_failures",
-            "Tasks beside the sessions that failed and began anew",
-            own.side_task_failures,
+            "holdfast_proxy_from_clients_bytes",
+            "Bytes received from clients",
+            own.bytes_from_clients,
         );
-        registry.register("cancel_requests", "Cancel requests by what became of them", own.cancels);
+        registry.register("holdfast_proxy_to_clients_bytes", "Bytes sent to clients", own.bytes_to_clients);
+        registry.register(
+            "holdfast_proxy_task_restarts",
+            "Background tasks that failed and were restarted, by task",
+            own.task_restarts,
+        );
+        registry.register("holdfast_proxy_cancel_requests", "Cancel requests, by result", own.cancels);
         metrics
     }
 }

@@ -186,7 +186,7 @@ impl PhaseSeconds {
         let histogram = || Histogram::new(exponential_buckets(0.0001, 2.0, 20));
         let family = Family::new_with_constructor(histogram as fn() -> Histogram);
         registry.register(
-            "phase_seconds",
+            "holdfast_proxy_phase_seconds",
             "Time that connections spent, by phase; tls, startup and auth with the pauses of the client",
             family.clone(),
         );

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::Span;
 
 use crate::observe::activity::{Activity, Destination};
-use crate::observe::metrics::{How, Metrics};
+use crate::observe::metrics::{ByReason, Metrics};
 use crate::session::{Ended, SessionError};
 
 /// See the module's text.
@@ -69,7 +69,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let how = self.how();
         self.metrics.open_connections.dec();
-        self.metrics.ended.get_or_create(&How { how }).inc();
+        self.metrics.closed.get_or_create(&ByReason { reason: how }).inc();
         self.metrics.phase_seconds.observe(&self.activity.phases);
         if let Some(destination) = self.activity.destination() {
             self.span.record("endpoint", &destination.endpoint);
@@ -94,7 +94,7 @@ mod tests {
     #[tokio::test]
     async fn every_end_is_counted_once_and_nothing_stays_open() {
         let metrics = Metrics::new(&mut Default::default());
-        let ended = |how| metrics.ended.get_or_create(&How { how }).get();
+        let ended = |reason| metrics.closed.get_or_create(&ByReason { reason }).get();
         let open = ending(&metrics);
         assert_eq!(metrics.open_connections.get(), 1);
         let panicked = tokio::spawn(async move {

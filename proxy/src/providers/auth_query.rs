@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use super::endpoints_file::{Endpoint, EndpointsFile, FileError};
 use super::file::ReloadableFile;
 use super::query_database::{AskDatabase, AskError};
-use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
+use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, LookupContext, Reply};
 use crate::lifecycle::reload::Take;
 use crate::route::EndpointName;
 
@@ -76,12 +76,12 @@ impl AuthQueryControlPlane {
 
     async fn verifier(
         &self,
-        wanted: &Wanted,
+        context: &LookupContext,
         endpoint: &Endpoint,
         role: &Text,
     ) -> Result<(Option<Verifier>, MayWake), ControlPlaneError> {
         let (name, unavailable) =
-            (&wanted.endpoint, || ControlPlaneError::Unavailable(wanted.endpoint.clone()));
+            (&context.endpoint, || ControlPlaneError::Unavailable(context.endpoint.clone()));
         // A role name in a database is UTF-8.
         let Ok(role) = role.to_str() else { return Ok((None, false)) };
         let Some(asker) = &endpoint.auth_query else { return Ok((None, false)) };
@@ -140,30 +140,30 @@ impl AuthQueryControlPlane {
 }
 
 impl ControlPlane for AuthQueryControlPlane {
-    fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
+    fn access<'a>(&'a self, context: &'a LookupContext, role: &'a Text) -> Reply<'a, Access> {
         Box::pin(async move {
             let content = self.file.content();
-            let endpoint = content.endpoint(&wanted.endpoint)?;
-            let (verifier, may_wake) = self.verifier(wanted, endpoint, role).await?;
+            let endpoint = content.endpoint(&context.endpoint)?;
+            let (verifier, may_wake) = self.verifier(context, endpoint, role).await?;
             let allowlist = Arc::clone(&endpoint.allowlist);
             Ok(Access { verifier, allowlist, may_wake, ..Access::default() })
         })
     }
 
-    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn locate<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         let content = self.file.content();
-        let compute = content.endpoint(&wanted.endpoint).map(|endpoint| Arc::clone(&endpoint.compute));
+        let compute = content.endpoint(&context.endpoint).map(|endpoint| Arc::clone(&endpoint.compute));
         Box::pin(std::future::ready(compute))
     }
 
-    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn wake<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         let content = self.file.content();
-        Box::pin(async move { content.endpoint(&wanted.endpoint)?.wake(&wanted.endpoint).await })
+        Box::pin(async move { content.endpoint(&context.endpoint)?.wake(&context.endpoint).await })
     }
 
-    fn doubted(&self, wanted: &Wanted, role: &Text) {
+    fn doubted(&self, context: &LookupContext, role: &Text) {
         if let Ok(role) = role.to_str() {
-            self.known.doubt(&wanted.endpoint, role);
+            self.known.doubt(&context.endpoint, role);
         }
     }
 

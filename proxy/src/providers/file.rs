@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use pq_proto::Text;
 
 use super::endpoints_file::{EndpointsFile, FileError};
-use crate::control_plane::{Access, Compute, ControlPlane, Reply, Wanted};
+use crate::control_plane::{Access, Compute, ControlPlane, LookupContext, Reply};
 use crate::lifecycle::reload::Take;
 use crate::route::EndpointName;
 
@@ -74,8 +74,8 @@ impl FileControlPlane {
 }
 
 impl ControlPlane for FileControlPlane {
-    fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
-        let access = self.file.content().endpoint(&wanted.endpoint).map(|endpoint| Access {
+    fn access<'a>(&'a self, context: &'a LookupContext, role: &'a Text) -> Reply<'a, Access> {
+        let access = self.file.content().endpoint(&context.endpoint).map(|endpoint| Access {
             verifier: endpoint.roles.get(role).cloned(),
             allowlist: Arc::clone(&endpoint.allowlist),
             ..Access::default()
@@ -83,15 +83,15 @@ impl ControlPlane for FileControlPlane {
         Box::pin(std::future::ready(access))
     }
 
-    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn locate<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         let content = self.file.content();
-        let compute = content.endpoint(&wanted.endpoint).map(|endpoint| Arc::clone(&endpoint.compute));
+        let compute = content.endpoint(&context.endpoint).map(|endpoint| Arc::clone(&endpoint.compute));
         Box::pin(std::future::ready(compute))
     }
 
-    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn wake<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         let content = self.file.content();
-        Box::pin(async move { content.endpoint(&wanted.endpoint)?.wake(&wanted.endpoint).await })
+        Box::pin(async move { content.endpoint(&context.endpoint)?.wake(&context.endpoint).await })
     }
 
     fn idle_limits(&self) -> HashMap<EndpointName, Duration> {
@@ -141,9 +141,9 @@ mod tests {
             "[endpoints.main]\naddress = \"[::1]:5432\"\ndbname = \"app\"\nstop = [\"true\"]\n\
              roles = {{ app = \"{verifier}\" }}\n[endpoints.bare]\naddress = \"h:1\"\n"
         ));
-        let [main, bare, none] = ["main", "bare", "none"].map(Wanted::for_test);
+        let [main, bare, none] = ["main", "bare", "none"].map(LookupContext::for_test);
         let verifier_of =
-            async |wanted, role: &str| plane.access(wanted, &role.into()).await.unwrap().verifier;
+            async |context, role: &str| plane.access(context, &role.into()).await.unwrap().verifier;
         assert_eq!(verifier_of(&main, "app").await.unwrap().to_string(), verifier);
         assert!(verifier_of(&main, "other").await.is_none());
         assert!(verifier_of(&bare, "app").await.is_none());
@@ -161,19 +161,19 @@ mod tests {
     #[tokio::test]
     async fn file_loads_the_documented_example() {
         let (_directory, plane) = load(EXAMPLE);
-        let main = Wanted::for_test("main");
+        let main = LookupContext::for_test("main");
         let access = plane.access(&main, &"app".into()).await.unwrap();
         assert!(access.verifier.unwrap().check_password(b"secret").is_some());
         assert!(access.allowlist.allows(Some("10.1.2.3".parse().unwrap())));
         assert!(!access.allowlist.allows(Some("192.0.2.1".parse().unwrap())));
-        assert!(plane.locate(&Wanted::for_test("reports")).await.unwrap().tls.is_some());
+        assert!(plane.locate(&LookupContext::for_test("reports")).await.unwrap().tls.is_some());
     }
 
     #[tokio::test]
     async fn file_reload_keeps_content_after_mistake() {
         let (directory, plane) = load("[endpoints.main]\naddress = \"h:1\"\n");
         let path = directory.path().join("endpoints.toml");
-        let main = Wanted::for_test("main");
+        let main = LookupContext::for_test("main");
         let address = async || plane.locate(&main).await.unwrap().address.to_string();
         let reload = || plane.read().map(|take| take());
         fs::write(&path, "[endpoints.main]\naddress = \"h:22\"\n").unwrap();

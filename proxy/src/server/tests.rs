@@ -12,8 +12,8 @@ use utils::shutdown::Signal;
 
 use super::*;
 use crate::config::Flags;
-use crate::control_plane::{Access, Compute, NoControlPlane, Reply, Wanted};
-use crate::observe::metrics::How;
+use crate::control_plane::{Access, Compute, LookupContext, NoControlPlane, Reply};
+use crate::observe::metrics::ByTask;
 use crate::route::EndpointName;
 
 /// How often it fails.
@@ -25,15 +25,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Panics(AtomicUsize);
 
 impl ControlPlane for Arc<Panics> {
-    fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
+    fn access<'a>(&'a self, wanted: &'a LookupContext, role: &'a Text) -> Reply<'a, Access> {
         NoControlPlane.access(wanted, role)
     }
 
-    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn locate<'a>(&'a self, wanted: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         NoControlPlane.locate(wanted)
     }
 
-    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn wake<'a>(&'a self, wanted: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         NoControlPlane.wake(wanted)
     }
 
@@ -63,10 +63,10 @@ async fn work_beside_the_sessions_that_fails_begins_anew_and_no_session_notices(
     let shutdown = Shutdown::new();
     let mut server = Server::new(&config, &shutdown).unwrap();
     let (panics, metrics) = (Arc::new(Panics::default()), server.services.metrics.clone());
-    let cached = Cached::new(Box::new(Arc::clone(&panics)), &config.caches, metrics.clone());
+    let cached = CachingControlPlane::new(Box::new(Arc::clone(&panics)), &config.caches, metrics.clone());
     Arc::get_mut(&mut server.services).unwrap().control_plane = Arc::new(cached);
 
-    let listeners = Listeners::open(&config).await.unwrap();
+    let listeners = Listeners::open(&config, Vec::new()).await.unwrap();
     let address = listeners.pg_addresses().unwrap()[0];
     let beside = server.beside_sessions(&listeners);
     let doors = server.open_doors(listeners.pg);
@@ -79,7 +79,7 @@ async fn work_beside_the_sessions_that_fails_begins_anew_and_no_session_notices(
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     is_answered(&mut early).await;
-    let failed = |how| metrics.side_task_failures.get_or_create(&How { how }).get();
+    let failed = |task| metrics.task_restarts.get_or_create(&ByTask { task }).get();
     assert_eq!((failed("suspend"), failed("door")), (FAILURES as u64, 0));
     // What comes before the startup packet has another name where there is no TLS.
     let text = server.registry.encode().unwrap();

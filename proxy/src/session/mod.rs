@@ -25,7 +25,7 @@ use crate::client_facing::Response;
 use crate::closing::{into_stream, last_word};
 use crate::compute::handshake::{LoggedIn, Login};
 use crate::compute::{self, ConnectError, Dial};
-use crate::control_plane::{Cached, Compute, InUse};
+use crate::control_plane::{CachingControlPlane, Compute, InUse};
 use crate::lifecycle::drain::Drain;
 use crate::limits::connections::TooMany;
 use crate::link::{LinkError, Linked, Links};
@@ -46,7 +46,7 @@ pub(crate) struct Services<D> {
     pub(crate) tls: Arc<TlsStore>,
     /// From the first byte to authenticated.
     pub(crate) login_timeout: Duration,
-    pub(crate) control_plane: Arc<Cached>,
+    pub(crate) control_plane: Arc<CachingControlPlane>,
     pub(crate) dial: D,
     pub(crate) cancels: Arc<Cancels>,
     pub(crate) auth: Authenticator,
@@ -246,14 +246,14 @@ impl Authenticated {
         random: &mut (impl Rng + Send),
     ) -> Result<Connected<D::Stream>, SessionError> {
         let begin = Instant::now();
-        let in_use = services.control_plane.in_use(&self.wanted.endpoint);
+        let in_use = services.control_plane.in_use(&self.context.endpoint);
         let in_use =
             timeout(services.connect_timeout, in_use).await.map_err(|_| ConnectError::StillWaking)?;
         let login = Login { params: self.route.params, credentials: Credentials::Keys(self.proven.keys) };
         let connecting = compute::connect(
             &services.dial,
             &services.control_plane,
-            &self.wanted,
+            &self.context,
             &login,
             services.connect_timeout,
             random,

@@ -302,8 +302,11 @@ fn services(config: &str, directory: &Path, dial: ScriptedDial) -> Services<Scri
         }
         other => panic!("no config {other}"),
     };
-    let control_plane =
-        Arc::new(Cached::new(Box::new(provider), &crate::config::Caches::default(), metrics.clone()));
+    let control_plane = Arc::new(CachingControlPlane::new(
+        Box::new(provider),
+        &crate::config::Caches::default(),
+        metrics.clone(),
+    ));
     Services {
         tls: Arc::new(TlsStore::load(TlsSources { pairs, ..TlsSources::default() }).unwrap()),
         login_timeout: LOGIN_TIMEOUT,

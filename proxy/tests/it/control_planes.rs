@@ -170,8 +170,8 @@ async fn invalidation_makes_the_proxy_look_up_again() {
     for line in [
         r#"compute_connection_failures_total{kind="cached"} 1"#,
         r#"cache_spurious_hits_total{cache="compute"} 1"#,
-        r#"cache_evictions_total{cache="compute",cause="stale"} 1"#,
-        r#"cache_evictions_total{cache="role_secret",cause="invalidated"} 1"#,
+        r#"cache_evictions_total{cache="compute",reason="stale"} 1"#,
+        r#"cache_evictions_total{cache="role_secret",reason="invalidated"} 1"#,
         r#"cache_lookups_total{cache="compute",result="hit"} 2"#,
         r#"cache_lookups_total{cache="compute",result="miss"} 2"#,
         r#"cache_entries{cache="compute"} 1"#,
@@ -328,7 +328,7 @@ async fn wake_unauthenticated_wakes_for_an_unknown_role() {
     // One start was the test's own.
     assert_eq!(installation.starts(), 2);
     let metrics = installation.http("/metrics").await;
-    assert!(metrics.contains("holdfast_proxy_wakes_total{how=\"woken\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("holdfast_proxy_wakes_total{result=\"woken\"} 1\n"), "{metrics}");
     // And it was the only one for a while, whoever comes.
     installation.wait_no_sessions().await;
     installation.put_to_sleep().await;
@@ -397,7 +397,7 @@ async fn idle_compute_is_suspended_and_woken_again() {
     wait::until("the database to be stopped", PATIENCE, asleep).await.unwrap();
     wait::until("the proxy to know it", PATIENCE, async || {
         let metrics = installation.http("/metrics").await;
-        Ok(metrics.contains("holdfast_proxy_suspends_total{how=\"stopped\"} 1").then_some(()))
+        Ok(metrics.contains("holdfast_proxy_suspends_total{result=\"stopped\"} 1").then_some(()))
     })
     .await
     .unwrap();

@@ -73,7 +73,7 @@ async fn required_proxy_header_must_be_valid() {
     session(&installation, stream.unwrap()).await.unwrap();
     let metrics = installation.http("/metrics").await;
     assert!(
-        metrics.contains("holdfast_proxy_connections_refused_total{how=\"bad_proxy_header\"} 3"),
+        metrics.contains("holdfast_proxy_connections_refused_total{reason=\"bad_proxy_header\"} 3"),
         "{metrics}"
     );
     installation.passed();

@@ -106,7 +106,7 @@ fn sockets(installation: &Installation) -> usize {
 async fn served(proxy: &Proxy, count: u64) {
     wait::until("connections of pgbench", PATIENCE, async || {
         let (_, metrics) = proxy.get("/metrics").await?;
-        let line = "holdfast_proxy_connections_ended_total{how=\"client_closed\"} ";
+        let line = "holdfast_proxy_connections_closed_total{reason=\"client_closed\"} ";
         let ended: u64 = metrics.lines().find_map(|one| one.strip_prefix(line)).unwrap_or("0").parse()?;
         Ok((ended >= count).then_some(()))
     })

@@ -96,9 +96,9 @@ async fn reload_with_one_wrong_file_changes_nothing() {
         assert!(shows(&installation, &old_authority).await, "{line}");
         assert_eq!(second_client(&installation).await, Some(SqlState::TOO_MANY_CONNECTIONS), "{line}");
         assert_eq!(token(), "Bearer first", "{line}");
-        assert!(metric(&installation, "reloads_total{how=\"failed\"}").await >= f64::from(number));
+        assert!(metric(&installation, "reloads_total{result=\"failed\"}").await >= f64::from(number));
     }
-    assert_eq!(metric(&installation, "reloads_total{how=\"reloaded\"}").await, 0.0);
+    assert_eq!(metric(&installation, "reloads_total{result=\"reloaded\"}").await, 0.0);
     assert_eq!(metric(&installation, "last_reload_success_timestamp_seconds").await, read_at);
 
     for (right, content, _) in files {
@@ -109,7 +109,7 @@ async fn reload_with_one_wrong_file_changes_nothing() {
     fs::copy(&next.authority, &installation.certificates.authority).unwrap();
     assert_eq!(second_client(&installation).await, None);
     assert_eq!(token(), "Bearer second");
-    assert!(metric(&installation, "reloads_total{how=\"reloaded\"}").await >= 1.0);
+    assert!(metric(&installation, "reloads_total{result=\"reloaded\"}").await >= 1.0);
     assert!(metric(&installation, "last_reload_success_timestamp_seconds").await > read_at);
     installation.passed();
 }

@@ -80,7 +80,10 @@ async fn pgbench_and_copy_go_through_whole() {
     let same = Command::new("cmp").args([&first, &second]).status().unwrap();
     assert!(same.success(), "what was written is not what is read");
     let metrics = installation.http("/metrics").await;
-    assert!(metrics.contains("holdfast_proxy_connections_ended_total{how=\"client_closed\"}"), "{metrics}");
+    assert!(
+        metrics.contains("holdfast_proxy_connections_closed_total{reason=\"client_closed\"}"),
+        "{metrics}"
+    );
     installation.passed();
 }
 

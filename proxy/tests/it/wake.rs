@@ -23,7 +23,9 @@ async fn wake_by_a_crowd_happens_once() {
     assert!(answers.into_iter().all(|answer| answer.unwrap().get::<_, i32>(0) == 1));
     assert_eq!(installation.starts(), 1);
     let metrics = installation.http("/metrics").await;
-    for line in ["holdfast_proxy_wakes_total{how=\"woken\"} 1", &format!("holdfast_proxy_sessions {CROWD}")] {
+    for line in
+        ["holdfast_proxy_wakes_total{result=\"woken\"} 1", &format!("holdfast_proxy_sessions {CROWD}")]
+    {
         assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
     }
     drop(clients);

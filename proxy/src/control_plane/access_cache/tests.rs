@@ -7,6 +7,8 @@ use futures::future::join_all;
 use scram::Verifier;
 
 use super::*;
+use crate::config::Caches;
+use crate::control_plane::CachingControlPlane;
 use crate::control_plane::{Compute, ControlPlane, Reply};
 use crate::observe::metrics::Metrics;
 
@@ -23,15 +25,15 @@ struct Counting {
 }
 
 impl ControlPlane for Arc<Counting> {
-    fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
+    fn access<'a>(&'a self, context: &'a LookupContext, role: &'a Text) -> Reply<'a, Access> {
         Box::pin(async move {
             let count = self.questions.fetch_add(1, Ordering::Relaxed) + 1;
             tokio::time::sleep(Duration::from_millis(10)).await;
             if self.is_down.load(Ordering::Relaxed) {
-                return Err(ControlPlaneError::Unavailable(wanted.endpoint.clone()));
+                return Err(ControlPlaneError::Unavailable(context.endpoint.clone()));
             }
-            if wanted.endpoint.as_str() != "main" {
-                return Err(ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone()));
+            if context.endpoint.as_str() != "main" {
+                return Err(ControlPlaneError::UnknownEndpoint(context.endpoint.clone()));
             }
             let rounds = u32::try_from(role.to_str_lossy().len()).ok().and_then(NonZeroU32::new).unwrap();
             let verifier = Verifier::from_password("pencil", &count.to_be_bytes(), rounds);
@@ -40,13 +42,13 @@ impl ControlPlane for Arc<Counting> {
         })
     }
 
-    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn locate<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         self.questions.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async { Err(ControlPlaneError::UnknownEndpoint(wanted.endpoint.clone())) })
+        Box::pin(async { Err(ControlPlaneError::UnknownEndpoint(context.endpoint.clone())) })
     }
 
-    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-        self.locate(wanted)
+    fn wake<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
+        self.locate(context)
     }
 
     fn is_in_memory(&self) -> bool {
@@ -56,7 +58,7 @@ impl ControlPlane for Arc<Counting> {
 
 struct Scene {
     provider: Arc<Counting>,
-    cached: Arc<Cached>,
+    cached: Arc<CachingControlPlane>,
 }
 
 impl Scene {
@@ -67,7 +69,10 @@ impl Scene {
     fn with(caches: &Caches) -> Self {
         let provider = Arc::<Counting>::default();
         let metrics = Metrics::new(&mut Default::default());
-        Self { cached: Arc::new(Cached::new(Box::new(Arc::clone(&provider)), caches, metrics)), provider }
+        Self {
+            cached: Arc::new(CachingControlPlane::new(Box::new(Arc::clone(&provider)), caches, metrics)),
+            provider,
+        }
     }
 
     fn questions(&self) -> usize {
@@ -80,8 +85,8 @@ impl Scene {
         results.map(|result| self.cached.metrics.caches.lookups(cache, result))
     }
 
-    async fn access(&self, endpoint: &str, role: &str) -> Result<Accessed, ControlPlaneError> {
-        self.cached.access(&Wanted::for_test(endpoint), &role.into()).await
+    async fn access(&self, endpoint: &str, role: &str) -> Result<KnownAccess, ControlPlaneError> {
+        self.cached.access(&LookupContext::for_test(endpoint), &role.into()).await
     }
 }
 
@@ -92,7 +97,7 @@ async fn a_made_up_endpoint_costs_one_question_in_its_time_whatever_the_roles() 
     for round in 1..=3 {
         let answers = join_all(roles.iter().map(|role| scene.access("none", role))).await;
         assert!(answers.iter().all(|answer| matches!(answer, Err(ControlPlaneError::UnknownEndpoint(_)))));
-        scene.cached.locate(&Wanted::for_test("none")).await.unwrap_err();
+        scene.cached.locate(&LookupContext::for_test("none")).await.unwrap_err();
         scene.access("none", "another").await.unwrap_err();
         assert_eq!(scene.questions(), round);
         tokio::time::advance(NEGATIVE_TTL).await;
@@ -118,7 +123,7 @@ async fn an_unknown_role_costs_what_a_known_one_costs() {
         let scene = Scene::new();
         for _ in 0..3 {
             let accessed = scene.access("main", role).await.unwrap();
-            scene.cached.access_again(&Wanted::for_test("main"), &role.into(), &accessed).await;
+            scene.cached.access_again(&LookupContext::for_test("main"), &role.into(), &accessed).await;
             tokio::time::advance(Duration::from_secs(2)).await;
         }
         counts.push(scene.questions());
@@ -129,7 +134,7 @@ async fn an_unknown_role_costs_what_a_known_one_costs() {
 #[tokio::test(start_paused = true)]
 async fn a_verifier_that_does_not_fit_is_asked_for_again_but_not_when_it_is_new() {
     let scene = Scene::new();
-    let (main, app) = (Wanted::for_test("main"), Text::from("app"));
+    let (main, app) = (LookupContext::for_test("main"), Text::from("app"));
     let first = scene.access("main", "app").await.unwrap();
     assert!(scene.cached.access_again(&main, &app, &first).await.is_none());
     tokio::time::advance(REFETCH_AGE_MIN).await;
@@ -138,7 +143,7 @@ async fn a_verifier_that_does_not_fit_is_asked_for_again_but_not_when_it_is_new(
     let again = join_all((0..20).map(|_| scene.cached.access_again(&main, &app, &old))).await;
     assert_eq!(scene.questions(), 2);
     assert_eq!(scene.cached.metrics.caches.spurious_hits("role_secret"), 20);
-    let text = |accessed: &Accessed| accessed.access.verifier.as_ref().unwrap().to_string();
+    let text = |accessed: &KnownAccess| accessed.access.verifier.as_ref().unwrap().to_string();
     for answer in again {
         assert_ne!(text(&answer.unwrap().unwrap()), text(&old));
     }
@@ -175,7 +180,7 @@ async fn lookups_are_counted_by_what_came_of_them() {
 #[tokio::test(start_paused = true)]
 async fn guesses_while_the_provider_is_down_lock_nobody_out_and_cost_one_question_a_second() {
     let scene = Scene::new();
-    let (main, app) = (Wanted::for_test("main"), Text::from("app"));
+    let (main, app) = (LookupContext::for_test("main"), Text::from("app"));
     let right = scene.access("main", "app").await.unwrap();
     scene.provider.is_down.store(true, Ordering::Relaxed);
     for second in 1..=5 {
@@ -226,7 +231,7 @@ async fn roles_that_are_made_up_do_not_push_real_ones_out() {
 }
 
 /// Whose verifier it is, by its rounds; 0 when there is none.
-fn rounds(accessed: &Accessed) -> usize {
+fn rounds(accessed: &KnownAccess) -> usize {
     let verifier = accessed.access.verifier.as_ref().map(Verifier::to_string).unwrap_or_default();
     let rounds = verifier.split(['$', ':']).nth(1).unwrap_or("0");
     rounds.parse().unwrap()
@@ -255,7 +260,7 @@ async fn roles_that_come_at_the_same_time_get_their_own_verifiers() {
 
 #[tokio::test(start_paused = true)]
 async fn doubts_about_one_role_take_nothing_from_another() {
-    let (scene, main) = (Scene::new(), Wanted::for_test("main"));
+    let (scene, main) = (Scene::new(), LookupContext::for_test("main"));
     let mut known = Vec::new();
     for role in ["app", "other"] {
         known.push((Text::from(role), scene.access("main", role).await.unwrap()));

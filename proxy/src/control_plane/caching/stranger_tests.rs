@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use pq_proto::Text;
 use scram::Verifier;
@@ -11,7 +12,9 @@ use utils::Shutdown;
 
 use super::*;
 use crate::config::Caches;
+use crate::control_plane::Compute;
 use crate::control_plane::{Access, Reply};
+use crate::observe::metrics::ByResult;
 
 /// After so long without a session it is stopped.
 const IDLE: Duration = Duration::from_secs(5);
@@ -26,23 +29,23 @@ struct Sleeper {
 }
 
 impl ControlPlane for Arc<Sleeper> {
-    fn access<'a>(&'a self, _: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
+    fn access<'a>(&'a self, _: &'a LookupContext, _: &'a Text) -> Reply<'a, Access> {
         let is_awake = self.is_awake.load(Ordering::Relaxed);
         let verifier = is_awake.then(|| Verifier::from_password("pencil", b"salt", NonZeroU32::MIN));
         Box::pin(std::future::ready(Ok(Access { verifier, may_wake: !is_awake, ..Access::default() })))
     }
 
-    fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn locate<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         let compute = Compute { address: "h:1".parse().unwrap(), tls: None, database: None };
         Box::pin(std::future::ready(Ok(Arc::new(compute))))
     }
 
-    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn wake<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         Box::pin(async move {
             self.wakes.fetch_add(1, Ordering::Relaxed);
             self.go.acquire().await.unwrap().forget();
             self.is_awake.store(true, Ordering::Relaxed);
-            self.locate(wanted).await
+            self.locate(context).await
         })
     }
 
@@ -63,8 +66,8 @@ impl ControlPlane for Arc<Sleeper> {
 
 struct Scene {
     plane: Arc<Sleeper>,
-    cached: Arc<Cached>,
-    main: Wanted,
+    cached: Arc<CachingControlPlane>,
+    main: LookupContext,
 }
 
 impl Scene {
@@ -79,8 +82,8 @@ impl Scene {
         // Nothing is kept of verifiers: each login asks.
         let role_secrets = "size=0".parse().unwrap();
         let caches = Caches { wakes: wakes.parse().unwrap(), role_secrets, ..Caches::default() };
-        let cached = Arc::new(Cached::new(Box::new(Arc::clone(&plane)), &caches, metrics));
-        Self { plane, cached, main: Wanted::for_test("main") }
+        let cached = Arc::new(CachingControlPlane::new(Box::new(Arc::clone(&plane)), &caches, metrics));
+        Self { plane, cached, main: LookupContext::for_test("main") }
     }
 
     /// Whether a stranger is told a verifier.
@@ -101,7 +104,7 @@ async fn a_strangers_wake_has_the_limit_of_all_wakes() {
         assert_eq!((scene.stranger().await, scene.counts()[0]), (is_told, wakes));
     }
     let metrics = &scene.cached.metrics;
-    assert_eq!(metrics.wakes.get_or_create(&How { how: "woken" }).get(), 2);
+    assert_eq!(metrics.wakes.get_or_create(&ByResult { result: "woken" }).get(), 2);
     // And takes from those of clients that may come in.
     let located = scene.cached.locate(&scene.main).await.unwrap();
     let refused = scene.cached.wake(&scene.main, &located).await.unwrap_err();

@@ -2,14 +2,17 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::future::join_all;
 use pq_proto::Text;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::control_plane::Compute;
 use crate::control_plane::error::TROUBLE_TTL;
 use crate::control_plane::{Access, Reply};
+use crate::observe::cache_metrics::Source;
 
 /// Counts; each wake waits for a permit.
 #[derive(Debug)]
@@ -37,18 +40,18 @@ impl Counting {
 }
 
 impl ControlPlane for Arc<Counting> {
-    fn access<'a>(&'a self, _: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
+    fn access<'a>(&'a self, _: &'a LookupContext, _: &'a Text) -> Reply<'a, Access> {
         Box::pin(async { Ok(Access::default()) })
     }
 
-    fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn locate<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         Box::pin(async {
             tokio::task::yield_now().await;
             self.compute(&self.locates)
         })
     }
 
-    fn wake<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn wake<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         Box::pin(async {
             self.go.acquire().await.unwrap().forget();
             self.compute(&self.wakes)
@@ -60,7 +63,7 @@ impl ControlPlane for Arc<Counting> {
     }
 }
 
-fn cached_with(caches: &Caches) -> (Arc<Counting>, Arc<Cached>, Wanted) {
+fn cached_with(caches: &Caches) -> (Arc<Counting>, Arc<CachingControlPlane>, LookupContext) {
     let provider = Arc::new(Counting {
         locates: AtomicUsize::new(0),
         wakes: AtomicUsize::new(0),
@@ -68,16 +71,16 @@ fn cached_with(caches: &Caches) -> (Arc<Counting>, Arc<Cached>, Wanted) {
         go: Semaphore::new(0),
     });
     let metrics = Metrics::new(&mut Default::default());
-    let cached = Cached::new(Box::new(Arc::clone(&provider)), caches, metrics);
-    (provider, Arc::new(cached), Wanted::for_test("main"))
+    let cached = CachingControlPlane::new(Box::new(Arc::clone(&provider)), caches, metrics);
+    (provider, Arc::new(cached), LookupContext::for_test("main"))
 }
 
-fn cached() -> (Arc<Counting>, Arc<Cached>, Wanted) {
+fn cached() -> (Arc<Counting>, Arc<CachingControlPlane>, LookupContext) {
     cached_with(&Caches::default())
 }
 
 /// How often a lookup in the cache of addresses ended in each way.
-fn lookups(cached: &Cached) -> [u64; 5] {
+fn lookups(cached: &CachingControlPlane) -> [u64; 5] {
     let results = ["hit", "miss", "negative", "expired", "shared"];
     results.map(|result| cached.metrics.caches.lookups("compute", result))
 }
@@ -173,7 +176,7 @@ async fn a_hit_that_proved_stale_is_counted_for_everybody_who_had_it() {
 
 #[tokio::test(start_paused = true)]
 async fn an_error_is_everybodys_who_waited_and_forgotten_after_a_time_of_its_own() {
-    let name = || Wanted::for_test("main").endpoint;
+    let name = || LookupContext::for_test("main").endpoint;
     for (error, kept) in [
         (ControlPlaneError::UnknownEndpoint(name()), Duration::from_secs(5)),
         (ControlPlaneError::Unavailable(name()), TROUBLE_TTL),
@@ -217,7 +220,7 @@ async fn wakes_have_a_limit_and_only_real_ones_count() {
     assert_eq!(response.sqlstate.to_string(), "53400");
     assert_eq!(response.hint.as_deref(), Some("Try again in 11 s."));
     assert_eq!(provider.counts()[1], 2);
-    let other = Wanted::for_test("other");
+    let other = LookupContext::for_test("other");
     let elsewhere = cached.locate(&other).await.unwrap();
     cached.wake(&other, &elsewhere).await.unwrap();
     tokio::time::advance(Duration::from_secs(10)).await;

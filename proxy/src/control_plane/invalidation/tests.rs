@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::config::Caches;
-use crate::control_plane::{Access, Accessed, Compute, ControlPlane, Reply, Wanted};
+use crate::control_plane::{Access, Compute, ControlPlane, KnownAccess, LookupContext, Reply};
 use crate::observe::metrics::Metrics;
 
 /// Endpoints `a1`, `a2` of project `a`, `b1` of project `b`, and `c` of which nobody knows the project. Verifiers are
@@ -21,24 +21,24 @@ struct Plane {
 }
 
 impl ControlPlane for Arc<Plane> {
-    fn access<'a>(&'a self, wanted: &'a Wanted, _: &'a Text) -> Reply<'a, Access> {
+    fn access<'a>(&'a self, context: &'a LookupContext, _: &'a Text) -> Reply<'a, Access> {
         self.questions.fetch_add(1, Ordering::Relaxed);
         let password = self.password.load(Ordering::Relaxed).to_string();
         Box::pin(async move {
             self.go.acquire().await.unwrap().forget();
-            let project = wanted.endpoint.as_str().get(..1).filter(|project| *project != "c");
+            let project = context.endpoint.as_str().get(..1).filter(|project| *project != "c");
             let verifier = Some(Verifier::from_password(&password, b"salt", NonZeroU32::MIN));
             Ok(Access { verifier, project: project.map(Project::from), ..Access::default() })
         })
     }
 
-    fn locate<'a>(&'a self, _: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn locate<'a>(&'a self, _: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         let compute = Compute { address: "h:1".parse().unwrap(), tls: None, database: None };
         Box::pin(std::future::ready(Ok(Arc::new(compute))))
     }
 
-    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-        self.locate(wanted)
+    fn wake<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
+        self.locate(context)
     }
 
     fn is_in_memory(&self) -> bool {
@@ -48,7 +48,7 @@ impl ControlPlane for Arc<Plane> {
 
 struct Scene {
     plane: Arc<Plane>,
-    cached: Arc<Cached>,
+    cached: Arc<CachingControlPlane>,
 }
 
 impl Scene {
@@ -59,12 +59,12 @@ impl Scene {
             go: Semaphore::new(1000),
         });
         let metrics = Metrics::new(&mut Default::default());
-        let cached = Cached::new(Box::new(Arc::clone(&plane)), &Caches::default(), metrics);
+        let cached = CachingControlPlane::new(Box::new(Arc::clone(&plane)), &Caches::default(), metrics);
         Self { plane, cached: Arc::new(cached) }
     }
 
-    async fn access(&self, endpoint: &str, role: &str) -> Accessed {
-        self.cached.access(&Wanted::for_test(endpoint), &role.into()).await.unwrap()
+    async fn access(&self, endpoint: &str, role: &str) -> KnownAccess {
+        self.cached.access(&LookupContext::for_test(endpoint), &role.into()).await.unwrap()
     }
 
     /// Two roles of each endpoint, and its address.
@@ -72,7 +72,7 @@ impl Scene {
         for endpoint in ["a1", "a2", "b1", "c"] {
             self.access(endpoint, "app").await;
             self.access(endpoint, "other").await;
-            self.cached.locate(&Wanted::for_test(endpoint)).await.unwrap();
+            self.cached.locate(&LookupContext::for_test(endpoint)).await.unwrap();
         }
     }
 
@@ -122,13 +122,13 @@ async fn an_answer_that_was_on_its_way_during_an_invalidation_is_nobodys_who_com
     let scene = Scene::new();
     let old = Verifier::from_password("0", b"salt", NonZeroU32::MIN).to_string();
     let new = Verifier::from_password("1", b"salt", NonZeroU32::MIN).to_string();
-    let text = |accessed: Accessed| accessed.access.verifier.unwrap().to_string();
+    let text = |accessed: KnownAccess| accessed.access.verifier.unwrap().to_string();
     // The question is asked, and the answer takes long.
     scene.plane.go.forget_permits(1000);
-    let (wanted, app) = (Wanted::for_test("a1"), Text::from("app"));
+    let (context, app) = (LookupContext::for_test("a1"), Text::from("app"));
     let before = {
-        let (cached, wanted, app) = (Arc::clone(&scene.cached), wanted.clone(), app.clone());
-        tokio::spawn(async move { cached.access(&wanted, &app).await.unwrap() })
+        let (cached, context, app) = (Arc::clone(&scene.cached), context.clone(), app.clone());
+        tokio::spawn(async move { cached.access(&context, &app).await.unwrap() })
     };
     while scene.plane.questions.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
@@ -136,8 +136,8 @@ async fn an_answer_that_was_on_its_way_during_an_invalidation_is_nobodys_who_com
     scene.plane.password.store(1, Ordering::Relaxed);
     scene.invalidate(r#"{"endpoint": "a1", "role": "app"}"#).unwrap();
     let after = {
-        let (cached, wanted, app) = (Arc::clone(&scene.cached), wanted.clone(), app.clone());
-        tokio::spawn(async move { cached.access(&wanted, &app).await.unwrap() })
+        let (cached, context, app) = (Arc::clone(&scene.cached), context.clone(), app.clone());
+        tokio::spawn(async move { cached.access(&context, &app).await.unwrap() })
     };
     while scene.plane.questions.load(Ordering::Relaxed) == 1 {
         tokio::task::yield_now().await;

@@ -7,51 +7,51 @@ fn name(text: &str) -> EndpointName {
     text.parse().unwrap()
 }
 
-fn cache(options: &str) -> (Cache<EndpointName, u8, char>, Arc<Questions>, CacheMetrics) {
-    let (questions, metrics) = (Arc::<Questions>::default(), Metrics::new(&mut Default::default()).caches);
-    let cache = Cache::new("test", &options.parse().unwrap(), Arc::clone(&questions), metrics.clone());
-    (cache, questions, metrics)
+fn cache(options: &str) -> (LookupCache<EndpointName, u8, char>, Arc<LookupOrder>, CacheMetrics) {
+    let (order, metrics) = (Arc::<LookupOrder>::default(), Metrics::new(&mut Default::default()).caches);
+    let cache = LookupCache::new("test", &options.parse().unwrap(), Arc::clone(&order), metrics.clone());
+    (cache, order, metrics)
 }
 
-fn value(cache: &Cache<EndpointName, u8, char>, key: &str) -> Option<u8> {
+fn value(cache: &LookupCache<EndpointName, u8, char>, key: &str) -> Option<u8> {
     match cache.find(&name(key)) {
-        Found::Hit(hit) => Some(hit.value),
+        CacheLookup::Hit(hit) => Some(hit.value),
         _ => None,
     }
 }
 
 #[test]
 fn the_answer_to_the_later_question_stays_whichever_comes_first() {
-    let (cache, questions, _) = cache("size=9,ttl=1m");
-    let (first, second, third) = (questions.ask(), questions.ask(), questions.ask());
-    assert!(cache.keep(name("a"), 2, None, second).is_some());
-    assert!(cache.keep(name("a"), 1, None, first).is_none());
-    cache.keep_negative(name("a"), 'x', Duration::from_secs(1), None, first);
+    let (cache, order, _) = cache("size=9,ttl=1m");
+    let (first, second, third) = (order.begin(), order.begin(), order.begin());
+    assert!(cache.insert(name("a"), 2, None, second).is_some());
+    assert!(cache.insert(name("a"), 1, None, first).is_none());
+    cache.insert_negative(name("a"), 'x', Duration::from_secs(1), None, first);
     assert_eq!(value(&cache, "a"), Some(2));
-    cache.keep_negative(name("a"), 'x', Duration::from_secs(1), None, third);
-    assert!(matches!(cache.find(&name("a")), Found::Negative(hit) if hit.value == 'x'));
-    assert!(cache.keep(name("a"), 2, None, second).is_none());
+    cache.insert_negative(name("a"), 'x', Duration::from_secs(1), None, third);
+    assert!(matches!(cache.find(&name("a")), CacheLookup::Negative(hit) if hit.value == 'x'));
+    assert!(cache.insert(name("a"), 2, None, second).is_none());
 }
 
 #[test]
 fn what_is_invalidated_while_it_is_asked_for_is_not_kept() {
-    let (cache, questions, _) = cache("size=9,ttl=1m");
+    let (cache, order, _) = cache("size=9,ttl=1m");
     for outdated in [Some(name("a")), None] {
-        let (before, epoch) = (questions.ask(), questions.epoch(&name("a")));
-        questions.outdate(outdated.as_ref());
-        assert!(cache.keep(name("a"), 1, None, before).is_none());
-        cache.keep_negative(name("a"), 'x', Duration::from_secs(1), None, before);
-        assert_eq!(cache.find(&name("a")), Found::Miss);
-        assert_ne!(questions.epoch(&name("a")), epoch);
+        let (before, epoch) = (order.begin(), order.epoch(&name("a")));
+        order.invalidate(outdated.as_ref());
+        assert!(cache.insert(name("a"), 1, None, before).is_none());
+        cache.insert_negative(name("a"), 'x', Duration::from_secs(1), None, before);
+        assert_eq!(cache.find(&name("a")), CacheLookup::Miss);
+        assert_ne!(order.epoch(&name("a")), epoch);
     }
-    assert!(cache.keep(name("a"), 1, None, questions.ask()).is_some());
+    assert!(cache.insert(name("a"), 1, None, order.begin()).is_some());
 }
 
 #[test]
 fn an_entry_of_a_project_goes_with_it_and_so_does_one_of_no_known_project() {
-    let (cache, questions, metrics) = cache("size=9,ttl=1m");
+    let (cache, order, metrics) = cache("size=9,ttl=1m");
     for (key, project) in [("a", Some("one")), ("b", Some("two")), ("c", None)] {
-        cache.keep(name(key), 1, project.map(Project::from), questions.ask());
+        cache.insert(name(key), 1, project.map(Project::from), order.begin());
     }
     let of_one =
         |_: &EndpointName, project: Option<&Project>| project.is_none_or(|project| &**project == "one");
@@ -62,21 +62,21 @@ fn an_entry_of_a_project_goes_with_it_and_so_does_one_of_no_known_project() {
 
 #[tokio::test(start_paused = true)]
 async fn entries_and_why_they_went_are_counted() {
-    let (cache, questions, metrics) = cache("size=2,ttl=10s");
+    let (cache, order, metrics) = cache("size=2,ttl=10s");
     for key in ["a", "b", "b", "c"] {
-        cache.keep(name(key), 1, None, questions.ask());
+        cache.insert(name(key), 1, None, order.begin());
     }
-    cache.keep_negative(name("x"), 'x', Duration::from_secs(1), None, questions.ask());
+    cache.insert_negative(name("x"), 'x', Duration::from_secs(1), None, order.begin());
     assert_eq!(metrics.entries("test"), 3);
-    let Found::Hit(hit) = cache.find(&name("b")) else { panic!("b is gone") };
-    cache.keep(name("b"), 2, None, questions.ask());
+    let CacheLookup::Hit(hit) = cache.find(&name("b")) else { panic!("b is gone") };
+    cache.insert(name("b"), 2, None, order.begin());
     // Somebody who saw the old one.
     cache.drop_stale(&name("b"), hit.generation);
     assert_eq!(value(&cache, "b"), Some(2));
-    let Found::Hit(hit) = cache.find(&name("b")) else { panic!("b is gone") };
+    let CacheLookup::Hit(hit) = cache.find(&name("b")) else { panic!("b is gone") };
     cache.drop_stale(&name("b"), hit.generation);
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert_eq!(cache.find(&name("x")), Found::Expired);
+    assert_eq!(cache.find(&name("x")), CacheLookup::Expired);
     tokio::time::advance(Duration::from_secs(9)).await;
     cache.sweep();
     let causes = ["size", "replaced", "stale", "expired", "invalidated"];
@@ -86,15 +86,15 @@ async fn entries_and_why_they_went_are_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn what_came_together_goes_one_by_one_and_none_later_than_it_is_to() {
-    let (cache, questions, _) = cache("size=2000,ttl=100s");
+    let (cache, order, _) = cache("size=2000,ttl=100s");
     for number in 0..1000 {
-        cache.keep(name(&format!("there-{number}")), 1, None, questions.ask());
+        cache.insert(name(&format!("there-{number}")), 1, None, order.begin());
         let not_there = name(&format!("not-there-{number}"));
-        cache.keep_negative(not_there, 'x', Duration::from_secs(100), None, questions.ask());
+        cache.insert_negative(not_there, 'x', Duration::from_secs(100), None, order.begin());
     }
     let left = |prefix: &str| {
         let keys = (0..1000).map(|number| name(&format!("{prefix}-{number}")));
-        keys.filter(|key| cache.find(key).is_there()).count()
+        keys.filter(|key| cache.find(key).is_known()).count()
     };
     tokio::time::advance(Duration::from_secs(90)).await;
     assert_eq!((left("there"), left("not-there")), (1000, 1000));
@@ -108,11 +108,11 @@ async fn what_came_together_goes_one_by_one_and_none_later_than_it_is_to() {
 
 #[test]
 fn names_that_are_made_up_do_not_push_real_ones_out() {
-    let (cache, questions, _) = cache("size=2,ttl=1m");
-    cache.keep(name("a"), 1, None, questions.ask());
+    let (cache, order, _) = cache("size=2,ttl=1m");
+    cache.insert(name("a"), 1, None, order.begin());
     for number in 0..10 {
         let made_up = name(&format!("made-up-{number}"));
-        cache.keep_negative(made_up, 'x', Duration::from_secs(5), None, questions.ask());
+        cache.insert_negative(made_up, 'x', Duration::from_secs(5), None, order.begin());
     }
     assert_eq!(value(&cache, "a"), Some(1));
 }

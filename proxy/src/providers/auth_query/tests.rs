@@ -54,7 +54,7 @@ impl Scene {
     }
 
     async fn access(&self, role: &str) -> Result<Option<String>, ControlPlaneError> {
-        let access = self.plane.access(&Wanted::for_test("main"), &role.into()).await?;
+        let access = self.plane.access(&LookupContext::for_test("main"), &role.into()).await?;
         Ok(access.verifier.map(|verifier| verifier.to_string()))
     }
 }
@@ -155,7 +155,7 @@ async fn may_wake_once_per_interval_and_endpoint() {
 #[tokio::test]
 async fn may_wake_needs_permission_and_no_good_verifier() {
     let may = async |scene: &Scene| {
-        let access = scene.plane.access(&Wanted::for_test("main"), &"app".into()).await.unwrap();
+        let access = scene.plane.access(&LookupContext::for_test("main"), &"app".into()).await.unwrap();
         (access.verifier.map(|verifier| verifier.to_string()), access.may_wake)
     };
     let allowing = EXAMPLE.replace("wake_unauthenticated = false", "wake_unauthenticated = true");
@@ -168,7 +168,7 @@ async fn may_wake_needs_permission_and_no_good_verifier() {
     // A known verifier is good until a password does not fit: it may have been changed just before the stop.
     scene.plane.known.record(&"main".parse().unwrap(), "app", Some(&stored("old").parse().unwrap()));
     assert_eq!(may(&scene).await, (Some(stored("old")), false));
-    scene.plane.doubted(&Wanted::for_test("main"), &"app".into());
+    scene.plane.doubted(&LookupContext::for_test("main"), &"app".into());
     assert_eq!(may(&scene).await, (Some(stored("old")), true));
     assert_eq!(may(&scene).await, (Some(stored("old")), false));
 }

@@ -19,7 +19,7 @@ use pq_proto::{SqlState, Text};
 use serde::Deserialize;
 
 use super::client::{Request, Response};
-use crate::control_plane::{Access, Address, ControlPlaneError, Wanted};
+use crate::control_plane::{Access, Address, ControlPlaneError, LookupContext};
 use crate::limits::allowlist::Allowlist;
 use crate::route::EndpointName;
 
@@ -94,28 +94,28 @@ struct WakeReply {
 
 impl Dialect {
     /// Request for the access rules of an endpoint and the verifier of a role.
-    pub(super) fn access_request(self, wanted: &Wanted, role: &Text) -> Request {
+    pub(super) fn access_request(self, context: &LookupContext, role: &Text) -> Request {
         let call = match self {
             Self::Year2023 => "proxy_get_role_secret",
             Self::V1 => "get_endpoint_access_control",
         };
-        let mut query = self.query(wanted);
+        let mut query = self.query(context);
         push(&mut query, "role", role.as_bytes());
         Request { call, query }
     }
 
     /// Request to wake a compute and to return its address.
-    pub(super) fn wake_request(self, wanted: &Wanted) -> Request {
+    pub(super) fn wake_request(self, context: &LookupContext) -> Request {
         let call = match self {
             Self::Year2023 => "proxy_wake_compute",
             Self::V1 => "wake_compute",
         };
-        Request { call, query: self.query(wanted) }
+        Request { call, query: self.query(context) }
     }
 
-    fn query(self, wanted: &Wanted) -> String {
-        let mut query = format!("session_id={}", wanted.session.to_uuid());
-        let application = wanted.application.as_ref().map(Text::as_bytes);
+    fn query(self, context: &LookupContext) -> String {
+        let mut query = format!("session_id={}", context.session.to_uuid());
+        let application = context.application.as_ref().map(Text::as_bytes);
         match (self, application) {
             (Self::Year2023, None) => {}
             (Self::Year2023, Some(name)) => push(&mut query, "application_name", name),
@@ -128,7 +128,7 @@ impl Dialect {
             Self::Year2023 => "project",
             Self::V1 => "endpointish",
         };
-        push(&mut query, name, wanted.endpoint.as_str().as_bytes());
+        push(&mut query, name, context.endpoint.as_str().as_bytes());
         query
     }
 

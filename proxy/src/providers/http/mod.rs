@@ -24,7 +24,7 @@ use utils::Backoff;
 use self::client::{Request, Response};
 use self::config::{HttpConfig, TimeLimits};
 use self::dialect::{Failure, Retry, Woken};
-use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, Reply, Wanted};
+use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, LookupContext, Reply};
 
 pub(crate) use self::config::HttpConfigError;
 pub(crate) use self::token::TokenFile;
@@ -57,7 +57,7 @@ impl HttpControlPlane {
     /// Sends the request until a reply can be read, the failure is permanent, or the time is over.
     async fn request<T>(
         &self,
-        wanted: &Wanted,
+        context: &LookupContext,
         request: Request,
         limits: TimeLimits,
         read: impl Fn(&Response) -> Result<T, Failure>,
@@ -73,12 +73,12 @@ impl HttpControlPlane {
                     Err(failure) => failure,
                 },
                 Ok(Err(error)) => {
-                    Failure::transport(&wanted.endpoint, error.to_string(), error.is_transient())
+                    Failure::transport(&context.endpoint, error.to_string(), error.is_transient())
                 }
-                Err(_) => Failure::transport(&wanted.endpoint, "no reply in time".into(), true),
+                Err(_) => Failure::transport(&context.endpoint, "no reply in time".into(), true),
             };
 
-            let (endpoint, call, error) = (&wanted.endpoint, request.call, &failure.reason);
+            let (endpoint, call, error) = (&context.endpoint, request.call, &failure.reason);
             tracing::warn!(%endpoint, call, attempt, error, "control plane request failed");
             let pause = match failure.retry {
                 Retry::No => return Err(failure.error),
@@ -91,21 +91,21 @@ impl HttpControlPlane {
             }
             tokio::time::sleep(pause).await;
         }
-        Err(ControlPlaneError::Unavailable(wanted.endpoint.clone()))
+        Err(ControlPlaneError::Unavailable(context.endpoint.clone()))
     }
 
     /// Adds TLS to the address in the reply. A certificate name without `compute_ca` is an error.
-    fn compute(&self, wanted: &Wanted, woken: Woken) -> Result<Arc<Compute>, ControlPlaneError> {
+    fn compute(&self, context: &LookupContext, woken: Woken) -> Result<Arc<Compute>, ControlPlaneError> {
         let tls = match (woken.server_name, &self.config.compute_tls) {
             (None, _) => None,
             (Some(name), Some(tls)) => Some(ClientTls { server_name: Some(name), ..tls.clone() }),
             (Some(name), None) => {
                 tracing::error!(
-                    endpoint = %wanted.endpoint,
+                    endpoint = %context.endpoint,
                     server_name = name,
                     "control plane sent a server_name, and compute_ca is not configured"
                 );
-                return Err(ControlPlaneError::Unavailable(wanted.endpoint.clone()));
+                return Err(ControlPlaneError::Unavailable(context.endpoint.clone()));
             }
         };
         Ok(Arc::new(Compute { address: woken.address, tls, database: None }))
@@ -113,24 +113,24 @@ impl HttpControlPlane {
 }
 
 impl ControlPlane for HttpControlPlane {
-    fn access<'a>(&'a self, wanted: &'a Wanted, role: &'a Text) -> Reply<'a, Access> {
-        let request = self.config.dialect.access_request(wanted, role);
-        let read = |response: &Response| self.config.dialect.read_access(&wanted.endpoint, response);
-        Box::pin(self.request(wanted, request, self.config.access_limits, read))
+    fn access<'a>(&'a self, context: &'a LookupContext, role: &'a Text) -> Reply<'a, Access> {
+        let request = self.config.dialect.access_request(context, role);
+        let read = |response: &Response| self.config.dialect.read_access(&context.endpoint, response);
+        Box::pin(self.request(context, request, self.config.access_limits, read))
     }
 
     /// Wakes the compute: the service gives no address of a suspended one.
-    fn locate<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
+    fn locate<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
         Box::pin(async move {
-            let request = self.config.dialect.wake_request(wanted);
-            let read = |response: &Response| self.config.dialect.read_woken(&wanted.endpoint, response);
-            let woken = self.request(wanted, request, self.config.wake_limits, read).await?;
-            self.compute(wanted, woken)
+            let request = self.config.dialect.wake_request(context);
+            let read = |response: &Response| self.config.dialect.read_woken(&context.endpoint, response);
+            let woken = self.request(context, request, self.config.wake_limits, read).await?;
+            self.compute(context, woken)
         })
     }
 
-    fn wake<'a>(&'a self, wanted: &'a Wanted) -> Reply<'a, Arc<Compute>> {
-        self.locate(wanted)
+    fn wake<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>> {
+        self.locate(context)
     }
 
     fn is_in_memory(&self) -> bool {

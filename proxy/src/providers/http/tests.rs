@@ -42,7 +42,7 @@ async fn answer(
 struct Scene {
     plane: HttpControlPlane,
     script: Arc<Script>,
-    wanted: Wanted,
+    context: LookupContext,
     _files: tempfile::TempDir,
 }
 
@@ -65,15 +65,15 @@ impl Scene {
         let (files, path) =
             write(&example.replace("127.0.0.1:9095", &address).replace("127.0.0.1:3000", &address));
         let plane = HttpControlPlane::load(&path).unwrap();
-        Self { plane, script, wanted: Wanted::for_test("main"), _files: files }
+        Self { plane, script, context: LookupContext::for_test("main"), _files: files }
     }
 
     async fn access(&self, role: &str) -> Result<Access, ControlPlaneError> {
-        self.plane.access(&self.wanted, &role.into()).await
+        self.plane.access(&self.context, &role.into()).await
     }
 
     async fn wake(&self) -> Result<Arc<Compute>, ControlPlaneError> {
-        self.plane.wake(&self.wanted).await
+        self.plane.wake(&self.context).await
     }
 
     fn asked(&self) -> Vec<String> {
@@ -106,7 +106,7 @@ async fn http_speaks_dialect_v1() {
     let address =
         json!({"address": "[::1]:5432", "server_name": "main.internal", "aux": {"compute_id": "c"}});
     let mut scene = Scene::new(V1, [(200, secret), (200, address)]).await;
-    scene.wanted.application = Some("my app".into());
+    scene.context.application = Some("my app".into());
     let access = scene.access("a&b").await.unwrap();
     assert_eq!(access.verifier.unwrap().to_string(), verifier());
     assert!(!access.allowlist.allows(Some("11.0.0.1".parse().unwrap())));
@@ -262,9 +262,9 @@ async fn http_retries_refused_connections() {
     drop(free);
     let (_files, path) = write(&format!("url = \"http://{address}/x\"\naccess_seconds = 10"));
     let plane = HttpControlPlane::load(&path).unwrap();
-    let wanted = Wanted::for_test("main");
+    let context = LookupContext::for_test("main");
     let role = "app".into();
-    let asking = plane.access(&wanted, &role);
+    let asking = plane.access(&context, &role);
     let coming = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let listener = TcpListener::bind(address).await.unwrap();
