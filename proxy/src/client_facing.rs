@@ -1,23 +1,32 @@
-//! What a client is told when it is turned away. The errors themselves are where they arise; each knows its response
-//! and a word for the metrics. Imports nothing of this crate.
+//! [`ClientFacing`]: what a client is told by an error, and its label in metrics and log. The errors themselves are where
+//! they arise. Imports nothing of this crate.
 
 use bytes::BytesMut;
 use pq_proto::{BackendMessage, Encode, ErrorResponse, Frame, ProtocolError, SqlState};
 
-/// The last message to a client.
+/// An error that ends a connection.
+pub(crate) trait ClientFacing: std::error::Error {
+    /// A word of a small, fixed set, for metrics and the log.
+    fn label(&self) -> &'static str;
+
+    /// The closing message. `None` when the client knows already, or is gone.
+    fn response(&self) -> Option<Response>;
+}
+
+/// The closing message to a client.
 #[derive(Debug, Clone)]
 pub(crate) enum Response {
-    /// Our own words.
-    Own(ErrorResponse),
+    /// In the proxy's words.
+    Proxy(ErrorResponse),
     /// The compute's, byte for byte.
-    Computes(Frame),
+    Compute(Frame),
 }
 
 impl Encode for Response {
     fn encode(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
         match self {
-            Self::Own(error) => BackendMessage::ErrorResponse(error.clone()).encode(out),
-            Self::Computes(frame) => frame.encode(out),
+            Self::Proxy(error) => BackendMessage::ErrorResponse(error.clone()).encode(out),
+            Self::Compute(frame) => frame.encode(out),
         }
     }
 }
@@ -25,4 +34,15 @@ impl Encode for Response {
 /// The client did not keep to the protocol.
 pub(crate) fn violation(message: impl Into<String>) -> ErrorResponse {
     ErrorResponse::fatal(SqlState::PROTOCOL_VIOLATION, message)
+}
+
+#[cfg(test)]
+impl Response {
+    /// The message, whoever wrote it.
+    pub(crate) fn error(&self) -> ErrorResponse {
+        match self {
+            Self::Proxy(error) => error.clone(),
+            Self::Compute(frame) => ErrorResponse::decode(frame.body.clone()).unwrap(),
+        }
+    }
 }

@@ -11,11 +11,17 @@ use tokio::time::timeout;
 use crate::client_facing::Response;
 
 /// For the last message to a client, and for the client to go when it has read it.
-pub(crate) const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Sends the closing message and closes the connection.
+pub(crate) async fn close<C: Io>(client: Connection<C>, response: Option<&Response>) {
+    let (mut client, _, unsent) = into_stream(client);
+    send_closing_message(&mut client, unsent, response).await;
+}
 
 /// Sends what is `unsent` and the last message, and closes. What the client still sends is read and dropped: closing
 /// with bytes unread would take the message away from it (RFC 1122, section 4.2.2.13).
-pub(crate) async fn last_word<C: Io>(
+pub(crate) async fn send_closing_message<C: Io>(
     client: &mut Stream<C>,
     mut unsent: BytesMut,
     response: Option<&Response>,
@@ -31,7 +37,7 @@ pub(crate) async fn last_word<C: Io>(
         std::io::Result::Ok(())
     };
     // Whether the client listens is its own affair.
-    let _ = timeout(LAST_WORD_TIMEOUT, closing).await;
+    let _ = timeout(CLOSING_TIMEOUT, closing).await;
 }
 
 /// Puts the halves together again. Besides the stream: what was read from it and not used, and what is yet to be sent.

@@ -16,7 +16,7 @@ use tracing::{Instrument, field};
 use utils::Shutdown;
 use utils::shutdown::Drained;
 
-use crate::accept::{Arrived, Door};
+use crate::accept::{Admission, Admitted};
 use crate::auth::Authenticator;
 use crate::cancel::Cancels;
 use crate::compute::TcpDial;
@@ -34,11 +34,11 @@ use crate::listeners::{Listener, Listeners};
 use crate::observe::activity::{Activities, Activity, SessionId};
 use crate::observe::metrics::Metrics;
 use crate::observe::phases::Phase;
-use crate::observe::session_record::Ending;
+use crate::observe::session_record::SessionRecord;
 use crate::peer_server::{self, Host};
 use crate::peers::Peers;
 use crate::providers::{AuthQueryControlPlane, FileControlPlane, HttpControlPlane, TokenFile};
-use crate::session::{self, Services};
+use crate::session::{self, Services, Session};
 use crate::tls::TlsStore;
 use crate::{admin, auth};
 
@@ -49,7 +49,7 @@ const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Server {
     services: Arc<Services<TcpDial>>,
-    door: Arc<Door>,
+    admission: Arc<Admission>,
     activities: Arc<Activities>,
     sources: Arc<Sources>,
     registry: Arc<Registry>,
@@ -123,10 +123,10 @@ impl Server {
         };
         let limits = config.limits_file.clone().map(|path| LimitsFile::new(path, flags, limited));
         let sources = sources(&services, token, limits)?;
-        let door = Door::new(connections, config.proxy_protocol, drain, services.metrics.clone());
+        let admission = Admission::new(connections, config.proxy_protocol, drain, services.metrics.clone());
         Ok(Self {
             services: Arc::new(services),
-            door: Arc::new(door),
+            admission: Arc::new(admission),
             activities: Arc::default(),
             sources: Arc::new(sources),
             registry: Arc::new(registry),
@@ -243,13 +243,14 @@ impl Server {
 
     fn open_doors(&self, listeners: Vec<Listener>) -> Vec<Supervised> {
         let doors = listeners.into_iter().map(|listener| {
-            let (door, socket) = (Arc::clone(&self.door), listener.socket);
+            let (admission, socket) = (Arc::clone(&self.admission), listener.socket);
             let (services, activities) = (Arc::clone(&self.services), Arc::clone(&self.activities));
-            supervise("door", &self.services.metrics, move || {
+            supervise("accept", &self.services.metrics, move || {
                 let (services, activities) = (Arc::clone(&services), Arc::clone(&activities));
-                let serve =
-                    move |arrived| serve_connection(arrived, Arc::clone(&services), Arc::clone(&activities));
-                Arc::clone(&door).watch(Arc::clone(&socket), serve)
+                let serve = move |admitted| {
+                    serve_connection(admitted, Arc::clone(&services), Arc::clone(&activities))
+                };
+                Arc::clone(&admission).accept(Arc::clone(&socket), serve)
             })
         });
         doors.collect()
@@ -318,12 +319,12 @@ fn another(socket: &TcpListener) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.as_fd().try_clone_to_owned()?.into())
 }
 
-async fn serve_connection(arrived: Arrived, services: Arc<Services<TcpDial>>, activities: Arc<Activities>) {
-    let peer = arrived.peer;
+async fn serve_connection(admitted: Admitted, services: Arc<Services<TcpDial>>, activities: Arc<Activities>) {
+    let peer = admitted.peer;
     let mut random = StdRng::from_rng(&mut rand::rng());
     let id = SessionId(random.random());
     let activity = Activity::new(id, Some(peer), services.metrics.clone());
-    activity.phases.add(Phase::Accept, arrived.since.elapsed());
+    activity.phases.add(Phase::Accept, admitted.since.elapsed());
     let listed = activities.list(Arc::new(activity));
     let span = tracing::info_span!(
         "session",
@@ -331,11 +332,13 @@ async fn serve_connection(arrived: Arrived, services: Arc<Services<TcpDial>>, ac
         otel.kind = "server",
         endpoint = field::Empty, role = field::Empty, outcome = field::Empty
     );
-    let ending = Ending::of(Arc::clone(&listed.activity), services.metrics.clone(), span.clone());
-    let run = session::run(arrived.stream, arrived.too_many, &services, &listed.activity, &mut random);
+    let record = SessionRecord::open(Arc::clone(&listed.activity), services.metrics.clone(), span.clone());
+
+    let session = Session { services: &*services, activity: &listed.activity, random: &mut random };
+    let running = session.run(admitted.stream, admitted.too_many);
     let phases = Arc::clone(&listed.activity.phases);
-    let ended = Box::pin(phases.of(run)).instrument(span).await;
-    ending.with(ended);
+    let result = Box::pin(phases.of(running)).instrument(span).await;
+    record.finish(&session::closed(&result));
 }
 
 #[cfg(test)]

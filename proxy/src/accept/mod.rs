@@ -1,6 +1,5 @@
-//! The door: takes connections from a listener, asks a balancer where they come from, counts them, and turns away what is
-//! too much before anything expensive happens. Whatever fails here fails for one connection. Called by `server`, which
-//! says what becomes of those that are let in.
+//! Admission: reads the PROXY header, applies the limits on connections, and hands admitted connections to the server. A
+//! connection is refused before anything expensive happens; a failure concerns that connection alone. Called by `server`.
 
 mod proxy_protocol;
 
@@ -17,22 +16,22 @@ use tokio::time::{Instant, timeout};
 use utils::accept_loop::accept_loop;
 
 use self::proxy_protocol::ProxyProtocolError;
-use crate::client_facing::{Response, violation};
-use crate::closing::last_word;
+use crate::client_facing::{ClientFacing, Response, violation};
+use crate::closing::send_closing_message;
 use crate::config::ProxyProtocol;
 use crate::lifecycle::drain::Drain;
-use crate::limits::connections::{Admitted, Connections, TooMany};
+use crate::limits::connections::{ConnectionSlot, Connections, TooMany};
 use crate::observe::metrics::{ByReason, Metrics};
 use crate::socket;
 
 /// For the header of the balancer: it sends it at once.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Clients at the same time that are too many and still told so; the others just see the connection end.
+/// Clients over a limit that are told so at the same time; of others the connection just ends.
 const REFUSALS_MAX: usize = 64;
 
-/// What stands between a listener and a session.
+/// What stands between a listener and a session. One for all listeners.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct Admission {
     connections: Arc<Connections>,
     proxy_protocol: ProxyProtocol,
     refusals: Arc<Semaphore>,
@@ -40,16 +39,16 @@ pub(crate) struct Door {
     metrics: Metrics,
 }
 
-/// A connection, and what was found out about it.
+/// A connection that gets a session, or at least a refusal inside the protocol.
 #[derive(Debug)]
-pub(crate) struct Arrived {
+pub(crate) struct Admitted {
     pub(crate) stream: Prefixed<TcpStream>,
-    /// The client, as far as is known.
+    /// The client, as far as it is known.
     pub(crate) peer: SocketAddr,
-    /// When it came.
+    /// When the connection was accepted.
     pub(crate) since: Instant,
-    /// One that is too many gets no session, but is heard: clients show nothing that was said before TLS, and a cancel
-    /// request is welcome at such a time.
+    /// A client over a limit gets no session, but its startup packet is read: clients show nothing that was said before
+    /// TLS, and a cancel request is welcome at such a time.
     pub(crate) too_many: Option<TooMany>,
     /// It counts for as long as this lives.
     _place: Place,
@@ -57,34 +56,42 @@ pub(crate) struct Arrived {
 
 #[derive(Debug)]
 enum Place {
-    Session { _admitted: Admitted },
+    Session { _slot: ConnectionSlot },
     Refusal { _permit: OwnedSemaphorePermit },
 }
 
-/// A connection that is not even heard.
+/// Why the first bytes of a connection are not even read.
 #[derive(Debug, thiserror::Error)]
-enum TurnedAway {
+enum NotAdmitted {
     #[error(transparent)]
     TooMany(#[from] TooMany),
     #[error(transparent)]
     Header(#[from] ProxyProtocolError),
     #[error("no PROXY protocol header came in time")]
-    Late,
+    HeaderTimeout,
     #[error("{0}")]
     Socket(#[from] std::io::Error),
 }
 
-impl TurnedAway {
-    fn how(&self) -> &'static str {
+impl ClientFacing for NotAdmitted {
+    fn label(&self) -> &'static str {
         match self {
-            Self::TooMany(too_many) => too_many.how(),
-            Self::Header(_) | Self::Late => "bad_proxy_header",
+            Self::TooMany(too_many) => too_many.label(),
+            Self::Header(_) | Self::HeaderTimeout => "bad_proxy_header",
             Self::Socket(_) => "socket",
         }
     }
+
+    /// Only a client that has bypassed the balancer is told: in all other cases there is no client yet that would read it.
+    fn response(&self) -> Option<Response> {
+        let Self::Header(error @ ProxyProtocolError::Missing) = self else { return None };
+        let response =
+            violation(error.to_string()).with_hint("Connect to the load balancer, not to this port.");
+        Some(Response::Proxy(response))
+    }
 }
 
-impl Door {
+impl Admission {
     pub(crate) fn new(
         connections: Arc<Connections>,
         proxy_protocol: ProxyProtocol,
@@ -95,42 +102,43 @@ impl Door {
         Self { connections, proxy_protocol, refusals, drain, metrics }
     }
 
-    /// Until a drain closes the doors. `serve` gets every connection that is heard, each in a task of its own.
-    pub(crate) async fn watch<F>(
+    /// Accepts connections until a drain closes the listeners. `serve` gets each admitted connection in a task of its own.
+    pub(crate) async fn accept<F>(
         self: Arc<Self>,
         listener: Arc<TcpListener>,
-        serve: impl Fn(Arrived) -> F + Clone + Send + 'static,
+        serve: impl Fn(Admitted) -> F + Clone + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let stop = self.drain.doors_close();
-        let enter = |stream, peer| self.enter(stream, peer, serve.clone());
-        accept_loop(&*listener, stop, enter, |error| {
+        let stop = self.drain.listeners_close();
+        let admit = |stream, peer| self.begin(stream, peer, serve.clone());
+        accept_loop(&*listener, stop, admit, |error| {
             self.metrics.accept_errors.inc();
             tracing::warn!(%error, "cannot accept a connection");
         })
         .await;
     }
 
-    fn enter<F>(
+    fn begin<F>(
         self: &Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
-        serve: impl Fn(Arrived) -> F + Send + 'static,
+        serve: impl Fn(Admitted) -> F + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
         self.metrics.connections.inc();
         let since = Instant::now();
-        let admission = self.connections.enter().map_err(|too_many| (too_many, self.refusal()));
-        if let Err((too_many, None)) = &admission {
-            return self.note(peer, &TurnedAway::TooMany(*too_many));
+        let slot = self.connections.enter().map_err(|too_many| (too_many, self.refusal()));
+        if let Err((too_many, None)) = &slot {
+            return self.record_refusal(peer, &NotAdmitted::TooMany(*too_many));
         }
-        let door = Arc::clone(self);
+
+        let admission = Arc::clone(self);
         self.drain.shutdown.spawn(async move {
-            match Box::pin(door.look_at(stream, peer, since, admission)).await {
-                Ok(arrived) => serve(arrived).await,
-                Err(turned_away) => door.note(peer, &turned_away),
+            match Box::pin(admission.admit(stream, peer, since, slot)).await {
+                Ok(admitted) => serve(admitted).await,
+                Err(refused) => admission.record_refusal(peer, &refused),
             }
         });
     }
@@ -139,42 +147,51 @@ impl Door {
         Arc::clone(&self.refusals).try_acquire_owned().ok()
     }
 
-    /// Finds out who it is.
-    async fn look_at(
+    /// Finds out where the connection comes from, and counts it there.
+    async fn admit(
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
         since: Instant,
-        admission: Result<Admitted, (TooMany, Option<OwnedSemaphorePermit>)>,
-    ) -> Result<Arrived, TurnedAway> {
+        slot: Result<ConnectionSlot, (TooMany, Option<OwnedSemaphorePermit>)>,
+    ) -> Result<Admitted, NotAdmitted> {
         socket::prepare(&stream)?;
-        let header = timeout(HEADER_TIMEOUT, proxy_protocol::read(&mut stream, self.proxy_protocol)).await;
-        let header = header.map_err(|_| TurnedAway::Late)?;
-        if let Err(error @ ProxyProtocolError::Missing) = &header {
-            let response =
-                violation(error.to_string()).with_hint("Connect to the load balancer, not to this port.");
-            last_word(&mut Stream::Plain(stream), BytesMut::new(), Some(&Response::Own(response))).await;
-            return Err(ProxyProtocolError::Missing.into());
-        }
-        let (told, read_before) = header?;
+        let (told, read_before) = match self.read_header(&mut stream).await {
+            Ok(header) => header,
+            Err(error) => {
+                if let Some(response) = error.response() {
+                    send_closing_message(&mut Stream::Plain(stream), BytesMut::new(), Some(&response)).await;
+                }
+                return Err(error);
+            }
+        };
         let peer = told.unwrap_or(peer);
         // An IPv4 client of an IPv6 listener is shown, and counted, as what it is.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let admission = admission.and_then(|mut admitted| match admitted.comes_from(peer.ip()) {
-            Ok(()) => Ok(admitted),
+
+        let slot = slot.and_then(|mut slot| match slot.set_source(peer.ip()) {
+            Ok(()) => Ok(slot),
             Err(too_many) => Err((too_many, self.refusal())),
         });
-        let (too_many, place) = match admission {
-            Ok(admitted) => (None, Place::Session { _admitted: admitted }),
+        let (too_many, place) = match slot {
+            Ok(slot) => (None, Place::Session { _slot: slot }),
             Err((too_many, Some(permit))) => (Some(too_many), Place::Refusal { _permit: permit }),
             Err((too_many, None)) => return Err(too_many.into()),
         };
-        Ok(Arrived { stream: Prefixed::new(read_before, stream), peer, since, too_many, _place: place })
+        Ok(Admitted { stream: Prefixed::new(read_before, stream), peer, since, too_many, _place: place })
     }
 
-    fn note(&self, peer: SocketAddr, turned_away: &TurnedAway) {
-        let how = turned_away.how();
-        self.metrics.refused.get_or_create(&ByReason { reason: how }).inc();
-        tracing::info!(%peer, how, error = %turned_away, "turned away");
+    async fn read_header(
+        &self,
+        stream: &mut TcpStream,
+    ) -> Result<(Option<SocketAddr>, BytesMut), NotAdmitted> {
+        let header = timeout(HEADER_TIMEOUT, proxy_protocol::read(stream, self.proxy_protocol)).await;
+        Ok(header.map_err(|_| NotAdmitted::HeaderTimeout)??)
+    }
+
+    fn record_refusal(&self, peer: SocketAddr, refused: &NotAdmitted) {
+        let reason = refused.label();
+        self.metrics.refused.get_or_create(&ByReason { reason }).inc();
+        tracing::info!(%peer, reason, error = %refused, "connection refused");
     }
 }

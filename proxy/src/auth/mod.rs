@@ -30,14 +30,14 @@ use crate::limits::rate_limit::Limit;
 use crate::observe::activity::SessionId;
 use crate::observe::metrics::Metrics;
 use crate::observe::phases::{Phase, timed};
-use crate::route::{EndpointName, Route, RouteError, Way};
+use crate::route::{EndpointName, Route, RouteError, StartupRoute};
 
 /// Endpoints whose logins are counted, at most. Those that were quiet for longest are forgotten first.
 const LOGIN_LIMITS_MAX: usize = 10_000;
 
 /// Facts about a client that its startup packet does not tell.
 #[derive(Debug)]
-pub(crate) struct Peer<'a> {
+pub(crate) struct ClientInfo<'a> {
     pub(crate) session: SessionId,
     pub(crate) address: Option<IpAddr>,
     pub(crate) encrypted: bool,
@@ -104,17 +104,17 @@ impl Authenticator {
     pub(crate) async fn authenticate<S: Io>(
         &self,
         client: &mut Connection<S>,
-        way: Way,
-        peer: &Peer<'_>,
+        startup: StartupRoute,
+        peer: &ClientInfo<'_>,
         random: &mut (impl Rng + Send),
     ) -> Result<Authenticated, AuthError> {
         self.slow_down(peer.address).await;
-        let result = match way {
-            Way::Known(route) => self.on_known_way(client, route, peer, random).await,
-            Way::InPassword(_) if !peer.encrypted => Err(RouteError::None.into()),
-            Way::InPassword(nameless) => {
+        let result = match startup {
+            StartupRoute::Known(route) => self.on_known_way(client, route, peer, random).await,
+            StartupRoute::InPassword(_) if !peer.encrypted => Err(RouteError::None.into()),
+            StartupRoute::InPassword(in_password) => {
                 let sent = cleartext::ask(client).await?;
-                let (route, password) = nameless.with_password(&sent)?;
+                let (route, password) = in_password.with_password(&sent)?;
                 let password = sent.slice_ref(password);
                 let (context, accessed) = self.access(&route, peer).await?;
                 self.by_password(context, route, accessed, password).await
@@ -141,7 +141,7 @@ impl Authenticator {
         &self,
         client: &mut Connection<S>,
         route: Route,
-        peer: &Peer<'_>,
+        peer: &ClientInfo<'_>,
         random: &mut (impl Rng + Send),
     ) -> Result<Authenticated, AuthError> {
         let (context, accessed) = self.access(&route, peer).await?;
@@ -168,7 +168,7 @@ impl Authenticator {
     async fn access(
         &self,
         route: &Route,
-        peer: &Peer<'_>,
+        peer: &ClientInfo<'_>,
     ) -> Result<(LookupContext, KnownAccess), AuthError> {
         self.logins.take(&route.endpoint).map_err(AuthError::TooManyLogins)?;
         let application = route.params.get("application_name").cloned();

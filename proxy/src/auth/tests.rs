@@ -16,6 +16,7 @@ use scram::{SCRAM_SHA_256, client};
 use tokio::io::duplex;
 
 use super::*;
+use crate::client_facing::ClientFacing;
 use crate::config::Caches;
 use crate::control_plane::{Compute, ControlPlane, ControlPlaneError, Reply};
 use crate::limits::allowlist::Allowlist;
@@ -97,7 +98,7 @@ impl Scene {
         let mut ours = Connection::new(Stream::Plain(ours), BytesMut::new());
         let params: StartupParams = [("user", who.user)].into_iter().collect();
         let way = Route::find(None, &[], params).unwrap();
-        let peer = Peer {
+        let peer = ClientInfo {
             session: SessionId(1),
             address: who.address.map(|address| address.parse().unwrap()),
             encrypted: who.encrypted,
@@ -149,15 +150,15 @@ async fn answer<S: Io>(mut connection: Connection<S>, password: &str) -> Vec<Bac
 }
 
 fn sqlstate(result: Result<Authenticated, AuthError>) -> String {
-    result.unwrap_err().response().unwrap().sqlstate.to_string()
+    result.unwrap_err().response().unwrap().error().sqlstate.to_string()
 }
 
 #[tokio::test]
 async fn endpoint_before_the_password_authenticates() {
     let scene = Scene::new(ClientAuth::Scram);
-    let nameless = As { user: "app", ..APP };
+    let in_password = As { user: "app", ..APP };
     for password in ["endpoint=main;pencil", "project=main;pencil", "endpoint=main$pencil"] {
-        let (result, heard) = scene.log_in(As { password, ..nameless }).await;
+        let (result, heard) = scene.log_in(As { password, ..in_password }).await;
         let authenticated = result.unwrap();
         assert_eq!(authenticated.route.endpoint.as_str(), "main");
         // The keys are those that SCRAM would have found, and nothing is left to tell.
@@ -170,7 +171,7 @@ async fn endpoint_before_the_password_authenticates() {
         ("endpoint=Main;pencil", "28000"),
         ("pencil", "28000"),
     ] {
-        assert_eq!(sqlstate(scene.result(As { password, ..nameless }).await), expected, "{password}");
+        assert_eq!(sqlstate(scene.result(As { password, ..in_password }).await), expected, "{password}");
     }
 }
 
@@ -197,7 +198,7 @@ async fn unknown_role_looks_like_a_wrong_password() {
             let mut shapes = Vec::new();
             for _ in 0..3 {
                 let (result, heard) = scene.log_in(As { user, password: "wrong", ..APP }).await;
-                let response = result.unwrap_err().response().unwrap();
+                let response = result.unwrap_err().response().unwrap().error();
                 let message = response.message.replace(user.trim_end_matches("@main"), "USER");
                 let lengths: Vec<_> = heard.iter().map(std::mem::discriminant).collect();
                 shapes.push((message, response.sqlstate, response.hint, lengths));
@@ -312,7 +313,7 @@ async fn login_limit_is_checked_before_the_control_plane() {
     for who in [APP, made_up] {
         let (result, heard) = scene.log_in(who).await;
         assert!(heard.is_empty());
-        let response = result.unwrap_err().response().unwrap();
+        let response = result.unwrap_err().response().unwrap().error();
         assert_eq!(response.sqlstate, SqlState::TOO_MANY_CONNECTIONS);
         assert_eq!(response.hint.as_deref(), Some("Try again in 2 s."));
     }

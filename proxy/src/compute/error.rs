@@ -5,7 +5,7 @@ use std::io;
 use postgres_backend::client::ClientError;
 use pq_proto::{ErrorResponse, FramedError, SqlState};
 
-use crate::client_facing::Response;
+use crate::client_facing::{ClientFacing, Response};
 use crate::control_plane::{Address, ControlPlaneError};
 
 /// Why there is no session at a compute.
@@ -52,7 +52,7 @@ impl ComputeError {
     }
 
     /// Whether another server may have the address now, so that it is worth looking up again.
-    pub(super) fn is_perhaps_another_ones(&self) -> bool {
+    pub(super) fn may_be_another_server(&self) -> bool {
         match self {
             Self::Unreachable(_) => false,
             Self::Refused(refusal) => [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION]
@@ -79,9 +79,16 @@ pub(crate) enum ConnectError {
 }
 
 impl ConnectError {
-    pub(crate) fn how(&self) -> &'static str {
+    /// Whether a healthy compute refused this client, for example because the database does not exist.
+    pub(crate) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Compute { error: ComputeError::Refused(_), .. })
+    }
+}
+
+impl ClientFacing for ConnectError {
+    fn label(&self) -> &'static str {
         match self {
-            Self::ControlPlane(ControlPlaneError::UnknownEndpoint(_)) => "unknown_endpoint",
+            Self::ControlPlane(error @ ControlPlaneError::UnknownEndpoint(_)) => error.label(),
             Self::ControlPlane(_) => "wake_failed",
             Self::StillWaking => "wake_timeout",
             Self::Compute { error: ComputeError::Refused(_), .. } => "compute_refused",
@@ -89,32 +96,25 @@ impl ConnectError {
         }
     }
 
-    /// Whether a healthy compute refused this client, for example because the database does not exist.
-    pub(crate) const fn is_the_computes(&self) -> bool {
-        matches!(self, Self::Compute { error: ComputeError::Refused(_), .. })
-    }
-
-    /// The error for the client. It does not contain the compute's address.
-    pub(crate) fn response(&self) -> Response {
-        match self {
-            Self::ControlPlane(error) => Response::Own(error.response()),
+    /// The compute's address is not for clients.
+    fn response(&self) -> Option<Response> {
+        let response = match self {
+            Self::ControlPlane(error) => return error.response(),
             Self::Compute { error: ComputeError::Refused(refusal), .. } => {
-                Response::Computes(refusal.frame.clone())
+                return Some(Response::Compute(refusal.frame.clone()));
             }
-            Self::Compute { .. } => Response::Own(
-                ErrorResponse::fatal(
-                    SqlState::CONNECTION_FAILURE,
-                    "could not connect to the database server",
-                )
-                .with_hint("Try again; if this goes on, its operator finds the reason in the proxy's log."),
-            ),
-            Self::StillWaking => Response::Own(
-                ErrorResponse::fatal(
-                    SqlState::CANNOT_CONNECT_NOW,
-                    "the database did not wake up in the time allowed",
-                )
-                .with_hint("It may still be starting: try again in a moment."),
-            ),
-        }
+            Self::Compute { .. } => {
+                ErrorResponse::fatal(SqlState::CONNECTION_FAILURE, "could not connect to the database server")
+                    .with_hint(
+                        "Try again; if this goes on, its operator finds the reason in the proxy's log.",
+                    )
+            }
+            Self::StillWaking => ErrorResponse::fatal(
+                SqlState::CANNOT_CONNECT_NOW,
+                "the database did not wake up in the time allowed",
+            )
+            .with_hint("It may still be starting: try again in a moment."),
+        };
+        Some(Response::Proxy(response))
     }
 }

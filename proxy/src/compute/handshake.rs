@@ -46,29 +46,30 @@ pub(crate) async fn log_in<S: Io>(
     database: Option<&Text>,
     random: &mut (impl Rng + Send),
 ) -> Result<LoggedIn<S>, ComputeError> {
-    let mut talk = Talk { connection: Connection::new(stream, BytesMut::new()), greeting: BytesMut::new() };
+    let mut exchange =
+        LoginExchange { connection: Connection::new(stream, BytesMut::new()), greeting: BytesMut::new() };
     let params = with_database(&login.params, database);
-    talk.send(&StartupPacket::Startup { version: ProtocolVersion::V3_0, params }).await?;
-    match talk.authentication().await? {
+    exchange.send(&StartupPacket::Startup { version: ProtocolVersion::V3_0, params }).await?;
+    match exchange.authentication().await? {
         Authentication::Ok => {}
         Authentication::Sasl { mechanisms } if mechanisms.iter().any(|name| *name == SCRAM_SHA_256) => {
-            talk.prove(&login.credentials, random).await?;
+            exchange.prove(&login.credentials, random).await?;
         }
         _ => return Err(ComputeError::Authentication),
     }
     let mut key = None;
     loop {
-        let frame = talk.next().await?;
+        let frame = exchange.next().await?;
         match frame.tag {
             b'Z' => {
-                let Talk { connection, greeting } = talk;
+                let LoginExchange { connection, greeting } = exchange;
                 return Ok(LoggedIn { connection, greeting, key, ready: frame });
             }
             b'K' => match BackendMessage::decode(frame) {
                 Ok(BackendMessage::BackendKeyData { pid, key: secret }) => key = Some((pid, secret)),
                 _ => return Err(ComputeError::Protocol("malformed BackendKeyData".into())),
             },
-            b'S' => talk.put_greeting(&frame)?,
+            b'S' => exchange.put_greeting(&frame)?,
             tag => return Err(unexpected(tag)),
         }
     }
@@ -81,12 +82,12 @@ fn with_database(params: &StartupParams, database: Option<&Text>) -> StartupPara
 }
 
 /// A conversation before the session.
-struct Talk<S> {
+struct LoginExchange<S> {
     connection: Connection<S>,
     greeting: BytesMut,
 }
 
-impl<S: Io> Talk<S> {
+impl<S: Io> LoginExchange<S> {
     /// Shows that we hold the key of the password, and has the compute show that it holds the verifier.
     async fn prove(
         &mut self,

@@ -88,10 +88,10 @@ async fn attempts<D: Dial>(
         lost_logins = if matches!(error, ComputeError::Lost(_)) { lost_logins + 1 } else { 0 };
         let passes_by_itself = error.is_starting() || (1..LOST_LOGINS_MAX).contains(&lost_logins);
         let is_unreachable = matches!(error, ComputeError::Unreachable(_));
-        if is_unreachable || error.is_perhaps_another_ones() {
+        if is_unreachable || error.may_be_another_server() {
             control_plane.metrics.caches.connection_failed(located.source);
         }
-        let may_have_moved = !located_again && error.is_perhaps_another_ones();
+        let may_have_moved = !located_again && error.may_be_another_server();
         let failure = ConnectError::Compute { address: compute.address.clone(), error };
         if is_unreachable {
             *so_far = ConnectError::StillWaking;

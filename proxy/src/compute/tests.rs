@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::client_facing::Response;
+use crate::client_facing::{ClientFacing, Response};
 use crate::config::Caches;
 use crate::control_plane::{Access, Address, ControlPlane, Reply};
 use crate::observe::metrics::Metrics;
@@ -55,7 +55,7 @@ async fn failure(answer: Option<ErrorResponse>) -> (ConnectError, usize) {
     let (sender, mut receiver) = mpsc::unbounded_channel::<DuplexStream>();
     let mut message = BytesMut::new();
     match &answer {
-        Some(answer) => Response::Own(answer.clone()).encode(&mut message).unwrap(),
+        Some(answer) => Response::Proxy(answer.clone()).encode(&mut message).unwrap(),
         None => receiver.close(),
     }
     let compute = tokio::spawn(async move {
@@ -82,10 +82,7 @@ async fn failure(answer: Option<ErrorResponse>) -> (ConnectError, usize) {
 }
 
 fn sqlstate(error: &ConnectError) -> SqlState {
-    match error.response() {
-        Response::Own(error) => error.sqlstate,
-        Response::Computes(frame) => ErrorResponse::decode(frame.body).unwrap().sqlstate,
-    }
+    error.response().unwrap().error().sqlstate
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +98,7 @@ async fn connect_reports_a_wake_beyond_the_deadline() {
 async fn connect_reports_the_error_of_a_starting_compute() {
     let starting = ErrorResponse::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
     let (error, connections) = failure(Some(starting)).await;
-    assert_eq!((sqlstate(&error), error.how()), (SqlState::CANNOT_CONNECT_NOW, "compute_refused"));
+    assert_eq!((sqlstate(&error), error.label()), (SqlState::CANNOT_CONNECT_NOW, "compute_refused"));
     assert!(connections > LOST_LOGINS_MAX as usize, "{connections}");
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pq_proto::{ErrorResponse, SqlState};
 
+use crate::client_facing::{ClientFacing, Response};
 use crate::route::EndpointName;
 
 /// How long an error is kept that says nothing about the endpoint: whoever comes at the same time need not try too.
@@ -40,11 +41,20 @@ impl ControlPlaneError {
     pub(super) const fn is_about_the_endpoint(&self) -> bool {
         matches!(self, Self::UnknownEndpoint(_) | Self::Refused { .. })
     }
+}
 
-    /// What a client is told.
-    pub(crate) fn response(&self) -> ErrorResponse {
-        let response = |sqlstate| ErrorResponse::fatal(sqlstate, self.to_string());
+impl ClientFacing for ControlPlaneError {
+    fn label(&self) -> &'static str {
         match self {
+            Self::UnknownEndpoint(_) => "unknown_endpoint",
+            Self::Refused { .. } => "endpoint_closed",
+            _ => "control_plane_failed",
+        }
+    }
+
+    fn response(&self) -> Option<Response> {
+        let response = |sqlstate| ErrorResponse::fatal(sqlstate, self.to_string());
+        Some(Response::Proxy(match self {
             Self::UnknownEndpoint(_) => response(SqlState::INVALID_AUTHORIZATION).with_hint(
                 "Look at the host name, or at the name after \"endpoint=\" or behind the last \"@\".",
             ),
@@ -57,7 +67,7 @@ impl ControlPlaneError {
             | Self::StopFailed { .. }
             | Self::Unavailable(_) => response(SqlState::CONNECTION_FAILURE)
                 .with_hint("Its operator finds the reason in the proxy's log."),
-        }
+        }))
     }
 }
 

@@ -73,7 +73,7 @@ impl Drain {
     }
 
     /// Returns when no connection is to be accepted any more.
-    pub(crate) async fn doors_close(&self) {
+    pub(crate) async fn listeners_close(&self) {
         let begun = self.begun().await;
         tokio::select! {
             () = self.handed_over() => {}
@@ -128,7 +128,7 @@ mod tests {
         assert!(drain.has_begun() && drain.refuses_sessions());
         let begin = Instant::now();
         let times = tokio::join!(
-            seconds(begin, drain.doors_close()),
+            seconds(begin, drain.listeners_close()),
             seconds(begin, drain.idle_sessions_end()),
             seconds(begin, drain.deadline())
         );
@@ -140,7 +140,7 @@ mod tests {
         let drain = drain(TIMES);
         drain.hand_over();
         let begin = Instant::now();
-        assert_eq!(seconds(begin, drain.doors_close()).await, 0);
+        assert_eq!(seconds(begin, drain.listeners_close()).await, 0);
         assert!(drain.has_begun() && !drain.refuses_sessions());
         // Whoever stops the process that was replaced means what happens already.
         drain.shutdown.signal(Terminate);
@@ -152,7 +152,7 @@ mod tests {
     async fn an_interrupt_closes_the_doors_at_once() {
         let drain = drain(TIMES);
         drain.shutdown.signal(Interrupt);
-        assert_eq!(seconds(Instant::now(), drain.doors_close()).await, 0);
+        assert_eq!(seconds(Instant::now(), drain.listeners_close()).await, 0);
     }
 
     #[tokio::test(start_paused = true)]

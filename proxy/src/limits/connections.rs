@@ -11,6 +11,7 @@ use pq_proto::{ErrorResponse, SqlState};
 
 use super::client_network::source;
 use super::rate_limit::NetworkLimit;
+use crate::client_facing::{ClientFacing, Response};
 use crate::config::RateOptions;
 
 /// Counts open connections against their limits.
@@ -47,9 +48,8 @@ pub(crate) enum TooMany {
     FromNetwork,
 }
 
-impl TooMany {
-    /// The value of the `reason` label in metrics and of the field in log lines.
-    pub(crate) const fn how(self) -> &'static str {
+impl ClientFacing for TooMany {
+    fn label(&self) -> &'static str {
         match self {
             Self::Total => "too_many",
             Self::FromSource => "too_many_from_address",
@@ -57,10 +57,11 @@ impl TooMany {
         }
     }
 
-    /// The error that the client gets: SQLSTATE 53300.
-    pub(crate) fn response(self) -> ErrorResponse {
-        ErrorResponse::fatal(SqlState::TOO_MANY_CONNECTIONS, self.to_string())
-            .with_hint("Close connections that are not needed, or try again later.")
+    fn response(&self) -> Option<Response> {
+        let response = ErrorResponse::fatal(SqlState::TOO_MANY_CONNECTIONS, self.to_string());
+        Some(Response::Proxy(
+            response.with_hint("Close connections that are not needed, or try again later."),
+        ))
     }
 }
 
@@ -85,13 +86,13 @@ impl Connections {
     }
 
     /// Counts one more connection, whose client is not known yet.
-    pub(crate) fn enter(self: &Arc<Self>) -> Result<Admitted, TooMany> {
+    pub(crate) fn enter(self: &Arc<Self>) -> Result<ConnectionSlot, TooMany> {
         let mut open = self.lock();
         if open.max.total > 0 && open.total >= open.max.total {
             return Err(TooMany::Total);
         }
         open.total += 1;
-        Ok(Admitted { connections: Arc::clone(self), source: None })
+        Ok(ConnectionSlot { connections: Arc::clone(self), source: None })
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -101,14 +102,14 @@ impl Connections {
 
 /// A connection that counts as open until this value is dropped.
 #[derive(Debug)]
-pub(crate) struct Admitted {
+pub(crate) struct ConnectionSlot {
     connections: Arc<Connections>,
     source: Option<IpAddr>,
 }
 
-impl Admitted {
+impl ConnectionSlot {
     /// Counts the connection for its client, once the address is known.
-    pub(crate) fn comes_from(&mut self, address: IpAddr) -> Result<(), TooMany> {
+    pub(crate) fn set_source(&mut self, address: IpAddr) -> Result<(), TooMany> {
         self.connections.arrivals.take(address).map_err(|_| TooMany::FromNetwork)?;
         let source = source(address);
         let mut open = self.connections.lock();
@@ -124,7 +125,7 @@ impl Admitted {
     }
 }
 
-impl Drop for Admitted {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut open = self.connections.lock();
         open.total -= 1;
@@ -161,8 +162,8 @@ mod tests {
     fn connections_are_counted_per_address_until_closed() {
         let connections = Arc::new(Connections::new(ConnectionsMax { total: 0, per_source: 1 }));
         let enter = |address| {
-            let mut admitted = connections.enter().unwrap();
-            admitted.comes_from(ip(address)).map(|()| admitted)
+            let mut slot = connections.enter().unwrap();
+            slot.set_source(ip(address)).map(|()| slot)
         };
         let first = enter("192.0.2.1").unwrap();
         assert_eq!(enter("::ffff:192.0.2.1").unwrap_err(), TooMany::FromSource);
@@ -181,8 +182,8 @@ mod tests {
     fn changed_limit_counts_but_keeps_open_connections() {
         let connections = Arc::new(Connections::new(ConnectionsMax::default()));
         let enter = || {
-            let mut admitted = connections.enter()?;
-            admitted.comes_from(ip("192.0.2.1")).map(|()| admitted)
+            let mut slot = connections.enter()?;
+            slot.set_source(ip("192.0.2.1")).map(|()| slot)
         };
         let here = [enter().unwrap(), enter().unwrap()];
         connections.set_max(ConnectionsMax { total: 0, per_source: 2 });
@@ -208,12 +209,13 @@ mod tests {
         let connections = Arc::new(
             Connections::new(ConnectionsMax::default()).with_arrivals("rate=1,burst=3".parse().unwrap()),
         );
-        let enter = |address: &str| connections.enter().unwrap().comes_from(ip(address));
+        let enter = |address: &str| connections.enter().unwrap().set_source(ip(address));
         for last in 1..=3 {
             enter(&format!("192.0.2.{last}")).unwrap();
         }
         assert_eq!(enter("192.0.2.4").unwrap_err(), TooMany::FromNetwork);
         enter("192.0.3.1").unwrap();
-        assert_eq!(TooMany::FromNetwork.response().sqlstate, SqlState::TOO_MANY_CONNECTIONS);
+        let response = TooMany::FromNetwork.response().unwrap().error();
+        assert_eq!(response.sqlstate, SqlState::TOO_MANY_CONNECTIONS);
     }
 }

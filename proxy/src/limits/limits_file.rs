@@ -165,7 +165,7 @@ mod tests {
         fn at_once(&self) -> [usize; 3] {
             let Limited { connections, logins, wakes } = &self.file.limited;
             let (main, address) = ("main".parse().unwrap(), "192.0.2.1".parse().unwrap());
-            let arrives = || connections.enter().is_ok_and(|mut one| one.comes_from(address).is_ok());
+            let arrives = || connections.enter().is_ok_and(|mut one| one.set_source(address).is_ok());
             let count = |next: &dyn Fn() -> bool| (0..100).filter(|_| next()).count();
             [count(&arrives), count(&|| logins.take(&main).is_ok()), count(&|| wakes.take(&main).is_ok())]
         }

@@ -28,7 +28,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::client_facing::violation;
+use crate::client_facing::{ClientFacing, Response, violation};
 use crate::compute::handshake::Login;
 use crate::config::describe_toml_error;
 use crate::control_plane::{Address, Compute};
@@ -103,8 +103,8 @@ pub(crate) enum LinkError {
     Connection(#[from] FramedError),
 }
 
-impl LinkError {
-    pub(crate) const fn how(&self) -> &'static str {
+impl ClientFacing for LinkError {
+    fn label(&self) -> &'static str {
         match self {
             Self::NotConfirmed(_) => "not_confirmed",
             Self::Refused(_) => "link_refused",
@@ -114,17 +114,17 @@ impl LinkError {
         }
     }
 
-    /// The error for the client. `None` when its connection is gone.
-    pub(crate) fn response(&self) -> Option<ErrorResponse> {
-        let with = |sqlstate| Some(ErrorResponse::fatal(sqlstate, self.to_string()));
-        match self {
-            Self::NotConfirmed(_) => with(SqlState::INVALID_AUTHORIZATION)
-                .map(|response| response.with_hint("Connect again, and open the address that is shown.")),
-            Self::Refused(_) => with(SqlState::INVALID_AUTHORIZATION),
-            Self::TooMany => with(SqlState::TOO_MANY_CONNECTIONS),
-            Self::UnexpectedMessage(_) => Some(violation(self.to_string())),
-            Self::Closed | Self::Connection(_) => None,
-        }
+    fn response(&self) -> Option<Response> {
+        let fatal = |sqlstate| ErrorResponse::fatal(sqlstate, self.to_string());
+        let response = match self {
+            Self::NotConfirmed(_) => fatal(SqlState::INVALID_AUTHORIZATION)
+                .with_hint("Connect again, and open the address that is shown."),
+            Self::Refused(_) => fatal(SqlState::INVALID_AUTHORIZATION),
+            Self::TooMany => fatal(SqlState::TOO_MANY_CONNECTIONS),
+            Self::UnexpectedMessage(_) => violation(self.to_string()),
+            Self::Closed | Self::Connection(_) => return None,
+        };
+        Some(Response::Proxy(response))
     }
 }
 

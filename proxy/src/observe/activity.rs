@@ -101,8 +101,8 @@ impl Activity {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
-    /// To be told once.
-    pub(crate) fn goes_to(&self, destination: Destination) {
+    /// To be set once; a second call changes nothing.
+    pub(crate) fn set_destination(&self, destination: Destination) {
         let _ = self.destination.set(destination);
     }
 

@@ -59,6 +59,16 @@ pub(crate) struct Metrics {
     pub(crate) phase_seconds: PhaseSeconds,
 }
 
+/// Counts a session for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct CountedSession(Gauge);
+
+impl Drop for CountedSession {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// How an attempt ended: a word of a small, fixed set, as in all labels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByResult {
@@ -84,6 +94,12 @@ pub(crate) struct ByTask {
 }
 
 impl Metrics {
+    /// Counts a session until the value that is returned is dropped.
+    pub(crate) fn count_session(&self) -> CountedSession {
+        self.sessions.inc();
+        CountedSession(self.sessions.clone())
+    }
+
     /// Registers everything, under `holdfast_proxy_…`.
     pub(crate) fn new(registry: &mut Registry) -> Self {
         // From a millisecond to the half minute that a cold start may take.

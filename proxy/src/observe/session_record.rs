@@ -1,83 +1,90 @@
-//! [`Ending`]: what is left of a connection when it is over: its counts, its span's last fields, and one line in the log.
-//! It is written however the connection ends, also when its task panics or is cut off with the process. Made by `server`.
+//! [`SessionRecord`]: the record of one connection: its counters, the last fields of its span, and one log line. A record
+//! that is dropped without [`SessionRecord::finish`] says that the task panicked or was cut off with the process. Made by
+//! `server` for every connection.
 
 use std::sync::Arc;
 
-use tracing::Span;
+use tracing::{Level, Span};
 
-use crate::observe::activity::{Activity, Destination};
-use crate::observe::metrics::{ByReason, Metrics};
-use crate::session::{Ended, SessionError};
+use super::activity::{Activity, Destination};
+use super::metrics::{ByReason, Metrics};
 
-/// See the module's text.
+/// How a connection was closed.
 #[derive(Debug)]
-pub(crate) struct Ending {
+pub(crate) struct Closed {
+    /// A word of a small, fixed set: the label of the metric, and `outcome` in log and span.
+    pub(crate) reason: &'static str,
+    /// Level of the log line: DEBUG, INFO or WARN.
+    pub(crate) level: Level,
+    pub(crate) message: &'static str,
+    pub(crate) error: Option<String>,
+}
+
+/// The record of an open connection.
+#[derive(Debug)]
+pub(crate) struct SessionRecord {
     activity: Arc<Activity>,
     metrics: Metrics,
     span: Span,
-    ended: Option<Result<Ended, SessionError>>,
+    is_finished: bool,
 }
 
-impl Ending {
-    /// From here on the connection is open.
-    pub(crate) fn of(activity: Arc<Activity>, metrics: Metrics, span: Span) -> Self {
+impl SessionRecord {
+    /// Counts the connection as open from here on.
+    pub(crate) fn open(activity: Arc<Activity>, metrics: Metrics, span: Span) -> Self {
         metrics.open_connections.inc();
-        Self { activity, metrics, span, ended: None }
+        Self { activity, metrics, span, is_finished: false }
     }
 
-    /// It ended by itself.
-    pub(crate) fn with(mut self, ended: Result<Ended, SessionError>) {
-        self.ended = Some(ended);
+    /// Writes the record of a connection whose session has returned.
+    pub(crate) fn finish(mut self, closed: &Closed) {
+        self.is_finished = true;
+        self.write(closed);
     }
 
-    fn how(&self) -> &'static str {
-        match &self.ended {
-            Some(Ok(Ended::NothingAsked)) => "nothing_asked",
-            Some(Ok(Ended::CancelRequest)) => "cancel_request",
-            Some(Ok(Ended::Session(ended))) => ended.how(),
-            Some(Err(error)) => error.how(),
-            None if std::thread::panicking() => "panicked",
-            None => "cut_off",
-        }
-    }
-
-    fn log(&self, outcome: &'static str) {
-        let Destination { endpoint, role } = self.activity.destination().cloned().unwrap_or_default();
-        let view = self.activity.view();
-        let (session, phases_ms) = (self.activity.id, self.activity.phases.to_string());
-        let (received, sent, ms) = (view.bytes_from_client, view.bytes_to_client, view.age_ms);
-        macro_rules! line {
-            ($level:ident, $text:literal $(, $error:ident)?) => {
-                tracing::$level!(
-                    %session, endpoint, role, outcome, received, sent, ms, phases_ms, $(%$error,)? $text
-                )
-            };
-        }
-        match &self.ended {
-            // Port checks: not worth a line.
-            Some(Ok(Ended::NothingAsked)) => line!(debug, "nothing asked"),
-            Some(Ok(Ended::CancelRequest)) => line!(debug, "cancel request"),
-            Some(Ok(Ended::Session(_))) => line!(info, "session ended"),
-            Some(Err(error)) if error.is_ours() => line!(warn, "no session", error),
-            Some(Err(error)) => line!(info, "no session", error),
-            None => line!(warn, "session cut off"),
-        }
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let how = self.how();
+    fn write(&self, closed: &Closed) {
         self.metrics.open_connections.dec();
-        self.metrics.closed.get_or_create(&ByReason { reason: how }).inc();
+        self.metrics.closed.get_or_create(&ByReason { reason: closed.reason }).inc();
         self.metrics.phase_seconds.observe(&self.activity.phases);
+
         if let Some(destination) = self.activity.destination() {
             self.span.record("endpoint", &destination.endpoint);
             self.span.record("role", &destination.role);
         }
-        self.span.record("outcome", how);
+        self.span.record("outcome", closed.reason);
         let _entered = self.span.enter();
-        self.log(how);
+        self.log(closed);
+    }
+
+    fn log(&self, closed: &Closed) {
+        let Destination { endpoint, role } = self.activity.destination().cloned().unwrap_or_default();
+        let view = self.activity.view();
+        let (session, phases_ms) = (self.activity.id, self.activity.phases.to_string());
+        let (received, sent, ms) = (view.bytes_from_client, view.bytes_to_client, view.age_ms);
+        let Closed { reason: outcome, level, message, .. } = closed;
+        let error = closed.error.as_ref().map(tracing::field::display);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    %session, endpoint, role, outcome, received, sent, ms, phases_ms, error, "{message}"
+                )
+            };
+        }
+        match *level {
+            Level::WARN => line!(warn),
+            Level::INFO => line!(info),
+            _ => line!(debug),
+        }
+    }
+}
+
+impl Drop for SessionRecord {
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        let reason = if std::thread::panicking() { "panicked" } else { "cut_off" };
+        self.write(&Closed { reason, level: Level::WARN, message: "session cut off", error: None });
     }
 }
 
@@ -86,26 +93,31 @@ mod tests {
     use super::*;
     use crate::observe::activity::SessionId;
 
-    fn ending(metrics: &Metrics) -> Ending {
+    fn record(metrics: &Metrics) -> SessionRecord {
         let activity = Activity::new(SessionId(1), None, metrics.clone());
-        Ending::of(Arc::new(activity), metrics.clone(), Span::none())
+        SessionRecord::open(Arc::new(activity), metrics.clone(), Span::none())
     }
 
+    fn closed(reason: &'static str) -> Closed {
+        Closed { reason, level: Level::INFO, message: "closed", error: None }
+    }
+
+    /// However a connection ends, it is counted under one reason and is no longer open.
     #[tokio::test]
-    async fn every_end_is_counted_once_and_nothing_stays_open() {
+    async fn session_record_counts_every_end_once() {
         let metrics = Metrics::new(&mut Default::default());
-        let ended = |reason| metrics.closed.get_or_create(&ByReason { reason }).get();
-        let open = ending(&metrics);
+        let count = |reason| metrics.closed.get_or_create(&ByReason { reason }).get();
+        let open = record(&metrics);
         assert_eq!(metrics.open_connections.get(), 1);
         let panicked = tokio::spawn(async move {
             let _open = open;
             panic!("this is what the test is about");
         });
         assert!(panicked.await.unwrap_err().is_panic());
-        ending(&metrics).with(Ok(Ended::CancelRequest));
-        ending(&metrics).with(Err(SessionError::Draining));
-        drop(ending(&metrics));
+        record(&metrics).finish(&closed("cancel_request"));
+        record(&metrics).finish(&closed("draining"));
+        drop(record(&metrics));
         assert_eq!(metrics.open_connections.get(), 0);
-        assert_eq!(["panicked", "cancel_request", "draining", "cut_off"].map(ended), [1; 4]);
+        assert_eq!(["panicked", "cancel_request", "draining", "cut_off"].map(count), [1; 4]);
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, timeout};
 use self::direction::{Direction, End};
 use self::follower::Follower;
 use crate::client_facing::Response;
-use crate::closing::{LAST_WORD_TIMEOUT, into_stream, last_word};
+use crate::closing::{CLOSING_TIMEOUT, into_stream, send_closing_message};
 use crate::observe::activity::Activity;
 
 /// How long an idle compute may keep its connection after the client closed its side.
@@ -31,7 +31,7 @@ const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum RelayEnd {
     /// The client left, and the compute was told.
     ClientClosed,
     /// The client vanished without Terminate. Its query has no reader any more.
@@ -53,9 +53,9 @@ pub(crate) enum Ended {
     },
 }
 
-impl Ended {
+impl RelayEnd {
     /// A word for the metrics and the log.
-    pub(crate) const fn how(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::ClientClosed => "client_closed",
             Self::ClientVanished { busy: false } => "client_vanished",
@@ -81,7 +81,7 @@ pub(crate) async fn run<C: Io, S: Io>(
     compute: Connection<S>,
     activity: &Activity,
     limits: Limits<impl Future<Output = ()>, impl Future<Output = ()>>,
-) -> Ended {
+) -> RelayEnd {
     let (client, from_client, _) = into_stream(client);
     let (compute, from_compute, _) = into_stream(compute);
     let mut knowledge = Knowledge::default();
@@ -97,7 +97,7 @@ pub(crate) async fn run<C: Io, S: Io>(
         }
         match relay.poll(cx, activity) {
             Poll::Pending if at_all.as_mut().poll(cx).is_ready() => {
-                Poll::Ready(Ended::CutOff { busy: relay.knowledge.is_busy() })
+                Poll::Ready(RelayEnd::CutOff { busy: relay.knowledge.is_busy() })
             }
             poll => poll,
         }
@@ -171,7 +171,7 @@ struct Farewell {
 }
 
 impl<C: Io, S: Io> Relay<C, S> {
-    fn poll(&mut self, cx: &mut Context<'_>, activity: &Activity) -> Poll<Ended> {
+    fn poll(&mut self, cx: &mut Context<'_>, activity: &Activity) -> Poll<RelayEnd> {
         let Self { client, compute, knowledge, up, down, farewell, draining } = self;
         if let Some(passing) = up
             && let Poll::Ready(end) =
@@ -181,7 +181,7 @@ impl<C: Io, S: Io> Relay<C, S> {
             tracing::debug!(%end, "client direction ended");
             match end {
                 End::Source(Some(_)) if !knowledge.has_terminated() => {
-                    return Poll::Ready(Ended::ClientVanished { busy: knowledge.is_busy() });
+                    return Poll::Ready(RelayEnd::ClientVanished { busy: knowledge.is_busy() });
                 }
                 End::Source(_) => *farewell = Some(Farewell::new()),
                 // The compute reads no more, but its last messages may be on their way.
@@ -191,45 +191,47 @@ impl<C: Io, S: Io> Relay<C, S> {
         if let Some(farewell) = farewell
             && farewell.poll(cx, compute, knowledge.is_busy()).is_ready()
         {
-            return Poll::Ready(Ended::ClientClosed);
+            return Poll::Ready(RelayEnd::ClientClosed);
         }
         let Poll::Ready(end) =
             down.poll(cx, compute, client, |bytes| knowledge.compute_sent(bytes, activity))
         else {
             let may_end = *draining && down.is_empty() && knowledge.is_idle();
-            return if may_end { Poll::Ready(Ended::Drained) } else { Poll::Pending };
+            return if may_end { Poll::Ready(RelayEnd::Drained) } else { Poll::Pending };
         };
         tracing::debug!(%end, "compute direction ended");
         Poll::Ready(match end {
-            _ if knowledge.has_terminated() => Ended::ClientClosed,
-            End::Sink(_) => Ended::ClientVanished { busy: knowledge.is_busy() },
-            End::Source(_) if farewell.is_some() => Ended::ClientClosed,
-            End::Source(_) => Ended::ComputeClosed { between_messages: knowledge.follower.at_boundary() },
+            _ if knowledge.has_terminated() => RelayEnd::ClientClosed,
+            End::Sink(_) => RelayEnd::ClientVanished { busy: knowledge.is_busy() },
+            End::Source(_) if farewell.is_some() => RelayEnd::ClientClosed,
+            End::Source(_) => RelayEnd::ComputeClosed { between_messages: knowledge.follower.at_boundary() },
         })
     }
 
     /// Sends the client the reason, unless it has one already or its stream is inside a message, and closes.
-    async fn say_goodbye(mut self, ended: Ended) {
+    async fn say_goodbye(mut self, ended: RelayEnd) {
         let mut unsent = BytesMut::new();
         let response = match ended {
-            Ended::ComputeClosed { between_messages: true } if !self.knowledge.follower.last_was_error() => {
+            RelayEnd::ComputeClosed { between_messages: true }
+                if !self.knowledge.follower.last_was_error() =>
+            {
                 Some(ErrorResponse::fatal(
                     SqlState::CONNECTION_FAILURE,
                     "the connection to the database server was lost",
                 ))
             }
-            Ended::Drained => {
-                let _ = timeout(LAST_WORD_TIMEOUT, self.compute.write_all(&TERMINATE)).await;
+            RelayEnd::Drained => {
+                let _ = timeout(CLOSING_TIMEOUT, self.compute.write_all(&TERMINATE)).await;
                 Some(administrators_command())
             }
-            Ended::CutOff { .. } if self.knowledge.follower.at_boundary() => {
+            RelayEnd::CutOff { .. } if self.knowledge.follower.at_boundary() => {
                 unsent = self.down.into_kept();
                 Some(administrators_command())
             }
             _ => None,
         };
-        if !matches!(ended, Ended::ClientVanished { .. }) {
-            last_word(&mut self.client, unsent, response.map(Response::Own).as_ref()).await;
+        if !matches!(ended, RelayEnd::ClientVanished { .. }) {
+            send_closing_message(&mut self.client, unsent, response.map(Response::Proxy).as_ref()).await;
         }
     }
 }
@@ -320,7 +322,7 @@ mod tests {
                 send_and_receive(compute_end, down[3..].to_vec()),
             );
             assert!(at_client == down && at_compute == up, "pipes of {client_pipe} and {compute_pipe} bytes");
-            assert!(matches!(ended, Ended::ClientClosed | Ended::ComputeClosed { .. }), "{ended:?}");
+            assert!(matches!(ended, RelayEnd::ClientClosed | RelayEnd::ComputeClosed { .. }), "{ended:?}");
             assert_eq!(metrics.bytes_from_clients.get(), up.len() as u64);
             assert_eq!(metrics.bytes_to_clients.get(), down.len() as u64);
         }

@@ -3,7 +3,7 @@
 use pq_proto::{ErrorResponse, SqlState};
 
 use super::endpoint_name::{EndpointName, InvalidName};
-use crate::client_facing::violation;
+use crate::client_facing::{ClientFacing, Response, violation};
 
 /// Why a startup packet leads to no endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,20 +20,22 @@ pub(crate) enum RouteError {
     Duplicate(String),
 }
 
-impl RouteError {
-    /// The error for the client, with a hint.
-    pub(crate) fn response(&self) -> ErrorResponse {
-        let refused =
-            |hint| ErrorResponse::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string()).with_hint(hint);
-        match self {
-            Self::None => refused(
+impl ClientFacing for RouteError {
+    fn label(&self) -> &'static str {
+        "no_route"
+    }
+
+    fn response(&self) -> Option<Response> {
+        let refused = ErrorResponse::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string());
+        Some(Response::Proxy(match self {
+            Self::None => refused.with_hint(
                 "Connect to a host name that begins with the endpoint, add \"options=endpoint=NAME\" to the \
                  connection parameters, write the user as USER@NAME, or the password as \"endpoint=NAME;PASSWORD\".",
             ),
-            Self::Disagreement(..) => refused("Host name and options must name the same endpoint."),
-            Self::InvalidName(_) => refused("A name has 1 to 63 of the characters a-z, 0-9 and -."),
-            Self::NoUser => ErrorResponse::fatal(SqlState::INVALID_AUTHORIZATION, self.to_string()),
+            Self::Disagreement(..) => refused.with_hint("Host name and options must name the same endpoint."),
+            Self::InvalidName(_) => refused.with_hint("A name has 1 to 63 of the characters a-z, 0-9 and -."),
+            Self::NoUser => refused,
             Self::Duplicate(_) => violation(self.to_string()),
-        }
+        }))
     }
 }

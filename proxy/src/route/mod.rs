@@ -25,16 +25,16 @@ pub(crate) struct Route {
 
 /// What a startup packet says about the way.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum StartupRoute {
     /// It names the endpoint.
     Known(Route),
-    /// It does not; the password may, see [`Nameless::with_password`].
-    InPassword(Nameless),
+    /// It does not; the password may, see [`RouteInPassword::with_password`].
+    InPassword(RouteInPassword),
 }
 
 /// A client that has named no endpoint so far.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Nameless {
+pub(crate) struct RouteInPassword {
     pub(crate) role: Text,
     params: StartupParams,
 }
@@ -48,7 +48,7 @@ impl Route {
         server_name: Option<&str>,
         domains: &[String],
         params: StartupParams,
-    ) -> Result<Way, RouteError> {
+    ) -> Result<StartupRoute, RouteError> {
         refuse_duplicates(&params)?;
         let (in_options, options) = params.get("options").map(take_from_options).unwrap_or_default();
         let in_name = server_name.and_then(|name| label_inside(name, domains));
@@ -73,13 +73,13 @@ impl Route {
         });
         let params = params.collect();
         Ok(match endpoint {
-            Some(endpoint) => Way::Known(Self { endpoint, role, params }),
-            None => Way::InPassword(Nameless { role, params }),
+            Some(endpoint) => StartupRoute::Known(Self { endpoint, role, params }),
+            None => StartupRoute::InPassword(RouteInPassword { role, params }),
         })
     }
 }
 
-impl Nameless {
+impl RouteInPassword {
     /// Takes `endpoint=NAME;` or `endpoint=NAME$` from the beginning of what the client sent as its password, and gives
     /// the rest. An endpoint's name has neither of these characters, so the first one ends it, whatever the password is.
     pub(crate) fn with_password(self, sent: &[u8]) -> Result<(Route, &[u8]), RouteError> {

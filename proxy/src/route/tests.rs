@@ -8,7 +8,7 @@ use super::*;
 
 type Pairs<'a> = &'a [(&'a str, &'a str)];
 
-fn way(server_name: Option<&str>, params: Pairs<'_>) -> Result<Way, RouteError> {
+fn way(server_name: Option<&str>, params: Pairs<'_>) -> Result<StartupRoute, RouteError> {
     let domains = ["db.example.test".to_owned(), "other.test".to_owned()];
     Route::find(server_name, &domains, params.iter().copied().collect())
 }
@@ -16,8 +16,8 @@ fn way(server_name: Option<&str>, params: Pairs<'_>) -> Result<Way, RouteError> 
 /// Without a password.
 fn find(server_name: Option<&str>, params: Pairs<'_>) -> Result<Route, RouteError> {
     match way(server_name, params)? {
-        Way::Known(route) => Ok(route),
-        Way::InPassword(_) => Err(RouteError::None),
+        StartupRoute::Known(route) => Ok(route),
+        StartupRoute::InPassword(_) => Err(RouteError::None),
     }
 }
 
@@ -83,8 +83,8 @@ fn user_name_is_split_at_its_last_at() {
 fn password_may_begin_with_the_endpoint() {
     let params = &[("user", "app"), ("options", "-c a=b")];
     let nameless = || match way(Some("localhost"), params).unwrap() {
-        Way::InPassword(nameless) => nameless,
-        Way::Known(route) => panic!("{route:?}"),
+        StartupRoute::InPassword(nameless) => nameless,
+        StartupRoute::Known(route) => panic!("{route:?}"),
     };
     for (sent, password) in [
         (&b"endpoint=main;secret"[..], &b"secret"[..]),

@@ -80,7 +80,7 @@ async fn work_beside_the_sessions_that_fails_begins_anew_and_no_session_notices(
     }
     is_answered(&mut early).await;
     let failed = |task| metrics.task_restarts.get_or_create(&ByTask { task }).get();
-    assert_eq!((failed("suspend"), failed("door")), (FAILURES as u64, 0));
+    assert_eq!((failed("suspend"), failed("accept")), (FAILURES as u64, 0));
     // What comes before the startup packet has another name where there is no TLS.
     let text = server.registry.encode().unwrap();
     assert!(text.contains("phase=\"startup\"") && !text.contains("phase=\"tls\""), "{text}");

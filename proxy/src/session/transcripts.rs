@@ -35,20 +35,28 @@ use scram::{ITERATIONS_DEFAULT, Verifier};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use utils::Shutdown;
 use utils::shutdown::Signal;
 
 use super::*;
+use crate::auth::Authenticator;
 use crate::auth::MockSecret;
+use crate::cancel::Cancels;
 use crate::compute::Dial;
 use crate::config::ClientAuth;
 use crate::config::TlsSources;
 use crate::control_plane::Address;
+use crate::control_plane::CachingControlPlane;
+use crate::lifecycle::drain::Drain;
 use crate::lifecycle::drain::Times;
 use crate::link::mgmt;
 use crate::link::tests::load as load_links;
+use crate::observe::activity::Activity;
 use crate::observe::activity::SessionId;
+use crate::observe::metrics::Metrics;
 use crate::providers::FileControlPlane;
+use crate::tls::TlsStore;
 use crate::tls::certificates::tests::write as write_certificate;
 
 /// For everything that one step waits for.
@@ -205,7 +213,9 @@ impl Scene {
         let too_many = (self.is_full && !self.sessions.is_empty()).then_some(TooMany::Total);
         self.sessions.push(tokio::spawn(async move {
             let activity = Activity::new(SessionId(1), None, services.metrics.clone());
-            let _ = Box::pin(run(ours, too_many, &services, &activity, &mut Counting(0))).await;
+            let random = &mut Counting(0);
+            let session = Session { services: &*services, activity: &activity, random };
+            let _ = Box::pin(session.run(ours, too_many)).await;
         }));
         client
     }

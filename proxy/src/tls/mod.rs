@@ -5,4 +5,4 @@ pub(crate) mod files;
 pub(crate) mod store;
 
 pub(crate) use self::certificates::{Certificate, Certificates};
-pub(crate) use self::store::TlsStore;
+pub(crate) use self::store::{Tls, TlsStore};

@@ -9,6 +9,7 @@ use pq_proto::Text;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::client_facing::ClientFacing;
 use crate::control_plane::Compute;
 use crate::control_plane::error::TROUBLE_TTL;
 use crate::control_plane::{Access, Reply};
@@ -216,7 +217,7 @@ async fn wakes_have_a_limit_and_only_real_ones_count() {
         stale = crowd.into_iter().next().unwrap().unwrap();
     }
     let error = cached.wake(&main, &stale).await.unwrap_err();
-    let response = error.response();
+    let response = error.response().unwrap().error();
     assert_eq!(response.sqlstate.to_string(), "53400");
     assert_eq!(response.hint.as_deref(), Some("Try again in 11 s."));
     assert_eq!(provider.counts()[1], 2);

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::client_facing::ClientFacing;
 
 const V1: &str = include_str!("../../../examples/http-v1.toml");
 const YEAR_2023: &str = include_str!("../../../examples/http-2023.toml");
@@ -191,7 +192,7 @@ async fn http_retries_transient_errors_only() {
         (200, json!({"role_secret": 7}), "08006", "the control plane gave no answer"),
     ] {
         let scene = Scene::new(V1, [(status, error.clone())]).await;
-        let response = scene.wake().await.unwrap_err().response();
+        let response = scene.wake().await.unwrap_err().response().unwrap().error();
         assert_eq!((response.sqlstate.to_string(), scene.asked().len()), (sqlstate.to_owned(), 1), "{error}");
         assert!(response.message.starts_with(words), "{error}: {}", response.message);
         assert!(!response.message.contains("internal text"));
@@ -203,7 +204,7 @@ async fn http_passes_user_facing_message_on() {
     let mut error = failure("COMPUTE_TIME_QUOTA_EXCEEDED");
     error["status"]["details"]["user_facing_message"] = json!({"message": "Your plan\u{0} is used up."});
     let scene = Scene::new(V1, [(402, error)]).await;
-    assert_eq!(scene.wake().await.unwrap_err().response().message, "Your plan  is used up.");
+    assert_eq!(scene.wake().await.unwrap_err().response().unwrap().error().message, "Your plan  is used up.");
 }
 
 #[tokio::test]
