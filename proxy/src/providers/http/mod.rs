@@ -7,6 +7,7 @@
 mod client;
 mod config;
 mod dialect;
+mod service_error;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -23,7 +24,8 @@ use utils::Backoff;
 
 use self::client::{Request, Response};
 use self::config::{HttpConfig, TimeLimits};
-use self::dialect::{Failure, Retry, Woken};
+use self::dialect::Woken;
+use self::service_error::{Failure, Retry};
 use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, LookupContext, Reply};
 
 pub(crate) use self::config::HttpConfigError;
