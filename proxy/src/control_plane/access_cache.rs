@@ -39,7 +39,7 @@ const REFETCH_LIMITS_MAX: usize = 10_000;
 type Key = (EndpointName, Text);
 type AccessResult = Result<KnownAccess, ControlPlaneError>;
 
-/// Which clients may come in, and which answer of the provider says so.
+/// Access of a role, and the lookup that it came from.
 #[derive(Debug, Clone)]
 pub(crate) struct KnownAccess {
     pub(crate) access: Access,
@@ -53,7 +53,7 @@ impl KnownAccess {
     }
 }
 
-/// Why there is no verifier.
+/// Reason why a role has no verifier.
 #[derive(Debug, Clone)]
 pub(super) enum NoVerifier {
     /// The endpoint has no such role, or the role has no password.
@@ -98,7 +98,7 @@ impl AccessCache {
         }
     }
 
-    /// Which clients may come in as `role`.
+    /// Looks up which clients may connect as `role`.
     pub(super) async fn access(self: &Arc<Self>, context: &LookupContext, role: &Text) -> AccessResult {
         if self.provider.plane.is_in_memory() {
             return Ok(KnownAccess {
@@ -128,7 +128,7 @@ impl AccessCache {
         role: &Text,
         doubted: &KnownAccess,
     ) -> Option<AccessResult> {
-        self.provider.plane.doubted(context, role);
+        self.provider.plane.report_doubt(context, role);
         let (start, began_at) = doubted.answer?;
         if began_at.elapsed() < REFETCH_AGE_MIN {
             return None;

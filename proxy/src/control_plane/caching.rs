@@ -49,7 +49,7 @@ impl CachingControlPlane {
         Self { provider, rules, access: Arc::new(access), addresses, idle, metrics }
     }
 
-    /// Which clients may come in as `role`.
+    /// Looks up which clients may connect as `role`.
     pub(crate) async fn access(
         &self,
         context: &LookupContext,

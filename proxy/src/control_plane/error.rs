@@ -1,4 +1,4 @@
-//! Why a control plane gave no answer, what a client is told of it, and for how long others are told the same.
+//! Errors of a control plane: their text for the client, and how long each is cached for other clients.
 
 use std::time::Duration;
 
@@ -7,37 +7,40 @@ use pq_proto::{ErrorResponse, SqlState};
 use crate::client_facing::{ClientFacing, Response};
 use crate::route::EndpointName;
 
-/// How long an error is kept that says nothing about the endpoint: whoever comes at the same time need not try too.
+/// How long an error is cached that says nothing about the endpoint, so that clients of the same moment do not all try.
 pub(super) const TROUBLE_TTL: Duration = Duration::from_secs(1);
 
-/// No answer. Clones go to everybody who waited for the same one.
+/// Reason why a lookup, a start or a stop failed. Every client that waited for the same lookup gets a clone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ControlPlaneError {
+    /// The endpoint does not exist.
     #[error("endpoint \"{0}\" is not known")]
     UnknownEndpoint(EndpointName),
-    /// It is known and closed. The words are the control plane's, and meant for people.
+    /// The endpoint exists and is closed. The message comes from the control plane and is written for users.
     #[error("{message}")]
     Refused { sqlstate: SqlState, message: String },
-    /// Something is going on with it that ends by itself.
+    /// An operation on the endpoint is running, and ends by itself.
     #[error("{message}")]
     Busy { message: String },
-    /// Nothing can be said about the endpoint; the log has the reason.
+    /// The control plane gave no usable reply. The log has the reason.
     #[error("the control plane gave no answer for endpoint \"{0}\"")]
     Unavailable(EndpointName),
+    /// The compute is suspended, and no start command is configured.
     #[error("endpoint \"{0}\" does not take connections, and there is no command to start it")]
     NotStartable(EndpointName),
+    /// The start command failed.
     #[error("endpoint \"{endpoint}\" could not be started: {reason}")]
     StartFailed { endpoint: EndpointName, reason: String },
-    /// It was started so often in a short time that it is not tried again now.
+    /// The limit of wakes of this endpoint is reached.
     #[error("endpoint \"{endpoint}\" was started too often in a short time")]
     TooManyWakes { endpoint: EndpointName, retry_after: Duration },
-    /// For the log: no client waits for it.
+    /// The stop command failed. For the log: no client waits for a stop.
     #[error("endpoint \"{endpoint}\" could not be stopped: {reason}")]
     StopFailed { endpoint: EndpointName, reason: String },
 }
 
 impl ControlPlaneError {
-    /// It would be the same for whoever asks next.
+    /// Whether the next lookup would have the same result.
     pub(super) const fn is_about_the_endpoint(&self) -> bool {
         matches!(self, Self::UnknownEndpoint(_) | Self::Refused { .. })
     }
@@ -72,14 +75,14 @@ impl ClientFacing for ControlPlaneError {
 }
 
 impl ControlPlaneError {
-    /// How long others are told the same without asking again.
+    /// How long the error answers other lookups. `None` when it is not cached.
     pub(super) fn kept_for(&self, negative_ttl: Duration) -> Option<Duration> {
         match self {
             Self::UnknownEndpoint(_) | Self::Refused { .. } => Some(negative_ttl),
             Self::Busy { .. } | Self::Unavailable(_) | Self::StartFailed { .. } => {
                 Some(negative_ttl.min(TROUBLE_TTL))
             }
-            // These cost nothing, or nobody waits for them.
+            // These cost nothing, or no client waits for them.
             Self::NotStartable(_) | Self::StopFailed { .. } | Self::TooManyWakes { .. } => None,
         }
     }

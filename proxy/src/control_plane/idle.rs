@@ -1,12 +1,12 @@
 //! [`IdleSuspender`]: suspends computes that have had no session for `suspend_after_seconds`.
 //!
 //! A session holds an [`InUse`] from before it looks for its compute until its end, and a wake holds one of its own, because
-//! the client that it was for may have left: a compute with a session, or one that is being woken, is never idle. Whoever
-//! comes while a compute is being stopped waits until that is done, and wakes it again.
+//! the client that it was for may have left: a compute with a session, or one that is being woken, is never idle. A
+//! client that comes while a compute is being stopped waits until that is done, and wakes it again.
 //!
 //! Processes that have replaced each other use the same computes: the one that stops them asks the others at each look what
-//! they use, and what they have used is in its care from then on. While one of them does not tell, nothing is stopped. What
-//! nobody has used is not stopped either: nothing is known of it.
+//! they use, and it suspends from then on what they have used. While one of them does not answer, nothing is suspended. A
+//! compute that no session has used is not suspended either: nothing is known of it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -51,10 +51,10 @@ struct Use {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// As far as anybody knows.
+    /// Running, or not known to be stopped.
     Awake,
     Stopping,
-    /// Until somebody uses it again.
+    /// Stopped, until a session uses it again.
     Stopped,
 }
 
@@ -88,8 +88,8 @@ impl Uses {
         true
     }
 
-    /// Those that were idle for longer than their limit; from here on they are being stopped. What has neither sessions
-    /// nor a limit is forgotten.
+    /// Marks the endpoints that were idle for longer than their limit as stopping, and returns them. Forgets endpoints with
+    /// neither sessions nor a limit.
     fn begin_to_stop(&self, limits: &HashMap<EndpointName, Duration>) -> Vec<EndpointName> {
         let mut endpoints = self.endpoints.lock();
         endpoints.retain(|name, used| used.sessions > 0 || limits.contains_key(name));
@@ -119,7 +119,7 @@ impl Uses {
             .collect()
     }
 
-    /// What others use is as if it had been used here until now.
+    /// Merges the uses of peers: an endpoint that a peer uses counts as used here until now.
     fn merge(&self, told: Vec<Used>) {
         let (mut endpoints, now) = (self.endpoints.lock(), Instant::now());
         for Used { endpoint, in_use, idle_ms } in told {
@@ -134,7 +134,7 @@ impl Uses {
         }
     }
 
-    fn has_stopped(&self, endpoint: &EndpointName) {
+    fn mark_stopped(&self, endpoint: &EndpointName) {
         if let Some(used) = self.endpoints.lock().get_mut(endpoint) {
             used.state = State::Stopped;
         }
@@ -205,7 +205,7 @@ impl IdleSuspender {
             tracing::error!(%endpoint, %error, "idle compute was not suspended");
         }
         self.provider.metrics.suspends.get_or_create(&ByResult { result }).inc();
-        self.uses.has_stopped(endpoint);
+        self.uses.mark_stopped(endpoint);
     }
 }
 
@@ -290,7 +290,7 @@ mod tests {
             Self { provider, cached, shutdown, main: "main".parse().unwrap() }
         }
 
-        /// Some time passes. How often was something stopped since the begin?
+        /// Lets time pass, and returns the number of stops since the beginning.
         async fn stops_after(&self, time: Duration) -> usize {
             tokio::time::sleep(time).await;
             self.provider.stops.load(Ordering::Relaxed)
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_idle_is_stopped_once_and_what_is_in_use_never() {
+    async fn suspender_stops_idle_once_and_used_never() {
         let scene = Scene::new(10);
         assert_eq!(scene.stops_after(LIMIT * 2).await, 0);
         let first = scene.cached.in_use(&scene.main).await;
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_comes_during_a_stop_waits_for_its_end() {
+    async fn enter_waits_for_the_end_of_a_stop() {
         let scene = Scene::new(0);
         drop(scene.cached.in_use(&scene.main).await);
         assert_eq!(scene.stops_after(LIMIT * 2).await, 1);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_being_woken_is_not_stopped_though_its_client_has_left() {
+    async fn suspender_spares_wakes_of_clients_that_left() {
         let scene = Scene::new(10);
         let main = LookupContext::for_test("main");
         // Another endpoint that takes long to wake does not keep this one awake, nor the other way round.
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_another_process_uses_is_not_stopped_and_what_it_has_used_is_when_its_time_is_over() {
+    async fn suspender_respects_uses_of_peers() {
         let (old, new) = (Scene::new(10), Scene::new(10));
         // Only one of two processes stops computes.
         old.shutdown.signal(Signal::Terminate);
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_process_takes_over_what_the_one_before_it_has_used_and_how_long_that_was_idle() {
+    async fn suspender_inherits_uses_and_idle_times() {
         let (old, new) = (Scene::new(0), Scene::new(10));
         drop(old.cached.in_use(&old.main).await);
         tokio::time::sleep(LIMIT / 2).await;
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_proxy_that_drains_stops_nothing_and_what_has_no_limit_is_forgotten() {
+    async fn suspender_ends_at_drain_and_forgets_unlimited() {
         let scene = Scene::new(10);
         drop(scene.cached.in_use(&"other".parse().unwrap()).await);
         let other = scene.cached.in_use(&"another".parse().unwrap()).await;

@@ -13,10 +13,10 @@ use super::provider::Project;
 use crate::lifecycle::reload::{Source, Take};
 use crate::route::EndpointName;
 
-/// How often expired entries are removed that nobody asks for any more.
+/// How often expired entries are removed that no lookup finds any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is not true any more. All that is named must fit; with a role only verifiers are meant.
+/// Entries to drop. An entry must match every field that is given. With a role, only verifiers are dropped.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Invalidation {
@@ -25,7 +25,7 @@ pub(crate) struct Invalidation {
     pub(crate) role: Option<String>,
 }
 
-/// Nothing is named, or a name cannot be one.
+/// Error in an invalidation request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidationError {
     #[error("name an endpoint, a project or a role")]
@@ -34,7 +34,7 @@ pub(crate) enum InvalidationError {
     Endpoint,
 }
 
-/// How many entries went, by cache.
+/// Dropped entries by cache.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Dropped {
     pub(crate) compute: usize,
@@ -43,7 +43,7 @@ pub(crate) struct Dropped {
 }
 
 impl CachingControlPlane {
-    /// Drops what is kept, and whatever is on its way.
+    /// Drops matching entries, and the answers of lookups under way.
     pub(crate) fn invalidate(&self, which: &Invalidation) -> Result<Dropped, InvalidationError> {
         let endpoint = which.endpoint.as_deref().map(str::parse::<EndpointName>).transpose();
         let endpoint = endpoint.map_err(|_| InvalidationError::Endpoint)?;
@@ -73,7 +73,7 @@ impl CachingControlPlane {
         Ok(Dropped { compute, role_secret, access_rules })
     }
 
-    /// Drops everything: it came from files that are others now.
+    /// Drops all entries, because the provider's files have changed.
     fn invalidate_all(&self) {
         self.provider.order.invalidate(None);
         self.access.entries.invalidate(|_, _| true);
@@ -81,7 +81,7 @@ impl CachingControlPlane {
         self.addresses.entries.invalidate(|_, _| true);
     }
 
-    /// Removes what has expired now and then, until the process ends.
+    /// Removes expired entries periodically, until the process ends.
     pub(crate) async fn keep_swept(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;

@@ -25,7 +25,7 @@ use crate::route::EndpointName;
 /// The part of its time to live by which an entry may go sooner.
 const TTL_SPREAD: f64 = 0.1;
 
-/// Where an entry belongs to.
+/// Key of an entry, with the endpoint that it belongs to.
 pub(super) trait Key: Clone + Eq + Hash {
     fn endpoint(&self) -> &EndpointName;
 }
@@ -65,7 +65,7 @@ struct Entry<T> {
     start: LookupStart,
 }
 
-/// What a lookup in the cache found.
+/// Result of a lookup in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum CacheLookup<V, N> {
     Hit(Hit<V>),
@@ -74,7 +74,7 @@ pub(super) enum CacheLookup<V, N> {
     Miss,
 }
 
-/// An entry.
+/// Copy of an entry that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hit<T> {
     pub(super) value: T,
@@ -93,7 +93,7 @@ impl<V, N> CacheLookup<V, N> {
         }
     }
 
-    /// Of a positive entry.
+    /// Generation of a positive entry.
     pub(super) fn generation(&self) -> Option<Generation> {
         match self {
             Self::Hit(hit) => Some(hit.generation),
@@ -119,7 +119,7 @@ impl<K: Key, V: Clone, N: Clone> LookupCache<K, V, N> {
         Self { name, ttl: options.ttl, order, entries: Mutex::new(entries), metrics }
     }
 
-    /// Does not count as a lookup: see [`Self::count_lookup`].
+    /// Finds an entry. Does not count as a lookup: see [`Self::count_lookup`].
     pub(super) fn find(&self, key: &K) -> CacheLookup<V, N> {
         let (mut entries, now) = (self.entries.lock(), Instant::now().into_std());
         let expired = match entries.positive.get(key, now) {
@@ -143,23 +143,23 @@ impl<K: Key, V: Clone, N: Clone> LookupCache<K, V, N> {
         CacheLookup::Expired
     }
 
-    /// To which project the endpoint or role belongs, when it is there and that was told.
+    /// Project of the endpoint or role, when a positive entry names it.
     pub(super) fn project(&self, key: &K) -> Option<Project> {
         let (mut entries, now) = (self.entries.lock(), Instant::now().into_std());
         entries.positive.get(key, now).value()?.project.clone()
     }
 
-    /// Counts a lookup, once it is known what came of it.
+    /// Counts a lookup, once its result is known.
     pub(super) fn count_lookup(&self, result: &'static str) {
         self.metrics.looked_up(self.name, result);
     }
 
-    /// A hit was wrong.
+    /// Counts a hit that was outdated.
     pub(super) fn count_spurious_hit(&self) {
         self.metrics.was_spurious(self.name);
     }
 
-    /// Keeps an answer, unless a newer one is there. `None` when it is not entries.
+    /// Keeps an answer, unless a newer one is there. `None` when it is not kept.
     pub(super) fn insert(
         &self,
         key: K,
@@ -172,14 +172,14 @@ impl<K: Key, V: Clone, N: Clone> LookupCache<K, V, N> {
             return None;
         }
         entries.negative.remove(&key);
-        let ttl = Ttl { absolute: not_all_at_once(self.ttl.absolute), ..self.ttl };
+        let ttl = Ttl { absolute: spread(self.ttl.absolute), ..self.ttl };
         let inserted = entries.positive.insert(key, Entry { value, project, start }, ttl, now);
         self.count_gone(&entries, "replaced", inserted.replaced.is_some().into());
         self.count_gone(&entries, "size", inserted.evicted.is_some().into());
         Some(inserted.generation)
     }
 
-    /// Keeps that there is no such thing, unless a newer answer says otherwise.
+    /// Keeps a negative answer, unless a newer one is there.
     pub(super) fn insert_negative(
         &self,
         key: K,
@@ -193,13 +193,13 @@ impl<K: Key, V: Clone, N: Clone> LookupCache<K, V, N> {
             return;
         }
         let replaced = entries.positive.remove(&key).is_some();
-        let ttl = Ttl::absolute(not_all_at_once(ttl));
+        let ttl = Ttl::absolute(spread(ttl));
         let inserted = entries.negative.insert(key, Entry { value, project, start }, ttl, now);
         self.count_gone(&entries, "replaced", (replaced || inserted.replaced.is_some()).into());
         self.count_gone(&entries, "size", inserted.evicted.is_some().into());
     }
 
-    /// Under the lock: an invalidation that comes after this finds the entry.
+    /// Called under the lock, so that a later invalidation finds the entry.
     fn is_superseded(
         &self,
         entries: &mut Entries<K, V, N>,
@@ -230,7 +230,7 @@ impl<K: Key, V: Clone, N: Clone> LookupCache<K, V, N> {
         self.count_gone(&entries, "stale", gone.into());
     }
 
-    /// Removes what somebody says is not true any more. An entry that does not know its project may be of any.
+    /// Removes invalidated entries. An entry without a known project may belong to any project.
     pub(super) fn invalidate(&self, matches: impl Fn(&K, Option<&Project>) -> bool) -> usize {
         let mut entries = self.entries.lock();
         let gone = entries.positive.retain(|key, entry| !matches(key, entry.project.as_ref()))
@@ -239,7 +239,7 @@ impl<K: Key, V: Clone, N: Clone> LookupCache<K, V, N> {
         gone
     }
 
-    /// Removes what has expired. Looks at all entries.
+    /// Removes expired entries. Visits all entries.
     pub(super) fn sweep(&self) {
         let (mut entries, now) = (self.entries.lock(), Instant::now().into_std());
         let gone = entries.positive.sweep(now) + entries.negative.sweep(now);
@@ -265,10 +265,10 @@ impl<K: Key, V: Clone, N: Clone> LookupCache<K, V, N> {
     }
 }
 
-/// What was asked for at the same time, by all proxies after a restart for example, shall not be asked for again at the
-/// same time for ever. Never longer than `ttl`, which is a promise about how old an answer can be.
-fn not_all_at_once(ttl: Duration) -> Duration {
-    // Without limit is no time.
+/// Shortens `ttl` at random: entries that were made together, for example by all proxies after a restart, must not expire
+/// together for ever. Never longer than `ttl`, which promises how old an answer can be.
+fn spread(ttl: Duration) -> Duration {
+    // `Duration::MAX` stands for no limit.
     if ttl == Duration::MAX {
         return ttl;
     }

@@ -1,5 +1,6 @@
-//! Who knows endpoints: their roles' verifiers, where their computes are, and how to wake them. One trait, so that a
-//! file, an HTTP service or the database itself can be asked ([`crate::providers`]); [`CachingControlPlane`] stands before all of them.
+//! Control plane: knows the endpoints, the verifiers of their roles, the addresses of their computes, and how to wake them.
+//! [`ControlPlane`] is the interface of the [providers](crate::providers), [`CachingControlPlane`] the caches in front of
+//! one. Called by `auth`, `compute`, `admin` and `peer_server`.
 
 mod access_cache;
 mod address_cache;

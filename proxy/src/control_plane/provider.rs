@@ -1,4 +1,4 @@
-//! What every provider of a control plane is asked, and what it answers.
+//! Interface of the providers: lookups of access and addresses, wakes and stops.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,63 +18,63 @@ use crate::limits::allowlist::Allowlist;
 use crate::observe::activity::SessionId;
 use crate::route::EndpointName;
 
-/// An answer that takes time. Boxed, because providers are chosen at the start of the program.
+/// Future of a provider's reply. Boxed, because the operator chooses the provider at the start of the program.
 pub(crate) type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlPlaneError>> + Send + 'a>>;
 
-/// What a provider is asked.
+/// Provider of a control plane.
 pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
-    /// Who may come in as this role.
+    /// Looks up which clients may connect as this role.
     fn access<'a>(&'a self, context: &'a LookupContext, role: &'a Text) -> Reply<'a, Access>;
 
-    /// Where the compute is, as far as that can be said without starting it.
+    /// Looks up the address of the compute, without starting it where that is possible.
     fn locate<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>>;
 
-    /// Starts the compute unless it runs, and returns when it takes connections.
+    /// Starts the compute unless it runs, and returns when it accepts connections.
     fn wake<'a>(&'a self, context: &'a LookupContext) -> Reply<'a, Arc<Compute>>;
 
-    /// A client of this role did not know the password that fits what was said last.
-    fn doubted(&self, context: &LookupContext, role: &Text) {
+    /// Reports that a client's password did not fit the last verifier of this role: the verifier may be outdated.
+    fn report_doubt(&self, context: &LookupContext, role: &Text) {
         let _ = (context, role);
     }
 
-    /// Whether it has all answers in memory and knows of every change. Nothing is kept of what it says.
+    /// Whether all replies come from memory and follow every change. Such replies are not cached.
     fn is_in_memory(&self) -> bool {
         true
     }
 
-    /// Whether to locate a compute is to wake it, which is limited.
+    /// Whether locating a compute wakes it, so that the limit of wakes applies.
     fn locating_wakes(&self) -> bool {
         false
     }
 
-    /// After how long without a session which computes may be stopped.
+    /// Endpoints that may be suspended, and after how long without a session.
     fn idle_limits(&self) -> HashMap<EndpointName, Duration> {
         HashMap::new()
     }
 
-    /// Stops a compute that nobody uses.
+    /// Stops an idle compute.
     fn stop<'a>(&'a self, endpoint: &'a EndpointName) -> Reply<'a, ()> {
         Box::pin(std::future::ready(Err(ControlPlaneError::UnknownEndpoint(endpoint.clone()))))
     }
 
-    /// The files that its answers come from.
+    /// Files that the provider reloads.
     fn files(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 
-    /// Reads them again, as a [`crate::lifecycle::reload::Source`].
+    /// Reads the files again, as a [`crate::lifecycle::reload::Source`].
     fn read(&self) -> Result<Take<'_>, String> {
         Ok(Box::new(|| ()))
     }
 }
 
-/// An endpoint, and for whom it is asked.
+/// Endpoint of a lookup, and the client that it is for.
 #[derive(Debug, Clone)]
 pub(crate) struct LookupContext {
     pub(crate) endpoint: EndpointName,
-    /// The session that asks. What is shared or kept carries the one that asked first.
+    /// Session of the client. A shared lookup carries the session that began it.
     pub(crate) session: SessionId,
-    /// What the client calls itself.
+    /// The client's `application_name`.
     pub(crate) application: Option<Text>,
 }
 
@@ -85,22 +85,22 @@ impl LookupContext {
     }
 }
 
-/// Who may come in. A copy is cheap enough for every login.
+/// Clients that may connect as one role. Cheap to clone for every login.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Access {
     /// `None` when the endpoint has no such role, or the role has no password.
     pub(crate) verifier: Option<Verifier>,
     pub(crate) allowlist: Arc<Allowlist>,
-    /// To whom the endpoint belongs, where that is told.
+    /// Project of the endpoint, if the provider names one.
     pub(crate) project: Option<Project>,
-    /// The compute sleeps, and would know better: it may be woken and asked again, once.
+    /// The compute is suspended and may have a newer verifier: the caller may wake it and look up once more.
     pub(crate) may_wake: bool,
 }
 
-/// Name of a project: endpoints that belong together.
+/// Name of a project, a group of endpoints.
 pub(crate) type Project = Arc<str>;
 
-/// Knows no endpoint: for a proxy whose clients do not name one.
+/// Provider without endpoints, for a proxy whose clients name none.
 #[derive(Debug)]
 pub(crate) struct NoControlPlane;
 

@@ -161,7 +161,7 @@ impl ControlPlane for AuthQueryControlPlane {
         Box::pin(async move { content.endpoint(&context.endpoint)?.wake(&context.endpoint).await })
     }
 
-    fn doubted(&self, context: &LookupContext, role: &Text) {
+    fn report_doubt(&self, context: &LookupContext, role: &Text) {
         if let Ok(role) = role.to_str() {
             self.known.doubt(&context.endpoint, role);
         }

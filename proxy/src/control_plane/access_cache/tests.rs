@@ -1,4 +1,4 @@
-//! Who may come in: how often a provider is asked, and what is counted.
+//! Tests of [`AccessCache`]: how often it asks the provider, and what it counts.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,11 +12,11 @@ use crate::control_plane::CachingControlPlane;
 use crate::control_plane::{Compute, ControlPlane, Reply};
 use crate::observe::metrics::Metrics;
 
-/// As the flags are when nobody gives them.
+/// Defaults of the flags.
 const ACCESS_TTL: Duration = Duration::from_secs(60);
 const NEGATIVE_TTL: Duration = Duration::from_secs(5);
 
-/// Knows endpoint `main` with roles `app` and `other`, whose verifiers are others each time, and counts the questions. A
+/// Knows endpoint `main` with roles `app` and `other`, whose verifiers differ each time, and counts the lookups. A
 /// verifier has as many rounds as its role's name has letters.
 #[derive(Debug, Default)]
 struct Counting {
@@ -79,7 +79,7 @@ impl Scene {
         self.provider.questions.load(Ordering::Relaxed)
     }
 
-    /// How often a lookup in this cache ended in each way.
+    /// Lookups in this cache by result.
     fn lookups(&self, cache: &'static str) -> [u64; 5] {
         let results = ["hit", "miss", "negative", "expired", "shared"];
         results.map(|result| self.cached.metrics.caches.lookups(cache, result))
@@ -91,7 +91,7 @@ impl Scene {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_made_up_endpoint_costs_one_question_in_its_time_whatever_the_roles() {
+async fn access_cache_asks_once_for_unknown_endpoint() {
     let scene = Scene::new();
     let roles: Vec<String> = (0..50).map(|number| format!("role{number}")).collect();
     for round in 1..=3 {
@@ -105,7 +105,7 @@ async fn a_made_up_endpoint_costs_one_question_in_its_time_whatever_the_roles() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_role_is_asked_for_once_by_a_crowd_and_again_when_its_time_is_over() {
+async fn access_cache_shares_lookups_until_expiry() {
     let scene = Scene::new();
     for round in 1..=2 {
         let answers = join_all((0..50).map(|_| scene.access("main", "app"))).await;
@@ -117,9 +117,9 @@ async fn a_role_is_asked_for_once_by_a_crowd_and_again_when_its_time_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_role_costs_what_a_known_one_costs() {
+async fn access_cache_treats_unknown_roles_alike() {
     let mut counts = Vec::new();
-    for role in ["app", "nobody"] {
+    for role in ["app", "absent"] {
         let scene = Scene::new();
         for _ in 0..3 {
             let accessed = scene.access("main", role).await.unwrap();
@@ -132,7 +132,7 @@ async fn an_unknown_role_costs_what_a_known_one_costs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_verifier_that_does_not_fit_is_asked_for_again_but_not_when_it_is_new() {
+async fn refetch_skips_fresh_verifiers() {
     let scene = Scene::new();
     let (main, app) = (LookupContext::for_test("main"), Text::from("app"));
     let first = scene.access("main", "app").await.unwrap();
@@ -151,7 +151,7 @@ async fn a_verifier_that_does_not_fit_is_asked_for_again_but_not_when_it_is_new(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_leaves_does_not_cost_another_question() {
+async fn access_cache_lookup_outlives_its_client() {
     let scene = Scene::new();
     for _ in 0..5 {
         let impatient = scene.access("none", "app");
@@ -166,8 +166,8 @@ async fn lookups_are_counted_by_what_came_of_them() {
     let scene = Scene::new();
     join_all((0..3).map(|_| scene.access("main", "app"))).await;
     scene.access("main", "app").await.unwrap();
-    scene.access("main", "nobody").await.unwrap();
-    scene.access("main", "nobody").await.unwrap();
+    scene.access("main", "absent").await.unwrap();
+    scene.access("main", "absent").await.unwrap();
     scene.access("none", "app").await.unwrap_err();
     scene.access("none", "app").await.unwrap_err();
     tokio::time::advance(ACCESS_TTL).await;
@@ -177,8 +177,9 @@ async fn lookups_are_counted_by_what_came_of_them() {
     assert_eq!(scene.lookups("role_secret"), [1, 3, 1, 1, 2]);
 }
 
+/// Guesses while the provider is down lock no client out, and cost one lookup a second.
 #[tokio::test(start_paused = true)]
-async fn guesses_while_the_provider_is_down_lock_nobody_out_and_cost_one_question_a_second() {
+async fn refetch_keeps_verifier_while_provider_is_down() {
     let scene = Scene::new();
     let (main, app) = (LookupContext::for_test("main"), Text::from("app"));
     let right = scene.access("main", "app").await.unwrap();
@@ -199,7 +200,7 @@ async fn guesses_while_the_provider_is_down_lock_nobody_out_and_cost_one_questio
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_that_is_down_is_asked_once_a_second_for_a_role() {
+async fn access_cache_limits_lookups_while_down() {
     let scene = Scene::new();
     scene.provider.is_down.store(true, Ordering::Relaxed);
     for round in 1..=3 {
@@ -215,7 +216,7 @@ async fn a_provider_that_is_down_is_asked_once_a_second_for_a_role() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn roles_that_are_made_up_do_not_push_real_ones_out() {
+async fn access_cache_keeps_real_roles() {
     let scene = Scene::new();
     scene.access("main", "app").await.unwrap();
     let most = Caches::default().role_secrets.size;
@@ -230,7 +231,7 @@ async fn roles_that_are_made_up_do_not_push_real_ones_out() {
     assert_eq!(scene.questions(), questions);
 }
 
-/// Whose verifier it is, by its rounds; 0 when there is none.
+/// Iterations of the verifier, which tell its role; 0 without a verifier.
 fn rounds(accessed: &KnownAccess) -> usize {
     let verifier = accessed.access.verifier.as_ref().map(Verifier::to_string).unwrap_or_default();
     let rounds = verifier.split(['$', ':']).nth(1).unwrap_or("0");
@@ -238,14 +239,14 @@ fn rounds(accessed: &KnownAccess) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn roles_that_come_at_the_same_time_get_their_own_verifiers() {
+async fn access_cache_keeps_concurrent_roles_apart() {
     for is_endpoint_known in [false, true] {
         let scene = Scene::new();
         if is_endpoint_known {
-            scene.access("main", "somebody").await.unwrap();
+            scene.access("main", "stranger").await.unwrap();
         }
         let before = scene.questions();
-        let roles = [("app", 3), ("other", 5), ("nobody", 0)];
+        let roles = [("app", 3), ("other", 5), ("absent", 0)];
         let crowd = join_all((0..30).map(|number| {
             let (role, expected) = roles[number % roles.len()];
             let scene = &scene;
@@ -273,8 +274,8 @@ async fn doubts_about_one_role_take_nothing_from_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn that_there_is_no_role_or_no_endpoint_is_kept_for_as_long_as_the_options_say() {
-    for (option, endpoint, role) in [("role_secrets", "main", "nobody"), ("access_rules", "none", "app")] {
+async fn access_cache_negative_ttl_follows_options() {
+    for (option, endpoint, role) in [("role_secrets", "main", "absent"), ("access_rules", "none", "app")] {
         for seconds in [2, 20] {
             let options = format!("size=9,ttl=1m,negative_ttl={seconds}s").parse().unwrap();
             let mut caches = Caches::default();
@@ -283,7 +284,7 @@ async fn that_there_is_no_role_or_no_endpoint_is_kept_for_as_long_as_the_options
             *cache = options;
             let scene = Scene::with(&caches);
             let _ = scene.access(endpoint, role).await;
-            // Up to a tenth of it may be missing.
+            // The TTL may be shorter by up to a tenth.
             let surely_kept = Duration::from_secs(seconds).mul_f64(0.9) - Duration::from_millis(1);
             tokio::time::advance(surely_kept).await;
             let _ = scene.access(endpoint, role).await;

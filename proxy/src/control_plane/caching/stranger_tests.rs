@@ -1,4 +1,5 @@
-//! A compute that sleeps and is woken so that somebody can say who may come in: a wake as any other.
+//! Tests of wakes for unauthenticated clients, where only a running compute knows the verifiers. They are limited, shared
+//! and counted like any other wake.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -16,10 +17,10 @@ use crate::control_plane::Compute;
 use crate::control_plane::{Access, Reply};
 use crate::observe::metrics::ByResult;
 
-/// After so long without a session it is stopped.
+/// Time without a session after which the compute is suspended.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// One compute, which knows the roles itself. Each wake waits for a permit.
+/// Provider with one compute, which knows the roles itself. Each wake waits for a permit.
 #[derive(Debug)]
 struct Sleeper {
     is_awake: AtomicBool,
@@ -86,7 +87,7 @@ impl Scene {
         Self { plane, cached, main: LookupContext::for_test("main") }
     }
 
-    /// Whether a stranger is told a verifier.
+    /// Whether an unauthenticated client gets a verifier.
     async fn stranger(&self) -> bool {
         self.cached.access(&self.main, &"app".into()).await.unwrap().access.verifier.is_some()
     }
@@ -97,7 +98,7 @@ impl Scene {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_strangers_wake_has_the_limit_of_all_wakes() {
+async fn unauthenticated_wakes_share_the_wake_limit() {
     let scene = Scene::new(100, "rate=0.01,burst=2");
     for (is_told, wakes) in [(true, 1), (true, 2), (false, 2), (false, 2)] {
         scene.plane.is_awake.store(false, Ordering::Relaxed);
@@ -105,7 +106,7 @@ async fn a_strangers_wake_has_the_limit_of_all_wakes() {
     }
     let metrics = &scene.cached.metrics;
     assert_eq!(metrics.wakes.get_or_create(&ByResult { result: "woken" }).get(), 2);
-    // And takes from those of clients that may come in.
+    // They use up the limit of authenticated clients too.
     let located = scene.cached.locate(&scene.main).await.unwrap();
     let refused = scene.cached.wake(&scene.main, &located).await.unwrap_err();
     assert!(matches!(refused, ControlPlaneError::TooManyWakes { .. }));
@@ -114,7 +115,7 @@ async fn a_strangers_wake_has_the_limit_of_all_wakes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stranger_and_a_client_who_come_together_wake_once() {
+async fn unauthenticated_wake_is_shared_with_clients() {
     let scene = Scene::new(0, "rate=0.01,burst=1");
     let stale = scene.cached.locate(&scene.main).await.unwrap();
     let client = scene.cached.wake(&scene.main, &stale);
@@ -127,11 +128,11 @@ async fn a_stranger_and_a_client_who_come_together_wake_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_stranger_wakes_is_not_stopped_meanwhile_and_is_when_nobody_came() {
+async fn unauthenticated_wake_is_suspended_only_afterwards() {
     let scene = Scene::new(0, "off");
     tokio::spawn(Arc::clone(&scene.cached).suspend_idle(Shutdown::new()));
     drop(scene.cached.in_use(&scene.main.endpoint).await);
-    // It begins before anybody would stop it, and lasts.
+    // The wake begins before the compute is idle for long enough, and lasts.
     let waking = {
         let (cached, main) = (Arc::clone(&scene.cached), scene.main.clone());
         tokio::spawn(async move { cached.access(&main, &"app".into()).await.unwrap() })

@@ -1,4 +1,4 @@
-//! Addresses: how often a provider is asked for them, and what is counted.
+//! Tests of the address cache: how often it asks the provider, and what it counts.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,12 +15,12 @@ use crate::control_plane::error::TROUBLE_TTL;
 use crate::control_plane::{Access, Reply};
 use crate::observe::cache_metrics::Source;
 
-/// Counts; each wake waits for a permit.
+/// Provider that counts its calls. Each wake waits for a permit.
 #[derive(Debug)]
 struct Counting {
     locates: AtomicUsize,
     wakes: AtomicUsize,
-    /// What everybody is told instead of an address.
+    /// Error that lookups return instead of an address.
     error: Mutex<Option<ControlPlaneError>>,
     go: Semaphore,
 }
@@ -80,7 +80,7 @@ fn cached() -> (Arc<Counting>, Arc<CachingControlPlane>, LookupContext) {
     cached_with(&Caches::default())
 }
 
-/// How often a lookup in the cache of addresses ended in each way.
+/// Lookups in the address cache by result.
 fn lookups(cached: &CachingControlPlane) -> [u64; 5] {
     let results = ["hit", "miss", "negative", "expired", "shared"];
     results.map(|result| cached.metrics.caches.lookups("compute", result))
@@ -98,7 +98,7 @@ async fn waits(future: &mut (impl Future + Unpin)) -> bool {
 }
 
 #[tokio::test]
-async fn a_crowd_wakes_a_compute_once_whenever_each_of_it_comes() {
+async fn wake_runs_once_for_all_clients() {
     let (provider, cached, main) = cached();
     let stale = cached.locate(&main).await.unwrap();
     let crowd: Vec<_> = (0..100)
@@ -119,7 +119,7 @@ async fn a_crowd_wakes_a_compute_once_whenever_each_of_it_comes() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_does_not_stop_the_wake_of_others() {
+async fn wake_outlives_its_client() {
     let (provider, cached, main) = cached();
     let stale = cached.locate(&main).await.unwrap();
     let mut first = Box::pin(cached.wake(&main, &stale));
@@ -132,7 +132,7 @@ async fn a_client_that_leaves_does_not_stop_the_wake_of_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_is_asked_for_once_and_again_when_its_time_is_over() {
+async fn locate_shares_lookups_until_expiry() {
     let (provider, cached, main) = cached();
     let (one, two) = tokio::join!(cached.locate(&main), cached.locate(&main));
     assert_eq!(one.unwrap().generation, two.unwrap().generation);
@@ -147,7 +147,7 @@ async fn an_address_is_asked_for_once_and_again_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn a_compute_that_went_away_again_is_woken_again() {
+async fn wake_runs_again_for_newer_stale_address() {
     let (provider, cached, main) = cached();
     provider.go.add_permits(2);
     let stale = cached.locate(&main).await.unwrap();
@@ -160,7 +160,7 @@ async fn a_compute_that_went_away_again_is_woken_again() {
 }
 
 #[tokio::test]
-async fn a_hit_that_proved_stale_is_counted_for_everybody_who_had_it() {
+async fn spurious_hits_count_once_per_client() {
     let (provider, cached, main) = cached();
     provider.go.add_permits(1);
     cached.locate(&main).await.unwrap();
@@ -176,7 +176,7 @@ async fn a_hit_that_proved_stale_is_counted_for_everybody_who_had_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_is_everybodys_who_waited_and_forgotten_after_a_time_of_its_own() {
+async fn locate_shares_errors_until_their_ttl() {
     let name = || LookupContext::for_test("main").endpoint;
     for (error, kept) in [
         (ControlPlaneError::UnknownEndpoint(name()), Duration::from_secs(5)),
@@ -188,7 +188,7 @@ async fn an_error_is_everybodys_who_waited_and_forgotten_after_a_time_of_its_own
         for round in 1..=3 {
             let crowd = join_all((0..20).map(|_| cached.locate(&main))).await;
             assert!(crowd.into_iter().all(|answer| answer.is_err_and(|told| told == error)), "{error}");
-            // Up to a tenth of it may be missing.
+            // The TTL may be shorter by up to a tenth.
             let surely_kept = kept.mul_f64(0.9) - Duration::from_millis(1);
             tokio::time::advance(surely_kept).await;
             assert_eq!(cached.locate(&main).await.unwrap_err(), error);
@@ -203,7 +203,7 @@ async fn an_error_is_everybodys_who_waited_and_forgotten_after_a_time_of_its_own
 }
 
 #[tokio::test(start_paused = true)]
-async fn wakes_have_a_limit_and_only_real_ones_count() {
+async fn wake_limit_counts_real_wakes_only() {
     let wakes = "rate=0.1,burst=2".parse().unwrap();
     let (provider, cached, main) = cached_with(&Caches { wakes, ..Caches::default() });
     provider.go.add_permits(100);
@@ -230,7 +230,7 @@ async fn wakes_have_a_limit_and_only_real_ones_count() {
 }
 
 #[tokio::test]
-async fn a_cache_that_is_off_keeps_nothing() {
+async fn address_cache_of_size_zero_keeps_nothing() {
     let computes = "size=0".parse().unwrap();
     let (provider, cached, main) = cached_with(&Caches { computes, ..Caches::default() });
     for _ in 0..3 {
@@ -240,7 +240,7 @@ async fn a_cache_that_is_off_keeps_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_nobody_asks_for_goes_after_its_idle_time_and_one_in_use_stays() {
+async fn address_cache_drops_idle_entries_only() {
     let computes = "size=9,idle_ttl=10s".parse().unwrap();
     let (provider, cached, main) = cached_with(&Caches { computes, ..Caches::default() });
     for _ in 0..10 {
@@ -254,7 +254,7 @@ async fn an_address_that_nobody_asks_for_goes_after_its_idle_time_and_one_in_use
 }
 
 #[tokio::test(start_paused = true)]
-async fn that_there_is_no_compute_is_kept_for_as_long_as_the_options_say() {
+async fn address_cache_negative_ttl_follows_options() {
     for seconds in [2, 20] {
         let computes = format!("size=9,ttl=5m,negative_ttl={seconds}s").parse().unwrap();
         // What is known of the endpoint otherwise would answer, too.
@@ -263,7 +263,7 @@ async fn that_there_is_no_compute_is_kept_for_as_long_as_the_options_say() {
         let (provider, cached, main) = cached_with(&caches);
         *provider.error.lock().unwrap() = Some(ControlPlaneError::UnknownEndpoint(main.endpoint.clone()));
         cached.locate(&main).await.unwrap_err();
-        // Up to a tenth of it may be missing.
+        // The TTL may be shorter by up to a tenth.
         let surely_kept = Duration::from_secs(seconds).mul_f64(0.9) - Duration::from_millis(1);
         tokio::time::advance(surely_kept).await;
         cached.locate(&main).await.unwrap_err();

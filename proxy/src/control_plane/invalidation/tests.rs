@@ -1,4 +1,4 @@
-//! What an operator says is not true any more, and what nobody asks for any more.
+//! Tests of invalidation: by request, by reload and by expiry.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +11,8 @@ use crate::config::Caches;
 use crate::control_plane::{Access, Compute, ControlPlane, KnownAccess, LookupContext, Reply};
 use crate::observe::metrics::Metrics;
 
-/// Endpoints `a1`, `a2` of project `a`, `b1` of project `b`, and `c` of which nobody knows the project. Verifiers are
-/// those of the moment of the question.
+/// Endpoints `a1`, `a2` of project `a`, `b1` of project `b`, and `c` without a known project. Verifiers are
+/// those of the moment of the lookup.
 #[derive(Debug)]
 struct Plane {
     password: AtomicUsize,
@@ -67,7 +67,7 @@ impl Scene {
         self.cached.access(&LookupContext::for_test(endpoint), &role.into()).await.unwrap()
     }
 
-    /// Two roles of each endpoint, and its address.
+    /// Looks up two roles of each endpoint, and its address.
     async fn fill(&self) {
         for endpoint in ["a1", "a2", "b1", "c"] {
             self.access(endpoint, "app").await;
@@ -86,10 +86,10 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn what_is_named_is_dropped_and_nothing_else() {
+async fn invalidate_drops_matching_entries_only() {
     for (which, compute, role_secret, access_rules) in [
         (r#"{"endpoint": "a1"}"#, 1, 2, 1),
-        // What may be of that project goes too.
+        // Entries that may belong to the project are dropped too.
         (r#"{"project": "a"}"#, 3, 6, 3),
         (r#"{"project": "b"}"#, 2, 4, 2),
         (r#"{"project": "none"}"#, 1, 2, 1),
@@ -110,7 +110,7 @@ async fn what_is_named_is_dropped_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_invalidation_that_names_nothing_is_an_error() {
+async fn invalidate_requires_a_field() {
     let scene = Scene::new();
     assert_eq!(scene.invalidate("{}"), Err(InvalidationError::Nothing));
     assert_eq!(scene.invalidate(r#"{"endpoint": "No Name"}"#), Err(InvalidationError::Endpoint));
@@ -118,12 +118,12 @@ async fn an_invalidation_that_names_nothing_is_an_error() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_on_its_way_during_an_invalidation_is_nobodys_who_comes_after_it() {
+async fn invalidate_discards_lookups_under_way() {
     let scene = Scene::new();
     let old = Verifier::from_password("0", b"salt", NonZeroU32::MIN).to_string();
     let new = Verifier::from_password("1", b"salt", NonZeroU32::MIN).to_string();
     let text = |accessed: KnownAccess| accessed.access.verifier.unwrap().to_string();
-    // The question is asked, and the answer takes long.
+    // The lookup begins, and its answer takes long.
     scene.plane.go.forget_permits(1000);
     let (context, app) = (LookupContext::for_test("a1"), Text::from("app"));
     let before = {
@@ -142,14 +142,14 @@ async fn an_answer_that_was_on_its_way_during_an_invalidation_is_nobodys_who_com
     while scene.plane.questions.load(Ordering::Relaxed) == 1 {
         tokio::task::yield_now().await;
     }
-    // The later question is answered first or last, as it happens.
+    // Either lookup may be answered first.
     scene.plane.go.add_permits(1000);
     assert_eq!((text(before.await.unwrap()), text(after.await.unwrap())), (old, new.clone()));
     assert_eq!(text(scene.access("a1", "app").await), new);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_asks_for_any_more_is_swept() {
+async fn keep_swept_removes_expired_entries() {
     let scene = Scene::new();
     scene.fill().await;
     let upkeep = tokio::spawn(Arc::clone(&scene.cached).keep_swept());
@@ -162,7 +162,7 @@ async fn what_nobody_asks_for_any_more_is_swept() {
 }
 
 #[tokio::test]
-async fn nothing_is_kept_of_files_that_were_read_again() {
+async fn reload_drops_all_entries() {
     let scene = Scene::new();
     scene.fill().await;
     let take = scene.cached.read().unwrap();

@@ -1,4 +1,4 @@
-//! Which answer stays, and why entries go.
+//! Tests of [`LookupCache`]: which of two answers stays, and when entries go.
 
 use super::*;
 use crate::observe::metrics::Metrics;
@@ -21,7 +21,7 @@ fn value(cache: &LookupCache<EndpointName, u8, char>, key: &str) -> Option<u8> {
 }
 
 #[test]
-fn the_answer_to_the_later_question_stays_whichever_comes_first() {
+fn lookup_cache_keeps_answer_of_later_lookup() {
     let (cache, order, _) = cache("size=9,ttl=1m");
     let (first, second, third) = (order.begin(), order.begin(), order.begin());
     assert!(cache.insert(name("a"), 2, None, second).is_some());
@@ -34,7 +34,7 @@ fn the_answer_to_the_later_question_stays_whichever_comes_first() {
 }
 
 #[test]
-fn what_is_invalidated_while_it_is_asked_for_is_not_kept() {
+fn lookup_cache_drops_answers_invalidated_under_way() {
     let (cache, order, _) = cache("size=9,ttl=1m");
     for outdated in [Some(name("a")), None] {
         let (before, epoch) = (order.begin(), order.epoch(&name("a")));
@@ -48,7 +48,7 @@ fn what_is_invalidated_while_it_is_asked_for_is_not_kept() {
 }
 
 #[test]
-fn an_entry_of_a_project_goes_with_it_and_so_does_one_of_no_known_project() {
+fn lookup_cache_invalidates_unknown_projects_too() {
     let (cache, order, metrics) = cache("size=9,ttl=1m");
     for (key, project) in [("a", Some("one")), ("b", Some("two")), ("c", None)] {
         cache.insert(name(key), 1, project.map(Project::from), order.begin());
@@ -70,7 +70,7 @@ async fn entries_and_why_they_went_are_counted() {
     assert_eq!(metrics.entries("test"), 3);
     let CacheLookup::Hit(hit) = cache.find(&name("b")) else { panic!("b is gone") };
     cache.insert(name("b"), 2, None, order.begin());
-    // Somebody who saw the old one.
+    // A client that saw the old entry.
     cache.drop_stale(&name("b"), hit.generation);
     assert_eq!(value(&cache, "b"), Some(2));
     let CacheLookup::Hit(hit) = cache.find(&name("b")) else { panic!("b is gone") };
@@ -85,7 +85,7 @@ async fn entries_and_why_they_went_are_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_together_goes_one_by_one_and_none_later_than_it_is_to() {
+async fn lookup_cache_spreads_expiry_within_ttl() {
     let (cache, order, _) = cache("size=2000,ttl=100s");
     for number in 0..1000 {
         cache.insert(name(&format!("there-{number}")), 1, None, order.begin());
@@ -107,7 +107,7 @@ async fn what_came_together_goes_one_by_one_and_none_later_than_it_is_to() {
 }
 
 #[test]
-fn names_that_are_made_up_do_not_push_real_ones_out() {
+fn lookup_cache_negatives_never_evict_positives() {
     let (cache, order, _) = cache("size=2,ttl=1m");
     cache.insert(name("a"), 1, None, order.begin());
     for number in 0..10 {

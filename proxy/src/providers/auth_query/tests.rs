@@ -168,7 +168,7 @@ async fn may_wake_needs_permission_and_no_good_verifier() {
     // A known verifier is good until a password does not fit: it may have been changed just before the stop.
     scene.plane.known.record(&"main".parse().unwrap(), "app", Some(&stored("old").parse().unwrap()));
     assert_eq!(may(&scene).await, (Some(stored("old")), false));
-    scene.plane.doubted(&LookupContext::for_test("main"), &"app".into());
+    scene.plane.report_doubt(&LookupContext::for_test("main"), &"app".into());
     assert_eq!(may(&scene).await, (Some(stored("old")), true));
     assert_eq!(may(&scene).await, (Some(stored("old")), false));
 }
