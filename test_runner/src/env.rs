@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
 use crate::account::Account;
-use crate::process::log_tail;
+use crate::logs;
 
 /// How much of each log a failing test shows.
 const FAILURE_TAIL_LINES: usize = 60;
@@ -103,8 +103,8 @@ impl TestEnvironment {
 
     #[expect(clippy::print_stderr, reason = "what a test runner shows of a failed test")]
     fn print_logs(&self) {
-        for log in logs(&self.directory) {
-            eprintln!("===== {}\n{}", log.display(), log_tail(&log, FAILURE_TAIL_LINES));
+        for log in logs::in_directory(&self.directory) {
+            eprintln!("===== {}\n{}", log.display(), logs::tail(&log, FAILURE_TAIL_LINES));
         }
         eprintln!("===== the test's files stay in {}", self.directory.display());
     }
@@ -118,14 +118,6 @@ impl Drop for TestEnvironment {
             self.print_logs();
         }
     }
-}
-
-fn logs(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut found: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|extension| extension == "log")).collect();
-    found.sort();
-    found
 }
 
 /// Runs `make` once per run of the tests, whichever test comes first, and returns the directory that it filled.

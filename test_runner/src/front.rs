@@ -11,9 +11,9 @@ use serde_json::json;
 
 use crate::certs::{self, Certificates};
 use crate::env::{Tools, shared_directory};
+use crate::http::client;
 use crate::postgres::Postgres;
-use crate::process::{ProcessId, Program, Starting};
-use crate::safekeepers::{client, start_with_address_file};
+use crate::process::{KillOnDrop, ProcessId, Program, start_with_address_file};
 use crate::tls_client::VerifyFull;
 use crate::{clients, ports};
 
@@ -121,7 +121,7 @@ impl Front {
     /// Starts PostgreSQL, and the proxy before it.
     pub async fn start(postgres: Postgres, options: Options) -> Result<Self> {
         let postmaster = postgres.start(&[]).await?;
-        let starting = Starting::new(postmaster);
+        let starting = KillOnDrop::new(postmaster);
         let mut front = Self::before(postgres, &options).await?;
         starting.keep();
         front.postmaster = Some(postmaster);

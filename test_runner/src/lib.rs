@@ -4,7 +4,7 @@
 //! ```text
 //!   env        where tools and state are; a directory per test     account  the user that PostgreSQL runs as
 //!   process    start, watch and end one program          wait    for a condition, with a deadline
-//!   postgres, safekeepers, walproposer, proxy            each: one program's arguments, addresses and answers
+//!   postgres, safekeeper, walproposer , proxy            each: one program's arguments, addresses and answers
 //!   cluster    all of them, in the right order           clients psql and an SQL connection (over TLS: tls_client)
 //!   workload   a writer that knows what was acknowledged oracle  what the safekeepers' disks hold
 //!   faulty_network, certs, unsynced                      relays that fail, certificates, disks that forget
@@ -21,15 +21,18 @@ pub mod bulk;
 pub mod certs;
 pub mod clients;
 pub mod cluster;
+pub mod cluster_under_test;
 pub mod env;
 pub mod faulty_network;
 pub mod front;
+pub mod http;
+pub mod logs;
 pub mod oracle;
 pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
-pub mod safekeepers;
+pub mod safekeeper;
 pub mod tls_client;
 pub mod unsynced;
 pub mod wait;

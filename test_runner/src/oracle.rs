@@ -17,7 +17,7 @@ use wal_types::Lsn;
 use crate::cluster::Cluster;
 use crate::postgres::Postgres;
 use crate::process::ProcessId;
-use crate::safekeepers::Safekeeper;
+use crate::safekeeper::Safekeeper;
 use crate::walproposer::Walproposer;
 use crate::workload::Rows;
 use crate::{clients, ports, wait};

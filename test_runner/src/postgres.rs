@@ -13,7 +13,7 @@ use tokio::process::Command;
 use wal_types::Lsn;
 
 use crate::env::Tools;
-use crate::process::{ProcessId, Program, Starting};
+use crate::process::{KillOnDrop, ProcessId, Program};
 use crate::{clients, ports, wait};
 
 /// How long a server may take until it answers, crash recovery included.
@@ -151,7 +151,7 @@ impl Postgres {
         }
         let program = self.program(settings)?;
         let process = program.spawn()?;
-        let starting = Starting::new(process);
+        let starting = KillOnDrop::new(process);
         self.wait_ready(&program, process).await?;
         starting.keep();
         Ok(process)

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
-use crate::wait;
+use crate::{logs, wait};
 
 /// How long after SIGKILL a process may still be there.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,7 +79,7 @@ impl Program {
 
     /// An error that says that it ended by itself, with the last thing that it wrote.
     pub fn ended(&self) -> anyhow::Error {
-        let tail = log_tail(&self.log, LOG_TAIL_LINES);
+        let tail = logs::tail(&self.log, LOG_TAIL_LINES);
         let this_time = tail.rsplit_once("\n--- ").map_or(tail.as_str(), |(_, after)| after);
         let said: Vec<&str> = this_time.lines().skip(1).filter(|line| !line.trim().is_empty()).collect();
         let is_reason = |line: &&&str| ["FATAL", "PANIC", "rror"].iter().any(|word| line.contains(word));
@@ -163,9 +163,9 @@ impl ProcessId {
 /// A process that is not known to be of use yet: killed when this is dropped before `keep`, so that a start that
 /// fails or is given up leaves nothing behind.
 #[derive(Debug)]
-pub struct Starting(Option<ProcessId>);
+pub struct KillOnDrop(Option<ProcessId>);
 
-impl Starting {
+impl KillOnDrop {
     /// Watches over a process that was just started.
     pub fn new(process: ProcessId) -> Self {
         Self(Some(process))
@@ -177,12 +177,31 @@ impl Starting {
     }
 }
 
-impl Drop for Starting {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if let Some(process) = self.0 {
             let _ = process.signal(Signal::SIGKILL);
         }
     }
+}
+
+/// Starts a program and waits until it has written where it listens; if it ends instead, says so with its own
+/// words.
+pub async fn start_with_address_file(program: &Program, file: &Path, within: Duration) -> Result<ProcessId> {
+    if file.exists() {
+        fs::remove_file(file)?;
+    }
+    let process = program.spawn()?;
+    let starting = KillOnDrop::new(process);
+    wait::until(&format!("{} to listen", program.name), within, async || {
+        if !process.is_alive() {
+            return Err(program.ended());
+        }
+        Ok(file.exists().then_some(()))
+    })
+    .await?;
+    starting.keep();
+    Ok(process)
 }
 
 struct Stat {
@@ -214,13 +233,6 @@ fn stat(pid: i32) -> Option<Stat> {
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
     Some(Stat { state, parent, started: fields.nth(17)?.parse().ok()? })
-}
-
-/// The last lines of a log; empty when there is none.
-pub fn log_tail(log: &Path, lines: usize) -> String {
-    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
 }
 
 #[cfg(test)]

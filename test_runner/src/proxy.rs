@@ -12,9 +12,9 @@ use serde_json::json;
 use crate::certs::{self, Certificates};
 use crate::cluster::state::write_private;
 use crate::env::Tools;
+use crate::http::get_json;
 use crate::ports;
-use crate::process::{ProcessId, Program};
-use crate::safekeepers::{get_json, start_with_address_file};
+use crate::process::{ProcessId, Program, start_with_address_file};
 
 /// The one endpoint.
 pub const ENDPOINT: &str = "main";

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use wal_types::Lsn;
 
 use crate::env::Tools;
-use crate::process::{ProcessId, Program};
-use crate::safekeepers::{get_json, start_with_address_file};
+use crate::http::get_json;
+use crate::process::{ProcessId, Program, start_with_address_file};
 use crate::{clients, ports};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);

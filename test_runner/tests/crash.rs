@@ -5,7 +5,8 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use test_runner::cluster::{Cluster, ClusterUnderTest, Options, PartName};
+use test_runner::cluster::{Cluster, Options, PartName};
+use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::oracle;
 use test_runner::unsynced::{self, ForgettingDisk};
 use test_runner::wait::until;

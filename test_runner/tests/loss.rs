@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use test_runner::cluster::{Cluster, ClusterUnderTest, Options, PartName};
+use test_runner::cluster::{Cluster, Options, PartName};
+use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::faulty_network::{Fault, Relay};
 use test_runner::oracle;
-use test_runner::safekeepers::TimelineStatus;
+use test_runner::safekeeper::TimelineStatus;
 use test_runner::wait::until;
 use test_runner::workload::Workload;
 use wal_types::Lsn;

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use test_runner::cluster::{ClusterUnderTest, Options, PartName};
+use test_runner::cluster::{Options, PartName};
+use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::faulty_network::{Fault, Relay};
 use test_runner::workload::Workload;
 

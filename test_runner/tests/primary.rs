@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use test_runner::cluster::{ClusterUnderTest, Options};
+use test_runner::cluster::Options;
+use test_runner::cluster_under_test::ClusterUnderTest;
 
 #[tokio::test]
 async fn postgres_starts_from_template_and_keeps_rows() -> Result<()> {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use test_runner::clients;
-use test_runner::cluster::{Cluster, ClusterUnderTest, PartName};
+use test_runner::cluster::{Cluster, PartName};
+use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::wait::until;
 use test_runner::workload::Workload;
 

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use test_runner::cluster::{ClusterUnderTest, Options, PartName};
+use test_runner::cluster::{Options, PartName};
+use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::faulty_network::{Fault, Relay};
 use test_runner::oracle;
 use test_runner::wait::until;

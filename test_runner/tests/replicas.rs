@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use test_runner::clients;
-use test_runner::cluster::{Cluster, ClusterUnderTest, Options};
+use test_runner::cluster::{Cluster, Options};
+use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::oracle::wait_replayed;
 use test_runner::postgres::Postgres;
 use test_runner::wait::until;

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use test_runner::wait;
 use tokio_postgres::error::SqlState;
 
-use crate::support::{Installation, PATIENCE};
+use crate::installation::{DEADLINE, Installation};
 
 /// The processes of a PostgreSQL: its postmaster and the children of that.
 fn family(postmaster: Pid) -> Vec<Pid> {
@@ -23,7 +23,7 @@ async fn killed_compute_fails_sessions_and_wakes_again() {
     client.batch_execute("CREATE TABLE t AS SELECT 1 AS x").await.unwrap();
     let family = family(installation.postmaster().unwrap());
     let sleeping = tokio::spawn(async move { client.batch_execute("SELECT pg_sleep(1000)").await });
-    wait::until("the query to run", PATIENCE, async || {
+    wait::until("the query to run", DEADLINE, async || {
         let sessions = installation.http("/v1/sessions").await;
         Ok(sessions.contains("\"state\":\"passing\"").then_some(()))
     })
@@ -56,7 +56,7 @@ async fn sigterm_lets_work_finish_and_sigint_does_not() {
     assert!(installation.proxy.is_alive());
     installation.proxy.signal(Signal::SIGINT).unwrap();
     let begin = Instant::now();
-    installation.proxy.wait_gone(PATIENCE).await.unwrap();
+    installation.proxy.wait_gone(DEADLINE).await.unwrap();
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert!(busy.batch_execute("COMMIT").await.is_err());
     assert!(

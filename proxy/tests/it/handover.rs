@@ -9,8 +9,8 @@ use test_runner::wait;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio_postgres::error::SqlState;
 
-use crate::program::{Proxy, config_for};
-use crate::support::{Installation, PASSWORD, PATIENCE, Setup};
+use crate::installation::{DEADLINE, Installation, PASSWORD, Setup};
+use crate::proxy_process::{Proxy, config_for};
 
 const REPLACEMENTS: usize = 10;
 
@@ -62,7 +62,7 @@ async fn handover_ten_times_loses_nothing() {
     // The session is two hands away, and so is its cancel request.
     token.cancel_query(installation.tls()).await.unwrap();
     assert_eq!(sleeping.await.unwrap().code(), Some(&SqlState::QUERY_CANCELED));
-    wait::until("the cancel request to be passed on", PATIENCE, async || {
+    wait::until("the cancel request to be passed on", DEADLINE, async || {
         Ok(current.log().contains("passed_to_peer").then_some(()))
     })
     .await
@@ -104,7 +104,7 @@ fn sockets(installation: &Installation) -> usize {
 
 /// Waits until this process has served so many connections.
 async fn served(proxy: &Proxy, count: u64) {
-    wait::until("connections of pgbench", PATIENCE, async || {
+    wait::until("connections of pgbench", DEADLINE, async || {
         let (_, metrics) = proxy.get("/metrics").await?;
         let line = "holdfast_proxy_connections_closed_total{reason=\"client_closed\"} ";
         let ended: u64 = metrics.lines().find_map(|one| one.strip_prefix(line)).unwrap_or("0").parse()?;
@@ -177,7 +177,7 @@ async fn handover_suspends_only_computes_that_no_process_uses() {
     // The new one knows the database, and nobody uses it there for longer than it may be idle.
     assert_eq!(installation.ask(&new.uri(&installation), &["SELECT 1"]).await, "1");
     long.batch_execute("SELECT pg_sleep(5)").await.unwrap();
-    wait::until("the session of the old process", PATIENCE, async || {
+    wait::until("the session of the old process", DEADLINE, async || {
         let (_, listed) = new.get("/v1/sessions").await?;
         let listed: Value = serde_json::from_str(&listed)?;
         let [session] = &listed["sessions"].as_array().unwrap()[..] else { return Ok(None) };
@@ -190,12 +190,12 @@ async fn handover_suspends_only_computes_that_no_process_uses() {
     long.batch_execute("COMMIT").await.unwrap();
     assert!(old.ended().await.0.success());
     let asleep = async || Ok(installation.postmaster().is_none().then_some(()));
-    wait::until("the database to be stopped", PATIENCE, asleep).await.unwrap();
+    wait::until("the database to be stopped", DEADLINE, asleep).await.unwrap();
     // One that was used by a process that is gone, and by nobody since.
     assert_eq!(installation.ask(&new.uri(&installation), &["SELECT 1"]).await, "1");
     let third = Proxy::start(&installation, "proxy-third", &flags, &[]).await;
     assert!(new.ended().await.0.success());
-    wait::until("the database to be stopped again", PATIENCE, asleep).await.unwrap();
+    wait::until("the database to be stopped again", DEADLINE, asleep).await.unwrap();
     drop(third);
     installation.passed();
 }
@@ -230,7 +230,7 @@ async fn handover_keeps_a_pending_browser_login() {
         }
     };
     let new = Proxy::start(&installation, "proxy-new", &flags, &[]).await;
-    wait::until("the old one to close its ports", PATIENCE, async || {
+    wait::until("the old one to close its ports", DEADLINE, async || {
         Ok(old.log().contains("another process has taken over").then_some(()))
     })
     .await

@@ -2,18 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
+mod admission;
 mod control_planes;
-mod door;
-mod ends;
 mod failures;
 mod handover;
-mod observed;
+mod http_control_plane;
+mod installation;
+mod observability;
 mod passwords;
-mod program;
-mod raw;
-mod reloads;
+mod process_end;
+mod proxy_process;
+mod raw_client;
+mod reload;
 mod sessions;
 mod signals;
-mod support;
 mod tls;
 mod wake;

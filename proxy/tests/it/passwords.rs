@@ -2,7 +2,7 @@
 
 use scram::Verifier;
 
-use crate::support::{Installation, Setup};
+use crate::installation::{Installation, Setup};
 
 /// Each is prepared in another way, or not at all.
 const PASSWORDS: [&str; 16] = [

@@ -7,7 +7,7 @@ use test_runner::{clients, wait};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client};
 
-use crate::support::{Installation, PATIENCE};
+use crate::installation::{DEADLINE, Installation};
 
 /// What goes through a COPY in each direction.
 const COPY_BYTES_MIN: u64 = 128 << 20;
@@ -118,7 +118,7 @@ async fn relay_does_not_wait_for_message_pairs() {
     }));
     listener.batch_execute("LISTEN news").await.unwrap();
     client.batch_execute("NOTIFY news, 'all is well'").await.unwrap();
-    let heard = tokio::time::timeout(PATIENCE, received.recv()).await.unwrap();
+    let heard = tokio::time::timeout(DEADLINE, received.recv()).await.unwrap();
     assert_eq!(heard.as_deref(), Some("all is well"));
     installation.passed();
 }
@@ -154,7 +154,7 @@ async fn cancel_reaches_its_backend_only() {
 async fn wait_running(client: &Client, query: &str, count: i64) {
     let ask = format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{query}'");
     let what = format!("{count} times {query}");
-    wait::until(&what, PATIENCE, async || {
+    wait::until(&what, DEADLINE, async || {
         let running: i64 = client.query_one(&ask, &[]).await?.get(0);
         Ok((running == count).then_some(()))
     })

@@ -9,8 +9,8 @@ use nix::sys::signal::Signal;
 use test_runner::wait;
 use tokio_postgres::error::SqlState;
 
-use crate::program::Proxy;
-use crate::support::{Installation, PATIENCE};
+use crate::installation::{DEADLINE, Installation};
+use crate::proxy_process::Proxy;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// What a busy machine may add.
@@ -43,12 +43,12 @@ async fn sigterm_ends_one_thing_after_the_other() {
     let slow = tokio::spawn(async move { slow.batch_execute("SELECT pg_sleep(2000)").await.unwrap_err() });
     let running = running.replace("pg_sleep(1%", "pg_sleep(%");
     let count = async || watcher.query_one(&running, &[]).await.unwrap().get::<_, i64>(0);
-    wait::until("both queries", PATIENCE, async || Ok((count().await == 2).then_some(()))).await.unwrap();
+    wait::until("both queries", DEADLINE, async || Ok((count().await == 2).then_some(()))).await.unwrap();
     assert_eq!(proxy.get("/readyz").await.unwrap().0, 200);
 
     let begin = Instant::now();
     proxy.signal(Signal::SIGTERM);
-    let draining = wait::until("readiness to fail", PATIENCE, async || {
+    let draining = wait::until("readiness to fail", DEADLINE, async || {
         Ok((proxy.get("/readyz").await?.0 == 503).then(|| begin.elapsed()))
     });
     let unready = draining.await.unwrap();
@@ -58,7 +58,7 @@ async fn sigterm_ends_one_thing_after_the_other() {
     cancel.cancel_query(installation.tls()).await.unwrap();
     assert_eq!(slow.await.unwrap().code(), Some(&SqlState::QUERY_CANCELED));
     let canceled = begin.elapsed();
-    let closed = wait::until("the port to close", PATIENCE, async || {
+    let closed = wait::until("the port to close", DEADLINE, async || {
         Ok(TcpStream::connect(proxy.address).is_err().then(|| begin.elapsed()))
     });
     let closed = closed.await.unwrap();
@@ -75,7 +75,7 @@ async fn sigterm_ends_one_thing_after_the_other() {
     let (status, ended) = proxy.ended().await;
     let ended = ended - begin;
     assert!(status.success(), "{}", proxy.log());
-    wait::until("the query to end", PATIENCE, async || Ok((count().await == 0).then_some(()))).await.unwrap();
+    wait::until("the query to end", DEADLINE, async || Ok((count().await == 0).then_some(()))).await.unwrap();
 
     let name = "SIGTERM";
     for (what, seen, from) in [
@@ -102,7 +102,7 @@ async fn sigterm_waits_for_the_last_transaction() {
     let begin = Instant::now();
     proxy.signal(Signal::SIGTERM);
     // Without a grace.
-    let closed = wait::until("the port to close", PATIENCE, async || {
+    let closed = wait::until("the port to close", DEADLINE, async || {
         Ok(TcpStream::connect(proxy.address).is_err().then(|| begin.elapsed()))
     });
     let closed = closed.await.unwrap();
@@ -145,7 +145,7 @@ async fn second_sigterm_and_sigint_end_at_once() {
             // Two that come at the same time would be one.
             begin = Instant::now();
             proxy.signal(*signal);
-            wait::until("the signal to be seen", PATIENCE, async || {
+            wait::until("the signal to be seen", DEADLINE, async || {
                 Ok(proxy.log().contains("shutting down").then_some(()))
             })
             .await
@@ -181,7 +181,7 @@ async fn sighup_takes_all_files_or_none_of_them() {
         fs::write(path, content).unwrap();
         let (before, begin) = (proxy.log().matches(said).count(), Instant::now());
         proxy.signal(Signal::SIGHUP);
-        wait::until(said, PATIENCE, async || {
+        wait::until(said, DEADLINE, async || {
             Ok((proxy.log().matches(said).count() > before).then(|| begin.elapsed()))
         })
         .await

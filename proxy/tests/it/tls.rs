@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 use rcgen::{CertificateParams, KeyPair};
 use test_runner::{certs, wait};
 
-use crate::raw::{direct_tls, session};
-use crate::support::{Installation, PATIENCE, Setup};
+use crate::installation::{DEADLINE, Installation, Setup};
+use crate::raw_client::{direct_tls, session};
 
 #[tokio::test]
 async fn psql_gets_what_its_sslmode_asks_for() {
@@ -61,7 +61,7 @@ async fn direct_tls_needs_the_alpn_protocol() {
 
 /// Asks for TLS, and returns once the certificate of this authority is shown.
 async fn wait_shown(installation: &Installation, authority: &Path) {
-    wait::until("the other certificate", PATIENCE, async || {
+    wait::until("the other certificate", DEADLINE, async || {
         Ok(direct_tls(installation.address, authority, b"", &[b"postgresql"]).await.ok().map(drop))
     })
     .await
@@ -82,7 +82,7 @@ async fn certificate_reload_keeps_sessions_and_refuses_wrong_files() {
     // When a file changes, as soon as all of it fits together.
     let second = next("second");
     fs::copy(&second.certificate, &old.certificate).unwrap();
-    wait::until("a complaint", PATIENCE, async || {
+    wait::until("a complaint", DEADLINE, async || {
         let log = installation.log();
         let line = log.lines().find(|line| line.contains("what was read before stays"));
         Ok(line.map(|line| assert!(line.contains(old.key.to_str().unwrap()), "{line}")))

@@ -4,7 +4,7 @@ use futures::future::join_all;
 use nix::sys::signal::Signal;
 use tokio_postgres::error::SqlState;
 
-use crate::support::{Installation, PATIENCE, Setup};
+use crate::installation::{DEADLINE, Installation, Setup};
 
 /// Clients that come at the same time.
 const CROWD: usize = 1000;
@@ -52,7 +52,7 @@ async fn first_commit_after_a_wake_needs_no_retry() {
     installation.ask(&uri, &["CREATE TABLE t AS SELECT 1 AS x"]).await;
     let postmaster = installation.postmaster().unwrap();
     nix::sys::signal::kill(postmaster, Signal::SIGINT).unwrap();
-    test_runner::wait::until("PostgreSQL to stop", PATIENCE, async || {
+    test_runner::wait::until("PostgreSQL to stop", DEADLINE, async || {
         Ok(installation.postmaster().is_none().then_some(()))
     })
     .await

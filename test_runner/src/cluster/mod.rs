@@ -2,32 +2,28 @@
 //! the orders that keep every acknowledged commit; `status` is what people are told. Both `./dev up` and the tests
 //! are made of this.
 
+mod cluster_json;
+mod part_name;
 mod readers;
 mod start;
 pub mod state;
 pub mod status;
 mod stop;
-mod under_test;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use self::state::{Part, SafekeeperState, State, write_private};
+use self::state::{Part, SafekeeperState, State};
 use crate::env::Tools;
 use crate::postgres::Postgres;
-use crate::proxy::{self, Proxy};
-use crate::safekeepers::Safekeeper;
+use crate::proxy::Proxy;
+use crate::safekeeper::Safekeeper;
 use crate::unsynced::ForgettingDisk;
 use crate::walproposer::Walproposer;
 
-pub use self::under_test::ClusterUnderTest;
-
-/// How many safekeepers a cluster has.
-pub const SAFEKEEPERS: u64 = 3;
+pub use self::part_name::{PartName, SAFEKEEPERS};
 
 /// Told to a person while something takes time.
 pub type Progress<'a> = &'a dyn Fn(&str);
@@ -66,48 +62,6 @@ pub struct Cluster {
     pub tools: Tools,
     /// How it differs from the usual.
     pub options: Options,
-}
-
-/// A part that can be stopped and started alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PartName {
-    /// The primary.
-    Postgres,
-    /// The walproposer.
-    Walproposer,
-    /// The proxy.
-    Proxy,
-    /// A safekeeper.
-    Safekeeper(u64),
-}
-
-impl fmt::Display for PartName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Postgres => f.write_str("postgres"),
-            Self::Walproposer => f.write_str("walproposer"),
-            Self::Proxy => f.write_str("proxy"),
-            Self::Safekeeper(id) => write!(f, "sk{id}"),
-        }
-    }
-}
-
-impl FromStr for PartName {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "postgres" => Ok(Self::Postgres),
-            "walproposer" => Ok(Self::Walproposer),
-            "proxy" => Ok(Self::Proxy),
-            _ => match text.strip_prefix("sk").and_then(|id| id.parse().ok()) {
-                Some(id) if (1..=SAFEKEEPERS).contains(&id) => Ok(Self::Safekeeper(id)),
-                _ => bail!(
-                    "there is no part {text:?}: it is one of sk1, sk2, sk3, postgres, walproposer, proxy"
-                ),
-            },
-        }
-    }
 }
 
 impl Cluster {
@@ -273,54 +227,5 @@ impl Cluster {
         let psql =
             if psql.chars().all(is_plain) { psql } else { format!("'{}'", psql.replace('\'', r"'\''")) };
         format!("{psql} \"{}\"", self.proxy().uri())
-    }
-
-    /// Writes `cluster.json`: where everything is, for programs.
-    pub fn write_cluster_json(&self) -> Result<()> {
-        let pid = |part: Part| part.process.map(|process| process.pid);
-        let safekeepers: Result<Vec<_>> = self
-            .safekeepers()?
-            .iter()
-            .map(|safekeeper| {
-                Ok(serde_json::json!({
-                    "id": safekeeper.id, "host": "127.0.0.1", "pg_port": safekeeper.pg_port,
-                    "http": safekeeper.http(), "data_dir": safekeeper.data_dir,
-                    "pid": pid(self.part(PartName::Safekeeper(safekeeper.id))?),
-                }))
-            })
-            .collect();
-        let (postgres, proxy) = (self.postgres(), self.proxy());
-        let document = serde_json::json!({
-            "postgres": {
-                "host": "127.0.0.1", "port": postgres.port, "data_dir": postgres.data_dir,
-                "pid": pid(self.state.postgres),
-            },
-            "walproposer": {"http": self.walproposer().http(), "pid": pid(self.state.walproposer)},
-            "safekeepers": safekeepers?,
-            "tenant_id": self.state.tenant_id,
-            "timeline_id": self.state.timeline_id,
-            "psql": self.psql_line(),
-            "proxy": {
-                "host": "127.0.0.1", "port": proxy.port, "endpoint": proxy::ENDPOINT,
-                "server_name": proxy::SERVER_NAME, "user": "app", "password": proxy.password, "dbname": "app",
-                "ca_cert": proxy.authority(), "http": proxy.http(), "pid": pid(self.state.proxy.part),
-            },
-        });
-        write_private(&self.directory.join("cluster.json"), &serde_json::to_string_pretty(&document)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn part_name_parses_what_it_prints() {
-        for part in [PartName::Postgres, PartName::Walproposer, PartName::Proxy, PartName::Safekeeper(3)] {
-            assert_eq!(part.to_string().parse::<PartName>().unwrap(), part);
-        }
-        for unknown in ["", "sk0", "sk4", "sk", "Proxy", "Postgres"] {
-            assert!(unknown.parse::<PartName>().is_err(), "{unknown}");
-        }
     }
 }

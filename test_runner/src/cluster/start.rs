@@ -1,4 +1,4 @@
-//! Starting: the very first time, and every time after it.
+//! KillOnDrop: the very first time, and every time after it.
 //!
 //! The first time the primary runs alone and without a synchronous standby: its roles, its database and the slot
 //! from which the walproposer will read have to be there before a commit can wait for the walproposer.
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use super::state::Origin;
 use super::{Cluster, PartName, Progress};
 use crate::postgres::Postgres;
-use crate::safekeepers::NewTimeline;
+use crate::safekeeper::NewTimeline;
 use crate::wait;
 
 /// How long the walproposer may take until a quorum follows it.

@@ -1,20 +1,17 @@
 //! [`Run`]: the cluster, its load, and what a cycle does to both.
 
+mod crash;
+mod start;
+
 use std::collections::BTreeMap;
-use std::fs;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
-use test_runner::cluster::{Cluster, Options, PartName};
-use test_runner::env::Tools;
-use test_runner::process::ProcessId;
-use test_runner::unsynced::{self, ForgettingDisk};
-use test_runner::wire::{Record, Tap};
+use test_runner::cluster::{Cluster, PartName};
+use test_runner::unsynced::ForgettingDisk;
+use test_runner::wire::Tap;
 use test_runner::workload::Workload;
-use test_runner::{oracle, ports, wait};
+use test_runner::{oracle, wait};
 use wal_types::Lsn;
 
 use super::inspect::{Found, inspect};
@@ -22,27 +19,10 @@ use super::plan::Plan;
 use super::progress::Progress;
 use super::rows::RowLog;
 
-const CLIENTS: i32 = 6;
-const PAYLOAD_BYTES: usize = 100;
 /// How long commits may stand still after a crash.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the disk may take to sync the rows that were acknowledged.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the programs of a run that was killed may take to end.
-const GONE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Numbers that an earlier run may have used and never heard of again.
-const SEQUENCES_UNKNOWN_MAX: i64 = 1_000_000;
-/// A slow disk, so that a kill finds something that is not synced.
-const SYNC_DELAY: Duration = Duration::from_millis(4);
-/// Small, so that segments begin and end, buffers are written out, and a crash recovery is short.
-const INITDB: [&str; 1] = ["--wal-segsize=1"];
-const SETTINGS: &str = "
-shared_buffers = 2MB
-min_wal_size = 2MB
-max_wal_size = 16MB
-checkpoint_timeout = 30s
-autovacuum = off
-";
 
 /// A cluster under load.
 pub(crate) struct Run {
@@ -57,107 +37,6 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Starts a new cluster, or goes on with the one that is there.
-    pub(crate) async fn start(
-        directory: &Path,
-        tools: Tools,
-        progress: &mut Progress,
-        has_lying_disks: bool,
-    ) -> Result<Self> {
-        let options = Options {
-            base_backup: true,
-            dies_with_parent: true,
-            forgetting_disks: Some(unsynced::library().await?),
-            sync_delay: SYNC_DELAY,
-            initdb_arguments: INITDB.map(Into::into).into(),
-            settings: SETTINGS.into(),
-            without_proxy: true,
-            ..Options::default()
-        };
-        let mut cluster = Cluster::open(&directory.join("cluster"), tools, options)?;
-        let is_new = progress.cycles == 0;
-        let mut taps = BTreeMap::new();
-        let is_forgotten = is_new || progress.is_of_another_boot()?;
-        for safekeeper in cluster.safekeepers()? {
-            let name = safekeeper.name();
-            let record = if is_forgotten { Record::start } else { Record::resume }(directory, &name)?;
-            let target = SocketAddr::from(([127, 0, 0, 1], safekeeper.pg_port));
-            taps.insert(safekeeper.id, Tap::start(target, record).await?);
-        }
-        cluster.options.relayed = taps.iter().map(|(id, tap)| (*id, tap.address.port())).collect();
-        let rows = directory.join("rows");
-        if is_new {
-            Self::start_new(&mut cluster, &rows).await?;
-        }
-        if has_lying_disks {
-            for id in taps.keys() {
-                fs::write(disk(&cluster, *id)?.lie, "")?;
-            }
-        }
-        let (rows, told) = RowLog::open(rows)?;
-        let used = rows.read()?.iter().map(|(_, sequence)| *sequence).max();
-        let first = used.map_or(0, |used| used + SEQUENCES_UNKNOWN_MAX);
-        let uri = cluster.application_uri();
-        let workload = Workload::go_on_and_tell(&uri, CLIENTS, PAYLOAD_BYTES, first, Some(told))?;
-        let mut this = Self { cluster, taps, compared: BTreeMap::new(), workload, rows, rows_told: 0 };
-        if !is_new {
-            this.go_on(is_forgotten).await?;
-        }
-        Ok(this)
-    }
-
-    async fn start_new(cluster: &mut Cluster, rows: &Path) -> Result<()> {
-        // Of a run that did not come to its first cycle nothing is worth keeping.
-        for part in cluster.running() {
-            cluster.kill_part(part).await?;
-        }
-        if cluster.directory.exists() {
-            fs::remove_dir_all(&cluster.directory)?;
-        }
-        if rows.exists() {
-            fs::remove_file(rows)?;
-        }
-        let state = &mut cluster.state;
-        state.origin = None;
-        cluster.start(&|_| {}).await?;
-        Workload::make_table(&cluster.application_uri()).await
-    }
-
-    /// After an interruption: what still runs is killed, and everybody is held to his word as after any crash.
-    async fn go_on(&mut self, is_another_boot: bool) -> Result<()> {
-        let parts = self.parts();
-        if is_another_boot {
-            // The machine forgot by itself what was not synced.
-            for id in self.taps.keys() {
-                let journal = self.cluster.directory.join(format!("sk{id}.journal"));
-                if journal.exists() {
-                    fs::remove_dir_all(journal)?;
-                }
-            }
-        }
-        if self.cluster.postgres().data_dir.with_extension("away").exists() {
-            oracle::put_back(&self.cluster)?;
-        }
-        self.crash(&parts, false).await?;
-        self.wait_gone().await?;
-        self.revive(&parts).await.map(drop)
-    }
-
-    /// What an interrupted run had just started is in no list; it ends with that run, but not at once.
-    async fn wait_gone(&self) -> Result<()> {
-        let state = &self.cluster.state;
-        let safekeepers = state.safekeepers.iter().flat_map(|part| [part.part.port, part.http_port]);
-        let ports: Vec<u16> = safekeepers.chain([state.postgres.port, state.walproposer.port]).collect();
-        let postgres = self.cluster.postgres();
-        wait::until("the end of an earlier run's programs", GONE_TIMEOUT, async || {
-            let is_gone = ports.iter().all(|port| ports::is_free(*port)) && !postgres.is_locked();
-            Ok(is_gone.then_some(()))
-        })
-        .await?;
-        // PostgreSQL takes a process that nobody has collected yet for one that runs.
-        postgres.remove_lock()
-    }
-
     /// All that run: there is no proxy.
     fn parts(&self) -> Vec<PartName> {
         self.cluster.parts().into_iter().filter(|part| *part != PartName::Proxy).collect()
@@ -196,49 +75,6 @@ impl Run {
             bail!("commits stand still: {}", status.blocked.unwrap_or_else(|| "nobody knows why".into()));
         }
         Ok(())
-    }
-
-    /// kill -9 of all, as nearly at once as can be. Returns how many changes the safekeepers lost.
-    async fn crash(&mut self, parts: &[PartName], forgets: bool) -> Result<u64> {
-        for id in safekeepers(parts) {
-            self.tap(id)?.set_open(false);
-        }
-        let mut children = Vec::new();
-        for part in parts {
-            if let Some(process) = self.cluster.part(*part)?.process {
-                children.extend(process.children());
-                process.signal(Signal::SIGKILL)?;
-            }
-        }
-        // The processes of PostgreSQL end as the ones of a machine do: all of them.
-        for child in &children {
-            child.signal(Signal::SIGKILL)?;
-        }
-        for part in parts {
-            self.cluster.kill_part(*part).await?;
-        }
-        for child in children {
-            child.kill().await?;
-        }
-        let mut forgotten = 0;
-        for id in safekeepers(parts) {
-            self.tap(id)?.heard_out().await?;
-            forgotten += self.lose(id, forgets)?;
-        }
-        Ok(forgotten)
-    }
-
-    fn lose(&self, id: u64, forgets: bool) -> Result<u64> {
-        let disk = disk(&self.cluster, id)?;
-        if forgets { Ok(disk.forget()? as u64) } else { disk.keep().map(|()| 0) }
-    }
-
-    /// Kills a safekeeper once more, while it reads its disk or just after.
-    async fn kill_at_start(&self, id: u64, delay: Duration, forgets: bool) -> Result<u64> {
-        let process: ProcessId = self.cluster.safekeeper(id)?.program()?.spawn()?;
-        tokio::time::sleep(delay).await;
-        process.kill().await?;
-        if disk(&self.cluster, id)?.has_begun() { self.lose(id, forgets) } else { Ok(0) }
     }
 
     /// Looks at each safekeeper alone, then starts the rest.

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_runner::wait;
 
-use crate::support::{Installation, PASSWORD, PATIENCE};
+use crate::installation::{DEADLINE, Installation, PASSWORD};
 
 /// A proxy that runs, and is killed with this.
 pub(crate) struct Proxy {
@@ -53,7 +53,7 @@ impl Proxy {
         command.stdout(Stdio::null()).stderr(file);
         // A group of its own: what it starts outlives it.
         let mut child = command.process_group(0).spawn().unwrap();
-        let text = wait::until("the proxy's address file", PATIENCE, async || {
+        let text = wait::until("the proxy's address file", DEADLINE, async || {
             assert!(child.try_wait()?.is_none(), "{}", fs::read_to_string(&log)?);
             Ok(fs::read_to_string(&address_file).ok())
         });
@@ -69,7 +69,7 @@ impl Proxy {
 
     /// How it ended, once it has; and when that was.
     pub(crate) async fn ended(&mut self) -> (ExitStatus, Instant) {
-        let status = wait::until("the proxy to end", PATIENCE, async || Ok(self.child.try_wait()?)).await;
+        let status = wait::until("the proxy to end", DEADLINE, async || Ok(self.child.try_wait()?)).await;
         (status.unwrap(), Instant::now())
     }
 
@@ -100,7 +100,7 @@ impl Proxy {
 
     /// Waits until so many connections are open.
     pub(crate) async fn wait_open(&self, count: usize) {
-        wait::until("connections to end", PATIENCE, async || {
+        wait::until("connections to end", DEADLINE, async || {
             let sessions: serde_json::Value = serde_json::from_str(&self.get("/v1/sessions").await?.1)?;
             Ok((sessions["sessions"].as_array().map(Vec::len) == Some(count)).then_some(()))
         })

@@ -15,7 +15,7 @@ use serde_json::Value;
 use telemetry::process::END_TIMEOUT;
 use test_runner::wait;
 
-use crate::support::PATIENCE;
+use crate::installation::DEADLINE;
 
 /// What a busy machine may add. Who is not answered would wait for 10 s.
 const SLACK: Duration = Duration::from_secs(4);
@@ -37,14 +37,14 @@ fn log(directory: &Path) -> String {
 }
 
 async fn logged(directory: &Path, words: &str) {
-    wait::until(words, PATIENCE, async || Ok(log(directory).contains(words).then_some(()))).await.unwrap();
+    wait::until(words, DEADLINE, async || Ok(log(directory).contains(words).then_some(()))).await.unwrap();
 }
 
 /// How it ended, and how long after the signal.
 async fn end(child: &mut Child, signal: Signal) -> (ExitStatus, Duration) {
     let begin = Instant::now();
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
-    let status = wait::until("the end", PATIENCE, async || Ok(child.try_wait()?)).await.unwrap();
+    let status = wait::until("the end", DEADLINE, async || Ok(child.try_wait()?)).await.unwrap();
     (status, begin.elapsed())
 }
 
@@ -103,7 +103,7 @@ async fn start_error_is_logged_and_printed() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let mut child = command(directory.path()).args(["--listen-http", &address]).spawn().unwrap();
-    let status = wait::until("the end", PATIENCE, async || Ok(child.try_wait()?)).await.unwrap();
+    let status = wait::until("the end", DEADLINE, async || Ok(child.try_wait()?)).await.unwrap();
     let log = log(directory.path());
     assert_eq!(status.code(), Some(1), "{log}");
     let lines: Vec<&str> = log.lines().collect();

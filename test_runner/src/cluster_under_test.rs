@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use super::{Cluster, Options, PartName};
 use crate::clients;
+use crate::cluster::{Cluster, Options, PartName};
 use crate::env::{TestEnvironment, shared_directory};
 use crate::postgres::{Postgres, SETTINGS};
 use crate::process::ProcessId;

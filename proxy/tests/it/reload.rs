@@ -8,9 +8,9 @@ use nix::sys::signal::Signal;
 use test_runner::{certs, wait};
 use tokio_postgres::error::SqlState;
 
-use crate::control_planes::Service;
-use crate::raw::direct_tls;
-use crate::support::{Installation, PATIENCE, Setup};
+use crate::http_control_plane::Service;
+use crate::installation::{DEADLINE, Installation, Setup};
+use crate::raw_client::direct_tls;
 
 /// Whether a certificate of this authority is what clients get.
 async fn shows(installation: &Installation, authority: &Path) -> bool {
@@ -22,7 +22,7 @@ async fn reload(installation: &Installation, words: &str) -> String {
     let lines = || installation.log().lines().filter(|line| line.contains(words)).count();
     let before = lines();
     installation.proxy.signal(Signal::SIGHUP).unwrap();
-    wait::until(words, PATIENCE, async || Ok((lines() > before).then_some(()))).await.unwrap();
+    wait::until(words, DEADLINE, async || Ok((lines() > before).then_some(()))).await.unwrap();
     installation.log().lines().filter(|line| line.contains(words)).nth(before).unwrap().to_owned()
 }
 

@@ -1,6 +1,5 @@
 //! One safekeeper as a process, and what its HTTP interface says.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,13 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::env::Tools;
-use crate::process::{ProcessId, Program, Starting};
-use crate::{ports, wait};
+use crate::http::{client, get_json};
+use crate::ports;
+use crate::process::{ProcessId, Program, start_with_address_file};
 
 /// How long it may take to read its disk and listen.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long an answer over HTTP may take.
-pub const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One safekeeper.
 #[derive(Clone, Debug)]
@@ -154,38 +152,4 @@ impl Safekeeper {
     pub async fn timeline(&self, tenant_id: &str, timeline_id: &str) -> Result<TimelineStatus> {
         get_json(&format!("{}/v1/timelines/{tenant_id}/{timeline_id}", self.http())).await
     }
-}
-
-/// Starts a program and waits until it has written where it listens; if it ends instead, says so with its own
-/// words.
-pub async fn start_with_address_file(program: &Program, file: &Path, within: Duration) -> Result<ProcessId> {
-    if file.exists() {
-        fs::remove_file(file)?;
-    }
-    let process = program.spawn()?;
-    let starting = Starting::new(process);
-    wait::until(&format!("{} to listen", program.name), within, async || {
-        if !process.is_alive() {
-            return Err(program.ended());
-        }
-        Ok(file.exists().then_some(()))
-    })
-    .await?;
-    starting.keep();
-    Ok(process)
-}
-
-/// An HTTP client that gives up in time.
-pub fn client() -> Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().timeout(HTTP_TIMEOUT).no_proxy().build()?)
-}
-
-/// Gets a JSON document.
-pub async fn get_json<T: serde::de::DeserializeOwned>(url: &str) -> Result<T> {
-    let answer = client()?.get(url).send().await?;
-    if !answer.status().is_success() {
-        bail!("{url}: {}: {}", answer.status(), answer.text().await?);
-    }
-    let text = answer.text().await?;
-    serde_json::from_str(&text).with_context(|| format!("{url} answered {text}"))
 }

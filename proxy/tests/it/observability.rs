@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use test_runner::wait;
 
-use crate::program::Proxy;
-use crate::support::{Installation, PASSWORD, PATIENCE, verifier};
+use crate::installation::{DEADLINE, Installation, PASSWORD, verifier};
+use crate::proxy_process::Proxy;
 
 /// What HTTP clients sent: first line and headers in lower case, and the body.
 type Requests = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
@@ -80,7 +80,7 @@ async fn last_spans_arrive_after_every_signal() {
             proxy.signal(*signal);
             // Two that come at the same time would be one.
             let seen = async || Ok(proxy.log().contains("shutting down").then_some(()));
-            wait::until("the signal to be seen", PATIENCE, seen).await.unwrap();
+            wait::until("the signal to be seen", DEADLINE, seen).await.unwrap();
         }
         let _ = connection.await.unwrap();
         assert!(proxy.ended().await.0.success());
@@ -121,7 +121,7 @@ async fn session_leaves_one_line_and_phase_metrics() {
     proxy.wait_open(0).await;
     let wrong = installation.psql(&uri.replace("app:", "mallory:"), &["SELECT 1"]).await;
     assert!(!wrong.status.success());
-    let lines = wait::until("two lines", PATIENCE, async || {
+    let lines = wait::until("two lines", DEADLINE, async || {
         let log = proxy.log();
         // Between them are the words of the command that started PostgreSQL.
         let own = log.lines().filter(|line| line.starts_with('{'));
@@ -171,7 +171,7 @@ async fn log_level_changes_while_the_proxy_runs() {
     assert_eq!(proxy.put("/v1/log-level", "info").await, (200, "info\n".to_owned()));
     assert_eq!(proxy.get("/healthz").await.unwrap(), (200, "ok\n".to_owned()));
     installation.ask(&uri, &["SELECT 1"]).await;
-    wait::until("a line", PATIENCE, async || Ok(proxy.log().contains("session ended").then_some(())))
+    wait::until("a line", DEADLINE, async || Ok(proxy.log().contains("session ended").then_some(())))
         .await
         .unwrap();
     assert_eq!(proxy.put("/v1/log-level", "loud").await.0, 400);
@@ -190,7 +190,7 @@ async fn open_session_is_listed_with_destination_and_stage() {
     {
         let _ = client.batch_execute(statement).await;
         // An error arrives before the end of its query does.
-        let session = wait::until(transaction, PATIENCE, async || {
+        let session = wait::until(transaction, DEADLINE, async || {
             let listed: Value = serde_json::from_str(&proxy.get("/v1/sessions").await?.1)?;
             let [session] = &listed["sessions"].as_array().unwrap()[..] else { panic!("{listed}") };
             Ok((session["transaction"] == transaction).then_some(session.clone()))

@@ -7,8 +7,8 @@ use test_runner::wait;
 use tokio::net::TcpStream;
 use tokio_postgres::error::SqlState;
 
-use crate::raw::{answer_to, direct_tls, header, session};
-use crate::support::{Installation, PATIENCE, Setup};
+use crate::installation::{DEADLINE, Installation, Setup};
+use crate::raw_client::{answer_to, direct_tls, header, session};
 
 const ALPN: &[&[u8]] = &[b"postgresql"];
 
@@ -45,7 +45,7 @@ async fn proxy_header_names_the_client_that_limits_count() {
     assert_eq!(installation.ask(&installation.uri(), &["SELECT 1"]).await, "1");
     // Who leaves makes room.
     clients.pop();
-    wait::until("room", PATIENCE, async || {
+    wait::until("room", DEADLINE, async || {
         let stream = direct_tls(installation.address, &authority, &header([203, 0, 113, 9]), ALPN).await;
         Ok(match stream {
             Ok(stream) => session(&installation, stream).await.ok(),
@@ -91,7 +91,7 @@ async fn one_connection_too_many_is_told_so() {
     let token = client.cancel_token();
     let sleeping =
         tokio::spawn(async move { client.batch_execute("SELECT pg_sleep(1000)").await.unwrap_err() });
-    let cancelled = wait::until("the query to be cancelled", PATIENCE, async || {
+    let cancelled = wait::until("the query to be cancelled", DEADLINE, async || {
         token.cancel_query(installation.tls()).await?;
         Ok(sleeping.is_finished().then_some(()))
     });
@@ -129,7 +129,7 @@ async fn without_descriptors_the_proxy_waits_and_goes_on() {
     for _ in 0..10 {
         crowd.push(TcpStream::connect(installation.address).await.unwrap());
     }
-    wait::until("an accept to fail", PATIENCE, async || {
+    wait::until("an accept to fail", DEADLINE, async || {
         Ok(installation.log().contains("cannot accept a connection").then_some(()))
     })
     .await
@@ -164,7 +164,7 @@ async fn whoever_comes_and_goes_leaves_nothing_behind() {
     let (descriptors_before, memory_before) = (descriptors(), memory_kib());
     come_and_go(&installation, CYCLES - CYCLES / 10).await;
     installation.wait_no_sessions().await;
-    wait::until("descriptors as before", PATIENCE, async || {
+    wait::until("descriptors as before", DEADLINE, async || {
         Ok((descriptors() == descriptors_before).then_some(()))
     })
     .await

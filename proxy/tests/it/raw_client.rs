@@ -14,7 +14,7 @@ use tokio_postgres::config::SslMode;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{Installation, PATIENCE};
+use crate::installation::{DEADLINE, Installation};
 
 /// A header of the PROXY protocol for a client with this IPv4 address.
 pub(crate) fn header(client: [u8; 4]) -> Vec<u8> {
@@ -59,6 +59,6 @@ pub(crate) async fn answer_to(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
     String::from_utf8_lossy(&answer).replace('\0', " ")
 }

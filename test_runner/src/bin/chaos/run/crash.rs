@@ -1,0 +1,55 @@
+//! Crashes of a run: kills programs as a failing machine would, and lets disks lose what was not synced.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use test_runner::cluster::PartName;
+use test_runner::process::ProcessId;
+
+use super::{Run, disk, safekeepers};
+
+impl Run {
+    /// kill -9 of all, as nearly at once as can be. Returns how many changes the safekeepers lost.
+    pub(super) async fn crash(&mut self, parts: &[PartName], forgets: bool) -> Result<u64> {
+        for id in safekeepers(parts) {
+            self.tap(id)?.set_open(false);
+        }
+        let mut children = Vec::new();
+        for part in parts {
+            if let Some(process) = self.cluster.part(*part)?.process {
+                children.extend(process.children());
+                process.signal(Signal::SIGKILL)?;
+            }
+        }
+        // The processes of PostgreSQL end as the ones of a machine do: all of them.
+        for child in &children {
+            child.signal(Signal::SIGKILL)?;
+        }
+        for part in parts {
+            self.cluster.kill_part(*part).await?;
+        }
+        for child in children {
+            child.kill().await?;
+        }
+        let mut forgotten = 0;
+        for id in safekeepers(parts) {
+            self.tap(id)?.heard_out().await?;
+            forgotten += self.lose(id, forgets)?;
+        }
+        Ok(forgotten)
+    }
+
+    pub(super) fn lose(&self, id: u64, forgets: bool) -> Result<u64> {
+        let disk = disk(&self.cluster, id)?;
+        if forgets { Ok(disk.forget()? as u64) } else { disk.keep().map(|()| 0) }
+    }
+
+    /// Kills a safekeeper once more, while it reads its disk or just after.
+    pub(super) async fn kill_at_start(&self, id: u64, delay: Duration, forgets: bool) -> Result<u64> {
+        let process: ProcessId = self.cluster.safekeeper(id)?.program()?.spawn()?;
+        tokio::time::sleep(delay).await;
+        process.kill().await?;
+        if disk(&self.cluster, id)?.has_begun() { self.lose(id, forgets) } else { Ok(0) }
+    }
+}

@@ -1,0 +1,23 @@
+//! HTTP client for the admin interfaces of the programs: a client with a time limit, and a request for a JSON document.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+/// How long an answer over HTTP may take.
+pub const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An HTTP client that gives up in time.
+pub fn client() -> Result<reqwest::Client> {
+    Ok(reqwest::Client::builder().timeout(HTTP_TIMEOUT).no_proxy().build()?)
+}
+
+/// Gets a JSON document.
+pub async fn get_json<T: serde::de::DeserializeOwned>(url: &str) -> Result<T> {
+    let answer = client()?.get(url).send().await?;
+    if !answer.status().is_success() {
+        bail!("{url}: {}: {}", answer.status(), answer.text().await?);
+    }
+    let text = answer.text().await?;
+    serde_json::from_str(&text).with_context(|| format!("{url} answered {text}"))
+}

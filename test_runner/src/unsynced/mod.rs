@@ -1,0 +1,173 @@
+//! Disks that forget: what a safekeeper wrote and did not sync is gone after a kill -9, as after a power failure.
+//!
+//! `unsynced/unsynced.c` is loaded into a safekeeper and journals what each change replaces; [`forget`] undoes the
+//! changes that no sync covers, once the process is dead. The page cache would hide them all otherwise. The harshest
+//! loss is taken: of what is not synced, nothing is left.
+
+mod journal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use self::journal::{Change, ChangeKind, parse, unsynced, whole_bytes};
+use crate::clients;
+use crate::env::{checkout, shared_directory};
+
+/// Where one safekeeper's journal is, and what makes its syncs lie.
+#[derive(Clone, Debug)]
+pub struct ForgettingDisk {
+    library: PathBuf,
+    root: PathBuf,
+    journal: PathBuf,
+    /// While this file exists, syncs do nothing and report success.
+    pub lie: PathBuf,
+    /// While this file exists, syncs fail.
+    pub fail: PathBuf,
+    sync_delay: Duration,
+}
+
+/// Builds the library, once per version of its source.
+pub async fn library() -> Result<PathBuf> {
+    let source = checkout().join("test_runner/unsynced/unsynced.c");
+    let mut hasher = DefaultHasher::new();
+    fs::read(&source)?.hash(&mut hasher);
+    let directory = shared_directory(&format!("unsynced-{:016x}", hasher.finish()), async |directory| {
+        let library = directory.join("libunsynced.so");
+        let paths = [library.to_str().context("not UTF-8")?, source.to_str().context("not UTF-8")?];
+        let arguments = ["-O1", "-shared", "-fPIC", "-o", paths[0], paths[1], "-ldl"];
+        clients::run(Path::new("cc"), &arguments, &[]).await.map(drop)
+    })
+    .await?;
+    Ok(directory.join("libunsynced.so"))
+}
+
+impl ForgettingDisk {
+    /// For the program whose files lie below `root`.
+    pub fn new(library: &Path, root: &Path) -> Self {
+        let beside = |extension| root.with_extension(extension);
+        Self {
+            library: library.into(),
+            root: root.into(),
+            journal: beside("journal"),
+            lie: beside("lie"),
+            fail: beside("fail"),
+            sync_delay: Duration::ZERO,
+        }
+    }
+
+    /// Each sync begins so much later: there is more to lose.
+    pub fn slower_by(self, sync_delay: Duration) -> Self {
+        Self { sync_delay, ..self }
+    }
+
+    /// What the program needs in its environment.
+    pub fn environment(&self) -> Result<Vec<(String, String)>> {
+        fs::create_dir_all(&self.root)?;
+        fs::create_dir_all(&self.journal)?;
+        let pairs = [
+            ("LD_PRELOAD", &self.library),
+            ("UNSYNCED_ROOT", &self.root),
+            ("UNSYNCED_JOURNAL", &self.journal),
+            ("UNSYNCED_LIE", &self.lie),
+            ("UNSYNCED_FAIL", &self.fail),
+        ];
+        let text = |path: &Path| path.to_str().map(ToOwned::to_owned).context("a path is not UTF-8");
+        let delay = ("UNSYNCED_DELAY".to_owned(), self.sync_delay.as_micros().to_string());
+        let pairs = pairs.into_iter().map(|(name, path)| Ok((name.to_owned(), text(path)?)));
+        pairs.chain([Ok(delay)]).collect()
+    }
+
+    /// Undoes what was not synced. To be called when the program is dead; returns how many changes were undone.
+    pub fn forget(&self) -> Result<usize> {
+        let file = self.journal.join("journal");
+        let bytes =
+            fs::read(&file).with_context(|| format!("no journal: was {} loaded?", self.library.display()))?;
+        let lost = unsynced(parse(&bytes)?);
+        let mut files = HashMap::new();
+        remember_files(&self.root, &mut files)?;
+        remember_files(&self.journal, &mut files)?;
+        for change in lost.iter().rev() {
+            self.undo(change, &files)?;
+        }
+        fs::remove_dir_all(&self.journal)?;
+        fs::create_dir(&self.journal)?;
+        Ok(lost.len())
+    }
+
+    /// Whether the program came so far that it may have changed anything since the last `forget`.
+    pub fn has_begun(&self) -> bool {
+        self.journal.join("journal").exists()
+    }
+
+    /// To be called instead of [`ForgettingDisk::forget`]: what was not synced stays, as after a kill on a machine
+    /// that goes on. A later `forget` may still take it away.
+    pub fn keep(&self) -> Result<()> {
+        let file = fs::OpenOptions::new().write(true).open(self.journal.join("journal"))?;
+        let bytes = fs::read(self.journal.join("journal"))?;
+        // A record that the kill cut short would hide those that come behind it.
+        Ok(file.set_len(whole_bytes(&bytes)? as u64)?)
+    }
+
+    fn saved(&self, number: u32) -> PathBuf {
+        self.journal.join(format!("saved-{number}"))
+    }
+
+    fn undo(&self, change: &Change, files: &HashMap<u64, File>) -> Result<()> {
+        let put_back = |path: &Path| match change.saved {
+            0 => Ok(()),
+            number => ignore_missing(fs::hard_link(self.saved(number), path)),
+        };
+        match change.kind {
+            ChangeKind::Write => {
+                // A file that is no longer there was removed durably.
+                let Some(file) = files.get(&change.inode) else { return Ok(()) };
+                file.set_len(change.old_length)?;
+                file.write_all_at(&change.old, change.offset)?;
+            }
+            ChangeKind::Create => ignore_missing(fs::remove_file(&change.path))?,
+            ChangeKind::MakeDirectory => ignore_missing(fs::remove_dir_all(&change.path))?,
+            ChangeKind::Rename => {
+                ignore_missing(fs::rename(&change.target, &change.path))?;
+                put_back(&change.target)?;
+            }
+            ChangeKind::Unlink => put_back(&change.path)?,
+            ChangeKind::Sync | ChangeKind::FailedSync => {}
+        }
+        Ok(())
+    }
+}
+
+/// The record comes before the change, so the change may not have happened.
+fn ignore_missing(result: std::io::Result<()>) -> Result<()> {
+    match result {
+        Err(error)
+            if !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::AlreadyExists) =>
+        {
+            Err(error.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens every file, by inode: a name may change while changes are undone.
+fn remember_files(directory: &Path, files: &mut HashMap<u64, File>) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            remember_files(&entry.path(), files)?;
+        } else if kind.is_file() {
+            let file = fs::OpenOptions::new().read(true).write(true).open(entry.path())?;
+            files.insert(file.metadata()?.ino(), file);
+        }
+    }
+    Ok(())
+}
