@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::{SinkExt as _, StreamExt as _};
 
-use crate::front::Front;
+use crate::proxied_postgres::ProxiedPostgres;
 
 /// One row, its line end included. Short enough that PostgreSQL keeps it in the table itself.
 const ROW_BYTES: usize = 1024;
@@ -45,8 +45,8 @@ impl Sum {
 }
 
 /// Copies at least so many bytes into an unlogged table and out again, and compares. The table is gone afterwards.
-pub async fn there_and_back(front: &Front, bytes: u64) -> Result<Transfer> {
-    let client = front.connect("app").await?;
+pub async fn there_and_back(proxied: &ProxiedPostgres, bytes: u64) -> Result<Transfer> {
+    let client = proxied.connect("app").await?;
     client.batch_execute("DROP TABLE IF EXISTS bulk; CREATE UNLOGGED TABLE bulk (line text)").await?;
     let begin = Instant::now();
     let sent = send(&client, bytes).await?;

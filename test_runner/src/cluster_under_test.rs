@@ -7,7 +7,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 
 use crate::clients;
-use crate::cluster::{Cluster, Options, PartName};
+use crate::cluster::{Cluster, ClusterOptions, PartName};
 use crate::env::{TestEnvironment, shared_directory};
 use crate::postgres::{Postgres, SETTINGS};
 use crate::process::ProcessId;
@@ -30,21 +30,21 @@ pub struct ClusterUnderTest {
 impl ClusterUnderTest {
     /// Starts a cluster.
     pub async fn start(name: &str) -> Result<Self> {
-        Self::start_with(name, Options::default()).await
+        Self::start_with(name, ClusterOptions::default()).await
     }
 
     /// Starts a cluster that differs from the usual.
-    pub async fn start_with(name: &str, options: Options) -> Result<Self> {
+    pub async fn start_with(name: &str, options: ClusterOptions) -> Result<Self> {
         let mut this = Self::prepare(name, options).await?;
         this.cluster.start(&|_| {}).await?;
         Ok(this)
     }
 
     /// A cluster that was not started yet.
-    pub async fn prepare(name: &str, options: Options) -> Result<Self> {
+    pub async fn prepare(name: &str, options: ClusterOptions) -> Result<Self> {
         let environment = TestEnvironment::new(name)?;
         let template = Some((template(&environment).await?, TEMPLATE_PASSWORD.to_owned()));
-        let options = Options { template, dies_with_parent: true, ..options };
+        let options = ClusterOptions { template, dies_with_parent: true, ..options };
         let cluster = Cluster::open(&environment.directory, environment.tools.clone(), options)?;
         Ok(Self { cluster, others: Vec::new(), environment: Some(environment) })
     }

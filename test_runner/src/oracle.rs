@@ -33,7 +33,7 @@ const NAMED_ROWS_MAX: usize = 5;
 
 /// What one pair of safekeepers holds.
 #[derive(Clone, Debug)]
-pub struct Evidence {
+pub struct PairFindings {
     /// Whose disks.
     pub pair: (u64, u64),
     /// Where the log ends after an election of these two.
@@ -49,9 +49,9 @@ pub struct Evidence {
 /// Examines a cluster of which nothing runs any more. `None` when every acknowledged row is found with each pair,
 /// every pair's log reaches what any safekeeper knew as committed, and up to there all pairs have the same bytes;
 /// else what was lost. An error means that the disks could not be examined.
-pub async fn loss(cluster: &Cluster, acknowledged: &Rows) -> Result<Option<String>> {
-    let evidence = examine(cluster).await?;
-    for found in &evidence {
+pub async fn find_loss(cluster: &Cluster, acknowledged: &Rows) -> Result<Option<String>> {
+    let findings = examine(cluster).await?;
+    for found in &findings {
         let missing: Vec<_> = acknowledged.difference(&found.rows).collect();
         if !missing.is_empty() {
             return Ok(Some(format!(
@@ -63,11 +63,11 @@ pub async fn loss(cluster: &Cluster, acknowledged: &Rows) -> Result<Option<Strin
             )));
         }
     }
-    lost_wal(&evidence)
+    lost_wal(&findings)
 }
 
 /// Asks each pair.
-pub async fn examine(cluster: &Cluster) -> Result<Vec<Evidence>> {
+pub async fn examine(cluster: &Cluster) -> Result<Vec<PairFindings>> {
     ensure!(cluster.running().is_empty(), "the oracle only looks at disks: something still runs");
     // Whatever the primary knows is out of reach from here on.
     let primary = cluster.postgres().data_dir;
@@ -82,13 +82,13 @@ pub async fn examine(cluster: &Cluster) -> Result<Vec<Evidence>> {
     join_all(pairs).await.into_iter().collect()
 }
 
-async fn examine_pair(cluster: &Cluster, first: u64, second: u64) -> Result<Evidence> {
+async fn examine_pair(cluster: &Cluster, first: u64, second: u64) -> Result<PairFindings> {
     let found = async { Pair::copy(cluster, first, second).await?.examine().await };
     found.await.with_context(|| format!("the disks of safekeepers {first} and {second}"))
 }
 
 /// Undoes what [`examine`] did to the directory, so that the cluster can go on.
-pub fn put_back(cluster: &Cluster) -> Result<()> {
+pub fn clean_up(cluster: &Cluster) -> Result<()> {
     let primary = cluster.postgres().data_dir;
     fs::rename(primary.with_extension("away"), &primary)?;
     for entry in fs::read_dir(&cluster.directory)? {
@@ -101,10 +101,10 @@ pub fn put_back(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn lost_wal(evidence: &[Evidence]) -> Result<Option<String>> {
-    let commit = evidence.iter().map(|found| found.commit).max().unwrap_or(Lsn::INVALID);
-    let Some((reference, others)) = evidence.split_first() else { return Ok(None) };
-    if let Some(short) = evidence.iter().find(|found| found.end < commit) {
+fn lost_wal(findings: &[PairFindings]) -> Result<Option<String>> {
+    let commit = findings.iter().map(|found| found.commit).max().unwrap_or(Lsn::INVALID);
+    let Some((reference, others)) = findings.split_first() else { return Ok(None) };
+    if let Some(short) = findings.iter().find(|found| found.end < commit) {
         let (pair, end) = (short.pair, short.end);
         return Ok(Some(format!(
             "{commit} was committed, but the log of safekeepers {pair:?} ends at {end}"
@@ -181,7 +181,7 @@ impl<'a> Pair<'a> {
         Ok(safekeeper)
     }
 
-    async fn examine(&self) -> Result<Evidence> {
+    async fn examine(&self) -> Result<PairFindings> {
         let mut processes = Vec::new();
         let found = self.examine_with(&mut processes).await;
         // A standby is stopped as one, the safekeepers end too: there is nothing to keep.
@@ -191,7 +191,7 @@ impl<'a> Pair<'a> {
         found
     }
 
-    async fn examine_with(&self, processes: &mut Vec<ProcessId>) -> Result<Evidence> {
+    async fn examine_with(&self, processes: &mut Vec<ProcessId>) -> Result<PairFindings> {
         let state = &self.cluster.state;
         let mut commit = Lsn::INVALID;
         for safekeeper in &self.safekeepers {
@@ -206,7 +206,7 @@ impl<'a> Pair<'a> {
         let rows = self.rows_at(&standby, end).await?;
         let wal = self.receive_wal(end).await?;
         let pair = (self.safekeepers[0].id, self.safekeepers[1].id);
-        Ok(Evidence { pair, end, commit, rows, wal })
+        Ok(PairFindings { pair, end, commit, rows, wal })
     }
 
     fn walproposer(&self) -> Walproposer {
@@ -277,22 +277,22 @@ fn file_name(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn evidence(pair: (u64, u64), wal: &[u8], end: Lsn, commit: Lsn) -> Evidence {
+    fn findings(pair: (u64, u64), wal: &[u8], end: Lsn, commit: Lsn) -> PairFindings {
         let directory = tempfile::tempdir().unwrap().keep();
         fs::write(directory.join("000000010000000000000001.partial"), wal).unwrap();
-        Evidence { pair, end, commit, rows: Rows::new(), wal: directory }
+        PairFindings { pair, end, commit, rows: Rows::new(), wal: directory }
     }
 
     #[test]
     fn oracle_compares_all_committed_bytes_and_no_others() {
         let start = Lsn(16);
-        let one = evidence((1, 2), b"committedx......", start.advance(10), start.advance(9));
-        let two = evidence((1, 3), b"committedy......", start.advance(10), start.advance(5));
-        let said = |evidence: &[Evidence]| lost_wal(evidence).unwrap();
+        let one = findings((1, 2), b"committedx......", start.advance(10), start.advance(9));
+        let two = findings((1, 3), b"committedy......", start.advance(10), start.advance(5));
+        let said = |findings: &[PairFindings]| lost_wal(findings).unwrap();
         assert_eq!(said(&[one.clone(), two.clone()]), None);
-        let knows_more = Evidence { commit: start.advance(10), ..two.clone() };
+        let knows_more = PairFindings { commit: start.advance(10), ..two.clone() };
         assert!(said(&[one.clone(), knows_more]).unwrap().contains("differ 9 bytes"));
-        let ends_early = Evidence { end: start.advance(8), ..two };
+        let ends_early = PairFindings { end: start.advance(8), ..two };
         assert!(said(&[one, ends_early]).unwrap().contains("was committed"));
     }
 }

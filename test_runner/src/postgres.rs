@@ -198,7 +198,7 @@ impl Postgres {
         let uri = self.superuser_uri("postgres");
         wait::until("PostgreSQL to answer", START_TIMEOUT, async || {
             if !process.is_alive() {
-                return Err(program.ended());
+                return Err(program.early_end());
             }
             let attempt = tokio::time::timeout(CONNECT_TIMEOUT, clients::connect(&uri)).await;
             Ok(matches!(attempt, Ok(Ok(_))).then_some(()))

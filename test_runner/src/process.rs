@@ -78,7 +78,7 @@ impl Program {
     }
 
     /// An error that says that it ended by itself, with the last thing that it wrote.
-    pub fn ended(&self) -> anyhow::Error {
+    pub fn early_end(&self) -> anyhow::Error {
         let tail = logs::tail(&self.log, LOG_TAIL_LINES);
         let this_time = tail.rsplit_once("\n--- ").map_or(tail.as_str(), |(_, after)| after);
         let said: Vec<&str> = this_time.lines().skip(1).filter(|line| !line.trim().is_empty()).collect();
@@ -195,7 +195,7 @@ pub async fn start_with_address_file(program: &Program, file: &Path, within: Dur
     let starting = KillOnDrop::new(process);
     wait::until(&format!("{} to listen", program.name), within, async || {
         if !process.is_alive() {
-            return Err(program.ended());
+            return Err(program.early_end());
         }
         Ok(file.exists().then_some(()))
     })

@@ -51,14 +51,14 @@ pub struct Proxy {
 #[derive(Clone, Debug, Serialize)]
 pub struct ProxyStatus {
     /// Open connections of clients, the oldest first.
-    pub sessions: Vec<Session>,
+    pub sessions: Vec<ProxySession>,
     /// What it remembers.
-    pub cache: Cache,
+    pub cache: ProxyCache,
 }
 
 /// A connection of a client (`GET /v1/sessions`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Session {
+pub struct ProxySession {
     /// Its number, as in the log.
     pub id: String,
     /// Where the client is.
@@ -81,16 +81,16 @@ pub struct Session {
 
 /// What the proxy remembers (`GET /v1/cache`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Cache {
+pub struct ProxyCache {
     /// Where databases are.
-    pub addresses: Vec<Address>,
+    pub addresses: Vec<CachedAddress>,
     /// How many databases are being started.
     pub waking: u64,
 }
 
 /// Where a database is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Address {
+pub struct CachedAddress {
     /// Its endpoint.
     pub endpoint: String,
     /// Its address.
@@ -99,7 +99,7 @@ pub struct Address {
 
 #[derive(Deserialize)]
 struct Sessions {
-    sessions: Vec<Session>,
+    sessions: Vec<ProxySession>,
 }
 
 impl Proxy {

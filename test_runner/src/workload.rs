@@ -33,7 +33,7 @@ impl Workload {
     /// Makes the table, then starts so many clients, each row with so many bytes beside its number.
     pub async fn start(uri: &str, clients: i32, payload_bytes: usize) -> Result<Self> {
         Self::make_table(uri).await?;
-        Self::go_on(uri, clients, payload_bytes, 0)
+        Self::resume(uri, clients, payload_bytes, 0)
     }
 
     /// Makes the table.
@@ -43,23 +43,23 @@ impl Workload {
     }
 
     /// Starts clients on the table that is there; numbers begin above `first` so that none is used twice.
-    pub fn go_on(uri: &str, clients: i32, payload_bytes: usize, first: i64) -> Result<Self> {
-        Self::go_on_and_tell(uri, clients, payload_bytes, first, None)
+    pub fn resume(uri: &str, clients: i32, payload_bytes: usize, first: i64) -> Result<Self> {
+        Self::resume_and_report(uri, clients, payload_bytes, first, None)
     }
 
-    /// As `go_on`; each acknowledged row goes to `told` too.
-    pub fn go_on_and_tell(
+    /// As `resume`; each acknowledged row goes to `reports` too.
+    pub fn resume_and_report(
         uri: &str,
         clients: i32,
         payload_bytes: usize,
         first: i64,
-        told: Option<mpsc::Sender<(i32, i64)>>,
+        reports: Option<mpsc::Sender<(i32, i64)>>,
     ) -> Result<Self> {
         let count = Arc::new(AtomicU64::new(0));
         let (stop, stopped) = watch::channel(false);
         let start = |client| {
-            let (uri, told) = (uri.to_owned(), told.clone());
-            let writer = Writer { uri, client, payload_bytes, count: count.clone(), told };
+            let (uri, reports) = (uri.to_owned(), reports.clone());
+            let writer = Writer { uri, client, payload_bytes, count: count.clone(), reports };
             tokio::spawn(writer.write_until(stopped.clone(), first))
         };
         Ok(Self { clients: (1..=clients).map(start).collect(), count: count.clone(), stop })
@@ -93,13 +93,13 @@ struct Writer {
     client: i32,
     payload_bytes: usize,
     count: Arc<AtomicU64>,
-    told: Option<mpsc::Sender<(i32, i64)>>,
+    reports: Option<mpsc::Sender<(i32, i64)>>,
 }
 
 impl Writer {
     async fn write_until(self, mut stopped: watch::Receiver<bool>, first: i64) -> Rows {
         let (mut acknowledged, mut sequence) = (Rows::new(), first);
-        // Given up in the middle of a commit, its row is one that nobody was told about.
+        // Given up in the middle of a commit, its row is one that nobody was reports about.
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => {}
             () = self.write(&mut acknowledged, &mut sequence) => {}
@@ -112,9 +112,9 @@ impl Writer {
             if let Ok((client, warned)) = connect(&self.uri).await {
                 while self.insert(&client, &warned, sequence).await {
                     acknowledged.insert((self.client, *sequence));
-                    if let Some(told) = &self.told {
+                    if let Some(reports) = &self.reports {
                         // Whoever wanted to know may be gone.
-                        let _ = told.send((self.client, *sequence));
+                        let _ = reports.send((self.client, *sequence));
                     }
                     self.count.fetch_add(1, Ordering::Relaxed);
                 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use test_runner::cluster::{Cluster, Options, PartName};
+use test_runner::cluster::{Cluster, ClusterOptions, PartName};
 use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::oracle;
 use test_runner::unsynced::{self, ForgettingDisk};
@@ -21,7 +21,8 @@ const SAFEKEEPERS: [u64; 3] = [1, 2, 3];
 
 async fn cluster_on_forgetting_disks(name: &str) -> Result<ClusterUnderTest> {
     let library = unsynced::library().await?;
-    let options = Options { base_backup: true, forgetting_disks: Some(library), ..Options::default() };
+    let options =
+        ClusterOptions { base_backup: true, forgetting_disks: Some(library), ..ClusterOptions::default() };
     ClusterUnderTest::start_with(name, options).await
 }
 
@@ -29,7 +30,7 @@ async fn cluster_on_forgetting_disks(name: &str) -> Result<ClusterUnderTest> {
 async fn crash(cluster: &mut Cluster, part: PartName) -> Result<usize> {
     cluster.kill_part(part).await?;
     match part {
-        PartName::Safekeeper(id) => cluster.forgetting_disk(id).map_or(Ok(0), |disk| disk.forget()),
+        PartName::Safekeeper(id) => cluster.forgetting_disk(id).map_or(Ok(0), |disk| disk.lose_unsynced()),
         _ => Ok(0),
     }
 }
@@ -96,7 +97,7 @@ async fn the_oracle_reports_loss_when_syncs_do_nothing() -> Result<()> {
         fs::write(disk(&test.cluster, id)?.lie, "")?;
     }
     let acknowledged = write_and_crash(&mut test.cluster).await?;
-    let loss = oracle::loss(&test.cluster, &acknowledged).await?;
+    let loss = oracle::find_loss(&test.cluster, &acknowledged).await?;
     ensure!(
         loss.as_ref().is_some_and(|loss| loss.contains("acknowledged rows")),
         "nothing was synced, and the oracle says {loss:?}"
@@ -159,7 +160,7 @@ fn disk(cluster: &Cluster, id: u64) -> Result<ForgettingDisk> {
 }
 
 async fn nothing_is_lost(cluster: &Cluster, acknowledged: &Rows) -> Result<()> {
-    let loss = oracle::loss(cluster, acknowledged).await?;
+    let loss = oracle::find_loss(cluster, acknowledged).await?;
     ensure!(loss.is_none(), "lost: {}", loss.unwrap_or_default());
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use test_runner::cluster::{Cluster, Options, PartName};
+use test_runner::cluster::{Cluster, ClusterOptions, PartName};
 use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::faulty_network::{Fault, Relay};
 use test_runner::oracle;
@@ -83,7 +83,7 @@ pub(crate) async fn kill_far_behind_its_commit(
 /// It does not vote until then.
 #[tokio::test]
 async fn damaged_safekeeper_reports_and_is_repaired() -> Result<()> {
-    let options = Options { base_backup: true, ..Options::default() };
+    let options = ClusterOptions { base_backup: true, ..ClusterOptions::default() };
     let mut test = ClusterUnderTest::prepare("loss", options).await?;
     let cluster = &mut test.cluster;
     let target = SocketAddr::from(([127, 0, 0, 1], cluster.safekeeper(1)?.pg_port));
@@ -123,7 +123,7 @@ async fn damaged_safekeeper_reports_and_is_repaired() -> Result<()> {
         cluster.kill_part(part).await?;
     }
     let acknowledged = workload.stop().await?;
-    let loss = oracle::loss(cluster, &acknowledged).await?;
+    let loss = oracle::find_loss(cluster, &acknowledged).await?;
     ensure!(loss.is_none(), "lost: {}", loss.unwrap_or_default());
     test.passed();
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use test_runner::cluster::state::{Part, SafekeeperState};
-use test_runner::cluster::{Cluster, Options, PartName};
+use test_runner::cluster::{Cluster, ClusterOptions, PartName};
 use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::http::{client, get_json};
 use test_runner::oracle;
@@ -22,8 +22,8 @@ const ROWS: u64 = 300;
 /// How long a commit is watched that must not return.
 const HELD_FOR: Duration = Duration::from_secs(2);
 
-fn options() -> Options {
-    Options { base_backup: true, without_proxy: true, ..Options::default() }
+fn options() -> ClusterOptions {
+    ClusterOptions { base_backup: true, without_proxy: true, ..ClusterOptions::default() }
 }
 
 /// What a safekeeper says of the log, all of it.
@@ -148,7 +148,7 @@ async fn lost_disk_is_replaced_under_load() -> Result<()> {
     }
     let acknowledged = workload.stop().await?;
     cluster.state.safekeepers.retain(|safekeeper| safekeeper.id != 3);
-    let loss = oracle::loss(cluster, &acknowledged).await?;
+    let loss = oracle::find_loss(cluster, &acknowledged).await?;
     ensure!(loss.is_none(), "lost: {}", loss.unwrap_or_default());
     test.passed();
     Ok(())
@@ -162,7 +162,7 @@ async fn after_a_failover_the_old_primary_is_refused() -> Result<()> {
     let synchronous = [("synchronous_standby_names", "FIRST 1 (wp)")];
     test.others.push(standby.start(&synchronous).await?);
     Workload::make_table(&cluster.application_uri()).await?;
-    let workload = Workload::go_on(&cluster.application_uri(), 2, 100, 0)?;
+    let workload = Workload::resume(&cluster.application_uri(), 2, 100, 0)?;
     workload.wait_for_more(ROWS, TIMEOUT).await?;
     cluster.kill_part(PartName::Postgres).await?;
     let acknowledged = workload.stop().await?;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use test_runner::cluster::{Options, PartName};
+use test_runner::cluster::{ClusterOptions, PartName};
 use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::faulty_network::{Fault, Relay};
 use test_runner::workload::Workload;
@@ -13,7 +13,7 @@ const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn stalled_link_to_one_safekeeper_delays_no_commit() -> Result<()> {
-    let mut test = ClusterUnderTest::prepare("network", Options::default()).await?;
+    let mut test = ClusterUnderTest::prepare("network", ClusterOptions::default()).await?;
     let cluster = &mut test.cluster;
     let target = SocketAddr::from(([127, 0, 0, 1], cluster.safekeeper(1)?.pg_port));
     let relay = Relay::start(target).await?;

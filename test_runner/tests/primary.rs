@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use test_runner::cluster::Options;
+use test_runner::cluster::ClusterOptions;
 use test_runner::cluster_under_test::ClusterUnderTest;
 
 #[tokio::test]
 async fn postgres_starts_from_template_and_keeps_rows() -> Result<()> {
-    let test = ClusterUnderTest::prepare("primary", Options::default()).await?;
+    let test = ClusterUnderTest::prepare("primary", ClusterOptions::default()).await?;
     let (template, password) = test.cluster.options.template.clone().unwrap();
     let mut postgres = test.cluster.postgres();
     postgres.superuser_password = password;
@@ -28,7 +28,7 @@ async fn postgres_starts_from_template_and_keeps_rows() -> Result<()> {
 /// In one sentence each.
 #[tokio::test]
 async fn postgres_refuses_taken_port_and_foreign_directory() -> Result<()> {
-    let test = ClusterUnderTest::prepare("refusals", Options::default()).await?;
+    let test = ClusterUnderTest::prepare("refusals", ClusterOptions::default()).await?;
     let (template, _) = test.cluster.options.template.clone().unwrap();
     let postgres = test.cluster.postgres();
     assert!(postgres.start(&[]).await.unwrap_err().to_string().contains("not a PostgreSQL data directory"));

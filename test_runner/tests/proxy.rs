@@ -17,7 +17,7 @@ use test_runner::wait::until;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::outside::{Outside, paste, try_paste};
+use crate::dev_commands::{DevCommands, paste, try_paste};
 
 /// For whatever a test waits for.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -28,10 +28,10 @@ const PGBENCH_SECONDS: &str = "3";
 
 #[tokio::test]
 async fn clients_are_admitted_or_refused_with_clear_errors() -> Result<()> {
-    let outside = Outside::new("proxy-logins")?;
-    let line = outside.up().await?;
+    let dev = DevCommands::new("proxy-logins")?;
+    let line = dev.up().await?;
     ensure!(paste(&line, "SELECT current_user || ' ' || current_database()").await? == "app app");
-    let cluster_json = outside.cluster_json()?;
+    let cluster_json = dev.cluster_json()?;
     let proxy = &cluster_json["proxy"];
     let text = |field: &str| proxy[field].as_str().map(ToOwned::to_owned).context(field.to_owned());
     let (password, port) = (text("password")?, proxy["port"].to_string());
@@ -67,8 +67,8 @@ async fn clients_are_admitted_or_refused_with_clear_errors() -> Result<()> {
     ensure!(unknown_endpoint == ("28000".into(), "endpoint \"other\" is not known".into()));
     let plaintext = refusal(&conninfo("main", "sslmode=disable"), &tls).await?;
     ensure!(plaintext.0 == "28000" && plaintext.1.contains("insecure"), "{plaintext:?}");
-    outside.succeed(&["down"]).await?;
-    outside.passed();
+    dev.succeed(&["down"]).await?;
+    dev.passed();
     Ok(())
 }
 
@@ -84,108 +84,108 @@ async fn refusal(conninfo: &str, tls: &VerifyFull) -> Result<(String, String)> {
 
 #[tokio::test]
 async fn sleeping_compute_is_woken_once_for_all() -> Result<()> {
-    let outside = Outside::new("proxy-wake")?;
-    let line = outside.up().await?;
+    let dev = DevCommands::new("proxy-wake")?;
+    let line = dev.up().await?;
     paste(&line, "CREATE TABLE t AS SELECT 1 AS x").await?;
-    outside.succeed(&["stop", "postgres"]).await?;
-    let starts_before = starts(&outside)?;
-    ensure!(outside.succeed(&["status"]).await?.contains("through the proxy, which wakes it"));
+    dev.succeed(&["stop", "postgres"]).await?;
+    let starts_before = starts(&dev)?;
+    ensure!(dev.succeed(&["status"]).await?.contains("through the proxy, which wakes it"));
     ensure!(paste(&line, "INSERT INTO t VALUES (2)").await? == "INSERT 0 1");
-    ensure!(outside.succeed(&["status"]).await?.contains("commits go through"));
+    ensure!(dev.succeed(&["status"]).await?.contains("commits go through"));
 
-    outside.succeed(&["stop", "postgres"]).await?;
+    dev.succeed(&["stop", "postgres"]).await?;
     let mut crowd = Vec::new();
     for _ in 0..CROWD {
-        crowd.push(Held::start(&outside)?);
+        crowd.push(PsqlSession::start(&dev)?);
     }
     for client in &mut crowd {
         ensure!(client.ask("SELECT count(*) FROM t").await? == "2");
     }
-    let status: serde_json::Value = serde_json::from_str(&outside.succeed(&["status", "--json"]).await?)?;
+    let status: serde_json::Value = serde_json::from_str(&dev.succeed(&["status", "--json"]).await?)?;
     let sessions = status["proxy"]["sessions"].as_array().context("the proxy does not answer")?;
     let passing = sessions.iter().filter(|session| session["state"] == "passing").count();
     ensure!(passing == CROWD, "{passing} of {CROWD} sessions");
     ensure!(status["proxy"]["cache"]["addresses"][0]["endpoint"] == "main", "{}", status["proxy"]["cache"]);
-    ensure!(outside.succeed(&["status"]).await?.contains(&format!("and {} more", CROWD - 20)));
+    ensure!(dev.succeed(&["status"]).await?.contains(&format!("and {} more", CROWD - 20)));
     for client in crowd {
         client.leave().await?;
     }
-    ensure!(starts(&outside)? == starts_before + 2, "it was started {} times", starts(&outside)?);
-    outside.succeed(&["down"]).await?;
-    outside.passed();
+    ensure!(starts(&dev)? == starts_before + 2, "it was started {} times", starts(&dev)?);
+    dev.succeed(&["down"]).await?;
+    dev.passed();
     Ok(())
 }
 
 #[tokio::test]
 async fn wake_is_refused_when_the_proxy_is_gone() -> Result<()> {
-    let outside = Outside::new("proxy-gone")?;
-    outside.up().await?;
-    outside.succeed(&["stop", "proxy"]).await?;
-    outside.succeed(&["stop", "postgres"]).await?;
-    ensure!(outside.fail(&["start", "postgres", "--for-proxy"]).await?.contains("is not started"));
-    ensure!(!outside.cluster()?.is_running(PartName::Postgres));
-    outside.succeed(&["start", "proxy"]).await?;
-    outside.succeed(&["start", "postgres", "--for-proxy"]).await?;
-    ensure!(outside.cluster()?.is_running(PartName::Postgres));
-    outside.succeed(&["down"]).await?;
-    outside.passed();
+    let dev = DevCommands::new("proxy-gone")?;
+    dev.up().await?;
+    dev.succeed(&["stop", "proxy"]).await?;
+    dev.succeed(&["stop", "postgres"]).await?;
+    ensure!(dev.fail(&["start", "postgres", "--for-proxy"]).await?.contains("is not started"));
+    ensure!(!dev.cluster()?.is_running(PartName::Postgres));
+    dev.succeed(&["start", "proxy"]).await?;
+    dev.succeed(&["start", "postgres", "--for-proxy"]).await?;
+    ensure!(dev.cluster()?.is_running(PartName::Postgres));
+    dev.succeed(&["down"]).await?;
+    dev.passed();
     Ok(())
 }
 
 #[tokio::test]
 async fn down_waits_briefly_then_ends_sessions() -> Result<()> {
-    let outside = Outside::new("proxy-down")?;
-    outside.up().await?;
-    let mut idle = Held::start(&outside)?;
+    let dev = DevCommands::new("proxy-down")?;
+    dev.up().await?;
+    let mut idle = PsqlSession::start(&dev)?;
     ensure!(idle.ask("SELECT 1").await? == "1");
-    let busy = Held::start(&outside)?.sleep("busy").await?;
-    wait_asleep(&outside, "busy").await?;
-    outside.succeed(&["down"]).await?;
-    ensure!(outside.processes().is_empty());
+    let busy = PsqlSession::start(&dev)?.sleep("busy").await?;
+    wait_asleep(&dev, "busy").await?;
+    dev.succeed(&["down"]).await?;
+    ensure!(dev.processes().is_empty());
     idle.send("SELECT 2;\n").await?;
     for (client, words) in [(idle, "FATAL:  terminating connection"), (busy, "connection to server was lost")]
     {
         let said = client.last_words().await?;
         ensure!(said.contains(words), "{said}");
     }
-    outside.passed();
+    dev.passed();
     Ok(())
 }
 
 /// A killed database is woken by the next client.
 #[tokio::test]
 async fn cancel_reaches_its_backend_and_kill_wakes() -> Result<()> {
-    let outside = Outside::new("proxy-cancel")?;
-    let line = outside.up().await?;
-    let (first, second) = (Held::start(&outside)?, Held::start(&outside)?);
+    let dev = DevCommands::new("proxy-cancel")?;
+    let line = dev.up().await?;
+    let (first, second) = (PsqlSession::start(&dev)?, PsqlSession::start(&dev)?);
     let [first, second] = [first.sleep("first").await?, second.sleep("second").await?];
-    wait_asleep(&outside, "first, second").await?;
+    wait_asleep(&dev, "first, second").await?;
     kill(first.pid()?, Signal::SIGINT)?;
-    wait_asleep(&outside, "second").await?;
+    wait_asleep(&dev, "second").await?;
     let said = first.last_words().await?;
     ensure!(said.contains("canceling statement due to user request"), "{said}");
 
-    let starts_before = starts(&outside)?;
-    let postmaster = outside.cluster()?.part(PartName::Postgres)?.process.context("no postgres")?;
+    let starts_before = starts(&dev)?;
+    let postmaster = dev.cluster()?.part(PartName::Postgres)?.process.context("no postgres")?;
     postmaster.kill().await?;
     let said = second.last_words().await?;
     ensure!(said.contains("FATAL:  ") && said.contains("connection"), "{said}");
     ensure!(paste(&line, "SELECT 42").await? == "42");
-    ensure!(starts(&outside)? > starts_before);
-    outside.succeed(&["down"]).await?;
-    outside.passed();
+    ensure!(starts(&dev)? > starts_before);
+    dev.succeed(&["down"]).await?;
+    dev.passed();
     Ok(())
 }
 
 /// The standby streams from a safekeeper.
 #[tokio::test]
 async fn rows_written_through_proxy_reach_a_standby() -> Result<()> {
-    let outside = Outside::new("proxy-rows")?;
-    let line = outside.up().await?;
-    let cluster = outside.cluster()?;
+    let dev = DevCommands::new("proxy-rows")?;
+    let line = dev.up().await?;
+    let cluster = dev.cluster()?;
     let (uri, pgbench) = (cluster.proxy().uri(), cluster.tools.postgres("pgbench"));
     clients::run(&pgbench, &["-i", "-q", "-s", "2", &uri], &[]).await?;
-    cluster.postgres().base_backup(&outside.directory.join("base_backup")).await?;
+    cluster.postgres().base_backup(&dev.directory.join("base_backup")).await?;
     for mode in ["simple", "extended", "prepared"] {
         let arguments = ["-n", "-M", mode, "-c", "8", "-j", "2", "-T", PGBENCH_SECONDS, &uri];
         let report = clients::run(&pgbench, &arguments, &[]).await?;
@@ -206,20 +206,20 @@ async fn rows_written_through_proxy_reach_a_standby() -> Result<()> {
     let replayed = standby.ask("app", &checksums).await?;
     ensure!(replayed == written, "proxy {written}, standby {replayed}");
     process.end(Signal::SIGQUIT, PATIENCE).await?;
-    outside.succeed(&["down"]).await?;
-    outside.passed();
+    dev.succeed(&["down"]).await?;
+    dev.passed();
     Ok(())
 }
 
 /// How often PostgreSQL was started.
-fn starts(outside: &Outside) -> Result<usize> {
-    let log = fs::read_to_string(outside.directory.join("postgres.log"))?;
+fn starts(dev: &DevCommands) -> Result<usize> {
+    let log = fs::read_to_string(dev.directory.join("postgres.log"))?;
     Ok(log.lines().filter(|line| line.starts_with("--- ")).count())
 }
 
 /// Waits until these sleepers, and no others, are in the database.
-async fn wait_asleep(outside: &Outside, names: &str) -> Result<()> {
-    let postgres = outside.cluster()?.postgres();
+async fn wait_asleep(dev: &DevCommands, names: &str) -> Result<()> {
+    let postgres = dev.cluster()?.postgres();
     let query = "SELECT coalesce(string_agg(substring(query FROM 'AS (\\w+)'), ', ' ORDER BY query), '') \
                  FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep(1000) AS %'";
     until(&format!("{names} to sleep"), PATIENCE, async || {
@@ -229,13 +229,13 @@ async fn wait_asleep(outside: &Outside, names: &str) -> Result<()> {
 }
 
 /// A psql that stays until it is told to leave.
-struct Held {
+struct PsqlSession {
     psql: Child,
 }
 
-impl Held {
-    fn start(outside: &Outside) -> Result<Self> {
-        let cluster = outside.cluster()?;
+impl PsqlSession {
+    fn start(dev: &DevCommands) -> Result<Self> {
+        let cluster = dev.cluster()?;
         let mut command = Command::new(cluster.tools.postgres("psql"));
         command.args(["-X", "-A", "-t", "-q", &cluster.proxy().uri()]).env("LC_ALL", "C");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use test_runner::cluster::{Options, PartName};
+use test_runner::cluster::{ClusterOptions, PartName};
 use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::faulty_network::{Fault, Relay};
 use test_runner::oracle;
@@ -15,7 +15,7 @@ use crate::loss::{ROWS, TIMEOUT, becomes, damage, kill_far_behind_its_commit};
 
 #[tokio::test]
 async fn leader_repairs_a_damaged_safekeeper_and_reports() -> Result<()> {
-    let options = Options { base_backup: true, without_proxy: true, ..Options::default() };
+    let options = ClusterOptions { base_backup: true, without_proxy: true, ..ClusterOptions::default() };
     let mut test = ClusterUnderTest::prepare("repair", options).await?;
     let cluster = &mut test.cluster;
     let target = SocketAddr::from(([127, 0, 0, 1], cluster.safekeeper(1)?.pg_port));
@@ -55,7 +55,7 @@ async fn leader_repairs_a_damaged_safekeeper_and_reports() -> Result<()> {
         cluster.kill_part(part).await?;
     }
     let acknowledged = workload.stop().await?;
-    let loss = oracle::loss(cluster, &acknowledged).await?;
+    let loss = oracle::find_loss(cluster, &acknowledged).await?;
     ensure!(loss.is_none(), "lost: {}", loss.unwrap_or_default());
     test.passed();
     Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use test_runner::clients;
-use test_runner::cluster::{Cluster, Options};
+use test_runner::cluster::{Cluster, ClusterOptions};
 use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::oracle::wait_replayed;
 use test_runner::postgres::Postgres;
@@ -17,7 +17,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Both are stock programs that stream from a safekeeper.
 #[tokio::test]
 async fn receivewal_and_standby_reach_the_commit_lsn() -> Result<()> {
-    let options = Options { base_backup: true, ..Options::default() };
+    let options = ClusterOptions { base_backup: true, ..ClusterOptions::default() };
     let mut test = ClusterUnderTest::start_with("replicas", options).await?;
     let standby = test.cluster.standby("standby", 2).await?;
     test.others.push(standby.start(&[]).await?);
@@ -45,7 +45,7 @@ async fn receivewal_and_standby_reach_the_commit_lsn() -> Result<()> {
 #[tokio::test]
 async fn standby_goes_on_when_its_safekeeper_returns() -> Result<()> {
     use test_runner::cluster::PartName::Safekeeper;
-    let options = Options { base_backup: true, ..Options::default() };
+    let options = ClusterOptions { base_backup: true, ..ClusterOptions::default() };
     let mut test = ClusterUnderTest::start_with("standby", options).await?;
     let standby = test.cluster.standby("standby", 1).await?;
     test.others.push(standby.start(&[]).await?);

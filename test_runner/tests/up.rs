@@ -8,14 +8,14 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use test_runner::wait::until;
 
-use crate::outside::{Outside, paste};
+use crate::dev_commands::{DevCommands, paste};
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 
 #[tokio::test]
 async fn cluster_restarts_in_parts_with_its_data() -> Result<()> {
-    let outside = Outside::new("up")?;
-    let printed = outside.succeed(&["up", "--detach"]).await?;
+    let dev = DevCommands::new("up")?;
+    let printed = dev.succeed(&["up", "--detach"]).await?;
     let psql = printed.lines().last().context("nothing printed")?.to_owned();
     for program in ["sk1", "sk2", "sk3", "postgres", "walproposer", "proxy"] {
         ensure!(
@@ -24,74 +24,71 @@ async fn cluster_restarts_in_parts_with_its_data() -> Result<()> {
         );
     }
     paste(&psql, "CREATE TABLE t AS SELECT 42 AS x").await?;
-    check_cluster_json(&outside, &psql)?;
+    check_cluster_json(&dev, &psql)?;
 
-    let again = outside.succeed(&["up", "--detach"]).await?;
+    let again = dev.succeed(&["up", "--detach"]).await?;
     ensure!(again.contains("running already"), "a second up said {again}");
-    check_status(&outside).await?;
-    stop_and_start_safekeepers(&outside, &psql).await?;
+    check_status(&dev).await?;
+    stop_and_start_safekeepers(&dev, &psql).await?;
 
-    outside.succeed(&["down"]).await?;
-    ensure!(outside.processes().is_empty() && !outside.directory.join("cluster.json").exists());
-    ensure!(outside.fail(&["status"]).await?.contains("./dev up"));
-    let printed = outside.succeed(&["up", "--detach"]).await?;
+    dev.succeed(&["down"]).await?;
+    ensure!(dev.processes().is_empty() && !dev.directory.join("cluster.json").exists());
+    ensure!(dev.fail(&["status"]).await?.contains("./dev up"));
+    let printed = dev.succeed(&["up", "--detach"]).await?;
     ensure!(printed.lines().last() == Some(psql.as_str()), "the line changed: {printed}");
     ensure!(paste(&psql, "SELECT count(*) FROM t").await? == "2");
-    outside.succeed(&["down"]).await?;
-    outside.passed();
+    dev.succeed(&["down"]).await?;
+    dev.passed();
     Ok(())
 }
 
-fn check_cluster_json(outside: &Outside, psql: &str) -> Result<()> {
-    let mode = fs::metadata(outside.directory.join("cluster.json"))?.permissions().mode() & 0o777;
+fn check_cluster_json(dev: &DevCommands, psql: &str) -> Result<()> {
+    let mode = fs::metadata(dev.directory.join("cluster.json"))?.permissions().mode() & 0o777;
     ensure!(mode == 0o600, "mode {mode:o}");
-    let cluster = outside.cluster_json()?;
+    let cluster = dev.cluster_json()?;
     ensure!(cluster["psql"] == psql && cluster["safekeepers"].as_array().is_some_and(|all| all.len() == 3));
     for pid in
         [&cluster["postgres"]["pid"], &cluster["walproposer"]["pid"], &cluster["safekeepers"][0]["pid"]]
     {
         let pid = pid.as_i64().context("no pid")?;
-        ensure!(
-            outside.processes().iter().any(|process| i64::from(process.pid) == pid),
-            "{pid} does not run"
-        );
+        ensure!(dev.processes().iter().any(|process| i64::from(process.pid) == pid), "{pid} does not run");
     }
     ensure!(cluster["walproposer"]["http"].as_str().is_some_and(|url| url.starts_with("http://127.0.0.1:")));
     Ok(())
 }
 
-async fn check_status(outside: &Outside) -> Result<()> {
-    let status: serde_json::Value = serde_json::from_str(&outside.succeed(&["status", "--json"]).await?)?;
+async fn check_status(dev: &DevCommands) -> Result<()> {
+    let status: serde_json::Value = serde_json::from_str(&dev.succeed(&["status", "--json"]).await?)?;
     ensure!(status["blocked"].is_null(), "{status}");
     for safekeeper in status["safekeepers"].as_array().context("no safekeepers")? {
         ensure!(safekeeper["term"].as_u64().is_some_and(|term| term > 0), "{safekeeper}");
         ensure!(safekeeper["flush_lsn"].is_string() && safekeeper["lag_bytes"].is_u64(), "{safekeeper}");
     }
-    ensure!(outside.succeed(&["status"]).await?.contains("commits go through"));
+    ensure!(dev.succeed(&["status"]).await?.contains("commits go through"));
     Ok(())
 }
 
-async fn stop_and_start_safekeepers(outside: &Outside, psql: &str) -> Result<()> {
-    outside.succeed(&["stop", "sk1"]).await?;
+async fn stop_and_start_safekeepers(dev: &DevCommands, psql: &str) -> Result<()> {
+    dev.succeed(&["stop", "sk1"]).await?;
     ensure!(paste(psql, "INSERT INTO t VALUES (1)").await? == "INSERT 0 1");
-    outside.succeed(&["stop", "sk3"]).await?;
-    let status = outside.succeed(&["status"]).await?;
+    dev.succeed(&["stop", "sk3"]).await?;
+    let status = dev.succeed(&["status"]).await?;
     ensure!(status.contains("commits wait") && status.contains("sk1, sk3"), "{status}");
-    outside.succeed(&["start", "sk3"]).await?;
+    dev.succeed(&["start", "sk3"]).await?;
     until("commits to go through again", STEP_TIMEOUT, async || {
-        Ok(outside.succeed(&["status"]).await?.contains("commits go through").then_some(()))
+        Ok(dev.succeed(&["status"]).await?.contains("commits go through").then_some(()))
     })
     .await?;
-    outside.succeed(&["start", "sk1"]).await?;
+    dev.succeed(&["start", "sk1"]).await?;
     Ok(())
 }
 
 /// Then it stops everything.
 #[tokio::test]
 async fn foreground_up_shows_status_until_ctrl_c() -> Result<()> {
-    let outside = Outside::new("front")?;
-    let front = outside.spawn(&["up"])?;
-    let log = outside.directory.join("dev.log");
+    let dev = DevCommands::new("front")?;
+    let front = dev.spawn(&["up"])?;
+    let log = dev.directory.join("dev.log");
     let said = |what: &'static str| {
         let log = log.clone();
         async move {
@@ -100,45 +97,45 @@ async fn foreground_up_shows_status_until_ctrl_c() -> Result<()> {
         }
     };
     said("commits go through").await?;
-    ensure!(outside.processes().len() == 6);
-    outside.succeed(&["stop", "sk2"]).await?;
-    outside.succeed(&["stop", "sk3"]).await?;
+    ensure!(dev.processes().len() == 6);
+    dev.succeed(&["stop", "sk2"]).await?;
+    dev.succeed(&["stop", "sk3"]).await?;
     said("commits wait: no quorum").await?;
-    outside.succeed(&["start", "sk2"]).await?;
+    dev.succeed(&["start", "sk2"]).await?;
     front.end(Signal::SIGINT, STEP_TIMEOUT).await?;
     said("the data stays in").await?;
-    ensure!(outside.processes().is_empty(), "something still runs");
-    outside.passed();
+    ensure!(dev.processes().is_empty(), "something still runs");
+    dev.passed();
     Ok(())
 }
 
 #[tokio::test]
 async fn dead_part_is_reported_and_started_by_name() -> Result<()> {
-    let outside = Outside::new("died")?;
-    outside.succeed(&["up", "--detach"]).await?;
-    let pid = outside.cluster_json()?["safekeepers"][1]["pid"].as_i64();
-    let victim = outside.processes().into_iter().find(|process| Some(i64::from(process.pid)) == pid);
+    let dev = DevCommands::new("died")?;
+    dev.succeed(&["up", "--detach"]).await?;
+    let pid = dev.cluster_json()?["safekeepers"][1]["pid"].as_i64();
+    let victim = dev.processes().into_iter().find(|process| Some(i64::from(process.pid)) == pid);
     victim.context("sk2 does not run")?.kill().await?;
-    let status = outside.succeed(&["status"]).await?;
+    let status = dev.succeed(&["status"]).await?;
     ensure!(status.lines().any(|line| line.starts_with("sk2") && line.contains("died")), "{status}");
-    ensure!(outside.fail(&["up", "--detach"]).await?.contains("./dev start sk2"));
-    outside.succeed(&["start", "sk2"]).await?;
-    ensure!(outside.processes().len() == 6);
-    outside.succeed(&["down"]).await?;
-    outside.passed();
+    ensure!(dev.fail(&["up", "--detach"]).await?.contains("./dev start sk2"));
+    dev.succeed(&["start", "sk2"]).await?;
+    ensure!(dev.processes().len() == 6);
+    dev.succeed(&["down"]).await?;
+    dev.passed();
     Ok(())
 }
 
 #[tokio::test]
 async fn interrupted_start_leaves_nothing_and_can_repeat() -> Result<()> {
-    let outside = Outside::new("interrupted")?;
-    let start = outside.spawn(&["up", "--detach"])?;
-    until("the first process", STEP_TIMEOUT, async || Ok(outside.processes().first().copied())).await?;
+    let dev = DevCommands::new("interrupted")?;
+    let start = dev.spawn(&["up", "--detach"])?;
+    until("the first process", STEP_TIMEOUT, async || Ok(dev.processes().first().copied())).await?;
     start.end(Signal::SIGINT, STEP_TIMEOUT).await?;
-    ensure!(outside.processes().is_empty(), "something still runs");
-    ensure!(!outside.directory.join("postgres").exists(), "half a PostgreSQL is left");
-    outside.succeed(&["up", "--detach"]).await?;
-    outside.succeed(&["down"]).await?;
-    outside.passed();
+    ensure!(dev.processes().is_empty(), "something still runs");
+    ensure!(!dev.directory.join("postgres").exists(), "half a PostgreSQL is left");
+    dev.succeed(&["up", "--detach"]).await?;
+    dev.succeed(&["down"]).await?;
+    dev.passed();
     Ok(())
 }

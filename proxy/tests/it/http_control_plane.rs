@@ -49,7 +49,7 @@ impl Service {
 }
 
 #[derive(Deserialize)]
-struct Asked {
+struct LookupQuery {
     endpointish: String,
     role: Option<String>,
 }
@@ -58,14 +58,14 @@ async fn answer(
     State(service): State<Arc<Service>>,
     uri: Uri,
     headers: HeaderMap,
-    Query(asked): Query<Asked>,
+    Query(query): Query<LookupQuery>,
 ) -> (StatusCode, String) {
     let is_wake = uri.path() == "/api/wake_compute";
     let calls = if is_wake { &service.wake_calls } else { &service.access_calls };
     calls.fetch_add(1, Ordering::Relaxed);
     let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
     *service.authorization.lock().unwrap() = authorization.unwrap_or_default();
-    if asked.endpointish != "main" {
+    if query.endpointish != "main" {
         let details = json!({"error_info": {"reason": "ENDPOINT_NOT_FOUND"}});
         let error = json!({"error": "x", "status": {"code": "c", "message": "m", "details": details}});
         return (StatusCode::NOT_FOUND, error.to_string());
@@ -77,7 +77,7 @@ async fn answer(
         }
         json!({"address": format!("127.0.0.1:{port}"), "aux": {}})
     } else {
-        let is_known = asked.role.as_deref() == Some("app");
+        let is_known = query.role.as_deref() == Some("app");
         let verifier = service.verifier.lock().unwrap().clone().unwrap_or_else(verifier);
         let secret = if is_known { verifier.to_string() } else { String::new() };
         json!({"role_secret": secret, "project_id": "shop"})

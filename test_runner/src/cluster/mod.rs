@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use self::state::{Part, SafekeeperState, State};
+use self::state::{ClusterState, Part, SafekeeperState};
 use crate::env::Tools;
 use crate::postgres::Postgres;
 use crate::proxy::Proxy;
@@ -26,11 +26,11 @@ use crate::walproposer::Walproposer;
 pub use self::part_name::{PartName, SAFEKEEPERS};
 
 /// Told to a person while something takes time.
-pub type Progress<'a> = &'a dyn Fn(&str);
+pub type ReportStep<'a> = &'a dyn Fn(&str);
 
 /// How a cluster of a test differs from one of `./dev up`.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct ClusterOptions {
     /// A data directory that initdb made: copied, because initdb takes long. With the superuser's password.
     pub template: Option<(PathBuf, String)>,
     /// Whether a base backup of the primary is kept from before its first commit.
@@ -57,19 +57,19 @@ pub struct Cluster {
     /// Where everything lies.
     pub directory: PathBuf,
     /// What is known about it.
-    pub state: State,
+    pub state: ClusterState,
     /// The tools.
     pub tools: Tools,
     /// How it differs from the usual.
-    pub options: Options,
+    pub options: ClusterOptions,
 }
 
 impl Cluster {
     /// The cluster in this directory, or a new one. Nothing is started.
-    pub fn open(directory: &Path, tools: Tools, options: Options) -> Result<Self> {
-        let state = match State::load(&directory.join("state.json"))? {
+    pub fn open(directory: &Path, tools: Tools, options: ClusterOptions) -> Result<Self> {
+        let state = match ClusterState::load(&directory.join("state.json"))? {
             Some(state) => state,
-            None => State::new(SAFEKEEPERS)?,
+            None => ClusterState::new(SAFEKEEPERS)?,
         };
         Ok(Self { directory: directory.to_path_buf(), state, tools, options })
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::state::Origin;
-use super::{Cluster, PartName, Progress};
+use super::{Cluster, PartName, ReportStep};
 use crate::postgres::Postgres;
 use crate::safekeeper::NewTimeline;
 use crate::wait;
@@ -29,8 +29,8 @@ const SYNCHRONOUS: [(&str, &str); 1] = [("synchronous_standby_names", "FIRST 1 (
 impl Cluster {
     /// Starts everything and waits until a commit went the whole way. When something fails, what was started is
     /// ended again.
-    pub async fn start(&mut self, say: Progress<'_>) -> Result<()> {
-        let result = self.start_all(say).await;
+    pub async fn start(&mut self, report: ReportStep<'_>) -> Result<()> {
+        let result = self.start_all(report).await;
         if result.is_err() {
             self.give_up_start().await?;
         }
@@ -43,27 +43,27 @@ impl Cluster {
         if self.state.origin.is_some() { Ok(()) } else { self.remove_unfinished().await }
     }
 
-    async fn start_all(&mut self, say: Progress<'_>) -> Result<()> {
+    async fn start_all(&mut self, report: ReportStep<'_>) -> Result<()> {
         if self.state.origin.is_none() {
-            self.initialise(say).await?;
+            self.initialise(report).await?;
         }
         self.check_data_directory().await?;
         for id in self.safekeeper_ids() {
-            say(&format!("starting sk{id}"));
+            report(&format!("starting sk{id}"));
             self.start_part(PartName::Safekeeper(id)).await?;
             self.check_timeline(id).await?;
         }
-        say("starting postgres");
+        report("starting postgres");
         self.start_part(PartName::Postgres).await?;
-        say("starting walproposer, electing it");
+        report("starting walproposer, electing it");
         self.start_part(PartName::Walproposer).await?;
         self.wait_streaming().await?;
-        say("waiting for a commit to go the whole way");
+        report("waiting for a commit to go the whole way");
         self.commit_once().await?;
         if self.options.without_proxy {
             return Ok(());
         }
-        say("starting proxy");
+        report("starting proxy");
         self.start_part(PartName::Proxy).await
     }
 
@@ -156,14 +156,14 @@ impl Cluster {
         Ok(())
     }
 
-    async fn initialise(&mut self, say: Progress<'_>) -> Result<()> {
+    async fn initialise(&mut self, report: ReportStep<'_>) -> Result<()> {
         self.remove_unfinished().await?;
         fs::create_dir_all(&self.directory)?;
         // Where the processes of a start that is interrupted can be found again.
         self.save()?;
-        say("making a PostgreSQL cluster (initdb)");
+        report("making a PostgreSQL cluster (initdb)");
         self.make_data_directory().await?;
-        say("creating roles, database and slot");
+        report("creating roles, database and slot");
         let postgres = self.postgres();
         let process = postgres.start(&[]).await?;
         self.state.postgres.process = Some(process);
@@ -172,7 +172,7 @@ impl Cluster {
         process.end(Signal::SIGINT, PRIVATE_STOP_TIMEOUT).await?;
         self.state.postgres.process = None;
         for id in self.safekeeper_ids() {
-            say(&format!("creating the timeline on sk{id}"));
+            report(&format!("creating the timeline on sk{id}"));
             self.start_part(PartName::Safekeeper(id)).await?;
             self.safekeeper(id)?.create_timeline(&new).await?;
             self.end_part_gently(PartName::Safekeeper(id)).await?;

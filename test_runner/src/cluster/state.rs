@@ -19,7 +19,7 @@ const PASSWORD_BYTES: usize = 16;
 
 /// Everything about one cluster that is not in its data directories.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct State {
+pub struct ClusterState {
     format: u32,
     /// Known once the first start came to its end; before that nothing in the directory is worth keeping.
     pub origin: Option<Origin>,
@@ -108,7 +108,7 @@ struct Version {
     format: u32,
 }
 
-impl State {
+impl ClusterState {
     /// A new cluster, with new ids, ports and passwords.
     pub fn new(safekeepers: u64) -> Result<Self> {
         let part = || Ok::<_, anyhow::Error>(Part { port: ports::pick()?, process: None });
@@ -189,9 +189,9 @@ mod tests {
     fn state_is_saved_for_its_owner_only() {
         use std::os::unix::fs::PermissionsExt as _;
         let file = tempfile::tempdir().unwrap().keep().join("state.json");
-        let state = State::new(3).unwrap();
+        let state = ClusterState::new(3).unwrap();
         state.save(&file).unwrap();
-        let loaded = State::load(&file).unwrap().unwrap();
+        let loaded = ClusterState::load(&file).unwrap().unwrap();
         assert_eq!(serde_json::to_string(&loaded).unwrap(), serde_json::to_string(&state).unwrap());
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }
@@ -210,12 +210,12 @@ mod tests {
     #[test]
     fn damaged_or_foreign_state_is_refused_with_remedy() {
         let file = tempfile::tempdir().unwrap().keep().join("state.json");
-        assert!(State::load(&file).unwrap().is_none());
+        assert!(ClusterState::load(&file).unwrap().is_none());
         fs::write(&file, "{\"format\":").unwrap();
-        assert!(State::load(&file).unwrap_err().to_string().contains("move"));
+        assert!(ClusterState::load(&file).unwrap_err().to_string().contains("move"));
         for foreign in ["{\"format\": 1}", "{\"format\": 9, \"more\": []}"] {
             fs::write(&file, foreign).unwrap();
-            assert!(State::load(&file).unwrap_err().to_string().contains("another version"));
+            assert!(ClusterState::load(&file).unwrap_err().to_string().contains("another version"));
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::walproposer::WalproposerStatus;
 
 /// The whole answer of `./dev status`.
 #[derive(Clone, Debug, Serialize)]
-pub struct Status {
+pub struct ClusterStatus {
     /// Each program.
     pub parts: Vec<PartStatus>,
     /// Each safekeeper's log.
@@ -58,7 +58,7 @@ pub struct SafekeeperStatus {
 
 impl Cluster {
     /// Asks everybody.
-    pub async fn status(&self) -> anyhow::Result<Status> {
+    pub async fn status(&self) -> anyhow::Result<ClusterStatus> {
         let walproposer = self.walproposer().status().await.ok();
         let proxy = self.proxy().status().await.ok();
         let mut safekeepers = Vec::new();
@@ -81,7 +81,7 @@ impl Cluster {
             self.parts().into_iter().map(|name| self.part_status(name)).collect::<anyhow::Result<_>>()?;
         let blocked = self.what_blocks(walproposer.as_ref());
         let remarks = remarks(&safekeepers, walproposer.as_ref());
-        Ok(Status { parts, safekeepers, walproposer, proxy, blocked, remarks })
+        Ok(ClusterStatus { parts, safekeepers, walproposer, proxy, blocked, remarks })
     }
 
     fn part_status(&self, name: PartName) -> anyhow::Result<PartStatus> {

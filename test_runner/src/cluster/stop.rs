@@ -11,7 +11,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 use wal_types::Lsn;
 
-use super::{Cluster, PartName, Progress};
+use super::{Cluster, PartName, ReportStep};
 use crate::process::ProcessId;
 use crate::wait;
 
@@ -24,24 +24,24 @@ const END_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Cluster {
     /// Stops everything in order.
-    pub async fn stop(&mut self, say: Progress<'_>) -> Result<()> {
+    pub async fn stop(&mut self, report: ReportStep<'_>) -> Result<()> {
         if self.is_running(PartName::Proxy) {
-            say("stopping proxy");
+            report("stopping proxy");
         }
         self.end_part_gently(PartName::Proxy).await?;
         if self.is_running(PartName::Postgres) {
-            say("stopping postgres");
-            self.stop_postgres(say).await?;
-            self.say_what_the_quorum_lacks(say).await;
+            report("stopping postgres");
+            self.stop_postgres(report).await?;
+            self.say_what_the_quorum_lacks(report).await;
         }
-        self.forget(PartName::Postgres)?;
+        self.clear_process(PartName::Postgres)?;
         if self.is_running(PartName::Walproposer) {
-            say("stopping walproposer");
+            report("stopping walproposer");
         }
         self.end_part_gently(PartName::Walproposer).await?;
         for part in self.parts() {
             if self.is_running(part) {
-                say(&format!("stopping {part}"));
+                report(&format!("stopping {part}"));
             }
             self.end_part_gently(part).await?;
         }
@@ -49,15 +49,15 @@ impl Cluster {
     }
 
     /// Stops one part.
-    pub async fn stop_part(&mut self, name: PartName, say: Progress<'_>) -> Result<()> {
+    pub async fn stop_part(&mut self, name: PartName, report: ReportStep<'_>) -> Result<()> {
         if name != PartName::Postgres {
             return self.end_part_gently(name).await;
         }
         let had_walproposer = self.is_running(PartName::Walproposer);
         if self.is_running(name) {
-            self.stop_postgres(say).await?;
+            self.stop_postgres(report).await?;
         }
-        self.forget(name)?;
+        self.clear_process(name)?;
         if had_walproposer && !self.is_running(PartName::Walproposer) {
             self.start_part(PartName::Walproposer).await?;
         }
@@ -65,21 +65,21 @@ impl Cluster {
     }
 
     /// Fast stop; the walproposer is stopped too when the commit LSN stands still meanwhile.
-    async fn stop_postgres(&mut self, say: Progress<'_>) -> Result<()> {
+    async fn stop_postgres(&mut self, report: ReportStep<'_>) -> Result<()> {
         let Some(process) = self.part(PartName::Postgres)?.process else { return Ok(()) };
         process.signal(Signal::SIGINT)?;
         if self.wait_while_commits_move(process).await {
             return Ok(());
         }
         let why = self.why_commits_stand_still().await;
-        say(&format!(
+        report(&format!(
             "the commit LSN stood still for {} s ({why}): stopping the walproposer, so that postgres can end; the \
              next start pushes the rest",
             STOP_WAIT.as_secs()
         ));
         self.end_part_gently(PartName::Walproposer).await?;
         if process.wait_gone(STOP_WAIT).await.is_err() {
-            say("postgres still runs: immediate stop, it will recover at its next start");
+            report("postgres still runs: immediate stop, it will recover at its next start");
             process.end(Signal::SIGQUIT, STOP_WAIT).await?;
         }
         Ok(())
@@ -113,14 +113,14 @@ impl Cluster {
     /// After a clean stop: whether the quorum has the shutdown checkpoint. That PostgreSQL ended says nothing
     /// about it. A checkpoint's record begins below a commit LSN exactly when it also ends there, because a commit
     /// LSN is the end of a record.
-    async fn say_what_the_quorum_lacks(&self, say: Progress<'_>) {
+    async fn say_what_the_quorum_lacks(&self, report: ReportStep<'_>) {
         let (Ok(checkpoint), Some(quorum)) =
             (self.postgres().last_checkpoint().await, self.quorum_flush().await)
         else {
             return;
         };
         if quorum <= checkpoint {
-            say(&format!("a quorum holds the WAL up to {quorum}; the rest is pushed at the next start"));
+            report(&format!("a quorum holds the WAL up to {quorum}; the rest is pushed at the next start"));
         }
     }
 
@@ -148,7 +148,7 @@ impl Cluster {
         {
             process.kill().await?;
         }
-        self.forget(name)
+        self.clear_process(name)
     }
 
     /// kill -9, as a crash does it. PostgreSQL's children end by themselves when they see that it is gone.
@@ -156,7 +156,7 @@ impl Cluster {
         if let Some(process) = self.part(name)?.process {
             process.kill().await?;
         }
-        self.forget(name)
+        self.clear_process(name)
     }
 
     /// Ends everything without waiting for anybody: after a failed start.
@@ -167,14 +167,14 @@ impl Cluster {
         {
             process.end(Signal::SIGQUIT, END_TIMEOUT).await?;
         }
-        self.forget(PartName::Postgres)?;
+        self.clear_process(PartName::Postgres)?;
         for part in self.parts() {
             self.end_part_gently(part).await?;
         }
         Ok(())
     }
 
-    fn forget(&mut self, name: PartName) -> Result<()> {
+    fn clear_process(&mut self, name: PartName) -> Result<()> {
         self.part_mut(name)?.process = None;
         self.save()
     }

@@ -86,7 +86,7 @@ impl ForgettingDisk {
     }
 
     /// Undoes what was not synced. To be called when the program is dead; returns how many changes were undone.
-    pub fn forget(&self) -> Result<usize> {
+    pub fn lose_unsynced(&self) -> Result<usize> {
         let file = self.journal.join("journal");
         let bytes =
             fs::read(&file).with_context(|| format!("no journal: was {} loaded?", self.library.display()))?;
@@ -103,13 +103,13 @@ impl ForgettingDisk {
     }
 
     /// Whether the program came so far that it may have changed anything since the last `forget`.
-    pub fn has_begun(&self) -> bool {
+    pub fn has_journal(&self) -> bool {
         self.journal.join("journal").exists()
     }
 
-    /// To be called instead of [`ForgettingDisk::forget`]: what was not synced stays, as after a kill on a machine
+    /// To be called instead of [`ForgettingDisk::lose_unsynced`]: what was not synced stays, as after a kill on a machine
     /// that goes on. A later `forget` may still take it away.
-    pub fn keep(&self) -> Result<()> {
+    pub fn keep_unsynced(&self) -> Result<()> {
         let file = fs::OpenOptions::new().write(true).open(self.journal.join("journal"))?;
         let bytes = fs::read(self.journal.join("journal"))?;
         // A record that the kill cut short would hide those that come behind it.

@@ -15,7 +15,7 @@ async fn left_by(script: &str, switch: fn(&ForgettingDisk)) -> Vec<String> {
         environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let script = format!("import os\nroot = {:?}\nfail = root + '.fail'\n{script}", root.to_str().unwrap());
     clients::run(Path::new("python3"), &["-c", &script], &pairs).await.unwrap();
-    disk.forget().unwrap();
+    disk.lose_unsynced().unwrap();
     let mut left: Vec<String> = fs::read_dir(&root)
         .unwrap()
         .map(|entry| entry.unwrap())

@@ -1,8 +1,8 @@
-//! [`Record`]: a ledger and the bytes that go with it, in two files, so that a run can be taken up where it was left.
+//! [`WireRecord`]: a ledger and the bytes that go with it, in two files, so that a run can be taken up where it was left.
 //!
 //! The bytes lie in a sparse file at their WAL position: what the safekeeper was sent last for each. Both files are
 //! written before anything is passed on. A kill of this program leaves them whole; after a restart of the machine they
-//! are not to be trusted, and [`Record::start`] makes new ones.
+//! are not to be trusted, and [`WireRecord::start`] makes new ones.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;
@@ -19,13 +19,13 @@ const LEDGER_BYTES: usize = 4096;
 
 /// A ledger and the bytes that go with it.
 #[derive(Debug)]
-pub struct Record {
+pub struct WireRecord {
     ledger: Ledger,
     ledger_file: File,
     bytes_file: File,
 }
 
-impl Record {
+impl WireRecord {
     /// A record in which nothing is owed.
     pub fn start(directory: &Path, name: &str) -> Result<Self> {
         let file = |extension| {
@@ -75,7 +75,7 @@ impl Record {
             return Ok(());
         }
         let end = begin.advance(wal.len() as u64);
-        if self.change(|ledger| ledger.appended(term, end))? {
+        if self.change(|ledger| ledger.record_append(term, end))? {
             self.bytes_file.write_all_at(wal, begin.0)?;
         }
         Ok(())
@@ -99,19 +99,19 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Answer;
+    use crate::wire::PositionReply;
 
     #[test]
     fn record_finds_the_first_differing_byte() {
         let directory = tempfile::tempdir().unwrap();
-        let mut record = Record::start(directory.path(), "sk1").unwrap();
-        record.change(|ledger| ledger.elected(Term(1), Lsn(100))).unwrap();
+        let mut record = WireRecord::start(directory.path(), "sk1").unwrap();
+        record.change(|ledger| ledger.record_truncation(Term(1), Lsn(100))).unwrap();
         record.append(Term(1), Lsn(100), b"abcdef").unwrap();
         record.append(Term(0), Lsn(100), b"ABCDEF").unwrap();
-        let told = Answer { term: Term(1), flush: Lsn(106), commit: Lsn(0), follows: true };
-        record.change(|ledger| ledger.answered(told)).unwrap();
+        let told = PositionReply { term: Term(1), flush: Lsn(106), commit: Lsn(0), is_append_reply: true };
+        record.change(|ledger| ledger.record_reply(told)).unwrap();
 
-        let again = Record::resume(directory.path(), "sk1").unwrap();
+        let again = WireRecord::resume(directory.path(), "sk1").unwrap();
         assert_eq!(again.ledger(), record.ledger());
         assert_eq!(again.difference(Lsn(100), b"abcdef").unwrap(), None);
         assert_eq!(again.difference(Lsn(102), b"cdEF").unwrap(), Some(Lsn(104)));

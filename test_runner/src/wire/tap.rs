@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use wal_types::{Lsn, ProposerId, Term};
 
-use super::{Answer, Record};
+use super::{PositionReply, WireRecord};
 use crate::wait;
 
 /// Longest message that is passed on.
@@ -41,7 +41,7 @@ pub struct Tap {
 
 #[derive(Debug)]
 struct Shared {
-    record: Mutex<Record>,
+    record: Mutex<WireRecord>,
     connections: AtomicUsize,
     /// Why this tap can no longer be believed.
     failure: Mutex<Option<String>>,
@@ -49,7 +49,7 @@ struct Shared {
 
 impl Tap {
     /// Listens on a port of its own and passes each connection on to `target`.
-    pub async fn start(target: SocketAddr, record: Record) -> Result<Self> {
+    pub async fn start(target: SocketAddr, record: WireRecord) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (door, is_open) = watch::channel(true);
@@ -63,7 +63,7 @@ impl Tap {
     }
 
     /// The record, locked: nothing is passed on meanwhile.
-    pub fn record(&self) -> MutexGuard<'_, Record> {
+    pub fn record(&self) -> MutexGuard<'_, WireRecord> {
         lock(&self.shared.record)
     }
 
@@ -73,7 +73,7 @@ impl Tap {
     }
 
     /// Waits until every connection has ended, when the safekeeper was killed: then all that it said was heard.
-    pub async fn heard_out(&self) -> Result<()> {
+    pub async fn wait_all_read(&self) -> Result<()> {
         wait::until("the last words of a safekeeper", CLOSE_TIMEOUT, async || {
             Ok((self.shared.connections.load(Ordering::SeqCst) == 0).then_some(()))
         })
@@ -135,13 +135,13 @@ async fn connection(client: TcpStream, server: TcpStream, shared: &Shared) -> Re
     server.set_nodelay(true)?;
     let (client_in, client_out) = client.into_split();
     let (server_in, server_out) = server.into_split();
-    let talk = Mutex::new(Talk::default());
-    let answers = answers(server_in, client_out, shared, &talk);
+    let state = Mutex::new(ConnectionState::default());
+    let answers = answers(server_in, client_out, shared, &state);
     tokio::pin!(answers);
     tokio::select! {
         // Nothing that is still sent can be answered.
         ended = &mut answers => ended,
-        ended = requests(client_in, server_out, shared, &talk) => {
+        ended = requests(client_in, server_out, shared, &state) => {
             ended?;
             // The safekeeper sees that its peer is gone; what it said before is heard.
             tokio::time::timeout(CLOSE_TIMEOUT, answers).await.unwrap_or(Ok(()))
@@ -151,7 +151,7 @@ async fn connection(client: TcpStream, server: TcpStream, shared: &Shared) -> Re
 
 /// What is known about one connection.
 #[derive(Debug, Default)]
-struct Talk {
+struct ConnectionState {
     /// It carries a proposer's messages.
     is_push: bool,
     /// The last vote that was asked for, not answered yet.
@@ -164,7 +164,7 @@ async fn requests(
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
     shared: &Shared,
-    talk: &Mutex<Talk>,
+    state: &Mutex<ConnectionState>,
 ) -> Result<()> {
     let (mut reader, mut writer) = (FramedReader::new(from), FramedWriter::new(to));
     let Ok(Some(packet)) = reader.read_startup_packet().await else { return Ok(()) };
@@ -173,8 +173,8 @@ async fn requests(
         (pass_on(&mut writer, reader.buffered()).await, reader.read_frame(MESSAGE_BYTES_MAX).await)
     {
         match frame.tag {
-            QUERY => lock(talk).is_push = is_push(&frame)?,
-            COPY_DATA if lock(talk).is_push => heard_request(&frame.body, shared, talk)?,
+            QUERY => lock(state).is_push = is_push(&frame)?,
+            COPY_DATA if lock(state).is_push => record_request(&frame.body, shared, state)?,
             _ => {}
         }
         writer.put(&frame)?;
@@ -183,12 +183,17 @@ async fn requests(
     Ok(())
 }
 
-async fn answers(from: OwnedReadHalf, to: OwnedWriteHalf, shared: &Shared, talk: &Mutex<Talk>) -> Result<()> {
+async fn answers(
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    shared: &Shared,
+    state: &Mutex<ConnectionState>,
+) -> Result<()> {
     let (mut reader, mut writer) = (FramedReader::new(from), FramedWriter::new(to));
     let mut has_peer = true;
     while let Ok(Some(frame)) = reader.read_frame(MESSAGE_BYTES_MAX).await {
-        if frame.tag == COPY_DATA && lock(talk).is_push {
-            heard_answer(&frame.body, shared, talk)?;
+        if frame.tag == COPY_DATA && lock(state).is_push {
+            record_reply(&frame.body, shared, state)?;
         }
         // Without a peer it is heard all the same.
         if has_peer {
@@ -218,16 +223,16 @@ fn is_push(query: &Frame) -> Result<bool> {
     Ok(is_push)
 }
 
-fn heard_request(payload: &Bytes, shared: &Shared, talk: &Mutex<Talk>) -> Result<()> {
+fn record_request(payload: &Bytes, shared: &Shared, state: &Mutex<ConnectionState>) -> Result<()> {
     let message = codec::decode_proposer(ProtocolVersion::Holdfast1, payload.clone());
     match message.context("a message to the safekeeper")? {
-        ProposerMessage::Vote(vote) => lock(talk).asked = Some((vote.term, vote.proposer_id)),
+        ProposerMessage::Vote(vote) => lock(state).asked = Some((vote.term, vote.proposer_id)),
         ProposerMessage::Elected(elected) => {
             let mut record = lock(&shared.record);
-            record.change(|ledger| ledger.elected(elected.term, elected.start_streaming_at))?;
+            record.change(|ledger| ledger.record_truncation(elected.term, elected.start_streaming_at))?;
         }
         ProposerMessage::Append(append) => {
-            lock(talk).appended = Some(append.term);
+            lock(state).appended = Some(append.term);
             lock(&shared.record).append(append.term, append.begin_lsn, &append.wal)?;
         }
         _ => {}
@@ -235,26 +240,26 @@ fn heard_request(payload: &Bytes, shared: &Shared, talk: &Mutex<Talk>) -> Result
     Ok(())
 }
 
-fn heard_answer(payload: &Bytes, shared: &Shared, talk: &Mutex<Talk>) -> Result<()> {
+fn record_reply(payload: &Bytes, shared: &Shared, state: &Mutex<ConnectionState>) -> Result<()> {
     let message = codec::decode_acceptor(ProtocolVersion::Holdfast1, payload.clone());
     let answer = match message.context("a message of the safekeeper")? {
-        AcceptorMessage::PreVote(vote) => told(vote.term, vote.flush_lsn),
+        AcceptorMessage::PreVote(vote) => position_reply(vote.term, vote.flush_lsn),
         AcceptorMessage::Vote(vote) => {
-            if let (Some((term, campaign)), true) = (lock(talk).asked.take(), vote.vote_given) {
-                lock(&shared.record).change(|ledger| ledger.voted(term, campaign))?;
+            if let (Some((term, campaign)), true) = (lock(state).asked.take(), vote.vote_given) {
+                lock(&shared.record).change(|ledger| ledger.record_vote(term, campaign))?;
             }
-            told(vote.term, vote.flush_lsn)
+            position_reply(vote.term, vote.flush_lsn)
         }
-        AcceptorMessage::Append(append) => Answer {
+        AcceptorMessage::Append(append) => PositionReply {
             commit: append.commit_lsn,
-            follows: append.flush_lsn != Lsn::INVALID && lock(talk).appended == Some(append.term),
-            ..told(append.term, append.flush_lsn)
+            is_append_reply: append.flush_lsn != Lsn::INVALID && lock(state).appended == Some(append.term),
+            ..position_reply(append.term, append.flush_lsn)
         },
         _ => return Ok(()),
     };
-    lock(&shared.record).change(|ledger| ledger.answered(answer))
+    lock(&shared.record).change(|ledger| ledger.record_reply(answer))
 }
 
-fn told(term: Term, flush: Lsn) -> Answer {
-    Answer { term, flush, commit: Lsn::INVALID, follows: false }
+fn position_reply(term: Term, flush: Lsn) -> PositionReply {
+    PositionReply { term, flush, commit: Lsn::INVALID, is_append_reply: false }
 }

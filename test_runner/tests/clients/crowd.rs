@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
 use nix::sys::signal::Signal;
 use test_runner::env::TestEnvironment;
-use test_runner::front::{Front, Options, copy_database, verifiers};
+use test_runner::proxied_postgres::{ProxiedOptions, ProxiedPostgres, copy_database, verifiers};
 use test_runner::wait::until;
 use tokio::sync::mpsc;
 
@@ -30,11 +30,11 @@ async fn thousand_clients_cost_one_wake() -> Result<()> {
     let address = format!("127.0.0.1:{}", postgres.port);
     let (service, control_plane) =
         ControlPlane::start(&environment.directory, known, &address, Some(at_wake)).await?;
-    let options = Options { control_plane: Some(control_plane), ..Options::default() };
+    let options = ProxiedOptions { control_plane: Some(control_plane), ..ProxiedOptions::default() };
     process.end(Signal::SIGINT, PATIENCE).await?;
-    let front = Front::before(postgres.clone(), &options).await?;
+    let proxied = ProxiedPostgres::before(postgres.clone(), &options).await?;
 
-    let (config, tls) = (front.config("crowd"), front.tls()?);
+    let (config, tls) = (proxied.config("crowd"), proxied.tls()?);
     let mut clients = Vec::new();
     // Who comes in groups has no other's TLS to wait for. All of them are there before the one wake ends.
     for _ in 0..CROWD / GROUP {
@@ -43,7 +43,7 @@ async fn thousand_clients_cost_one_wake() -> Result<()> {
             tokio::spawn(async move { config.connect(tls).await })
         }));
         until("the group to be let in", PATIENCE, async || {
-            let sessions = front.http("/v1/sessions").await.unwrap_or_default();
+            let sessions = proxied.http("/v1/sessions").await.unwrap_or_default();
             let waiting = sessions.matches("\"state\":\"connecting\"").count();
             Ok((waiting == clients.len()).then_some(()))
         })
@@ -65,9 +65,9 @@ async fn thousand_clients_cost_one_wake() -> Result<()> {
         ensure!(answer?.get::<_, i32>(0) == 42);
     }
     ensure!(service.wakes() == 1, "{} wakes", service.wakes());
-    ensure!(front.metric("holdfast_proxy_sessions").await? as usize == CROWD);
+    ensure!(proxied.metric("holdfast_proxy_sessions").await? as usize == CROWD);
     drop(sessions);
-    front.stop().await?;
+    proxied.stop().await?;
     process.end(Signal::SIGQUIT, PATIENCE).await?;
     environment.passed();
     Ok(())

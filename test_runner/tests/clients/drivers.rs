@@ -16,7 +16,7 @@ async fn run(
     steps: &[&str],
 ) -> Result<()> {
     let installation = Installation::new(name).await?;
-    let variables = installation.front.environment("app");
+    let variables = installation.proxied.environment("app");
     let variables = variables.iter().map(|(name, value)| (*name, value.as_str()));
     let variables: Vec<(&str, &str)> = variables.chain(variable).collect();
     let said = clients::run(program, arguments, &variables).await?;

@@ -14,11 +14,11 @@ mod soak;
 
 use anyhow::Result;
 use test_runner::env::TestEnvironment;
-use test_runner::front::{Front, Options, copy_database};
+use test_runner::proxied_postgres::{ProxiedOptions, ProxiedPostgres, copy_database};
 
 /// A proxy and its PostgreSQL, for one test.
 pub(crate) struct Installation {
-    pub(crate) front: Front,
+    pub(crate) proxied: ProxiedPostgres,
     pub(crate) environment: TestEnvironment,
 }
 
@@ -26,12 +26,12 @@ impl Installation {
     pub(crate) async fn new(name: &str) -> Result<Self> {
         let environment = TestEnvironment::new(&format!("clients-{name}"))?;
         let postgres = copy_database(&environment.tools, &environment.directory).await?;
-        let front = Front::start(postgres, Options::default()).await?;
-        Ok(Self { front, environment })
+        let proxied = ProxiedPostgres::start(postgres, ProxiedOptions::default()).await?;
+        Ok(Self { proxied, environment })
     }
 
     pub(crate) async fn passed(self) -> Result<()> {
-        self.front.stop().await?;
+        self.proxied.stop().await?;
         self.environment.passed();
         Ok(())
     }

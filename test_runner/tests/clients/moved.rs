@@ -5,8 +5,8 @@ use std::fs;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use test_runner::env::TestEnvironment;
-use test_runner::front::{Front, Options, copy_database, verifiers};
 use test_runner::ports;
+use test_runner::proxied_postgres::{ProxiedOptions, ProxiedPostgres, copy_database, verifiers};
 
 use super::control_plane::ControlPlane;
 
@@ -21,10 +21,10 @@ async fn moved_compute_is_found_without_a_client_error() -> Result<()> {
     let known = verifiers(&postgres).await?;
     let address = format!("127.0.0.1:{}", postgres.port);
     let (service, control_plane) = ControlPlane::start(&environment.directory, known, &address, None).await?;
-    let options = Options { control_plane: Some(control_plane), log_level: Some("info,proxy=debug") };
-    let front = Front::before(postgres.clone(), &options).await?;
+    let options = ProxiedOptions { control_plane: Some(control_plane), log_level: Some("info,proxy=debug") };
+    let proxied = ProxiedPostgres::before(postgres.clone(), &options).await?;
     let ask = async || {
-        anyhow::Ok(front.connect("crowd").await?.query_one("SHOW port", &[]).await?.get::<_, String>(0))
+        anyhow::Ok(proxied.connect("crowd").await?.query_one("SHOW port", &[]).await?.get::<_, String>(0))
     };
     ensure!(ask().await? == postgres.port.to_string() && service.wakes() == 1);
     ensure!(ask().await? == postgres.port.to_string() && service.wakes() == 1, "an address is not kept");
@@ -38,10 +38,10 @@ async fn moved_compute_is_found_without_a_client_error() -> Result<()> {
     let log = fs::read_to_string(environment.directory.join("proxy.log"))?;
     let failed = log.lines().filter(|line| line.contains("no session at the compute")).count();
     ensure!(failed == 1, "{failed} connects failed");
-    let cached = front.http("/v1/cache").await?;
+    let cached = proxied.http("/v1/cache").await?;
     ensure!(cached.contains(&format!(":{}\"", elsewhere.port)) && !cached.contains(&address), "{cached}");
     ensure!(ask().await? == elsewhere.port.to_string() && service.wakes() == 2);
-    front.stop().await?;
+    proxied.stop().await?;
     process.end(Signal::SIGQUIT, PATIENCE).await?;
     environment.passed();
     Ok(())

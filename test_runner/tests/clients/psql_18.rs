@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use test_runner::clients;
-use test_runner::front::Front;
+use test_runner::proxied_postgres::ProxiedPostgres;
 
 use super::psql::interrupt;
 use super::{Installation, programs};
@@ -30,12 +30,12 @@ fn psql() -> Result<Option<(PathBuf, String)>> {
 
 /// What psql said, on either stream, and whether it succeeded.
 async fn said(
-    front: &Front,
+    proxied: &ProxiedPostgres,
     psql: &Path,
     variables: &[(&str, &str)],
     command: &str,
 ) -> Result<(bool, String)> {
-    let usual = front.environment("app");
+    let usual = proxied.environment("app");
     let mut all: Vec<(&str, &str)> = usual.iter().map(|(name, value)| (*name, value.as_str())).collect();
     all.extend(variables);
     let output = clients::output(psql, &["-XAtq", "-c", command], &all).await?;
@@ -48,7 +48,7 @@ async fn direct_tls_and_protocol_3_2_work() -> Result<()> {
     let Some((psql, libpq)) = psql()? else { return Ok(()) };
     let preload = ("LD_PRELOAD", libpq.as_str());
     let installation = Installation::new("psql-18").await?;
-    let front = &installation.front;
+    let proxied = &installation.proxied;
     let newest = [("PGMINPROTOCOLVERSION", "3.2"), ("PGMAXPROTOCOLVERSION", "3.2")];
     let direct = [("PGSSLNEGOTIATION", "direct")];
     for (variables, version, alpn) in [
@@ -58,7 +58,7 @@ async fn direct_tls_and_protocol_3_2_work() -> Result<()> {
         (&[newest[0], newest[1], direct[0]][..], "3.2", "postgresql"),
         (&[("PGMAXPROTOCOLVERSION", "latest")][..], "3.2", "postgresql"),
     ] {
-        let (success, said) = said(front, &psql, &[&[preload], variables].concat(), "\\conninfo").await?;
+        let (success, said) = said(proxied, &psql, &[&[preload], variables].concat(), "\\conninfo").await?;
         ensure!(success, "{variables:?}: {said}");
         for line in
             [format!("Protocol Version|{version}"), format!("ALPN|{alpn}"), "SSL Connection|true".into()]
@@ -67,7 +67,7 @@ async fn direct_tls_and_protocol_3_2_work() -> Result<()> {
         }
     }
     let strict = [preload, ("PGREQUIREAUTH", "scram-sha-256"), ("PGCHANNELBINDING", "require")];
-    let (success, said) = said(front, &psql, &strict, "SELECT current_user").await?;
+    let (success, said) = said(proxied, &psql, &strict, "SELECT current_user").await?;
     ensure!(success && said.trim() == "app", "{said}");
     installation.passed().await
 }
@@ -79,7 +79,7 @@ async fn protocol_3_2_without_tls_is_refused() -> Result<()> {
     let installation = Installation::new("psql-18-clear").await?;
     for version in ["3.0", "3.2"] {
         let variables = [preload, ("PGMAXPROTOCOLVERSION", version), ("PGSSLMODE", "disable")];
-        let (success, said) = said(&installation.front, &psql, &variables, "SELECT 1").await?;
+        let (success, said) = said(&installation.proxied, &psql, &variables, "SELECT 1").await?;
         ensure!(!success && said.contains("connection is insecure"), "{version}: {said}");
     }
     installation.passed().await
@@ -93,7 +93,7 @@ async fn cancel_with_long_key_over_tls_works() -> Result<()> {
     let (minimum, maximum) = (("PGMINPROTOCOLVERSION", "3.2"), ("PGMAXPROTOCOLVERSION", "3.2"));
     for variables in [&[][..], &[minimum, maximum], &[minimum, maximum, ("PGSSLNEGOTIATION", "direct")]] {
         let variables = [&[preload], variables].concat();
-        interrupt(&installation.front, &psql, &variables).await?;
+        interrupt(&installation.proxied, &psql, &variables).await?;
     }
     installation.passed().await
 }

@@ -3,15 +3,15 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use test_runner::front::run;
+use test_runner::proxied_postgres::run;
 
 use super::Installation;
 
 #[tokio::test]
 async fn base_backup_and_wal_pass_the_proxy_whole() -> Result<()> {
-    let Installation { front, environment } = Installation::new("replication").await?;
+    let Installation { proxied, environment } = Installation::new("replication").await?;
     let tool = |name: &str| environment.tools.postgres(name);
-    let superuser = front.connect_directly("postgres").await?;
+    let superuser = proxied.connect_directly("postgres").await?;
     let rows = "CREATE TABLE t AS SELECT g, repeat(md5(g::text), 10) AS x FROM generate_series(1, 10000) g";
 
     let wal = environment.directory.join("wal");
@@ -25,22 +25,22 @@ async fn base_backup_and_wal_pass_the_proxy_whole() -> Result<()> {
     superuser.batch_execute(rows).await?;
     let end = ask("SELECT pg_switch_wal()::text").await?;
     let arguments = ["-D", &directory, slot, "--synchronous", "--no-loop", "--endpos", &end];
-    run(&front, "postgres", &tool("pg_receivewal"), &arguments).await?;
+    run(&proxied, "postgres", &tool("pg_receivewal"), &arguments).await?;
     let received = [segment.clone(), format!("{segment}.partial")].map(|name| fs::read(wal.join(name)).ok());
     let received = received.into_iter().flatten().next().context("the segment was not received")?;
-    let original = fs::read(front.postgres.data_dir.join("pg_wal").join(&segment))?;
+    let original = fs::read(proxied.postgres.data_dir.join("pg_wal").join(&segment))?;
     let position = usize::from_str_radix(end.split('/').next_back().context("no LSN")?, 16)? % (16 << 20);
     ensure!(position > 1 << 20 && received.get(..position) == original.get(..position), "{segment} to {end}");
 
     let backup = environment.directory.join("backup").display().to_string();
     let arguments = ["-D", &backup, "-X", "stream", "-c", "fast", "--no-sync"];
-    run(&front, "postgres", &tool("pg_basebackup"), &arguments).await?;
-    let verified = run(&front, "postgres", &tool("pg_verifybackup"), &[&backup]).await?;
+    run(&proxied, "postgres", &tool("pg_basebackup"), &arguments).await?;
+    let verified = run(&proxied, "postgres", &tool("pg_verifybackup"), &[&backup]).await?;
     ensure!(verified.contains("backup successfully verified"), "{verified}");
 
     // Logical replication names a database, which is the last column.
     let arguments = ["-XAt", "-d", "dbname=app replication=database", "-c", "IDENTIFY_SYSTEM"];
-    let said = run(&front, "postgres", &tool("psql"), &arguments).await?;
+    let said = run(&proxied, "postgres", &tool("psql"), &arguments).await?;
     ensure!(said.trim_end().ends_with("|app"), "{said}");
-    Installation { front, environment }.passed().await
+    Installation { proxied, environment }.passed().await
 }

@@ -23,9 +23,9 @@ const PAYLOAD_BYTES: usize = 7_999;
 #[tokio::test]
 async fn copied_table_comes_back_with_the_same_checksum() -> Result<()> {
     let installation = Installation::new("copy").await?;
-    let before = installation.front.metric("holdfast_proxy_from_clients_bytes_total").await?;
-    bulk::there_and_back(&installation.front, COPY_BYTES).await?;
-    let counted = installation.front.metric("holdfast_proxy_from_clients_bytes_total").await? - before;
+    let before = installation.proxied.metric("holdfast_proxy_from_clients_bytes_total").await?;
+    bulk::there_and_back(&installation.proxied, COPY_BYTES).await?;
+    let counted = installation.proxied.metric("holdfast_proxy_from_clients_bytes_total").await? - before;
     let sent = COPY_BYTES as f64;
     ensure!((sent..sent * 1.01).contains(&counted), "{counted} bytes counted");
     installation.passed().await
@@ -34,7 +34,7 @@ async fn copied_table_comes_back_with_the_same_checksum() -> Result<()> {
 #[tokio::test]
 async fn queries_are_pipelined_and_answers_keep_their_order() -> Result<()> {
     let installation = Installation::new("pipeline").await?;
-    let client = installation.front.connect("app").await?;
+    let client = installation.proxied.connect("app").await?;
     let statement = client.prepare("SELECT $1::int, repeat('x', $1), 1000 / ($1 - 1000)").await?;
     let answers = join_all((0..PIPELINED).map(|number| {
         let (client, statement) = (&client, &statement);
@@ -58,8 +58,8 @@ async fn queries_are_pipelined_and_answers_keep_their_order() -> Result<()> {
 #[tokio::test]
 async fn notification_reaches_an_idle_session() -> Result<()> {
     let installation = Installation::new("notify").await?;
-    let front = &installation.front;
-    let (listener, mut connection) = front.config("app").connect(front.tls()?).await?;
+    let proxied = &installation.proxied;
+    let (listener, mut connection) = proxied.config("app").connect(proxied.tls()?).await?;
     let (sender, mut received) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
@@ -69,7 +69,7 @@ async fn notification_reaches_an_idle_session() -> Result<()> {
         }
     });
     listener.batch_execute("LISTEN news").await?;
-    let speaker = front.connect("app").await?;
+    let speaker = proxied.connect("app").await?;
     for payload in [String::new(), "n\u{f6}tig".into(), "x".repeat(PAYLOAD_BYTES)] {
         speaker.execute("SELECT pg_notify('news', $1)", &[&payload]).await?;
         let came = tokio::time::timeout(PATIENCE, received.recv()).await.context("no notification")?;
@@ -81,9 +81,9 @@ async fn notification_reaches_an_idle_session() -> Result<()> {
 #[tokio::test]
 async fn cancel_ends_its_query_and_late_one_nothing() -> Result<()> {
     let installation = Installation::new("cancel").await?;
-    let front = &installation.front;
-    let (one, other) = (front.connect("app").await?, front.connect("app").await?);
-    let (token, superuser) = (one.cancel_token(), front.connect_directly("postgres").await?);
+    let proxied = &installation.proxied;
+    let (one, other) = (proxied.connect("app").await?, proxied.connect("app").await?);
+    let (token, superuser) = (one.cancel_token(), proxied.connect_directly("postgres").await?);
     let sleep = "SELECT pg_sleep(1000)";
     let (mut first, mut second) = (pin!(one.batch_execute(sleep)), pin!(other.batch_execute(sleep)));
     let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
@@ -95,12 +95,12 @@ async fn cancel_ends_its_query_and_late_one_nothing() -> Result<()> {
         ended = &mut first => ended.context("the first ended")?,
         ended = &mut second => ended.context("the second ended")?,
     }
-    token.cancel_query(front.tls()?).await?;
+    token.cancel_query(proxied.tls()?).await?;
     let ended = tokio::time::timeout(PATIENCE, first).await.context("nothing was cancelled")?;
     let code = ended.err().and_then(|error| error.code().cloned());
     ensure!(code == Some(SqlState::QUERY_CANCELED), "{code:?}");
     ensure!(futures::poll!(&mut second).is_pending(), "the other one was cancelled");
-    token.cancel_query(front.tls()?).await?;
+    token.cancel_query(proxied.tls()?).await?;
     ensure!(one.query_one("SELECT 42", &[]).await?.get::<_, i32>(0) == 42);
     installation.passed().await
 }
@@ -108,13 +108,13 @@ async fn cancel_ends_its_query_and_late_one_nothing() -> Result<()> {
 #[tokio::test]
 async fn every_startup_parameter_arrives() -> Result<()> {
     let installation = Installation::new("parameters").await?;
-    let front = &installation.front;
-    let mut config = front.config("app");
+    let proxied = &installation.proxied;
+    let mut config = proxied.config("app");
     config.application_name("a name with \u{fc} and 'quotes'");
     config.options(
         "-c statement_timeout=12345 -c search_path=a,b -c my.setting=with\\ space -c DateStyle=German",
     );
-    let (client, connection) = config.connect(front.tls()?).await?;
+    let (client, connection) = config.connect(proxied.tls()?).await?;
     tokio::spawn(connection);
     for (setting, expected) in [
         // PostgreSQL shows what is not ASCII in this one as question marks.

@@ -95,7 +95,7 @@ pub(super) async fn start_proxy(
     let starting = KillOnDrop::new(process);
     let text = wait::until("the proxy's address file", DEADLINE, async || {
         if !process.is_alive() {
-            return Err(program.ended());
+            return Err(program.early_end());
         }
         Ok(fs::read_to_string(&address_file).ok())
     });

@@ -1,4 +1,4 @@
-//! One safekeeper, started alone: nobody feeds it. What it shows is compared with what it told on the wire.
+//! One safekeeper, started alone: nobody feeds it. What it shows is compared with what it reports on the wire.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use postgres_backend::client::{Client, ClientCopyMessage, ConnectOptions};
 use pq_proto::replication::FromPrimary;
 use test_runner::cluster::Cluster;
-use test_runner::wire::{Shown, Tap};
+use test_runner::wire::{ReportedState, Tap};
 use wal_types::{Lsn, Term};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,35 +18,35 @@ const COMPARED_AGAIN_BYTES: u64 = 1 << 20;
 
 /// What was found, when nothing is wrong.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Found {
+pub(crate) struct Inspection {
     pub(crate) id: u64,
-    pub(crate) owed: Lsn,
+    pub(crate) acknowledged: Lsn,
     pub(crate) flush: Lsn,
     pub(crate) compared_bytes: u64,
 }
 
 /// Holds a safekeeper to its word. `compared` is up to where its bytes were compared before.
-pub(crate) async fn inspect(cluster: &Cluster, id: u64, tap: &Tap, compared: Lsn) -> Result<Found> {
+pub(crate) async fn inspect(cluster: &Cluster, id: u64, tap: &Tap, compared: Lsn) -> Result<Inspection> {
     let (tenant, timeline) = (&cluster.state.tenant_id, &cluster.state.timeline_id);
     let status = cluster.safekeeper(id)?.timeline(tenant, timeline).await?;
     ensure!(status.health == "healthy", "sk{id} is {}", status.health);
-    let shown = Shown {
+    let shown = ReportedState {
         term: Term(status.term),
         flush: status.flush_lsn.parse()?,
         commit: status.commit_lsn.parse()?,
     };
     let ledger = tap.record().ledger().clone();
-    let missing = ledger.missing(shown);
+    let missing = ledger.violations(shown);
     if !missing.is_empty() {
         bail!("sk{id} breaks its word: {} ({ledger:?}, {shown:?})", missing.join("; "));
     }
-    let owed = ledger.owed();
-    let mut found = Found { id, owed, flush: shown.flush, compared_bytes: 0 };
+    let acknowledged = ledger.acknowledged();
+    let mut found = Inspection { id, acknowledged, flush: shown.flush, compared_bytes: 0 };
     if let Some(base) = ledger.base() {
         let again = Lsn(ledger.changed_from(compared).0.saturating_sub(COMPARED_AGAIN_BYTES));
         let from = again.max(base);
-        if from < owed {
-            let read = read_log(cluster, id, shown.term, from, owed);
+        if from < acknowledged {
+            let read = read_log(cluster, id, shown.term, from, acknowledged);
             let read = tokio::time::timeout(READ_TIMEOUT, read).await.context("its log cannot be read")?;
             let bytes = read.with_context(|| format!("reading the log of sk{id}"))?;
             if let Some(at) = tap.record().difference(from, &bytes)? {
@@ -55,7 +55,7 @@ pub(crate) async fn inspect(cluster: &Cluster, id: u64, tap: &Tap, compared: Lsn
             found.compared_bytes = bytes.len() as u64;
         }
     }
-    tap.record().change(|ledger| ledger.compared())?;
+    tap.record().change(|ledger| ledger.mark_compared())?;
     Ok(found)
 }
 

@@ -30,7 +30,7 @@ use nix::fcntl::{Flock, FlockArg};
 use test_runner::env::{Tools, state};
 use test_runner::wait;
 
-use self::progress::Progress;
+use self::progress::RunProgress;
 use self::run::Run;
 
 /// How long an earlier run may take to be gone.
@@ -100,10 +100,10 @@ async fn cycles(
     arguments: &Arguments,
     directory: &Path,
     tools: Tools,
-    progress: &mut Progress,
+    progress: &mut RunProgress,
 ) -> Result<()> {
     let mut last = Instant::now();
-    let mut lap = |progress: &mut Progress| {
+    let mut lap = |progress: &mut RunProgress| {
         let seconds = last.elapsed().as_secs_f64();
         last = Instant::now();
         progress.seconds += seconds;
@@ -131,8 +131,8 @@ async fn cycles(
     Ok(())
 }
 
-async fn begin(directory: &Path, seed: Option<u64>) -> Result<Progress> {
-    if let Some(before) = Progress::load(directory)? {
+async fn begin(directory: &Path, seed: Option<u64>) -> Result<RunProgress> {
+    if let Some(before) = RunProgress::load(directory)? {
         ensure!(
             before.is_finished && before.failed.is_none(),
             "{} holds a run that {}: {}remove that directory first",
@@ -146,11 +146,11 @@ async fn begin(directory: &Path, seed: Option<u64>) -> Result<Progress> {
     }
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let seed = seed.map_or_else(getrandom::u64, Ok).context("no randomness from the operating system")?;
-    Progress::new(directory, seed)
+    RunProgress::new(directory, seed)
 }
 
-fn resume(directory: &Path, cycles: u64, seed: Option<u64>) -> Result<Progress> {
-    let Some(progress) = Progress::load(directory)? else {
+fn resume(directory: &Path, cycles: u64, seed: Option<u64>) -> Result<RunProgress> {
+    let Some(progress) = RunProgress::load(directory)? else {
         bail!("there is no run in {} to go on with", directory.display());
     };
     if let Some(failed) = &progress.failed {

@@ -30,31 +30,31 @@ pub(crate) struct Plan {
 impl Plan {
     /// The plan of a cycle.
     pub(crate) fn of(seed: u64, cycle: u64) -> Self {
-        let mut dice = Dice(seed ^ cycle.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let mut parts = parts(&mut dice);
-        dice.shuffle(&mut parts);
+        let mut random = SplitMix64(seed ^ cycle.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut parts = parts(&mut random);
+        random.shuffle(&mut parts);
         Self {
             parts,
-            forgets: dice.below(2) == 0,
-            rows: if dice.below(2) == 0 { dice.below(ROWS_FEW) } else { dice.below(ROWS_MANY) },
-            delay: Duration::from_micros(dice.below(DELAY_MICROS_MAX)),
-            again: (dice.below(4) == 0).then(|| Duration::from_micros(dice.below(AGAIN_MICROS_MAX))),
+            forgets: random.below(2) == 0,
+            rows: if random.below(2) == 0 { random.below(ROWS_FEW) } else { random.below(ROWS_MANY) },
+            delay: Duration::from_micros(random.below(DELAY_MICROS_MAX)),
+            again: (random.below(4) == 0).then(|| Duration::from_micros(random.below(AGAIN_MICROS_MAX))),
         }
     }
 }
 
-fn parts(dice: &mut Dice) -> Vec<PartName> {
+fn parts(random: &mut SplitMix64) -> Vec<PartName> {
     let mut safekeepers: Vec<PartName> = (1..=SAFEKEEPERS).map(PartName::Safekeeper).collect();
-    dice.shuffle(&mut safekeepers);
+    random.shuffle(&mut safekeepers);
     let mut some = |count| safekeepers.drain(..count).collect::<Vec<_>>();
-    match dice.below(20) {
+    match random.below(20) {
         0..6 => some(1),
         6..10 => some(2),
         10..13 => some(3),
         13..15 => vec![PartName::Walproposer],
         15..17 => vec![PartName::Postgres],
         17..19 => {
-            let count = 1 + usize::try_from(dice.below(SAFEKEEPERS)).unwrap_or(0);
+            let count = 1 + usize::try_from(random.below(SAFEKEEPERS)).unwrap_or(0);
             [some(count), vec![PartName::Walproposer]].concat()
         }
         _ => [some(3), vec![PartName::Walproposer, PartName::Postgres]].concat(),
@@ -63,9 +63,9 @@ fn parts(dice: &mut Dice) -> Vec<PartName> {
 
 /// The generator splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
 #[derive(Debug)]
-struct Dice(u64);
+struct SplitMix64(u64);
 
-impl Dice {
+impl SplitMix64 {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut word = self.0;

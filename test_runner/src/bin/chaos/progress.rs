@@ -1,4 +1,4 @@
-//! [`Progress`]: how far a run is, in a file that is synced after every whole cycle.
+//! [`RunProgress`]: how far a run is, in a file that is synced after every whole cycle.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use test_runner::cluster::state::write_private;
 
 /// How far a run is, and what it has seen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Progress {
+pub(crate) struct RunProgress {
     /// Decides what each cycle does.
     pub(crate) seed: u64,
     /// Whole cycles.
@@ -38,7 +38,7 @@ pub(crate) struct Progress {
     file: PathBuf,
 }
 
-impl Progress {
+impl RunProgress {
     pub(crate) fn new(directory: &Path, seed: u64) -> Result<Self> {
         Ok(Self {
             seed,
@@ -117,11 +117,11 @@ mod tests {
     #[test]
     fn progress_comes_back_as_it_was_saved() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Progress::load(directory.path()).unwrap().is_none());
-        let mut progress = Progress::new(directory.path(), 7).unwrap();
+        assert!(RunProgress::load(directory.path()).unwrap().is_none());
+        let mut progress = RunProgress::new(directory.path(), 7).unwrap();
         progress.cycles = 3;
         progress.save().unwrap();
-        let mut again = Progress::load(directory.path()).unwrap().unwrap();
+        let mut again = RunProgress::load(directory.path()).unwrap().unwrap();
         assert_eq!((again.seed, again.cycles), (7, 3));
         assert!(!again.is_of_another_boot().unwrap());
         again.save().unwrap();

@@ -14,9 +14,9 @@ use test_runner::workload::Workload;
 use test_runner::{oracle, wait};
 use wal_types::Lsn;
 
-use super::inspect::{Found, inspect};
+use super::inspect::{Inspection, inspect};
 use super::plan::Plan;
-use super::progress::Progress;
+use super::progress::RunProgress;
 use super::rows::RowLog;
 
 /// How long commits may stand still after a crash.
@@ -33,7 +33,7 @@ pub(crate) struct Run {
     workload: Workload,
     rows: RowLog,
     /// How many rows the last line said.
-    rows_told: u64,
+    rows_reported: u64,
 }
 
 impl Run {
@@ -43,7 +43,7 @@ impl Run {
     }
 
     /// Kills what the plan says, looks, and starts it again. Returns what there is to say.
-    pub(crate) async fn cycle(&mut self, cycle: u64, progress: &mut Progress) -> Result<String> {
+    pub(crate) async fn cycle(&mut self, cycle: u64, progress: &mut RunProgress) -> Result<String> {
         let plan = Plan::of(progress.seed, cycle);
         self.wait_for_rows(plan.rows).await?;
         tokio::time::sleep(plan.delay).await;
@@ -59,7 +59,7 @@ impl Run {
         let names: Vec<String> = plan.parts.iter().map(PartName::to_string).collect();
         let forgot = if plan.forgets { format!(", {forgotten} changes forgotten") } else { String::new() };
         let rows = self.workload.count();
-        let before = std::mem::replace(&mut self.rows_told, rows);
+        let before = std::mem::replace(&mut self.rows_reported, rows);
         Ok(format!(
             "killed {}{again}{forgot}{}; {rows} rows (+{})",
             names.join(" "),
@@ -78,7 +78,7 @@ impl Run {
     }
 
     /// Looks at each safekeeper alone, then starts the rest.
-    async fn revive(&mut self, parts: &[PartName]) -> Result<Vec<Found>> {
+    async fn revive(&mut self, parts: &[PartName]) -> Result<Vec<Inspection>> {
         let mut found = Vec::new();
         for id in safekeepers(parts) {
             self.cluster.start_part(PartName::Safekeeper(id)).await?;
@@ -95,10 +95,10 @@ impl Run {
         Ok(found)
     }
 
-    async fn inspect(&mut self, id: u64, is_whole: bool) -> Result<Found> {
+    async fn inspect(&mut self, id: u64, is_whole: bool) -> Result<Inspection> {
         let compared = if is_whole { None } else { self.compared.get(&id).copied() };
         let found = inspect(&self.cluster, id, self.tap(id)?, compared.unwrap_or(Lsn(0))).await?;
-        self.compared.insert(id, found.owed);
+        self.compared.insert(id, found.acknowledged);
         Ok(found)
     }
 
@@ -119,7 +119,7 @@ impl Run {
         &mut self,
         cycle: u64,
         is_last: bool,
-        progress: &mut Progress,
+        progress: &mut RunProgress,
     ) -> Result<String> {
         self.wait_for_rows(1).await?;
         let (parts, forgets) = (self.parts(), Plan::of(progress.seed, cycle).forgets);
@@ -134,10 +134,10 @@ impl Run {
         count(progress, &parts, forgotten, &found);
         let rows = self.synced_rows().await?;
         ensure!(rows.len() as u64 >= progress.rows, "fewer acknowledged rows than the last time");
-        if let Some(loss) = oracle::loss(&self.cluster, &rows).await? {
+        if let Some(loss) = oracle::find_loss(&self.cluster, &rows).await? {
             bail!("lost: {loss}");
         }
-        oracle::put_back(&self.cluster)?;
+        oracle::clean_up(&self.cluster)?;
         progress.oracles += 1;
         progress.rows = rows.len() as u64;
         if !is_last {
@@ -177,7 +177,7 @@ fn safekeepers(parts: &[PartName]) -> impl Iterator<Item = u64> {
     })
 }
 
-fn count(progress: &mut Progress, parts: &[PartName], forgotten: u64, found: &[Found]) {
+fn count(progress: &mut RunProgress, parts: &[PartName], forgotten: u64, found: &[Inspection]) {
     progress.safekeeper_kills += safekeepers(parts).count() as u64;
     progress.walproposer_kills += u64::from(parts.contains(&PartName::Walproposer));
     progress.primary_kills += u64::from(parts.contains(&PartName::Postgres));
@@ -185,12 +185,12 @@ fn count(progress: &mut Progress, parts: &[PartName], forgotten: u64, found: &[F
     progress.compared_bytes += found.iter().map(|found| found.compared_bytes).sum::<u64>();
 }
 
-fn describe(found: &[Found]) -> String {
-    let one = |found: &Found| {
+fn describe(found: &[Inspection]) -> String {
+    let one = |found: &Inspection| {
         format!(
             "; sk{} owes {} shows {} ({} KB compared)",
             found.id,
-            found.owed,
+            found.acknowledged,
             found.flush,
             found.compared_bytes / 1000
         )

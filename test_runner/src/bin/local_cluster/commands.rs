@@ -35,7 +35,7 @@ pub(crate) async fn lock(directory: &Path) -> Result<Flock<fs::File>> {
 pub(crate) async fn up(cluster: &mut Cluster, port: Option<u16>) -> Result<bool> {
     let running = cluster.running();
     if running.len() == cluster.parts().len() {
-        render::line("the cluster is running already (./dev down stops it)");
+        render::print_line("the cluster is running already (./dev down stops it)");
         render::addresses(cluster).await?;
         return Ok(false);
     }
@@ -56,9 +56,9 @@ pub(crate) async fn up(cluster: &mut Cluster, port: Option<u16>) -> Result<bool>
         cluster.state.postgres.port = port;
     }
     let (reporter, mut signals) = (Reporter::new(), Signals::new()?);
-    let say = |text: &str| reporter.step(text);
+    let report = |text: &str| reporter.step(text);
     let started = tokio::select! {
-        started = cluster.start(&say) => started,
+        started = cluster.start(&report) => started,
         // What was being started ends with the dropped future; the rest is ended below.
         () = signals.next() => Err(anyhow::anyhow!("interrupted: everything that was started is stopped again")),
     };
@@ -67,7 +67,7 @@ pub(crate) async fn up(cluster: &mut Cluster, port: Option<u16>) -> Result<bool>
     }
     reporter.done();
     started?;
-    tell_programs(cluster)?;
+    update_cluster_json(cluster)?;
     render::addresses(cluster).await?;
     Ok(true)
 }
@@ -75,7 +75,7 @@ pub(crate) async fn up(cluster: &mut Cluster, port: Option<u16>) -> Result<bool>
 pub(crate) async fn status(cluster: &Cluster, json: bool) -> Result<ExitCode> {
     let status = cluster.status().await?;
     if json {
-        render::line(&serde_json::to_string_pretty(&status)?);
+        render::print_line(&serde_json::to_string_pretty(&status)?);
         return Ok(ExitCode::SUCCESS);
     }
     if cluster.running().is_empty() && status.parts.iter().all(|part| part.state == "stopped") {
@@ -93,19 +93,19 @@ pub(crate) async fn start(cluster: &mut Cluster, name: PartName, for_proxy: bool
         bail!("the proxy that wanted {name} has ended: {name} is not started");
     }
     if cluster.is_running(name) {
-        render::line(&format!("{name} is running already"));
+        render::print_line(&format!("{name} is running already"));
         return Ok(());
     }
     cluster.start_part(name).await?;
-    tell_programs(cluster)?;
-    render::line(&format!("{name} started"));
+    update_cluster_json(cluster)?;
+    render::print_line(&format!("{name} started"));
     Ok(())
 }
 
 /// A started primary is of use when commits go through.
 pub(crate) async fn wait_usable(cluster: &Cluster) -> Result<()> {
     if let Some(missing) = cluster.wait_usable().await.context("postgres runs, but is not followed")? {
-        render::line(&format!("commits wait: {missing}"));
+        render::print_line(&format!("commits wait: {missing}"));
     }
     Ok(())
 }
@@ -115,14 +115,14 @@ pub(crate) async fn stop(cluster: &mut Cluster, name: PartName) -> Result<()> {
     let reporter = Reporter::new();
     cluster.stop_part(name, &|text| reporter.step(text)).await?;
     reporter.done();
-    tell_programs(cluster)?;
-    render::line(&format!("{name} {}", if was_running { "is stopped" } else { "did not run" }));
+    update_cluster_json(cluster)?;
+    render::print_line(&format!("{name} {}", if was_running { "is stopped" } else { "did not run" }));
     Ok(())
 }
 
 pub(crate) async fn down(cluster: &mut Cluster) -> Result<()> {
     if cluster.running().is_empty() {
-        render::line("nothing runs");
+        render::print_line("nothing runs");
     }
     stop_everything(cluster, &Reporter::new()).await
 }
@@ -131,13 +131,13 @@ pub(crate) async fn stop_everything(cluster: &mut Cluster, reporter: &Reporter) 
     let stopped = cluster.stop(&|text| reporter.step(text)).await;
     reporter.done();
     stopped?;
-    tell_programs(cluster)?;
-    render::line(&format!("stopped; the data stays in {}", cluster.directory.display()));
+    update_cluster_json(cluster)?;
+    render::print_line(&format!("stopped; the data stays in {}", cluster.directory.display()));
     Ok(())
 }
 
 /// `cluster.json` is there while something runs.
-fn tell_programs(cluster: &Cluster) -> Result<()> {
+fn update_cluster_json(cluster: &Cluster) -> Result<()> {
     if !cluster.running().is_empty() {
         return cluster.write_cluster_json();
     }

@@ -30,7 +30,7 @@ pub(crate) async fn run(open: &dyn Fn() -> Result<Cluster>, directory: &Path) ->
         let cluster = open()?;
         if cluster.running().is_empty() {
             reporter.done();
-            render::line("stopped by another command");
+            render::print_line("stopped by another command");
             return Ok(());
         }
         let status = cluster.status().await?;

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use test_runner::cluster::{Cluster, Options, PartName};
+use test_runner::cluster::{Cluster, ClusterOptions, PartName};
 use test_runner::env::{Tools, state};
 
 /// Starts, shows and stops a cluster on this machine.
@@ -62,7 +62,7 @@ async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(code) => code,
         Err(error) => {
-            render::complain(&format!("{error:#}"));
+            render::print_error(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -72,7 +72,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
     let state = state()?;
     let directory = arguments.directory.unwrap_or_else(|| state.clone());
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let open = || Cluster::open(&directory, Tools::find(&state)?, Options::default());
+    let open = || Cluster::open(&directory, Tools::find(&state)?, ClusterOptions::default());
     if let Command::Status { json } = arguments.command {
         return commands::status(&open()?, json).await;
     }

@@ -5,24 +5,24 @@ use std::time::Duration;
 
 use anyhow::Result;
 use test_runner::cluster::Cluster;
-use test_runner::cluster::status::Status;
+use test_runner::cluster::status::ClusterStatus;
 use test_runner::proxy::ProxyStatus;
 
 /// How many of the proxy's sessions are shown; `--json` has all.
 const SESSIONS_SHOWN_MAX: usize = 20;
 
 /// Prints one line. Whoever stops reading, as `head` does, stops nothing: the command comes to its end.
-pub(crate) fn line(text: &str) {
+pub(crate) fn print_line(text: &str) {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format!("cannot print: {error}"))
+            print_error(&format!("cannot print: {error}"))
         }
         _ => {}
     }
 }
 
 /// Says on standard error what went wrong.
-pub(crate) fn complain(text: &str) {
+pub(crate) fn print_error(text: &str) {
     let _ = writeln!(io::stderr(), "dev: {text}");
 }
 
@@ -31,19 +31,19 @@ pub(crate) async fn addresses(cluster: &Cluster) -> Result<()> {
     let status = cluster.status().await?;
     let rows = status.parts.iter().map(|part| [part.name.clone(), part.address.clone(), part.log.clone()]);
     table(["program", "address", "log"], rows.collect());
-    line("");
-    line(&cluster.psql_line());
+    print_line("");
+    print_line(&cluster.psql_line());
     Ok(())
 }
 
 /// Everything about a cluster that runs.
-pub(crate) fn status(status: &Status) {
+pub(crate) fn status(status: &ClusterStatus) {
     let parts = status.parts.iter().map(|part| {
         let pid = part.pid.map(|pid| pid.to_string()).unwrap_or_default();
         [part.name.clone(), part.state.into(), pid, part.address.clone()]
     });
     table(["program", "state", "pid", "address"], parts.collect());
-    line("");
+    print_line("");
     let unknown = || "-".to_owned();
     let safekeepers = status.safekeepers.iter().map(|safekeeper| {
         [
@@ -56,18 +56,18 @@ pub(crate) fn status(status: &Status) {
         ]
     });
     table(["safekeeper", "health", "term", "flush LSN", "commit LSN", "lag"], safekeepers.collect());
-    status.remarks.iter().for_each(|remark| line(remark));
-    line("");
+    status.remarks.iter().for_each(|remark| print_line(remark));
+    print_line("");
     if let Some(proxy) = &status.proxy {
         sessions(proxy);
-        line("");
+        print_line("");
     }
-    line(&commits(status));
+    print_line(&commits(status));
 }
 
 /// Who is connected to the proxy, and what it remembers.
 fn sessions(proxy: &ProxyStatus) {
-    line(&summary(proxy));
+    print_line(&summary(proxy));
     let shown = proxy.sessions.iter().take(SESSIONS_SHOWN_MAX).map(|session| {
         let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "-".to_owned());
         [
@@ -86,7 +86,7 @@ fn sessions(proxy: &ProxyStatus) {
         table(header, shown.collect());
     }
     if let Some(more) = proxy.sessions.len().checked_sub(SESSIONS_SHOWN_MAX + 1) {
-        line(&format!("and {} more", more + 1));
+        print_line(&format!("and {} more", more + 1));
     }
 }
 
@@ -103,7 +103,7 @@ fn summary(proxy: &ProxyStatus) -> String {
 }
 
 /// What happens to commits now.
-pub(crate) fn commits(status: &Status) -> String {
+pub(crate) fn commits(status: &ClusterStatus) -> String {
     match &status.blocked {
         None => "commits go through".into(),
         Some(why) => format!("commits wait: {why}"),
@@ -111,7 +111,7 @@ pub(crate) fn commits(status: &Status) -> String {
 }
 
 /// Everything in one line.
-pub(crate) fn status_line(status: &Status) -> String {
+pub(crate) fn status_line(status: &ClusterStatus) -> String {
     let safekeepers: Vec<String> = status
         .safekeepers
         .iter()
@@ -143,7 +143,7 @@ fn table<const COLUMNS: usize>(header: [&str; COLUMNS], rows: Vec<[String; COLUM
     for row in all {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        line(cells.join("  ").trim_end());
+        print_line(cells.join("  ").trim_end());
     }
 }
 

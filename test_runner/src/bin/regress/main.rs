@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use test_runner::env::{Tools, state};
-use test_runner::front::{Front, Options, make_database};
+use test_runner::proxied_postgres::{ProxiedOptions, ProxiedPostgres, make_database};
 use tokio::process::Command;
 
 /// As many at a time as PostgreSQL's own `make installcheck-parallel`.
@@ -79,19 +79,19 @@ async fn run(arguments: &Arguments) -> Result<bool> {
 
 async fn one_way(tools: &Tools, directory: &Path, way: &str, arguments: &Arguments) -> Result<String> {
     let postgres = make_database(tools, directory).await?;
-    let front = Front::start(postgres, Options::default()).await?;
+    let proxied = ProxiedPostgres::start(postgres, ProxiedOptions::default()).await?;
     let output = directory.join("output");
     fs::create_dir(&output)?;
     tools.give_to_postgres(&output)?;
-    let mut environment = front.environment("postgres");
+    let mut environment = proxied.environment("postgres");
     if way == "directly" {
-        environment.extend([("PGHOST", "127.0.0.1".into()), ("PGPORT", front.postgres.port.to_string())]);
+        environment.extend([("PGHOST", "127.0.0.1".into()), ("PGPORT", proxied.postgres.port.to_string())]);
         environment.push(("PGSSLMODE", "disable".into()));
     }
     // What only a user of our own may read.
-    tools.give_to_postgres(&front.certificates.authority)?;
+    tools.give_to_postgres(&proxied.certificates.authority)?;
     let summary = pg_regress(tools, &output, arguments, &environment).await;
-    front.stop().await?;
+    proxied.stop().await?;
     summary
 }
 

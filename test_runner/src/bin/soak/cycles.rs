@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
-use test_runner::front::{Front, SERVER_NAME};
+use test_runner::proxied_postgres::{ProxiedPostgres, SERVER_NAME};
 use test_runner::tls_client::VerifyFull;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -46,9 +46,9 @@ impl Behaviour {
 }
 
 /// Runs the connections of these numbers; what a client does depends on its number.
-pub(crate) async fn run(front: &Front, numbers: Range<u64>) -> Result<()> {
+pub(crate) async fn run(proxied: &ProxiedPostgres, numbers: Range<u64>) -> Result<()> {
     let next = Arc::new(AtomicU64::new(numbers.start));
-    let (config, tls, port) = (front.config("crowd"), front.tls()?, front.port);
+    let (config, tls, port) = (proxied.config("crowd"), proxied.tls()?, proxied.port);
     let clients = (0..CLIENTS).map(|_| {
         let (next, config, tls) = (Arc::clone(&next), config.clone(), tls.clone());
         tokio::spawn(async move {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use test_runner::front::Front;
+use test_runner::proxied_postgres::ProxiedPostgres;
 use test_runner::wait;
 
 /// How long the last connections may take to be gone.
@@ -14,18 +14,18 @@ const GROWTH_BYTES_MAX: u64 = 4 << 20;
 
 /// At one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct HeldResources {
     descriptors: u64,
     tasks: u64,
     memory_bytes: u64,
 }
 
-impl Held {
+impl HeldResources {
     /// Once nobody is connected any more, and descriptors and tasks are as `before`.
-    pub(crate) async fn settled(front: &Front, before: Option<&Self>) -> Result<Self> {
+    pub(crate) async fn settled(proxied: &ProxiedPostgres, before: Option<&Self>) -> Result<Self> {
         let mut last = None;
         let settled = wait::until("the proxy to hold as much as before", SETTLE_TIMEOUT, async || {
-            let (held, open_connections) = Self::now(front).await?;
+            let (held, open_connections) = Self::now(proxied).await?;
             let is_as_before = before.is_none_or(|before| held.is_as_many_as(before));
             last = Some(held.clone());
             Ok((open_connections == 0 && is_as_before).then_some(held))
@@ -37,8 +37,8 @@ impl Held {
     }
 
     /// Also how many connections are open.
-    async fn now(front: &Front) -> Result<(Self, u64)> {
-        let metrics = front.http("/metrics").await?;
+    async fn now(proxied: &ProxiedPostgres) -> Result<(Self, u64)> {
+        let metrics = proxied.http("/metrics").await?;
         let value = |name: &str| -> Result<u64> {
             let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             value.with_context(|| format!("no metric {name}"))?.parse().with_context(|| name.to_owned())
@@ -61,7 +61,7 @@ impl Held {
     }
 }
 
-impl fmt::Display for Held {
+impl fmt::Display for HeldResources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { descriptors, tasks, memory_bytes } = self;
         let mebibytes = *memory_bytes as f64 / f64::from(1 << 20);
@@ -76,11 +76,13 @@ mod tests {
     /// Neither one more task.
     #[test]
     fn held_allows_memory_growth_but_no_descriptor() {
-        let before = Held { descriptors: 10, tasks: 5, memory_bytes: 1 << 20 };
+        let before = HeldResources { descriptors: 10, tasks: 5, memory_bytes: 1 << 20 };
         assert!(before.is_as_many_as(&before));
-        assert!(!Held { descriptors: 11, ..before.clone() }.is_as_many_as(&before));
-        assert!(!Held { tasks: 6, ..before.clone() }.is_as_many_as(&before));
-        assert!(Held { memory_bytes: 5 << 20, ..before.clone() }.has_hardly_grown_since(&before));
-        assert!(!Held { memory_bytes: (5 << 20) + 1, ..before.clone() }.has_hardly_grown_since(&before));
+        assert!(!HeldResources { descriptors: 11, ..before.clone() }.is_as_many_as(&before));
+        assert!(!HeldResources { tasks: 6, ..before.clone() }.is_as_many_as(&before));
+        assert!(HeldResources { memory_bytes: 5 << 20, ..before.clone() }.has_hardly_grown_since(&before));
+        assert!(
+            !HeldResources { memory_bytes: (5 << 20) + 1, ..before.clone() }.has_hardly_grown_since(&before)
+        );
     }
 }

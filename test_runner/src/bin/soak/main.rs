@@ -17,9 +17,9 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use test_runner::bulk;
 use test_runner::env::{Tools, state};
-use test_runner::front::{Front, Options, make_database};
+use test_runner::proxied_postgres::{ProxiedOptions, ProxiedPostgres, make_database};
 
-use self::held::Held;
+use self::held::HeldResources;
 
 /// Parts of a run after which memory is looked at.
 const PARTS: u64 = 10;
@@ -60,18 +60,18 @@ async fn run(arguments: &Arguments) -> Result<()> {
     }
     fs::create_dir_all(&directory)?;
     let postgres = make_database(&Tools::find(&state)?, &directory).await?;
-    let front = Front::start(postgres, Options::default()).await?;
+    let proxied = ProxiedPostgres::start(postgres, ProxiedOptions::default()).await?;
     if arguments.copy > 0 {
-        copy(&front, arguments.copy).await?;
+        copy(&proxied, arguments.copy).await?;
     }
-    cycle(&front, arguments.cycles).await?;
-    front.stop().await?;
+    cycle(&proxied, arguments.cycles).await?;
+    proxied.stop().await?;
     fs::remove_dir_all(&directory)?;
     Ok(())
 }
 
-async fn copy(front: &Front, mebibytes: u64) -> Result<()> {
-    let transfer = bulk::there_and_back(front, mebibytes << 20).await?;
+async fn copy(proxied: &ProxiedPostgres, mebibytes: u64) -> Result<()> {
+    let transfer = bulk::there_and_back(proxied, mebibytes << 20).await?;
     let rate = |seconds: f64| (transfer.bytes >> 20) as f64 / seconds;
     say(&format!(
         "copied {mebibytes} MiB there at {:.0} MiB/s and back at {:.0} MiB/s, with equal checksums",
@@ -81,14 +81,14 @@ async fn copy(front: &Front, mebibytes: u64) -> Result<()> {
     Ok(())
 }
 
-async fn cycle(front: &Front, cycles: u64) -> Result<()> {
-    cycles::run(front, 0..WARM_UP_CYCLES).await?;
-    let before = Held::settled(front, None).await?;
+async fn cycle(proxied: &ProxiedPostgres, cycles: u64) -> Result<()> {
+    cycles::run(proxied, 0..WARM_UP_CYCLES).await?;
+    let before = HeldResources::settled(proxied, None).await?;
     let begin = Instant::now();
     let mut after_parts = Vec::new();
     for part in 0..PARTS {
-        cycles::run(front, cycles * part / PARTS..cycles * (part + 1) / PARTS).await?;
-        let held = Held::settled(front, Some(&before)).await?;
+        cycles::run(proxied, cycles * part / PARTS..cycles * (part + 1) / PARTS).await?;
+        let held = HeldResources::settled(proxied, Some(&before)).await?;
         say(&format!(
             "{} of {cycles} connections after {} s: the proxy holds {held}",
             cycles * (part + 1) / PARTS,

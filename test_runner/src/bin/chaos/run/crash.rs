@@ -34,7 +34,7 @@ impl Run {
         }
         let mut forgotten = 0;
         for id in safekeepers(parts) {
-            self.tap(id)?.heard_out().await?;
+            self.tap(id)?.wait_all_read().await?;
             forgotten += self.lose(id, forgets)?;
         }
         Ok(forgotten)
@@ -42,7 +42,7 @@ impl Run {
 
     pub(super) fn lose(&self, id: u64, forgets: bool) -> Result<u64> {
         let disk = disk(&self.cluster, id)?;
-        if forgets { Ok(disk.forget()? as u64) } else { disk.keep().map(|()| 0) }
+        if forgets { Ok(disk.lose_unsynced()? as u64) } else { disk.keep_unsynced().map(|()| 0) }
     }
 
     /// Kills a safekeeper once more, while it reads its disk or just after.
@@ -50,6 +50,6 @@ impl Run {
         let process: ProcessId = self.cluster.safekeeper(id)?.program()?.spawn()?;
         tokio::time::sleep(delay).await;
         process.kill().await?;
-        if disk(&self.cluster, id)?.has_begun() { self.lose(id, forgets) } else { Ok(0) }
+        if disk(&self.cluster, id)?.has_journal() { self.lose(id, forgets) } else { Ok(0) }
     }
 }

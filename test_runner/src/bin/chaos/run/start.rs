@@ -7,14 +7,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use test_runner::cluster::{Cluster, Options};
+use test_runner::cluster::{Cluster, ClusterOptions};
 use test_runner::env::Tools;
-use test_runner::wire::{Record, Tap};
+use test_runner::wire::{Tap, WireRecord};
 use test_runner::workload::Workload;
 use test_runner::{oracle, ports, unsynced, wait};
 
 use super::{Run, disk};
-use crate::progress::Progress;
+use crate::progress::RunProgress;
 use crate::rows::RowLog;
 
 const CLIENTS: i32 = 6;
@@ -40,10 +40,10 @@ impl Run {
     pub(crate) async fn start(
         directory: &Path,
         tools: Tools,
-        progress: &mut Progress,
+        progress: &mut RunProgress,
         has_lying_disks: bool,
     ) -> Result<Self> {
-        let options = Options {
+        let options = ClusterOptions {
             base_backup: true,
             dies_with_parent: true,
             forgetting_disks: Some(unsynced::library().await?),
@@ -51,7 +51,7 @@ impl Run {
             initdb_arguments: INITDB.map(Into::into).into(),
             settings: SETTINGS.into(),
             without_proxy: true,
-            ..Options::default()
+            ..ClusterOptions::default()
         };
         let mut cluster = Cluster::open(&directory.join("cluster"), tools, options)?;
         let is_new = progress.cycles == 0;
@@ -59,7 +59,7 @@ impl Run {
         let is_forgotten = is_new || progress.is_of_another_boot()?;
         for safekeeper in cluster.safekeepers()? {
             let name = safekeeper.name();
-            let record = if is_forgotten { Record::start } else { Record::resume }(directory, &name)?;
+            let record = if is_forgotten { WireRecord::start } else { WireRecord::resume }(directory, &name)?;
             let target = SocketAddr::from(([127, 0, 0, 1], safekeeper.pg_port));
             taps.insert(safekeeper.id, Tap::start(target, record).await?);
         }
@@ -73,14 +73,14 @@ impl Run {
                 fs::write(disk(&cluster, *id)?.lie, "")?;
             }
         }
-        let (rows, told) = RowLog::open(rows)?;
+        let (rows, reports) = RowLog::open(rows)?;
         let used = rows.read()?.iter().map(|(_, sequence)| *sequence).max();
         let first = used.map_or(0, |used| used + SEQUENCES_UNKNOWN_MAX);
         let uri = cluster.application_uri();
-        let workload = Workload::go_on_and_tell(&uri, CLIENTS, PAYLOAD_BYTES, first, Some(told))?;
-        let mut this = Self { cluster, taps, compared: BTreeMap::new(), workload, rows, rows_told: 0 };
+        let workload = Workload::resume_and_report(&uri, CLIENTS, PAYLOAD_BYTES, first, Some(reports))?;
+        let mut this = Self { cluster, taps, compared: BTreeMap::new(), workload, rows, rows_reported: 0 };
         if !is_new {
-            this.go_on(is_forgotten).await?;
+            this.resume(is_forgotten).await?;
         }
         Ok(this)
     }
@@ -103,7 +103,7 @@ impl Run {
     }
 
     /// After an interruption: what still runs is killed, and everybody is held to his word as after any crash.
-    async fn go_on(&mut self, is_another_boot: bool) -> Result<()> {
+    async fn resume(&mut self, is_another_boot: bool) -> Result<()> {
         let parts = self.parts();
         if is_another_boot {
             // The machine forgot by itself what was not synced.
@@ -115,7 +115,7 @@ impl Run {
             }
         }
         if self.cluster.postgres().data_dir.with_extension("away").exists() {
-            oracle::put_back(&self.cluster)?;
+            oracle::clean_up(&self.cluster)?;
         }
         self.crash(&parts, false).await?;
         self.wait_gone().await?;

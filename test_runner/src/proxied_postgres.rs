@@ -40,7 +40,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What is not as usual.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct ProxiedOptions {
     /// `--control-plane`, instead of a file that knows every role.
     pub control_plane: Option<String>,
     /// `--log-level`.
@@ -49,7 +49,7 @@ pub struct Options {
 
 /// Both of them, running.
 #[derive(Debug)]
-pub struct Front {
+pub struct ProxiedPostgres {
     /// PostgreSQL.
     pub postgres: Postgres,
     /// Its postmaster, when it was started along with the proxy.
@@ -117,19 +117,19 @@ pub async fn verifiers(postgres: &Postgres) -> Result<Vec<(String, String)>> {
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-impl Front {
+impl ProxiedPostgres {
     /// Starts PostgreSQL, and the proxy before it.
-    pub async fn start(postgres: Postgres, options: Options) -> Result<Self> {
+    pub async fn start(postgres: Postgres, options: ProxiedOptions) -> Result<Self> {
         let postmaster = postgres.start(&[]).await?;
         let starting = KillOnDrop::new(postmaster);
-        let mut front = Self::before(postgres, &options).await?;
+        let mut proxied = Self::before(postgres, &options).await?;
         starting.keep();
-        front.postmaster = Some(postmaster);
-        Ok(front)
+        proxied.postmaster = Some(postmaster);
+        Ok(proxied)
     }
 
     /// Starts the proxy only; whether PostgreSQL runs is the caller's care.
-    pub async fn before(postgres: Postgres, options: &Options) -> Result<Self> {
+    pub async fn before(postgres: Postgres, options: &ProxiedOptions) -> Result<Self> {
         let directory = directory(&postgres)?;
         let control_plane = match &options.control_plane {
             Some(control_plane) => control_plane.clone(),
@@ -165,7 +165,7 @@ impl Front {
         )
     }
 
-    /// The same for `tokio_postgres`, whose TLS is [`Front::tls`].
+    /// The same for `tokio_postgres`, whose TLS is [`ProxiedPostgres::tls`].
     pub fn config(&self, role: &str) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config.host(SERVER_NAME).hostaddr([127, 0, 0, 1].into()).port(self.port);
@@ -220,7 +220,7 @@ impl Front {
 }
 
 /// Nothing is left behind when somebody gives up.
-impl Drop for Front {
+impl Drop for ProxiedPostgres {
     fn drop(&mut self) {
         let _ = self.proxy.signal(Signal::SIGKILL);
         if let Some(postmaster) = self.postmaster {
@@ -249,7 +249,7 @@ async fn start_proxy(
     postgres: &Postgres,
     certificates: &Certificates,
     control_plane: &str,
-    options: &Options,
+    options: &ProxiedOptions,
 ) -> Result<(ProcessId, u16, String)> {
     let directory = directory(postgres)?;
     let address_file = directory.join("proxy.address");
@@ -279,8 +279,13 @@ async fn start_proxy(
 }
 
 /// Runs a program that logs in through the proxy as its environment says; what it printed.
-pub async fn run(front: &Front, role: &str, program: &Path, arguments: &[&str]) -> Result<String> {
-    let environment = front.environment(role);
+pub async fn run(
+    proxied: &ProxiedPostgres,
+    role: &str,
+    program: &Path,
+    arguments: &[&str],
+) -> Result<String> {
+    let environment = proxied.environment(role);
     let environment: Vec<(&str, &str)> =
         environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     clients::run(program, arguments, &environment).await

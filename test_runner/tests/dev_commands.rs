@@ -7,8 +7,8 @@ use std::process::Output;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use test_runner::clients;
-use test_runner::cluster::state::State;
-use test_runner::cluster::{Cluster, Options};
+use test_runner::cluster::state::ClusterState;
+use test_runner::cluster::{Cluster, ClusterOptions};
 use test_runner::env::TestEnvironment;
 use test_runner::process::{ProcessId, Program};
 
@@ -29,12 +29,12 @@ pub(crate) async fn paste(psql_line: &str, sql: &str) -> Result<String> {
 }
 
 /// A directory in which commands are run; what they started ends with it.
-pub(crate) struct Outside {
+pub(crate) struct DevCommands {
     pub(crate) directory: PathBuf,
     environment: Option<TestEnvironment>,
 }
 
-impl Outside {
+impl DevCommands {
     pub(crate) fn new(name: &str) -> Result<Self> {
         let environment = TestEnvironment::new(name)?;
         Ok(Self { directory: environment.directory.clone(), environment: Some(environment) })
@@ -53,7 +53,7 @@ impl Outside {
     /// The cluster as it is now, to ask it past the commands.
     pub(crate) fn cluster(&self) -> Result<Cluster> {
         let environment = self.environment.as_ref().context("the test is over")?;
-        let options = Options { dies_with_parent: true, ..Options::default() };
+        let options = ClusterOptions { dies_with_parent: true, ..ClusterOptions::default() };
         Cluster::open(&self.directory, environment.tools.clone(), options)
     }
 
@@ -102,7 +102,9 @@ impl Outside {
 
     /// Every process that the commands started and that still runs.
     pub(crate) fn processes(&self) -> Vec<ProcessId> {
-        let Ok(Some(state)) = State::load(&self.directory.join("state.json")) else { return Vec::new() };
+        let Ok(Some(state)) = ClusterState::load(&self.directory.join("state.json")) else {
+            return Vec::new();
+        };
         let safekeepers = state.safekeepers.iter().map(|safekeeper| safekeeper.part.process);
         let others = [state.proxy.part.process, state.walproposer.process, state.postgres.process];
         let all = others.into_iter().chain(safekeepers).flatten();
@@ -123,7 +125,7 @@ impl Outside {
     }
 }
 
-impl Drop for Outside {
+impl Drop for DevCommands {
     fn drop(&mut self) {
         self.end();
     }
