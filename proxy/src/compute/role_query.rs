@@ -13,7 +13,7 @@ use super::dial::{Dial, encrypt};
 use super::error::ComputeError;
 use super::handshake::{self, LoggedIn, Login};
 use crate::control_plane::Compute;
-use crate::providers::{AskDatabase, AskError, Asked, Asker};
+use crate::providers::{QueryDatabase, QueryError, QueryReply, QueryUser};
 
 /// For connection, login and query, on a running compute.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,18 +24,18 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct RoleQuery<D>(pub(crate) D);
 
-impl<D: Dial + std::fmt::Debug> AskDatabase for RoleQuery<D> {
-    fn rolpassword<'a>(&'a self, compute: &'a Compute, asker: &'a Asker, role: &'a str) -> Asked<'a> {
+impl<D: Dial + std::fmt::Debug> QueryDatabase for RoleQuery<D> {
+    fn rolpassword<'a>(&'a self, compute: &'a Compute, user: &'a QueryUser, role: &'a str) -> QueryReply<'a> {
         Box::pin(async move {
             // A refused connection means that the compute sleeps; one that breaks later does not.
-            let stream = self.0.dial(&compute.address).await.map_err(AskError::Asleep)?;
-            let asking = Box::pin(ask(&self.0, stream, compute, asker, role));
+            let stream = self.0.dial(&compute.address).await.map_err(QueryError::Suspended)?;
+            let asking = Box::pin(ask(&self.0, stream, compute, user, role));
             let late = |_| ComputeError::Lost(io::ErrorKind::TimedOut.into());
             let answer = timeout(QUERY_TIMEOUT, asking).await.map_err(late).flatten();
             answer.map_err(|error| match error {
                 // The compute is starting or stopping: its last answer counts until it can be asked.
-                error if error.is_starting() => AskError::Asleep(io::Error::other(error)),
-                error => AskError::Failed(error.to_string()),
+                error if error.is_starting() => QueryError::Suspended(io::Error::other(error)),
+                error => QueryError::Failed(error.to_string()),
             })
         })
     }
@@ -45,21 +45,21 @@ async fn ask<D: Dial>(
     dial: &D,
     stream: D::Stream,
     compute: &Compute,
-    asker: &Asker,
+    user: &QueryUser,
     role: &str,
 ) -> Result<Option<String>, ComputeError> {
     let stream = encrypt(dial, stream, compute).await?;
     // Role and database may set these otherwise. The query below relies on them.
     let settings = "-c standard_conforming_strings=on -c search_path=pg_catalog -c client_encoding=UTF8";
     let params: StartupParams = [
-        ("user", asker.user.clone()),
-        ("database", asker.database.clone()),
+        ("user", user.name.clone()),
+        ("database", user.database.clone()),
         ("application_name", "proxy auth_query".into()),
         ("options", settings.into()),
     ]
     .into_iter()
     .collect();
-    let login = Login { params, credentials: Credentials::Password(asker.password.clone()) };
+    let login = Login { params, credentials: Credentials::Password(user.password.clone()) };
     let mut random = StdRng::from_rng(&mut rand::rng());
     let LoggedIn { mut connection, .. } = handshake::log_in(stream, &login, None, &mut random).await?;
     let query = FrontendMessage::Query(query(role).into());

@@ -133,6 +133,7 @@ impl AccessCache {
         if began_at.elapsed() < REFETCH_AGE_MIN {
             return None;
         }
+
         let key = key(context, role);
         let (cache, context) = (Arc::clone(self), context.clone());
         let answer = in_own_task(context.endpoint.clone(), async move {

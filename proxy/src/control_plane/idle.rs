@@ -185,6 +185,7 @@ impl IdleSuspender {
                 () = &mut draining => return,
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
+
             let limits = self.provider.plane.idle_limits();
             if !limits.is_empty() && !self.learn_uses_of_peers().await {
                 continue;

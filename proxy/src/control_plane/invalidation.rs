@@ -54,6 +54,7 @@ impl CachingControlPlane {
         if self.provider.plane.is_in_memory() {
             return Ok(Dropped::default());
         }
+
         self.provider.order.invalidate(endpoint.as_ref());
         let is_there = |name: &EndpointName, project: Option<&Project>| {
             let of_project = |asked: &String| project.is_none_or(|project| **project == **asked);
@@ -61,6 +62,7 @@ impl CachingControlPlane {
                 && which.project.as_ref().is_none_or(of_project)
         };
         let is_role = |name: &Text| role.as_ref().is_none_or(|role| role == name);
+
         let role_secret = self
             .access
             .entries

@@ -129,6 +129,7 @@ impl<K: Key, V: Clone, N: Clone> LookupCache<K, V, N> {
             Lookup::Expired => 1,
             Lookup::Miss => 0,
         };
+
         let expired = match entries.negative.get(key, now) {
             Lookup::Hit { value: entry, generation, age } => {
                 return CacheLookup::Negative(hit(entry, generation, age));
@@ -136,6 +137,7 @@ impl<K: Key, V: Clone, N: Clone> LookupCache<K, V, N> {
             Lookup::Expired => expired + 1,
             Lookup::Miss => expired,
         };
+
         if expired == 0 {
             return CacheLookup::Miss;
         }

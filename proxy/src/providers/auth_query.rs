@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use super::endpoints_file::{Endpoint, EndpointsFile, FileError};
 use super::file::ReloadableFile;
-use super::query_database::{AskDatabase, AskError};
+use super::query_database::{QueryDatabase, QueryError};
 use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, LookupContext, Reply};
 use crate::lifecycle::reload::Take;
 use crate::route::EndpointName;
@@ -48,7 +48,7 @@ type MayWake = bool;
 #[derive(Debug)]
 pub(crate) struct AuthQueryControlPlane {
     file: ReloadableFile,
-    database: Box<dyn AskDatabase>,
+    database: Box<dyn QueryDatabase>,
     known: KnownVerifiers,
     /// When an unauthenticated client last woke an endpoint.
     woken: Mutex<HashMap<EndpointName, Instant>>,
@@ -56,7 +56,7 @@ pub(crate) struct AuthQueryControlPlane {
 
 impl AuthQueryControlPlane {
     /// Reads the endpoints file and the state file.
-    pub(crate) fn load(path: &Path, database: Box<dyn AskDatabase>) -> Result<Self, FileError> {
+    pub(crate) fn load(path: &Path, database: Box<dyn QueryDatabase>) -> Result<Self, FileError> {
         let file = ReloadableFile::load(path, |path, content| Self::check(path, content).map(|_| ()))?;
         let known = KnownVerifiers::load(Self::check(path, &file.content())?)?;
         Ok(Self { file, database, known, woken: Mutex::default() })
@@ -84,15 +84,17 @@ impl AuthQueryControlPlane {
             (&context.endpoint, || ControlPlaneError::Unavailable(context.endpoint.clone()));
         // A role name in a database is UTF-8.
         let Ok(role) = role.to_str() else { return Ok((None, false)) };
-        let Some(asker) = &endpoint.auth_query else { return Ok((None, false)) };
-        let answer = self.database.rolpassword(&endpoint.compute, asker, role).await;
-        if let Err(AskError::Asleep(error)) = &answer {
+        let Some(user) = &endpoint.auth_query else { return Ok((None, false)) };
+
+        let answer = self.database.rolpassword(&endpoint.compute, user, role).await;
+        if let Err(QueryError::Suspended(error)) = &answer {
             tracing::debug!(endpoint = %name, %error, "database is suspended, using the last known verifier");
             let known = self.known.get(name, role);
             let is_good = known.as_ref().is_some_and(|known| !known.is_doubted);
-            let may_wake = !is_good && asker.wake_unauthenticated && self.may_wake(name);
+            let may_wake = !is_good && user.wake_unauthenticated && self.may_wake(name);
             return Ok((known.map(|known| known.verifier), may_wake));
         }
+
         let stored = answer.map_err(|error| {
             tracing::error!(endpoint = %name, %error, "cannot read a verifier from the database");
             unavailable()
@@ -107,9 +109,9 @@ impl AuthQueryControlPlane {
 
     /// Reads the verifiers of all known roles again before a stop: a suspended database cannot be asked.
     async fn refresh_verifiers(&self, name: &EndpointName, endpoint: &Endpoint) {
-        let Some(asker) = &endpoint.auth_query else { return };
+        let Some(user) = &endpoint.auth_query else { return };
         for role in self.known.roles(name) {
-            match self.database.rolpassword(&endpoint.compute, asker, &role).await {
+            match self.database.rolpassword(&endpoint.compute, user, &role).await {
                 Ok(stored) => {
                     let verifier = stored.and_then(|text| text.parse().ok());
                     self.known.record(name, &role, verifier.as_ref());
@@ -227,6 +229,7 @@ impl KnownVerifiers {
             Err(error) if error.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
             Err(error) => return Err(unreadable(error)),
         };
+
         let verifiers = serde_json::from_slice(&text).map_err(|error| FileError::Syntax {
             path: path.clone(),
             message: format!("state file is malformed: {:?} at line {}", error.classify(), error.line()),

@@ -25,7 +25,7 @@ use scram::Verifier;
 use serde::Deserialize;
 
 use super::command::ComputeCommand;
-use super::query_database::{Asker, RawAuthQuery};
+use super::query_database::{QueryUser, RawAuthQuery};
 use crate::config::describe_toml_error;
 use crate::control_plane::{Compute, ControlPlaneError};
 use crate::limits::allowlist::Allowlist;
@@ -84,7 +84,7 @@ pub(super) struct Endpoint {
     /// Stop command, and time without a session after which it runs.
     suspend: Option<(ComputeCommand, Duration)>,
     pub(super) allowlist: Arc<Allowlist>,
-    pub(super) auth_query: Option<Asker>,
+    pub(super) auth_query: Option<QueryUser>,
 }
 
 impl EndpointsFile {

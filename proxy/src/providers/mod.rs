@@ -11,4 +11,4 @@ mod query_database;
 pub(crate) use self::auth_query::AuthQueryControlPlane;
 pub(crate) use self::file::FileControlPlane;
 pub(crate) use self::http::{HttpControlPlane, TokenFile};
-pub(crate) use self::query_database::{AskDatabase, AskError, Asked, Asker};
+pub(crate) use self::query_database::{QueryDatabase, QueryError, QueryReply, QueryUser};

@@ -17,36 +17,36 @@ const PASSWORD_BYTES_MAX: usize = 1024;
 
 /// Role that asks a database for verifiers. `Debug` does not show its password.
 #[derive(Clone)]
-pub(crate) struct Asker {
-    pub(crate) user: Text,
+pub(crate) struct QueryUser {
+    pub(crate) name: Text,
     pub(crate) password: Bytes,
     pub(crate) database: Text,
     /// Whether a client that has proved nothing may have the database woken.
     pub(super) wake_unauthenticated: bool,
 }
 
-impl fmt::Debug for Asker {
+impl fmt::Debug for QueryUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Asker({:?})", self.user)
+        write!(f, "QueryUser({:?})", self.name)
     }
 }
 
 /// Connection to databases that are asked for verifiers. Implemented by `compute`, and by tests.
-pub(crate) trait AskDatabase: fmt::Debug + Send + Sync {
+pub(crate) trait QueryDatabase: fmt::Debug + Send + Sync {
     /// Reads what the database stores for `role`. `None` when the role cannot log in with a password.
-    fn rolpassword<'a>(&'a self, compute: &'a Compute, asker: &'a Asker, role: &'a str) -> Asked<'a>;
+    fn rolpassword<'a>(&'a self, compute: &'a Compute, user: &'a QueryUser, role: &'a str) -> QueryReply<'a>;
 }
 
 /// Future of the stored text.
-pub(crate) type Asked<'a> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Option<String>, AskError>> + Send + 'a>>;
+pub(crate) type QueryReply<'a> =
+    std::pin::Pin<Box<dyn Future<Output = Result<Option<String>, QueryError>> + Send + 'a>>;
 
 /// Reason why a database gave no result.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
+pub(crate) enum QueryError {
     /// The database is suspended, starting or stopping: nothing accepts connections.
     #[error("{0}")]
-    Asleep(io::Error),
+    Suspended(io::Error),
     /// The database runs and gave no usable result.
     #[error("{0}")]
     Failed(String),
@@ -70,7 +70,7 @@ fn postgres() -> String {
 
 impl RawAuthQuery {
     /// Checks the table and reads the password file. Relative paths start at `beside`.
-    pub(super) fn check(self, beside: &Path) -> Result<Asker, String> {
+    pub(super) fn check(self, beside: &Path) -> Result<QueryUser, String> {
         let path = beside.join(&self.password_file);
         let problem =
             |error: &dyn fmt::Display| format!("auth_query.password_file {}: {error}", path.display());
@@ -79,8 +79,8 @@ impl RawAuthQuery {
         if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
             return Err(problem(&"password is empty or longer than 1024 bytes"));
         }
-        Ok(Asker {
-            user: self.user.into(),
+        Ok(QueryUser {
+            name: self.user.into(),
             password: Bytes::copy_from_slice(password.as_bytes()),
             database: self.dbname.into(),
             wake_unauthenticated: self.wake_unauthenticated,

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::providers::{Asked, Asker};
+use crate::providers::{QueryReply, QueryUser};
 
 const EXAMPLE: &str = include_str!("../../../examples/auth_query.toml");
 
@@ -16,12 +16,12 @@ struct Database {
     asked: AtomicUsize,
 }
 
-impl AskDatabase for Arc<Database> {
-    fn rolpassword<'a>(&'a self, _: &'a Compute, asker: &'a Asker, role: &'a str) -> Asked<'a> {
-        assert_eq!((&asker.user, &asker.password[..]), (&"proxy_auth".into(), &b"s3cret"[..]));
+impl QueryDatabase for Arc<Database> {
+    fn rolpassword<'a>(&'a self, _: &'a Compute, user: &'a QueryUser, role: &'a str) -> QueryReply<'a> {
+        assert_eq!((&user.name, &user.password[..]), (&"proxy_auth".into(), &b"s3cret"[..]));
         self.asked.fetch_add(1, Ordering::Relaxed);
         let answer = match self.app.lock().clone() {
-            None => Err(AskError::Asleep(io::ErrorKind::ConnectionRefused.into())),
+            None => Err(QueryError::Suspended(io::ErrorKind::ConnectionRefused.into())),
             Some(stored) => Ok((role == "app").then_some(stored)),
         };
         Box::pin(std::future::ready(answer))

@@ -109,12 +109,14 @@ impl RawConfig {
             1..=86400 => Ok(Duration::from_secs(seconds)),
             _ => Err(HttpConfigError::Seconds(name)),
         };
+
         let authorities =
             |path: PathBuf| ClientTls::verify_full(&beside.join(path), None).map_err(HttpConfigError::from);
         let token = self.token_file.map(|path| TokenFile::load(beside.join(path)));
         let client =
             Client::new(&self.url, token.transpose()?.map(Arc::new), self.ca.map(authorities).transpose()?)?
                 .ok_or(HttpConfigError::NoAuthorities)?;
+
         Ok(HttpConfig {
             client,
             dialect: self.dialect,
