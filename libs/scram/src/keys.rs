@@ -68,8 +68,8 @@ pub struct ScramKeys {
 }
 
 impl ScramKeys {
-    /// Derives the keys of a password, which is normalised with SASLprep first. Blocks for milliseconds of PBKDF2: never
-    /// call it on an async thread.
+    /// Derives the keys of a password, which is normalised with SASLprep first. Blocks for milliseconds of PBKDF2:
+    /// never call it on an async thread.
     pub fn derive(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Self {
         // `Hi` of RFC 5802, section 2.2, is PBKDF2 with one block of output.
         let mut salted = [0; KEY_BYTES];
@@ -94,8 +94,8 @@ fn to_array(sha256: &[u8]) -> [u8; KEY_BYTES] {
 mod tests {
     use super::*;
 
-    /// The keys were computed with Python's `hashlib.pbkdf2_hmac` and `hmac`. HMAC hashes a password of more than 64 bytes
-    /// first.
+    /// The keys were computed with Python's `hashlib.pbkdf2_hmac` and `hmac`. HMAC hashes a password of more than 64
+    /// bytes first.
     #[test]
     fn derived_keys_match_another_implementation() {
         for (password, salt, iterations, client_key, server_key) in [

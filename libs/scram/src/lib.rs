@@ -12,8 +12,8 @@
 //!                           <---  server-final-message: signature
 //! ```
 //!
-//! A server that relays clients needs neither their passwords nor PBKDF2: the ClientKey that it recovers logs in to every
-//! database that stores the same verifier.
+//! A server that relays clients needs neither their passwords nor PBKDF2: the ClientKey that it recovers logs in to
+//! every database that stores the same verifier.
 //!
 //! Pure: no stream, no clock, no randomness; the caller brings the nonces. The messages travel in SASL messages of the
 //! PostgreSQL protocol, which are the caller's too (`proxy::auth` as server, `proxy::compute` as client).

@@ -1,10 +1,10 @@
-//! [`AccessCache`]: verifiers of roles. With the allowlists of [`super::endpoint_rules`] they say which clients may come in.
-//! One lookup fills both caches, and serves all clients that ask at the same time. An endpoint that does not exist costs one
-//! lookup in its time, whatever roles it is asked for.
+//! [`AccessCache`]: verifiers of roles. With the allowlists of [`super::endpoint_rules`] they say which clients may
+//! come in. One lookup fills both caches, and serves all clients that ask at the same time. An endpoint that does not
+//! exist costs one lookup in its time, whatever roles it is asked for.
 //!
-//! A verifier that a password does not fit may be outdated. [`AccessCache::refetch`] asks once more, one lookup for all
-//! clients and at most one a second for each role, and keeps the old entry until there is an answer: a client that guesses
-//! passwords while the provider is down does not lock others out.
+//! A verifier that a password does not fit may be outdated. [`AccessCache::refetch`] asks once more, one lookup for
+//! all clients and at most one a second for each role, and keeps the old entry until there is an answer: a client that
+//! guesses passwords while the provider is down does not lock others out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -120,8 +120,8 @@ impl AccessCache {
         answer
     }
 
-    /// Which clients may come in now, after `doubted` did not fit. `None` when `doubted` is as good as new: each role costs
-    /// one such lookup a second, however many clients guess passwords.
+    /// Which clients may come in now, after `doubted` did not fit. `None` when `doubted` is as good as new: each role
+    /// costs one such lookup a second, however many clients guess passwords.
     pub(super) async fn refetch(
         self: &Arc<Self>,
         context: &LookupContext,

@@ -1,10 +1,10 @@
-//! [`AddressCache`]: where computes are, and waking them. One lookup serves all clients that want the same endpoint at the
-//! same time.
+//! [`AddressCache`]: where computes are, and waking them. One lookup serves all clients that want the same endpoint at
+//! the same time.
 //!
-//! An address is kept until its time is over, or until a client finds that its compute is not there. A provider that has
-//! everything in memory is asked every time. An error is kept too, for a shorter time: see [`ControlPlaneError::kept_for`].
-//! Nothing that is kept depends on the client that asked for it. Called by `compute`, and by [`super::access_cache`] where
-//! only a compute that runs can answer.
+//! An address is kept until its time is over, or until a client finds that its compute is not there. A provider that
+//! has everything in memory is asked every time. An error is kept too, for a shorter time: see
+//! [`ControlPlaneError::kept_for`]. Nothing that is kept depends on the client that asked for it. Called by `compute`,
+//! and by [`super::access_cache`] where only a compute that runs can answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -131,8 +131,8 @@ impl AddressCache {
         Ok(newer)
     }
 
-    /// Wakes the compute, because no server was where `stale` says. A caller that comes late, when the compute was woken
-    /// for another one already, gets that answer.
+    /// Wakes the compute, because no server was where `stale` says. A caller that comes late, when the compute was
+    /// woken for another one already, gets that answer.
     pub(super) async fn wake(self: &Arc<Self>, context: &LookupContext, stale: &Located) -> LocateResult {
         self.count_spurious(stale);
         self.wake_unless_newer(context, stale.generation).await

@@ -1,5 +1,5 @@
-//! [`CachingControlPlane`]: a provider behind its caches. Each cache has a file of its own; this one only puts them together.
-//! Called by `auth`, `compute`, `admin` and `peer_server`.
+//! [`CachingControlPlane`]: a provider behind its caches. Each cache has a file of its own; this one only puts them
+//! together. Called by `auth`, `compute`, `admin` and `peer_server`.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! [`EndpointRules`]: cache of what is known of an endpoint as a whole: its allowlist and project, or that it does not exist
-//! or is closed. Filled by the caches of access and of addresses, asked by both.
+//! [`EndpointRules`]: cache of what is known of an endpoint as a whole: its allowlist and project, or that it does not
+//! exist or is closed. Filled by the caches of access and of addresses, asked by both.
 
 use std::sync::Arc;
 use std::time::Duration;

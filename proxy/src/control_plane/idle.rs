@@ -1,12 +1,12 @@
 //! [`IdleSuspender`]: suspends computes that have had no session for `suspend_after_seconds`.
 //!
-//! A session holds an [`InUse`] from before it looks for its compute until its end, and a wake holds one of its own, because
-//! the client that it was for may have left: a compute with a session, or one that is being woken, is never idle. A
-//! client that comes while a compute is being stopped waits until that is done, and wakes it again.
+//! A session holds an [`InUse`] from before it looks for its compute until its end, and a wake holds one of its own,
+//! because the client that it was for may have left: a compute with a session, or one that is being woken, is never
+//! idle. A client that comes while a compute is being stopped waits until that is done, and wakes it again.
 //!
-//! Processes that have replaced each other use the same computes: the one that stops them asks the others at each look what
-//! they use, and it suspends from then on what they have used. While one of them does not answer, nothing is suspended. A
-//! compute that no session has used is not suspended either: nothing is known of it.
+//! Processes that have replaced each other use the same computes: the one that stops them asks the others at each look
+//! what they use, and it suspends from then on what they have used. While one of them does not answer, nothing is
+//! suspended. A compute that no session has used is not suspended either: nothing is known of it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -88,8 +88,8 @@ impl Uses {
         true
     }
 
-    /// Marks the endpoints that were idle for longer than their limit as stopping, and returns them. Forgets endpoints with
-    /// neither sessions nor a limit.
+    /// Marks the endpoints that were idle for longer than their limit as stopping, and returns them. Forgets endpoints
+    /// with neither sessions nor a limit.
     fn begin_to_stop(&self, limits: &HashMap<EndpointName, Duration>) -> Vec<EndpointName> {
         let mut endpoints = self.endpoints.lock();
         endpoints.retain(|name, used| used.sessions > 0 || limits.contains_key(name));

@@ -1,5 +1,5 @@
-//! Invalidation of the caches: by an operator's request, by a reload of the provider's files, and by time. Called by `admin`
-//! and `server`.
+//! Invalidation of the caches: by an operator's request, by a reload of the provider's files, and by time. Called by
+//! `admin` and `server`.
 
 use std::path::PathBuf;
 use std::sync::Arc;

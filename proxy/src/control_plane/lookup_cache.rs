@@ -1,5 +1,5 @@
-//! [`LookupCache`]: lookup cache with positive and negative entries. A negative entry never evicts a positive one: a client
-//! that makes names up does not push the real ones out.
+//! [`LookupCache`]: lookup cache with positive and negative entries. A negative entry never evicts a positive one: a
+//! client that makes names up does not push the real ones out.
 //!
 //! * Of two answers the one whose lookup began later stays, whichever comes first ([`LookupStart`]).
 //! * An answer whose lookup began before an invalidation is not kept ([`LookupOrder`]).
@@ -267,8 +267,8 @@ impl<K: Key, V: Clone, N: Clone> LookupCache<K, V, N> {
     }
 }
 
-/// Shortens `ttl` at random: entries that were made together, for example by all proxies after a restart, must not expire
-/// together for ever. Never longer than `ttl`, which promises how old an answer can be.
+/// Shortens `ttl` at random: entries that were made together, for example by all proxies after a restart, must not
+/// expire together for ever. Never longer than `ttl`, which promises how old an answer can be.
 fn spread(ttl: Duration) -> Duration {
     // `Duration::MAX` stands for no limit.
     if ttl == Duration::MAX {

@@ -1,5 +1,5 @@
-//! [`LookupOrder`]: which lookup began first, and which ones began before an invalidation. Decides which of two answers is
-//! kept.
+//! [`LookupOrder`]: which lookup began first, and which ones began before an invalidation. Decides which of two
+//! answers is kept.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +14,8 @@ const SHARDS: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct LookupStart(u64);
 
-/// The last invalidation of an endpoint. Part of the key of every shared lookup: a caller that comes after an invalidation
-/// does not wait for a lookup from before it.
+/// The last invalidation of an endpoint. Part of the key of every shared lookup: a caller that comes after an
+/// invalidation does not wait for a lookup from before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Epoch(u64);
 

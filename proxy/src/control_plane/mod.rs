@@ -1,6 +1,6 @@
-//! Control plane: knows the endpoints, the verifiers of their roles, the addresses of their computes, and how to wake them.
-//! [`ControlPlane`] is the interface of the [providers](crate::providers), [`CachingControlPlane`] the caches in front of
-//! one. Called by `auth`, `compute`, `admin` and `peer_server`.
+//! Control plane: knows the endpoints, the verifiers of their roles, the addresses of their computes, and how to wake
+//! them. [`ControlPlane`] is the interface of the [providers](crate::providers), [`CachingControlPlane`] the caches in
+//! front of one. Called by `auth`, `compute`, `admin` and `peer_server`.
 
 mod access_cache;
 mod address_cache;

@@ -1,5 +1,5 @@
-//! The provider as all caches use it: which lookup began first, what is counted, and lookups that outlive the client that
-//! began them.
+//! The provider as all caches use it: which lookup began first, what is counted, and lookups that outlive the client
+//! that began them.
 
 use std::sync::Arc;
 

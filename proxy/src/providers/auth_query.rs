@@ -1,5 +1,6 @@
-//! Provider `auth_query`: asks the databases themselves for verifiers, with a role that may read `pg_authid`. For operators
-//! who do not want to copy verifiers into a file. Addresses and start commands are in a file as in [`super::file`]:
+//! Provider `auth_query`: asks the databases themselves for verifiers, with a role that may read `pg_authid`. For
+//! operators who do not want to copy verifiers into a file. Addresses and start commands are in a file as in
+//! [`super::file`]:
 //!
 //! ```toml
 //! state_file = "verifiers.json"
@@ -10,11 +11,11 @@
 //! wake_unauthenticated = false   # optional; see below
 //! ```
 //!
-//! A suspended database cannot be asked. The last known verifiers are therefore kept in the state file, readable by its
-//! owner only, also over restarts; clients of a suspended database are checked against them. A role that is not in the
-//! state file is treated like a wrong password, and so is a role whose password has changed since, until another client
-//! wakes the database. With `wake_unauthenticated`, [`Access::may_wake`] lets such a client wake it: then any client can,
-//! once in [`WAKE_UNAUTHENTICATED_INTERVAL`].
+//! A suspended database cannot be asked. The last known verifiers are therefore kept in the state file, readable by
+//! its owner only, also over restarts; clients of a suspended database are checked against them. A role that is not in
+//! the state file is treated like a wrong password, and so is a role whose password has changed since, until another
+//! client wakes the database. With `wake_unauthenticated`, [`Access::may_wake`] lets such a client wake it: then any
+//! client can, once in [`WAKE_UNAUTHENTICATED_INTERVAL`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};

@@ -1,5 +1,5 @@
-//! Start and stop commands of computes: runs one and waits for its end. A start command returns when the compute accepts
-//! connections, a stop command when it has stopped. Run by the providers that have an endpoints file.
+//! Start and stop commands of computes: runs one and waits for its end. A start command returns when the compute
+//! accepts connections, a stop command when it has stopped. Run by the providers that have an endpoints file.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,8 +12,8 @@ use utils::Backoff;
 
 /// Longest run of a command. A longer one is killed.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
-/// Time after the first run in which a failed start is tried again. Just after a crash the remains of the old server are in
-/// the way of the new one; in a container it can take seconds until they are cleared away.
+/// Time after the first run in which a failed start is tried again. Just after a crash the remains of the old server
+/// are in the way of the new one; in a container it can take seconds until they are cleared away.
 const START_RETRY_WINDOW: Duration = Duration::from_secs(15);
 /// Pauses between the runs of a start command.
 const START_RETRY_DELAY_MIN: Duration = Duration::from_millis(300);
@@ -69,8 +69,8 @@ impl ComputeCommand {
     async fn run_once(&self) -> io::Result<ExitStatus> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null());
-        // Output goes to the proxy's log, without a pipe: the server that the command starts inherits the other end, which
-        // would never reach its end and must not be closed.
+        // Output goes to the proxy's log, without a pipe: the server that the command starts inherits the other end,
+        // which would never reach its end and must not be closed.
         command.stdout(io::stderr().as_fd().try_clone_to_owned()?);
         // Ctrl-C at the proxy's terminal must not stop a database.
         command.process_group(0);

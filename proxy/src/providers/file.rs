@@ -1,5 +1,6 @@
 //! Provider `file`: looks endpoints up in an [endpoints file](super::endpoints_file). For operators of a few databases
-//! without a service that manages them. A changed file is reloaded; a malformed one leaves the previous content in place.
+//! without a service that manages them. A changed file is reloaded; a malformed one leaves the previous content in
+//! place.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Tests of wakes for unauthenticated clients, where only a running compute knows the verifiers. They are limited, shared
-//! and counted like any other wake.
+//! Tests of wakes for unauthenticated clients, where only a running compute knows the verifiers. They are limited,
+//! shared and counted like any other wake.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;

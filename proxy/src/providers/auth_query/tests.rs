@@ -151,7 +151,8 @@ async fn may_wake_once_per_interval_and_endpoint() {
     assert!(scene.plane.may_wake(&main) && !scene.plane.may_wake(&main));
 }
 
-/// A role without a known verifier may wake the database where that is allowed, and so may one whose verifier is doubted.
+/// A role without a known verifier may wake the database where that is allowed, and so may one whose verifier is
+/// doubted.
 #[tokio::test]
 async fn may_wake_needs_permission_and_no_good_verifier() {
     let may = async |scene: &Scene| {

@@ -2,7 +2,8 @@
 //! [`super::HttpControlPlane`], which has the time limits and the retries.
 //!
 //! Each request has a connection of its own: the proxy's caches make requests rare, and a connection that the service
-//! closed in the meantime cannot fail a request. Redirects are not followed, and no proxy is taken from the environment.
+//! closed in the meantime cannot fail a request. Redirects are not followed, and no proxy is taken from the
+//! environment.
 
 use std::error::Error;
 use std::io;
@@ -131,8 +132,8 @@ impl Client {
         Ok(Some(Self { http, base: url.to_string().trim_end_matches('/').to_owned(), token }))
     }
 
-    /// Sends the request once. The caller has the time limit. The header `traceparent` tells the service which login the
-    /// request is for.
+    /// Sends the request once. The caller has the time limit. The header `traceparent` tells the service which login
+    /// the request is for.
     pub(super) async fn get(&self, request: &Request) -> Result<Response, ClientError> {
         let span = info_span!("control_plane_request", otel.kind = "client", call = request.call);
         self.send(request).instrument(span).await

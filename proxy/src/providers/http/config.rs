@@ -1,5 +1,5 @@
-//! Configuration of the provider `http` (TOML): URL, dialect, token, authorities, time limits. Relative paths start at the
-//! directory of the file.
+//! Configuration of the provider `http` (TOML): URL, dialect, token, authorities, time limits. Relative paths start at
+//! the directory of the file.
 //!
 //! | key | meaning | default |
 //! |---|---|---|

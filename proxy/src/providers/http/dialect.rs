@@ -1,5 +1,5 @@
-//! Dialects of the control plane: parameters of the requests, and JSON of the replies. Two dialects are published; both use
-//! `GET` and differ in names and in the fields of a reply.
+//! Dialects of the control plane: parameters of the requests, and JSON of the replies. Two dialects are published;
+//! both use `GET` and differ in names and in the fields of a reply.
 //!
 //! | | `2023` | `v1` |
 //! |---|---|---|
@@ -96,8 +96,8 @@ impl Dialect {
         query
     }
 
-    /// Reads a reply to [`Self::access_request`]. A malformed `role_secret` is an error, so that it appears in the log: no
-    /// client could log in with it.
+    /// Reads a reply to [`Self::access_request`]. A malformed `role_secret` is an error, so that it appears in the
+    /// log: no client could log in with it.
     pub(super) fn read_access(self, endpoint: &EndpointName, response: &Response) -> Result<Access, Failure> {
         if self == Self::Year2023 && response.status == 404 {
             return Ok(Access::default());

@@ -1,8 +1,9 @@
 //! Provider `http`: asks a service that manages databases, with HTTP requests and JSON replies, in either of the two
 //! published dialects. [`config`] reads the configuration, [`dialect`] makes the requests and reads the replies.
 //!
-//! A request has a time limit for each try and one for all tries together. A failure that may pass by itself is tried again:
-//! no connection, no reply in time, an error of a gateway, an error that is marked so. The service may name the pause.
+//! A request has a time limit for each try and one for all tries together. A failure that may pass by itself is tried
+//! again: no connection, no reply in time, an error of a gateway, an error that is marked so. The service may name the
+//! pause.
 
 mod client;
 mod config;

@@ -1,8 +1,8 @@
 //! Errors of the control plane's HTTP service: whether to try again, and what a client sees. Same in both dialects.
 //!
 //! An error is `{"error", "status": {"code", "message", "details": {"error_info": {"reason"}, "retry_info":
-//! {"retry_delay_ms"}, "user_facing_message": {"message"}}}}`; all fields but `error` may be missing. Pure: no stream, no
-//! clock.
+//! {"retry_delay_ms"}, "user_facing_message": {"message"}}}}`; all fields but `error` may be missing. Pure: no stream,
+//! no clock.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::route::EndpointName;
 /// Longest text of the service that a client sees, in bytes.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// Longest pause between two tries that the service may name: the longest time limit of a question. A longer one means the
-/// same, and would overflow the clock.
+/// Longest pause between two tries that the service may name: the longest time limit of a question. A longer one means
+/// the same, and would overflow the clock.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Failed try of a request.

@@ -1,4 +1,5 @@
-//! Token file: the Bearer token (RFC 6750, section 2.1) of requests to the control plane. Other programs may replace it.
+//! Token file: the Bearer token (RFC 6750, section 2.1) of requests to the control plane. Other programs may replace
+//! it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
