@@ -5,10 +5,10 @@
 //!   server ── accept ─── session: the story on one page
 //!                          postgres_backend::handshake   TLS (certificates: tls), cancel, startup packet
 //!                          route                         endpoint, role, what is passed on
-//!                          auth ─ scram                  against a verifier of control_plane
+//!                          auth ─ libs/scram             against a verifier of control_plane
 //!                          compute ─ control_plane       where it is, wake, connect, log in with the client's key
 //!                          cancel                        a key of our own for each client
-//!                          passthrough                   bytes, until one side ends
+//!                          relay                         bytes, until one side ends
 //! ```
 //!
 //! A library with `Server` and a thin `main.rs`.
