@@ -66,7 +66,10 @@ pub(crate) async fn log_in<S: Io>(
                 return Ok(LoggedIn { connection, greeting, key, ready: frame });
             }
             b'K' => match BackendMessage::decode(frame) {
-                Ok(BackendMessage::BackendKeyData { pid, key: secret }) => key = Some((pid, secret)),
+                // Copied: a slice would keep the whole buffer that it was read into for as long as the session lives.
+                Ok(BackendMessage::BackendKeyData { pid, key: secret }) => {
+                    key = Some((pid, Bytes::copy_from_slice(&secret)));
+                }
                 _ => return Err(ComputeError::Protocol("malformed BackendKeyData".into())),
             },
             b'S' => exchange.put_greeting(&frame)?,
@@ -184,4 +187,39 @@ fn unexpected(tag: u8) -> ComputeError {
 
 fn text(bytes: &[u8]) -> Result<&str, ComputeError> {
     str::from_utf8(bytes).map_err(|_| ComputeError::Protocol("SCRAM message is not UTF-8".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use pq_proto::TransactionStatus;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// The key lives as long as the session; the buffer that it was read into is needed no longer than the login.
+    #[tokio::test]
+    async fn cancel_key_shares_no_read_buffer() {
+        let (proxy, mut compute) = duplex(64 * 1024);
+        let mut answer = BytesMut::new();
+        for message in [
+            BackendMessage::Authentication(Authentication::Ok),
+            BackendMessage::BackendKeyData { pid: 7, key: Bytes::from_static(b"abcd") },
+            BackendMessage::ReadyForQuery(TransactionStatus::Idle),
+        ] {
+            message.encode(&mut answer).unwrap();
+        }
+        compute.write_all(&answer).await.unwrap();
+        let login = Login {
+            params: [("user", "app")].into_iter().collect(),
+            credentials: Credentials::Password(Bytes::new()),
+        };
+        let mut random = StdRng::seed_from_u64(1);
+        let logged_in = log_in(Stream::Plain(proxy), &login, None, &mut random).await.unwrap();
+        let (pid, key) = logged_in.key.unwrap();
+        assert_eq!((pid, &key[..]), (7, &b"abcd"[..]));
+        assert!(key.is_unique(), "the key keeps the whole buffer");
+        drop(compute.read(&mut [0; 1]).await);
+    }
 }

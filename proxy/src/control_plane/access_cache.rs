@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use pq_proto::Text;
 use scram::Verifier;
 use tokio::time::Instant;
@@ -307,9 +308,9 @@ impl AccessCache {
     }
 }
 
-/// Copies the role: a [`Text`] of a startup packet would keep the whole buffer that the packet was read into.
+/// Copies the role: a slice of a startup packet would keep the whole buffer that the packet was read into.
 fn key(context: &LookupContext, role: &Text) -> Key {
-    (context.endpoint.clone(), role.clone())
+    (context.endpoint.clone(), Text::new(Bytes::copy_from_slice(role.as_bytes())))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use futures::future::join_all;
 use scram::Verifier;
 
@@ -294,4 +295,15 @@ async fn access_cache_negative_ttl_follows_options() {
             assert_eq!(scene.questions(), 2, "{option} {seconds}");
         }
     }
+}
+
+/// The role name of a startup packet is a slice of the buffer that the packet was read into.
+#[tokio::test]
+async fn access_cache_keys_share_no_read_buffer() {
+    let scene = Scene::new();
+    let buffer = Bytes::from(vec![b'a'; 8192]);
+    let role = Text::new(buffer.slice(..3));
+    scene.cached.access(&LookupContext::for_test("main"), &role).await.unwrap();
+    drop(role);
+    assert!(buffer.is_unique(), "an entry of the cache keeps the whole buffer");
 }
