@@ -99,9 +99,13 @@ impl Source for CachingControlPlane {
 
     fn read(&self) -> Result<Take<'_>, String> {
         let take = self.provider.plane.read()?;
-        Ok(Box::new(|| {
+        // Without files nothing was read anew, and what is kept is as true as before.
+        let reads_files = !self.provider.plane.files().is_empty();
+        Ok(Box::new(move || {
             take();
-            self.invalidate_all();
+            if reads_files {
+                self.invalidate_all();
+            }
         }))
     }
 }

@@ -18,6 +18,7 @@ struct Plane {
     password: AtomicUsize,
     questions: AtomicUsize,
     go: Semaphore,
+    files: Vec<PathBuf>,
 }
 
 impl ControlPlane for Arc<Plane> {
@@ -44,6 +45,10 @@ impl ControlPlane for Arc<Plane> {
     fn is_in_memory(&self) -> bool {
         false
     }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.files.clone()
+    }
 }
 
 struct Scene {
@@ -53,10 +58,16 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with_files(Vec::new())
+    }
+
+    /// A provider whose answers come from these files.
+    fn with_files(files: Vec<PathBuf>) -> Self {
         let plane = Arc::new(Plane {
             password: AtomicUsize::new(0),
             questions: AtomicUsize::new(0),
             go: Semaphore::new(1000),
+            files,
         });
         let metrics = Metrics::new(&mut Default::default());
         let cached = CachingControlPlane::new(Box::new(Arc::clone(&plane)), &Caches::default(), metrics);
@@ -161,12 +172,23 @@ async fn keep_swept_removes_expired_entries() {
     upkeep.abort();
 }
 
+/// Answers that came from files are outdated once the files are read again.
 #[tokio::test]
-async fn reload_drops_all_entries() {
-    let scene = Scene::new();
+async fn reload_of_files_drops_all_entries() {
+    let scene = Scene::with_files(vec!["endpoints.toml".into()]);
     scene.fill().await;
     let take = scene.cached.read().unwrap();
     assert_eq!(scene.entries(), [4, 8, 4]);
     take();
     assert_eq!(scene.entries(), [0, 0, 0]);
+}
+
+/// A reload reads nothing of a provider without files, such as an HTTP service: dropping its answers would only send a
+/// crowd of lookups to the service.
+#[tokio::test]
+async fn reload_without_files_keeps_all_entries() {
+    let scene = Scene::new();
+    scene.fill().await;
+    scene.cached.read().unwrap()();
+    assert_eq!(scene.entries(), [4, 8, 4]);
 }
