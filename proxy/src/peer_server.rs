@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use utils::accept_loop::accept_loop;
@@ -14,6 +14,7 @@ use crate::link::mgmt;
 use crate::listeners::{LISTENERS_MAX, Label, Listeners};
 use crate::observe::activity::Activities;
 use crate::peers::wire::{self, Answer, Request, Serving, WireError};
+use crate::peers::{check_account, own_account};
 use crate::session::Services;
 
 /// For a new process to come up once it has the sockets.
@@ -60,10 +61,7 @@ impl<D: Dial> Host<D> {
     }
 
     async fn answer(&self, mut stream: UnixStream) -> anyhow::Result<()> {
-        let (uid, own) = (stream.peer_cred()?.uid(), nix::unistd::geteuid().as_raw());
-        if uid != own {
-            bail!("it has account {uid} and not {own}");
-        }
+        check_account(&stream, own_account())?;
         let answer = match wire::receive(&mut stream).await? {
             Request::TakeOver {} => return self.hand_over(stream).await,
             Request::Cancel { pid, key } => {

@@ -110,7 +110,7 @@ impl Handover {
 
     /// Has the next process come here.
     pub(crate) fn lead_here(&self) -> io::Result<()> {
-        let Peers { path, own } = &self.peers;
+        let Peers { path, own, .. } = &self.peers;
         let link = with_suffix(own, "link");
         // Beside each other, wherever the directory is moved to.
         symlink(own.file_name().unwrap_or(own.as_os_str()), &link)?;
@@ -120,7 +120,7 @@ impl Handover {
 
 impl Drop for Handover {
     fn drop(&mut self) {
-        let Peers { path, own } = &self.peers;
+        let Peers { path, own, .. } = &self.peers;
         let leads_here = fs::read_link(path).is_ok_and(|to| Some(to.as_os_str()) == own.file_name());
         for file in [Some(own), leads_here.then_some(path)].into_iter().flatten() {
             let _ = fs::remove_file(file);

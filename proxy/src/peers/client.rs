@@ -1,7 +1,7 @@
-//! [`Peers`]: the other processes that share the ports, or did, and what one asks them. Those that are gone are nobody; what
-//! a process cannot answer, because it is older or does not come up, it does not answer.
+//! [`Peers`]: client of the other proxy processes that share the listening sockets, or did. A process that has exited is
+//! dropped from the list. A process that is older and does not know a request, or that is stuck, gives no answer.
 //!
-//! Called by `cancel`, `link`, `http` and `control_plane`.
+//! Called by `cancel`, `link`, `admin` and `control_plane`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -18,16 +18,39 @@ use tokio::time::timeout;
 
 use super::wire::{self, Answer, Confidential, Request, Used};
 
-/// For other processes to pass a cancel request on, which may take a connection.
+/// For a peer to pass a cancel request on, which may take a connection to the compute.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(6);
-/// For what they know by themselves.
+/// For answers that a peer knows by itself.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// See the module's text.
+/// Why a peer process was not reached.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PeerError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A request may contain a password or a cancel key: it is only for processes of the same account.
+    #[error("socket belongs to account {uid}, this process to account {own}")]
+    OtherAccount { uid: u32, own: u32 },
+}
+
+/// Checks that the process at the other end has this account (unix(7), SO_PEERCRED).
+pub(crate) fn check_account(stream: &UnixStream, own: u32) -> Result<(), PeerError> {
+    let uid = stream.peer_cred()?.uid();
+    if uid == own { Ok(()) } else { Err(PeerError::OtherAccount { uid, own }) }
+}
+
+/// The account of this process.
+pub(crate) fn own_account() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// The peer processes. Sends them requests and collects the answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
     pub(crate) path: PathBuf,
     pub(crate) own: PathBuf,
+    /// The account of this process. Processes of other accounts are no peers.
+    account: u32,
 }
 
 impl Peers {
@@ -37,22 +60,26 @@ impl Peers {
         }
         // Process numbers would be the same in two containers.
         let number: u64 = rand::rng().random();
-        Ok(Self { path: path.to_owned(), own: with_suffix(path, &number.to_string()) })
+        Ok(Self {
+            path: path.to_owned(),
+            own: with_suffix(path, &number.to_string()),
+            account: own_account(),
+        })
     }
 
-    /// Whether one of the others had a client with this key; then what it runs is cancelled.
+    /// Whether a peer has a client with this key; the peer then cancels its query.
     pub(crate) async fn cancel(&self, pid: i32, key: &[u8]) -> bool {
         let request = Request::Cancel { pid, key: hex::encode(key) };
         self.has_one(request, CANCEL_TIMEOUT, |answer| matches!(answer, Answer::Cancelled(true))).await
     }
 
-    /// Whether one of the others had a client that waits for this report on a login with a browser; then it has it.
+    /// Passes on a report on a login with a browser. Whether a peer has a client that waits for it.
     pub(crate) async fn report(&self, report: &str) -> bool {
         let request = Request::Report(Confidential(report.to_owned()));
         self.has_one(request, ANSWER_TIMEOUT, |answer| matches!(answer, Answer::Reported(true))).await
     }
 
-    /// What the others list.
+    /// The sessions of all peers.
     pub(crate) async fn sessions(&self) -> Vec<Value> {
         let answers = self.ask_all(Request::Sessions {}).await.into_iter();
         let sessions = answers.filter_map(|answer| match answer {
@@ -62,7 +89,7 @@ impl Peers {
         sessions.flatten().collect()
     }
 
-    /// What the others use. `None` when one of them does not tell.
+    /// The endpoints that peers use. `None` when one of them gives no answer.
     pub(crate) async fn uses(&self) -> Option<Vec<Used>> {
         let answers = self.ask_all(Request::Uses {}).await.into_iter();
         let uses = answers.map(|answer| match answer {
@@ -72,7 +99,7 @@ impl Peers {
         Some(uses.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
-    /// Does not wait for others once one has said it.
+    /// Whether one peer answers so. Returns with the first one that does.
     async fn has_one(&self, request: Request, within: Duration, is_it: impl Fn(&Answer) -> bool) -> bool {
         let mut asked = self.ask(&request, within);
         while let Some(answer) = asked.join_next().await {
@@ -83,13 +110,13 @@ impl Peers {
         false
     }
 
-    /// What everybody who is there says, `None` for those who do not answer.
+    /// The answers of all peers, `None` for a peer that gives none.
     async fn ask_all(&self, request: Request) -> Vec<Option<Answer>> {
         let answers = self.ask(&request, ANSWER_TIMEOUT).join_all().await;
         answers.into_iter().flatten().collect()
     }
 
-    /// The outer `Option` is whether anybody is there.
+    /// The outer `Option` is `None` where no process listens.
     fn ask(&self, request: &Request, within: Duration) -> JoinSet<Option<Option<Answer>>> {
         let mut asked = JoinSet::new();
         for socket in self.others() {
@@ -98,7 +125,7 @@ impl Peers {
                 match timeout(within, peers.ask_one(&socket, &request)).await {
                     Ok(Ok(answer)) => answer.map(Some),
                     Ok(Err(error)) => {
-                        tracing::debug!(error = format!("{error:#}"), "another process does not answer");
+                        tracing::debug!(error = format!("{error:#}"), "peer gives no answer");
                         Some(None)
                     }
                     Err(_) => Some(None),
@@ -108,31 +135,42 @@ impl Peers {
         asked
     }
 
-    /// `None` when nobody is there.
+    /// `None` when no peer listens there.
     async fn ask_one(&self, socket: &Path, request: &Request) -> anyhow::Result<Option<Answer>> {
-        let Some(mut stream) = self.connect(socket).await? else {
-            // Who left it here is gone.
-            let _ = fs::remove_file(socket);
-            return Ok(None);
-        };
-        wire::send(&mut stream, request).await?;
-        Ok(Some(wire::receive_much(&mut stream).await?))
+        match self.connect(socket).await {
+            Ok(Some(mut stream)) => {
+                wire::send(&mut stream, request).await?;
+                Ok(Some(wire::receive_much(&mut stream).await?))
+            }
+            Ok(None) => {
+                // The process that left the socket here has exited.
+                let _ = fs::remove_file(socket);
+                Ok(None)
+            }
+            Err(error @ PeerError::OtherAccount { .. }) => {
+                tracing::warn!(socket = %socket.display(), %error, "process of another account is no peer");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// `None` when nobody is there.
-    pub(crate) async fn connect(&self, socket: &Path) -> io::Result<Option<UnixStream>> {
+    /// Connects to a process of the same account. `None` when no process listens there.
+    pub(crate) async fn connect(&self, socket: &Path) -> Result<Option<UnixStream>, PeerError> {
         if fs::read_link(socket).is_ok_and(|to| Some(to.as_os_str()) == self.own.file_name()) {
             return Ok(None);
         }
-        match UnixStream::connect(socket).await {
-            Ok(stream) => Ok(Some(stream)),
+        let stream = match UnixStream::connect(socket).await {
+            Ok(stream) => stream,
             Err(error)
                 if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind()) =>
             {
-                Ok(None)
+                return Ok(None);
             }
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error.into()),
+        };
+        check_account(&stream, self.account)?;
+        Ok(Some(stream))
     }
 
     fn others(&self) -> Vec<PathBuf> {
@@ -162,12 +200,13 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tokio::io::AsyncReadExt;
     use tokio::net::UnixListener;
 
     use super::*;
 
     #[tokio::test]
-    async fn who_is_gone_uses_nothing_and_of_who_does_not_tell_nothing_is_known() {
+    async fn peers_without_an_answer_leave_uses_unknown() {
         let directory = tempfile::tempdir().unwrap();
         let socket = |name: &str| directory.path().join(name);
         let peers = Peers::new(&socket("p")).unwrap();
@@ -175,7 +214,7 @@ mod tests {
 
         drop(UnixListener::bind(socket("p.1")).unwrap());
         assert_eq!(peers.uses().await, Some(Vec::new()));
-        assert!(!socket("p.1").exists(), "what nobody listens to is in the way");
+        assert!(!socket("p.1").exists(), "the socket of a process that has exited is left");
 
         let used: Used =
             serde_json::from_value(json!({"endpoint": "main", "in_use": true, "idle_ms": 0})).unwrap();
@@ -189,12 +228,37 @@ mod tests {
         });
         assert_eq!(peers.uses().await, Some(vec![used]));
 
-        // An older one that does not know the question, and one that does not come up.
+        // An older process that does not know the request, and one that is stuck.
         let older = UnixListener::bind(socket("p.3")).unwrap();
         tokio::spawn(async move { while older.accept().await.is_ok() {} });
         assert_eq!(peers.uses().await, None);
         fs::remove_file(socket("p.3")).unwrap();
         let _silent = UnixListener::bind(socket("p.4")).unwrap();
         assert_eq!(peers.uses().await, None);
+    }
+
+    /// A request may contain a password or a cancel key.
+    #[tokio::test]
+    async fn peers_of_other_accounts_are_sent_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = |name: &str| directory.path().join(name);
+        let mut peers = Peers::new(&socket("p")).unwrap();
+        let listener = UnixListener::bind(socket("p.1")).unwrap();
+        peers.account += 1;
+        let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).await.unwrap();
+                sender.send(bytes).unwrap();
+            }
+        });
+        assert!(!peers.report("password").await);
+        assert_eq!(received.recv().await.unwrap(), b"");
+        // It is no peer, and its socket is left alone.
+        assert_eq!(peers.uses().await, Some(Vec::new()));
+        assert!(socket("p.1").exists());
+        let refused = peers.connect(&socket("p.1")).await.unwrap_err().to_string();
+        assert!(refused.contains("account"), "{refused}");
     }
 }

@@ -3,5 +3,5 @@
 mod client;
 pub(crate) mod wire;
 
-pub(crate) use self::client::{Peers, with_suffix};
+pub(crate) use self::client::{Peers, check_account, own_account, with_suffix};
 pub(crate) use self::wire::Used;
