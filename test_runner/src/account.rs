@@ -25,7 +25,7 @@ impl Account {
     ///
     /// # Errors
     ///
-    /// When there is no such account, or when it is root.
+    /// Fails when the account does not exist or is root.
     pub fn find(name: &str) -> Result<Self> {
         let user =
             User::from_name(name)?.with_context(|| format!("there is no user {name}: run ./dev setup"))?;
@@ -39,8 +39,8 @@ impl Account {
 
     /// Lets a command run as this account, in an environment that names the account's home.
     ///
-    /// libpq looks for certificates below HOME. With root's HOME it stops at `/root/.postgresql/postgresql.crt`, which the
-    /// account may not read.
+    /// libpq looks for certificates below HOME. With root's HOME it stops at `/root/.postgresql/postgresql.crt`, which
+    /// the account may not read.
     pub fn run_as(&self, command: &mut Command) {
         command.uid(self.uid).gid(self.gid);
         command.env("HOME", &self.home).env("USER", &self.name).env("LOGNAME", &self.name);

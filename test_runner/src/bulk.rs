@@ -1,5 +1,5 @@
-//! Many bytes into a table and out of it again, by COPY, through the proxy. They are made and checked as they go, so
-//! that their number is not bounded by memory.
+//! Bulk copy: copies many bytes into a table and out again through the proxy. The bytes are generated and checked on
+//! the fly, so that memory does not bound their number.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -12,21 +12,21 @@ use crate::proxied_postgres::ProxiedPostgres;
 
 /// One row, its line end included. Short enough that PostgreSQL keeps it in the table itself.
 const ROW_BYTES: usize = 1024;
-/// Rows in one message.
+/// Rows in one CopyData message.
 const ROWS_PER_MESSAGE: usize = 64;
-/// Printable text that rows are cut from, each at another place.
+/// Length of the text that rows are taken from, each at another offset.
 const TEXT_BYTES: usize = 1 << 20;
-/// Digits of the row's number, at its begin.
+/// Digits of the row's number, at the begin of the row.
 const NUMBER_BYTES: usize = 16;
 
-/// What went there and came back.
+/// Size and times of one copy in both directions.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
-    /// So many bytes, both ways.
+    /// Bytes in each direction.
     pub bytes: u64,
-    /// How long they took into the table.
+    /// Time of the copy into the table.
     pub there: Duration,
-    /// How long they took out of it.
+    /// Time of the copy out of the table.
     pub back: Duration,
 }
 
@@ -44,7 +44,8 @@ impl Sum {
     }
 }
 
-/// Copies at least so many bytes into an unlogged table and out again, and compares. The table is gone afterwards.
+/// Copies at least `bytes` into an unlogged table and out again, and compares length and checksum. The table is dropped
+/// afterwards.
 pub async fn there_and_back(proxied: &ProxiedPostgres, bytes: u64) -> Result<Transfer> {
     let client = proxied.connect("app").await?;
     client.batch_execute("DROP TABLE IF EXISTS bulk; CREATE UNLOGGED TABLE bulk (line text)").await?;
@@ -79,11 +80,11 @@ async fn send(client: &tokio_postgres::Client, bytes: u64) -> Result<Sum> {
         sent.add(&message);
         sink.send(message.freeze()).await?;
     }
-    ensure!(sink.finish().await? == rows as u64, "not every row was taken");
+    ensure!(sink.finish().await? == rows as u64, "PostgreSQL counts fewer rows than were sent");
     Ok(sent)
 }
 
-/// The same row for the same number.
+/// Appends a row. The same number gives the same row.
 fn put_row(message: &mut BytesMut, number: usize, text: &[u8]) {
     let length = ROW_BYTES - NUMBER_BYTES - 1;
     let begin = number.wrapping_mul(7919) % (text.len() - length);
@@ -92,7 +93,7 @@ fn put_row(message: &mut BytesMut, number: usize, text: &[u8]) {
     message.put_u8(b'\n');
 }
 
-/// Letters and digits without order (xorshift), which nothing in COPY's text format stands for.
+/// Pseudo-random letters and digits (xorshift). None of them has a meaning in COPY's text format.
 fn text() -> Vec<u8> {
     let alphabet = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+-";
     let mut state: u64 = 0x9E37_79B9_7F4A_7C15;

@@ -1,5 +1,5 @@
-//! Certificates: an authority of its own, and a server certificate for 127.0.0.1, `localhost` and other names from
-//! it. Nobody keeps the authority's key, so nothing else can ever be signed with it.
+//! Certificates: creates an authority and a server certificate that it signs, for 127.0.0.1, `localhost` and other
+//! names. The authority's key is not kept, so nothing else can ever be signed with it.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
-/// The files that were written.
+/// Paths of the certificate files (PEM).
 #[derive(Clone, Debug)]
 pub struct Certificates {
-    /// The authority's certificate: what a client trusts.
+    /// The authority's certificate, which clients trust.
     pub authority: PathBuf,
     /// The server's certificate.
     pub certificate: PathBuf,
@@ -21,7 +21,7 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Where they are in a directory.
+    /// The paths in a directory.
     pub fn in_directory(directory: &Path) -> Self {
         Self {
             authority: directory.join("ca.pem"),
@@ -35,7 +35,8 @@ impl Certificates {
     }
 }
 
-/// Those that are in the directory, or new ones when one is missing. A crash leaves all of them or none.
+/// Returns the certificates in the directory, or creates new ones when one is missing. A crash leaves all files or
+/// none.
 pub fn keep(directory: &Path, names: &[&str]) -> Result<Certificates> {
     let kept = Certificates::in_directory(directory);
     if kept.all_exist() {
@@ -54,7 +55,7 @@ pub fn keep(directory: &Path, names: &[&str]) -> Result<Certificates> {
 }
 
 /// Writes a new authority and a server certificate for these names (besides `localhost` and 127.0.0.1). The two have
-/// different subjects: OpenSSL takes a certificate whose issuer has its own name for one that signed itself.
+/// different subjects: OpenSSL takes a certificate whose issuer equals its subject for a self-signed one.
 pub fn write(directory: &Path, names: &[&str]) -> Result<Certificates> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.distinguished_name.push(DnType::CommonName, "Holdfast local authority");

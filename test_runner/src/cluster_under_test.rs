@@ -1,4 +1,4 @@
-//! A cluster in a test's own directory, which ends with the test.
+//! [`ClusterUnderTest`]: a cluster in the directory of a test, which ends with the test.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
@@ -12,9 +12,9 @@ use crate::env::{TestEnvironment, shared_directory};
 use crate::postgres::{Postgres, SETTINGS};
 use crate::process::ProcessId;
 
-/// How long PostgreSQL may take for its immediate stop, when a test is over.
+/// Time limit for the immediate stop of PostgreSQL at the end of a test.
 const LAST_STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The superuser's password in the template: every cluster of a run shares it.
+/// Password of the superuser in the template data directory, which every cluster of a run copies.
 const TEMPLATE_PASSWORD: &str = "template";
 
 /// A cluster that is killed at the end of its test.
@@ -22,7 +22,7 @@ const TEMPLATE_PASSWORD: &str = "template";
 pub struct ClusterUnderTest {
     /// The cluster.
     pub cluster: Cluster,
-    /// More servers that end with the test, such as standbys.
+    /// Further servers that end with the test, such as standbys.
     pub others: Vec<ProcessId>,
     environment: Option<TestEnvironment>,
 }
@@ -33,14 +33,14 @@ impl ClusterUnderTest {
         Self::start_with(name, ClusterOptions::default()).await
     }
 
-    /// Starts a cluster that differs from the usual.
+    /// Starts a cluster with these options.
     pub async fn start_with(name: &str, options: ClusterOptions) -> Result<Self> {
         let mut this = Self::prepare(name, options).await?;
         this.cluster.start(&|_| {}).await?;
         Ok(this)
     }
 
-    /// A cluster that was not started yet.
+    /// Makes a cluster without starting it.
     pub async fn prepare(name: &str, options: ClusterOptions) -> Result<Self> {
         let environment = TestEnvironment::new(name)?;
         let template = Some((template(&environment).await?, TEMPLATE_PASSWORD.to_owned()));
@@ -49,7 +49,7 @@ impl ClusterUnderTest {
         Ok(Self { cluster, others: Vec::new(), environment: Some(environment) })
     }
 
-    /// To be said at the end of the test: its files are removed, and no logs are printed.
+    /// Marks the test as passed: its files are removed and no logs are printed. To be called at the end of the test.
     pub fn passed(mut self) {
         self.end();
         if let Some(environment) = self.environment.take() {
@@ -83,10 +83,10 @@ impl Drop for ClusterUnderTest {
     }
 }
 
-/// The data directory that initdb made for this run of the tests.
+/// The data directory that initdb makes once per run of the tests.
 async fn template(environment: &TestEnvironment) -> Result<std::path::PathBuf> {
     let tools = environment.tools.clone();
-    // Another PostgreSQL cannot read what this one made, and other settings make another directory.
+    // Another version of PostgreSQL, or other settings, need another data directory.
     let mut made_of = DefaultHasher::new();
     clients::run(&tools.postgres("postgres"), &["--version"], &[]).await?.hash(&mut made_of);
     SETTINGS.hash(&mut made_of);

@@ -1,5 +1,5 @@
-//! Where things are: the tools that `./dev setup` recorded, the programs that cargo built, and a directory of its
-//! own for each test.
+//! Environment of the harness: the tools that `./dev setup` recorded, the programs that cargo built, and a separate
+//! directory for each test.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -12,17 +12,17 @@ use nix::unistd::Uid;
 use crate::account::Account;
 use crate::logs;
 
-/// How much of each log a failing test shows.
+/// Lines of each log that a failing test prints.
 const FAILURE_TAIL_LINES: usize = 60;
 
-/// The programs that a cluster is made of.
+/// Locations of the programs of a cluster.
 #[derive(Clone, Debug)]
 pub struct Tools {
-    /// Where `postgres`, `initdb`, `psql` and the rest are.
+    /// Directory of `postgres`, `initdb`, `psql` and the other PostgreSQL programs.
     pub postgres_bin: PathBuf,
-    /// Who PostgreSQL runs as, when not ourselves: it refuses to run as root.
+    /// Account of PostgreSQL, when the harness runs as root: PostgreSQL refuses to run as root.
     pub account: Option<Account>,
-    /// Where `safekeeper` and `walproposer` are.
+    /// Directory of `safekeeper`, `walproposer`, `proxy` and `local_cluster`.
     pub programs: PathBuf,
 }
 
@@ -55,7 +55,7 @@ impl Tools {
     }
 }
 
-/// The directory that cargo put our programs into: where this very program is, or above it for a test.
+/// The directory into which cargo built the programs: the one of this executable, or its parent for a test.
 fn programs() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let directory = own.parent().context("this program has no directory")?;
@@ -65,30 +65,30 @@ fn programs() -> Result<PathBuf> {
     })
 }
 
-/// The top of the checkout.
+/// The root directory of the checkout.
 pub fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_path_buf()
 }
 
-/// The directory for state, with links resolved.
+/// The state directory `.holdfast`, with links resolved.
 pub fn state() -> Result<PathBuf> {
     let link = checkout().join(".holdfast");
     link.canonicalize().with_context(|| format!("{} is not there: run ./dev setup first", link.display()))
 }
 
-/// A directory for one test. It is removed when the test says that it passed; otherwise it stays, and the ends of
-/// the logs in it are printed.
+/// The directory of one test. [`TestEnvironment::passed`] removes it; without that call it stays, and the ends of the
+/// logs in it are printed.
 #[derive(Debug)]
 pub struct TestEnvironment {
-    /// The tools to use.
+    /// The recorded tools.
     pub tools: Tools,
-    /// The directory.
+    /// The directory of the test.
     pub directory: PathBuf,
     passed: bool,
 }
 
 impl TestEnvironment {
-    /// Makes a fresh directory.
+    /// Creates the directory `.holdfast/tests/NAME-PID`.
     pub fn new(name: &str) -> Result<Self> {
         let state = state()?;
         let directory = state.join("tests").join(format!("{name}-{}", std::process::id()));
@@ -96,17 +96,17 @@ impl TestEnvironment {
         Ok(Self { tools: Tools::find(&state)?, directory, passed: false })
     }
 
-    /// To be said at the end of a test.
+    /// Marks the test as passed: its directory is removed. To be called at the end of a test.
     pub fn passed(mut self) {
         self.passed = true;
     }
 
-    #[expect(clippy::print_stderr, reason = "what a test runner shows of a failed test")]
+    #[expect(clippy::print_stderr, reason = "test runners show standard error of failed tests")]
     fn print_logs(&self) {
         for log in logs::in_directory(&self.directory) {
             eprintln!("===== {}\n{}", log.display(), logs::tail(&log, FAILURE_TAIL_LINES));
         }
-        eprintln!("===== the test's files stay in {}", self.directory.display());
+        eprintln!("===== files of the failed test:  {}", self.directory.display());
     }
 }
 
@@ -120,7 +120,8 @@ impl Drop for TestEnvironment {
     }
 }
 
-/// Runs `make` once per run of the tests, whichever test comes first, and returns the directory that it filled.
+/// Returns the directory NAME below `.holdfast/tests`. The first test that needs it runs `make` to fill it; the others
+/// wait for that. An unfinished directory of an interrupted run is made anew.
 pub async fn shared_directory(name: &str, make: impl AsyncFnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let tests = state()?.join("tests");
     fs::create_dir_all(&tests)?;

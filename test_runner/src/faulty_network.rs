@@ -1,5 +1,7 @@
-//! A TCP relay between two programs whose network a test can break: cut (connections end, new ones are refused),
-//! stall (nothing passes, connections stay), drop (bytes of one direction vanish).
+//! Faulty network: a TCP relay between two programs that a test can break.
+//!
+//! The faults are cut (connections end, new ones are refused), stall (nothing passes, connections stay) and drop (bytes
+//! of one direction vanish).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,32 +11,33 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+/// Buffer of one direction of a connection.
 const RELAY_BUFFER_BYTES: usize = 64 * 1024;
 
-/// What the relay does to the bytes of each direction.
+/// State of the network between the two programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Passes everything.
+    /// All bytes pass.
     None,
-    /// Ends every connection, and every new one at once.
+    /// Open connections end, and every new one ends at once.
     Cut,
-    /// Keeps the connections and passes nothing, as a network that lost its way does.
+    /// Connections stay and no byte passes, as on a network without a route.
     Stall,
-    /// Loses what the server answers; what the client sends passes.
+    /// Bytes of the server vanish; bytes of the client pass.
     DropAnswers,
 }
 
-/// A running relay; it ends with this value.
+/// A running relay; it ends when this value is dropped.
 #[derive(Debug)]
 pub struct Relay {
-    /// Where clients connect.
+    /// Address for clients.
     pub address: SocketAddr,
     fault: Arc<watch::Sender<Fault>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Relay {
-    /// Listens on a port of its own and passes each connection on to `target`.
+    /// Listens on a free port and relays each connection to `target`.
     pub async fn start(target: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -47,7 +50,7 @@ impl Relay {
         Ok(Self { address, fault: Arc::new(sender), task })
     }
 
-    /// Breaks the network, or heals it.
+    /// Sets the fault; [`Fault::None`] repairs the network.
     pub fn set(&self, fault: Fault) {
         self.fault.send_replace(fault);
     }

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// How long an answer over HTTP may take.
+/// Time limit for a request, its response included.
 pub const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An HTTP client that gives up in time.
+/// An HTTP client with the time limit [`HTTP_TIMEOUT`].
 pub fn client() -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder().timeout(HTTP_TIMEOUT).no_proxy().build()?)
 }
 
-/// Gets a JSON document.
+/// Requests a JSON document. A status other than 2xx is an error that holds the response.
 pub async fn get_json<T: serde::de::DeserializeOwned>(url: &str) -> Result<T> {
     let answer = client()?.get(url).send().await?;
     if !answer.status().is_success() {

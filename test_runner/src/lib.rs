@@ -1,20 +1,20 @@
-//! Brings up the programs of this repository with a real PostgreSQL, as processes: for a developer to play with
-//! (`./dev up`, the binary `local_cluster`), and for the tests in `tests/`.
+//! Test harness: starts the programs of this repository with a real PostgreSQL, as processes. Used by developers
+//! (`./dev up`, the binary `local_cluster`), by the crash and load programs in `bin/`, and by the tests in `tests/`.
 //!
 //! ```text
-//!   env        where tools and state are; a directory per test     account  the user that PostgreSQL runs as
-//!   process    start, watch and end one program          wait    for a condition, with a deadline
-//!   postgres, safekeeper, walproposer , proxy            each: one program's arguments, addresses and answers
-//!   cluster    all of them, in the right order           clients psql and an SQL connection (over TLS: tls_client)
-//!   workload   a writer that knows what was acknowledged oracle  what the safekeepers' disks hold
-//!   faulty_network, certs, unsynced                      relays that fail, certificates, disks that forget
-//!   front                                                PostgreSQL with nothing but the proxy before it
-//!   bulk                                                 many bytes into a table and out of it again
-//!   wire                                                 what safekeepers told the walproposer, and so owe
+//!   env          recorded tools, a directory per test    account      operating system user of PostgreSQL
+//!   process      start, watch and end one program        wait         wait for a condition, with a deadline
+//!   ports, logs, http                                    free ports, ends of log files, admin HTTP client
+//!   postgres, safekeeper, walproposer, proxy             each: one program's arguments, addresses and status
+//!   cluster      all of them, in the right order         clients      psql and an SQL connection (TLS: tls_client)
+//!   workload     writes rows, knows the acknowledged     oracle       searches the safekeepers' disks for lost rows
+//!   faulty_network, certs, unsynced                      failing relays, certificates, disks that lose unsynced data
+//!   proxied_postgres                                     one PostgreSQL behind the proxy, without safekeepers
+//!   bulk         copies many bytes through the proxy     wire         records what safekeepers acknowledged
+//!   cluster_under_test                                   a cluster that ends with its test
 //! ```
 //!
-//! Nothing of the product is linked in except value types and the codecs of the wire: what is tested is tested from
-//! outside.
+//! The only product code linked in is value types and the codecs of the wire: the product is tested from outside.
 
 pub mod account;
 pub mod bulk;

@@ -1,9 +1,10 @@
-//! What the safekeepers' disks hold, and nothing else: the oracle of the crash tests.
+//! Oracle of the crash tests: searches the safekeepers' disks, and nothing else, for lost rows and lost WAL.
 //!
-//! The primary keeps every row after a crash of the safekeepers, and the page cache keeps what was never synced, so
-//! neither is asked. For each pair of safekeepers, on copies of their directories (an election repairs what the next
-//! pair should show): an election without a primary, then a standby from the first base backup replays what the pair
-//! holds, and the acknowledged rows are looked for there. The committed WAL of all pairs is compared byte by byte.
+//! The primary keeps every row after a crash of the safekeepers, and the page cache keeps unsynced data, so the oracle
+//! uses neither. It examines each pair of safekeepers, on copies of their directories, because an election would repair
+//! damage that the next pair should show. It runs an election without a primary, lets a standby from the first base
+//! backup replay the log of the pair, and searches the acknowledged rows there. It compares the committed WAL of all
+//! pairs byte by byte.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,33 +23,33 @@ use crate::walproposer::Walproposer;
 use crate::workload::Rows;
 use crate::{clients, ports, wait};
 
-/// How long a standby may take to replay everything.
+/// Time limit for a standby to replay the log.
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a program of the oracle may take to end.
+/// Time limit for the end of a program of the oracle.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// The standby is for one look: what it syncs does not matter, and it has to replay fast.
-const THROWN_AWAY: [(&str, &str); 2] = [("fsync", "off"), ("shared_buffers", "64MB")];
-/// How many missing rows are named.
+/// Settings of the standby: it is thrown away after one query and has to replay fast.
+const THROWAWAY_SETTINGS: [(&str, &str); 2] = [("fsync", "off"), ("shared_buffers", "64MB")];
+/// Number of missing rows that a message names.
 const NAMED_ROWS_MAX: usize = 5;
 
-/// What one pair of safekeepers holds.
+/// Content of the disks of one pair of safekeepers.
 #[derive(Clone, Debug)]
 pub struct PairFindings {
-    /// Whose disks.
+    /// Ids of the two safekeepers.
     pub pair: (u64, u64),
-    /// Where the log ends after an election of these two.
+    /// End of the log after an election of these two.
     pub end: Lsn,
-    /// The highest commit LSN that one of the two knew before the election.
+    /// The higher commit LSN of the two before the election.
     pub commit: Lsn,
-    /// The rows that a standby finds.
+    /// The rows of a standby that has replayed the log.
     pub rows: Rows,
-    /// A directory with the WAL as `pg_receivewal` wrote it.
+    /// Directory with the WAL, as `pg_receivewal` wrote it.
     wal: PathBuf,
 }
 
-/// Examines a cluster of which nothing runs any more. `None` when every acknowledged row is found with each pair,
-/// every pair's log reaches what any safekeeper knew as committed, and up to there all pairs have the same bytes;
-/// else what was lost. An error means that the disks could not be examined.
+/// Examines a stopped cluster. Returns `None` when each pair has every acknowledged row, the log of each pair reaches
+/// the highest commit LSN of any safekeeper, and up to there all pairs have the same bytes. Otherwise returns one
+/// sentence about the loss. An error means that the disks could not be examined.
 pub async fn find_loss(cluster: &Cluster, acknowledged: &Rows) -> Result<Option<String>> {
     let findings = examine(cluster).await?;
     for found in &findings {
@@ -66,10 +67,13 @@ pub async fn find_loss(cluster: &Cluster, acknowledged: &Rows) -> Result<Option<
     lost_wal(&findings)
 }
 
-/// Asks each pair.
+/// Examines each pair of a stopped cluster.
 pub async fn examine(cluster: &Cluster) -> Result<Vec<PairFindings>> {
-    ensure!(cluster.running().is_empty(), "the oracle only looks at disks: something still runs");
-    // Whatever the primary knows is out of reach from here on.
+    ensure!(
+        cluster.running().is_empty(),
+        "the oracle examines disks of a stopped cluster, but parts of it still run"
+    );
+    // Moved away, so that no data of the primary can reach the standbys.
     let primary = cluster.postgres().data_dir;
     if primary.exists() {
         fs::rename(&primary, primary.with_extension("away"))?;
@@ -78,7 +82,7 @@ pub async fn examine(cluster: &Cluster) -> Result<Vec<PairFindings>> {
     let pairs = ids.iter().enumerate().flat_map(|(index, first)| {
         ids[index + 1..].iter().map(move |second| examine_pair(cluster, *first, *second))
     });
-    // Not given up at the first error: each ends what it started.
+    // Not dropped at the first error: each pair ends the processes that it started.
     join_all(pairs).await.into_iter().collect()
 }
 
@@ -87,7 +91,7 @@ async fn examine_pair(cluster: &Cluster, first: u64, second: u64) -> Result<Pair
     found.await.with_context(|| format!("the disks of safekeepers {first} and {second}"))
 }
 
-/// Undoes what [`examine`] did to the directory, so that the cluster can go on.
+/// Undoes the changes of [`examine`] to the directory, so that the cluster can start again.
 pub fn clean_up(cluster: &Cluster) -> Result<()> {
     let primary = cluster.postgres().data_dir;
     fs::rename(primary.with_extension("away"), &primary)?;
@@ -127,7 +131,7 @@ fn lost_wal(findings: &[PairFindings]) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// All WAL in a directory of `pg_receivewal`, up to a position.
+/// All WAL up to `upto` in a directory of `pg_receivewal`.
 fn read_wal(directory: &Path, upto: Lsn) -> Result<Vec<u8>> {
     let mut files: Vec<_> =
         fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -142,8 +146,8 @@ fn read_wal(directory: &Path, upto: Lsn) -> Result<Vec<u8>> {
     Ok(all)
 }
 
-/// Where a segment begins, by its name: timeline, then the number's high and low part (PostgreSQL documentation,
-/// "WAL Internals").
+/// LSN of the first byte of a segment, from its file name: timeline, then high and low part of the segment number
+/// (PostgreSQL documentation, "WAL Internals").
 fn segment_start(file: &Path, segment_bytes: u64) -> Result<Lsn> {
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let part = |range: std::ops::Range<usize>| {
@@ -153,7 +157,7 @@ fn segment_start(file: &Path, segment_bytes: u64) -> Result<Lsn> {
     Ok(Lsn((part(8..16)? << 32) + part(16..24)? * segment_bytes))
 }
 
-/// Copies of two safekeepers and of the base backup, with addresses of their own.
+/// Copies of two safekeepers and of the base backup, with their own ports.
 struct Pair<'a> {
     cluster: &'a Cluster,
     directory: PathBuf,
@@ -184,7 +188,7 @@ impl<'a> Pair<'a> {
     async fn examine(&self) -> Result<PairFindings> {
         let mut processes = Vec::new();
         let found = self.examine_with(&mut processes).await;
-        // A standby is stopped as one, the safekeepers end too: there is nothing to keep.
+        // SIGTERM is enough for all of them: none has data to keep.
         for process in processes.iter().rev() {
             process.end(Signal::SIGTERM, END_TIMEOUT).await?;
         }
@@ -202,7 +206,7 @@ impl<'a> Pair<'a> {
         }
         let end = self.walproposer().recover().await?;
         let standby = self.standby().await?;
-        processes.push(standby.start(&THROWN_AWAY).await?);
+        processes.push(standby.start(&THROWAWAY_SETTINGS).await?);
         let rows = self.rows_at(&standby, end).await?;
         let wal = self.receive_wal(end).await?;
         let pair = (self.safekeepers[0].id, self.safekeepers[1].id);
@@ -220,7 +224,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// A standby of the first of the two that began as the first base backup.
+    /// A standby of the first of the two, made from the first base backup.
     async fn standby(&self) -> Result<Postgres> {
         let mut standby = self.cluster.postgres();
         standby.name = format!("standby of {}", file_name(&self.directory));
@@ -244,7 +248,7 @@ impl<'a> Pair<'a> {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Fetches the WAL with PostgreSQL's own tool.
+    /// Fetches the WAL with `pg_receivewal`.
     async fn receive_wal(&self, end: Lsn) -> Result<PathBuf> {
         let directory = self.directory.join("wal");
         fs::create_dir(&directory)?;
@@ -253,7 +257,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Waits until a standby has replayed up to a record's end.
+/// Waits until a standby has replayed up to `end`, the end of a record.
 pub async fn wait_replayed(standby: &Postgres, end: Lsn) -> Result<()> {
     let what = format!("{} to replay up to {end}", standby.name);
     wait::until(&what, REPLAY_TIMEOUT, async || {

@@ -1,25 +1,25 @@
-//! Picks TCP ports that a program keeps over its restarts.
+//! TCP ports: picks free ports that a program keeps over its restarts.
 //!
-//! A server that is restarted has to come back where its peers look for it, so its port lies below the range
-//! from which the kernel serves outgoing connections: one of those could take it meanwhile.
+//! A restarted server has to listen on its old port, where its peers look for it. So the port lies below the range from
+//! which the kernel serves outgoing connections: an outgoing connection could take it while the server is down.
 //!
-//! Between the choice of a port and the server's start others choose, too: this program for its other servers, and
-//! tests that run beside it. So a choice is held by a lock, until this process ends.
+//! Other servers of this process and other tests choose ports at the same time. So a chosen port is locked until this
+//! process ends.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
-use std::sync::Mutex;
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 
-/// Ports handed out: above the well known ones, below `net.ipv4.ip_local_port_range` (32768 on Linux).
+/// Range of the ports: above the well known ones, below `net.ipv4.ip_local_port_range` (32768 on Linux).
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 const ATTEMPTS_MAX: usize = 1_000;
 
-/// Locks on the ports that this process chose.
+/// Lock files of the ports that this process chose.
 static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// A port of 127.0.0.1 on which nothing listens now, and that no other program of ours has chosen.
+/// A port of 127.0.0.1 on which nothing listens now, and that no other process of this harness has chosen.
 pub fn pick() -> Result<u16> {
     let width = u64::from(PORTS.end - PORTS.start);
     for _ in 0..ATTEMPTS_MAX {
@@ -32,16 +32,16 @@ pub fn pick() -> Result<u16> {
     anyhow::bail!("found no free TCP port between {} and {}", PORTS.start, PORTS.end)
 }
 
-/// Takes the lock of a port. False when somebody has it.
+/// Locks a port. False when another process holds the lock.
 fn hold(port: u16) -> Result<bool> {
-    // One directory for each account: nobody can open the files of another.
+    // One directory per account: an account cannot open the lock files of another one.
     let directory = std::env::temp_dir().join(format!("holdfast-ports-{}", nix::unistd::Uid::current()));
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let path = directory.join(port.to_string());
     let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
     let taken = file.try_lock().is_ok();
     if taken {
-        HELD.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(file);
+        HELD.lock().push(file);
     }
     Ok(taken)
 }
@@ -66,6 +66,6 @@ mod tests {
     fn a_port_is_chosen_once() {
         let port = pick().unwrap();
         assert!(is_free(port), "nothing listens on it yet");
-        assert!(!hold(port).unwrap(), "and nobody else gets it");
+        assert!(!hold(port).unwrap(), "a locked port was given away");
     }
 }

@@ -1,5 +1,5 @@
-//! A stock PostgreSQL server: made, configured, started, asked. A primary and a standby are the same thing here
-//! with another directory and other settings. When it is stopped, and in which order, is decided in `cluster`.
+//! [`Postgres`]: a stock PostgreSQL server: created, configured, started and queried. A primary and a standby differ
+//! only in directory and settings. `cluster` decides when and in which order servers stop.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,14 +16,14 @@ use crate::env::Tools;
 use crate::process::{KillOnDrop, ProcessId, Program};
 use crate::{clients, ports, wait};
 
-/// How long a server may take until it answers, crash recovery included.
+/// Time limit for a server to answer, crash recovery included.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long one attempt to connect may take.
+/// Time limit for one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Settings that every server here has. Where it listens and what it waits for are on its command line: there
-/// `ALTER SYSTEM` does not reach. The walproposer compares the segment that holds the log's last byte with the
-/// primary's, which therefore must not remove it.
+/// Settings of every server. Port and synchronous standby are on the command line, which `ALTER SYSTEM` cannot
+/// override. The walproposer compares the segment that holds the log's last byte with the one of the primary.
+/// `wal_keep_size` keeps the primary from removing it.
 pub const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -38,7 +38,7 @@ password_encryption = 'scram-sha-256'
 log_line_prefix = '%m [%p] '
 ";
 
-/// Who may connect: nobody without a password. `wp` sends its password in the clear, over loopback only.
+/// `pg_hba.conf`: every role needs a password. `wp` sends its password in clear text, over loopback only.
 const HOST_BASED_AUTHENTICATION: &str = "
 host all         postgres 127.0.0.1/32 scram-sha-256
 host replication postgres 127.0.0.1/32 scram-sha-256
@@ -50,9 +50,9 @@ host postgres    wp       127.0.0.1/32 password
 /// One server.
 #[derive(Clone, Debug)]
 pub struct Postgres {
-    /// Its tools and account.
+    /// PostgreSQL's programs and account.
     pub tools: Tools,
-    /// What people call it.
+    /// Name in messages.
     pub name: String,
     /// Its data directory.
     pub data_dir: PathBuf,
@@ -62,12 +62,12 @@ pub struct Postgres {
     pub port: u16,
     /// The password of the role `postgres`.
     pub superuser_password: String,
-    /// Whether it is killed with the thread that started it.
+    /// Whether the kernel kills it when the thread that started it ends.
     pub dies_with_parent: bool,
 }
 
 impl Postgres {
-    /// Runs initdb, with these arguments beside the usual, and writes the settings.
+    /// Runs initdb with further arguments `more`, and writes the settings.
     pub async fn initdb(&self, more: &[String]) -> Result<()> {
         fs::create_dir(&self.data_dir).with_context(|| format!("cannot make {}", self.data_dir.display()))?;
         self.tools.give_to_postgres(&self.data_dir)?;
@@ -92,21 +92,21 @@ impl Postgres {
         Ok(())
     }
 
-    /// Takes a copy of a data directory that was made before.
+    /// Copies an existing data directory to this server's.
     pub async fn copy_from(&self, data_dir: &Path) -> Result<()> {
         let arguments = ["-a", "--reflink=auto", &text(data_dir)?, &text(&self.data_dir)?];
         clients::run(Path::new("cp"), &arguments, &[]).await?;
         Ok(())
     }
 
-    /// Adds lines to a file of the data directory.
+    /// Appends lines to a file of the data directory.
     pub fn append(&self, file: &str, lines: &str) -> Result<()> {
         let mut file = fs::OpenOptions::new().append(true).create(true).open(self.data_dir.join(file))?;
         file.write_all(lines.as_bytes())?;
         Ok(())
     }
 
-    /// Makes it a standby that streams from this connection string and never falls back to anything else.
+    /// Makes the server a standby that streams with this connection string and has no other source of WAL.
     pub fn make_standby_of(&self, conninfo: &str) -> Result<()> {
         let quoted = conninfo.replace('\'', "''");
         self.append(
@@ -117,7 +117,7 @@ impl Postgres {
         self.tools.give_to_postgres(&self.data_dir.join("standby.signal"))
     }
 
-    /// Runs one of PostgreSQL's programs as PostgreSQL's account, and returns what it printed.
+    /// Runs one of PostgreSQL's programs as PostgreSQL's account and returns its standard output.
     pub async fn run_tool(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(self.tools.postgres(program));
         command.args(arguments).current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
@@ -143,7 +143,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Starts it and waits until it answers. `settings` are given on the command line.
+    /// Starts the server, with `settings` on its command line, and waits until it answers.
     pub async fn start(&self, settings: &[(&str, &str)]) -> Result<ProcessId> {
         self.check_version().await?;
         if !ports::is_free(self.port) {
@@ -157,7 +157,8 @@ impl Postgres {
         Ok(process)
     }
 
-    /// Refuses a directory that PostgreSQL itself would refuse, in one sentence that says what to do.
+    /// Refuses a data directory of another major version. PostgreSQL would refuse it too, but without saying what to
+    /// do.
     pub async fn check_version(&self) -> Result<()> {
         let file = self.data_dir.join("PG_VERSION");
         let data_version = fs::read_to_string(&file).with_context(|| {
@@ -206,17 +207,17 @@ impl Postgres {
         .await
     }
 
-    /// A URI for the superuser.
+    /// Connection URI of the superuser.
     pub fn superuser_uri(&self, database: &str) -> String {
         format!("postgresql://postgres:{}@127.0.0.1:{}/{database}", self.superuser_password, self.port)
     }
 
-    /// A connection of the superuser.
+    /// Connects as the superuser.
     pub async fn connect(&self, database: &str) -> Result<tokio_postgres::Client> {
         clients::connect(&self.superuser_uri(database)).await
     }
 
-    /// Asks for one value, as text.
+    /// Runs a query as the superuser and returns the first column of its first row as text.
     pub async fn ask(&self, database: &str, query: &str) -> Result<String> {
         let client = self.connect(database).await?;
         for message in client.simple_query(query).await? {
@@ -227,14 +228,14 @@ impl Postgres {
         bail!("no row: {query}")
     }
 
-    /// Whether the process that the directory's lock file names runs.
+    /// True while the process that `postmaster.pid` names runs.
     pub fn is_locked(&self) -> bool {
         let text = fs::read_to_string(self.lock_file()).unwrap_or_default();
         let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
         pid.and_then(ProcessId::find).is_some_and(ProcessId::is_alive)
     }
 
-    /// Removes the lock file of a server that does not run.
+    /// Removes `postmaster.pid` of a server that does not run.
     pub fn remove_lock(&self) -> Result<()> {
         match fs::remove_file(self.lock_file()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
@@ -246,12 +247,12 @@ impl Postgres {
         self.data_dir.join("postmaster.pid")
     }
 
-    /// Where the last checkpoint record begins, of a server that is stopped.
+    /// LSN at which the last checkpoint record of a stopped server begins.
     pub async fn last_checkpoint(&self) -> Result<Lsn> {
         self.control_data("Latest checkpoint location:").await?.parse().context("not an LSN")
     }
 
-    /// Which cluster the directory belongs to.
+    /// System identifier of the data directory.
     pub async fn system_id(&self) -> Result<String> {
         self.control_data("Database system identifier:").await
     }

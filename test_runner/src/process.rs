@@ -1,6 +1,7 @@
-//! One program as a process: in a session of its own, so that Ctrl-C at a terminal reaches only what was started
-//! there, with its output in a log file. Processes are known by number, not by handle: `./dev stop` ends what an
-//! earlier `./dev up` started.
+//! Processes: starts a program in its own session, with its output in a log file, and ends it.
+//!
+//! A session of its own keeps Ctrl-C at a terminal away from the program. Processes are known by number, not by handle,
+//! because `./dev stop` ends a program that an earlier `./dev up` started.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -18,31 +19,32 @@ use serde::{Deserialize, Serialize};
 use crate::account::Account;
 use crate::{logs, wait};
 
-/// How long after SIGKILL a process may still be there.
+/// Time limit for the end of a process after SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How much of a log is shown when something fails.
+/// Lines at the end of a log in which the reason of a failure is searched.
 const LOG_TAIL_LINES: usize = 40;
 
-/// How to start one program.
+/// One program and how it is started.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// What people call it (`sk1`).
+    /// Name in messages (`sk1`).
     pub name: String,
-    /// The file to run.
+    /// The executable file.
     pub executable: PathBuf,
-    /// Its arguments.
+    /// Arguments of the command line.
     pub arguments: Vec<String>,
     /// Variables added to its environment.
     pub environment: Vec<(String, String)>,
-    /// The account to run it as, when not our own.
+    /// The account that it runs as; `None`: the account of the harness.
     pub account: Option<Account>,
-    /// Where its output goes.
+    /// The file that its output is appended to.
     pub log: PathBuf,
-    /// Whether it is killed when the thread that starts it ends: in tests, so that none outlives a test.
+    /// Whether the kernel kills it when the thread that started it ends. Tests set it, so that no process outlives a
+    /// test.
     pub dies_with_parent: bool,
 }
 
-/// A process that was started, told from a later one of the same number by when it began.
+/// A started process. Its start time tells it from a later process with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
     /// The process id.
@@ -52,7 +54,7 @@ pub struct ProcessId {
 }
 
 impl Program {
-    /// Starts it, in its own session, and returns at once.
+    /// Starts the program in its own session, without waiting until it is ready.
     pub fn spawn(&self) -> Result<ProcessId> {
         let mut log = OpenOptions::new()
             .create(true)
@@ -77,22 +79,19 @@ impl Program {
         Ok(ProcessId { pid, started })
     }
 
-    /// An error that says that it ended by itself, with the last thing that it wrote.
+    /// The error for a program that ended by itself: the last line of its log that names a reason, or its last line.
     pub fn early_end(&self) -> anyhow::Error {
         let tail = logs::tail(&self.log, LOG_TAIL_LINES);
         let this_time = tail.rsplit_once("\n--- ").map_or(tail.as_str(), |(_, after)| after);
         let said: Vec<&str> = this_time.lines().skip(1).filter(|line| !line.trim().is_empty()).collect();
         let is_reason = |line: &&&str| ["FATAL", "PANIC", "rror"].iter().any(|word| line.contains(word));
         let last =
-            said.iter().rfind(is_reason).or(said.last()).map_or("it ended at once", |line| line.trim());
+            said.iter().rfind(is_reason).or(said.last()).map_or("ended without output", |line| line.trim());
         anyhow::anyhow!("{}: {last} (log: {})", self.name, self.log.display())
     }
 }
 
-#[expect(
-    unsafe_code,
-    reason = "a session can only be left between fork and exec; both calls are allowed there"
-)]
+#[expect(unsafe_code, reason = "a new session begins between fork and exec; both calls are allowed there")]
 fn leave_session(command: &mut Command, dies_with_parent: bool) {
     // SAFETY: setsid and prctl are async-signal-safe system calls, and nothing is allocated here.
     unsafe {
@@ -107,14 +106,14 @@ fn leave_session(command: &mut Command, dies_with_parent: bool) {
 }
 
 impl ProcessId {
-    /// The process of this number, when there is one.
+    /// The process with this number; `None` when it does not exist.
     pub fn find(pid: i32) -> Option<Self> {
         stat(pid).map(|stat| Self { pid, started: stat.started })
     }
 
-    /// True while it runs; one that ended and was not yet collected counts as gone.
+    /// True while the process runs. A process that ended and was not yet waited for counts as gone.
     pub fn is_alive(self) -> bool {
-        // Collects it if it is a child of ours; an error means that it is not.
+        // Reaps the process if it is a child of this one; an error means that it is not.
         let _ = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
         match stat(self.pid) {
             Some(stat) if stat.started == self.started => stat.state != 'Z' || has_threads(self.pid),
@@ -122,7 +121,7 @@ impl ProcessId {
         }
     }
 
-    /// The processes that it started and that are not gone.
+    /// The running child processes.
     pub fn children(self) -> Vec<Self> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -131,7 +130,7 @@ impl ProcessId {
         children.map(|(pid, stat)| Self { pid, started: stat.started }).collect()
     }
 
-    /// Sends a signal, unless it is gone.
+    /// Sends a signal. A process that is gone is no error.
     pub fn signal(self, signal: Signal) -> Result<()> {
         if !self.is_alive() {
             return Ok(());
@@ -142,36 +141,36 @@ impl ProcessId {
         }
     }
 
-    /// Waits until it is gone.
+    /// Waits until the process is gone.
     pub async fn wait_gone(self, within: Duration) -> Result<()> {
         let what = format!("the end of process {}", self.pid);
         wait::until(&what, within, async || Ok((!self.is_alive()).then_some(()))).await
     }
 
-    /// Sends a signal and waits for the end.
+    /// Sends a signal and waits for the end of the process.
     pub async fn end(self, signal: Signal, within: Duration) -> Result<()> {
         self.signal(signal)?;
         self.wait_gone(within).await
     }
 
-    /// kill -9, and waits until the kernel has carried it out.
+    /// Sends SIGKILL and waits until the kernel has ended the process.
     pub async fn kill(self) -> Result<()> {
         self.end(Signal::SIGKILL, KILL_TIMEOUT).await
     }
 }
 
-/// A process that is not known to be of use yet: killed when this is dropped before `keep`, so that a start that
-/// fails or is given up leaves nothing behind.
+/// Guard of a process that is not ready yet: kills it when dropped before [`KillOnDrop::keep`], so that a failed or
+/// abandoned start leaves no process behind.
 #[derive(Debug)]
 pub struct KillOnDrop(Option<ProcessId>);
 
 impl KillOnDrop {
-    /// Watches over a process that was just started.
+    /// Guards a process that was just started.
     pub fn new(process: ProcessId) -> Self {
         Self(Some(process))
     }
 
-    /// It came up.
+    /// Lets the process run on: it is ready.
     pub fn keep(mut self) {
         self.0 = None;
     }
@@ -185,8 +184,7 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// Starts a program and waits until it has written where it listens; if it ends instead, says so with its own
-/// words.
+/// Starts a program and waits until it has written its address file. If it ends instead, the error quotes its log.
 pub async fn start_with_address_file(program: &Program, file: &Path, within: Duration) -> Result<ProcessId> {
     if file.exists() {
         fs::remove_file(file)?;
@@ -204,13 +202,14 @@ pub async fn start_with_address_file(program: &Program, file: &Path, within: Dur
     Ok(process)
 }
 
+/// Fields of `/proc/PID/stat` (proc(5)).
 struct Stat {
     state: char,
     parent: i32,
     started: u64,
 }
 
-/// A connection URI with its password left out: the log is read by more people than the password is meant for.
+/// A connection URI with its password masked: more people read the log than may know the password.
 fn without_password(argument: &str) -> String {
     let masked = || {
         let (scheme, rest) = argument.split_once("://")?;
@@ -221,7 +220,8 @@ fn without_password(argument: &str) -> String {
     masked().unwrap_or_else(|| argument.to_owned())
 }
 
-/// A killed process shows as a zombie while its other threads still hold its sockets and files.
+/// True when a process has more than one thread. A killed process shows as a zombie while its other threads still hold
+/// its sockets and files.
 fn has_threads(pid: i32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }

@@ -1,5 +1,5 @@
-//! A PostgreSQL by itself with the proxy before it: the smallest set-up in which a client goes the whole way. No
-//! safekeepers, nothing is synced. Used by the tests of clients, and by `./dev soak` and `./dev regress`.
+//! [`ProxiedPostgres`]: one PostgreSQL behind the proxy, the smallest set-up in which a client passes the proxy. There
+//! are no safekeepers, and nothing is synced. Used by the tests of clients, `./dev soak` and `./dev regress`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,55 +17,58 @@ use crate::process::{KillOnDrop, ProcessId, Program, start_with_address_file};
 use crate::tls_client::VerifyFull;
 use crate::{clients, ports};
 
-/// The one endpoint.
+/// The only endpoint.
 pub const ENDPOINT: &str = "main";
-/// The name that clients connect to.
+/// Host name that clients connect to.
 pub const SERVER_NAME: &str = "main.db.test";
-/// Of every role: what a client does with a character that is not ASCII shows too.
+/// Password of every role. Its non-ASCII character tests how clients encode it.
 pub const PASSWORD: &str = "p\u{e4}ssword";
-/// The password as it stands in a URI.
+/// The password, percent-encoded for a URI.
 const PASSWORD_IN_URI: &str = "p%C3%A4ssword";
-/// What PostgreSQL keeps of the password for the role `crowd`. So few rounds that a client has hardly any work with it:
-/// where thousands log in, the rounds would be all that is measured.
-const VERIFIER_OF_FEW_ROUNDS: &str = "SCRAM-SHA-256$64:c2l4dGVlbiBieXRlcyBhdA==$\
+/// SCRAM verifier of [`PASSWORD`] for the role `crowd`, with few iterations: where thousands of clients log in,
+/// iterations would take most of the measured time.
+const VERIFIER_WITH_FEW_ITERATIONS: &str = "SCRAM-SHA-256$64:c2l4dGVlbiBieXRlcyBhdA==$\
      9zkyRzJ6U0UP0+EL3NYWEWm31qfc7nHCfaYfDSpeWUs=:hCpY7sWFrIxl+UP+979N7wHe+gEhmPUvQsj1EnmwNVY=";
+/// `pg_hba.conf`.
 const HOST_BASED_AUTHENTICATION: &str = "
 host all         all 127.0.0.1/32 scram-sha-256
 host replication all 127.0.0.1/32 scram-sha-256
 ";
-/// Rows come back in the order in which they were written, and nothing here outlives the machine.
+/// Sequential scans return rows in the order of their insertion. Nothing is synced: no data has to survive a crash.
 const SETTINGS: &str = "fsync = off\nfull_page_writes = off\nsynchronize_seqscans = off\n";
+/// Time limit for the proxy to listen.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit for the end of PostgreSQL or the proxy.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is not as usual.
+/// Options of the proxy that differ from the usual ones.
 #[derive(Clone, Debug, Default)]
 pub struct ProxiedOptions {
-    /// `--control-plane`, instead of a file that knows every role.
+    /// `--control-plane`; by default a file with every role.
     pub control_plane: Option<String>,
-    /// `--log-level`.
+    /// `--log-level`; `info` by default.
     pub log_level: Option<&'static str>,
 }
 
-/// Both of them, running.
+/// A running proxy with its PostgreSQL.
 #[derive(Debug)]
 pub struct ProxiedPostgres {
     /// PostgreSQL.
     pub postgres: Postgres,
-    /// Its postmaster, when it was started along with the proxy.
+    /// The postmaster, when it was started together with the proxy.
     pub postmaster: Option<ProcessId>,
     /// The proxy.
     pub proxy: ProcessId,
-    /// Where clients connect.
+    /// Port for clients.
     pub port: u16,
-    /// What they trust.
+    /// Certificates of the proxy.
     pub certificates: Certificates,
     http: String,
 }
 
-/// What [`make_database`] makes, copied from one that all tests of a run share.
+/// A copy of the server of [`make_database`], which all tests of a run share. It is stopped.
 pub async fn copy_database(tools: &Tools, directory: &Path) -> Result<Postgres> {
-    // Another PostgreSQL cannot read what this one made.
+    // Another version of PostgreSQL needs another data directory.
     let version = clients::run(&tools.postgres("postgres"), &["--version"], &[]).await?;
     let name: String = version.chars().filter(char::is_ascii_alphanumeric).collect();
     let make = async |directory: &Path| make_database(tools, directory).await.map(drop);
@@ -87,8 +90,8 @@ fn database_in(tools: &Tools, directory: &Path) -> Result<Postgres> {
     })
 }
 
-/// A PostgreSQL with the roles `postgres`, `app` and `crowd` (who only differ in rights and in the rounds of their
-/// verifiers) and the database `app`, made in a directory that must be empty. It is stopped.
+/// Makes a PostgreSQL in an empty directory, with the database `app` and the roles `postgres`, `app` and `crowd`, which
+/// differ only in rights and in the iterations of their verifiers. It is stopped.
 pub async fn make_database(tools: &Tools, directory: &Path) -> Result<Postgres> {
     let postgres = database_in(tools, directory)?;
     postgres.initdb(&["--no-sync".into()]).await?;
@@ -98,7 +101,7 @@ pub async fn make_database(tools: &Tools, directory: &Path) -> Result<Postgres> 
     let superuser = postgres.connect("postgres").await?;
     for statement in [
         format!("CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'"),
-        format!("CREATE ROLE crowd LOGIN PASSWORD '{VERIFIER_OF_FEW_ROUNDS}'"),
+        format!("CREATE ROLE crowd LOGIN PASSWORD '{VERIFIER_WITH_FEW_ITERATIONS}'"),
         "CREATE DATABASE app OWNER app".into(),
     ] {
         superuser.batch_execute(&statement).await?;
@@ -118,18 +121,18 @@ pub async fn verifiers(postgres: &Postgres) -> Result<Vec<(String, String)>> {
 }
 
 impl ProxiedPostgres {
-    /// Starts PostgreSQL, and the proxy before it.
+    /// Starts PostgreSQL and the proxy.
     pub async fn start(postgres: Postgres, options: ProxiedOptions) -> Result<Self> {
         let postmaster = postgres.start(&[]).await?;
         let starting = KillOnDrop::new(postmaster);
-        let mut proxied = Self::before(postgres, &options).await?;
+        let mut proxied = Self::proxy_only(postgres, &options).await?;
         starting.keep();
         proxied.postmaster = Some(postmaster);
         Ok(proxied)
     }
 
-    /// Starts the proxy only; whether PostgreSQL runs is the caller's care.
-    pub async fn before(postgres: Postgres, options: &ProxiedOptions) -> Result<Self> {
+    /// Starts the proxy only. The caller starts and stops PostgreSQL.
+    pub async fn proxy_only(postgres: Postgres, options: &ProxiedOptions) -> Result<Self> {
         let directory = directory(&postgres)?;
         let control_plane = match &options.control_plane {
             Some(control_plane) => control_plane.clone(),
@@ -140,7 +143,7 @@ impl ProxiedPostgres {
         Ok(Self { postgres, postmaster: None, proxy, port, certificates, http })
     }
 
-    /// What libpq and its like need to log in through the proxy and to check its certificate.
+    /// Environment variables with which libpq logs in through the proxy and checks its certificate.
     pub fn environment(&self, role: &str) -> Vec<(&'static str, String)> {
         vec![
             ("PGHOST", SERVER_NAME.into()),
@@ -155,7 +158,7 @@ impl ProxiedPostgres {
         ]
     }
 
-    /// The same as a URI.
+    /// Connection URI with the same parameters.
     pub fn uri(&self, role: &str) -> String {
         format!(
             "postgresql://{role}:{PASSWORD_IN_URI}@{SERVER_NAME}:{}/app?hostaddr=127.0.0.1&sslmode=verify-full&\
@@ -165,7 +168,7 @@ impl ProxiedPostgres {
         )
     }
 
-    /// The same for `tokio_postgres`, whose TLS is [`ProxiedPostgres::tls`].
+    /// The same parameters for `tokio_postgres`, to be used with [`ProxiedPostgres::tls`].
     pub fn config(&self, role: &str) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config.host(SERVER_NAME).hostaddr([127, 0, 0, 1].into()).port(self.port);
@@ -174,7 +177,7 @@ impl ProxiedPostgres {
         config
     }
 
-    /// TLS that believes the proxy's certificate only.
+    /// TLS that trusts the authority of the proxy's certificate only.
     pub fn tls(&self) -> Result<VerifyFull> {
         VerifyFull::new(&self.certificates.authority)
     }
@@ -186,12 +189,12 @@ impl ProxiedPostgres {
         Ok(client)
     }
 
-    /// A connection of the superuser that does not go through the proxy.
+    /// Connects as the superuser, past the proxy.
     pub async fn connect_directly(&self, database: &str) -> Result<tokio_postgres::Client> {
         self.postgres.connect(database).await
     }
 
-    /// What the proxy answers on its port for operators.
+    /// Body of an answer of the proxy's admin port.
     pub async fn http(&self, path: &str) -> Result<String> {
         Ok(client()?
             .get(format!("http://{}{path}", self.http))
@@ -202,7 +205,7 @@ impl ProxiedPostgres {
             .await?)
     }
 
-    /// A metric of the proxy, by its whole name.
+    /// Value of a metric of the proxy, by its full name with labels.
     pub async fn metric(&self, name: &str) -> Result<f64> {
         let metrics = self.http("/metrics").await?;
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -219,7 +222,7 @@ impl ProxiedPostgres {
     }
 }
 
-/// Nothing is left behind when somebody gives up.
+/// A test that fails leaves no process behind.
 impl Drop for ProxiedPostgres {
     fn drop(&mut self) {
         let _ = self.proxy.signal(Signal::SIGKILL);
@@ -233,7 +236,7 @@ fn directory(postgres: &Postgres) -> Result<PathBuf> {
     Ok(postgres.data_dir.parent().context("a data directory is in a directory")?.to_path_buf())
 }
 
-/// A JSON string is a TOML string.
+/// Writes `endpoints.toml` with the verifiers of all roles. A JSON string is a valid TOML string.
 async fn write_endpoints(directory: &Path, postgres: &Postgres) -> Result<String> {
     let file = directory.join("endpoints.toml");
     let address = json!(format!("127.0.0.1:{}", postgres.port));
@@ -270,15 +273,15 @@ async fn start_proxy(
         dies_with_parent: true,
     };
     let process = start_with_address_file(&program, &address_file, START_TIMEOUT).await?;
-    let told: serde_json::Value = serde_json::from_str(&fs::read_to_string(&address_file)?)?;
-    let (Some(pg), Some(http)) = (told["pg"].as_str(), told["http"].as_str()) else {
-        bail!("the proxy told {told}");
+    let addresses: serde_json::Value = serde_json::from_str(&fs::read_to_string(&address_file)?)?;
+    let (Some(pg), Some(http)) = (addresses["pg"].as_str(), addresses["http"].as_str()) else {
+        bail!("unexpected address file of the proxy: {addresses}");
     };
     let port = pg.rsplit_once(':').context("no port")?.1.parse()?;
     Ok((process, port, http.to_owned()))
 }
 
-/// Runs a program that logs in through the proxy as its environment says; what it printed.
+/// Runs a client program that logs in through the proxy as `role`. Returns its standard output.
 pub async fn run(
     proxied: &ProxiedPostgres,
     role: &str,

@@ -1,6 +1,6 @@
-//! The proxy as a process: the file that tells it of the one endpoint, where clients connect, and what its HTTP
-//! interface says. The endpoint's start and stop commands are this package's own program, so that a database that a
-//! client wakes is the very one that `./dev` knows.
+//! [`Proxy`]: starts the proxy of a cluster as a process, writes its `endpoints.toml`, and reads its status over HTTP.
+//!
+//! The endpoint's start and stop commands run `local_cluster`, so that `./dev` knows the database that a client wakes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,18 +16,19 @@ use crate::http::get_json;
 use crate::ports;
 use crate::process::{ProcessId, Program, start_with_address_file};
 
-/// The one endpoint.
+/// The only endpoint.
 pub const ENDPOINT: &str = "main";
-/// The name that clients connect to: the endpoint, in the domain of the certificate.
+/// Host name that clients connect to: the endpoint in the domain of the certificate.
 pub const SERVER_NAME: &str = "main.holdfast.localhost";
-/// What the certificate is for.
+/// Name in the certificate.
 const WILDCARD: &str = "*.holdfast.localhost";
+/// Time limit for the proxy to listen.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The proxy of one cluster.
 #[derive(Clone, Debug)]
 pub struct Proxy {
-    /// Where the programs are.
+    /// Location of the programs.
     pub tools: Tools,
     /// The cluster's directory.
     pub directory: PathBuf,
@@ -41,27 +42,27 @@ pub struct Proxy {
     pub postgres_port: u16,
     /// The password of the role `app`.
     pub password: String,
-    /// The verifier that PostgreSQL has of the role `app`.
+    /// SCRAM verifier of the role `app`, as PostgreSQL stores it.
     pub verifier: String,
-    /// Whether it is killed with the thread that started it.
+    /// Whether the kernel kills it when the thread that started it ends.
     pub dies_with_parent: bool,
 }
 
-/// What its HTTP interface says.
+/// Status of the proxy, from its HTTP interface.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProxyStatus {
-    /// Open connections of clients, the oldest first.
+    /// Open sessions, the oldest first.
     pub sessions: Vec<ProxySession>,
-    /// What it remembers.
+    /// Its cache of compute addresses.
     pub cache: ProxyCache,
 }
 
-/// A connection of a client (`GET /v1/sessions`).
+/// An open session (`GET /v1/sessions`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProxySession {
-    /// Its number, as in the log.
+    /// Session id, as in the log.
     pub id: String,
-    /// Where the client is.
+    /// Address of the client.
     pub peer: Option<String>,
     /// `handshake`, `authenticating`, `connecting` or `passing`.
     pub state: Option<String>,
@@ -69,26 +70,26 @@ pub struct ProxySession {
     pub endpoint: Option<String>,
     /// The role, once it is known.
     pub role: Option<String>,
-    /// `none`, `open` or `failed`, as the database said last.
+    /// `none`, `open` or `failed`, from the last ReadyForQuery of the database.
     pub transaction: Option<String>,
-    /// For how long it is open.
+    /// Age of the session.
     pub age_ms: u64,
-    /// What the client sent.
+    /// Bytes that the client sent.
     pub bytes_from_client: u64,
-    /// What the client got.
+    /// Bytes that the client received.
     pub bytes_to_client: u64,
 }
 
-/// What the proxy remembers (`GET /v1/cache`).
+/// Cache of compute addresses (`GET /v1/cache`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProxyCache {
-    /// Where databases are.
+    /// Cached addresses of computes.
     pub addresses: Vec<CachedAddress>,
-    /// How many databases are being started.
+    /// Number of computes that are being woken.
     pub waking: u64,
 }
 
-/// Where a database is.
+/// A cached address of a compute.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CachedAddress {
     /// Its endpoint.
@@ -108,13 +109,13 @@ impl Proxy {
         format!("http://127.0.0.1:{}", self.http_port)
     }
 
-    /// The certificate that clients have to trust.
+    /// File of the certificate that clients have to trust.
     pub fn authority(&self) -> PathBuf {
         Certificates::in_directory(&self.tls_directory()).authority
     }
 
-    /// Where an application connects. The host name is never looked up: `hostaddr` tells where it is, and `localhost`
-    /// names are not resolved everywhere.
+    /// Connection URI of the application. Clients do not resolve the host name, because not every system resolves names
+    /// below `localhost`: `hostaddr` holds the address.
     pub fn uri(&self) -> String {
         format!(
             "postgresql://app:{}@{SERVER_NAME}:{}/app?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={}",
@@ -124,7 +125,7 @@ impl Proxy {
         )
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts the proxy and waits until it listens.
     pub async fn start(&self) -> Result<ProcessId> {
         for port in [self.port, self.http_port] {
             if !ports::is_free(port) {
@@ -138,7 +139,7 @@ impl Proxy {
         start_with_address_file(&program, &address_file, START_TIMEOUT).await
     }
 
-    /// What it says about itself.
+    /// Open sessions and cached addresses.
     pub async fn status(&self) -> Result<ProxyStatus> {
         let Sessions { sessions } = get_json(&format!("{}/v1/sessions", self.http())).await?;
         Ok(ProxyStatus { sessions, cache: get_json(&format!("{}/v1/cache", self.http())).await? })
@@ -152,7 +153,7 @@ impl Proxy {
         self.directory.join("endpoints.toml")
     }
 
-    /// The text of its control plane's file. A JSON string is a TOML string.
+    /// Content of `endpoints.toml`. A JSON string is a valid TOML string.
     fn endpoints(&self) -> Result<String> {
         let program = text(&self.tools.programs.join("local_cluster"))?;
         let directory = text(&self.directory)?;
@@ -193,7 +194,7 @@ fn text(path: &Path) -> Result<String> {
     Ok(path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.to_owned())
 }
 
-/// For a value in a URI that stands between double quotes in a shell.
+/// Percent-encodes a value of a URI that stands between double quotes in a shell.
 fn percent_encoded(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
     let encode =

@@ -1,4 +1,4 @@
-//! One safekeeper as a process, and what its HTTP interface says.
+//! [`Safekeeper`]: starts one safekeeper as a process, creates timelines on it and reads their status over HTTP.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::http::{client, get_json};
 use crate::ports;
 use crate::process::{ProcessId, Program, start_with_address_file};
 
-/// How long it may take to read its disk and listen.
+/// Time limit for a safekeeper to read its disk and listen.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One safekeeper.
 #[derive(Clone, Debug)]
 pub struct Safekeeper {
-    /// Where the program is.
+    /// Location of the program.
     pub tools: Tools,
     /// Its node id.
     pub id: u64,
@@ -32,49 +32,49 @@ pub struct Safekeeper {
     pub http_port: u16,
     /// Variables added to its environment.
     pub environment: Vec<(String, String)>,
-    /// Whether it is killed with the thread that started it.
+    /// Whether the kernel kills it when the thread that started it ends.
     pub dies_with_parent: bool,
 }
 
-/// What a new timeline is created with.
+/// Parameters of a new timeline.
 #[derive(Clone, Debug)]
 pub struct NewTimeline {
     /// The tenant.
     pub tenant_id: String,
     /// The timeline.
     pub timeline_id: String,
-    /// Where its WAL begins: a segment's first byte.
+    /// LSN at which its WAL begins, as text: the first byte of a segment.
     pub start_lsn: String,
     /// The cluster's system identifier.
     pub system_id: String,
     /// `server_version_num` of the server that writes the WAL.
     pub pg_version: u32,
-    /// The cluster's segment size.
+    /// Segment size of the cluster in bytes.
     pub wal_segment_size: u32,
     /// All members: id and port.
     pub members: Vec<(u64, u16)>,
 }
 
-/// `GET /v1/timelines/{tenant}/{timeline}`, as far as it is used here.
+/// Answer of `GET /v1/timelines/{tenant}/{timeline}`; fields that the harness does not use are left out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TimelineStatus {
-    /// `healthy`, or what is wrong.
+    /// `healthy`, or the name of the problem.
     pub health: String,
     /// Its term.
     pub term: u64,
     /// The term of its last WAL.
     pub last_log_term: u64,
-    /// The end of what is on disk, as text.
+    /// Its flush LSN, as text.
     pub flush_lsn: String,
-    /// What it knows as committed, as text.
+    /// Its commit LSN, as text.
     pub commit_lsn: String,
-    /// How often it cut its log.
+    /// Number of truncations of its log.
     #[serde(default)]
     pub truncations: u64,
 }
 
 impl Safekeeper {
-    /// What people call it.
+    /// Name in messages (`sk1`).
     pub fn name(&self) -> String {
         format!("sk{}", self.id)
     }
@@ -84,7 +84,7 @@ impl Safekeeper {
         format!("http://127.0.0.1:{}", self.http_port)
     }
 
-    /// How it is started.
+    /// The program with its arguments.
     pub fn program(&self) -> Result<Program> {
         let path = |path: &Path| path.to_str().map(ToOwned::to_owned).context("a path is not UTF-8");
         Ok(Program {
@@ -113,7 +113,7 @@ impl Safekeeper {
         self.log.with_extension("address")
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts the safekeeper and waits until it listens.
     pub async fn start(&self) -> Result<ProcessId> {
         for port in [self.pg_port, self.http_port] {
             if !ports::is_free(port) {
@@ -123,7 +123,7 @@ impl Safekeeper {
         start_with_address_file(&self.program()?, &self.address_file(), START_TIMEOUT).await
     }
 
-    /// Creates a timeline; one that is there already with the same values is no error.
+    /// Creates a timeline. An existing timeline with the same parameters is no error.
     pub async fn create_timeline(&self, new: &NewTimeline) -> Result<()> {
         let members: Vec<_> = new
             .members
@@ -148,7 +148,7 @@ impl Safekeeper {
         Ok(())
     }
 
-    /// What it says about a timeline.
+    /// Status of a timeline.
     pub async fn timeline(&self, tenant_id: &str, timeline_id: &str) -> Result<TimelineStatus> {
         get_json(&format!("{}/v1/timelines/{tenant_id}/{timeline_id}", self.http())).await
     }

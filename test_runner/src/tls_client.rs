@@ -1,4 +1,4 @@
-//! TLS for `tokio_postgres`, which checks the server's name and certificate.
+//! TLS client: encrypts connections of `tokio_postgres` and checks the server's certificate and name.
 
 use std::future::Future;
 use std::io;
@@ -18,7 +18,7 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Trusts one authority, and only for the name that it connects to.
+/// TLS as with `sslmode=verify-full`: the certificate must be of one authority and for the name that is connected to.
 #[derive(Clone, Debug)]
 pub struct VerifyFull(Arc<ClientConfig>);
 
@@ -45,7 +45,7 @@ impl MakeTlsConnect<Socket> for VerifyFull {
     }
 }
 
-/// One handshake to come.
+/// Connector for one handshake.
 #[derive(Debug)]
 pub struct Connect {
     name: ServerName<'static>,
@@ -63,7 +63,7 @@ impl TlsConnect<Socket> for Connect {
     }
 }
 
-/// An encrypted connection.
+/// An encrypted connection, without channel binding.
 #[derive(Debug)]
 pub struct Tls(TlsStream<Socket>);
 

@@ -1,14 +1,14 @@
-//! Waiting for a condition with a deadline. Nothing in the harness or in the tests waits for time to pass.
+//! Waits: for a condition, with a deadline. Harness and tests never wait for time to pass.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How often a condition is looked at.
+/// Time between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Asks `probe` until it answers `Some`; an error of the probe ends the wait at once, the deadline ends it with
-/// a sentence that names `what` was awaited.
+/// Calls `probe` until it returns `Some`. An error of the probe ends the wait at once. At the deadline the wait ends
+/// with an error that names `what` was awaited.
 pub async fn until<T>(
     what: &str,
     within: Duration,

@@ -1,4 +1,5 @@
-//! The walproposer as a process, what its HTTP interface says, and an election without a primary.
+//! [`Walproposer`]: starts the walproposer as a process, reads its status over HTTP, and runs its commands `recover`
+//! and `members`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,18 +13,19 @@ use crate::http::get_json;
 use crate::process::{ProcessId, Program, start_with_address_file};
 use crate::{clients, ports};
 
+/// Time limit for the walproposer to listen.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The walproposer of one cluster.
 #[derive(Clone, Debug)]
 pub struct Walproposer {
-    /// Where the program is.
+    /// Location of the program.
     pub tools: Tools,
     /// Its log.
     pub log: PathBuf,
     /// Its port for HTTP.
     pub http_port: u16,
-    /// How it connects to the primary.
+    /// Connection URI of the primary.
     pub primary: String,
     /// The safekeepers: id and port.
     pub safekeepers: Vec<(u64, u16)>,
@@ -31,29 +33,29 @@ pub struct Walproposer {
     pub tenant_id: String,
     /// The timeline.
     pub timeline_id: String,
-    /// The name of the primary, where logs are given to primaries.
+    /// `--primary-name`: the name under which the configuration may designate this primary.
     pub primary_name: Option<String>,
-    /// Whether it is killed with the thread that started it.
+    /// Whether the kernel kills it when the thread that started it ends.
     pub dies_with_parent: bool,
 }
 
-/// `GET /v1/status`.
+/// Answer of `GET /v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WalproposerStatus {
     /// `waiting_for_primary`, `collecting`, `campaigning`, `checking` or `streaming`.
     pub state: String,
     /// Its term, once it has one.
     pub term: Option<u64>,
-    /// What a quorum holds, as text.
+    /// The commit LSN, as text.
     pub commit_lsn: Option<String>,
-    /// How far the primary is, as text.
+    /// The flush LSN of the primary, as text.
     pub primary_flush_lsn: Option<String>,
-    /// What blocks commits now.
+    /// One sentence about what blocks commits; `None` when they go through.
     pub blocked: Option<String>,
-    /// Who votes and who may write: `generation`, `decided`, `joint`, `members`, `new_members`, `primary`.
+    /// The configuration: `generation`, `decided`, `joint`, `members`, `new_members`, `primary`.
     #[serde(default)]
     pub configuration: serde_json::Value,
-    /// The last change of it that was asked for.
+    /// The last requested change of the configuration.
     #[serde(default)]
     pub change: serde_json::Value,
     /// Each safekeeper as the walproposer sees it.
@@ -68,9 +70,9 @@ pub struct SafekeeperView {
     pub id: u64,
     /// `offline`, `connecting`, `greeted`, `voted`, `catching_up` or `streaming`.
     pub state: String,
-    /// What it has on disk, as text.
+    /// Its flush LSN, as text.
     pub flush_lsn: Option<String>,
-    /// How far it is behind the primary.
+    /// Bytes behind the primary.
     pub lag_bytes: Option<u64>,
     /// Why it is not connected.
     pub last_error: Option<String>,
@@ -82,7 +84,7 @@ impl Walproposer {
         format!("http://127.0.0.1:{}", self.http_port)
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts the walproposer and waits until it listens.
     pub async fn start(&self) -> Result<ProcessId> {
         if !ports::is_free(self.http_port) {
             anyhow::bail!(
@@ -111,7 +113,7 @@ impl Walproposer {
             name: "walproposer".into(),
             executable: self.tools.programs.join("walproposer"),
             arguments,
-            // With its password: not for the list of processes.
+            // The URI holds a password, which must not stand in the list of processes.
             environment: vec![("HOLDFAST_PRIMARY".into(), self.primary.clone())],
             account: None,
             log: self.log.clone(),
@@ -126,18 +128,18 @@ impl Walproposer {
         values.into_iter().chain(["--timeline-id", &self.timeline_id]).map(Into::into).collect()
     }
 
-    /// What it says about itself.
+    /// Status of the walproposer.
     pub async fn status(&self) -> Result<WalproposerStatus> {
         get_json(&format!("{}/v1/status", self.http())).await
     }
 
-    /// One election without a primary: what these safekeepers together hold as committed.
+    /// Runs `walproposer recover`, an election without a primary. Returns the end of the committed log.
     pub async fn recover(&self) -> Result<Lsn> {
         let printed = self.run_recover(&[]).await?;
         printed.trim().parse().with_context(|| format!("walproposer recover printed {printed:?}"))
     }
 
-    /// The same, and the log is given to the primary of this name. What it printed.
+    /// Runs `walproposer recover` and designates the primary with this name. Returns the JSON that it printed.
     pub async fn fail_over(&self, name: &str) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.run_recover(&["--primary-name", name, "--json"]).await?)?)
     }
@@ -152,7 +154,7 @@ impl Walproposer {
         clients::run(&self.tools.programs.join("walproposer"), &all, &[]).await
     }
 
-    /// `walproposer members`, of this one. What it printed.
+    /// Runs `walproposer members` against this walproposer. Returns the JSON that it printed.
     pub async fn members(&self, arguments: &[&str]) -> Result<serde_json::Value> {
         let http = format!("127.0.0.1:{}", self.http_port);
         let first = ["members"].into_iter().chain(arguments.iter().copied());

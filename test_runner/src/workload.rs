@@ -1,6 +1,7 @@
-//! A writer that knows what was acknowledged: each client inserts (client, sequence number) and notes the number
-//! after COMMIT has returned, without a warning. What it never heard of again is unknown, and its number is not used
-//! twice.
+//! Workload: clients insert rows and record which ones PostgreSQL acknowledged.
+//!
+//! A row is a client number and a sequence number. It counts as acknowledged when COMMIT has returned without a
+//! warning. A row without an answer is unknown, and its number is not used again.
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -15,13 +16,13 @@ use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use crate::{clients, wait};
 
-/// How long a client waits before it connects again to a server that is down.
+/// Time between two attempts to connect to a server that is down.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Rows by (client, sequence number).
 pub type Rows = BTreeSet<(i32, i64)>;
 
-/// Clients that write until they are stopped.
+/// Clients that insert rows until they are stopped.
 #[derive(Debug)]
 pub struct Workload {
     clients: Vec<JoinHandle<Rows>>,
@@ -30,24 +31,24 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Makes the table, then starts so many clients, each row with so many bytes beside its number.
+    /// Creates the table, then starts `clients` that insert rows with `payload_bytes` beside the numbers.
     pub async fn start(uri: &str, clients: i32, payload_bytes: usize) -> Result<Self> {
         Self::make_table(uri).await?;
         Self::resume(uri, clients, payload_bytes, 0)
     }
 
-    /// Makes the table.
+    /// Creates the table.
     pub async fn make_table(uri: &str) -> Result<()> {
         let table = "CREATE TABLE acknowledged (client int, sequence bigint, payload text, PRIMARY KEY (client, sequence))";
         Ok(clients::connect(uri).await?.batch_execute(table).await?)
     }
 
-    /// Starts clients on the table that is there; numbers begin above `first` so that none is used twice.
+    /// Starts clients on an existing table. Sequence numbers begin above `first`, so that none is used twice.
     pub fn resume(uri: &str, clients: i32, payload_bytes: usize, first: i64) -> Result<Self> {
         Self::resume_and_report(uri, clients, payload_bytes, first, None)
     }
 
-    /// As `resume`; each acknowledged row goes to `reports` too.
+    /// As [`Workload::resume`]; each acknowledged row is also sent to `reports`.
     pub fn resume_and_report(
         uri: &str,
         clients: i32,
@@ -65,19 +66,19 @@ impl Workload {
         Ok(Self { clients: (1..=clients).map(start).collect(), count: count.clone(), stop })
     }
 
-    /// How many rows were acknowledged so far.
+    /// Number of acknowledged rows so far.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more rows were acknowledged.
+    /// Waits until `rows` more rows are acknowledged.
     pub async fn wait_for_more(&self, rows: u64, within: Duration) -> Result<()> {
         let goal = self.count() + rows;
         let what = format!("{rows} more acknowledged rows");
         wait::until(&what, within, async || Ok((self.count() >= goal).then_some(()))).await
     }
 
-    /// Ends the clients; what waits for its acknowledgement stays unknown.
+    /// Stops the clients and returns the acknowledged rows. Rows that wait for their acknowledgement stay unknown.
     pub async fn stop(self) -> Result<Rows> {
         self.stop.send_replace(true);
         let mut all = Rows::new();
@@ -88,6 +89,7 @@ impl Workload {
     }
 }
 
+/// One client.
 struct Writer {
     uri: String,
     client: i32,
@@ -99,7 +101,7 @@ struct Writer {
 impl Writer {
     async fn write_until(self, mut stopped: watch::Receiver<bool>, first: i64) -> Rows {
         let (mut acknowledged, mut sequence) = (Rows::new(), first);
-        // Given up in the middle of a commit, its row is one that nobody was reports about.
+        // Dropped in the middle of a COMMIT, the row stays unknown: it is not among the acknowledged ones.
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => {}
             () = self.write(&mut acknowledged, &mut sequence) => {}
@@ -113,7 +115,7 @@ impl Writer {
                 while self.insert(&client, &warned, sequence).await {
                     acknowledged.insert((self.client, *sequence));
                     if let Some(reports) = &self.reports {
-                        // Whoever wanted to know may be gone.
+                        // The receiver may be gone.
                         let _ = reports.send((self.client, *sequence));
                     }
                     self.count.fetch_add(1, Ordering::Relaxed);
@@ -123,7 +125,7 @@ impl Writer {
         }
     }
 
-    /// True when the row was acknowledged without a warning.
+    /// Inserts one row. True when PostgreSQL acknowledged it without a warning.
     async fn insert(&self, client: &Client, warned: &AtomicBool, sequence: &mut i64) -> bool {
         *sequence += 1;
         let insert = format!(
@@ -134,7 +136,8 @@ impl Writer {
     }
 }
 
-/// A connection that notes whether the server ever warned: a COMMIT whose wait was cancelled succeeds with a warning.
+/// A connection, and a flag that is set when the server sends a notice: a COMMIT whose wait for the quorum was
+/// cancelled succeeds with a warning.
 async fn connect(uri: &str) -> Result<(Client, Arc<AtomicBool>)> {
     let (client, mut connection) = tokio_postgres::connect(uri, NoTls).await?;
     let warned = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,5 @@
-//! What cannot work is refused: one sentence that says what to do, a failure status, nothing left running, nothing
-//! lost.
+//! Bad input of `./dev`: refused with one sentence that says what to do and a failure status. No process is left, no
+//! data is lost.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,8 +83,8 @@ async fn up_refuses_damaged_and_foreign_directories_untouched() -> Result<()> {
 /// The start fails, names the culprit, and leaves nothing running.
 async fn refuses(dev: &DevCommands, culprit: &str) -> Result<()> {
     let said = dev.fail(&["up", "--detach"]).await?;
-    ensure!(said.starts_with("dev: ") && said.contains(culprit), "it said: {said}");
-    ensure!(dev.processes().is_empty(), "something still runs after: {said}");
+    ensure!(said.starts_with("dev: ") && said.contains(culprit), "unexpected error: {said}");
+    ensure!(dev.processes().is_empty(), "processes still run after: {said}");
     Ok(())
 }
 

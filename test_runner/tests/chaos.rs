@@ -1,4 +1,4 @@
-//! The crash run in short: it passes on honest disks, goes on where it was interrupted, and finds disks that lie.
+//! Short crash runs: pass on honest disks, resume after an interruption, and detect disks that lie.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -9,7 +9,7 @@ use test_runner::env::TestEnvironment;
 use test_runner::wait::until;
 use tokio::process::Command;
 
-/// For the first cycles of a run, with initdb before them.
+/// Time limit for the first cycles of a run, initdb included.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn chaos(directory: &Path, arguments: &[&str]) -> Command {
@@ -57,15 +57,15 @@ async fn chaos_run_loses_nothing_when_itself_killed() -> Result<()> {
 async fn oracle_finds_a_safekeeper_that_skips_syncs() -> Result<()> {
     let test = TestEnvironment::new("chaos-lying")?;
     let directory = test.directory.join("run");
-    // With this seed a safekeeper forgets in one of the first cycles.
+    // With this seed a safekeeper loses unsynced data in one of the first cycles.
     let arguments = ["--cycles", "12", "--seed", "2", "--lying-disks"];
     let output = chaos(&directory, &arguments).output().await?;
     let said = lines(&output);
-    ensure!(!output.status.success() && said.contains("breaks its word"), "{said}");
+    ensure!(!output.status.success() && said.contains("lost what it acknowledged"), "{said}");
     ensure!(said.contains("but it acknowledged"), "{said}");
     ensure!(directory.join("cluster/sk1").exists(), "nothing was kept");
     let again = lines(&chaos(&directory, &["--cycles", "12", "--resume"]).output().await?);
-    ensure!(again.contains("breaks its word") && !again.contains("started;"), "{again}");
+    ensure!(again.contains("lost what it acknowledged") && !again.contains("started;"), "{again}");
     test.passed();
     Ok(())
 }

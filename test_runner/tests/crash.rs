@@ -1,5 +1,5 @@
-//! kill -9 under load, with disks that forget what was not synced. What is left is judged from the safekeepers'
-//! disks alone; and with syncs that do nothing the same judge must find loss.
+//! Crashes: kill -9 under load, on disks that lose unsynced data. The oracle examines the safekeepers' disks alone;
+//! when syncs do nothing, the same oracle must find a loss.
 
 use std::fs;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use test_runner::workload::{Rows, Workload};
 
 const CLIENTS: i32 = 8;
 const PAYLOAD_BYTES: usize = 500;
-/// Rows that are acknowledged between two crashes.
+/// Acknowledged rows between two crashes.
 const ROWS: u64 = 500;
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 const SAFEKEEPERS: [u64; 3] = [1, 2, 3];
@@ -26,7 +26,7 @@ async fn cluster_on_forgetting_disks(name: &str) -> Result<ClusterUnderTest> {
     ClusterUnderTest::start_with(name, options).await
 }
 
-/// kill -9 of one part; a safekeeper loses what it did not sync. Returns how many changes were lost.
+/// Kills one part; a safekeeper loses its unsynced changes. Returns their number.
 async fn crash(cluster: &mut Cluster, part: PartName) -> Result<usize> {
     cluster.kill_part(part).await?;
     match part {
@@ -35,7 +35,7 @@ async fn crash(cluster: &mut Cluster, part: PartName) -> Result<usize> {
     }
 }
 
-/// kill -9 of all, as nearly at once as can be, before anything is forgotten.
+/// Kills all parts as nearly at once as possible, before their disks lose anything.
 async fn crash_all(cluster: &mut Cluster, parts: &[PartName]) -> Result<usize> {
     for part in parts {
         if let Some(process) = cluster.part(*part)?.process {
@@ -57,7 +57,7 @@ fn everything_but_postgres() -> Vec<PartName> {
         .collect()
 }
 
-/// Everything but PostgreSQL is killed again and again.
+/// All parts but PostgreSQL are killed several times.
 #[tokio::test]
 async fn repeated_kills_around_postgres_lose_no_row() -> Result<()> {
     let mut test = cluster_on_forgetting_disks("crash-but-postgres").await?;
@@ -144,7 +144,7 @@ async fn failed_sync_is_followed_by_rewritten_wal_only() -> Result<()> {
         .await?;
         fs::remove_file(&failing.fail)?;
     }
-    // Now each commit needs the one whose disk failed.
+    // From here on each commit needs safekeeper 1, whose disk failed.
     cluster.stop_part(PartName::Safekeeper(2), &|_| {}).await?;
     workload.wait_for_more(ROWS, PROGRESS_TIMEOUT).await?;
     let parts = cluster.parts();

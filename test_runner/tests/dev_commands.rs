@@ -1,4 +1,4 @@
-//! The program behind `./dev up` as a person runs it: typed in, read from its output.
+//! [`DevCommands`]: runs the commands of `./dev` as a person does, and reads their output.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,13 +12,13 @@ use test_runner::cluster::{Cluster, ClusterOptions};
 use test_runner::env::TestEnvironment;
 use test_runner::process::{ProcessId, Program};
 
-/// Runs SQL through the printed line, in a shell, as a person would; what psql said.
+/// Runs SQL through the printed psql line, in a shell. Returns the output of psql.
 pub(crate) async fn try_paste(psql_line: &str, sql: &str) -> Result<Output> {
     let command = format!("{psql_line} -XAtc \"$1\"");
     clients::output(Path::new("sh"), &["-c", &command, "sh", sql], &[("LC_ALL", "C")]).await
 }
 
-/// Runs SQL that must succeed through the printed line.
+/// Runs SQL that must succeed through the printed psql line. Returns its standard output.
 pub(crate) async fn paste(psql_line: &str, sql: &str) -> Result<String> {
     let output = try_paste(psql_line, sql).await?;
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -28,7 +28,7 @@ pub(crate) async fn paste(psql_line: &str, sql: &str) -> Result<String> {
     Ok(out.trim().to_owned())
 }
 
-/// A directory in which commands are run; what they started ends with it.
+/// A directory for the commands of one test. Processes that they started end with it.
 pub(crate) struct DevCommands {
     pub(crate) directory: PathBuf,
     environment: Option<TestEnvironment>,
@@ -44,13 +44,13 @@ impl DevCommands {
         env!("CARGO_BIN_EXE_local_cluster").into()
     }
 
-    /// Brings it up; the printed line.
+    /// Runs `up --detach`. Returns the printed psql line.
     pub(crate) async fn up(&self) -> Result<String> {
         let printed = self.succeed(&["up", "--detach"]).await?;
         printed.lines().last().map(ToOwned::to_owned).context("nothing printed")
     }
 
-    /// The cluster as it is now, to ask it past the commands.
+    /// The cluster as it is now, for questions that the commands do not answer.
     pub(crate) fn cluster(&self) -> Result<Cluster> {
         let environment = self.environment.as_ref().context("the test is over")?;
         let options = ClusterOptions { dies_with_parent: true, ..ClusterOptions::default() };
@@ -64,7 +64,7 @@ impl DevCommands {
         clients::output(&self.program(), &all, &[]).await
     }
 
-    /// Runs a command that must succeed; what it printed.
+    /// Runs a command that must succeed. Returns its standard output.
     pub(crate) async fn succeed(&self, arguments: &[&str]) -> Result<String> {
         let output = self.run(arguments).await?;
         let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -72,12 +72,16 @@ impl DevCommands {
         Ok(out.into_owned())
     }
 
-    /// Runs a command that must fail with one sentence; the sentence.
+    /// Runs a command that must fail. Returns the sentence that it printed.
     pub(crate) async fn fail(&self, arguments: &[&str]) -> Result<String> {
         let output = self.run(arguments).await?;
         ensure!(!output.status.success(), "{arguments:?} succeeded");
         let error = String::from_utf8(output.stderr)?;
-        error.lines().rfind(|line| !line.trim().is_empty()).map(ToOwned::to_owned).context("it said nothing")
+        error
+            .lines()
+            .rfind(|line| !line.trim().is_empty())
+            .map(ToOwned::to_owned)
+            .context("no error was printed")
     }
 
     /// Starts a command and leaves it running.
@@ -95,12 +99,12 @@ impl DevCommands {
         .spawn()
     }
 
-    /// What is written in cluster.json.
+    /// Content of `cluster.json`.
     pub(crate) fn cluster_json(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&fs::read_to_string(self.directory.join("cluster.json"))?)?)
     }
 
-    /// Every process that the commands started and that still runs.
+    /// The running processes that the commands started.
     pub(crate) fn processes(&self) -> Vec<ProcessId> {
         let Ok(Some(state)) = ClusterState::load(&self.directory.join("state.json")) else {
             return Vec::new();

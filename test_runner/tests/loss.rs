@@ -1,5 +1,4 @@
-//! A safekeeper whose disk damaged what it had acknowledged: it says so, does not vote, and is repaired by whoever
-//! leads the others.
+//! Loss of acknowledged WAL: a safekeeper with a damaged disk reports it, does not vote, and is repaired by the leader.
 
 use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
@@ -20,7 +19,7 @@ use wal_types::Lsn;
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const ROWS: u64 = 300;
 const ATTEMPTS_MAX: usize = 20;
-/// More than a batch of the load: what is damaged so far below the end was acknowledged.
+/// More than a batch of the load: bytes so far below the end were acknowledged.
 const DEPTH_BYTES: u64 = 8_000;
 
 pub(crate) async fn status(cluster: &Cluster, id: u64) -> Result<TimelineStatus> {
@@ -35,7 +34,7 @@ pub(crate) async fn becomes(cluster: &Cluster, id: u64, health: &str) -> Result<
     .await
 }
 
-/// Turns the bits of some bytes of WAL, in the file that holds them.
+/// Inverts some bytes of WAL in their segment file. Returns the file.
 pub(crate) fn damage(cluster: &Cluster, id: u64, at: Lsn) -> Result<PathBuf> {
     let (tenant, timeline) = (&cluster.state.tenant_id, &cluster.state.timeline_id);
     let directory = cluster.safekeeper(id)?.data_dir.join(tenant).join(timeline);
@@ -48,7 +47,7 @@ pub(crate) fn damage(cluster: &Cluster, id: u64, at: Lsn) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// By its name (PostgreSQL documentation, "WAL Internals").
+/// The file of a segment, found by its name (PostgreSQL documentation, "WAL Internals").
 fn segment(directory: &Path, number: u64, segment_bytes: u64) -> Result<PathBuf> {
     let per_id = (1 << 32) / segment_bytes;
     let name = format!("{:08X}{:08X}", number / per_id, number % per_id);
@@ -57,8 +56,8 @@ fn segment(directory: &Path, number: u64, segment_bytes: u64) -> Result<PathBuf>
     files.into_iter().find(is_it).with_context(|| format!("no segment {name} in {}", directory.display()))
 }
 
-/// Kills safekeeper 1 when what it acknowledged is well above the commit position that it had written down, which it
-/// does now and then only. From there on a start reads everything. Returns both; nobody reaches it any more.
+/// Kills safekeeper 1 when its acknowledged position is well above its durable commit LSN, which it writes only now and
+/// then. A start reads all WAL above the latter. Returns both; no connection reaches the safekeeper any more.
 pub(crate) async fn kill_far_behind_its_commit(
     cluster: &mut Cluster,
     relay: &Relay,
@@ -77,10 +76,10 @@ pub(crate) async fn kill_far_behind_its_commit(
             return Ok((commit, end));
         }
     }
-    bail!("the commit position is always written down at once")
+    bail!("the commit LSN was always durable at once")
 }
 
-/// It does not vote until then.
+/// The safekeeper does not vote until it is repaired.
 #[tokio::test]
 async fn damaged_safekeeper_reports_and_is_repaired() -> Result<()> {
     let options = ClusterOptions { base_backup: true, ..ClusterOptions::default() };
@@ -98,7 +97,7 @@ async fn damaged_safekeeper_reports_and_is_repaired() -> Result<()> {
     let lost = becomes(cluster, 1, "lost").await?;
     ensure!(lost.flush_lsn.parse::<Lsn>()? < end, "damaged bytes are shown: {lost:?}");
 
-    // The others alone are no quorum when one of them is gone: it must not vote.
+    // One healthy safekeeper is no quorum: the damaged one must not vote.
     cluster.kill_part(PartName::Walproposer).await?;
     cluster.kill_part(PartName::Safekeeper(2)).await?;
     relay.set(Fault::None);
@@ -106,7 +105,10 @@ async fn damaged_safekeeper_reports_and_is_repaired() -> Result<()> {
     let walproposer = cluster.walproposer();
     until("the walproposer to hear from two safekeepers", TIMEOUT, async || {
         let Ok(status) = walproposer.status().await else { return Ok(None) };
-        ensure!(status.state != "streaming", "elected with the vote of one that lost what it acknowledged");
+        ensure!(
+            status.state != "streaming",
+            "elected with the vote of a safekeeper that lost acknowledged WAL"
+        );
         let heard = status.safekeepers.iter().filter(|safekeeper| safekeeper.state != "offline").count();
         Ok((heard >= 2).then_some(()))
     })
@@ -116,7 +118,7 @@ async fn damaged_safekeeper_reports_and_is_repaired() -> Result<()> {
     cluster.start_part(PartName::Safekeeper(2)).await?;
     let repaired = becomes(cluster, 1, "healthy").await?;
     ensure!(repaired.flush_lsn.parse::<Lsn>()? >= end, "{repaired:?}");
-    // Now each commit needs it.
+    // From here on each commit needs the repaired safekeeper.
     cluster.stop_part(PartName::Safekeeper(3), &|_| {}).await?;
     workload.wait_for_more(ROWS, TIMEOUT).await?;
     for part in cluster.parts() {

@@ -1,4 +1,4 @@
-//! The cluster from outside: one file a story.
+//! Tests of the whole cluster, driven from outside: one file per story.
 
 mod bad_input;
 mod chaos;

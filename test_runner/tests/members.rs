@@ -1,4 +1,4 @@
-//! A safekeeper is replaced under load, and a primary by its standby.
+//! Membership: a lost safekeeper is replaced under load, and a standby replaces the primary.
 
 use std::fs;
 use std::time::Duration;
@@ -19,21 +19,21 @@ use wal_types::Lsn;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 const ROWS: u64 = 300;
-/// How long a commit is watched that must not return.
+/// Time for which a commit must not return.
 const HELD_FOR: Duration = Duration::from_secs(2);
 
 fn options() -> ClusterOptions {
     ClusterOptions { base_backup: true, without_proxy: true, ..ClusterOptions::default() }
 }
 
-/// What a safekeeper says of the log, all of it.
+/// Full status of the log on a safekeeper.
 async fn log_of(cluster: &Cluster, id: u64) -> Result<Value> {
     let (tenant, timeline) = (&cluster.state.tenant_id, &cluster.state.timeline_id);
     get_json(&format!("{}/v1/timelines/{tenant}/{timeline}", cluster.safekeeper(id)?.http())).await
 }
 
-/// Creates the log on safekeeper `id`, as an operator would: with what a good one says of it. `disk` is what the
-/// safekeeper of this number is known to have. The status, and what was said.
+/// Creates the log on safekeeper `id` as an operator would, with parameters of a healthy safekeeper. `disk`: the disk
+/// id that this safekeeper number is known to have. Returns HTTP status and body.
 async fn create_log(
     cluster: &Cluster,
     id: u64,
@@ -63,8 +63,8 @@ async fn create_log(
     Ok((answer.status().as_u16(), answer.text().await?))
 }
 
-/// Safekeeper 3 is killed and its disk wiped, in two ways; under its number it does not get the log again. What it had
-/// lies beside it afterwards.
+/// Kills safekeeper 3 and wipes its disk, in two ways. Under its old number it must not get the log again. Its old data
+/// lies beside its directory afterwards.
 async fn lose_the_third(cluster: &mut Cluster) -> Result<()> {
     let third = cluster.safekeeper(3)?;
     let identity: Value = get_json(&format!("{}/v1/status", third.http())).await?;
@@ -76,7 +76,7 @@ async fn lose_the_third(cluster: &mut Cluster) -> Result<()> {
     fs::remove_dir_all(third.data_dir.join(&cluster.state.tenant_id).join(&cluster.state.timeline_id))?;
     cluster.start_part(PartName::Safekeeper(3)).await?;
     let (code, said) = create_log(cluster, 3, &[1, 2, 3], None).await?;
-    ensure!(code == 409, "what it promised is forgotten: {code} {said}");
+    ensure!(code == 409, "an empty disk got the log again: {code} {said}");
 
     cluster.kill_part(PartName::Safekeeper(3)).await?;
     fs::remove_dir_all(&third.data_dir)?;
@@ -90,7 +90,7 @@ fn path(path: &std::path::Path) -> Result<&str> {
     path.to_str().context("a path is not UTF-8")
 }
 
-/// One commit, watched in the background.
+/// Starts one commit in the background.
 fn commit(cluster: &Cluster) -> tokio::task::JoinHandle<Result<()>> {
     let uri = cluster.application_uri();
     tokio::spawn(async move {
@@ -117,10 +117,10 @@ async fn lost_disk_is_replaced_under_load() -> Result<()> {
     let members = format!("1@127.0.0.1:{},2@127.0.0.1:{},4@127.0.0.1:{}", one?, two?, four?);
     let changed = old.members(&["set", &members]).await?;
     ensure!(changed["generation"] == 2 && changed["decided"] == true, "{changed}");
-    ensure!(old.members(&["show"]).await? == changed, "another one is shown");
+    ensure!(old.members(&["show"]).await? == changed, "the old walproposer shows another configuration");
     workload.wait_for_more(ROWS, TIMEOUT).await?;
 
-    // 3 comes back with its old disk, to a walproposer that was started with the old list.
+    // Safekeeper 3 returns with its old disk, to a walproposer that was started with the old members.
     let third = cluster.safekeeper(3)?;
     fs::remove_dir_all(&third.data_dir)?;
     fs::rename(third.data_dir.with_extension("kept"), &third.data_dir)?;
@@ -138,7 +138,7 @@ async fn lost_disk_is_replaced_under_load() -> Result<()> {
     .await?;
     let mut held = commit(cluster);
     let returned = tokio::time::timeout(HELD_FOR, &mut held).await;
-    ensure!(returned.is_err(), "one member and one that was removed let a commit return");
+    ensure!(returned.is_err(), "a commit returned with one member and one removed safekeeper");
     cluster.start_part(PartName::Safekeeper(4)).await?;
     tokio::time::timeout(TIMEOUT, held).await???;
     workload.wait_for_more(ROWS, TIMEOUT).await?;
@@ -189,7 +189,7 @@ async fn after_a_failover_the_old_primary_is_refused() -> Result<()> {
     let rows: usize = standby.ask("app", "SELECT count(*) FROM acknowledged").await?.parse()?;
     ensure!(rows > acknowledged.len(), "{} acknowledged, {rows} there", acknowledged.len());
 
-    // Its walproposer has run all the time, and it comes back as it was.
+    // The old primary starts again; its walproposer has run all the time.
     let postgres = cluster.postgres();
     until("the old PostgreSQL to start again", TIMEOUT, async || {
         // Processes of the dead server may hold its shared memory for a moment.
@@ -204,7 +204,10 @@ async fn after_a_failover_the_old_primary_is_refused() -> Result<()> {
     let held = tokio::time::timeout(HELD_FOR, commit(cluster)).await;
     ensure!(held.is_err(), "{} acknowledged a commit", postgres.name);
     standby.ask("app", "INSERT INTO acknowledged VALUES (2000, 2) RETURNING client").await?;
-    ensure!(new.status().await?.configuration["primary"] == "pg-b", "taken back");
+    ensure!(
+        new.status().await?.configuration["primary"] == "pg-b",
+        "the configuration designates another primary"
+    );
     test.passed();
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Networks that stop without saying so.
+//! Network faults: a stalled link, which neither passes bytes nor closes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn stalled_link_to_one_safekeeper_delays_no_commit() -> Result<()> {
         relay.set(fault);
         workload.wait_for_more(200, PROGRESS_TIMEOUT).await?;
     }
-    // With one of the other two gone as well, the one behind the relay has to have come back.
+    // With another safekeeper stopped, commits need the one behind the relay: it must have reconnected.
     cluster.stop_part(PartName::Safekeeper(2), &|_| {}).await?;
     workload.wait_for_more(200, PROGRESS_TIMEOUT).await?;
     workload.stop().await?;

@@ -1,4 +1,4 @@
-//! What the harness itself relies on: a PostgreSQL can be made, started, stopped and started again.
+//! Tests of the harness: PostgreSQL is created, started, stopped, started again, and refuses what it cannot serve.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn postgres_starts_from_template_and_keeps_rows() -> Result<()> {
     Ok(())
 }
 
-/// In one sentence each.
+/// Each refusal is one sentence.
 #[tokio::test]
 async fn postgres_refuses_taken_port_and_foreign_directory() -> Result<()> {
     let test = ClusterUnderTest::prepare("refusals", ClusterOptions::default()).await?;

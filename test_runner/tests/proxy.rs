@@ -1,5 +1,5 @@
-//! Through the proxy: the printed line lets in who may come in, wakes PostgreSQL when it sleeps, and what is written
-//! through it is on the safekeepers. What the proxy does with single bytes is tested in its own package.
+//! The proxy of a cluster: logins and refusals through the printed psql line, wakes, and rows that reach the
+//! safekeepers. The tests in `proxy/tests` cover its protocol.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,11 +19,11 @@ use tokio::process::{Child, Command};
 
 use crate::dev_commands::{DevCommands, paste, try_paste};
 
-/// For whatever a test waits for.
+/// Time limit for every wait of a test.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Clients that come at the same time.
+/// Concurrent clients.
 const CROWD: usize = 200;
-/// How long pgbench runs in each mode.
+/// Running time of pgbench in each mode.
 const PGBENCH_SECONDS: &str = "3";
 
 #[tokio::test]
@@ -72,13 +72,13 @@ async fn clients_are_admitted_or_refused_with_clear_errors() -> Result<()> {
     Ok(())
 }
 
-/// SQLSTATE and text with which a client is turned away; psql does not print the first while it connects.
+/// SQLSTATE and message with which a client is refused; psql does not print the SQLSTATE while it connects.
 async fn refusal(conninfo: &str, tls: &VerifyFull) -> Result<(String, String)> {
     let refused = match tokio_postgres::connect(conninfo, tls.clone()).await {
-        Ok(_) => bail!("{conninfo} was let in"),
+        Ok(_) => bail!("{conninfo} was admitted"),
         Err(refused) => refused,
     };
-    let error = refused.as_db_error().with_context(|| format!("refused without words: {refused:?}"))?;
+    let error = refused.as_db_error().with_context(|| format!("refused without a message: {refused:?}"))?;
     Ok((error.code().code().to_owned(), error.message().to_owned()))
 }
 
@@ -211,13 +211,13 @@ async fn rows_written_through_proxy_reach_a_standby() -> Result<()> {
     Ok(())
 }
 
-/// How often PostgreSQL was started.
+/// Number of starts of PostgreSQL.
 fn starts(dev: &DevCommands) -> Result<usize> {
     let log = fs::read_to_string(dev.directory.join("postgres.log"))?;
     Ok(log.lines().filter(|line| line.starts_with("--- ")).count())
 }
 
-/// Waits until these sleepers, and no others, are in the database.
+/// Waits until exactly these sleeping queries run.
 async fn wait_asleep(dev: &DevCommands, names: &str) -> Result<()> {
     let postgres = dev.cluster()?.postgres();
     let query = "SELECT coalesce(string_agg(substring(query FROM 'AS (\\w+)'), ', ' ORDER BY query), '') \
@@ -228,7 +228,7 @@ async fn wait_asleep(dev: &DevCommands, names: &str) -> Result<()> {
     .await
 }
 
-/// A psql that stays until it is told to leave.
+/// A psql process that reads its commands from a pipe.
 struct PsqlSession {
     psql: Child,
 }
@@ -248,7 +248,7 @@ impl PsqlSession {
         Ok(())
     }
 
-    /// Asks for one line.
+    /// Runs a query and returns one line of its output.
     async fn ask(&mut self, query: &str) -> Result<String> {
         self.send(&format!("{query};\n")).await?;
         let mut answer = String::new();
@@ -259,7 +259,7 @@ impl PsqlSession {
         Ok(answer.trim().to_owned())
     }
 
-    /// Is busy from then on.
+    /// Starts a query that sleeps.
     async fn sleep(mut self, name: &str) -> Result<Self> {
         self.send(&format!("SELECT pg_sleep(1000) AS {name};\n")).await?;
         Ok(self)
@@ -276,7 +276,7 @@ impl PsqlSession {
         Ok(())
     }
 
-    /// What it wrote on standard error until it ended.
+    /// Waits for the end of psql. Returns its standard error.
     async fn last_words(mut self) -> Result<String> {
         drop(self.psql.stdin.take());
         let output = tokio::time::timeout(PATIENCE, self.psql.wait_with_output()).await;

@@ -1,4 +1,4 @@
-//! A commit needs two of three safekeepers: not more, not less.
+//! Quorum: a commit needs two of three safekeepers, not more and not less.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::wait::until;
 use test_runner::workload::Workload;
 
-/// Within this time a stopped safekeeper has caught up with 200 MB.
+/// Time limit for a stopped safekeeper to catch up 200 MB.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a commit is watched that must not return.
+/// Time for which a commit must not return.
 const HELD_FOR: Duration = Duration::from_secs(2);
 
-/// It catches up 200 MB afterwards.
+/// The safekeeper catches up 200 MB afterwards.
 #[tokio::test]
 async fn commits_go_on_while_one_safekeeper_is_down() -> Result<()> {
     let mut test = ClusterUnderTest::start("catch-up").await?;
@@ -51,7 +51,10 @@ async fn commits_wait_until_a_quorum_is_back() -> Result<()> {
     ensure!(tokio::time::timeout(HELD_FOR, &mut commit).await.is_err(), "a commit returned without a quorum");
     let status = cluster.status().await?;
     let blocked = status.blocked.unwrap_or_default();
-    ensure!(blocked.contains("sk1") && blocked.contains("sk2"), "not said what blocks commits: {blocked:?}");
+    ensure!(
+        blocked.contains("sk1") && blocked.contains("sk2"),
+        "the status does not name the stopped safekeepers: {blocked:?}"
+    );
     cluster.start_part(PartName::Safekeeper(2)).await?;
     tokio::time::timeout(RELEASE_TIMEOUT, commit).await???;
     test.passed();
@@ -108,7 +111,11 @@ async fn stop_without_quorum_ends_and_start_recovers() -> Result<()> {
     let held = tokio::spawn(async move { client.batch_execute("INSERT INTO t VALUES (1)").await });
     let said = std::cell::RefCell::new(String::new());
     cluster.stop(&|text| *said.borrow_mut() += text).await?;
-    ensure!(said.borrow().contains("stood still"), "not said why it took long: {}", said.borrow());
+    ensure!(
+        said.borrow().contains("stood still"),
+        "the reason of the delay was not printed: {}",
+        said.borrow()
+    );
     ensure!(cluster.running().is_empty(), "something still runs");
     drop(held);
     cluster.start(&|_| {}).await?;

@@ -1,4 +1,4 @@
-//! A safekeeper that lost WAL is repaired by the walproposer that leads, without a restart of anything.
+//! Repair: the leading walproposer repairs a safekeeper that lost WAL, without a restart or a new term.
 
 use std::net::SocketAddr;
 
@@ -29,7 +29,7 @@ async fn leader_repairs_a_damaged_safekeeper_and_reports() -> Result<()> {
     becomes(cluster, 1, "lost").await?;
     let told = cluster.status().await?.remarks;
     ensure!(told.iter().any(|line| line.starts_with("sk1 lost WAL and will be repaired")), "{told:?}");
-    // The others go on, and their leader is the one that repairs.
+    // Commits go on, and the same leader repairs.
     workload.wait_for_more(ROWS, TIMEOUT).await?;
     let before = cluster.walproposer().status().await?;
 
@@ -38,9 +38,9 @@ async fn leader_repairs_a_damaged_safekeeper_and_reports() -> Result<()> {
     ensure!(repaired.flush_lsn.parse::<Lsn>()? >= end, "{repaired:?}");
     let after = cluster.walproposer().status().await?;
     ensure!(before.term == after.term, "a new term: {before:?} {after:?}");
-    ensure!(cluster.status().await?.remarks.is_empty(), "still spoken of");
+    ensure!(cluster.status().await?.remarks.is_empty(), "the status still has remarks");
 
-    // Commits need it, and then an election does.
+    // From here on commits need the repaired safekeeper, and then an election does.
     cluster.kill_part(PartName::Safekeeper(2)).await?;
     workload.wait_for_more(ROWS, TIMEOUT).await?;
     cluster.kill_part(PartName::Walproposer).await?;

@@ -1,4 +1,4 @@
-//! PostgreSQL's own readers attached to a safekeeper: `pg_receivewal`, and a stock standby.
+//! Replicas: `pg_receivewal` and a stock standby stream from a safekeeper.
 
 use std::fs;
 use std::time::Duration;
@@ -64,7 +64,7 @@ async fn standby_goes_on_when_its_safekeeper_returns() -> Result<()> {
     Ok(())
 }
 
-/// Waits until every safekeeper knows a commit LSN that is not below `end`; returns the lowest of them.
+/// Waits until the commit LSN of every safekeeper is at least `end`. Returns the lowest one.
 async fn wait_committed(cluster: &Cluster, end: Lsn) -> Result<Lsn> {
     until(&format!("the commit of {end} everywhere"), COMMIT_TIMEOUT, async || {
         let status = cluster.status().await?;
@@ -76,7 +76,7 @@ async fn wait_committed(cluster: &Cluster, end: Lsn) -> Result<Lsn> {
     .await
 }
 
-/// Count and a sum of hashes of every table of the application.
+/// Row count and sum of hashes of every table of the application.
 async fn checksums(server: &Postgres) -> Result<Vec<(String, String)>> {
     let client = server.connect("app").await?;
     let tables = client
@@ -93,7 +93,7 @@ async fn checksums(server: &Postgres) -> Result<Vec<(String, String)>> {
     Ok(all)
 }
 
-/// Where the last file that `pg_receivewal` wrote ends.
+/// End of the last file that `pg_receivewal` wrote.
 fn received(directory: &std::path::Path) -> Result<Lsn> {
     let names: Result<Vec<_>> = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect();
     let last = names?.into_iter().max().context("pg_receivewal wrote nothing")?;

@@ -1,4 +1,4 @@
-//! The main job: `up`, a psql line that works as pasted, `status`, `stop`, `start`, `down`.
+//! The commands of `./dev`: `up` with a psql line that works as pasted, `status`, `stop`, `start`, `down`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -83,7 +83,7 @@ async fn stop_and_start_safekeepers(dev: &DevCommands, psql: &str) -> Result<()>
     Ok(())
 }
 
-/// Then it stops everything.
+/// Ctrl-C stops all parts.
 #[tokio::test]
 async fn foreground_up_shows_status_until_ctrl_c() -> Result<()> {
     let dev = DevCommands::new("front")?;
@@ -133,7 +133,7 @@ async fn interrupted_start_leaves_nothing_and_can_repeat() -> Result<()> {
     until("the first process", STEP_TIMEOUT, async || Ok(dev.processes().first().copied())).await?;
     start.end(Signal::SIGINT, STEP_TIMEOUT).await?;
     ensure!(dev.processes().is_empty(), "something still runs");
-    ensure!(!dev.directory.join("postgres").exists(), "half a PostgreSQL is left");
+    ensure!(!dev.directory.join("postgres").exists(), "an unfinished data directory is left");
     dev.succeed(&["up", "--detach"]).await?;
     dev.succeed(&["down"]).await?;
     dev.passed();

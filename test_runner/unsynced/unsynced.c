@@ -1,17 +1,17 @@
 /*
- * A library for LD_PRELOAD that makes a kill -9 as bad as a power failure: what was not synced is lost.
+ * Preload library (LD_PRELOAD) that makes a kill -9 as bad as a power failure: unsynced data is lost.
  *
- * Writes go to the file at once, so that every reader sees them, but before each change the bytes that it replaces
- * go to a journal, and each successful sync goes there too. After the kill the harness (src/unsynced.rs) undoes, from
- * the last to the first, every change that no sync covers: data by fsync or fdatasync of the file, names by fsync of
- * the directory. It is never part of the product.
+ * Writes go to the file at once, so that every reader sees them. Before each change the replaced bytes go to a
+ * journal, and each sync is recorded there too. After the kill the harness (src/unsynced) undoes, from the last to the
+ * first, every change that no sync covers: fsync or fdatasync of a file covers its data, fsync of a directory its
+ * names. The library is never part of the product.
  *
- * UNSYNCED_ROOT     only files below this directory are watched
- * UNSYNCED_JOURNAL  a directory on the same file system, for the journal and for files that would be gone
+ * UNSYNCED_ROOT     directory; only files below it are watched
+ * UNSYNCED_JOURNAL  directory on the same file system, for the journal and for files that lose their name
  * UNSYNCED_LIE      while this file exists, a sync does nothing and reports success
  * UNSYNCED_FAIL     while this file exists, a sync fails, and what it should have synced is lost for good: as on
  *                   Linux, a later sync of the same file succeeds without writing it
- * UNSYNCED_DELAY    each sync begins so many microseconds later: a slow disk, with more to lose
+ * UNSYNCED_DELAY    microseconds before each sync: a slow disk has more unsynced data to lose
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -29,10 +29,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* Kinds of records; src/unsynced.rs has the same numbers. */
+/* Kinds of records; src/unsynced/journal.rs has the same numbers. */
 enum { WRITE = 1, CREATE = 2, RENAME = 3, UNLINK = 4, MKDIR = 5, SYNC = 6, FAILED_SYNC = 7 };
 
-/* What stands before the two paths and the replaced bytes of a record. */
+/* Header of a record. The two paths and the replaced bytes follow. */
 struct record {
     uint32_t kind, saved, path_bytes, target_bytes;
     uint64_t inode, offset, old_length, old_bytes;
@@ -97,7 +97,7 @@ static uint64_t parent(const char *path) {
     return slash && lstat(directory, &stat) == 0 ? stat.st_ino : 0;
 }
 
-/* Keeps a second name for a file that is about to lose its own. */
+/* Links a second name to a file that is about to lose its own. */
 static uint32_t save(const char *path) {
     char saved[PATH_MAX];
     struct stat stat;
@@ -107,7 +107,8 @@ static uint32_t save(const char *path) {
     return saved_count;
 }
 
-/* Journals what a change of [offset, offset + length) replaces; a cut is a change up to the old end. */
+/* Journals the bytes that a change of [offset, offset + length) replaces.
+   A truncation is a change up to the old end. */
 static void before_change(int fd, const struct stat *stat, uint64_t offset, uint64_t length) {
     uint64_t size = stat->st_size, end = offset + length < size ? offset + length : size;
     struct record record = {.kind = WRITE, .inode = stat->st_ino, .offset = offset, .old_length = size};
@@ -135,7 +136,7 @@ static uint64_t position(int fd, const struct stat *stat) {
     return fcntl(fd, F_GETFL) & O_APPEND ? (uint64_t)stat->st_size : (uint64_t)lseek(fd, 0, SEEK_CUR);
 }
 
-/* One function that changes a file's bytes: journals, then calls the real one, as one step for other threads. */
+/* Defines one function that changes a file's bytes: it journals, then calls the real one, both under the lock. */
 #define CHANGE(result, name, signature, call, at, bytes)                                                     \
     result name signature {                                                                                  \
         struct stat stat;                                                                                    \
@@ -167,7 +168,7 @@ CHANGE(int, fallocate64, (int fd, int mode, off64_t at, off64_t length), (fd, mo
 CHANGE(int, posix_fallocate, (int fd, off_t at, off_t length), (fd, at, length), at, length)
 CHANGE(int, posix_fallocate64, (int fd, off64_t at, off64_t length), (fd, at, length), at, length)
 
-/* Copies inside the kernel would pass by the journal; callers fall back to read and write. */
+/* Copies inside the kernel would bypass the journal; callers fall back to read and write. */
 ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at, size_t count, unsigned flags) {
     (void)in, (void)in_at, (void)out, (void)out_at, (void)count, (void)flags;
     errno = ENOSYS;

@@ -7,7 +7,7 @@ use super::{Cluster, PartName};
 use crate::proxy;
 
 impl Cluster {
-    /// Writes `cluster.json`: where everything is, for programs.
+    /// Writes `cluster.json`, readable by its owner only.
     pub fn write_cluster_json(&self) -> Result<()> {
         let pid = |part: Part| part.process.map(|process| process.pid);
         let safekeepers: Result<Vec<_>> = self

@@ -1,6 +1,7 @@
-//! One cluster: three safekeepers, a PostgreSQL, a walproposer and a proxy, in one directory. `start` and `stop` are
-//! the orders that keep every acknowledged commit; `status` is what people are told. Both `./dev up` and the tests
-//! are made of this.
+//! [`Cluster`]: three safekeepers, a PostgreSQL, a walproposer and a proxy in one directory. `./dev up` and the tests
+//! use it.
+//!
+//! `start` and `stop` are the orders that keep every acknowledged commit; `status` is the answer to `./dev status`.
 
 mod cluster_json;
 mod part_name;
@@ -25,47 +26,47 @@ use crate::walproposer::Walproposer;
 
 pub use self::part_name::{PartName, SAFEKEEPERS};
 
-/// Told to a person while something takes time.
+/// Callback that reports each step of a long operation to a person.
 pub type ReportStep<'a> = &'a dyn Fn(&str);
 
-/// How a cluster of a test differs from one of `./dev up`.
+/// Settings in which a cluster of a test differs from one of `./dev up`.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterOptions {
-    /// A data directory that initdb made: copied, because initdb takes long. With the superuser's password.
+    /// A data directory that initdb made, to copy, because initdb takes long; and its superuser's password.
     pub template: Option<(PathBuf, String)>,
-    /// Whether a base backup of the primary is kept from before its first commit.
+    /// Whether a base backup of the primary is taken before its first commit.
     pub base_backup: bool,
-    /// Whether the programs are killed with the thread that started them.
+    /// Whether the kernel kills the programs when the thread that started them ends.
     pub dies_with_parent: bool,
-    /// Safekeepers that the walproposer reaches by way of a relay on this port.
+    /// Ids of safekeepers that the walproposer reaches through a relay, with the port of the relay.
     pub relayed: Vec<(u64, u16)>,
-    /// The library that makes the safekeepers' disks forget what was not synced.
+    /// The library that makes the safekeepers' disks lose unsynced data (see [`crate::unsynced`]).
     pub forgetting_disks: Option<PathBuf>,
-    /// How much later each sync of such a disk begins.
+    /// Delay before each sync of such a disk.
     pub sync_delay: Duration,
-    /// Arguments to initdb, beside the usual, where there is no template.
+    /// Further arguments of initdb, used without a template.
     pub initdb_arguments: Vec<String>,
-    /// Lines for postgresql.conf, beside the usual.
+    /// Further lines of postgresql.conf.
     pub settings: String,
-    /// Whether there is no proxy.
+    /// Whether the proxy is left out.
     pub without_proxy: bool,
 }
 
 /// A cluster and its directory.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Where everything lies.
+    /// Directory of all data, logs and state.
     pub directory: PathBuf,
-    /// What is known about it.
+    /// Ids, ports, passwords and processes; saved as `state.json`.
     pub state: ClusterState,
-    /// The tools.
+    /// Programs of PostgreSQL and Holdfast.
     pub tools: Tools,
-    /// How it differs from the usual.
+    /// Settings that differ from those of `./dev up`.
     pub options: ClusterOptions,
 }
 
 impl Cluster {
-    /// The cluster in this directory, or a new one. Nothing is started.
+    /// Opens the cluster in this directory, or makes up the state of a new one. Starts nothing.
     pub fn open(directory: &Path, tools: Tools, options: ClusterOptions) -> Result<Self> {
         let state = match ClusterState::load(&directory.join("state.json"))? {
             Some(state) => state,
@@ -74,7 +75,7 @@ impl Cluster {
         Ok(Self { directory: directory.to_path_buf(), state, tools, options })
     }
 
-    /// Writes down what is known.
+    /// Saves the state.
     pub fn save(&self) -> Result<()> {
         self.state.save(&self.directory.join("state.json"))
     }
@@ -111,7 +112,7 @@ impl Cluster {
         })
     }
 
-    /// The disk of a safekeeper, when it is one that forgets.
+    /// The forgetting disk of a safekeeper; `None` when its disk is an ordinary one.
     pub fn forgetting_disk(&self, id: u64) -> Option<ForgettingDisk> {
         let library = self.options.forgetting_disks.as_ref()?;
         let root = self.directory.join(format!("sk{id}"));
@@ -171,12 +172,12 @@ impl Cluster {
         relayed.map_or(safekeeper.part.port, |(_, port)| *port)
     }
 
-    /// The log of a part.
+    /// The log file of a part.
     pub fn log(&self, part: PartName) -> PathBuf {
         self.directory.join(format!("{part}.log"))
     }
 
-    /// Every part.
+    /// All parts.
     pub fn parts(&self) -> Vec<PartName> {
         let safekeepers = self.state.safekeepers.iter().map(|state| PartName::Safekeeper(state.id));
         safekeepers.chain([PartName::Postgres, PartName::Walproposer, PartName::Proxy]).collect()
@@ -214,7 +215,7 @@ impl Cluster {
         self.parts().into_iter().filter(|name| self.is_running(*name)).collect()
     }
 
-    /// Where an application connects that goes past the proxy.
+    /// Connection URI of the application that bypasses the proxy.
     pub fn application_uri(&self) -> String {
         let (password, port) = (&self.state.passwords.application, self.state.postgres.port);
         format!("postgresql://app:{password}@127.0.0.1:{port}/app")

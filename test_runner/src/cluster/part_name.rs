@@ -5,10 +5,10 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 
-/// How many safekeepers a cluster has.
+/// Number of safekeepers of a cluster.
 pub const SAFEKEEPERS: u64 = 3;
 
-/// A part that can be stopped and started alone.
+/// A program of the cluster that can be stopped and started alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartName {
     /// The primary.
@@ -17,7 +17,7 @@ pub enum PartName {
     Walproposer,
     /// The proxy.
     Proxy,
-    /// A safekeeper.
+    /// The safekeeper with this id.
     Safekeeper(u64),
 }
 

@@ -1,4 +1,4 @@
-//! Who reads WAL from a safekeeper: standbys and `pg_receivewal`, both unmodified.
+//! Readers of WAL: attaches stock standbys and `pg_receivewal` to a safekeeper.
 
 use std::fs;
 use std::path::Path;
@@ -12,11 +12,11 @@ use crate::clients;
 use crate::ports;
 use crate::postgres::Postgres;
 
-/// How long `pg_receivewal` may take to reach the position that it was told.
+/// Time limit for `pg_receivewal` to reach its end position.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Cluster {
-    /// How a reader connects to a safekeeper on this port.
+    /// Connection string of a reader for the safekeeper on this port.
     pub fn reader_conninfo(&self, port: u16) -> String {
         format!(
             "host=127.0.0.1 port={port} user=reader application_name=reader sslmode=disable \
@@ -25,7 +25,7 @@ impl Cluster {
         )
     }
 
-    /// A standby, not started yet, that began as the first base backup and streams from a safekeeper.
+    /// Makes a standby from the first base backup that streams from a safekeeper. It is not started.
     pub async fn standby(&self, name: &str, safekeeper: u64) -> Result<Postgres> {
         let standby = Postgres {
             name: name.into(),
@@ -39,15 +39,15 @@ impl Cluster {
         Ok(standby)
     }
 
-    /// Runs `pg_receivewal` from the beginning of the log up to a position, into an empty directory.
+    /// Runs `pg_receivewal` from the beginning of the log up to `end`, into an empty directory.
     pub async fn receive_wal(&self, port: u16, directory: &Path, end: Lsn) -> Result<()> {
-        // It begins behind the last whole segment that it finds, and at the server's end when it finds none.
+        // pg_receivewal begins behind the last whole segment in its directory, and at the server's end in an empty one.
         let origin = self.state.origin.as_ref().context("the cluster was never started")?;
         let before = directory.join(origin.segment_before()?);
         fs::File::create(&before)?.set_len(origin.wal_segment_size)?;
         let conninfo = self.reader_conninfo(port);
         let target = directory.to_str().context("a path is not UTF-8")?;
-        // It ends when it has received a byte behind this position.
+        // pg_receivewal ends when it has received a byte behind this position.
         let end = format!("--endpos={}", Lsn(end.0 - 1));
         let arguments = ["-d", &conninfo, "-D", target, &end, "--no-loop", "--no-sync"];
         let program = self.tools.postgres("pg_receivewal");

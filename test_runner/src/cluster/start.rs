@@ -1,7 +1,7 @@
-//! KillOnDrop: the very first time, and every time after it.
+//! Start of a cluster: creates it the first time, and starts its parts in order.
 //!
-//! The first time the primary runs alone and without a synchronous standby: its roles, its database and the slot
-//! from which the walproposer will read have to be there before a commit can wait for the walproposer.
+//! The first time, the primary runs alone and without a synchronous standby: its roles, its database and the
+//! replication slot of the walproposer have to exist before a commit can wait for the walproposer.
 
 use std::fs;
 use std::time::Duration;
@@ -15,20 +15,19 @@ use crate::postgres::Postgres;
 use crate::safekeeper::NewTimeline;
 use crate::wait;
 
-/// How long the walproposer may take until a quorum follows it.
+/// Time limit for the walproposer to lead a quorum.
 const STREAMING_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the first commit may take after that.
+/// Time limit for the first commit after that.
 const FIRST_COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a server without a standby may take to stop.
+/// Time limit for the stop of a server without a standby.
 const PRIVATE_STOP_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the removal of a data directory is tried.
+/// Time limit for the removal of a data directory.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The only name: whoever acknowledges under another one is no quorum.
+/// The only synchronous standby is `wp`: a standby with another name must not release a COMMIT.
 const SYNCHRONOUS: [(&str, &str); 1] = [("synchronous_standby_names", "FIRST 1 (wp)")];
 
 impl Cluster {
-    /// Starts everything and waits until a commit went the whole way. When something fails, what was started is
-    /// ended again.
+    /// Starts all parts and waits until a commit went the whole way. On an error the started parts are ended again.
     pub async fn start(&mut self, report: ReportStep<'_>) -> Result<()> {
         let result = self.start_all(report).await;
         if result.is_err() {
@@ -37,7 +36,7 @@ impl Cluster {
         result
     }
 
-    /// Ends whatever a start that failed has started, and removes what it made if it was the first one.
+    /// Ends the parts that a failed start has started. If it was the first start, removes the data directories too.
     pub async fn give_up_start(&mut self) -> Result<()> {
         self.end_at_once().await?;
         if self.state.origin.is_some() { Ok(()) } else { self.remove_unfinished().await }
@@ -67,7 +66,8 @@ impl Cluster {
         self.start_part(PartName::Proxy).await
     }
 
-    /// A server of another cluster would never be let through by the walproposer; better say so before it starts.
+    /// Refuses the data directory of another cluster. The walproposer would refuse it too, but only after PostgreSQL
+    /// runs.
     async fn check_data_directory(&self) -> Result<()> {
         let postgres = self.postgres();
         postgres.check_version().await?;
@@ -83,12 +83,12 @@ impl Cluster {
         )
     }
 
-    /// A safekeeper that runs may still lack the timeline, or refuse to serve what is left of it.
+    /// Refuses a safekeeper that runs but lacks the timeline or cannot serve it.
     async fn check_timeline(&self, id: u64) -> Result<()> {
         let safekeeper = self.safekeeper(id)?;
         let timeline = safekeeper.timeline(&self.state.tenant_id, &self.state.timeline_id).await;
         let problem = match timeline {
-            // One that lost something is repaired by the walproposer, from the others.
+            // The walproposer repairs a safekeeper that lost WAL, from the others.
             Ok(timeline) if ["healthy", "full", "lost"].contains(&timeline.health.as_str()) => return Ok(()),
             Ok(timeline) => timeline.health,
             Err(error) => error.to_string(),
@@ -106,7 +106,7 @@ impl Cluster {
         self.state.safekeepers.iter().map(|safekeeper| safekeeper.id).collect()
     }
 
-    /// Starts one part. Its new process is written down at once.
+    /// Starts one part and saves its process id at once.
     pub async fn start_part(&mut self, name: PartName) -> Result<()> {
         let process = match name {
             PartName::Postgres => self.postgres().start(&SYNCHRONOUS).await?,
@@ -118,8 +118,8 @@ impl Cluster {
         self.save()
     }
 
-    /// To be called when the primary was started alone: waits until commits go through. When other parts are down
-    /// they will not, however long one waits, and the primary serves what does not write; says which.
+    /// Waits until commits go through; to be called after a start of the primary alone. When another part is down,
+    /// commits cannot go through and the primary serves reads only: then returns at once and names that part.
     pub async fn wait_usable(&self) -> Result<Option<String>> {
         let missing = self.what_is_down();
         if missing.is_none() {
@@ -128,10 +128,10 @@ impl Cluster {
         Ok(missing)
     }
 
-    /// Waits until the walproposer streams and says that nothing blocks commits.
+    /// Waits until the walproposer streams and reports that nothing blocks commits.
     pub async fn wait_streaming(&self) -> Result<()> {
         let walproposer = self.walproposer();
-        let mut last = String::from("it does not answer");
+        let mut last = String::from("the walproposer does not answer");
         let waited = wait::until("the walproposer to stream", STREAMING_TIMEOUT, async || {
             if !self.is_running(PartName::Walproposer) {
                 anyhow::bail!("the walproposer ended; its log is {}", walproposer.log.display());
@@ -159,7 +159,7 @@ impl Cluster {
     async fn initialise(&mut self, report: ReportStep<'_>) -> Result<()> {
         self.remove_unfinished().await?;
         fs::create_dir_all(&self.directory)?;
-        // Where the processes of a start that is interrupted can be found again.
+        // An interrupted start leaves processes; the saved state names them.
         self.save()?;
         report("making a PostgreSQL cluster (initdb)");
         self.make_data_directory().await?;
@@ -185,14 +185,14 @@ impl Cluster {
         self.save()
     }
 
-    /// What a first start that did not come to its end left behind; no commit was ever acknowledged from it.
+    /// Removes the data directories of an unfinished first start. No commit was ever acknowledged from them.
     async fn remove_unfinished(&self) -> Result<()> {
         let mut left = vec![self.postgres().data_dir];
         for safekeeper in self.safekeepers()? {
             left.push(safekeeper.data_dir);
         }
         for directory in left {
-            // The last processes of a killed PostgreSQL may still write for a moment.
+            // Processes of a killed PostgreSQL may still write for a moment.
             let what = format!("the removal of {}", directory.display());
             wait::until(&what, REMOVE_TIMEOUT, async || {
                 let gone = !directory.exists() || fs::remove_dir_all(&directory).is_ok();

@@ -1,5 +1,5 @@
-//! What has to be known about a cluster between two commands: ids, ports, passwords, and which processes run.
-//! Kept in `state.json` beside the data; `cluster.json` is what is told to people and their tools.
+//! State of a cluster between two commands: ids, ports, passwords and processes, saved in `state.json` beside the data.
+//! Users read `cluster.json` instead.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,15 +13,15 @@ use serde::{Deserialize, Serialize};
 use crate::ports;
 use crate::process::ProcessId;
 
-/// Raised when a cluster made by an earlier program can no longer be run by a later one.
+/// Version of `state.json`; raised when a later program can no longer run a cluster of an earlier one.
 const FORMAT: u32 = 2;
 const PASSWORD_BYTES: usize = 16;
 
-/// Everything about one cluster that is not in its data directories.
+/// All facts about one cluster that are not in its data directories.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClusterState {
     format: u32,
-    /// Known once the first start came to its end; before that nothing in the directory is worth keeping.
+    /// `None` until the first start has finished; until then nothing in the directory is worth keeping.
     pub origin: Option<Origin>,
     /// The tenant id.
     pub tenant_id: String,
@@ -39,14 +39,14 @@ pub struct ClusterState {
     pub proxy: ProxyState,
 }
 
-/// Where the safekeepers' log begins.
+/// Origin of the safekeepers' log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Origin {
-    /// The first byte of a segment, as text.
+    /// LSN of the first byte of a segment, as text.
     pub start_lsn: String,
-    /// The cluster's segment size.
+    /// Segment size of the cluster in bytes.
     pub wal_segment_size: u64,
-    /// The cluster's system identifier: a data directory with another one is not this cluster's.
+    /// System identifier of the cluster: a data directory with another one belongs to another cluster.
     pub system_id: String,
 }
 
@@ -63,26 +63,26 @@ impl Origin {
 /// Passwords of the roles.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Passwords {
-    /// Of `postgres`.
+    /// Of the role `postgres`.
     pub superuser: String,
-    /// Of `wp`.
+    /// Of the role `wp`.
     pub walproposer: String,
-    /// Of `app`.
+    /// Of the role `app`.
     pub application: String,
-    /// What is made of the one of `app`: PostgreSQL and the proxy have to have the same, salt included.
+    /// SCRAM verifier of the role `app`: PostgreSQL and the proxy need the same one, salt included.
     pub application_verifier: String,
 }
 
-/// A program: where it listens, and its process unless it was stopped on purpose.
+/// Port and process of a program.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Part {
     /// Its port.
     pub port: u16,
-    /// Its process; a dead one means that it died by itself.
+    /// Its process; `None` when it was stopped on purpose. A process that no longer runs died by itself.
     pub process: Option<ProcessId>,
 }
 
-/// A safekeeper.
+/// Id, ports and process of a safekeeper.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct SafekeeperState {
     /// Its node id.
@@ -93,7 +93,7 @@ pub struct SafekeeperState {
     pub part: Part,
 }
 
-/// The proxy.
+/// Ports and process of the proxy.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ProxyState {
     /// Its port for HTTP.
@@ -102,14 +102,14 @@ pub struct ProxyState {
     pub part: Part,
 }
 
-/// As much of a state as every version has.
+/// The part of `state.json` that every version has.
 #[derive(Deserialize)]
 struct Version {
     format: u32,
 }
 
 impl ClusterState {
-    /// A new cluster, with new ids, ports and passwords.
+    /// State of a new cluster, with new ids, ports and passwords.
     pub fn new(safekeepers: u64) -> Result<Self> {
         let part = || Ok::<_, anyhow::Error>(Part { port: ports::pick()?, process: None });
         let safekeeper = |id| Ok(SafekeeperState { id, http_port: ports::pick()?, part: part()? });
@@ -154,13 +154,13 @@ impl ClusterState {
         Ok(Some(state))
     }
 
-    /// Writes it, so that a crash leaves the old or the new one.
+    /// Writes the state. A crash leaves the old or the new file.
     pub fn save(&self, file: &Path) -> Result<()> {
         write_private(file, &serde_json::to_string_pretty(self)?)
     }
 }
 
-/// Writes a file that only its owner can read, by way of a temporary one.
+/// Writes a file that only its owner can read. It is written under a temporary name, synced and renamed.
 pub fn write_private(file: &Path, text: &str) -> Result<()> {
     let temporary = file.with_extension("new");
     let mut options = fs::OpenOptions::new();

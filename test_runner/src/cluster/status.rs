@@ -1,4 +1,4 @@
-//! What a person is told about a cluster: which parts run, how far each safekeeper is, what blocks commits.
+//! Status of a cluster: which parts run, the positions of each safekeeper, and what blocks commits.
 
 use serde::Serialize;
 use wal_types::Lsn;
@@ -7,57 +7,57 @@ use super::{Cluster, PartName};
 use crate::proxy::ProxyStatus;
 use crate::walproposer::WalproposerStatus;
 
-/// The whole answer of `./dev status`.
+/// The answer of `./dev status`; `--json` prints it as it is.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClusterStatus {
     /// Each program.
     pub parts: Vec<PartStatus>,
     /// Each safekeeper's log.
     pub safekeepers: Vec<SafekeeperStatus>,
-    /// What the walproposer says, when it answers.
+    /// Status of the walproposer; `None` when it does not answer.
     pub walproposer: Option<WalproposerStatus>,
-    /// What the proxy says, when it answers.
+    /// Status of the proxy; `None` when it does not answer.
     pub proxy: Option<ProxyStatus>,
-    /// What blocks commits now, in one sentence; none when they go through.
+    /// One sentence about what blocks commits; `None` when they go through.
     pub blocked: Option<String>,
-    /// What else a person should know, a sentence each.
+    /// Sentences about safekeepers that do not vote.
     pub remarks: Vec<String>,
 }
 
-/// One program.
+/// Status of one program.
 #[derive(Clone, Debug, Serialize)]
 pub struct PartStatus {
     /// Its name.
     pub name: String,
-    /// `running`, `stopped` (on purpose) or `died`.
+    /// `running`, `stopped` (on purpose) or `died` (by itself).
     pub state: &'static str,
     /// Its process id while it runs.
     pub pid: Option<i32>,
-    /// Where it listens.
+    /// Its address and port.
     pub address: String,
     /// Its log file.
     pub log: String,
 }
 
-/// How far a safekeeper is. Without an answer only the id is known.
+/// Positions of a safekeeper. Only the id is known when it does not answer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SafekeeperStatus {
     /// Its node id.
     pub id: u64,
-    /// `healthy`, or what is wrong.
+    /// `healthy`, or the name of the problem.
     pub health: Option<String>,
     /// Its term.
     pub term: Option<u64>,
-    /// What it has on disk.
+    /// Its flush LSN.
     pub flush_lsn: Option<String>,
-    /// What it knows as committed.
+    /// Its commit LSN.
     pub commit_lsn: Option<String>,
-    /// How far it is behind the primary, or behind the furthest safekeeper while the primary is unknown.
+    /// Bytes behind the primary, or behind the furthest safekeeper while the position of the primary is unknown.
     pub lag_bytes: Option<u64>,
 }
 
 impl Cluster {
-    /// Asks everybody.
+    /// Asks every program for its status.
     pub async fn status(&self) -> anyhow::Result<ClusterStatus> {
         let walproposer = self.walproposer().status().await.ok();
         let proxy = self.proxy().status().await.ok();
@@ -113,7 +113,7 @@ impl Cluster {
         }
     }
 
-    /// The parts without which no commit goes through, as far as they do not run.
+    /// One sentence about parts that commits need and that do not run.
     pub(super) fn what_is_down(&self) -> Option<String> {
         let down = |name: PartName| !self.is_running(name);
         if down(PartName::Postgres) {
@@ -142,7 +142,7 @@ impl Cluster {
     }
 }
 
-/// Safekeepers that don't vote, and what becomes of them.
+/// One sentence about each safekeeper that lost WAL: it does not vote, and whether it is being repaired.
 fn remarks(safekeepers: &[SafekeeperStatus], walproposer: Option<&WalproposerStatus>) -> Vec<String> {
     let lost = safekeepers.iter().filter(|safekeeper| safekeeper.health.as_deref() == Some("lost"));
     let sentence = |safekeeper: &SafekeeperStatus| {
@@ -160,7 +160,7 @@ fn remarks(safekeepers: &[SafekeeperStatus], walproposer: Option<&WalproposerSta
     lost.map(sentence).collect()
 }
 
-/// Lag is counted from the furthest that anybody is known to be.
+/// Fills in the lag, counted from the furthest known position of primary and safekeepers.
 fn fill_in_lag(safekeepers: &mut [SafekeeperStatus], walproposer: Option<&WalproposerStatus>) {
     let parse = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<Lsn>().ok());
     let primary = walproposer.and_then(|status| parse(&status.primary_flush_lsn));
@@ -185,8 +185,8 @@ mod tests {
         let lost = SafekeeperStatus { id: 2, health: Some("lost".into()), ..SafekeeperStatus::default() };
         let well = SafekeeperStatus { id: 1, health: Some("healthy".into()), ..SafekeeperStatus::default() };
         assert!(remarks(std::slice::from_ref(&well), None).is_empty());
-        let nobody_leads = &remarks(&[well.clone(), lost.clone()], None)[0];
-        assert!(nobody_leads.starts_with("sk2 lost WAL and will be repaired"), "{nobody_leads}");
+        let without_leader = &remarks(&[well.clone(), lost.clone()], None)[0];
+        assert!(without_leader.starts_with("sk2 lost WAL and will be repaired"), "{without_leader}");
         let leading = r#"{"state": "streaming", "safekeepers": [{"id": 2, "state": "streaming"}]}"#;
         let leading = serde_json::from_str(leading).unwrap();
         let repaired = &remarks(&[well, lost], Some(&leading))[0];

@@ -1,9 +1,11 @@
-//! Stopping, in the order that lets the primary hand over everything: the proxy first, whose clients would wake the
-//! primary again, then PostgreSQL while walproposer and quorum live, then the walproposer, then the safekeepers.
+//! Stop of a cluster, in the order in which the safekeepers receive all WAL of the primary.
+//!
+//! First the proxy stops, whose clients would wake the primary again, then PostgreSQL while walproposer and quorum run,
+//! then the walproposer, then the safekeepers.
 //!
 //! A fast stop of PostgreSQL waits for its standby to acknowledge the shutdown checkpoint. When there is no quorum
-//! that acknowledgement never comes, and every heartbeat of the walproposer keeps PostgreSQL waiting; without the
-//! walproposer it ends at once and cleanly, and the next start pushes what is missing.
+//! that acknowledgement never comes, and every heartbeat of the walproposer keeps PostgreSQL waiting. Without the
+//! walproposer PostgreSQL ends at once and cleanly, and the next start pushes the missing WAL.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +17,15 @@ use super::{Cluster, PartName, ReportStep};
 use crate::process::ProcessId;
 use crate::wait;
 
-/// How long the commit LSN may stand still before the stop no longer waits for it.
+/// Time without a move of the commit LSN after which the stop no longer waits for it.
 const STOP_WAIT: Duration = Duration::from_secs(10);
-/// How long the proxy's sessions may take to finish before they are cut.
+/// Time for sessions of the proxy to finish before they are cut off.
 const PROXY_DRAIN_WAIT: Duration = Duration::from_secs(5);
-/// How long a program other than PostgreSQL may take to end.
+/// Time limit for the end of a program other than PostgreSQL.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Cluster {
-    /// Stops everything in order.
+    /// Stops all parts in order.
     pub async fn stop(&mut self, report: ReportStep<'_>) -> Result<()> {
         if self.is_running(PartName::Proxy) {
             report("stopping proxy");
@@ -32,7 +34,7 @@ impl Cluster {
         if self.is_running(PartName::Postgres) {
             report("stopping postgres");
             self.stop_postgres(report).await?;
-            self.say_what_the_quorum_lacks(report).await;
+            self.report_missing_wal(report).await;
         }
         self.clear_process(PartName::Postgres)?;
         if self.is_running(PartName::Walproposer) {
@@ -64,7 +66,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Fast stop; the walproposer is stopped too when the commit LSN stands still meanwhile.
+    /// Stops PostgreSQL with a fast stop. If the commit LSN stands still meanwhile, stops the walproposer too.
     async fn stop_postgres(&mut self, report: ReportStep<'_>) -> Result<()> {
         let Some(process) = self.part(PartName::Postgres)?.process else { return Ok(()) };
         process.signal(Signal::SIGINT)?;
@@ -79,7 +81,7 @@ impl Cluster {
         ));
         self.end_part_gently(PartName::Walproposer).await?;
         if process.wait_gone(STOP_WAIT).await.is_err() {
-            report("postgres still runs: immediate stop, it will recover at its next start");
+            report("postgres still runs: immediate stop, its next start runs crash recovery");
             process.end(Signal::SIGQUIT, STOP_WAIT).await?;
         }
         Ok(())
@@ -110,10 +112,10 @@ impl Cluster {
         }
     }
 
-    /// After a clean stop: whether the quorum has the shutdown checkpoint. That PostgreSQL ended says nothing
-    /// about it. A checkpoint's record begins below a commit LSN exactly when it also ends there, because a commit
-    /// LSN is the end of a record.
-    async fn say_what_the_quorum_lacks(&self, report: ReportStep<'_>) {
+    /// After a clean stop, reports when the quorum lacks the shutdown checkpoint; the end of PostgreSQL alone does not
+    /// show it. A checkpoint record that begins below a commit LSN also ends at or below it, because a commit LSN is
+    /// the end of a record.
+    async fn report_missing_wal(&self, report: ReportStep<'_>) {
         let (Ok(checkpoint), Some(quorum)) =
             (self.postgres().last_checkpoint().await, self.quorum_flush().await)
         else {
@@ -124,7 +126,7 @@ impl Cluster {
         }
     }
 
-    /// What a majority of the safekeepers has on disk.
+    /// The highest LSN that a majority of the safekeepers has on disk.
     async fn quorum_flush(&self) -> Option<Lsn> {
         let mut flushed = Vec::new();
         for safekeeper in self.safekeepers().ok()? {
@@ -137,10 +139,10 @@ impl Cluster {
         flushed.get((flushed.len() - 1) / 2).copied()
     }
 
-    /// SIGTERM, and SIGKILL to what does not end in time: no program here needs a clean end.
+    /// Sends SIGTERM, and SIGKILL to a program that does not end in time: none of them needs a clean end.
     pub(super) async fn end_part_gently(&mut self, name: PartName) -> Result<()> {
         if let (PartName::Proxy, Some(process)) = (name, self.part(name)?.process) {
-            // It lets its sessions finish; asked a second time it ends at once.
+            // At the first SIGTERM the proxy lets its sessions finish; at the second it ends at once.
             let _ = process.end(Signal::SIGTERM, PROXY_DRAIN_WAIT).await;
         }
         if let Some(process) = self.part(name)?.process
@@ -151,7 +153,8 @@ impl Cluster {
         self.clear_process(name)
     }
 
-    /// kill -9, as a crash does it. PostgreSQL's children end by themselves when they see that it is gone.
+    /// Sends SIGKILL, as a crash would end the program. Children of PostgreSQL end by themselves when they see that
+    /// their postmaster is gone.
     pub async fn kill_part(&mut self, name: PartName) -> Result<()> {
         if let Some(process) = self.part(name)?.process {
             process.kill().await?;
@@ -159,7 +162,7 @@ impl Cluster {
         self.clear_process(name)
     }
 
-    /// Ends everything without waiting for anybody: after a failed start.
+    /// Ends all parts without waiting for their sessions or WAL: after a failed start.
     pub async fn end_at_once(&mut self) -> Result<()> {
         self.end_part_gently(PartName::Proxy).await?;
         if let Some(process) = self.state.postgres.process

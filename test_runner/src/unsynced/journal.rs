@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 /// Header of a record: `struct record` in `unsynced.c`.
 const RECORD_HEADER_BYTES: usize = 48;
 
+/// Kind of a record; `unsynced.c` has the same list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChangeKind {
     Write,
@@ -19,10 +20,11 @@ pub(super) enum ChangeKind {
     FailedSync,
 }
 
+/// One record: a change with the bytes or the file that it replaced, or a sync.
 #[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) kind: ChangeKind,
-    /// Of the file, or of the directory whose entries change.
+    /// Inode of the file, or of the directory whose entries change.
     pub(super) inode: u64,
     pub(super) offset: u64,
     pub(super) old_length: u64,
@@ -32,7 +34,7 @@ pub(super) struct Change {
     pub(super) old: Vec<u8>,
 }
 
-/// The changes for which the first sync of their file or directory that followed failed, or never came.
+/// Selects the changes that no successful sync covers: the next sync of their file or directory failed or never came.
 pub(super) fn unsynced(records: Vec<Change>) -> Vec<Change> {
     let mut next_sync = HashMap::new();
     let mut lost = Vec::new();
@@ -51,15 +53,15 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Change>> {
     parse_whole(bytes).map(|(records, _)| records)
 }
 
-/// How many bytes belong to records that are whole.
+/// Length of the whole records in bytes.
 pub(super) fn whole_bytes(bytes: &[u8]) -> Result<usize> {
     parse_whole(bytes).map(|(_, rest)| bytes.len() - rest)
 }
 
-/// The records, and how many bytes are left behind the last whole one.
+/// Decodes the whole records. Returns them and the number of bytes behind the last one.
 fn parse_whole(mut bytes: &[u8]) -> Result<(Vec<Change>, usize)> {
     let mut records = Vec::new();
-    // A last record that was cut by the kill announces a change that did not happen.
+    // A last record that the kill cut short announces a change that did not happen.
     while let Some((header, rest)) = bytes.split_at_checked(RECORD_HEADER_BYTES) {
         let word = |at: usize| header[at..at + 4].try_into().map(u32::from_ne_bytes);
         let long = |at: usize| header[at..at + 8].try_into().map(u64::from_ne_bytes);
@@ -82,7 +84,7 @@ fn parse_whole(mut bytes: &[u8]) -> Result<(Vec<Change>, usize)> {
     Ok((records, bytes.len()))
 }
 
-/// The numbers of unsynced.c.
+/// The kind with this number in `unsynced.c`.
 fn kind(number: u32) -> Result<ChangeKind> {
     Ok(match number {
         1 => ChangeKind::Write,

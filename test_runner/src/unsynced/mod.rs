@@ -1,8 +1,8 @@
-//! Disks that forget: what a safekeeper wrote and did not sync is gone after a kill -9, as after a power failure.
+//! Forgetting disks: writes of a safekeeper that it did not sync are lost after a kill -9, as after a power failure.
 //!
-//! `unsynced/unsynced.c` is loaded into a safekeeper and journals what each change replaces; [`forget`] undoes the
-//! changes that no sync covers, once the process is dead. The page cache would hide them all otherwise. The harshest
-//! loss is taken: of what is not synced, nothing is left.
+//! `unsynced/unsynced.c` is loaded into a safekeeper and journals the bytes that each change replaces. Once the process
+//! is dead, [`ForgettingDisk::lose_unsynced`] undoes the changes that no sync covers; without it the page cache would
+//! keep them all. The loss is the harshest possible: no unsynced change is left.
 
 mod journal;
 #[cfg(test)]
@@ -21,7 +21,7 @@ use self::journal::{Change, ChangeKind, parse, unsynced, whole_bytes};
 use crate::clients;
 use crate::env::{checkout, shared_directory};
 
-/// Where one safekeeper's journal is, and what makes its syncs lie.
+/// The disk of one safekeeper: its journal, and switch files that make its syncs lie or fail.
 #[derive(Clone, Debug)]
 pub struct ForgettingDisk {
     library: PathBuf,
@@ -34,7 +34,7 @@ pub struct ForgettingDisk {
     sync_delay: Duration,
 }
 
-/// Builds the library, once per version of its source.
+/// Builds the preload library, once per version of its source. Returns its path.
 pub async fn library() -> Result<PathBuf> {
     let source = checkout().join("test_runner/unsynced/unsynced.c");
     let mut hasher = DefaultHasher::new();
@@ -50,7 +50,7 @@ pub async fn library() -> Result<PathBuf> {
 }
 
 impl ForgettingDisk {
-    /// For the program whose files lie below `root`.
+    /// The disk of the program whose files lie below `root`. Journal and switch files lie beside `root`.
     pub fn new(library: &Path, root: &Path) -> Self {
         let beside = |extension| root.with_extension(extension);
         Self {
@@ -63,12 +63,12 @@ impl ForgettingDisk {
         }
     }
 
-    /// Each sync begins so much later: there is more to lose.
+    /// Delays each sync, so that a kill finds more unsynced data.
     pub fn slower_by(self, sync_delay: Duration) -> Self {
         Self { sync_delay, ..self }
     }
 
-    /// What the program needs in its environment.
+    /// Environment variables that load the library into the program.
     pub fn environment(&self) -> Result<Vec<(String, String)>> {
         fs::create_dir_all(&self.root)?;
         fs::create_dir_all(&self.journal)?;
@@ -85,15 +85,15 @@ impl ForgettingDisk {
         pairs.chain([Ok(delay)]).collect()
     }
 
-    /// Undoes what was not synced. To be called when the program is dead; returns how many changes were undone.
+    /// Undoes all unsynced changes and returns their number. To be called when the program is dead.
     pub fn lose_unsynced(&self) -> Result<usize> {
         let file = self.journal.join("journal");
         let bytes =
             fs::read(&file).with_context(|| format!("no journal: was {} loaded?", self.library.display()))?;
         let lost = unsynced(parse(&bytes)?);
         let mut files = HashMap::new();
-        remember_files(&self.root, &mut files)?;
-        remember_files(&self.journal, &mut files)?;
+        open_files_by_inode(&self.root, &mut files)?;
+        open_files_by_inode(&self.journal, &mut files)?;
         for change in lost.iter().rev() {
             self.undo(change, &files)?;
         }
@@ -102,17 +102,17 @@ impl ForgettingDisk {
         Ok(lost.len())
     }
 
-    /// Whether the program came so far that it may have changed anything since the last `forget`.
+    /// True when the program has opened its journal, so it may have changed files since the last loss.
     pub fn has_journal(&self) -> bool {
         self.journal.join("journal").exists()
     }
 
-    /// To be called instead of [`ForgettingDisk::lose_unsynced`]: what was not synced stays, as after a kill on a machine
-    /// that goes on. A later `forget` may still take it away.
+    /// Keeps unsynced changes, as after a kill on a machine that runs on. To be called instead of
+    /// [`ForgettingDisk::lose_unsynced`], which may still undo them later.
     pub fn keep_unsynced(&self) -> Result<()> {
         let file = fs::OpenOptions::new().write(true).open(self.journal.join("journal"))?;
         let bytes = fs::read(self.journal.join("journal"))?;
-        // A record that the kill cut short would hide those that come behind it.
+        // A record that the kill cut short would hide later records.
         Ok(file.set_len(whole_bytes(&bytes)? as u64)?)
     }
 
@@ -127,7 +127,7 @@ impl ForgettingDisk {
         };
         match change.kind {
             ChangeKind::Write => {
-                // A file that is no longer there was removed durably.
+                // A file that no longer exists was removed durably.
                 let Some(file) = files.get(&change.inode) else { return Ok(()) };
                 file.set_len(change.old_length)?;
                 file.write_all_at(&change.old, change.offset)?;
@@ -145,7 +145,7 @@ impl ForgettingDisk {
     }
 }
 
-/// The record comes before the change, so the change may not have happened.
+/// Accepts missing and existing files: a record is written before its change, so the change may not have happened.
 fn ignore_missing(result: std::io::Result<()>) -> Result<()> {
     match result {
         Err(error)
@@ -157,13 +157,13 @@ fn ignore_missing(result: std::io::Result<()>) -> Result<()> {
     }
 }
 
-/// Opens every file, by inode: a name may change while changes are undone.
-fn remember_files(directory: &Path, files: &mut HashMap<u64, File>) -> Result<()> {
+/// Opens every file and keeps it by inode, because names may change while changes are undone.
+fn open_files_by_inode(directory: &Path, files: &mut HashMap<u64, File>) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            remember_files(&entry.path(), files)?;
+            open_files_by_inode(&entry.path(), files)?;
         } else if kind.is_file() {
             let file = fs::OpenOptions::new().read(true).write(true).open(entry.path())?;
             files.insert(file.metadata()?.ino(), file);

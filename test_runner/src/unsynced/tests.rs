@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Runs a script on a disk that forgets, then forgets; what is left is `name=contents` of each file.
+/// Runs a script on a forgetting disk and loses its unsynced changes. Returns `name=contents` of each remaining file.
 async fn left_by(script: &str, switch: fn(&ForgettingDisk)) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("root");
@@ -79,7 +79,7 @@ async fn a_lying_sync_keeps_nothing() {
     assert_eq!(left_by(script, lie).await, ["old=old"]);
 }
 
-/// Even when the next sync succeeds.
+/// A write before a failed sync is lost even when the next sync succeeds.
 #[tokio::test]
 async fn unsynced_disk_forgets_after_a_failed_sync() {
     if python_is_missing() {

@@ -1,42 +1,43 @@
-//! [`Ledger`]: what one safekeeper owes, by its own words on the wire.
+//! [`Ledger`]: the positions that one safekeeper acknowledged on the wire.
 //!
-//! A position that it told as flushed is a debt. The debt shrinks only when a proposer that won a newer term told it to
-//! cut its log, for then it may do so, at a moment that nobody sees. So a cut counts from when it was sent, and an
-//! answer counts in full only when it must have been given after the cut:
-//! * an answer of a higher term was: after it the node ignores the cut;
-//! * an answer to an append of the cut's own term was: the node appends only after the cut;
-//! * of any other answer only what contradictions below the cut counts.
+//! The log of a safekeeper must reach the highest flush LSN that it acknowledged. That position moves back only when
+//! the winner of a newer term orders a truncation: the safekeeper may then truncate, at a moment that the wire does not
+//! show. So a truncation counts from when it was sent, and a reply counts in full only when the safekeeper must have
+//! given it after the truncation:
+//! * a reply of a higher term was given after it: such a safekeeper ignores the truncation;
+//! * a reply to an append of the truncation's own term was: a safekeeper appends only after the truncation;
+//! * of any other reply only the part below the truncation counts.
 //!
-//! Pure; `tap` calls it in the order in which it reads from both sides, before it passes anything on.
+//! Pure code; `tap` calls it in the order in which it reads from both sides, before it passes a message on.
 
 use serde::{Deserialize, Serialize};
 use wal_types::{Lsn, ProposerId, Term};
 
-/// Answers from so many terms ago cannot still be under way.
+/// Truncations that are kept: a reply from more terms ago cannot still be on its way.
 const TRUNCATIONS_MAX: usize = 16;
 
-/// What a safekeeper owes. Plain numbers: it is written down as JSON.
+/// Acknowledgements of one safekeeper. Plain numbers, because it is saved as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    /// Its log must reach here.
+    /// The position that its log must reach.
     acknowledged: u64,
-    /// It told that it has this commit position on disk.
+    /// The highest commit LSN that it reported as durable.
     commit: u64,
-    /// The highest term that it told.
+    /// The highest term that it reported.
     term: u64,
-    /// The last term that it promised, and to which campaign.
+    /// The last term that it voted for, and the campaign that got the vote.
     vote: Option<(u64, [u8; 16])>,
-    /// Cuts that it was told, oldest first.
+    /// Ordered truncations, oldest first.
     truncations: Vec<Truncation>,
-    /// It certainly carried out the cut of this term: told again, it truncations nothing.
+    /// The term whose truncation it has certainly carried out: the same order truncates nothing again.
     adopted: u64,
-    /// Bytes below here were not seen on the wire.
+    /// The lowest position whose bytes were seen on the wire.
     base: Option<u64>,
-    /// The end of what it was sent.
+    /// End of the WAL that it was sent.
     sent: u64,
-    /// The lowest cut since its log was last compared.
+    /// The lowest truncation since its log was last compared.
     lowest_truncation: Option<u64>,
-    /// What it said that cannot be true.
+    /// Statements of the safekeeper that contradict each other.
     contradictions: Vec<String>,
 }
 
@@ -46,27 +47,27 @@ struct Truncation {
     start: u64,
 }
 
-/// A position in an answer.
+/// Term and positions in a reply of the safekeeper.
 #[derive(Clone, Copy, Debug)]
 pub struct PositionReply {
-    /// The node's term.
+    /// The safekeeper's term.
     pub term: Term,
-    /// What it says is on disk.
+    /// The flush LSN.
     pub flush: Lsn,
-    /// The commit position that it says is on disk, when it says one.
+    /// The durable commit LSN; `Lsn::INVALID` when the reply has none.
     pub commit: Lsn,
-    /// It answers an append of this very term on the same connection.
+    /// Whether it replies to an append of the same term on the same connection.
     pub is_append_reply: bool,
 }
 
-/// What a safekeeper shows when it was started alone.
+/// State that a safekeeper reports after a start without a proposer.
 #[derive(Clone, Copy, Debug)]
 pub struct ReportedState {
     /// Its term.
     pub term: Term,
     /// The end of its log.
     pub flush: Lsn,
-    /// What it knows as committed.
+    /// Its commit LSN.
     pub commit: Lsn,
 }
 
@@ -76,17 +77,17 @@ impl Ledger {
         Lsn(self.acknowledged)
     }
 
-    /// Where the bytes begin that are known, `None` when none are.
+    /// The lowest position whose bytes are known; `None` when none are.
     pub fn base(&self) -> Option<Lsn> {
         self.base.map(Lsn)
     }
 
-    /// What it said that cannot be true.
+    /// Statements of the safekeeper that contradict each other, one sentence each.
     pub fn contradictions(&self) -> &[String] {
         &self.contradictions
     }
 
-    /// A proposer that won `term` tells it to go on at `start`. True when that may change anything.
+    /// Records that the winner of `term` orders a truncation to `start`. False when the order changes nothing.
     pub fn record_truncation(&mut self, term: Term, start: Lsn) -> bool {
         if term.0 < self.term || term.0 == self.adopted {
             return false;
@@ -102,7 +103,7 @@ impl Ledger {
         true
     }
 
-    /// WAL is sent to it. True when the bytes count: those of a deposed proposer are not taken.
+    /// Records WAL up to `end` that is sent to it. False for a deposed proposer, whose bytes the safekeeper refuses.
     pub fn record_append(&mut self, term: Term, end: Lsn) -> bool {
         let counts = self.truncations.last().is_some_and(|truncation| truncation.term == term.0);
         if counts {
@@ -111,20 +112,20 @@ impl Ledger {
         counts
     }
 
-    /// It promised a term to a campaign.
+    /// Records its vote for a campaign in a term.
     pub fn record_vote(&mut self, term: Term, campaign: ProposerId) {
         match self.vote {
             Some((before, other)) if before == term.0 && other != campaign.0 => {
-                self.contradictions.push(format!("promised term {term} to two campaigns"));
+                self.contradictions.push(format!("voted for two campaigns in term {term}"));
             }
             Some((before, _)) if before > term.0 => {
-                self.contradictions.push(format!("promised term {term} after term {before}"));
+                self.contradictions.push(format!("voted in term {term} after term {before}"));
             }
             _ => self.vote = Some((term.0, campaign.0)),
         }
     }
 
-    /// It tells where it stands.
+    /// Records the positions of a reply.
     pub fn record_reply(&mut self, answer: PositionReply) {
         let PositionReply { term, flush, commit, is_append_reply } = answer;
         self.term = self.term.max(term.0);
@@ -133,7 +134,7 @@ impl Ledger {
             is_append_reply && self.truncations.last().is_some_and(|truncation| truncation.term == term.0);
         if is_newest && flush.0 > self.sent {
             self.contradictions
-                .push(format!("told {flush} as flushed, but was sent WAL up to {} only", Lsn(self.sent)));
+                .push(format!("acknowledged {flush}, but was sent WAL up to {} only", Lsn(self.sent)));
         }
         let later = |truncation: &&Truncation| {
             truncation.term > term.0 || truncation.term == term.0 && !is_append_reply
@@ -151,29 +152,29 @@ impl Ledger {
         }
     }
 
-    /// What it shows less than it owes.
+    /// Compares a reported state with the ledger. Returns one sentence per violation.
     pub fn violations(&self, shown: ReportedState) -> Vec<String> {
         let mut missing = self.contradictions.clone();
         if shown.flush.0 < self.acknowledged {
             let owed = self.acknowledged();
-            missing.push(format!("its log ends at {}, but it acknowledged {owed}", shown.flush));
+            missing.push(format!("log ends at {}, but it acknowledged {owed}", shown.flush));
         }
         if shown.term.0 < self.term {
-            missing.push(format!("it is at term {}, but it promised term {}", shown.term, self.term));
+            missing.push(format!("term is {}, but it reported or voted for term {}", shown.term, self.term));
         }
         if shown.commit.0 < self.commit {
             let told = Lsn(self.commit);
-            missing.push(format!("it knows {} as committed, but told {told}", shown.commit));
+            missing.push(format!("commit LSN is {}, but it reported {told}", shown.commit));
         }
         missing
     }
 
-    /// From where on its bytes may have changed since it was compared up to `compared`.
+    /// Position from which its bytes may have changed since they were compared up to `compared`.
     pub fn changed_from(&self, compared: Lsn) -> Lsn {
         Lsn(self.lowest_truncation.map_or(compared.0, |lowest| lowest.min(compared.0)))
     }
 
-    /// Its bytes were compared.
+    /// Records that its bytes were compared.
     pub fn mark_compared(&mut self) {
         self.lowest_truncation = None;
     }
@@ -187,7 +188,7 @@ mod tests {
         PositionReply { term: Term(term), flush: Lsn(flush), commit: Lsn(0), is_append_reply }
     }
 
-    /// Elected in term 1 at 100, with 900 bytes sent and acknowledged.
+    /// A ledger of term 1 with 900 bytes from 100 on, sent and acknowledged.
     fn at_1000() -> Ledger {
         let mut ledger = Ledger::default();
         ledger.record_truncation(Term(1), Lsn(100));
@@ -204,16 +205,16 @@ mod tests {
         assert_eq!((ledger.acknowledged(), ledger.changed_from(Lsn(1000))), (Lsn(1000), Lsn(100)));
     }
 
-    /// An answer from before the truncation does not undo it.
+    /// A reply from before the truncation does not undo it.
     #[test]
     fn ledger_counts_a_truncation_from_its_sending() {
         let cases = [
-            // An answer that was under way when the cut came.
+            // A reply that was on its way when the truncation was sent.
             (answer(1, 1000, true), 600),
-            // A vote of the cut's own term came before the truncation.
+            // A vote reply of the truncation's own term comes before the truncation.
             (answer(2, 1000, false), 600),
             (answer(2, 700, true), 700),
-            // Who is at a higher term ignores the truncation.
+            // A safekeeper at a higher term ignores the truncation.
             (answer(3, 1000, false), 1000),
         ];
         for (late, owed) in cases {
@@ -246,9 +247,9 @@ mod tests {
         let shown = ReportedState { term: Term(4), flush: Lsn(1000), commit: Lsn(900) };
         assert!(ledger.violations(shown).is_empty());
         let cases = [
-            (ReportedState { flush: Lsn(999), ..shown }, "its log ends at 0/3E7"),
-            (ReportedState { term: Term(3), ..shown }, "promised term 4"),
-            (ReportedState { commit: Lsn(899), ..shown }, "told 0/384"),
+            (ReportedState { flush: Lsn(999), ..shown }, "log ends at 0/3E7"),
+            (ReportedState { term: Term(3), ..shown }, "voted for term 4"),
+            (ReportedState { commit: Lsn(899), ..shown }, "reported 0/384"),
         ];
         for (shown, said) in cases {
             let missing = ledger.violations(shown);

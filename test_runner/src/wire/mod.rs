@@ -1,7 +1,9 @@
-//! What the safekeepers said to the walproposer, as somebody between the two hears it: a relay that decodes
-//! ([`Tap`]), what a safekeeper owes after it ([`Ledger`]), and the bytes that it must have ([`WireRecord`]).
+//! Wire recorder of the crash runs: what each safekeeper acknowledged to the walproposer.
 //!
-//! Whatever was acknowledged here must be on that safekeeper's disk, whatever happens to it. Used by the crash runs.
+//! [`Tap`] is a relay between the two that decodes messages, [`Ledger`] keeps the positions that a safekeeper
+//! acknowledged, and [`WireRecord`] keeps the WAL bytes that it was sent.
+//!
+//! Acknowledged WAL must be on the disk of that safekeeper after any crash.
 
 mod ledger;
 mod record;

@@ -1,8 +1,8 @@
-//! [`WireRecord`]: a ledger and the bytes that go with it, in two files, so that a run can be taken up where it was left.
+//! [`WireRecord`]: a ledger and the WAL bytes that a safekeeper was sent, in two files, so that a run can be resumed.
 //!
-//! The bytes lie in a sparse file at their WAL position: what the safekeeper was sent last for each. Both files are
-//! written before anything is passed on. A kill of this program leaves them whole; after a restart of the machine they
-//! are not to be trusted, and [`WireRecord::start`] makes new ones.
+//! The sparse file `NAME.bytes` holds at each WAL position the byte that was sent last. Both files are written before a
+//! message is passed on. A kill of this program leaves them whole. After a restart of the machine they cannot be
+//! trusted, and [`WireRecord::start`] makes new ones.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;
@@ -14,10 +14,10 @@ use wal_types::{Lsn, Term};
 
 use super::Ledger;
 
-/// One page, so that no kill leaves half of a ledger.
+/// Size of the ledger file: one page, so that no kill leaves half of a ledger.
 const LEDGER_BYTES: usize = 4096;
 
-/// A ledger and the bytes that go with it.
+/// A ledger and the WAL bytes of one safekeeper, with their files.
 #[derive(Debug)]
 pub struct WireRecord {
     ledger: Ledger,
@@ -26,7 +26,7 @@ pub struct WireRecord {
 }
 
 impl WireRecord {
-    /// A record in which nothing is owed.
+    /// Makes an empty record and its files.
     pub fn start(directory: &Path, name: &str) -> Result<Self> {
         let file = |extension| {
             let path = directory.join(format!("{name}.{extension}"));
@@ -40,7 +40,7 @@ impl WireRecord {
         Ok(this)
     }
 
-    /// The record that an earlier run left.
+    /// Opens the record of an earlier run.
     pub fn resume(directory: &Path, name: &str) -> Result<Self> {
         let file = |extension| {
             let path = directory.join(format!("{name}.{extension}"));
@@ -54,22 +54,22 @@ impl WireRecord {
         Ok(Self { ledger, ledger_file, bytes_file })
     }
 
-    /// What is owed.
+    /// The acknowledged positions.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// Changes what is owed, and writes it down.
+    /// Changes the ledger and writes it to its file.
     pub fn change<T>(&mut self, change: impl FnOnce(&mut Ledger) -> T) -> Result<T> {
         let done = change(&mut self.ledger);
         let mut page = serde_json::to_vec(&self.ledger)?;
-        ensure!(page.len() <= LEDGER_BYTES, "a ledger of {} bytes", page.len());
+        ensure!(page.len() <= LEDGER_BYTES, "ledger of {} bytes exceeds one page", page.len());
         page.resize(LEDGER_BYTES, b' ');
         self.ledger_file.write_all_at(&page, 0)?;
         Ok(done)
     }
 
-    /// WAL was sent.
+    /// Records WAL that was sent in `term` from `begin` on.
     pub fn append(&mut self, term: Term, begin: Lsn, wal: &[u8]) -> Result<()> {
         if wal.is_empty() {
             return Ok(());
@@ -81,7 +81,7 @@ impl WireRecord {
         Ok(())
     }
 
-    /// Compares bytes that begin at `from` with those that were sent; the first position that differs.
+    /// Compares bytes from `from` on with the sent ones. Returns the first position that differs.
     pub fn difference(&self, from: Lsn, bytes: &[u8]) -> Result<Option<Lsn>> {
         let mut sent = vec![0; bytes.len()];
         self.bytes_file.read_exact_at(&mut sent, from.0)?;
@@ -108,8 +108,8 @@ mod tests {
         record.change(|ledger| ledger.record_truncation(Term(1), Lsn(100))).unwrap();
         record.append(Term(1), Lsn(100), b"abcdef").unwrap();
         record.append(Term(0), Lsn(100), b"ABCDEF").unwrap();
-        let told = PositionReply { term: Term(1), flush: Lsn(106), commit: Lsn(0), is_append_reply: true };
-        record.change(|ledger| ledger.record_reply(told)).unwrap();
+        let reply = PositionReply { term: Term(1), flush: Lsn(106), commit: Lsn(0), is_append_reply: true };
+        record.change(|ledger| ledger.record_reply(reply)).unwrap();
 
         let again = WireRecord::resume(directory.path(), "sk1").unwrap();
         assert_eq!(again.ledger(), record.ledger());

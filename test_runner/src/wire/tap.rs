@@ -1,16 +1,17 @@
-//! [`Tap`]: a relay between the walproposer and one safekeeper that writes down what is said before it passes it on.
+//! [`Tap`]: a relay between the walproposer and one safekeeper that records each message before it passes it on.
 //!
-//! Bytes pass as they are, whole messages at a time. A safekeeper that is killed is heard out: what it had answered is
-//! still in the socket, and counts. The door can be closed, so that nobody feeds a safekeeper that is to be looked at.
+//! Bytes pass unchanged, in whole messages. The replies of a killed safekeeper that are still in the socket are read
+//! and count. A tap can be closed to new connections, so that an inspected safekeeper receives no WAL.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use consensus::{AcceptorMessage, ProposerMessage, ProtocolVersion, codec};
+use parking_lot::{Mutex, MutexGuard};
 use pq_proto::{Frame, FramedReader, FramedWriter};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,19 +21,19 @@ use wal_types::{Lsn, ProposerId, Term};
 use super::{PositionReply, WireRecord};
 use crate::wait;
 
-/// Longest message that is passed on.
+/// Length limit of a message.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Bytes that may wait before they are passed on.
+/// Buffered bytes of one direction at which they are passed on.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
-/// How long both ends may take to close what the other closed.
+/// Time limit for one end to close a connection that the other end closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const COPY_DATA: u8 = b'd';
 const QUERY: u8 = b'Q';
 
-/// A running tap; it ends with this value.
+/// A running tap; it ends when this value is dropped.
 #[derive(Debug)]
 pub struct Tap {
-    /// Where the walproposer connects.
+    /// Address for the walproposer.
     pub address: SocketAddr,
     shared: Arc<Shared>,
     door: watch::Sender<bool>,
@@ -43,12 +44,12 @@ pub struct Tap {
 struct Shared {
     record: Mutex<WireRecord>,
     connections: AtomicUsize,
-    /// Why this tap can no longer be believed.
+    /// First error of the tap: from then on the record is incomplete.
     failure: Mutex<Option<String>>,
 }
 
 impl Tap {
-    /// Listens on a port of its own and passes each connection on to `target`.
+    /// Listens on a free port and relays each connection to `target`.
     pub async fn start(target: SocketAddr, record: WireRecord) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -62,27 +63,27 @@ impl Tap {
         Ok(Self { address, shared, door, task })
     }
 
-    /// The record, locked: nothing is passed on meanwhile.
+    /// Locks the record. No message passes while it is locked.
     pub fn record(&self) -> MutexGuard<'_, WireRecord> {
-        lock(&self.shared.record)
+        self.shared.record.lock()
     }
 
-    /// Lets new connections in, or not. Those that are there stay.
+    /// Opens the tap to new connections or closes it. Existing connections stay.
     pub fn set_open(&self, is_open: bool) {
         self.door.send_replace(is_open);
     }
 
-    /// Waits until every connection has ended, when the safekeeper was killed: then all that it said was heard.
+    /// Waits until all connections of a killed safekeeper have ended: then all its replies are recorded.
     pub async fn wait_all_read(&self) -> Result<()> {
-        wait::until("the last words of a safekeeper", CLOSE_TIMEOUT, async || {
+        wait::until("the last replies of a safekeeper", CLOSE_TIMEOUT, async || {
             Ok((self.shared.connections.load(Ordering::SeqCst) == 0).then_some(()))
         })
         .await
     }
 
-    /// An error when something passed that this could not read or write down.
+    /// Fails when a message could not be decoded or recorded.
     pub fn check(&self) -> Result<()> {
-        match &*lock(&self.shared.failure) {
+        match &*self.shared.failure.lock() {
             Some(failure) => bail!("the tap failed: {failure}"),
             None => Ok(()),
         }
@@ -93,10 +94,6 @@ impl Drop for Tap {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn accept(
@@ -110,26 +107,26 @@ async fn accept(
             continue;
         }
         shared.connections.fetch_add(1, Ordering::SeqCst);
-        let counted = Counted(shared.clone());
+        let counted = ConnectionGuard(shared.clone());
         tokio::spawn(async move {
             let Ok(server) = TcpStream::connect(target).await else { return };
             if let Err(error) = connection(client, server, &counted.0).await {
-                lock(&counted.0.failure).get_or_insert(format!("{error:#}"));
+                counted.0.failure.lock().get_or_insert(format!("{error:#}"));
             }
         });
     }
 }
 
-/// A connection that is counted until this is dropped.
-struct Counted(Arc<Shared>);
+/// Guard that counts one connection until it is dropped.
+struct ConnectionGuard(Arc<Shared>);
 
-impl Drop for Counted {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// An error says that this tap heard something that it could not write down; that the network failed is none.
+/// Relays one connection. A message that cannot be recorded is an error; a network failure is none.
 async fn connection(client: TcpStream, server: TcpStream, shared: &Shared) -> Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -139,22 +136,22 @@ async fn connection(client: TcpStream, server: TcpStream, shared: &Shared) -> Re
     let answers = answers(server_in, client_out, shared, &state);
     tokio::pin!(answers);
     tokio::select! {
-        // Nothing that is still sent can be answered.
+        // The safekeeper is gone: no request can be answered any more. Dropping `requests` loses none that counts.
         ended = &mut answers => ended,
         ended = requests(client_in, server_out, shared, &state) => {
             ended?;
-            // The safekeeper sees that its peer is gone; what it said before is heard.
+            // The safekeeper sees the end of the connection; replies that it sent before are still read.
             tokio::time::timeout(CLOSE_TIMEOUT, answers).await.unwrap_or(Ok(()))
         }
     }
 }
 
-/// What is known about one connection.
+/// State of one connection.
 #[derive(Debug, Default)]
 struct ConnectionState {
-    /// It carries a proposer's messages.
+    /// Whether it carries a proposer's messages.
     is_push: bool,
-    /// The last vote that was asked for, not answered yet.
+    /// Term and campaign of the last vote request without a reply.
     asked: Option<(Term, ProposerId)>,
     /// The term of the last append.
     appended: Option<Term>,
@@ -173,8 +170,8 @@ async fn requests(
         (pass_on(&mut writer, reader.buffered()).await, reader.read_frame(MESSAGE_BYTES_MAX).await)
     {
         match frame.tag {
-            QUERY => lock(state).is_push = is_push(&frame)?,
-            COPY_DATA if lock(state).is_push => record_request(&frame.body, shared, state)?,
+            QUERY => state.lock().is_push = is_push(&frame)?,
+            COPY_DATA if state.lock().is_push => record_request(&frame.body, shared, state)?,
             _ => {}
         }
         writer.put(&frame)?;
@@ -192,10 +189,10 @@ async fn answers(
     let (mut reader, mut writer) = (FramedReader::new(from), FramedWriter::new(to));
     let mut has_peer = true;
     while let Ok(Some(frame)) = reader.read_frame(MESSAGE_BYTES_MAX).await {
-        if frame.tag == COPY_DATA && lock(state).is_push {
+        if frame.tag == COPY_DATA && state.lock().is_push {
             record_reply(&frame.body, shared, state)?;
         }
-        // Without a peer it is heard all the same.
+        // Replies are recorded even when the walproposer is gone.
         if has_peer {
             writer.put(&frame)?;
             has_peer = pass_on(&mut writer, reader.buffered()).await;
@@ -204,10 +201,10 @@ async fn answers(
     Ok(())
 }
 
-/// Passes on what waits, unless more is there already. False when the peer is gone.
+/// Flushes buffered messages, unless a further whole message is there already. False when the peer is gone.
 async fn pass_on(writer: &mut FramedWriter<OwnedWriteHalf>, more: &[u8]) -> bool {
     let may_wait = !more.is_empty() && writer.buffered_bytes() < WAITING_BYTES_MAX;
-    // Part of a message may be all that is there: it ends with a read, before which everything is passed on.
+    // `more` may hold only a part of a message. Completing it takes a read, before which everything must be passed on.
     let whole = more.len() >= 5 && {
         let length = u32::from_be_bytes([more[1], more[2], more[3], more[4]]);
         more.len() > length as usize
@@ -226,14 +223,14 @@ fn is_push(query: &Frame) -> Result<bool> {
 fn record_request(payload: &Bytes, shared: &Shared, state: &Mutex<ConnectionState>) -> Result<()> {
     let message = codec::decode_proposer(ProtocolVersion::Holdfast1, payload.clone());
     match message.context("a message to the safekeeper")? {
-        ProposerMessage::Vote(vote) => lock(state).asked = Some((vote.term, vote.proposer_id)),
+        ProposerMessage::Vote(vote) => state.lock().asked = Some((vote.term, vote.proposer_id)),
         ProposerMessage::Elected(elected) => {
-            let mut record = lock(&shared.record);
+            let mut record = shared.record.lock();
             record.change(|ledger| ledger.record_truncation(elected.term, elected.start_streaming_at))?;
         }
         ProposerMessage::Append(append) => {
-            lock(state).appended = Some(append.term);
-            lock(&shared.record).append(append.term, append.begin_lsn, &append.wal)?;
+            state.lock().appended = Some(append.term);
+            shared.record.lock().append(append.term, append.begin_lsn, &append.wal)?;
         }
         _ => {}
     }
@@ -245,19 +242,19 @@ fn record_reply(payload: &Bytes, shared: &Shared, state: &Mutex<ConnectionState>
     let answer = match message.context("a message of the safekeeper")? {
         AcceptorMessage::PreVote(vote) => position_reply(vote.term, vote.flush_lsn),
         AcceptorMessage::Vote(vote) => {
-            if let (Some((term, campaign)), true) = (lock(state).asked.take(), vote.vote_given) {
-                lock(&shared.record).change(|ledger| ledger.record_vote(term, campaign))?;
+            if let (Some((term, campaign)), true) = (state.lock().asked.take(), vote.vote_given) {
+                shared.record.lock().change(|ledger| ledger.record_vote(term, campaign))?;
             }
             position_reply(vote.term, vote.flush_lsn)
         }
         AcceptorMessage::Append(append) => PositionReply {
             commit: append.commit_lsn,
-            is_append_reply: append.flush_lsn != Lsn::INVALID && lock(state).appended == Some(append.term),
+            is_append_reply: append.flush_lsn != Lsn::INVALID && state.lock().appended == Some(append.term),
             ..position_reply(append.term, append.flush_lsn)
         },
         _ => return Ok(()),
     };
-    lock(&shared.record).change(|ledger| ledger.record_reply(answer))
+    shared.record.lock().change(|ledger| ledger.record_reply(answer))
 }
 
 fn position_reply(term: Term, flush: Lsn) -> PositionReply {

@@ -1,4 +1,4 @@
-//! A service that knows where the one endpoint is, over HTTP as proxies ask it, and counts how often it is asked.
+//! [`ControlPlane`]: an HTTP control plane with one endpoint, which counts the wakes that a proxy requests.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,20 +14,20 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-/// The service; it ends with the runtime of its test.
+/// The service. It ends with the runtime of its test.
 #[derive(Clone)]
 pub(crate) struct ControlPlane(Arc<Inner>);
 
 struct Inner {
     verifiers: Vec<(String, String)>,
-    /// Where it is.
+    /// Address of the compute.
     address: Mutex<String>,
     wakes: AtomicUsize,
-    /// Somebody may want to do something at each wake; the answer waits for it.
+    /// Receives each wake; the answer waits until the test has completed it. `None`: wakes are answered at once.
     at_wake: Option<mpsc::UnboundedSender<Wake>>,
 }
 
-/// A wake that waits to be done.
+/// A wake that the test completes by sending on it.
 pub(crate) type Wake = tokio::sync::oneshot::Sender<()>;
 
 #[derive(Deserialize)]
@@ -37,7 +37,7 @@ struct Asked {
 }
 
 impl ControlPlane {
-    /// Starts it, and writes the file that a proxy needs; the value of `--control-plane`.
+    /// Starts the service and writes the configuration of the proxy. Returns the value of `--control-plane`.
     pub(crate) async fn start(
         directory: &Path,
         verifiers: Vec<(String, String)>,
@@ -58,12 +58,12 @@ impl ControlPlane {
         Ok((this, format!("http:{}", file.display())))
     }
 
-    /// How often it was asked to wake.
+    /// Number of wake requests.
     pub(crate) fn wakes(&self) -> usize {
         self.0.wakes.load(Ordering::SeqCst)
     }
 
-    /// It is somewhere else from now on.
+    /// Changes the address of the compute.
     pub(crate) fn moved_to(&self, address: &str) -> Result<()> {
         let mut current = self.0.address.lock().ok().context("a holder of the lock panicked")?;
         address.clone_into(&mut current);

@@ -1,4 +1,4 @@
-//! A thousand clients at once, and nobody is at home.
+//! Crowd: a thousand clients connect at once while the compute sleeps.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use super::control_plane::ControlPlane;
 
 const CROWD: usize = 1_000;
-/// So many come at the same moment.
+/// Clients that connect at the same moment.
 const GROUP: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// All of them are served.
+/// All clients are served.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousand_clients_cost_one_wake() -> Result<()> {
     let environment = TestEnvironment::new("clients-crowd")?;
@@ -32,11 +32,12 @@ async fn thousand_clients_cost_one_wake() -> Result<()> {
         ControlPlane::start(&environment.directory, known, &address, Some(at_wake)).await?;
     let options = ProxiedOptions { control_plane: Some(control_plane), ..ProxiedOptions::default() };
     process.end(Signal::SIGINT, PATIENCE).await?;
-    let proxied = ProxiedPostgres::before(postgres.clone(), &options).await?;
+    let proxied = ProxiedPostgres::proxy_only(postgres.clone(), &options).await?;
 
     let (config, tls) = (proxied.config("crowd"), proxied.tls()?);
     let mut clients = Vec::new();
-    // Who comes in groups has no other's TLS to wait for. All of them are there before the one wake ends.
+    // Clients connect in groups, so that a TLS handshake does not wait for a thousand others. All are connected before
+    // the wake ends.
     for _ in 0..CROWD / GROUP {
         clients.extend((0..GROUP).map(|_| {
             let (config, tls) = (config.clone(), tls.clone());

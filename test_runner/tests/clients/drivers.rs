@@ -1,4 +1,4 @@
-//! Drivers of other makers, each with a small program of its own beside this file.
+//! Drivers of other makers: psycopg, node-postgres and JDBC, each with a small program beside this file.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use test_runner::clients;
 
 use super::{Installation, programs};
 
-/// Runs a program against a fresh installation; every step must be told.
+/// Runs a program against a new installation. It must print every step.
 async fn run(
     name: &str,
     program: &Path,

@@ -1,5 +1,5 @@
-//! Ordinary clients go through the proxy to an ordinary PostgreSQL, and must not notice it: PostgreSQL's own programs,
-//! drivers of other makers, an SQL connection from Rust, and crowds.
+//! Clients of the proxy: PostgreSQL's own programs, drivers of other makers, tokio-postgres and crowds use an ordinary
+//! PostgreSQL through the proxy, and must not notice it.
 
 mod control_plane;
 mod crowd;

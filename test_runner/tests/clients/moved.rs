@@ -1,4 +1,4 @@
-//! A database that is somewhere else than it was.
+//! Moved compute: its cached address is no longer valid.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use test_runner::proxied_postgres::{ProxiedOptions, ProxiedPostgres, copy_databa
 
 use super::control_plane::ControlPlane;
 
-/// For the stop of PostgreSQL.
+/// Time limit for the stop of PostgreSQL.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 #[tokio::test]
@@ -22,12 +22,12 @@ async fn moved_compute_is_found_without_a_client_error() -> Result<()> {
     let address = format!("127.0.0.1:{}", postgres.port);
     let (service, control_plane) = ControlPlane::start(&environment.directory, known, &address, None).await?;
     let options = ProxiedOptions { control_plane: Some(control_plane), log_level: Some("info,proxy=debug") };
-    let proxied = ProxiedPostgres::before(postgres.clone(), &options).await?;
+    let proxied = ProxiedPostgres::proxy_only(postgres.clone(), &options).await?;
     let ask = async || {
         anyhow::Ok(proxied.connect("crowd").await?.query_one("SHOW port", &[]).await?.get::<_, String>(0))
     };
     ensure!(ask().await? == postgres.port.to_string() && service.wakes() == 1);
-    ensure!(ask().await? == postgres.port.to_string() && service.wakes() == 1, "an address is not kept");
+    ensure!(ask().await? == postgres.port.to_string() && service.wakes() == 1, "the address was not cached");
 
     process.end(Signal::SIGINT, PATIENCE).await?;
     let elsewhere = test_runner::postgres::Postgres { port: ports::pick()?, ..postgres };

@@ -1,11 +1,11 @@
-//! Where the clients of other makers are, which `./dev setup` installs.
+//! Locations of the clients of other makers, which `./dev setup` installs.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use test_runner::env::state;
 
-/// Something that `./dev setup` installed, below `.holdfast/tools`. `None` when it is missing and may be missing.
+/// A file that `./dev setup` installed below `.holdfast/tools`; `None` when it is missing and tests may be skipped.
 pub(crate) fn tool(path: &str, how: &str) -> Result<Option<PathBuf>> {
     present(state()?.join("tools").join(path), how)
 }

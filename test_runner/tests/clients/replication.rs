@@ -1,4 +1,4 @@
-//! Replication connections go through the proxy as others do.
+//! Replication connections through the proxy: `pg_receivewal`, `pg_basebackup` and logical replication.
 
 use std::fs;
 
@@ -38,7 +38,7 @@ async fn base_backup_and_wal_pass_the_proxy_whole() -> Result<()> {
     let verified = run(&proxied, "postgres", &tool("pg_verifybackup"), &[&backup]).await?;
     ensure!(verified.contains("backup successfully verified"), "{verified}");
 
-    // Logical replication names a database, which is the last column.
+    // A logical replication connection names a database: the last column of IDENTIFY_SYSTEM.
     let arguments = ["-XAt", "-d", "dbname=app replication=database", "-c", "IDENTIFY_SYSTEM"];
     let said = run(&proxied, "postgres", &tool("psql"), &arguments).await?;
     ensure!(said.trim_end().ends_with("|app"), "{said}");

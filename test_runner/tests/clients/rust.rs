@@ -1,4 +1,4 @@
-//! tokio-postgres.
+//! tokio-postgres as a client: COPY, pipelining, notifications, cancel requests and startup parameters.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use super::Installation;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const COPY_BYTES: u64 = 128 << 20;
-/// Queries that are sent without waiting for an answer.
+/// Queries that are sent before earlier answers.
 const PIPELINED: i32 = 2_000;
-/// The longest that a payload of NOTIFY may be (PostgreSQL documentation, NOTIFY).
+/// Length limit of a payload of NOTIFY (PostgreSQL documentation, NOTIFY).
 const PAYLOAD_BYTES: usize = 7_999;
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn queries_are_pipelined_and_answers_keep_their_order() -> Result<()> {
                 ensure!(usize::try_from(row.get::<_, i32>(0))? == number && number != 1000, "{row:?}");
                 ensure!(row.get::<_, String>(1).len() == number, "{number}");
             }
-            // Each is a transaction of its own: the others do not suffer.
+            // Each query is a transaction of its own, so the others do not fail.
             Err(error) => {
                 ensure!(number == 1000 && error.code() == Some(&SqlState::DIVISION_BY_ZERO), "{error}");
             }
@@ -117,7 +117,7 @@ async fn every_startup_parameter_arrives() -> Result<()> {
     let (client, connection) = config.connect(proxied.tls()?).await?;
     tokio::spawn(connection);
     for (setting, expected) in [
-        // PostgreSQL shows what is not ASCII in this one as question marks.
+        // PostgreSQL replaces characters that are not ASCII in this setting by question marks.
         ("application_name", "a name with ?? and 'quotes'"),
         ("statement_timeout", "12345ms"),
         ("search_path", "a,b"),

@@ -1,4 +1,4 @@
-//! The soak in short.
+//! A short soak.
 
 use std::path::Path;
 

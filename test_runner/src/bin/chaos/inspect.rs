@@ -1,4 +1,4 @@
-//! One safekeeper, started alone: nobody feeds it. What it shows is compared with what it reports on the wire.
+//! Inspection of one safekeeper that no proposer sends WAL to: compares its state and WAL with what it acknowledged.
 
 use std::time::Duration;
 
@@ -9,48 +9,56 @@ use test_runner::cluster::Cluster;
 use test_runner::wire::{ReportedState, Tap};
 use wal_types::{Lsn, Term};
 
+/// Time limit for the connection that reads the log.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the whole of what is read back.
+/// Time limit for reading the log.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Length limit of a replication message.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
-/// So much of what was compared before is compared again: what lies right below the end is in danger most.
+/// Bytes below the last compared position that are compared again: damage is most likely right below the end.
 const COMPARED_AGAIN_BYTES: u64 = 1 << 20;
 
-/// What was found, when nothing is wrong.
+/// Result of an inspection that found no violation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inspection {
+    /// Id of the safekeeper.
     pub(crate) id: u64,
+    /// The position that it acknowledged.
     pub(crate) acknowledged: Lsn,
+    /// The flush LSN that it reports.
     pub(crate) flush: Lsn,
+    /// Bytes of WAL that were read back and compared.
     pub(crate) compared_bytes: u64,
 }
 
-/// Holds a safekeeper to its word. `compared` is up to where its bytes were compared before.
+/// Checks that a safekeeper has what it acknowledged. `compared`: the position up to which its bytes were compared
+/// before.
 pub(crate) async fn inspect(cluster: &Cluster, id: u64, tap: &Tap, compared: Lsn) -> Result<Inspection> {
     let (tenant, timeline) = (&cluster.state.tenant_id, &cluster.state.timeline_id);
     let status = cluster.safekeeper(id)?.timeline(tenant, timeline).await?;
     ensure!(status.health == "healthy", "sk{id} is {}", status.health);
-    let shown = ReportedState {
+    let reported = ReportedState {
         term: Term(status.term),
         flush: status.flush_lsn.parse()?,
         commit: status.commit_lsn.parse()?,
     };
     let ledger = tap.record().ledger().clone();
-    let missing = ledger.violations(shown);
-    if !missing.is_empty() {
-        bail!("sk{id} breaks its word: {} ({ledger:?}, {shown:?})", missing.join("; "));
+    let violations = ledger.violations(reported);
+    if !violations.is_empty() {
+        bail!("sk{id} lost what it acknowledged: {} ({ledger:?}, {reported:?})", violations.join("; "));
     }
     let acknowledged = ledger.acknowledged();
-    let mut found = Inspection { id, acknowledged, flush: shown.flush, compared_bytes: 0 };
+    let mut found = Inspection { id, acknowledged, flush: reported.flush, compared_bytes: 0 };
     if let Some(base) = ledger.base() {
         let again = Lsn(ledger.changed_from(compared).0.saturating_sub(COMPARED_AGAIN_BYTES));
         let from = again.max(base);
         if from < acknowledged {
-            let read = read_log(cluster, id, shown.term, from, acknowledged);
-            let read = tokio::time::timeout(READ_TIMEOUT, read).await.context("its log cannot be read")?;
+            let read = read_log(cluster, id, reported.term, from, acknowledged);
+            let read =
+                tokio::time::timeout(READ_TIMEOUT, read).await.context("the log was not read in time")?;
             let bytes = read.with_context(|| format!("reading the log of sk{id}"))?;
             if let Some(at) = tap.record().difference(from, &bytes)? {
-                bail!("sk{id} acknowledged other bytes than it has at {at} ({ledger:?}, {shown:?})");
+                bail!("sk{id} has other bytes at {at} than it acknowledged ({ledger:?}, {reported:?})");
             }
             found.compared_bytes = bytes.len() as u64;
         }
@@ -59,7 +67,7 @@ pub(crate) async fn inspect(cluster: &Cluster, id: u64, tap: &Tap, compared: Lsn
     Ok(found)
 }
 
-/// The bytes of `[from, to)`, committed or not, as a proposer of this term reads them.
+/// Reads the bytes `[from, to)` of the log, committed or not, as a proposer of this term would.
 async fn read_log(cluster: &Cluster, id: u64, term: Term, from: Lsn, to: Lsn) -> Result<Vec<u8>> {
     let (tenant, timeline) = (&cluster.state.tenant_id, &cluster.state.timeline_id);
     let options = format!("-c tenant_id={tenant} -c timeline_id={timeline}");
@@ -82,7 +90,7 @@ async fn read_log(cluster: &Cluster, id: u64, term: Term, from: Lsn, to: Lsn) ->
             bail!("the log ended at {}", from.advance(bytes.len() as u64));
         };
         if let FromPrimary::XLogData(wal) = FromPrimary::decode(payload)? {
-            ensure!(wal.start == from.advance(bytes.len() as u64), "a hole before {}", wal.start);
+            ensure!(wal.start == from.advance(bytes.len() as u64), "missing WAL before {}", wal.start);
             bytes.extend_from_slice(&wal.data);
         }
     }

@@ -1,15 +1,15 @@
-//! The program behind `./dev chaos`: kills parts of a cluster under load, again and again, and after each time holds
-//! every safekeeper to its word.
+//! The program behind `./dev chaos`: kills parts of a cluster under load in many cycles, and after each kill checks
+//! that every safekeeper still has what it acknowledged.
 //!
 //! ```text
 //!   plan      which parts, when, and whether unsynced writes are lost: all from the seed
-//!   run       the cluster, the load, one cycle, the oracle
-//!   inspect   one safekeeper, started alone: it must show what it acknowledged on the wire
+//!   run       the cluster, the load, one cycle, the oracle; its start and its crashes
+//!   inspect   one safekeeper without a proposer: it must have what it acknowledged on the wire
 //!   rows      acknowledged rows, in a file that is synced before they count
-//!   progress  how far the run is, for --resume
+//!   progress  finished cycles and counters, for --resume
 //! ```
 //!
-//! A run that finds something ends at once and leaves everything as it is.
+//! A run that finds a violation ends at once and leaves all files in place.
 
 mod inspect;
 mod plan;
@@ -33,37 +33,38 @@ use test_runner::wait;
 use self::progress::RunProgress;
 use self::run::Run;
 
-/// How long an earlier run may take to be gone.
+/// Time limit for the end of an earlier run.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-/// After so many cycles the whole oracle is asked; and at the end.
+/// Cycles between two examinations by the oracle; there is one at the end too.
 const ORACLE_EVERY_CYCLES: u64 = 25;
-/// What is run stays the same when somebody builds meanwhile.
+/// Programs that are copied to the run, so that a later build does not change them.
 const PROGRAMS: [&str; 2] = ["safekeeper", "walproposer"];
 
 /// Kills parts of a cluster under load and checks that nothing acknowledged is lost.
 #[derive(Debug, Parser)]
 #[command(name = "dev", bin_name = "./dev chaos")]
 struct Arguments {
-    /// How many cycles of killing the run has.
+    /// Number of cycles.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     cycles: u64,
     /// Go on behind the last whole cycle of a run that was interrupted.
     #[arg(long)]
     resume: bool,
-    /// Decides which parts are killed, and when; chosen by chance when it is not given.
+    /// Decides which parts are killed, and when; random by default.
     #[arg(long)]
     seed: Option<u64>,
-    /// Where everything lies, instead of .holdfast/chaos.
+    /// Directory of the run, instead of .holdfast/chaos.
     #[arg(long, hide = true)]
     directory: Option<PathBuf>,
-    /// Syncs do nothing: the run has to find that out.
+    /// Syncs do nothing: the run has to detect that.
     #[arg(long, hide = true)]
     lying_disks: bool,
 }
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
-    // Programs are started from here only, never from a task: they end with the thread that starts them.
+    // Programs must be started on this thread, never from a task: the kernel ends them with the thread that starts
+    // them.
     match chaos(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -91,7 +92,7 @@ async fn chaos(arguments: Arguments) -> Result<()> {
     if let Err(error) = &result {
         progress.failed = Some(format!("{error:#}"));
         progress.save()?;
-        say(&format!("chaos: everything stays in {}", directory.display()));
+        say(&format!("chaos: all files stay in {}", directory.display()));
     }
     result
 }
@@ -140,7 +141,7 @@ async fn begin(directory: &Path, seed: Option<u64>) -> Result<RunProgress> {
             before.failed.as_ref().map_or("was interrupted".into(), |failed| format!("found: {failed}")),
             if before.failed.is_none() { "go on with --resume, or " } else { "" }
         );
-        // Nobody else may be about to use it.
+        // Locked, so that no other run uses the directory while it is removed.
         let _lock = lock(directory).await?;
         fs::remove_dir_all(directory)?;
     }
@@ -168,7 +169,7 @@ fn resume(directory: &Path, cycles: u64, seed: Option<u64>) -> Result<RunProgres
 
 async fn lock(directory: &Path) -> Result<Flock<fs::File>> {
     let path = directory.join("lock");
-    // One that was just killed may not be gone yet.
+    // An earlier run that was just killed may still hold the lock.
     let locked = wait::until("its end", LOCK_TIMEOUT, async || {
         match Flock::lock(fs::File::create(&path)?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(lock)),
@@ -190,6 +191,6 @@ fn copy_programs(tools: &Tools, directory: &Path) -> Result<()> {
 }
 
 fn say(line: &str) {
-    // Nobody who stops reading shall stop the work.
+    // A reader that closes the pipe must not stop the run.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -1,29 +1,31 @@
-//! [`Plan`]: what one cycle kills, and when. The same seed and number give the same plan.
+//! [`Plan`]: the parts that one cycle kills, and the times of the kills. The same seed and cycle number give the same
+//! plan.
 
 use std::time::Duration;
 
 use test_runner::cluster::{PartName, SAFEKEEPERS};
 
-/// Acknowledged rows before the kill. When they are few it comes in the middle of an election or of a catch-up.
+/// Limit of acknowledged rows before an early kill, which hits an election or a catch-up.
 const ROWS_FEW: u64 = 50;
+/// Limit of acknowledged rows before a late kill.
 const ROWS_MANY: u64 = 1500;
-/// On top of that, so that the kill hits any moment of a commit.
+/// Limit of the delay after these rows, so that the kill hits any moment of a commit.
 const DELAY_MICROS_MAX: u64 = 30_000;
-/// How long after its start a safekeeper is killed once more.
+/// Limit of the time between the restart of a safekeeper and its second kill.
 const AGAIN_MICROS_MAX: u64 = 60_000;
 
-/// One cycle.
+/// Kills of one cycle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// What is killed, in this order.
+    /// Parts to kill, in this order.
     pub(crate) parts: Vec<PartName>,
-    /// Whether the killed safekeepers lose what they did not sync.
+    /// Whether the killed safekeepers lose their unsynced data.
     pub(crate) forgets: bool,
-    /// The load goes on for so many rows before.
+    /// Acknowledged rows before the kill.
     pub(crate) rows: u64,
-    /// And then so long.
+    /// Delay after these rows.
     pub(crate) delay: Duration,
-    /// So long after its next start the first killed safekeeper is killed once more.
+    /// Time after its restart at which the first killed safekeeper is killed again; `None`: only once.
     pub(crate) again: Option<Duration>,
 }
 

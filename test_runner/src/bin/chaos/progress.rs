@@ -1,4 +1,4 @@
-//! [`RunProgress`]: how far a run is, in a file that is synced after every whole cycle.
+//! [`RunProgress`]: finished cycles and counters of a run, in a file that is synced after every cycle.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,38 +7,41 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use test_runner::cluster::state::write_private;
 
-/// How far a run is, and what it has seen.
+/// Finished cycles and counters of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RunProgress {
-    /// Decides what each cycle does.
+    /// Seed of the plans.
     pub(crate) seed: u64,
-    /// Whole cycles.
+    /// Finished cycles.
     pub(crate) cycles: u64,
-    /// Nothing is left to do.
+    /// Whether all cycles are done.
     pub(crate) is_finished: bool,
-    /// Why it ended.
+    /// Error that ended the run.
     pub(crate) failed: Option<String>,
-    /// What was killed, how often.
+    /// Kills of safekeepers.
     pub(crate) safekeeper_kills: u64,
+    /// Kills of the walproposer.
     pub(crate) walproposer_kills: u64,
+    /// Kills of the primary.
     pub(crate) primary_kills: u64,
     /// Unsynced changes that killed safekeepers lost.
     pub(crate) forgotten: u64,
-    /// Bytes that were read back and compared.
+    /// Bytes of WAL that were read back and compared.
     pub(crate) compared_bytes: u64,
-    /// How often the oracle was asked.
+    /// Examinations by the oracle.
     pub(crate) oracles: u64,
-    /// Rows that were acknowledged at the last oracle.
+    /// Acknowledged rows at the last examination.
     pub(crate) rows: u64,
-    /// How long all that took.
+    /// Running time of all cycles.
     pub(crate) seconds: f64,
-    /// The kernel's name for the time since the machine was started (random(4)).
+    /// Boot id of the kernel: changes when the machine restarts (random(4)).
     pub(crate) boot: String,
     #[serde(skip)]
     file: PathBuf,
 }
 
 impl RunProgress {
+    /// A run in this directory before its first cycle.
     pub(crate) fn new(directory: &Path, seed: u64) -> Result<Self> {
         Ok(Self {
             seed,
@@ -69,19 +72,20 @@ impl RunProgress {
         Ok(Some(Self { file, ..read }))
     }
 
-    /// Durably.
+    /// Saves the file durably.
     pub(crate) fn save(&self) -> Result<()> {
         write_private(&self.file, &serde_json::to_string_pretty(self)?)?;
         let directory = self.file.parent().context("no directory")?;
         Ok(File::open(directory)?.sync_all()?)
     }
 
-    /// Whether the machine was started anew since.
+    /// True when the machine was restarted since the last call or save.
     pub(crate) fn is_of_another_boot(&mut self) -> Result<bool> {
         let before = std::mem::replace(&mut self.boot, boot()?);
         Ok(before != self.boot)
     }
 
+    /// The last line of a run that passed.
     pub(crate) fn summary(&self) -> String {
         format!(
             "chaos: passed: seed {}, {} cycles, {} oracles; kills: {} of safekeepers, {} of the walproposer, {} of the \

@@ -1,4 +1,4 @@
-//! [`RowLog`]: acknowledged rows, one a line. A row counts when its line is synced.
+//! [`RowLog`]: file of acknowledged rows, one per line. A row counts when its line is synced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use anyhow::{Context, Result};
 use test_runner::workload::Rows;
 
-/// The file, and the thread that writes it.
+/// The file, and the counter of the thread that writes it.
 #[derive(Debug)]
 pub(crate) struct RowLog {
     path: PathBuf,
@@ -18,7 +18,7 @@ pub(crate) struct RowLog {
 }
 
 impl RowLog {
-    /// Goes on behind the rows that are there; what is sent is written by a thread of its own.
+    /// Opens the file and starts a thread that appends the rows from the returned sender.
     pub(crate) fn open(path: PathBuf) -> Result<(Self, Sender<(i32, i64)>)> {
         let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
         // An earlier run may have ended inside a line.
@@ -30,7 +30,7 @@ impl RowLog {
         Ok((Self { path, synced }, sender))
     }
 
-    /// Rows that were sent and synced since it was opened.
+    /// Number of rows that were sent and synced since the file was opened.
     pub(crate) fn synced(&self) -> u64 {
         self.synced.load(Ordering::SeqCst)
     }
@@ -41,7 +41,8 @@ impl RowLog {
     }
 }
 
-/// Ends with the senders, or when the disk fails: then rows no longer count, which the run sees.
+/// Appends and syncs rows until all senders are dropped. It also ends when the disk fails: then no more rows count, and
+/// [`RowLog::synced`] stands still, which the run detects.
 fn write(mut file: &File, receiver: &Receiver<(i32, i64)>, synced: &AtomicU64) {
     while let Ok(first) = receiver.recv() {
         let rows: Vec<_> = std::iter::once(first).chain(receiver.try_iter()).collect();

@@ -1,4 +1,4 @@
-//! [`Run`]: the cluster, its load, and what a cycle does to both.
+//! [`Run`]: one cycle of kills on a cluster under load, and the examination by the oracle.
 
 mod crash;
 mod start;
@@ -19,30 +19,30 @@ use super::plan::Plan;
 use super::progress::RunProgress;
 use super::rows::RowLog;
 
-/// How long commits may stand still after a crash.
+/// Time limit for commits to go through after a crash.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long the disk may take to sync the rows that were acknowledged.
+/// Time limit for the sync of the acknowledged rows.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A cluster under load.
 pub(crate) struct Run {
     cluster: Cluster,
     taps: BTreeMap<u64, Tap>,
-    /// Up to where the bytes of each safekeeper were compared.
+    /// Position up to which the bytes of each safekeeper were compared.
     compared: BTreeMap<u64, Lsn>,
     workload: Workload,
     rows: RowLog,
-    /// How many rows the last line said.
+    /// Number of rows in the last printed line.
     rows_reported: u64,
 }
 
 impl Run {
-    /// All that run: there is no proxy.
+    /// All parts without the proxy, which a run does not start.
     fn parts(&self) -> Vec<PartName> {
         self.cluster.parts().into_iter().filter(|part| *part != PartName::Proxy).collect()
     }
 
-    /// Kills what the plan says, looks, and starts it again. Returns what there is to say.
+    /// Runs one cycle: kills the parts of the plan, inspects the killed safekeepers and restarts all. Returns its line.
     pub(crate) async fn cycle(&mut self, cycle: u64, progress: &mut RunProgress) -> Result<String> {
         let plan = Plan::of(progress.seed, cycle);
         self.wait_for_rows(plan.rows).await?;
@@ -72,12 +72,15 @@ impl Run {
         let waited = self.workload.wait_for_more(rows.max(1), PROGRESS_TIMEOUT).await;
         if waited.is_err() {
             let status = self.cluster.status().await?;
-            bail!("commits stand still: {}", status.blocked.unwrap_or_else(|| "nobody knows why".into()));
+            bail!(
+                "commits stand still: {}",
+                status.blocked.unwrap_or_else(|| "the walproposer reports no reason".into())
+            );
         }
         Ok(())
     }
 
-    /// Looks at each safekeeper alone, then starts the rest.
+    /// Restarts and inspects each safekeeper while the taps are closed, then opens the taps and restarts the rest.
     async fn revive(&mut self, parts: &[PartName]) -> Result<Vec<Inspection>> {
         let mut found = Vec::new();
         for id in safekeepers(parts) {
@@ -113,8 +116,8 @@ impl Run {
         self.taps.values().try_for_each(Tap::check)
     }
 
-    /// Kills everything, compares every safekeeper's whole log, asks the oracle, and starts everything again unless
-    /// this was the last time.
+    /// Kills all parts, compares the whole log of every safekeeper and runs the oracle. Restarts all parts unless
+    /// `is_last`. Returns a sentence about the result.
     pub(crate) async fn oracle(
         &mut self,
         cycle: u64,
@@ -133,7 +136,7 @@ impl Run {
         }
         count(progress, &parts, forgotten, &found);
         let rows = self.synced_rows().await?;
-        ensure!(rows.len() as u64 >= progress.rows, "fewer acknowledged rows than the last time");
+        ensure!(rows.len() as u64 >= progress.rows, "fewer acknowledged rows than at the last examination");
         if let Some(loss) = oracle::find_loss(&self.cluster, &rows).await? {
             bail!("lost: {loss}");
         }
@@ -147,7 +150,7 @@ impl Run {
         Ok(format!("each pair of safekeepers has all {} acknowledged rows{}", rows.len(), describe(&found)))
     }
 
-    /// All that were acknowledged so far, when nothing runs any more.
+    /// All acknowledged rows; to be called when no part runs.
     async fn synced_rows(&self) -> Result<test_runner::workload::Rows> {
         wait::until("acknowledged rows to be synced", SYNC_TIMEOUT, async || {
             Ok((self.rows.synced() >= self.workload.count()).then_some(()))
@@ -156,7 +159,7 @@ impl Run {
         self.rows.read()
     }
 
-    /// Makes durable what was heard on the wire.
+    /// Makes the records of the taps durable.
     pub(crate) fn sync(&self) -> Result<()> {
         self.taps.values().try_for_each(|tap| tap.record().sync())
     }
@@ -188,7 +191,7 @@ fn count(progress: &mut RunProgress, parts: &[PartName], forgotten: u64, found: 
 fn describe(found: &[Inspection]) -> String {
     let one = |found: &Inspection| {
         format!(
-            "; sk{} owes {} shows {} ({} KB compared)",
+            "; sk{} acknowledged {} reports {} ({} KB compared)",
             found.id,
             found.acknowledged,
             found.flush,

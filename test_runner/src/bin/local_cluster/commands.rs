@@ -15,10 +15,10 @@ use crate::render;
 use crate::reporter::Reporter;
 use crate::signals::Signals;
 
-/// How long a command waits for another one to come to its end.
+/// Time that a command waits for the end of another one.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Held while something is started or stopped: two commands at once would undo each other.
+/// Locks the cluster. Held while parts start or stop: two commands at once would undo each other.
 pub(crate) async fn lock(directory: &Path) -> Result<Flock<fs::File>> {
     let path = directory.join("lock");
     let locked = wait::until("its end", LOCK_TIMEOUT, async || {
@@ -31,7 +31,7 @@ pub(crate) async fn lock(directory: &Path) -> Result<Flock<fs::File>> {
     locked.await.context("another ./dev command is starting or stopping this cluster")
 }
 
-/// False when it ran already.
+/// Starts the cluster and prints its addresses. False when it ran already.
 pub(crate) async fn up(cluster: &mut Cluster, port: Option<u16>) -> Result<bool> {
     let running = cluster.running();
     if running.len() == cluster.parts().len() {
@@ -59,7 +59,7 @@ pub(crate) async fn up(cluster: &mut Cluster, port: Option<u16>) -> Result<bool>
     let report = |text: &str| reporter.step(text);
     let started = tokio::select! {
         started = cluster.start(&report) => started,
-        // What was being started ends with the dropped future; the rest is ended below.
+        // Dropping `start` ends the program that was being started; `give_up_start` ends the rest.
         () = signals.next() => Err(anyhow::anyhow!("interrupted: everything that was started is stopped again")),
     };
     if started.is_err() {
@@ -72,6 +72,7 @@ pub(crate) async fn up(cluster: &mut Cluster, port: Option<u16>) -> Result<bool>
     Ok(true)
 }
 
+/// Prints the status of the cluster.
 pub(crate) async fn status(cluster: &Cluster, json: bool) -> Result<ExitCode> {
     let status = cluster.status().await?;
     if json {
@@ -85,6 +86,7 @@ pub(crate) async fn status(cluster: &Cluster, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Starts one part. With `for_proxy`, only while the proxy runs.
 pub(crate) async fn start(cluster: &mut Cluster, name: PartName, for_proxy: bool) -> Result<()> {
     if cluster.state.origin.is_none() {
         bail!("there is no cluster here yet: ./dev up");
@@ -102,14 +104,17 @@ pub(crate) async fn start(cluster: &mut Cluster, name: PartName, for_proxy: bool
     Ok(())
 }
 
-/// A started primary is of use when commits go through.
+/// Waits until commits go through a started primary, or prints what they wait for.
 pub(crate) async fn wait_usable(cluster: &Cluster) -> Result<()> {
-    if let Some(missing) = cluster.wait_usable().await.context("postgres runs, but is not followed")? {
+    if let Some(missing) =
+        cluster.wait_usable().await.context("postgres runs, but commits do not go through")?
+    {
         render::print_line(&format!("commits wait: {missing}"));
     }
     Ok(())
 }
 
+/// Stops one part.
 pub(crate) async fn stop(cluster: &mut Cluster, name: PartName) -> Result<()> {
     let was_running = cluster.is_running(name);
     let reporter = Reporter::new();
@@ -120,6 +125,7 @@ pub(crate) async fn stop(cluster: &mut Cluster, name: PartName) -> Result<()> {
     Ok(())
 }
 
+/// Stops all parts.
 pub(crate) async fn down(cluster: &mut Cluster) -> Result<()> {
     if cluster.running().is_empty() {
         render::print_line("nothing runs");
@@ -127,6 +133,7 @@ pub(crate) async fn down(cluster: &mut Cluster) -> Result<()> {
     stop_everything(cluster, &Reporter::new()).await
 }
 
+/// Stops all parts in order and prints where the data stays.
 pub(crate) async fn stop_everything(cluster: &mut Cluster, reporter: &Reporter) -> Result<()> {
     let stopped = cluster.stop(&|text| reporter.step(text)).await;
     reporter.done();
@@ -136,7 +143,7 @@ pub(crate) async fn stop_everything(cluster: &mut Cluster, reporter: &Reporter) 
     Ok(())
 }
 
-/// `cluster.json` is there while something runs.
+/// Writes `cluster.json` while a part runs, and removes it when none does.
 fn update_cluster_json(cluster: &Cluster) -> Result<()> {
     if !cluster.running().is_empty() {
         return cluster.write_cluster_json();

@@ -1,4 +1,4 @@
-//! What is shown while something takes time, and the status line of a cluster that runs in front.
+//! Foreground mode of `./dev up`: shows a status line until Ctrl-C, then stops the cluster.
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -11,18 +11,18 @@ use crate::reporter::Reporter;
 use crate::signals::Signals;
 use crate::{commands, render};
 
-/// How often the status line is made anew.
+/// Time between two updates of the status line.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shows the status until a signal comes, then stops everything in order. The cluster is opened anew each time:
-/// other commands may stop and start its parts meanwhile.
+/// Shows the status until a signal comes, then stops all parts in order. Each update opens the cluster anew, because
+/// other commands may have stopped or started parts.
 pub(crate) async fn run(open: &dyn Fn() -> Result<Cluster>, directory: &Path) -> Result<()> {
     let (reporter, mut signals) = (Reporter::new(), Signals::new()?);
     reporter.step("Ctrl-C stops everything; the data stays");
     let mut refresh = tokio::time::interval(REFRESH_INTERVAL);
     let mut said = None;
     loop {
-        // Both arms may be dropped while they wait.
+        // Both arms only wait, so either may be dropped.
         tokio::select! {
             () = signals.next() => break,
             _ = refresh.tick() => {}

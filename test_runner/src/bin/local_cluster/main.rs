@@ -1,5 +1,5 @@
-//! The program behind `./dev up`, `status`, `stop`, `start` and `down`. What a cluster is and in which order it
-//! starts and stops is in the library; here is what a person types and reads.
+//! The program behind `./dev up`, `status`, `stop`, `start` and `down`: parses the command line and runs one command.
+//! The library (`test_runner::cluster`) starts and stops the parts.
 
 mod commands;
 mod foreground;
@@ -20,7 +20,7 @@ use test_runner::env::{Tools, state};
 #[derive(Debug, Parser)]
 #[command(name = "dev", bin_name = "./dev")]
 struct Arguments {
-    /// Where the cluster's files are.
+    /// Directory of the cluster.
     #[arg(long, global = true, hide = true)]
     directory: Option<PathBuf>,
     #[command(subcommand)]
@@ -88,7 +88,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Start { name, for_proxy } => {
             commands::start(&mut cluster, name, for_proxy).await?;
-            // Whatever commits wait for may need another command.
+            // Commits may wait for a part that another command has to start.
             drop(lock);
             if name == PartName::Postgres {
                 commands::wait_usable(&cluster).await?;

@@ -1,4 +1,4 @@
-//! Tables and lines for a person.
+//! Output of the commands: tables and lines on standard output, errors on standard error.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use test_runner::cluster::Cluster;
 use test_runner::cluster::status::ClusterStatus;
 use test_runner::proxy::ProxyStatus;
 
-/// How many of the proxy's sessions are shown; `--json` has all.
+/// Sessions of the proxy in the table; `--json` prints all.
 const SESSIONS_SHOWN_MAX: usize = 20;
 
-/// Prints one line. Whoever stops reading, as `head` does, stops nothing: the command comes to its end.
+/// Prints one line. A reader that closes the pipe, as `head` does, does not stop the command.
 pub(crate) fn print_line(text: &str) {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -21,12 +21,12 @@ pub(crate) fn print_line(text: &str) {
     }
 }
 
-/// Says on standard error what went wrong.
+/// Prints an error on standard error.
 pub(crate) fn print_error(text: &str) {
     let _ = writeln!(io::stderr(), "dev: {text}");
 }
 
-/// Where everything is, and how to connect.
+/// Prints address and log of each program, and a psql line.
 pub(crate) async fn addresses(cluster: &Cluster) -> Result<()> {
     let status = cluster.status().await?;
     let rows = status.parts.iter().map(|part| [part.name.clone(), part.address.clone(), part.log.clone()]);
@@ -36,7 +36,7 @@ pub(crate) async fn addresses(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Everything about a cluster that runs.
+/// Prints the status of a cluster.
 pub(crate) fn status(status: &ClusterStatus) {
     let parts = status.parts.iter().map(|part| {
         let pid = part.pid.map(|pid| pid.to_string()).unwrap_or_default();
@@ -65,7 +65,7 @@ pub(crate) fn status(status: &ClusterStatus) {
     print_line(&commits(status));
 }
 
-/// Who is connected to the proxy, and what it remembers.
+/// Prints the sessions of the proxy, and a summary of its cache.
 fn sessions(proxy: &ProxyStatus) {
     print_line(&summary(proxy));
     let shown = proxy.sessions.iter().take(SESSIONS_SHOWN_MAX).map(|session| {
@@ -102,7 +102,7 @@ fn summary(proxy: &ProxyStatus) -> String {
     )
 }
 
-/// What happens to commits now.
+/// One sentence: whether commits go through.
 pub(crate) fn commits(status: &ClusterStatus) -> String {
     match &status.blocked {
         None => "commits go through".into(),
@@ -110,7 +110,7 @@ pub(crate) fn commits(status: &ClusterStatus) -> String {
     }
 }
 
-/// Everything in one line.
+/// The status in one line.
 pub(crate) fn status_line(status: &ClusterStatus) -> String {
     let safekeepers: Vec<String> = status
         .safekeepers
@@ -124,7 +124,7 @@ pub(crate) fn status_line(status: &ClusterStatus) -> String {
     format!("{} | {}", safekeepers.join("  "), commits(status))
 }
 
-/// A number of bytes in a unit that can be read at a glance.
+/// A number of bytes in B, KiB or MiB.
 fn bytes(count: u64) -> String {
     const KIB: u64 = 1024;
     const MIB: u64 = 1024 * KIB;

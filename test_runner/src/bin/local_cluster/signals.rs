@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Whatever asks this program to end.
+/// Receivers of SIGINT, SIGTERM and SIGHUP.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: Signal,
@@ -12,6 +12,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
+    /// Installs the receivers.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -20,8 +21,9 @@ impl Signals {
         })
     }
 
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
-        // Waiting for a signal can be given up at any time.
+        // All arms only wait, so each may be dropped.
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! What pg_regress wrote down of tests whose output is not the expected one: unified diffs, one after the other.
+//! Parser of `regression.diffs`, the unified diffs that pg_regress writes for tests with unexpected output.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,16 +9,16 @@ use anyhow::Result;
 /// The differences of each test, by its name.
 pub(crate) type Differences = BTreeMap<String, String>;
 
-/// Reads the file; none is there when every test passed.
+/// Reads the file. It does not exist when every test passed.
 pub(crate) fn read(file: &Path) -> Result<Differences> {
     if !file.exists() {
         return Ok(Differences::new());
     }
-    // Some tests print what is not UTF-8.
+    // Some tests print text that is not UTF-8.
     Ok(parse(&String::from_utf8_lossy(&fs::read(file)?)))
 }
 
-/// Leaves out paths and times, which differ from run to run.
+/// Splits the diffs by test and drops paths and times, which differ between runs.
 fn parse(text: &str) -> Differences {
     let mut found = Differences::new();
     let mut current: Option<&mut String> = None;
@@ -38,7 +38,7 @@ fn is_header(line: &str) -> bool {
     (line.starts_with("--- /") || line.starts_with("+++ /")) && line.contains(".out\t")
 }
 
-/// The tests that do not differ in the same way in both.
+/// Names of the tests whose differences are not the same in both runs.
 pub(crate) fn compare(one: &Differences, other: &Differences) -> Vec<String> {
     let names = one.keys().chain(other.keys().filter(|name| !one.contains_key(*name)));
     names.filter(|name| one.get(*name) != other.get(*name)).cloned().collect()

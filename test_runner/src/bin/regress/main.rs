@@ -1,5 +1,5 @@
-//! The program behind `./dev regress`: PostgreSQL's own tests, directly and through the proxy. What differs from what
-//! PostgreSQL expects must be the same both ways: whatever only shows through the proxy is the proxy's doing.
+//! The program behind `./dev regress`: runs PostgreSQL's own tests directly and through the proxy. Both runs must
+//! differ in the same way from PostgreSQL's expected output: a difference in one run only is the fault of the proxy.
 
 mod differences;
 
@@ -14,7 +14,7 @@ use test_runner::env::{Tools, state};
 use test_runner::proxied_postgres::{ProxiedOptions, ProxiedPostgres, make_database};
 use tokio::process::Command;
 
-/// As many at a time as PostgreSQL's own `make installcheck-parallel`.
+/// Concurrent tests: as many as PostgreSQL's own `make installcheck-parallel`.
 const CONCURRENT_TESTS: &str = "20";
 
 /// Runs PostgreSQL's regression tests directly and through the proxy, and compares.
@@ -24,13 +24,13 @@ struct Arguments {
     /// PostgreSQL's source, of the same major version as the programs.
     #[arg(long, value_name = "DIRECTORY")]
     source: PathBuf,
-    /// Where PostgreSQL's programs are; those of `./dev setup` when it is not given.
+    /// Directory of PostgreSQL's programs; by default the one of `./dev setup`.
     #[arg(long, value_name = "DIRECTORY")]
     postgres_bin: Option<PathBuf>,
     /// pg_regress.
     #[arg(long, value_name = "PATH")]
     pg_regress: PathBuf,
-    /// Where regress.so, refint.so and autoinc.so are.
+    /// Directory of regress.so, refint.so and autoinc.so.
     #[arg(long, value_name = "DIRECTORY")]
     libraries: PathBuf,
     /// Which tests, as a schedule of pg_regress; all of parallel_schedule when it is not given.
@@ -70,9 +70,13 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     }
     let only = differences::compare(&found[0], &found[1]);
     if only.is_empty() {
-        say(&format!("the same {} differences both ways", found[0].len()));
+        say(&format!("the same {} differences in both runs", found[0].len()));
     } else {
-        say(&format!("not the same both ways: {} (files: {})", only.join(", "), directory.display()));
+        say(&format!(
+            "different results in the two runs: {} (files: {})",
+            only.join(", "),
+            directory.display()
+        ));
     }
     Ok(only.is_empty())
 }
@@ -88,15 +92,15 @@ async fn one_way(tools: &Tools, directory: &Path, way: &str, arguments: &Argumen
         environment.extend([("PGHOST", "127.0.0.1".into()), ("PGPORT", proxied.postgres.port.to_string())]);
         environment.push(("PGSSLMODE", "disable".into()));
     }
-    // What only a user of our own may read.
+    // The certificate is readable only for the account of the harness.
     tools.give_to_postgres(&proxied.certificates.authority)?;
     let summary = pg_regress(tools, &output, arguments, &environment).await;
     proxied.stop().await?;
     summary
 }
 
-/// Runs pg_regress as PostgreSQL's account, because the server writes into its directories, and returns its last words.
-/// That tests fail is not an error.
+/// Runs pg_regress as PostgreSQL's account, because the server writes into its directories, and returns its
+/// summary. Failed tests are not an error.
 async fn pg_regress(
     tools: &Tools,
     output: &Path,
@@ -125,7 +129,7 @@ async fn pg_regress(
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what a person waits for")]
+#[expect(clippy::print_stdout, reason = "output for a person")]
 fn say(text: &str) {
     println!("{text}");
 }

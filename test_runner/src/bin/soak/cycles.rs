@@ -1,4 +1,4 @@
-//! Connections, a few at a time. Most clients log in, ask and leave as they should; some leave in other ways.
+//! Connections of the soak: a few at a time. Most clients log in, query and terminate; some leave in other ways.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use test_runner::tls_client::VerifyFull;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Clients at the same time.
+/// Concurrent clients.
 const CLIENTS: usize = 8;
 /// SSLRequest (PostgreSQL documentation, "Message Formats"): length, and the code for it.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-/// CancelRequest with a number and a key that nobody has.
+/// CancelRequest with a process number and key that no session has.
 const FOREIGN_CANCEL_REQUEST: [u8; 16] = [0, 0, 0, 16, 4, 210, 22, 46, 255, 255, 255, 255, 1, 2, 3, 4];
 
-/// How a client behaves.
+/// Behaviour of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Behaviour {
-    /// Logs in, asks, says goodbye.
+    /// Logs in, queries, terminates.
     Usual,
-    /// Logs in, asks, and is gone.
+    /// Logs in, queries, and closes the socket without Terminate.
     Vanishes,
-    /// Connects and goes.
+    /// Connects and closes the socket.
     SaysNothing,
-    /// Asks for TLS and goes.
+    /// Requests TLS and closes the socket.
     NoTlsAfterAll,
-    /// Wants to cancel what is not its own.
+    /// Sends a cancel request with a foreign key.
     CancelsAnother,
 }
 
@@ -45,7 +45,7 @@ impl Behaviour {
     }
 }
 
-/// Runs the connections of these numbers; what a client does depends on its number.
+/// Runs the connections with these numbers. The number of a connection decides its behaviour.
 pub(crate) async fn run(proxied: &ProxiedPostgres, numbers: Range<u64>) -> Result<()> {
     let next = Arc::new(AtomicU64::new(numbers.start));
     let (config, tls, port) = (proxied.config("crowd"), proxied.tls()?, proxied.port);
@@ -89,7 +89,7 @@ async fn one(
             stream.write_all(&FOREIGN_CANCEL_REQUEST).await?;
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer).await?;
-            ensure!(answer.is_empty(), "a cancel was answered with {answer:?}");
+            ensure!(answer.is_empty(), "a cancel request got a reply: {answer:?}");
             Ok(())
         }
     }

@@ -1,4 +1,4 @@
-//! What the proxy holds when nobody is connected: descriptors, tasks, memory.
+//! Resources of the proxy without clients: descriptors, tasks and memory, read from its metrics.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use test_runner::proxied_postgres::ProxiedPostgres;
 use test_runner::wait;
 
-/// How long the last connections may take to be gone.
+/// Time limit for the end of the last connections.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// By how much memory may grow after the first tenth.
+/// Limit of the growth of memory after the first tenth.
 const GROWTH_BYTES_MAX: u64 = 4 << 20;
 
-/// At one moment.
+/// Resources that the proxy holds at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HeldResources {
     descriptors: u64,
@@ -21,7 +21,7 @@ pub(crate) struct HeldResources {
 }
 
 impl HeldResources {
-    /// Once nobody is connected any more, and descriptors and tasks are as `before`.
+    /// Waits until no client is connected, and descriptors and tasks are as `before`.
     pub(crate) async fn settled(proxied: &ProxiedPostgres, before: Option<&Self>) -> Result<Self> {
         let mut last = None;
         let settled = wait::until("the proxy to hold as much as before", SETTLE_TIMEOUT, async || {
@@ -36,7 +36,7 @@ impl HeldResources {
         }
     }
 
-    /// Also how many connections are open.
+    /// The resources now, and the number of open connections.
     async fn now(proxied: &ProxiedPostgres) -> Result<(Self, u64)> {
         let metrics = proxied.http("/metrics").await?;
         let value = |name: &str| -> Result<u64> {
@@ -55,7 +55,7 @@ impl HeldResources {
         (self.descriptors, self.tasks) == (before.descriptors, before.tasks)
     }
 
-    /// Of memory.
+    /// True while memory has grown by at most [`GROWTH_BYTES_MAX`].
     pub(crate) fn has_hardly_grown_since(&self, first: &Self) -> bool {
         self.memory_bytes.saturating_sub(first.memory_bytes) <= GROWTH_BYTES_MAX
     }
@@ -73,7 +73,7 @@ impl fmt::Display for HeldResources {
 mod tests {
     use super::*;
 
-    /// Neither one more task.
+    /// One more task is too many as well.
     #[test]
     fn held_allows_memory_growth_but_no_descriptor() {
         let before = HeldResources { descriptors: 10, tasks: 5, memory_bytes: 1 << 20 };

@@ -1,9 +1,9 @@
-//! The program behind `./dev soak`: a proxy and a PostgreSQL, very many connections one after the other, and many bytes
-//! through one. Afterwards the proxy must hold no more than before.
+//! The program behind `./dev soak`: opens very many connections through a proxy and copies many bytes. Afterwards the
+//! proxy must hold no more descriptors, tasks and memory than before.
 //!
 //! ```text
-//!   cycles    one connection after the other, and the ways in which clients leave
-//!   held      descriptors, tasks and memory of the proxy, and when they are too many
+//!   cycles    connections of clients that leave in different ways
+//!   held      descriptors, tasks and memory of the proxy, and their limits
 //! ```
 
 mod cycles;
@@ -21,22 +21,22 @@ use test_runner::proxied_postgres::{ProxiedOptions, ProxiedPostgres, make_databa
 
 use self::held::HeldResources;
 
-/// Parts of a run after which memory is looked at.
+/// Parts of a run; memory is read after each.
 const PARTS: u64 = 10;
-/// Before anything counts: what is made for the first connections is made once.
+/// Connections before the first reading, which allocate what is allocated only once.
 const WARM_UP_CYCLES: u64 = 100;
 
-/// Connects and disconnects very often, copies very much, and looks at what the proxy holds.
+/// Opens many connections, copies many bytes, and checks that the proxy leaks nothing.
 #[derive(Debug, Parser)]
 #[command(name = "dev", bin_name = "./dev soak")]
 struct Arguments {
-    /// How many connections.
+    /// Number of connections.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(PARTS..))]
     cycles: u64,
-    /// How much is copied into a table, and out of it again.
+    /// MiB to copy into a table, and out of it again.
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     copy: u64,
-    /// Where everything lies, below .holdfast.
+    /// Directory of the run, below .holdfast.
     #[arg(long, hide = true, default_value = "soak")]
     name: String,
 }
@@ -108,7 +108,7 @@ async fn cycle(proxied: &ProxiedPostgres, cycles: u64) -> Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "what a person waits for")]
+#[expect(clippy::print_stdout, reason = "output for a person")]
 fn say(text: &str) {
     println!("{text}");
 }

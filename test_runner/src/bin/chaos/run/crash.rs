@@ -10,7 +10,8 @@ use test_runner::process::ProcessId;
 use super::{Run, disk, safekeepers};
 
 impl Run {
-    /// kill -9 of all, as nearly at once as can be. Returns how many changes the safekeepers lost.
+    /// Kills all parts with SIGKILL, as nearly at once as possible. Returns the number of changes that safekeepers
+    /// lost.
     pub(super) async fn crash(&mut self, parts: &[PartName], forgets: bool) -> Result<u64> {
         for id in safekeepers(parts) {
             self.tap(id)?.set_open(false);
@@ -22,7 +23,7 @@ impl Run {
                 process.signal(Signal::SIGKILL)?;
             }
         }
-        // The processes of PostgreSQL end as the ones of a machine do: all of them.
+        // A machine that fails ends all processes of PostgreSQL, not only the postmaster.
         for child in &children {
             child.signal(Signal::SIGKILL)?;
         }
@@ -40,12 +41,13 @@ impl Run {
         Ok(forgotten)
     }
 
+    /// Lets the disk of a killed safekeeper lose or keep its unsynced changes. Returns the number of lost ones.
     pub(super) fn lose(&self, id: u64, forgets: bool) -> Result<u64> {
         let disk = disk(&self.cluster, id)?;
         if forgets { Ok(disk.lose_unsynced()? as u64) } else { disk.keep_unsynced().map(|()| 0) }
     }
 
-    /// Kills a safekeeper once more, while it reads its disk or just after.
+    /// Starts a safekeeper and kills it again, while it reads its disk or just after.
     pub(super) async fn kill_at_start(&self, id: u64, delay: Duration, forgets: bool) -> Result<u64> {
         let process: ProcessId = self.cluster.safekeeper(id)?.program()?.spawn()?;
         tokio::time::sleep(delay).await;

@@ -17,16 +17,19 @@ use super::{Run, disk};
 use crate::progress::RunProgress;
 use crate::rows::RowLog;
 
+/// Clients of the load.
 const CLIENTS: i32 = 6;
+/// Payload of each row.
 const PAYLOAD_BYTES: usize = 100;
-/// How long the programs of a run that was killed may take to end.
+/// Time limit for the end of the programs of a killed run.
 const GONE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Numbers that an earlier run may have used and never heard of again.
+/// Sequence numbers above the last recorded row that an earlier run may have used without an answer.
 const SEQUENCES_UNKNOWN_MAX: i64 = 1_000_000;
-/// A slow disk, so that a kill finds something that is not synced.
+/// Delay of each sync, so that a kill finds unsynced data.
 const SYNC_DELAY: Duration = Duration::from_millis(4);
-/// Small, so that segments begin and end, buffers are written out, and a crash recovery is short.
+/// Small segments, so that many begin and end in a run.
 const INITDB: [&str; 1] = ["--wal-segsize=1"];
+/// Small buffers and frequent checkpoints, so that buffers are written out and a crash recovery is short.
 const SETTINGS: &str = "
 shared_buffers = 2MB
 min_wal_size = 2MB
@@ -36,7 +39,7 @@ autovacuum = off
 ";
 
 impl Run {
-    /// Starts a new cluster, or goes on with the one that is there.
+    /// Starts a new cluster, or resumes the cluster of an interrupted run.
     pub(crate) async fn start(
         directory: &Path,
         tools: Tools,
@@ -86,7 +89,7 @@ impl Run {
     }
 
     async fn start_new(cluster: &mut Cluster, rows: &Path) -> Result<()> {
-        // Of a run that did not come to its first cycle nothing is worth keeping.
+        // A run without a finished cycle has left nothing worth keeping.
         for part in cluster.running() {
             cluster.kill_part(part).await?;
         }
@@ -102,11 +105,11 @@ impl Run {
         Workload::make_table(&cluster.application_uri()).await
     }
 
-    /// After an interruption: what still runs is killed, and everybody is held to his word as after any crash.
+    /// Resumes after an interruption: kills the parts that still run, and inspects every safekeeper as after any crash.
     async fn resume(&mut self, is_another_boot: bool) -> Result<()> {
         let parts = self.parts();
         if is_another_boot {
-            // The machine forgot by itself what was not synced.
+            // The restart of the machine has lost unsynced data already.
             for id in self.taps.keys() {
                 let journal = self.cluster.directory.join(format!("sk{id}.journal"));
                 if journal.exists() {
@@ -122,7 +125,8 @@ impl Run {
         self.revive(&parts).await.map(drop)
     }
 
-    /// What an interrupted run had just started is in no list; it ends with that run, but not at once.
+    /// Waits for programs that an interrupted run had just started: they are not in its state, and end with it, but not
+    /// at once.
     async fn wait_gone(&self) -> Result<()> {
         let state = &self.cluster.state;
         let safekeepers = state.safekeepers.iter().flat_map(|part| [part.part.port, part.http_port]);
@@ -133,7 +137,7 @@ impl Run {
             Ok(is_gone.then_some(()))
         })
         .await?;
-        // PostgreSQL takes a process that nobody has collected yet for one that runs.
+        // PostgreSQL takes a dead process that was not reaped yet for a running one.
         postgres.remove_lock()
     }
 }
