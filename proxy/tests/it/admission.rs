@@ -1,4 +1,4 @@
-//! Who is let in at all, and what the proxy survives there.
+//! Admission: PROXY header, connection limits, exhausted descriptors, and leaks of connections that come and go.
 
 use std::process::Command;
 
@@ -10,6 +10,7 @@ use tokio_postgres::error::SqlState;
 use crate::installation::{DEADLINE, Installation, Setup};
 use crate::raw_client::{answer_to, direct_tls, header, session};
 
+/// ALPN protocol of PostgreSQL.
 const ALPN: &[&[u8]] = &[b"postgresql"];
 
 #[tokio::test]
@@ -26,7 +27,7 @@ async fn proxy_header_names_the_client_that_limits_count() {
     ];
     let installation = Installation::with("door", &Setup { flags, ..Setup::default() }).await;
     let authority = installation.certificates.authority.clone();
-    // Through either port.
+    // One client through each port.
     assert_eq!(installation.addresses.len(), 2);
     let mut clients = Vec::new();
     for address in &installation.addresses {
@@ -38,12 +39,12 @@ async fn proxy_header_names_the_client_that_limits_count() {
     let stream = direct_tls(installation.address, &authority, &header([203, 0, 113, 9]), ALPN).await.unwrap();
     let refused = session(&installation, stream).await.unwrap_err();
     assert_eq!(refused.code(), Some(&SqlState::TOO_MANY_CONNECTIONS), "{refused:?}");
-    // Somebody else, and somebody who did not come through the balancer.
+    // A client with another address, and a client that does not come through the balancer.
     let stream =
         direct_tls(installation.address, &authority, &header([203, 0, 113, 10]), ALPN).await.unwrap();
     session(&installation, stream).await.unwrap();
     assert_eq!(installation.ask(&installation.uri(), &["SELECT 1"]).await, "1");
-    // Who leaves makes room.
+    // The end of a session makes room for another one.
     clients.pop();
     wait::until("room", DEADLINE, async || {
         let stream = direct_tls(installation.address, &authority, &header([203, 0, 113, 9]), ALPN).await;
@@ -65,7 +66,7 @@ async fn required_proxy_header_must_be_valid() {
     assert!(missing.contains("SFATAL VFATAL C08P01 Mno PROXY protocol header"), "{missing}");
     let torn = answer_to(installation.address, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02no").await;
     assert_eq!(torn, "");
-    // Whoever begins one and does not go on is not waited for without end.
+    // The wait for the rest of a header has a limit.
     let late = answer_to(installation.address, b"\r\n\r\n\0\r\nQUIT").await;
     assert_eq!(late, "");
     let authority = &installation.certificates.authority;
@@ -142,15 +143,16 @@ async fn without_descriptors_the_proxy_waits_and_goes_on() {
     installation.passed();
 }
 
-/// Connections that come and go.
+/// Connections of the leak test.
 const CYCLES: usize = 5_000;
-/// So many at the same time.
+/// Concurrent connections.
 const AT_ONCE: usize = 8;
-/// Memory may move by so much between the first tenth and the last.
+/// Limit of the growth of memory between the first tenth and the end.
 const MEMORY_KIB_MAX: usize = 4 * 1024;
 
+/// The proxy holds as many descriptors as before, hardly more memory, and counts no session.
 #[tokio::test]
-async fn whoever_comes_and_goes_leaves_nothing_behind() {
+async fn closed_connections_leak_nothing() {
     let installation = Installation::new("leaks").await;
     let proxy = installation.proxy.pid;
     let descriptors = || std::fs::read_dir(format!("/proc/{proxy}/fd")).unwrap().count();
@@ -178,7 +180,8 @@ async fn whoever_comes_and_goes_leaves_nothing_behind() {
     installation.passed();
 }
 
-/// Those that get in, those that do not, and those that ask for nothing.
+/// Runs connections of five kinds: silent, cancel request, unknown protocol, bytes in clear text before TLS, and a
+/// login.
 async fn come_and_go(installation: &Installation, cycles: usize) {
     let cycle = async |number: usize| match number % 5 {
         0 => drop(TcpStream::connect(installation.address).await.unwrap()),
@@ -191,7 +194,7 @@ async fn come_and_go(installation: &Installation, cycles: usize) {
             assert!(refused.contains("C0A000"), "{refused}");
         }
         3 => {
-            // Bytes in clear behind the request for TLS. (A wrong password would be slowed down.)
+            // Bytes in clear text behind the request for TLS. (The proxy would delay the refusal of a wrong password.)
             let refused = answer_to(installation.address, b"\0\0\0\x08\x04\xd2\x16\x2f\x16\x03").await;
             assert!(refused.contains("C08P01"), "{refused}");
         }

@@ -1,4 +1,5 @@
-//! Every kind of control plane, with the real program in front of a real PostgreSQL.
+//! Control planes `file`, `auth_query` and `link`, and the limits and suspends that all control planes share. The HTTP
+//! control plane has a file of its own.
 
 use std::fs;
 use std::process::Stdio;
@@ -29,7 +30,7 @@ async fn login_and_wake_limits_refuse_with_a_hint() {
     installation.passed();
 }
 
-/// A file with an error is not used; the previous content stays.
+/// A file with an error is not used; the previous content stays in use.
 #[tokio::test]
 async fn file_provider_follows_changes_of_its_file() {
     let installation = Installation::new("reload").await;
@@ -55,10 +56,11 @@ async fn file_provider_follows_changes_of_its_file() {
     installation.passed();
 }
 
+/// `endpoints.toml` of the `auth_query` control plane.
 const AUTH_QUERY: &str = "state_file = \"verifiers.json\"\n[endpoints.main]\naddress = \"127.0.0.1:PORT\"\n\
     start = [\"START\"]\n[endpoints.main.auth_query]\nuser = \"proxy_auth\"\npassword_file = \"proxy_auth.password\"\n";
 
-/// Its answers last while the compute sleeps.
+/// Known roles can log in while the compute sleeps.
 #[tokio::test]
 async fn auth_query_reads_roles_from_the_compute() {
     let setup = Setup {
@@ -74,7 +76,7 @@ async fn auth_query_reads_roles_from_the_compute() {
     let refused = async |config: &tokio_postgres::Config| {
         installation.connect(config).await.err().and_then(|error| error.code().cloned())
     };
-    // It sleeps, and nobody has ever asked it.
+    // The compute sleeps, and no role was read from it yet.
     assert_eq!(refused(&config).await, Some(SqlState::INVALID_PASSWORD));
     assert_eq!(installation.starts(), 0);
 
@@ -104,7 +106,7 @@ async fn auth_query_reads_roles_from_the_compute() {
         );
     }
 
-    // Asleep again, known now: the client wakes it.
+    // The compute sleeps again, and the role is known now: the client wakes it.
     drop(superuser);
     installation.put_to_sleep().await;
     assert_eq!(refused(&config).await, None);
@@ -128,7 +130,7 @@ async fn auth_query_reads_roles_from_the_compute() {
     installation.passed();
 }
 
-/// Where the operator allows it. Each such wake is counted.
+/// The operator allows it. The wake limit applies, and each such wake is counted.
 #[tokio::test]
 async fn wake_unauthenticated_wakes_for_an_unknown_role() {
     let endpoints = format!("{AUTH_QUERY}wake_unauthenticated = true\n");
@@ -154,11 +156,11 @@ async fn wake_unauthenticated_wakes_for_an_unknown_role() {
     drop(superuser);
     installation.put_to_sleep().await;
     installation.connect(&installation.config()).await.unwrap();
-    // One start was the test's own.
+    // One start was made by the test itself.
     assert_eq!(installation.starts(), 2);
     let metrics = installation.http("/metrics").await;
     assert!(metrics.contains("holdfast_proxy_wakes_total{result=\"woken\"} 1\n"), "{metrics}");
-    // And it was the only one for a while, whoever comes.
+    // The wake limit refuses the next one.
     installation.wait_no_sessions().await;
     installation.put_to_sleep().await;
     let refused = installation.connect(&installation.config()).await.err().unwrap();
@@ -218,7 +220,7 @@ async fn idle_compute_is_suspended_and_woken_again() {
     let endpoint = format!("suspend_after_seconds = 2\nstop = [\"/bin/sh\", \"-c\", \"{stop}\"]\n");
     let installation = Installation::with_endpoint("suspend", &endpoint).await;
     let (client, _connection) = installation.connect(&installation.config()).await.unwrap();
-    // Longer than it may be idle, and it is not: there is a session.
+    // The query takes longer than `suspend_after_seconds`, but a session is open.
     client.batch_execute("SELECT pg_sleep(4)").await.unwrap();
     let asleep = async || Ok(installation.postmaster().is_none().then_some(()));
     assert!(asleep().await.unwrap().is_none());

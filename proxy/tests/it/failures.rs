@@ -1,4 +1,4 @@
-//! What clients see when the database dies under them, and when the proxy ends.
+//! Failures during a session: the compute is killed, or the proxy gets SIGTERM or SIGINT.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::installation::{DEADLINE, Installation};
 
-/// The processes of a PostgreSQL: its postmaster and the children of that.
+/// The processes of a PostgreSQL: the postmaster and its children.
 fn family(postmaster: Pid) -> Vec<Pid> {
     let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
     let children = children.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()));
@@ -32,7 +32,7 @@ async fn killed_compute_fails_sessions_and_wakes_again() {
     for process in family {
         kill(process, Signal::SIGKILL).unwrap();
     }
-    // Which of PostgreSQL's processes dies first is chance; a last word is there in any case.
+    // Which process of PostgreSQL dies first is random. The client gets an error in any case.
     let error = sleeping.await.unwrap().err().or(connection.await.unwrap().err()).unwrap();
     let expected = [SqlState::CONNECTION_FAILURE, SqlState::CRASH_SHUTDOWN, SqlState::ADMIN_SHUTDOWN];
     assert!(error.code().is_some_and(|code| expected.contains(code)), "{error:?}");

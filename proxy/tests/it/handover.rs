@@ -1,4 +1,4 @@
-//! One proxy replaces another: nobody notices.
+//! Handover: a new proxy process replaces the old one, and clients do not notice.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -12,6 +12,7 @@ use tokio_postgres::error::SqlState;
 use crate::installation::{DEADLINE, Installation, PASSWORD, Setup};
 use crate::proxy_process::{Proxy, config_for};
 
+/// Number of processes that follow each other.
 const REPLACEMENTS: usize = 10;
 
 /// No connection, no transaction and no cancel request fails while ten processes follow each other.
@@ -59,7 +60,7 @@ async fn handover_ten_times_loses_nothing() {
     }
     served(&current, 20).await;
 
-    // The session is two hands away, and so is its cancel request.
+    // The process of the session is several handovers old; its cancel request is passed to it.
     token.cancel_query(installation.tls()).await.unwrap();
     assert_eq!(sleeping.await.unwrap().code(), Some(&SqlState::QUERY_CANCELED));
     wait::until("the cancel request to be passed on", DEADLINE, async || {
@@ -67,7 +68,7 @@ async fn handover_ten_times_loses_nothing() {
     })
     .await
     .unwrap();
-    // All others have nothing left to do.
+    // The other processes have no session left.
     for replaced in old.iter_mut().skip(1) {
         assert!(replaced.ended().await.0.success());
     }
@@ -86,13 +87,13 @@ async fn handover_ten_times_loses_nothing() {
         let harmless = "number of failed transactions: 0";
         assert!(!said.replace(harmless, "").replace(", 0 failed", "").contains(word), "{word}: {said}");
     }
-    // Nothing is left of those that ended.
+    // Ended processes leave no socket behind.
     assert_eq!(sockets(&installation), 2);
     drop(current);
     installation.passed();
 }
 
-/// Sockets by which processes find each other, and the link to one of them.
+/// Number of handover sockets, the link to the current one included.
 fn sockets(installation: &Installation) -> usize {
     let names = fs::read_dir(installation.directory()).unwrap();
     let sockets = names.filter(|entry| {
@@ -102,7 +103,7 @@ fn sockets(installation: &Installation) -> usize {
     sockets.count()
 }
 
-/// Waits until this process has served so many connections.
+/// Waits until this process has served `count` connections.
 async fn served(proxy: &Proxy, count: u64) {
     wait::until("connections of pgbench", DEADLINE, async || {
         let (_, metrics) = proxy.get("/metrics").await?;
@@ -114,10 +115,9 @@ async fn served(proxy: &Proxy, count: u64) {
     .unwrap();
 }
 
-/// pgbench has no other way to end early.
+/// Stops pgbench, which has no other way to end early.
 fn stop(pgbench: &tokio::process::Child) {
-    let pid =
-        nix::unistd::Pid::from_raw(pgbench.id().expect("it has not ended by itself").try_into().unwrap());
+    let pid = nix::unistd::Pid::from_raw(pgbench.id().expect("pgbench still runs").try_into().unwrap());
     nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
 }
 
@@ -127,7 +127,7 @@ async fn handover_to_a_failing_process_costs_nothing() {
     let socket = installation.directory().join("handover");
     let flags = ["--handover-socket", socket.to_str().unwrap()];
     let mut old = Proxy::start(&installation, "proxy-old", &flags, &[]).await;
-    // A port that is taken: it has the sockets already when it fails.
+    // The new process fails at a taken port, after it has received the sockets.
     let taken = installation.address.to_string();
     let endpoints = installation.directory().join("endpoints.toml");
     let output = Command::new(env!("CARGO_BIN_EXE_proxy"))
@@ -174,7 +174,7 @@ async fn handover_suspends_only_computes_that_no_process_uses() {
     let (long, _connection) = installation.connect(&old.config()).await.unwrap();
     long.batch_execute("BEGIN").await.unwrap();
     let mut new = Proxy::start(&installation, "proxy-new", &flags, &[]).await;
-    // The new one knows the database, and nobody uses it there for longer than it may be idle.
+    // In the new process the compute has no session for longer than `suspend_after_seconds`.
     assert_eq!(installation.ask(&new.uri(&installation), &["SELECT 1"]).await, "1");
     long.batch_execute("SELECT pg_sleep(5)").await.unwrap();
     wait::until("the session of the old process", DEADLINE, async || {
@@ -191,7 +191,7 @@ async fn handover_suspends_only_computes_that_no_process_uses() {
     assert!(old.ended().await.0.success());
     let asleep = async || Ok(installation.postmaster().is_none().then_some(()));
     wait::until("the database to be stopped", DEADLINE, asleep).await.unwrap();
-    // One that was used by a process that is gone, and by nobody since.
+    // Only a process that is gone has used the compute since its wake.
     assert_eq!(installation.ask(&new.uri(&installation), &["SELECT 1"]).await, "1");
     let third = Proxy::start(&installation, "proxy-third", &flags, &[]).await;
     assert!(new.ended().await.0.success());
@@ -260,7 +260,7 @@ async fn handover_passes_on_the_supervisors_socket() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     for number in 0..3 {
-        // Waits in the queue while nobody is there.
+        // The client waits in the queue of the socket while no proxy runs.
         let (config, tls) = (config_for(address), installation.tls());
         let client = tokio::spawn(async move {
             let (client, connection) = config.connect(tls).await?;

@@ -16,24 +16,24 @@ use tokio_postgres::error::SqlState;
 
 use crate::installation::{Installation, Setup, verifier};
 
-/// Clients that come at the same time.
+/// Concurrent clients.
 const CROWD: usize = 100;
 
-/// A service that manages one database.
+/// A control plane service with one endpoint, `main`.
 #[derive(Default)]
 pub(crate) struct Service {
     /// The port of PostgreSQL and the command that starts it.
     pub(crate) database: OnceLock<(u16, std::path::PathBuf)>,
-    /// What the last question came with.
+    /// Header `Authorization` of the last request.
     pub(crate) authorization: Mutex<String>,
-    /// Of role `app`, when it is not the usual one.
+    /// Verifier of the role `app`; `None`: the usual one.
     verifier: Mutex<Option<Verifier>>,
     access_calls: AtomicUsize,
     wake_calls: AtomicUsize,
 }
 
 impl Service {
-    /// Its configuration, once it listens.
+    /// Starts the service and returns the configuration of the proxy for it.
     pub(crate) async fn listen(self: &Arc<Self>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("url = \"http://{}/api\"\n", listener.local_addr().unwrap());
@@ -42,12 +42,13 @@ impl Service {
         url
     }
 
-    /// Who may come in, and where it is.
+    /// Numbers of requests for access rules and for wakes.
     fn calls(&self) -> [usize; 2] {
         [&self.access_calls, &self.wake_calls].map(|calls| calls.load(Ordering::Relaxed))
     }
 }
 
+/// Query parameters of a request.
 #[derive(Deserialize)]
 struct LookupQuery {
     endpointish: String,
@@ -120,7 +121,7 @@ async fn http_provider_is_asked_once_per_crowd() {
     installation.passed();
 }
 
-/// A database that moved away without an invalidation costs one failed connect.
+/// A compute that moved without an invalidation costs one failed connect.
 #[tokio::test]
 async fn invalidation_makes_the_proxy_look_up_again() {
     let service = Arc::<Service>::default();

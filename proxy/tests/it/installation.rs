@@ -1,4 +1,4 @@
-//! A proxy and a PostgreSQL behind it, which is stopped until somebody wakes it.
+//! [`Installation`]: a proxy and a PostgreSQL behind it, which is stopped until a client wakes it.
 
 mod provision;
 
@@ -21,45 +21,48 @@ use test_runner::{clients, ports, wait};
 
 use self::provision::{make_database, start_proxy, write_endpoints};
 
-/// For whatever a test waits for.
+/// Time limit for every wait of a test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// Password of the role `app`.
 pub(crate) const PASSWORD: &str = "p\u{e4}ssword";
-/// Few: the rounds are the clients' work, and a crowd of clients in one test would be at it for many seconds.
+/// Few iterations: clients compute them, which would take a crowd of clients many seconds.
 const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::new(64).unwrap();
 
-/// What is not as usual.
+/// Settings of an installation that differ from the usual ones.
 #[derive(Default)]
 pub(crate) struct Setup<'a> {
-    /// Settings of the endpoint.
+    /// Further settings of the endpoint.
     pub(crate) endpoint: &'a str,
-    /// Flags of the proxy. `DIR` stands for the installation's directory.
+    /// Further flags of the proxy. `DIR` stands for the installation's directory.
     pub(crate) flags: &'a [&'a str],
-    /// The proxy gets neither certificate nor key by itself.
+    /// Whether the flags `--tls-cert` and `--tls-key` are left out.
     pub(crate) no_certificate: bool,
-    /// Lines of pg_hba.conf.
+    /// Further lines of pg_hba.conf.
     pub(crate) hba: &'a str,
-    /// Of `--control-plane`, with `DIR`; the file provider with `endpoints.toml` when it is empty.
+    /// Value of `--control-plane`, with `DIR`; when empty, the file provider with `endpoints.toml`.
     pub(crate) control_plane: &'a str,
-    /// In place of `endpoints.toml`, when it is not empty. `PORT` is PostgreSQL's, `START` starts it.
+    /// Content of `endpoints.toml`; when empty, the usual one. `PORT` stands for PostgreSQL's port, `START` for its
+    /// start script.
     pub(crate) endpoints: &'a str,
 }
 
-/// What PostgreSQL has stored for `app`.
+/// The SCRAM verifier of `app`, as PostgreSQL stores it.
 pub(crate) fn verifier() -> Verifier {
     Verifier::from_password(PASSWORD, b"sixteen bytes at", SCRAM_ITERATIONS)
 }
 
+/// A proxy with its PostgreSQL, in the directory of a test.
 pub(crate) struct Installation {
     pub(crate) environment: Option<TestEnvironment>,
     pub(crate) postgres: Postgres,
     pub(crate) certificates: Certificates,
     pub(crate) proxy: ProcessId,
-    /// Where clients connect.
+    /// First address for clients.
     pub(crate) address: SocketAddr,
-    /// Where clients connect, all of it.
+    /// All addresses for clients.
     pub(crate) addresses: Vec<SocketAddr>,
     http: String,
-    /// Where logins with a browser are reported, where there are such.
+    /// Address to which logins with a browser are reported; `None` without them.
     pub(crate) mgmt: Option<SocketAddr>,
 }
 
@@ -69,17 +72,17 @@ impl Installation {
         Self::with(name, &Setup::default()).await
     }
 
-    /// The same; the compute does TLS, and `settings` are those of the endpoint besides the usual ones.
+    /// An installation with further `settings` of its endpoint.
     pub(crate) async fn with_endpoint(name: &str, settings: &str) -> Self {
         Self::with(name, &Setup { endpoint: settings, ..Setup::default() }).await
     }
 
-    /// One that is not as usual.
+    /// An installation with other settings.
     pub(crate) async fn with(name: &str, setup: &Setup<'_>) -> Self {
         Self::with_files(name, setup, |_| ()).await
     }
 
-    /// The same; `write` puts files into its directory before anything starts.
+    /// An installation with other settings; `write` puts files into its directory before the start.
     pub(crate) async fn with_files(name: &str, setup: &Setup<'_>, write: impl FnOnce(&Path)) -> Self {
         let environment = TestEnvironment::new(&format!("proxy-{name}")).unwrap();
         let directory = environment.directory.clone();
@@ -106,7 +109,7 @@ impl Installation {
         self.postgres.data_dir.parent().unwrap()
     }
 
-    /// How often the start command ran.
+    /// Number of runs of the start command.
     pub(crate) fn starts(&self) -> usize {
         fs::read_to_string(self.directory().join("starts")).map_or(0, |text| text.lines().count())
     }
@@ -132,7 +135,7 @@ impl Installation {
         Some(Pid::from_raw(text.lines().next()?.trim().parse().ok()?))
     }
 
-    /// What psql needs to check the certificate; role, password and database of the application.
+    /// Connection URI of the application, with the parameters to check the certificate.
     pub(crate) fn uri(&self) -> String {
         let (port, authority) = (self.address.port(), self.certificates.authority.display());
         let password = PASSWORD.replace('\u{e4}', "%C3%A4");
@@ -142,7 +145,7 @@ impl Installation {
         )
     }
 
-    /// Runs psql. What it prints is without decoration.
+    /// Runs psql with unaligned output without headers.
     pub(crate) async fn psql(&self, uri: &str, commands: &[&str]) -> Output {
         let mut arguments = vec!["-X", "-A", "-t", "-q", "-v", "VERBOSITY=verbose", "-d", uri];
         arguments.extend(commands.iter().flat_map(|command| ["-c", command]));
@@ -169,7 +172,7 @@ impl Installation {
         VerifyFull::new(&self.certificates.authority).unwrap()
     }
 
-    /// A session that checks the certificate. The task ends with the connection, and says how.
+    /// Opens a session that checks the certificate. The task ends with the connection and returns its error.
     pub(crate) async fn connect(
         &self,
         config: &tokio_postgres::Config,
@@ -178,20 +181,20 @@ impl Installation {
         Ok((client, tokio::spawn(connection)))
     }
 
-    /// Asks the proxy's own port.
+    /// Body of an answer of the admin port.
     pub(crate) async fn http(&self, path: &str) -> String {
         let response = reqwest::get(format!("http://{}{path}", self.http)).await.unwrap();
         response.text().await.unwrap()
     }
 
-    /// Tells the proxy's own port something in JSON; status and answer.
+    /// Sends JSON to the admin port. Returns status and body of the answer.
     pub(crate) async fn post(&self, path: &str, body: &'static str) -> (u16, String) {
         let request = reqwest::Client::new().post(format!("http://{}{path}", self.http));
         let response = request.header("content-type", "application/json").body(body).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    /// Waits until the operator's port shows no session any more.
+    /// Waits until the admin port lists no session.
     pub(crate) async fn wait_no_sessions(&self) {
         wait::until("sessions to end", DEADLINE, async || {
             Ok((self.http("/v1/sessions").await == r#"{"sessions":[]}"#).then_some(()))
@@ -216,9 +219,10 @@ impl Installation {
     }
 }
 
+/// Task of a connection.
 type Connection = tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>;
 
-/// Nothing watches over the PostgreSQL that a start command started.
+/// PostgreSQL is stopped here because the start command makes it independent of the test.
 impl Drop for Installation {
     fn drop(&mut self) {
         self.stop_postgres();

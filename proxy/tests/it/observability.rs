@@ -1,4 +1,4 @@
-//! What an operator sees: phases, one line for each session, spans, and the level of the log.
+//! Observability: spans, phases, one log line per session, the list of sessions, and the log level.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,10 +13,10 @@ use test_runner::wait;
 use crate::installation::{DEADLINE, Installation, PASSWORD, verifier};
 use crate::proxy_process::Proxy;
 
-/// What HTTP clients sent: first line and headers in lower case, and the body.
+/// Requests of HTTP clients: first line and headers in lower case, and the body.
 type Requests = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
-/// Answers every request with 200 and this body, and keeps it.
+/// Starts an HTTP server that keeps every request and answers 200 with the body that `answer` makes from its head.
 fn service(answer: impl Fn(&str) -> String + Send + 'static) -> (String, Requests) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -67,7 +67,7 @@ async fn last_spans_arrive_after_every_signal() {
         [&[Signal::SIGTERM][..], &[Signal::SIGTERM, Signal::SIGTERM], &[Signal::SIGINT], &[Signal::SIGQUIT]]
     {
         let (collector, spans) = service(|_| String::new());
-        // So long between two batches that only the end sends any.
+        // The interval between batches is so long that spans are sent only at the end.
         let environment =
             [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "3600000")];
         asked.lock().unwrap().clear();
@@ -78,7 +78,7 @@ async fn last_spans_arrive_after_every_signal() {
         assert!(spans.lock().unwrap().is_empty(), "the test waits for the last spans only");
         for signal in signals {
             proxy.signal(*signal);
-            // Two that come at the same time would be one.
+            // Two signals at the same time would count as one.
             let seen = async || Ok(proxy.log().contains("shutting down").then_some(()));
             wait::until("the signal to be seen", DEADLINE, seen).await.unwrap();
         }
@@ -89,7 +89,7 @@ async fn last_spans_arrive_after_every_signal() {
         for name in ["session", "tls", "auth", "control_plane", "connect", "control_plane_request", "main"] {
             assert!(has(&spans, name.as_bytes()), "{signals:?}: no {name}");
         }
-        // One after the other, as protocol buffers have keys and texts.
+        // The attributes in the encoding of protocol buffers.
         let destination = b"\n\x08endpoint\x12\x06\n\x04mainJ\x0d\n\x04role\x12\x05\n\x03app";
         assert!(has(&spans, destination), "{signals:?}: no destination");
         let outcome = if signals == [Signal::SIGTERM] { "drained" } else { "cut_off" };
@@ -103,7 +103,7 @@ async fn last_spans_arrive_after_every_signal() {
                 head.lines().find_map(|line| line.strip_prefix("traceparent: ")).expect("traceparent");
             let parts: Vec<&str> = trace.trim().split('-').collect();
             assert_eq!((parts[0], parts[1].len(), parts[3]), ("00", 32, "01"), "{trace}");
-            // Both the trace and the very span are among those that the collector has.
+            // The collector has the trace and the span.
             for id in [parts[1], parts[2]] {
                 assert!(has(&spans, &hex::decode(id).unwrap()), "{signals:?}: {trace}");
             }
@@ -123,7 +123,7 @@ async fn session_leaves_one_line_and_phase_metrics() {
     assert!(!wrong.status.success());
     let lines = wait::until("two lines", DEADLINE, async || {
         let log = proxy.log();
-        // Between them are the words of the command that started PostgreSQL.
+        // Other lines are output of the command that started PostgreSQL.
         let own = log.lines().filter(|line| line.starts_with('{'));
         let all = own.map(|line| serde_json::from_str::<Value>(line).expect("every line is JSON"));
         let ends: Vec<Value> = all.filter(|line| line["outcome"].is_string()).collect();
@@ -140,7 +140,7 @@ async fn session_leaves_one_line_and_phase_metrics() {
     let (received, sent) = (fields(0, "received").as_u64().unwrap(), fields(0, "sent").as_u64().unwrap());
     assert!((20..10_000).contains(&received) && (100_000..200_000).contains(&sent), "{received} {sent}");
     let phases = fields(0, "phases_ms").as_str().unwrap().to_owned();
-    // PostgreSQL slept.
+    // PostgreSQL was asleep, so there is a wake.
     let expected = ["accept", "tls", "auth", "control_plane", "wake", "connect"];
     let names: Vec<&str> = phases.split(' ').map(|phase| phase.split_once('=').unwrap().0).collect();
     assert_eq!(names, expected, "{phases}");
@@ -155,7 +155,7 @@ async fn session_leaves_one_line_and_phase_metrics() {
             metrics.lines().find_map(|one| one.strip_prefix(&line)).expect(phase).parse().unwrap();
         assert!(found >= count, "{phase}: {found}");
     }
-    // Names of clients' choosing are no labels.
+    // Names that clients choose must not become labels.
     assert!(!metrics.contains("mallory") && !metrics.contains("\"main\""), "{metrics}");
     drop(proxy);
     installation.passed();
@@ -189,7 +189,7 @@ async fn open_session_is_listed_with_destination_and_stage() {
         [("SELECT 1", "none"), ("BEGIN", "open"), ("SELECT 1 / 0", "failed"), ("ROLLBACK", "none")]
     {
         let _ = client.batch_execute(statement).await;
-        // An error arrives before the end of its query does.
+        // The error arrives before ReadyForQuery.
         let session = wait::until(transaction, DEADLINE, async || {
             let listed: Value = serde_json::from_str(&proxy.get("/v1/sessions").await?.1)?;
             let [session] = &listed["sessions"].as_array().unwrap()[..] else { panic!("{listed}") };
@@ -208,7 +208,7 @@ async fn open_session_is_listed_with_destination_and_stage() {
         let bytes = |field: &str| session[field].as_u64().unwrap();
         assert!((20..10_000).contains(&bytes("bytes_from_client")), "{session}");
         assert!((100_000..200_000).contains(&bytes("bytes_to_client")), "{session}");
-        // All of them are over.
+        // All phases have ended.
         let phases: f64 =
             session["phases_ms"].as_object().unwrap().values().map(|ms| ms.as_f64().unwrap()).sum();
         assert!(phases > 0.0 && phases <= session["age_ms"].as_f64().unwrap() + 1.0, "{session}");

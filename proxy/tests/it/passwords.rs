@@ -1,10 +1,10 @@
-//! Passwords: that they count here as they count in PostgreSQL, and the other ways in which a client may show one.
+//! Passwords: prepared as PostgreSQL prepares them, with an endpoint before them, or in clear text inside TLS.
 
 use scram::Verifier;
 
 use crate::installation::{Installation, Setup};
 
-/// Each is prepared in another way, or not at all.
+/// Passwords that SASLprep treats in different ways (RFC 4013).
 const PASSWORDS: [&str; 16] = [
     "plain",
     "with space and ~",

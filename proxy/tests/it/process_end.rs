@@ -1,4 +1,4 @@
-//! Ends that need no session: in the middle of a start, in the middle of an answer to an operator, by a panic, by an error.
+//! Ends of the process without a session: during a start, during an admin request, by an error, and by a panic.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,10 +17,10 @@ use test_runner::wait;
 
 use crate::installation::DEADLINE;
 
-/// What a busy machine may add. Who is not answered would wait for 10 s.
+/// Delay that a busy machine may add. The exporter of spans alone would wait 10 s for an answer.
 const SLACK: Duration = Duration::from_secs(4);
 
-/// Without a PostgreSQL; the log is JSON in the file `log`.
+/// The proxy without endpoints. Its log goes to the file `log`, as JSON.
 fn command(directory: &Path) -> Command {
     let endpoints = directory.join("endpoints.toml");
     fs::write(&endpoints, "").unwrap();
@@ -40,7 +40,7 @@ async fn logged(directory: &Path, words: &str) {
     wait::until(words, DEADLINE, async || Ok(log(directory).contains(words).then_some(()))).await.unwrap();
 }
 
-/// How it ended, and how long after the signal.
+/// Sends a signal. Returns the exit status and the time until the end.
 async fn end(child: &mut Child, signal: Signal) -> (ExitStatus, Duration) {
     let begin = Instant::now();
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
@@ -48,18 +48,18 @@ async fn end(child: &mut Child, signal: Signal) -> (ExitStatus, Duration) {
     (status, begin.elapsed())
 }
 
-#[expect(clippy::print_stdout, reason = "the times are worth reading")]
+#[expect(clippy::print_stdout, reason = "the times are for readers of the log")]
 fn in_time(what: &str, took: Duration) {
     println!("{what}: {took:?}");
     assert!(took < END_TIMEOUT + SLACK, "{what}: {took:?}");
 }
 
-/// A start that waits for its predecessor's answer.
+/// The start waits for an answer of its predecessor.
 #[tokio::test]
 async fn sigterm_ends_a_waiting_handover_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
-    // Takes connections and never answers.
+    // Accepts connections and never answers.
     let silent = UnixListener::bind(directory.join("ports.1")).unwrap();
     symlink("ports.1", directory.join("ports")).unwrap();
     let mut command = command(directory);
@@ -75,19 +75,19 @@ async fn sigterm_ends_a_waiting_handover_at_once() {
 async fn admin_request_without_its_body_delays_no_end() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
-    // Takes connections and never answers.
+    // Accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let mut child = command(directory).env("OTEL_EXPORTER_OTLP_ENDPOINT", url).spawn().unwrap();
     logged(directory, "listening").await;
     let address: Value = serde_json::from_slice(&fs::read(directory.join("address")).unwrap()).unwrap();
-    // A connection that says nothing leaves a span.
+    // A silent connection leaves a span.
     drop(TcpStream::connect(address["pg"].as_str().unwrap()).unwrap());
     let mut stuck = TcpStream::connect(address["http"].as_str().unwrap()).unwrap();
     let head =
         "PUT /v1/log-level HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
     stuck.write_all(head.as_bytes()).unwrap();
-    // RFC 9110, section 10.1.1: says that the body is waited for.
+    // RFC 9110, section 10.1.1: the server waits for the body.
     let mut answer = [0; 12];
     stuck.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 100");
@@ -113,7 +113,7 @@ async fn start_error_is_logged_and_printed() {
     assert!(said.starts_with("proxy: ") && said.contains(&address), "{log}");
 }
 
-/// Threads without a number are none: tokio panics about it, in `main`.
+/// With an invalid number of threads tokio panics in `main`.
 #[tokio::test]
 async fn panic_is_logged_and_exits_with_101() {
     let directory = tempfile::tempdir().unwrap();

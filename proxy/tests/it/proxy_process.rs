@@ -1,4 +1,5 @@
-//! More proxies before the PostgreSQL of an [`Installation`], whose exit status and whole environment are a test's own.
+//! [`Proxy`]: a further proxy process before the PostgreSQL of an [`Installation`]. A test sets its flags and
+//! environment and reads its exit status.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,17 +14,17 @@ use test_runner::wait;
 
 use crate::installation::{DEADLINE, Installation, PASSWORD};
 
-/// A proxy that runs, and is killed with this.
+/// A running proxy, which is killed when this value is dropped.
 pub(crate) struct Proxy {
     child: Child,
     pub(crate) log: PathBuf,
-    /// Where clients connect.
+    /// Address for clients.
     pub(crate) address: SocketAddr,
     pub(crate) http: String,
 }
 
 impl Proxy {
-    /// One with these flags; returns when it serves.
+    /// Starts a proxy with these flags. Returns when it has written its address file.
     pub(crate) async fn start(
         installation: &Installation,
         name: &str,
@@ -36,7 +37,7 @@ impl Proxy {
         Self::start_by(installation, name, command).await
     }
 
-    /// The same by a command that ends in the name of the program.
+    /// Starts a proxy by a command whose last argument is the program.
     pub(crate) async fn start_by(installation: &Installation, name: &str, mut command: Command) -> Self {
         let directory = installation.directory();
         let (address_file, log) =
@@ -51,15 +52,15 @@ impl Proxy {
         command.args(["--tls-cert", &path(&certificates.certificate), "--tls-key", &path(&certificates.key)]);
         let file = fs::File::create(&log).unwrap();
         command.stdout(Stdio::null()).stderr(file);
-        // A group of its own: what it starts outlives it.
+        // Its own process group: the PostgreSQL that it starts outlives it.
         let mut child = command.process_group(0).spawn().unwrap();
         let text = wait::until("the proxy's address file", DEADLINE, async || {
             assert!(child.try_wait()?.is_none(), "{}", fs::read_to_string(&log)?);
             Ok(fs::read_to_string(&address_file).ok())
         });
-        let told: serde_json::Value = serde_json::from_str(&text.await.unwrap()).unwrap();
-        let address = told["pg"].as_str().unwrap().parse().unwrap();
-        let http = told["http"].as_str().unwrap().to_owned();
+        let addresses: serde_json::Value = serde_json::from_str(&text.await.unwrap()).unwrap();
+        let address = addresses["pg"].as_str().unwrap().parse().unwrap();
+        let http = addresses["http"].as_str().unwrap().to_owned();
         Self { child, log, address, http }
     }
 
@@ -67,7 +68,7 @@ impl Proxy {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// How it ended, once it has; and when that was.
+    /// Waits for the end of the process. Returns its exit status and the time.
     pub(crate) async fn ended(&mut self) -> (ExitStatus, Instant) {
         let status = wait::until("the proxy to end", DEADLINE, async || Ok(self.child.try_wait()?)).await;
         (status.unwrap(), Instant::now())
@@ -85,7 +86,7 @@ impl Proxy {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Status and text of an answer of the operator's port.
+    /// Status and body of an answer of the admin port.
     pub(crate) async fn get(&self, path: &str) -> reqwest::Result<(u16, String)> {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
         let response = client.get(format!("http://{}{path}", self.http)).send().await?;
@@ -98,7 +99,7 @@ impl Proxy {
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    /// Waits until so many connections are open.
+    /// Waits until `count` sessions are open.
     pub(crate) async fn wait_open(&self, count: usize) {
         wait::until("connections to end", DEADLINE, async || {
             let sessions: serde_json::Value = serde_json::from_str(&self.get("/v1/sessions").await?.1)?;
@@ -108,7 +109,7 @@ impl Proxy {
         .unwrap();
     }
 
-    /// What psql and pgbench connect to.
+    /// Connection URI for psql and pgbench.
     pub(crate) fn uri(&self, installation: &Installation) -> String {
         let own = format!(":{}/app", self.address.port());
         installation.uri().replace(&format!(":{}/app", installation.address.port()), &own)
@@ -119,7 +120,7 @@ impl Proxy {
     }
 }
 
-/// Of a client of whoever listens there.
+/// Configuration of a client of the proxy that listens on this address.
 pub(crate) fn config_for(address: SocketAddr) -> tokio_postgres::Config {
     let mut config = tokio_postgres::Config::new();
     config.host("main.db.test").hostaddr(address.ip()).port(address.port());

@@ -1,4 +1,4 @@
-//! A client of which every byte until the session is ours: what comes before TLS, and TLS without asking for it.
+//! Raw client: sends chosen bytes before the session, such as a PROXY header, and starts TLS without a request for it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,12 +16,12 @@ use tokio_rustls::client::TlsStream;
 
 use crate::installation::{DEADLINE, Installation};
 
-/// A header of the PROXY protocol for a client with this IPv4 address.
+/// A header of the PROXY protocol v2 for a client with this IPv4 address and port 12345.
 pub(crate) fn header(client: [u8; 4]) -> Vec<u8> {
     [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", &client[..], &[127, 0, 0, 1], &[0x30, 0x39, 0x15, 0x38]].concat()
 }
 
-/// TLS from the first byte behind `before`, with these protocols in ALPN.
+/// Sends `before`, then starts TLS at once, with these protocols in ALPN.
 pub(crate) async fn direct_tls(
     address: SocketAddr,
     authority: &Path,
@@ -42,7 +42,7 @@ pub(crate) async fn direct_tls(
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
-/// A session inside of it.
+/// Opens a session inside a TLS stream.
 pub(crate) async fn session(
     installation: &Installation,
     stream: TlsStream<TcpStream>,
@@ -54,7 +54,7 @@ pub(crate) async fn session(
     Ok(client)
 }
 
-/// What a client hears that sends these bytes and no more, until the connection ends.
+/// Sends these bytes and returns all bytes of the answer until the connection ends, with zero bytes as spaces.
 pub(crate) async fn answer_to(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();

@@ -1,4 +1,4 @@
-//! What SIGHUP reads again counts as a whole, or not at all.
+//! Reload at SIGHUP: certificates, endpoints, token and limits change together or not at all.
 
 use std::fs;
 use std::path::Path;
@@ -12,12 +12,12 @@ use crate::http_control_plane::Service;
 use crate::installation::{DEADLINE, Installation, Setup};
 use crate::raw_client::direct_tls;
 
-/// Whether a certificate of this authority is what clients get.
+/// True when the proxy shows a certificate of this authority.
 async fn shows(installation: &Installation, authority: &Path) -> bool {
     direct_tls(installation.address, authority, b"", &[b"postgresql"]).await.is_ok()
 }
 
-/// Has the proxy read everything again, and returns the new line of its log that has these words.
+/// Sends SIGHUP and returns the new log line that contains `words`.
 async fn reload(installation: &Installation, words: &str) -> String {
     let lines = || installation.log().lines().filter(|line| line.contains(words)).count();
     let before = lines();
@@ -32,7 +32,7 @@ async fn metric(installation: &Installation, name: &str) -> f64 {
     value.unwrap_or("0").parse().unwrap()
 }
 
-/// What a client who comes while another one is there is told.
+/// SQLSTATE for a second client while a first one is connected; `None` when it is admitted.
 async fn second_client(installation: &Installation) -> Option<SqlState> {
     installation.wait_no_sessions().await;
     let (first, connection) = installation.connect(&installation.config()).await.unwrap();
@@ -44,7 +44,7 @@ async fn second_client(installation: &Installation) -> Option<SqlState> {
 
 const STAYS: &str = "cannot be used: what was read before stays";
 
-/// Certificates, endpoints, token and limits stay as they were until every file is right.
+/// Certificates, endpoints, token and limits stay unchanged until every file is valid.
 #[tokio::test]
 async fn reload_with_one_wrong_file_changes_nothing() {
     let service = Arc::<Service>::default();
@@ -70,7 +70,7 @@ async fn reload_with_one_wrong_file_changes_nothing() {
     service.database.set((installation.postgres.port, directory.join("start.sh"))).unwrap();
     fs::create_dir(directory.join("next")).unwrap();
     let next = certs::write(&directory.join("next"), &["*.db.test"]).unwrap();
-    // What clients show that are of before.
+    // The authority of the first certificate, for clients that still trust it.
     let old_authority = directory.join("old-ca.pem");
     fs::copy(&installation.certificates.authority, &old_authority).unwrap();
     let token = || service.authorization.lock().unwrap().clone();
@@ -85,7 +85,7 @@ async fn reload_with_one_wrong_file_changes_nothing() {
     ];
     let read_at = metric(&installation, "last_reload_success_timestamp_seconds").await;
     for (number, (wrong, _, content)) in (1..).zip(files) {
-        // It is wrong before the rest is right: a change is seen without being asked for, too.
+        // The wrong file is written before the others: the proxy also notices changes without a signal.
         fs::write(wrong, content).unwrap();
         for (right, content, _) in files.iter().filter(|(right, ..)| *right != wrong) {
             fs::write(right, content).unwrap();
@@ -156,7 +156,7 @@ async fn every_limit_counts_from_the_next_connection_on() {
         installation.put_to_sleep().await;
         let (code, said) = refused(0).await;
         assert!(code == "53400" && said.contains("too often"), "{code} {said}");
-        // For the next one to put to sleep.
+        // The next round stops it again.
         installation.start_postgres().await;
     }
     installation.passed();

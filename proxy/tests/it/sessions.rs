@@ -1,4 +1,5 @@
-//! What ordinary clients do, and what they see when they are turned away.
+//! Sessions of ordinary clients: logins and refusals, COPY, pipelining, notifications, cancel requests, TLS to the
+//! compute.
 
 use std::process::Command;
 
@@ -9,7 +10,7 @@ use tokio_postgres::{AsyncMessage, Client};
 
 use crate::installation::{DEADLINE, Installation};
 
-/// What goes through a COPY in each direction.
+/// Bytes of a COPY in each direction.
 const COPY_BYTES_MIN: u64 = 128 << 20;
 
 #[tokio::test]
@@ -78,7 +79,7 @@ async fn pgbench_and_copy_go_through_whole() {
     let bytes = std::fs::metadata(&first).unwrap().len();
     assert!(bytes > COPY_BYTES_MIN, "{bytes} bytes");
     let same = Command::new("cmp").args([&first, &second]).status().unwrap();
-    assert!(same.success(), "what was written is not what is read");
+    assert!(same.success(), "the copied table differs");
     let metrics = installation.http("/metrics").await;
     assert!(
         metrics.contains("holdfast_proxy_connections_closed_total{reason=\"client_closed\"}"),
@@ -95,7 +96,7 @@ async fn relay_does_not_wait_for_message_pairs() {
     let statement = client.prepare("SELECT $1::int4 / $2::int4").await.unwrap();
     let answers = join_all((0..300).map(|number| {
         let (client, statement) = (&client, &statement);
-        // One in a hundred fails, and takes none of the others with it.
+        // One query in a hundred fails, and the others do not.
         async move { client.query_one(statement, &[&number, &(number % 100)]).await }
     }));
     for (number, answer) in answers.await.into_iter().enumerate() {
@@ -123,7 +124,7 @@ async fn relay_does_not_wait_for_message_pairs() {
     installation.passed();
 }
 
-/// A client that vanishes leaves no running query either.
+/// A client that is killed leaves no running query either.
 #[tokio::test]
 async fn cancel_reaches_its_backend_only() {
     let installation = Installation::new("cancel").await;
@@ -150,7 +151,7 @@ async fn cancel_reaches_its_backend_only() {
     installation.passed();
 }
 
-/// Waits until so many sessions run this query.
+/// Waits until `count` sessions run this query.
 async fn wait_running(client: &Client, query: &str, count: i64) {
     let ask = format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{query}'");
     let what = format!("{count} times {query}");
@@ -162,7 +163,7 @@ async fn wait_running(client: &Client, query: &str, count: i64) {
     .unwrap();
 }
 
-/// The compute proves its name.
+/// The compute must prove its name.
 #[tokio::test]
 async fn compute_tls_carries_sessions_and_cancels() {
     let right = "tls = { ca = \"ca.pem\", server_name = \"localhost\" }\n";

@@ -1,5 +1,5 @@
-//! What each signal does, and how soon. The table that this prints (`cargo nextest run -p proxy signals --no-capture`) is
-//! the one of the README, with the times of the machine that it runs on.
+//! Signals: effect and delay of each. `cargo nextest run -p proxy signals --no-capture` prints the table of the README
+//! with the times of this machine.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -12,13 +12,14 @@ use tokio_postgres::error::SqlState;
 use crate::installation::{DEADLINE, Installation};
 use crate::proxy_process::Proxy;
 
+/// One second.
 const SECOND: Duration = Duration::from_secs(1);
-/// What a busy machine may add.
+/// Delay that a busy machine may add.
 const SLACK: Duration = Duration::from_secs(4);
-/// Of an end at once, spans included.
+/// Time limit for an immediate end, spans included.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-#[expect(clippy::print_stdout, reason = "the table is what this is run for")]
+#[expect(clippy::print_stdout, reason = "the table is the output of this test")]
 fn row(signal: &str, what: &str, within: Duration) {
     println!("| {signal} | {what} | {:.2} s |", within.as_secs_f64());
 }
@@ -62,7 +63,7 @@ async fn sigterm_ends_one_thing_after_the_other() {
         Ok(TcpStream::connect(proxy.address).is_err().then(|| begin.elapsed()))
     });
     let closed = closed.await.unwrap();
-    // Nobody is there any more to take it.
+    // No process accepts cancel requests any more.
     late_cancel.cancel_query(installation.tls()).await.unwrap_err();
     let told = idle_connection.await.unwrap().unwrap_err();
     let idle_ended = begin.elapsed();
@@ -101,7 +102,7 @@ async fn sigterm_waits_for_the_last_transaction() {
     client.batch_execute("BEGIN").await.unwrap();
     let begin = Instant::now();
     proxy.signal(Signal::SIGTERM);
-    // Without a grace.
+    // Without `--drain-grace` the port closes at once.
     let closed = wait::until("the port to close", DEADLINE, async || {
         Ok(TcpStream::connect(proxy.address).is_err().then(|| begin.elapsed()))
     });
@@ -124,11 +125,11 @@ async fn sigterm_waits_for_the_last_transaction() {
     installation.passed();
 }
 
-/// Although the trace collector does not answer.
+/// The trace collector accepts connections and never answers.
 #[tokio::test]
 async fn second_sigterm_and_sigint_end_at_once() {
     let installation = Installation::new("at-once").await;
-    // Takes connections and never answers.
+    // Accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     for (name, signals) in [
@@ -142,7 +143,7 @@ async fn second_sigterm_and_sigint_end_at_once() {
         client.batch_execute("BEGIN").await.unwrap();
         let mut begin = Instant::now();
         for signal in signals {
-            // Two that come at the same time would be one.
+            // Two signals at the same time would count as one.
             begin = Instant::now();
             proxy.signal(*signal);
             wait::until("the signal to be seen", DEADLINE, async || {
@@ -197,7 +198,7 @@ async fn sighup_takes_all_files_or_none_of_them() {
         installation.connect(&proxy.config()).await.err().and_then(|error| error.code().cloned())
     };
     assert_eq!(second().await, Some(SqlState::TOO_MANY_CONNECTIONS));
-    // One file that is wrong is enough.
+    // One wrong file is enough to refuse the reload.
     reload(&limits, "max_connections = 2", "cannot be used: what was read before stays").await;
     assert_eq!(second().await, Some(SqlState::TOO_MANY_CONNECTIONS));
     reload(&endpoints, &right, "the configuration was read again").await;
@@ -214,7 +215,7 @@ async fn sighup_takes_all_files_or_none_of_them() {
     proxy.wait_open(1).await;
     assert_eq!(installation.ask(&uri.replace("main.", "other."), &["SELECT 1"]).await, "1");
     row("SIGHUP", "certificates, endpoints, token and limits are read again", taken);
-    row("SIGHUP", "what is wrong is logged, and all that was read before stays", refused);
+    row("SIGHUP", "a wrong file is logged, and the previous configuration stays", refused);
     drop(proxy);
     installation.passed();
 }

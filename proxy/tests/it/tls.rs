@@ -1,4 +1,5 @@
-//! Certificates: which one is shown, how they are exchanged, and whom the proxy believes.
+//! TLS: the certificates that the proxy shows, their reload, and the certificates of clients and computes that it
+//! accepts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,7 +60,7 @@ async fn direct_tls_needs_the_alpn_protocol() {
     installation.passed();
 }
 
-/// Asks for TLS, and returns once the certificate of this authority is shown.
+/// Waits until the proxy shows a certificate of this authority.
 async fn wait_shown(installation: &Installation, authority: &Path) {
     wait::until("the other certificate", DEADLINE, async || {
         Ok(direct_tls(installation.address, authority, b"", &[b"postgresql"]).await.ok().map(drop))
@@ -79,7 +80,7 @@ async fn certificate_reload_keeps_sessions_and_refuses_wrong_files() {
     };
     let old = &installation.certificates;
 
-    // When a file changes, as soon as all of it fits together.
+    // A changed file is read as soon as certificate and key fit together.
     let second = next("second");
     fs::copy(&second.certificate, &old.certificate).unwrap();
     wait::until("a complaint", DEADLINE, async || {
@@ -93,7 +94,7 @@ async fn certificate_reload_keeps_sessions_and_refuses_wrong_files() {
     fs::copy(&second.key, &old.key).unwrap();
     wait_shown(&installation, &second.authority).await;
 
-    // And when it is asked for.
+    // SIGHUP reads the files too.
     let third = next("third");
     fs::copy(&third.certificate, &old.certificate).unwrap();
     fs::copy(&third.key, &old.key).unwrap();
@@ -112,7 +113,8 @@ async fn certificate_directory_is_served_and_may_grow() {
     let setup =
         Setup { no_certificate: true, flags: &["--tls-certs-dir", "DIR/certificates"], ..Setup::default() };
     let installation = {
-        // The directory of an installation is known only inside of it: a first one is put there before the start.
+        // The directory of the installation is known only to `with_files`, which writes a first certificate before the
+        // start.
         let name = "certificates";
         Installation::with_files(name, &setup, |directory| {
             let certificates = directory.join("certificates");
@@ -140,7 +142,7 @@ async fn certificate_directory_is_served_and_may_grow() {
     installation.passed();
 }
 
-/// One that has signed itself, with an RSA key.
+/// Writes a self-signed certificate with an RSA key.
 fn openssl_certificate(certificate: &Path, key: &Path, name: &str) {
     let output = std::process::Command::new("openssl")
         .args(["req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=rsa"])

@@ -1,4 +1,4 @@
-//! A database that is stopped is started by whoever connects, once.
+//! Wakes: authenticated clients start a stopped compute once, however many connect.
 
 use futures::future::join_all;
 use nix::sys::signal::Signal;
@@ -6,13 +6,13 @@ use tokio_postgres::error::SqlState;
 
 use crate::installation::{DEADLINE, Installation, Setup};
 
-/// Clients that come at the same time.
+/// Concurrent clients.
 const CROWD: usize = 1000;
 
 /// All clients are served.
 #[tokio::test(flavor = "multi_thread")]
 async fn wake_by_a_crowd_happens_once() {
-    // The crowd logs in on the same machine, without optimisation: that takes longer than a client has otherwise.
+    // A thousand logins on one machine, without compiler optimisation, take longer than the default timeouts.
     let flags = &["--login-timeout", "120", "--connect-timeout", "120"];
     let installation = Installation::with("crowd", &Setup { flags, ..Setup::default() }).await;
     assert_eq!((installation.starts(), installation.postmaster()), (0, None));
@@ -34,7 +34,7 @@ async fn wake_by_a_crowd_happens_once() {
 }
 
 #[tokio::test]
-async fn nobody_wakes_a_database_without_its_password() {
+async fn wrong_credentials_never_wake_a_compute() {
     let installation = Installation::new("uninvited").await;
     let mut config = installation.config();
     for (user, password) in [("app", "wrong"), ("nobody", "wrong"), ("postgres", "super")] {

@@ -14,7 +14,7 @@ use test_runner::wait;
 
 use super::{DEADLINE, Setup};
 
-/// More than the crowd of the wake test, superusers and walsenders on top.
+/// More than the crowd of the wake test, with reserved and replication connections.
 const MAX_CONNECTIONS: u32 = 1050;
 
 pub(super) async fn make_database(
@@ -101,15 +101,19 @@ pub(super) async fn start_proxy(
     });
     let text = text.await.unwrap();
     starting.keep();
-    let told: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let addresses: Vec<SocketAddr> =
-        told["pg_all"].as_array().unwrap().iter().map(|one| one.as_str().unwrap().parse().unwrap()).collect();
-    assert_eq!(told["pg"], addresses[0].to_string());
-    let mgmt = told["mgmt"].as_str().map(|address| address.parse().unwrap());
-    (process, addresses, told["http"].as_str().unwrap().to_owned(), mgmt)
+    let written: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let addresses: Vec<SocketAddr> = written["pg_all"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one.as_str().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(written["pg"], addresses[0].to_string());
+    let mgmt = written["mgmt"].as_str().map(|address| address.parse().unwrap());
+    (process, addresses, written["http"].as_str().unwrap().to_owned(), mgmt)
 }
 
-/// Counts, and starts PostgreSQL as whoever may run it.
+/// Writes the start command: it counts its runs in the file `starts` and starts PostgreSQL under its account.
 fn write_start_script(directory: &Path, postgres: &Postgres) -> PathBuf {
     let account =
         postgres.tools.account.as_ref().map(|account| {
