@@ -6,6 +6,8 @@
 //! backup replay the log of the pair, and searches the acknowledged rows there. It compares the committed WAL of all
 //! pairs byte by byte.
 
+mod received_wal;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +17,7 @@ use futures::future::join_all;
 use nix::sys::signal::Signal;
 use wal_types::Lsn;
 
+use self::received_wal::read_wal;
 use crate::cluster::Cluster;
 use crate::postgres::Postgres;
 use crate::process::ProcessId;
@@ -129,32 +132,6 @@ fn lost_wal(findings: &[PairFindings]) -> Result<Option<String>> {
         }
     }
     Ok(None)
-}
-
-/// All WAL up to `upto` in a directory of `pg_receivewal`.
-fn read_wal(directory: &Path, upto: Lsn) -> Result<Vec<u8>> {
-    let mut files: Vec<_> =
-        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    files.sort();
-    let mut all = Vec::new();
-    for file in files {
-        let bytes = fs::read(&file)?;
-        let start = segment_start(&file, bytes.len() as u64)?;
-        let wanted = usize::try_from(upto.bytes_since(start))?.min(bytes.len());
-        all.extend_from_slice(&bytes[..wanted]);
-    }
-    Ok(all)
-}
-
-/// LSN of the first byte of a segment, from its file name: timeline, then high and low part of the segment number
-/// (PostgreSQL documentation, "WAL Internals").
-fn segment_start(file: &Path, segment_bytes: u64) -> Result<Lsn> {
-    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let part = |range: std::ops::Range<usize>| {
-        let digits = name.get(range).with_context(|| format!("{name} is not a segment"))?;
-        Ok::<_, anyhow::Error>(u64::from_str_radix(digits, 16)?)
-    };
-    Ok(Lsn((part(8..16)? << 32) + part(16..24)? * segment_bytes))
 }
 
 /// Copies of two safekeepers and of the base backup, with their own ports.
