@@ -63,6 +63,7 @@ impl ClusterUnderTest {
         for server in &servers {
             let _ = server.signal(Signal::SIGQUIT);
         }
+
         for name in self.cluster.parts() {
             if let (false, Ok(Some(process))) =
                 (name == PartName::Postgres, self.cluster.part(name).map(|part| part.process))
@@ -70,6 +71,7 @@ impl ClusterUnderTest {
                 let _ = process.signal(Signal::SIGKILL);
             }
         }
+
         let deadline = Instant::now() + LAST_STOP_TIMEOUT;
         while servers.iter().any(|server| server.is_alive()) && Instant::now() < deadline {
             std::thread::yield_now();

@@ -117,6 +117,7 @@ fn lost_wal(findings: &[PairFindings]) -> Result<Option<String>> {
             "{commit} was committed, but the log of safekeepers {pair:?} ends at {end}"
         )));
     }
+
     let expected = read_wal(&reference.wal, commit)?;
     for found in others {
         let bytes = read_wal(&found.wal, commit)?;

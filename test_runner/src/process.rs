@@ -70,6 +70,7 @@ impl Program {
         if let Some(account) = &self.account {
             account.run_as(&mut command);
         }
+
         leave_session(&mut command, self.dies_with_parent);
         let child = command.spawn().with_context(|| {
             format!("cannot start {} ({}): is it built?", self.name, self.executable.display())

@@ -106,6 +106,7 @@ pub async fn make_database(tools: &Tools, directory: &Path) -> Result<Postgres> 
     ] {
         superuser.batch_execute(&statement).await?;
     }
+
     drop(superuser);
     process.end(Signal::SIGINT, STOP_TIMEOUT).await?;
     Ok(postgres)
@@ -263,6 +264,7 @@ async fn start_proxy(
         ("--control-plane", control_plane.to_owned()),
         ("--log-level", options.log_level.unwrap_or("info").to_owned()),
     ];
+
     let program = Program {
         name: "proxy".into(),
         executable: postgres.tools.programs.join("proxy"),
@@ -272,6 +274,7 @@ async fn start_proxy(
         log: directory.join("proxy.log"),
         dies_with_parent: true,
     };
+
     let process = start_with_address_file(&program, &address_file, START_TIMEOUT).await?;
     let addresses: serde_json::Value = serde_json::from_str(&fs::read_to_string(&address_file)?)?;
     let (Some(pg), Some(http)) = (addresses["pg"].as_str(), addresses["http"].as_str()) else {

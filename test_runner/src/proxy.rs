@@ -178,6 +178,7 @@ impl Proxy {
             ("--tls-key", text(&certificates.key)?),
             ("--control-plane", format!("file:{}", text(&self.endpoints_file())?)),
         ];
+
         Ok(Program {
             name: "proxy".into(),
             executable: self.tools.programs.join("proxy"),

@@ -103,12 +103,14 @@ impl Walproposer {
         if let Some(name) = &self.primary_name {
             arguments.extend(["--primary-name".to_owned(), name.clone()]);
         }
+
         arguments.extend([
             "--listen-http".into(),
             format!("127.0.0.1:{}", self.http_port),
             "--address-file".into(),
             address_file.to_str().context("a path is not UTF-8")?.into(),
         ]);
+
         Ok(Program {
             name: "walproposer".into(),
             executable: self.tools.programs.join("walproposer"),

@@ -71,6 +71,7 @@ async fn repeated_kills_around_postgres_lose_no_row() -> Result<()> {
             cluster.start_part(part).await?;
         }
     }
+
     workload.wait_for_more(ROWS, PROGRESS_TIMEOUT).await?;
     crash_all(cluster, &everything_but_postgres()).await?;
     let acknowledged = workload.stop().await?;
@@ -144,6 +145,7 @@ async fn failed_sync_is_followed_by_rewritten_wal_only() -> Result<()> {
         .await?;
         fs::remove_file(&failing.fail)?;
     }
+
     // From here on each commit needs safekeeper 1, whose disk failed.
     cluster.stop_part(PartName::Safekeeper(2), &|_| {}).await?;
     workload.wait_for_more(ROWS, PROGRESS_TIMEOUT).await?;

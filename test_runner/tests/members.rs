@@ -52,6 +52,7 @@ async fn create_log(
         }
         Ok(member)
     };
+
     let members = members.iter().map(member).collect::<Result<Vec<_>>>()?;
     let body = json!({
         "tenant_id": cluster.state.tenant_id, "timeline_id": cluster.state.timeline_id,

@@ -24,6 +24,7 @@ async fn stalled_link_to_one_safekeeper_delays_no_commit() -> Result<()> {
         relay.set(fault);
         workload.wait_for_more(200, PROGRESS_TIMEOUT).await?;
     }
+
     // With another safekeeper stopped, commits need the one behind the relay: it must have reconnected.
     cluster.stop_part(PartName::Safekeeper(2), &|_| {}).await?;
     workload.wait_for_more(200, PROGRESS_TIMEOUT).await?;

@@ -39,6 +39,7 @@ async fn clients_are_admitted_or_refused_with_clear_errors() -> Result<()> {
         line.contains(&format!("app:{password}@{}:{port}/app?hostaddr=", text("server_name")?)),
         "{line}"
     );
+
     for (wrong, words) in [
         (line.replace(&password, "wrong"), "password authentication failed for user \"app\""),
         (line.replace("//app:", "//nobody:"), "password authentication failed for user \"nobody\""),
@@ -49,6 +50,7 @@ async fn clients_are_admitted_or_refused_with_clear_errors() -> Result<()> {
         let said = String::from_utf8(try_paste(&wrong, "SELECT 1").await?.stderr)?;
         ensure!(said.contains(words), "{wrong}: {said}");
     }
+
     let conninfo = |endpoint: &str, last: &str| {
         format!(
             "host={endpoint}.holdfast.localhost hostaddr=127.0.0.1 port={port} user=app password={password} \
@@ -62,6 +64,7 @@ async fn clients_are_admitted_or_refused_with_clear_errors() -> Result<()> {
         wrong_password == ("28P01".into(), unknown_role.1.replace("nobody", "app")),
         "{wrong_password:?}"
     );
+
     ensure!(unknown_role.0 == "28P01", "{unknown_role:?}");
     let unknown_endpoint = refusal(&conninfo("other", ""), &tls).await?;
     ensure!(unknown_endpoint == ("28000".into(), "endpoint \"other\" is not known".into()));
@@ -148,6 +151,7 @@ async fn down_waits_briefly_then_ends_sessions() -> Result<()> {
         let said = client.last_words().await?;
         ensure!(said.contains(words), "{said}");
     }
+
     dev.passed();
     Ok(())
 }

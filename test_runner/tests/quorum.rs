@@ -27,6 +27,7 @@ async fn commits_go_on_while_one_safekeeper_is_down() -> Result<()> {
         client.batch_execute("INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 20000)").await?;
         cluster.postgres().connect("postgres").await?.batch_execute("CHECKPOINT").await?;
     }
+
     ensure!(wal_bytes(cluster).await? > 200_000_000, "too little WAL for this test");
     cluster.start_part(PartName::Safekeeper(1)).await?;
     until("the same flush LSN everywhere", CATCH_UP_TIMEOUT, async || {
@@ -34,6 +35,7 @@ async fn commits_go_on_while_one_safekeeper_is_down() -> Result<()> {
         Ok((flushed.len() == 3 && flushed.iter().all(|at| *at == flushed[0])).then_some(()))
     })
     .await?;
+
     test.passed();
     Ok(())
 }
@@ -47,6 +49,7 @@ async fn commits_wait_until_a_quorum_is_back() -> Result<()> {
     for id in [1, 2] {
         cluster.stop_part(PartName::Safekeeper(id), &|_| {}).await?;
     }
+
     let mut commit = tokio::spawn(async move { client.batch_execute("INSERT INTO t VALUES (1)").await });
     ensure!(tokio::time::timeout(HELD_FOR, &mut commit).await.is_err(), "a commit returned without a quorum");
     let status = cluster.status().await?;
@@ -55,6 +58,7 @@ async fn commits_wait_until_a_quorum_is_back() -> Result<()> {
         blocked.contains("sk1") && blocked.contains("sk2"),
         "the status does not name the stopped safekeepers: {blocked:?}"
     );
+
     cluster.start_part(PartName::Safekeeper(2)).await?;
     tokio::time::timeout(RELEASE_TIMEOUT, commit).await???;
     test.passed();
@@ -90,6 +94,7 @@ async fn killed_postgres_keeps_acknowledged_rows() -> Result<()> {
         Ok(cluster.start_part(PartName::Postgres).await.ok())
     })
     .await?;
+
     workload.wait_for_more(200, RELEASE_TIMEOUT).await?;
     let acknowledged = workload.stop().await?;
     let count: usize = postgres.ask("app", "SELECT count(*) FROM acknowledged").await?.parse()?;
@@ -108,6 +113,7 @@ async fn stop_without_quorum_ends_and_start_recovers() -> Result<()> {
     for id in [2, 3] {
         cluster.stop_part(PartName::Safekeeper(id), &|_| {}).await?;
     }
+
     let held = tokio::spawn(async move { client.batch_execute("INSERT INTO t VALUES (1)").await });
     let said = std::cell::RefCell::new(String::new());
     cluster.stop(&|text| *said.borrow_mut() += text).await?;
@@ -116,6 +122,7 @@ async fn stop_without_quorum_ends_and_start_recovers() -> Result<()> {
         "the reason of the delay was not printed: {}",
         said.borrow()
     );
+
     ensure!(cluster.running().is_empty(), "something still runs");
     drop(held);
     cluster.start(&|_| {}).await?;

@@ -60,6 +60,7 @@ async fn standby_goes_on_when_its_safekeeper_returns() -> Result<()> {
         Ok((count == "2").then_some(()))
     })
     .await?;
+
     test.passed();
     Ok(())
 }

@@ -96,6 +96,7 @@ async fn foreground_up_shows_status_until_ctrl_c() -> Result<()> {
                 .await
         }
     };
+
     said("commits go through").await?;
     ensure!(dev.processes().len() == 6);
     dev.succeed(&["stop", "sk2"]).await?;

@@ -25,6 +25,7 @@ async fn proxy_header_names_the_client_that_limits_count() {
         "--listen",
         "127.0.0.1:0",
     ];
+
     let installation = Installation::with("door", &Setup { flags, ..Setup::default() }).await;
     let authority = installation.certificates.authority.clone();
     // One client through each port.
@@ -34,6 +35,7 @@ async fn proxy_header_names_the_client_that_limits_count() {
         let stream = direct_tls(*address, &authority, &header([203, 0, 113, 9]), ALPN).await.unwrap();
         clients.push(session(&installation, stream).await.unwrap());
     }
+
     let sessions = installation.http("/v1/sessions").await;
     assert_eq!(sessions.matches("\"peer\":\"203.0.113.9:12345\"").count(), 2, "{sessions}");
     let stream = direct_tls(installation.address, &authority, &header([203, 0, 113, 9]), ALPN).await.unwrap();
@@ -130,11 +132,13 @@ async fn without_descriptors_the_proxy_waits_and_goes_on() {
     for _ in 0..10 {
         crowd.push(TcpStream::connect(installation.address).await.unwrap());
     }
+
     wait::until("an accept to fail", DEADLINE, async || {
         Ok(installation.log().contains("cannot accept a connection").then_some(()))
     })
     .await
     .unwrap();
+
     assert_eq!(client.query_one("SELECT 1", &[]).await.unwrap().get::<_, i32>(0), 1);
     drop(crowd);
     limit(10_000);
@@ -171,6 +175,7 @@ async fn closed_connections_leak_nothing() {
     })
     .await
     .unwrap();
+
     let memory_after = memory_kib();
     assert!(memory_after <= memory_before + MEMORY_KIB_MAX, "{memory_before} KiB, then {memory_after} KiB");
     let metrics = installation.http("/metrics").await;
@@ -203,6 +208,7 @@ async fn come_and_go(installation: &Installation, cycles: usize) {
             client.query_one("SELECT 1", &[]).await.unwrap();
         }
     };
+
     let lane = async |lane: usize| {
         for number in (lane..cycles).step_by(AT_ONCE) {
             cycle(number).await;

@@ -43,6 +43,7 @@ async fn file_provider_follows_changes_of_its_file() {
     })
     .await
     .unwrap();
+
     installation.ask(&installation.uri(), &["SELECT 1"]).await;
     let other = before.replace("[endpoints.main]", "[endpoints.other]");
     fs::write(&path, format!("{before}\n{other}")).unwrap();
@@ -141,6 +142,7 @@ async fn wake_unauthenticated_wakes_for_an_unknown_role() {
         hba: "host all proxy_auth 127.0.0.1/32 scram-sha-256",
         ..Setup::default()
     };
+
     let write =
         |directory: &std::path::Path| fs::write(directory.join("proxy_auth.password"), "s3cret\n").unwrap();
     let installation = Installation::with_files("stranger", &setup, write).await;
@@ -232,6 +234,7 @@ async fn idle_compute_is_suspended_and_woken_again() {
     })
     .await
     .unwrap();
+
     assert_eq!(installation.ask(&installation.uri(), &["SELECT current_user"]).await, "app");
     assert_eq!(installation.starts(), 2);
     wait::until("it to be stopped again", DEADLINE, asleep).await.unwrap();

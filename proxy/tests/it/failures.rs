@@ -29,9 +29,11 @@ async fn killed_compute_fails_sessions_and_wakes_again() {
     })
     .await
     .unwrap();
+
     for process in family {
         kill(process, Signal::SIGKILL).unwrap();
     }
+
     // Which process of PostgreSQL dies first is random. The client gets an error in any case.
     let error = sleeping.await.unwrap().err().or(connection.await.unwrap().err()).unwrap();
     let expected = [SqlState::CONNECTION_FAILURE, SqlState::CRASH_SHUTDOWN, SqlState::ADMIN_SHUTDOWN];

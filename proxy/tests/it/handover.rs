@@ -187,6 +187,7 @@ async fn handover_suspends_only_computes_that_no_process_uses() {
     })
     .await
     .unwrap();
+
     long.batch_execute("COMMIT").await.unwrap();
     assert!(old.ended().await.0.success());
     let asleep = async || Ok(installation.postmaster().is_none().then_some(()));
@@ -235,6 +236,7 @@ async fn handover_keeps_a_pending_browser_login() {
     })
     .await
     .unwrap();
+
     let told = fs::read_to_string(directory.join("proxy-new.address")).unwrap();
     let told: Value = serde_json::from_str(&told).unwrap();
     let console = format!("postgresql://console@{}/any?sslmode=disable", told["mgmt"].as_str().unwrap());

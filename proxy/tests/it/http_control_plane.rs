@@ -71,6 +71,7 @@ async fn answer(
         let error = json!({"error": "x", "status": {"code": "c", "message": "m", "details": details}});
         return (StatusCode::NOT_FOUND, error.to_string());
     }
+
     let answer = if is_wake {
         let (port, start) = service.database.get().unwrap();
         if TcpStream::connect(("127.0.0.1", *port)).await.is_err() {
@@ -83,6 +84,7 @@ async fn answer(
         let secret = if is_known { verifier.to_string() } else { String::new() };
         json!({"role_secret": secret, "project_id": "shop"})
     };
+
     (StatusCode::OK, answer.to_string())
 }
 

@@ -95,6 +95,7 @@ impl Installation {
             superuser_password: "super".into(),
             dies_with_parent: true,
         };
+
         write(&directory);
         let verifier = verifier();
         let certificates = certs::write(&directory, &["*.db.test"]).unwrap();

@@ -38,6 +38,7 @@ fn service(answer: impl Fn(&str) -> String + Send + 'static) -> (String, Request
             let _ = stream.get_mut().write_all((head_bytes + &said).as_bytes());
         }
     });
+
     (url, requests)
 }
 
@@ -213,6 +214,7 @@ async fn open_session_is_listed_with_destination_and_stage() {
             session["phases_ms"].as_object().unwrap().values().map(|ms| ms.as_f64().unwrap()).sum();
         assert!(phases > 0.0 && phases <= session["age_ms"].as_f64().unwrap() + 1.0, "{session}");
     }
+
     drop(client);
     connection.await.unwrap().unwrap();
     proxy.wait_open(0).await;

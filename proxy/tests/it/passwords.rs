@@ -52,6 +52,7 @@ async fn an_endpoint_may_stand_before_the_password() {
         let uri = localhost.replace("app:", &format!("app:{prefix}"));
         assert_eq!(installation.ask(&uri, &["SELECT current_user"]).await, "app", "{uri}");
     }
+
     for (prefix, password, words) in [
         ("endpoint%3Dmain%3B", "p%C3%A4sswort", "password authentication failed for user \"app\""),
         ("endpoint%3Dnone%3B", "p%C3%A4ssword", "endpoint \"none\" is not known"),

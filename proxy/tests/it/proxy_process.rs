@@ -48,6 +48,7 @@ impl Proxy {
         if !command.get_args().any(|argument| argument == "--control-plane") {
             command.args(["--control-plane", &format!("file:{}", path(&directory.join("endpoints.toml")))]);
         }
+
         command.args(["--address-file", &path(&address_file)]);
         command.args(["--tls-cert", &path(&certificates.certificate), "--tls-key", &path(&certificates.key)]);
         let file = fs::File::create(&log).unwrap();

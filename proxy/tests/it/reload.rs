@@ -131,6 +131,7 @@ async fn every_limit_counts_from_the_next_connection_on() {
         installation.wait_no_sessions().await;
         (error.code().code().to_owned(), error.message().to_owned())
     };
+
     for (content, count, sqlstate, message) in [
         ("max_connections = 3", 3, "53300", "too many clients already"),
         ("max_connections = 2", 2, "53300", "too many clients already"),
@@ -145,6 +146,7 @@ async fn every_limit_counts_from_the_next_connection_on() {
         let (code, said) = refused(count).await;
         assert!(code == sqlstate && said.contains(message), "{content}: {code} {said}");
     }
+
     for (burst, served) in [(1, 1), (2, 2)] {
         fs::write(&limits, format!("wake_limit = \"rate=0.001,burst={burst}\"\n")).unwrap();
         reload(&installation, "read again").await;

@@ -35,6 +35,7 @@ async fn login_works_by_every_route_and_refuses_clearly() {
     ] {
         assert_eq!(installation.ask(&other_way, &["SELECT current_user"]).await, "app", "{other_way}");
     }
+
     for (wrong, words) in [
         (uri.replace("p%C3%A4ss", "pass"), "FATAL:  password authentication failed for user \"app\""),
         (uri.replace("app:", "nobody:"), "FATAL:  password authentication failed for user \"nobody\""),
@@ -69,6 +70,7 @@ async fn pgbench_and_copy_go_through_whole() {
         let report = pgbench(&["-M", mode, "-c", "4", "-t", "100"]).await;
         assert!(report.contains("number of transactions actually processed: 400/400"), "{report}");
     }
+
     let directory = installation.environment.as_ref().unwrap().directory.clone();
     let (first, second) = (directory.join("first.copy"), directory.join("second.copy"));
     let rows = "SELECT g, repeat(md5(g::text), 20) FROM generate_series(1, 210000) g";

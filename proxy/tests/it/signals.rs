@@ -188,6 +188,7 @@ async fn sighup_takes_all_files_or_none_of_them() {
         .await
         .unwrap()
     };
+
     let refused = reload(&endpoints, "[endpoints", "cannot be used: what was read before stays").await;
     proxy.wait_open(0).await;
     assert_eq!(installation.ask(&uri, &["SELECT 1"]).await, "1");

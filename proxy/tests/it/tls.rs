@@ -127,6 +127,7 @@ async fn certificate_directory_is_served_and_may_grow() {
         })
         .await
     };
+
     let certificates = installation.directory().join("certificates");
     let trusting = |authority: PathBuf, host: &str| {
         let uri = installation.uri().replace("main.db.test", host);
@@ -172,6 +173,7 @@ async fn client_certificate_is_required_besides_the_password() {
         }
     })
     .await;
+
     let with = |name: &str| {
         let file = |end: &str| installation.directory().join(name).with_extension(end).display().to_string();
         format!("{}&sslcert={}&sslkey={}", installation.uri(), file("crt"), file("key"))

@@ -28,6 +28,7 @@ async fn wake_by_a_crowd_happens_once() {
     {
         assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
     }
+
     drop(clients);
     installation.wait_no_sessions().await;
     installation.passed();

@@ -38,6 +38,7 @@ impl Cluster {
                 "ca_cert": proxy.authority(), "http": proxy.http(), "pid": pid(self.state.proxy.part),
             },
         });
+
         write_private(&self.directory.join("cluster.json"), &serde_json::to_string_pretty(&document)?)
     }
 }

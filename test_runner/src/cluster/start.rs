@@ -46,12 +46,14 @@ impl Cluster {
         if self.state.origin.is_none() {
             self.initialise(report).await?;
         }
+
         self.check_data_directory().await?;
         for id in self.safekeeper_ids() {
             report(&format!("starting sk{id}"));
             self.start_part(PartName::Safekeeper(id)).await?;
             self.check_timeline(id).await?;
         }
+
         report("starting postgres");
         self.start_part(PartName::Postgres).await?;
         report("starting walproposer, electing it");
@@ -62,6 +64,7 @@ impl Cluster {
         if self.options.without_proxy {
             return Ok(());
         }
+
         report("starting proxy");
         self.start_part(PartName::Proxy).await
     }
@@ -177,11 +180,13 @@ impl Cluster {
             self.safekeeper(id)?.create_timeline(&new).await?;
             self.end_part_gently(PartName::Safekeeper(id)).await?;
         }
+
         self.state.origin = Some(Origin {
             start_lsn: new.start_lsn,
             wal_segment_size: u64::from(new.wal_segment_size),
             system_id: new.system_id,
         });
+
         self.save()
     }
 
@@ -228,9 +233,11 @@ impl Cluster {
                 .await
                 .context("the new PostgreSQL refused its first statements")?;
         }
+
         if self.options.base_backup {
             postgres.base_backup(&self.directory.join("base_backup")).await?;
         }
+
         self.describe_timeline(postgres).await
     }
 

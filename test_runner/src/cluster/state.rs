@@ -150,6 +150,7 @@ impl ClusterState {
                 directory(file)
             );
         }
+
         let state = serde_json::from_str(&text).with_context(advice)?;
         Ok(Some(state))
     }

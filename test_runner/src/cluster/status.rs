@@ -76,6 +76,7 @@ impl Cluster {
                 },
             });
         }
+
         fill_in_lag(&mut safekeepers, walproposer.as_ref());
         let parts =
             self.parts().into_iter().map(|name| self.part_status(name)).collect::<anyhow::Result<_>>()?;
@@ -121,9 +122,11 @@ impl Cluster {
                 if down(PartName::Proxy) { "" } else { ", or connect through the proxy, which wakes it" };
             return Some(format!("postgres does not run: ./dev start postgres{proxy}"));
         }
+
         if down(PartName::Walproposer) {
             return Some("the walproposer does not run: ./dev start walproposer".into());
         }
+
         let stopped: Vec<String> = self
             .parts()
             .into_iter()
@@ -138,6 +141,7 @@ impl Cluster {
                 stopped.join(", ")
             ));
         }
+
         None
     }
 }

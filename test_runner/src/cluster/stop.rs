@@ -30,16 +30,19 @@ impl Cluster {
         if self.is_running(PartName::Proxy) {
             report("stopping proxy");
         }
+
         self.end_part_gently(PartName::Proxy).await?;
         if self.is_running(PartName::Postgres) {
             report("stopping postgres");
             self.stop_postgres(report).await?;
             self.report_missing_wal(report).await;
         }
+
         self.clear_process(PartName::Postgres)?;
         if self.is_running(PartName::Walproposer) {
             report("stopping walproposer");
         }
+
         self.end_part_gently(PartName::Walproposer).await?;
         for part in self.parts() {
             if self.is_running(part) {
@@ -73,12 +76,14 @@ impl Cluster {
         if self.wait_while_commits_move(process).await {
             return Ok(());
         }
+
         let why = self.why_commits_stand_still().await;
         report(&format!(
             "the commit LSN stood still for {} s ({why}): stopping the walproposer, so that postgres can end; the \
              next start pushes the rest",
             STOP_WAIT.as_secs()
         ));
+
         self.end_part_gently(PartName::Walproposer).await?;
         if process.wait_gone(STOP_WAIT).await.is_err() {
             report("postgres still runs: immediate stop, its next start runs crash recovery");

@@ -43,6 +43,7 @@ async fn only_what_was_synced_is_left() {
     if python_is_missing() {
         return;
     }
+
     let open = "f = os.open(root + '/old', os.O_RDWR)\n";
     let create = "f = os.open(root + '/new', os.O_RDWR | os.O_CREAT)\n";
     let rename = "os.rename(root + '/new', root + '/old')\n";
@@ -64,6 +65,7 @@ async fn only_what_was_synced_is_left() {
         ("open(root + '/old', 'w').write('overwritten')".into(), vec!["old=old"]),
         ("os.mkdir(root + '/directory')".into(), vec!["old=old"]),
     ];
+
     for (script, expected) in cases {
         assert_eq!(left_by(&script, |_| {}).await, expected, "{script}");
     }

@@ -136,6 +136,7 @@ impl Ledger {
             self.contradictions
                 .push(format!("acknowledged {flush}, but was sent WAL up to {} only", Lsn(self.sent)));
         }
+
         let later = |truncation: &&Truncation| {
             truncation.term > term.0 || truncation.term == term.0 && !is_append_reply
         };
@@ -217,6 +218,7 @@ mod tests {
             // A safekeeper at a higher term ignores the truncation.
             (answer(3, 1000, false), 1000),
         ];
+
         for (late, owed) in cases {
             let mut ledger = at_1000();
             assert!(ledger.record_truncation(Term(2), Lsn(600)));

@@ -254,6 +254,7 @@ fn record_reply(payload: &Bytes, shared: &Shared, state: &Mutex<ConnectionState>
         },
         _ => return Ok(()),
     };
+
     shared.record.lock().change(|ledger| ledger.record_reply(answer))
 }
 

@@ -44,6 +44,7 @@ async fn psql_gets_what_its_sslmode_asks_for() -> Result<()> {
         let words = expected.err().unwrap_or("SSL connection (protocol: TLSv1.3");
         ensure!(output.status.success() == expected.is_ok() && said.contains(words), "{conninfo}: {said}");
     }
+
     Installation { proxied, environment }.passed().await
 }
 
@@ -97,6 +98,7 @@ pub(crate) async fn interrupt(
         Ok((superuser.query_one(asleep, &[]).await?.get::<_, i64>(0) == 1).then_some(()))
     })
     .await?;
+
     kill(Pid::from_raw(i32::try_from(child.id().context("psql ended")?)?), Signal::SIGINT)?;
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.context("psql stays")??;
     let error = String::from_utf8(output.stderr)?;

@@ -65,6 +65,7 @@ async fn direct_tls_and_protocol_3_2_work() -> Result<()> {
             ensure!(said.lines().any(|shown| shown == line), "{variables:?}: no {line} in {said}");
         }
     }
+
     let strict = [preload, ("PGREQUIREAUTH", "scram-sha-256"), ("PGCHANNELBINDING", "require")];
     let (success, said) = said(proxied, &psql, &strict, "SELECT current_user").await?;
     ensure!(success && said.trim() == "app", "{said}");

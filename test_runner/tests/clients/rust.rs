@@ -68,6 +68,7 @@ async fn notification_reaches_an_idle_session() -> Result<()> {
             }
         }
     });
+
     listener.batch_execute("LISTEN news").await?;
     let speaker = proxied.connect("app").await?;
     for payload in [String::new(), "n\u{f6}tig".into(), "x".repeat(PAYLOAD_BYTES)] {
@@ -95,6 +96,7 @@ async fn cancel_ends_its_query_and_late_one_nothing() -> Result<()> {
         ended = &mut first => ended.context("the first ended")?,
         ended = &mut second => ended.context("the second ended")?,
     }
+
     token.cancel_query(proxied.tls()?).await?;
     let ended = tokio::time::timeout(PATIENCE, first).await.context("nothing was cancelled")?;
     let code = ended.err().and_then(|error| error.code().cloned());
@@ -114,6 +116,7 @@ async fn every_startup_parameter_arrives() -> Result<()> {
     config.options(
         "-c statement_timeout=12345 -c search_path=a,b -c my.setting=with\\ space -c DateStyle=German",
     );
+
     let (client, connection) = config.connect(proxied.tls()?).await?;
     tokio::spawn(connection);
     for (setting, expected) in [

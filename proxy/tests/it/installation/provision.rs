@@ -30,6 +30,7 @@ pub(super) async fn make_database(
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).unwrap();
         postgres.tools.give_to_postgres(&copy).unwrap();
     }
+
     let settings =
         format!("port = {}\nmax_connections = {MAX_CONNECTIONS}\nfsync = off\nssl = on\n", postgres.port);
     postgres.append("postgresql.conf", &settings).unwrap();
@@ -41,6 +42,7 @@ pub(super) async fn make_database(
     {
         client.batch_execute(statement).await.unwrap();
     }
+
     process.end(Signal::SIGINT, DEADLINE).await.unwrap();
 }
 
@@ -91,6 +93,7 @@ pub(super) async fn start_proxy(
         log: directory.join("proxy.log"),
         dies_with_parent: true,
     };
+
     let process = program.spawn().unwrap();
     let starting = KillOnDrop::new(process);
     let text = wait::until("the proxy's address file", DEADLINE, async || {

@@ -47,6 +47,7 @@ pub(crate) async fn inspect(cluster: &Cluster, id: u64, tap: &Tap, compared: Lsn
     if !violations.is_empty() {
         bail!("sk{id} lost what it acknowledged: {} ({ledger:?}, {reported:?})", violations.join("; "));
     }
+
     let acknowledged = ledger.acknowledged();
     let mut found = Inspection { id, acknowledged, flush: reported.flush, compared_bytes: 0 };
     if let Some(base) = ledger.base() {
@@ -63,6 +64,7 @@ pub(crate) async fn inspect(cluster: &Cluster, id: u64, tap: &Tap, compared: Lsn
             found.compared_bytes = bytes.len() as u64;
         }
     }
+
     tap.record().change(|ledger| ledger.mark_compared())?;
     Ok(found)
 }
@@ -80,6 +82,7 @@ async fn read_log(cluster: &Cluster, id: u64, term: Term, from: Lsn, to: Lsn) ->
         password: None,
         tls: None,
     };
+
     let client = Client::connect(&options, CONNECT_TIMEOUT).await?;
     let command = format!("START_REPLICATION PHYSICAL {from} (term='{term}')");
     let mut copy = client.copy_both(&command).await?;
@@ -94,6 +97,7 @@ async fn read_log(cluster: &Cluster, id: u64, term: Term, from: Lsn, to: Lsn) ->
             bytes.extend_from_slice(&wal.data);
         }
     }
+
     bytes.truncate(wanted);
     Ok(bytes)
 }

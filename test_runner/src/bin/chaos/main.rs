@@ -86,6 +86,7 @@ async fn chaos(arguments: Arguments) -> Result<()> {
         copy_programs(&Tools::find(&state)?, &directory)?;
         progress.save()?;
     }
+
     let tools = Tools { programs: directory.join("programs"), ..Tools::find(&state)? };
     say(&format!("chaos: seed {}, cycles {}, {}", progress.seed, arguments.cycles, directory.display()));
     let result = cycles(&arguments, &directory, tools, &mut progress).await;
@@ -94,6 +95,7 @@ async fn chaos(arguments: Arguments) -> Result<()> {
         progress.save()?;
         say(&format!("chaos: all files stay in {}", directory.display()));
     }
+
     result
 }
 
@@ -128,6 +130,7 @@ async fn cycles(
         run.sync()?;
         progress.save()?;
     }
+
     say(&progress.summary());
     Ok(())
 }

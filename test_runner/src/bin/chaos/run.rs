@@ -53,6 +53,7 @@ impl Run {
             forgotten += self.kill_at_start(id, delay, plan.forgets).await?;
             again = " (twice)";
         }
+
         let found = self.revive(&plan.parts).await?;
         self.check_running()?;
         count(progress, &plan.parts, forgotten, &found);
@@ -134,12 +135,14 @@ impl Run {
             self.cluster.kill_part(PartName::Safekeeper(id)).await?;
             forgotten += self.lose(id, forgets)?;
         }
+
         count(progress, &parts, forgotten, &found);
         let rows = self.synced_rows().await?;
         ensure!(rows.len() as u64 >= progress.rows, "fewer acknowledged rows than at the last examination");
         if let Some(loss) = oracle::find_loss(&self.cluster, &rows).await? {
             bail!("lost: {loss}");
         }
+
         oracle::clean_up(&self.cluster)?;
         progress.oracles += 1;
         progress.rows = rows.len() as u64;

@@ -39,6 +39,7 @@ pub(crate) async fn up(cluster: &mut Cluster, port: Option<u16>) -> Result<bool>
         render::addresses(cluster).await?;
         return Ok(false);
     }
+
     if !running.is_empty() {
         let down: Vec<String> = cluster
             .parts()
@@ -52,9 +53,11 @@ pub(crate) async fn up(cluster: &mut Cluster, port: Option<u16>) -> Result<bool>
             down[0]
         );
     }
+
     if let Some(port) = port {
         cluster.state.postgres.port = port;
     }
+
     let (reporter, mut signals) = (Reporter::new(), Signals::new()?);
     let report = |text: &str| reporter.step(text);
     let started = tokio::select! {
@@ -65,6 +68,7 @@ pub(crate) async fn up(cluster: &mut Cluster, port: Option<u16>) -> Result<bool>
     if started.is_err() {
         cluster.give_up_start().await?;
     }
+
     reporter.done();
     started?;
     update_cluster_json(cluster)?;

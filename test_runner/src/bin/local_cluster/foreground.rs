@@ -40,6 +40,7 @@ pub(crate) async fn run(open: &dyn Fn() -> Result<Cluster>, directory: &Path) ->
             said = Some(status.blocked);
         }
     }
+
     reporter.show("stopping".into());
     let _lock = commands::lock(directory).await?;
     let mut cluster = open()?;

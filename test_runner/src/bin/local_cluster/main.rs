@@ -76,6 +76,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode> {
     if let Command::Status { json } = arguments.command {
         return commands::status(&open()?, json).await;
     }
+
     let lock = commands::lock(&directory).await?;
     let mut cluster = open()?;
     match arguments.command {

@@ -55,6 +55,7 @@ pub(crate) fn status(status: &ClusterStatus) {
             safekeeper.lag_bytes.map_or_else(unknown, bytes),
         ]
     });
+
     table(["safekeeper", "health", "term", "flush LSN", "commit LSN", "lag"], safekeepers.collect());
     status.remarks.iter().for_each(|remark| print_line(remark));
     print_line("");
@@ -62,6 +63,7 @@ pub(crate) fn status(status: &ClusterStatus) {
         sessions(proxy);
         print_line("");
     }
+
     print_line(&commits(status));
 }
 
@@ -81,10 +83,12 @@ fn sessions(proxy: &ProxyStatus) {
             bytes(session.bytes_to_client),
         ]
     });
+
     if !proxy.sessions.is_empty() {
         let header = ["endpoint", "role", "client", "session", "transaction", "age", "sent", "received"];
         table(header, shown.collect());
     }
+
     if let Some(more) = proxy.sessions.len().checked_sub(SESSIONS_SHOWN_MAX + 1) {
         print_line(&format!("and {} more", more + 1));
     }

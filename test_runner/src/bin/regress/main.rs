@@ -56,6 +56,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(bin) = &arguments.postgres_bin {
         tools.postgres_bin.clone_from(bin);
     }
+
     let mut found = Vec::new();
     for way in ["directly", "through-the-proxy"] {
         let directory = directory.join(way);
@@ -68,6 +69,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
         say(&format!("{way}: {summary} ({} s)", begin.elapsed().as_secs()));
         found.push(differences::read(&directory.join("output/regression.diffs"))?);
     }
+
     let only = differences::compare(&found[0], &found[1]);
     if only.is_empty() {
         say(&format!("the same {} differences in both runs", found[0].len()));
@@ -118,6 +120,7 @@ async fn pg_regress(
     if let Some(account) = &tools.account {
         account.run_as(command.as_std_mut());
     }
+
     let log = fs::File::create(output.with_extension("log"))?;
     command.stdout(log.try_clone()?).stderr(log);
     let status = command.status().await.context("cannot run pg_regress")?;

@@ -63,6 +63,7 @@ pub(crate) async fn run(proxied: &ProxiedPostgres, numbers: Range<u64>) -> Resul
             }
         })
     });
+
     try_join_all(clients).await?.into_iter().collect()
 }
 

@@ -96,11 +96,13 @@ async fn cycle(proxied: &ProxiedPostgres, cycles: u64) -> Result<()> {
         ));
         after_parts.push(held);
     }
+
     let (first, last) = (&after_parts[0], &after_parts[after_parts.len() - 1]);
     ensure!(
         last.has_hardly_grown_since(first),
         "memory grew: {first} after the first tenth, {last} at the end"
     );
+
     say(&format!(
         "{cycles} connections in {} s; before: {before}; after the first tenth: {first}; at the end: {last}",
         begin.elapsed().as_secs()

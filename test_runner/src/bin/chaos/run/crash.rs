@@ -16,6 +16,7 @@ impl Run {
         for id in safekeepers(parts) {
             self.tap(id)?.set_open(false);
         }
+
         let mut children = Vec::new();
         for part in parts {
             if let Some(process) = self.cluster.part(*part)?.process {
@@ -23,16 +24,20 @@ impl Run {
                 process.signal(Signal::SIGKILL)?;
             }
         }
+
         // A machine that fails ends all processes of PostgreSQL, not only the postmaster.
         for child in &children {
             child.signal(Signal::SIGKILL)?;
         }
+
         for part in parts {
             self.cluster.kill_part(*part).await?;
         }
+
         for child in children {
             child.kill().await?;
         }
+
         let mut forgotten = 0;
         for id in safekeepers(parts) {
             self.tap(id)?.wait_all_read().await?;

@@ -56,6 +56,7 @@ impl Run {
             without_proxy: true,
             ..ClusterOptions::default()
         };
+
         let mut cluster = Cluster::open(&directory.join("cluster"), tools, options)?;
         let is_new = progress.cycles == 0;
         let mut taps = BTreeMap::new();
@@ -66,16 +67,19 @@ impl Run {
             let target = SocketAddr::from(([127, 0, 0, 1], safekeeper.pg_port));
             taps.insert(safekeeper.id, Tap::start(target, record).await?);
         }
+
         cluster.options.relayed = taps.iter().map(|(id, tap)| (*id, tap.address.port())).collect();
         let rows = directory.join("rows");
         if is_new {
             Self::start_new(&mut cluster, &rows).await?;
         }
+
         if has_lying_disks {
             for id in taps.keys() {
                 fs::write(disk(&cluster, *id)?.lie, "")?;
             }
         }
+
         let (rows, reports) = RowLog::open(rows)?;
         let used = rows.read()?.iter().map(|(_, sequence)| *sequence).max();
         let first = used.map_or(0, |used| used + SEQUENCES_UNKNOWN_MAX);
@@ -117,9 +121,11 @@ impl Run {
                 }
             }
         }
+
         if self.cluster.postgres().data_dir.with_extension("away").exists() {
             oracle::clean_up(&self.cluster)?;
         }
+
         self.crash(&parts, false).await?;
         self.wait_gone().await?;
         self.revive(&parts).await.map(drop)
