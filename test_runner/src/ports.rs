@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 /// Range of the ports: above the well known ones, below `net.ipv4.ip_local_port_range` (32768 on Linux).
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
+/// Random ports to try.
 const ATTEMPTS_MAX: usize = 1_000;
 
 /// Lock files of the ports that this process chose.

@@ -98,6 +98,7 @@ pub struct CachedAddress {
     pub address: String,
 }
 
+/// Answer of `GET /v1/sessions`.
 #[derive(Deserialize)]
 struct Sessions {
     sessions: Vec<ProxySession>,

@@ -12,11 +12,15 @@ use test_runner::unsynced::{self, ForgettingDisk};
 use test_runner::wait::until;
 use test_runner::workload::{Rows, Workload};
 
+/// Clients of the load.
 const CLIENTS: i32 = 8;
+/// Payload of each row.
 const PAYLOAD_BYTES: usize = 500;
 /// Acknowledged rows between two crashes.
 const ROWS: u64 = 500;
+/// Time limit for commits to go through after a crash.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
+/// Ids of the safekeepers.
 const SAFEKEEPERS: [u64; 3] = [1, 2, 3];
 
 async fn cluster_on_forgetting_disks(name: &str) -> Result<ClusterUnderTest> {

@@ -35,6 +35,7 @@ pub(crate) struct DevCommands {
 }
 
 impl DevCommands {
+    /// Makes an empty directory for the commands.
     pub(crate) fn new(name: &str) -> Result<Self> {
         let environment = TestEnvironment::new(name)?;
         Ok(Self { directory: environment.directory.clone(), environment: Some(environment) })
@@ -115,6 +116,7 @@ impl DevCommands {
         all.filter(|process| process.is_alive()).collect()
     }
 
+    /// Marks the test as passed: its files are removed. To be called at the end of a test.
     pub(crate) fn passed(mut self) {
         self.end();
         if let Some(environment) = self.environment.take() {

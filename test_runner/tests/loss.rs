@@ -16,16 +16,21 @@ use test_runner::wait::until;
 use test_runner::workload::Workload;
 use wal_types::Lsn;
 
+/// Time limit for every wait of a test.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
+/// Acknowledged rows between two steps.
 pub(crate) const ROWS: u64 = 300;
+/// Attempts to kill a safekeeper far above its durable commit LSN.
 const ATTEMPTS_MAX: usize = 20;
 /// More than a batch of the load: bytes so far below the end were acknowledged.
 const DEPTH_BYTES: u64 = 8_000;
 
+/// Status of the log on a safekeeper.
 pub(crate) async fn status(cluster: &Cluster, id: u64) -> Result<TimelineStatus> {
     cluster.safekeeper(id)?.timeline(&cluster.state.tenant_id, &cluster.state.timeline_id).await
 }
 
+/// Waits until a safekeeper reports this health. Returns its status.
 pub(crate) async fn becomes(cluster: &Cluster, id: u64, health: &str) -> Result<TimelineStatus> {
     until(&format!("sk{id} to be {health}"), TIMEOUT, async || {
         let status = status(cluster, id).await?;

@@ -17,7 +17,9 @@ use test_runner::workload::Workload;
 use test_runner::{clients, ports};
 use wal_types::Lsn;
 
+/// Time limit for every wait of a test.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Acknowledged rows between two steps.
 const ROWS: u64 = 300;
 /// Time for which a commit must not return.
 const HELD_FOR: Duration = Duration::from_secs(2);

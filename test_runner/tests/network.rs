@@ -9,6 +9,7 @@ use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::faulty_network::{Fault, Relay};
 use test_runner::workload::Workload;
 
+/// Time limit for commits to go through.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test]

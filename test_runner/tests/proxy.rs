@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 use crate::dev_commands::{DevCommands, paste, try_paste};
 
 /// Time limit for every wait of a test.
-const PATIENCE: Duration = Duration::from_secs(90);
+const DEADLINE: Duration = Duration::from_secs(90);
 /// Concurrent clients.
 const CROWD: usize = 200;
 /// Running time of pgbench in each mode.
@@ -209,7 +209,7 @@ async fn rows_written_through_proxy_reach_a_standby() -> Result<()> {
     wait_replayed(&standby, end).await?;
     let replayed = standby.ask("app", &checksums).await?;
     ensure!(replayed == written, "proxy {written}, standby {replayed}");
-    process.end(Signal::SIGQUIT, PATIENCE).await?;
+    process.end(Signal::SIGQUIT, DEADLINE).await?;
     dev.succeed(&["down"]).await?;
     dev.passed();
     Ok(())
@@ -226,7 +226,7 @@ async fn wait_asleep(dev: &DevCommands, names: &str) -> Result<()> {
     let postgres = dev.cluster()?.postgres();
     let query = "SELECT coalesce(string_agg(substring(query FROM 'AS (\\w+)'), ', ' ORDER BY query), '') \
                  FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep(1000) AS %'";
-    until(&format!("{names} to sleep"), PATIENCE, async || {
+    until(&format!("{names} to sleep"), DEADLINE, async || {
         Ok((postgres.ask("postgres", query).await? == names).then_some(()))
     })
     .await
@@ -257,7 +257,7 @@ impl PsqlSession {
         self.send(&format!("{query};\n")).await?;
         let mut answer = String::new();
         let mut stdout = BufReader::new(self.psql.stdout.as_mut().context("no stdout")?);
-        tokio::time::timeout(PATIENCE, stdout.read_line(&mut answer))
+        tokio::time::timeout(DEADLINE, stdout.read_line(&mut answer))
             .await
             .context("psql said nothing")??;
         Ok(answer.trim().to_owned())
@@ -275,7 +275,7 @@ impl PsqlSession {
 
     async fn leave(mut self) -> Result<()> {
         drop(self.psql.stdin.take());
-        let status = tokio::time::timeout(PATIENCE, self.psql.wait()).await.context("psql stays")??;
+        let status = tokio::time::timeout(DEADLINE, self.psql.wait()).await.context("psql stays")??;
         ensure!(status.success(), "psql ended with {status}");
         Ok(())
     }
@@ -283,7 +283,7 @@ impl PsqlSession {
     /// Waits for the end of psql. Returns its standard error.
     async fn last_words(mut self) -> Result<String> {
         drop(self.psql.stdin.take());
-        let output = tokio::time::timeout(PATIENCE, self.psql.wait_with_output()).await;
+        let output = tokio::time::timeout(DEADLINE, self.psql.wait_with_output()).await;
         Ok(String::from_utf8(output.context("psql stays")??.stderr)?)
     }
 }

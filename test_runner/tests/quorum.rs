@@ -11,6 +11,7 @@ use test_runner::workload::Workload;
 
 /// Time limit for a stopped safekeeper to catch up 200 MB.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit for a waiting commit to return after the quorum is back.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for which a commit must not return.
 const HELD_FOR: Duration = Duration::from_secs(2);

@@ -12,6 +12,7 @@ use test_runner::postgres::Postgres;
 use test_runner::wait::until;
 use wal_types::Lsn;
 
+/// Time limit for all safekeepers to learn a commit LSN.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Both are stock programs that stream from a safekeeper.

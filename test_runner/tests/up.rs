@@ -10,6 +10,7 @@ use test_runner::wait::until;
 
 use crate::dev_commands::{DevCommands, paste};
 
+/// Time limit for one step of a test.
 const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 
 #[tokio::test]

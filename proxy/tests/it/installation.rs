@@ -106,6 +106,7 @@ impl Installation {
         Self { environment: Some(environment), postgres, certificates, proxy, address, addresses, http, mgmt }
     }
 
+    /// Directory of all files of the test.
     pub(crate) fn directory(&self) -> &Path {
         self.postgres.data_dir.parent().unwrap()
     }
@@ -161,6 +162,7 @@ impl Installation {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// Configuration of a client of the application, to be used with [`Installation::tls`].
     pub(crate) fn config(&self) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config.host("main.db.test").hostaddr(self.address.ip()).port(self.address.port());
@@ -169,6 +171,7 @@ impl Installation {
         config
     }
 
+    /// TLS that trusts the authority of the installation only.
     pub(crate) fn tls(&self) -> VerifyFull {
         VerifyFull::new(&self.certificates.authority).unwrap()
     }
@@ -204,10 +207,12 @@ impl Installation {
         .unwrap();
     }
 
+    /// Log of the proxy.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory().join("proxy.log")).unwrap()
     }
 
+    /// Marks the test as passed: its files are removed. To be called at the end of a test.
     pub(crate) fn passed(mut self) {
         self.stop_postgres();
         self.environment.take().unwrap().passed();

@@ -65,6 +65,7 @@ impl Proxy {
         Self { child, log, address, http }
     }
 
+    /// Sends a signal to the process.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
@@ -75,14 +76,17 @@ impl Proxy {
         (status.unwrap(), Instant::now())
     }
 
+    /// Process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
+    /// True while the process runs.
     pub(crate) fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Content of its log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
@@ -94,6 +98,7 @@ impl Proxy {
         Ok((response.status().as_u16(), response.text().await?))
     }
 
+    /// Sends a PUT request to the admin port. Returns status and body of the answer.
     pub(crate) async fn put(&self, path: &str, body: &'static str) -> (u16, String) {
         let request = reqwest::Client::new().put(format!("http://{}{path}", self.http)).body(body);
         let response = request.send().await.unwrap();
@@ -116,6 +121,7 @@ impl Proxy {
         installation.uri().replace(&format!(":{}/app", installation.address.port()), &own)
     }
 
+    /// Configuration of a client of this proxy.
     pub(crate) fn config(&self) -> tokio_postgres::Config {
         config_for(self.address)
     }

@@ -42,6 +42,7 @@ async fn second_client(installation: &Installation) -> Option<SqlState> {
     second.err().map(|error| error.code().expect("an answer").clone())
 }
 
+/// Words of the log line of a failed reload.
 const STAYS: &str = "cannot be used: what was read before stays";
 
 /// Certificates, endpoints, token and limits stay unchanged until every file is valid.

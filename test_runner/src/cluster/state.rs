@@ -15,6 +15,7 @@ use crate::process::ProcessId;
 
 /// Version of `state.json`; raised when a later program can no longer run a cluster of an earlier one.
 const FORMAT: u32 = 2;
+/// Random bytes of a password.
 const PASSWORD_BYTES: usize = 16;
 
 /// All facts about one cluster that are not in its data directories.

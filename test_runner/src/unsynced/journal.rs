@@ -49,6 +49,7 @@ pub(super) fn unsynced(records: Vec<Change>) -> Vec<Change> {
     lost
 }
 
+/// Decodes the whole records of a journal.
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Change>> {
     parse_whole(bytes).map(|(records, _)| records)
 }

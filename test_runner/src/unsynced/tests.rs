@@ -36,6 +36,7 @@ fn python_is_missing() -> bool {
     missing
 }
 
+/// Python statements that sync the directory.
 const SYNC_DIRECTORY: &str = "d = os.open(root, os.O_RDONLY); os.fsync(d)\n";
 
 #[tokio::test]

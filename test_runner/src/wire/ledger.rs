@@ -41,6 +41,7 @@ pub struct Ledger {
     contradictions: Vec<String>,
 }
 
+/// An order of an elected proposer to truncate the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Truncation {
     term: u64,

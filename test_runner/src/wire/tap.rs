@@ -27,7 +27,9 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const WAITING_BYTES_MAX: usize = 64 * 1024;
 /// Time limit for one end to close a connection that the other end closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Tag of CopyData (PostgreSQL documentation, "Message Formats").
 const COPY_DATA: u8 = b'd';
+/// Tag of Query.
 const QUERY: u8 = b'Q';
 
 /// A running tap; it ends when this value is dropped.
@@ -40,6 +42,7 @@ pub struct Tap {
     task: tokio::task::JoinHandle<()>,
 }
 
+/// State of a tap that its connections share.
 #[derive(Debug)]
 struct Shared {
     record: Mutex<WireRecord>,

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 #[derive(Clone)]
 pub(crate) struct ControlPlane(Arc<Inner>);
 
+/// State of the service.
 struct Inner {
     verifiers: Vec<(String, String)>,
     /// Address of the compute.
@@ -30,8 +31,9 @@ struct Inner {
 /// A wake that the test completes by sending on it.
 pub(crate) type Wake = tokio::sync::oneshot::Sender<()>;
 
+/// Query parameters of a request.
 #[derive(Deserialize)]
-struct Asked {
+struct LookupQuery {
     endpointish: String,
     role: Option<String>,
 }
@@ -73,12 +75,12 @@ impl ControlPlane {
 
 async fn access(
     State(this): State<ControlPlane>,
-    Query(asked): Query<Asked>,
+    Query(query): Query<LookupQuery>,
 ) -> Result<axum::Json<Value>, StatusCode> {
-    if asked.endpointish != "main" {
+    if query.endpointish != "main" {
         return Err(StatusCode::NOT_FOUND);
     }
-    let role = asked.role.unwrap_or_default();
+    let role = query.role.unwrap_or_default();
     let verifier =
         this.0.verifiers.iter().find(|(name, _)| *name == role).map_or("", |(_, verifier)| verifier);
     Ok(axum::Json(json!({"role_secret": verifier})))
@@ -86,9 +88,9 @@ async fn access(
 
 async fn wake(
     State(this): State<ControlPlane>,
-    Query(asked): Query<Asked>,
+    Query(query): Query<LookupQuery>,
 ) -> Result<axum::Json<Value>, StatusCode> {
-    if asked.endpointish != "main" {
+    if query.endpointish != "main" {
         return Err(StatusCode::NOT_FOUND);
     }
     this.0.wakes.fetch_add(1, Ordering::SeqCst);

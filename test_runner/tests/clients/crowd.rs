@@ -12,10 +12,12 @@ use tokio::sync::mpsc;
 
 use super::control_plane::ControlPlane;
 
+/// Number of clients.
 const CROWD: usize = 1_000;
 /// Clients that connect at the same moment.
 const GROUP: usize = 100;
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Time limit for every wait of the test.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// All clients are served.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,7 +33,7 @@ async fn thousand_clients_cost_one_wake() -> Result<()> {
     let (service, control_plane) =
         ControlPlane::start(&environment.directory, known, &address, Some(at_wake)).await?;
     let options = ProxiedOptions { control_plane: Some(control_plane), ..ProxiedOptions::default() };
-    process.end(Signal::SIGINT, PATIENCE).await?;
+    process.end(Signal::SIGINT, DEADLINE).await?;
     let proxied = ProxiedPostgres::proxy_only(postgres.clone(), &options).await?;
 
     let (config, tls) = (proxied.config("crowd"), proxied.tls()?);
@@ -43,21 +45,21 @@ async fn thousand_clients_cost_one_wake() -> Result<()> {
             let (config, tls) = (config.clone(), tls.clone());
             tokio::spawn(async move { config.connect(tls).await })
         }));
-        until("the group to be let in", PATIENCE, async || {
+        until("the group to be let in", DEADLINE, async || {
             let sessions = proxied.http("/v1/sessions").await.unwrap_or_default();
             let waiting = sessions.matches("\"state\":\"connecting\"").count();
             Ok((waiting == clients.len()).then_some(()))
         })
         .await?;
     }
-    let wake = tokio::time::timeout(PATIENCE, wakes.recv()).await?.context("the service is gone")?;
+    let wake = tokio::time::timeout(DEADLINE, wakes.recv()).await?.context("the service is gone")?;
     let process = postgres.start(&settings).await?;
     ensure!(wake.send(()).is_ok(), "the service gave up");
 
     let mut sessions = Vec::new();
     for client in clients {
         let (client, connection) =
-            tokio::time::timeout(PATIENCE, client).await.context("it still waits")???;
+            tokio::time::timeout(DEADLINE, client).await.context("it still waits")???;
         tokio::spawn(connection);
         sessions.push(client);
     }
@@ -69,7 +71,7 @@ async fn thousand_clients_cost_one_wake() -> Result<()> {
     ensure!(proxied.metric("holdfast_proxy_sessions").await? as usize == CROWD);
     drop(sessions);
     proxied.stop().await?;
-    process.end(Signal::SIGQUIT, PATIENCE).await?;
+    process.end(Signal::SIGQUIT, DEADLINE).await?;
     environment.passed();
     Ok(())
 }

@@ -23,6 +23,7 @@ pub(crate) struct Installation {
 }
 
 impl Installation {
+    /// Copies the shared database and starts PostgreSQL and the proxy.
     pub(crate) async fn new(name: &str) -> Result<Self> {
         let environment = TestEnvironment::new(&format!("clients-{name}"))?;
         let postgres = copy_database(&environment.tools, &environment.directory).await?;
@@ -30,6 +31,7 @@ impl Installation {
         Ok(Self { proxied, environment })
     }
 
+    /// Stops both programs and removes the files of the test.
     pub(crate) async fn passed(self) -> Result<()> {
         self.proxied.stop().await?;
         self.environment.passed();

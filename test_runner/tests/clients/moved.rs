@@ -11,7 +11,7 @@ use test_runner::proxied_postgres::{ProxiedOptions, ProxiedPostgres, copy_databa
 use super::control_plane::ControlPlane;
 
 /// Time limit for the stop of PostgreSQL.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 
 #[tokio::test]
 async fn moved_compute_is_found_without_a_client_error() -> Result<()> {
@@ -29,7 +29,7 @@ async fn moved_compute_is_found_without_a_client_error() -> Result<()> {
     ensure!(ask().await? == postgres.port.to_string() && service.wakes() == 1);
     ensure!(ask().await? == postgres.port.to_string() && service.wakes() == 1, "the address was not cached");
 
-    process.end(Signal::SIGINT, PATIENCE).await?;
+    process.end(Signal::SIGINT, DEADLINE).await?;
     let elsewhere = test_runner::postgres::Postgres { port: ports::pick()?, ..postgres };
     let process = elsewhere.start(&[]).await?;
     service.moved_to(&format!("127.0.0.1:{}", elsewhere.port))?;
@@ -42,7 +42,7 @@ async fn moved_compute_is_found_without_a_client_error() -> Result<()> {
     ensure!(cached.contains(&format!(":{}\"", elsewhere.port)) && !cached.contains(&address), "{cached}");
     ensure!(ask().await? == elsewhere.port.to_string() && service.wakes() == 2);
     proxied.stop().await?;
-    process.end(Signal::SIGQUIT, PATIENCE).await?;
+    process.end(Signal::SIGQUIT, DEADLINE).await?;
     environment.passed();
     Ok(())
 }

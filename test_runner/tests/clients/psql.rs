@@ -13,7 +13,8 @@ use tokio::process::Command;
 
 use super::Installation;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit for every wait of a test.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn psql_gets_what_its_sslmode_asks_for() -> Result<()> {
@@ -94,13 +95,13 @@ pub(crate) async fn interrupt(
     let child = command.spawn()?;
     let superuser = proxied.connect_directly("postgres").await?;
     let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    until("psql to sleep", PATIENCE, async || {
+    until("psql to sleep", DEADLINE, async || {
         Ok((superuser.query_one(asleep, &[]).await?.get::<_, i64>(0) == 1).then_some(()))
     })
     .await?;
 
     kill(Pid::from_raw(i32::try_from(child.id().context("psql ended")?)?), Signal::SIGINT)?;
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.context("psql stays")??;
+    let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.context("psql stays")??;
     let error = String::from_utf8(output.stderr)?;
     ensure!(error.contains("canceling statement due to user request"), "{error}");
     Ok(())

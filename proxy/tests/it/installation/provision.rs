@@ -17,6 +17,7 @@ use super::{DEADLINE, Setup};
 /// More than the crowd of the wake test, with reserved and replication connections.
 const MAX_CONNECTIONS: u32 = 1050;
 
+/// Makes a data directory with TLS, and role and database `app`. PostgreSQL is stopped afterwards.
 pub(super) async fn make_database(
     postgres: &Postgres,
     certificates: &Certificates,
@@ -46,6 +47,7 @@ pub(super) async fn make_database(
     process.end(Signal::SIGINT, DEADLINE).await.unwrap();
 }
 
+/// Writes `endpoints.toml` and the start command.
 pub(super) fn write_endpoints(directory: &Path, postgres: &Postgres, verifier: &Verifier, setup: &Setup<'_>) {
     let script = write_start_script(directory, postgres);
     let usual = format!(
@@ -61,6 +63,7 @@ pub(super) fn write_endpoints(directory: &Path, postgres: &Postgres, verifier: &
     fs::write(directory.join("endpoints.toml"), endpoints).unwrap();
 }
 
+/// Starts the proxy. Returns its process and its addresses for clients, admin HTTP and browser logins.
 pub(super) async fn start_proxy(
     directory: &Path,
     certificates: &Certificates,

@@ -27,6 +27,7 @@ struct Arguments {
     command: Command,
 }
 
+/// Commands of `./dev` that this program runs.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the cluster and wait until a commit went the whole way.
