@@ -20,7 +20,7 @@ pub async fn until<T>(
             return Ok(found);
         }
         if Instant::now() >= deadline {
-            bail!("waited {} s in vain for {what}", within.as_secs_f32());
+            bail!("waited {} s for {what}, without success", within.as_secs_f32());
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }

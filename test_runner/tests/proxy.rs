@@ -113,7 +113,7 @@ async fn sleeping_compute_is_woken_once_for_all() -> Result<()> {
     for client in crowd {
         client.leave().await?;
     }
-    ensure!(starts(&dev)? == starts_before + 2, "it was started {} times", starts(&dev)?);
+    ensure!(starts(&dev)? == starts_before + 2, "PostgreSQL was started {} times", starts(&dev)?);
     dev.succeed(&["down"]).await?;
     dev.passed();
     Ok(())

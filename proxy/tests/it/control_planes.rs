@@ -237,6 +237,6 @@ async fn idle_compute_is_suspended_and_woken_again() {
 
     assert_eq!(installation.ask(&installation.uri(), &["SELECT current_user"]).await, "app");
     assert_eq!(installation.starts(), 2);
-    wait::until("it to be stopped again", DEADLINE, asleep).await.unwrap();
+    wait::until("the compute to be stopped again", DEADLINE, asleep).await.unwrap();
     installation.passed();
 }

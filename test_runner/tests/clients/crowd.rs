@@ -59,7 +59,7 @@ async fn thousand_clients_cost_one_wake() -> Result<()> {
     let mut sessions = Vec::new();
     for client in clients {
         let (client, connection) =
-            tokio::time::timeout(DEADLINE, client).await.context("it still waits")???;
+            tokio::time::timeout(DEADLINE, client).await.context("a client still waits")???;
         tokio::spawn(connection);
         sessions.push(client);
     }

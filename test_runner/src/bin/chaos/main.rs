@@ -173,7 +173,7 @@ fn resume(directory: &Path, cycles: u64, seed: Option<u64>) -> Result<RunProgres
 async fn lock(directory: &Path) -> Result<Flock<fs::File>> {
     let path = directory.join("lock");
     // An earlier run that was just killed may still hold the lock.
-    let locked = wait::until("its end", LOCK_TIMEOUT, async || {
+    let locked = wait::until("the end of the other run", LOCK_TIMEOUT, async || {
         match Flock::lock(fs::File::create(&path)?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(lock)),
             Err((_, Errno::EWOULDBLOCK)) => Ok(None),

@@ -21,7 +21,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Locks the cluster. Held while parts start or stop: two commands at once would undo each other.
 pub(crate) async fn lock(directory: &Path) -> Result<Flock<fs::File>> {
     let path = directory.join("lock");
-    let locked = wait::until("its end", LOCK_TIMEOUT, async || {
+    let locked = wait::until("the end of the other command", LOCK_TIMEOUT, async || {
         match Flock::lock(fs::File::create(&path)?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(lock)),
             Err((_, Errno::EWOULDBLOCK)) => Ok(None),
@@ -132,7 +132,7 @@ pub(crate) async fn stop(cluster: &mut Cluster, name: PartName) -> Result<()> {
 /// Stops all parts.
 pub(crate) async fn down(cluster: &mut Cluster) -> Result<()> {
     if cluster.running().is_empty() {
-        render::print_line("nothing runs");
+        render::print_line("no part of the cluster runs");
     }
     stop_everything(cluster, &Reporter::new()).await
 }
