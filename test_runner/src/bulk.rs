@@ -25,9 +25,9 @@ pub struct Transfer {
     /// Bytes in each direction.
     pub bytes: u64,
     /// Time of the copy into the table.
-    pub there: Duration,
+    pub into_table: Duration,
     /// Time of the copy out of the table.
-    pub back: Duration,
+    pub out_of_table: Duration,
 }
 
 /// Length and CRC-32C of a stream.
@@ -46,12 +46,12 @@ impl Sum {
 
 /// Copies at least `bytes` into an unlogged table and out again, and compares length and checksum. The table is dropped
 /// afterwards.
-pub async fn there_and_back(proxied: &ProxiedPostgres, bytes: u64) -> Result<Transfer> {
+pub async fn copy_both_ways(proxied: &ProxiedPostgres, bytes: u64) -> Result<Transfer> {
     let client = proxied.connect("app").await?;
     client.batch_execute("DROP TABLE IF EXISTS bulk; CREATE UNLOGGED TABLE bulk (line text)").await?;
     let begin = Instant::now();
     let sent = send(&client, bytes).await?;
-    let there = begin.elapsed();
+    let into_table = begin.elapsed();
 
     let begin = Instant::now();
     let mut got = Sum::default();
@@ -59,11 +59,11 @@ pub async fn there_and_back(proxied: &ProxiedPostgres, bytes: u64) -> Result<Tra
     while let Some(chunk) = stream.next().await {
         got.add(&chunk?);
     }
-    let back = begin.elapsed();
+    let out_of_table = begin.elapsed();
     ensure!(sent == got, "sent {sent:?}, got {got:?}");
     ensure!(sent.bytes >= bytes, "sent only {} bytes", sent.bytes);
     client.batch_execute("DROP TABLE bulk").await?;
-    Ok(Transfer { bytes: sent.bytes, there, back })
+    Ok(Transfer { bytes: sent.bytes, into_table, out_of_table })
 }
 
 async fn send(client: &tokio_postgres::Client, bytes: u64) -> Result<Sum> {

@@ -37,7 +37,7 @@ impl Certificates {
 
 /// Returns the certificates in the directory, or creates new ones when one is missing. A crash leaves all files or
 /// none.
-pub fn keep(directory: &Path, names: &[&str]) -> Result<Certificates> {
+pub fn load_or_create(directory: &Path, names: &[&str]) -> Result<Certificates> {
     let kept = Certificates::in_directory(directory);
     if kept.all_exist() {
         return Ok(kept);
@@ -49,14 +49,14 @@ pub fn keep(directory: &Path, names: &[&str]) -> Result<Certificates> {
         }
     }
     fs::create_dir(&unfinished)?;
-    write(&unfinished, names)?;
+    create(&unfinished, names)?;
     fs::rename(&unfinished, directory)?;
     Ok(kept)
 }
 
 /// Writes a new authority and a server certificate for these names (besides `localhost` and 127.0.0.1). The two have
 /// different subjects: OpenSSL takes a certificate whose issuer equals its subject for a self-signed one.
-pub fn write(directory: &Path, names: &[&str]) -> Result<Certificates> {
+pub fn create(directory: &Path, names: &[&str]) -> Result<Certificates> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.distinguished_name.push(DnType::CommonName, "Holdfast local authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn certificate_files_are_pem_with_a_private_key() {
         let directory = tempfile::tempdir().unwrap();
-        let files = write(directory.path(), &["*.example.test"]).unwrap();
+        let files = create(directory.path(), &["*.example.test"]).unwrap();
         assert_eq!(fs::metadata(&files.key).unwrap().permissions().mode() & 0o777, 0o600);
         for file in [files.authority, files.certificate, files.key] {
             assert!(fs::read_to_string(file).unwrap().starts_with("-----BEGIN "));
@@ -103,7 +103,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap().path().join("tls");
         fs::create_dir_all(directory.parent().unwrap()).unwrap();
         let authority = || {
-            let files = keep(&directory, &["*.example.test"]).unwrap();
+            let files = load_or_create(&directory, &["*.example.test"]).unwrap();
             (fs::read(&files.authority).unwrap(), files)
         };
         let (first, files) = authority();

@@ -139,7 +139,7 @@ impl ProxiedPostgres {
             Some(control_plane) => control_plane.clone(),
             None => write_endpoints(&directory, &postgres).await?,
         };
-        let certificates = certs::write(&directory, &["*.db.test"])?;
+        let certificates = certs::create(&directory, &["*.db.test"])?;
         let (proxy, port, http) = start_proxy(&postgres, &certificates, &control_plane, options).await?;
         Ok(Self { postgres, postmaster: None, proxy, port, certificates, http })
     }

@@ -133,7 +133,7 @@ impl Proxy {
                 anyhow::bail!("proxy: port {port} is taken: stop what listens there (ss -ltnp)");
             }
         }
-        let certificates = certs::keep(&self.tls_directory(), &[WILDCARD])?;
+        let certificates = certs::load_or_create(&self.tls_directory(), &[WILDCARD])?;
         write_private(&self.endpoints_file(), &self.endpoints()?)?;
         let address_file = self.log.with_extension("address");
         let program = self.program(&certificates, &address_file)?;

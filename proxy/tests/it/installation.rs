@@ -98,7 +98,7 @@ impl Installation {
 
         write(&directory);
         let verifier = verifier();
-        let certificates = certs::write(&directory, &["*.db.test"]).unwrap();
+        let certificates = certs::create(&directory, &["*.db.test"]).unwrap();
         make_database(&postgres, &certificates, &verifier, setup.hba).await;
         write_endpoints(&directory, &postgres, &verifier, setup);
         let (proxy, addresses, http, mgmt) = start_proxy(&directory, &certificates, setup).await;

@@ -70,7 +70,7 @@ async fn reload_with_one_wrong_file_changes_nothing() {
     let directory = installation.directory();
     service.database.set((installation.postgres.port, directory.join("start.sh"))).unwrap();
     fs::create_dir(directory.join("next")).unwrap();
-    let next = certs::write(&directory.join("next"), &["*.db.test"]).unwrap();
+    let next = certs::create(&directory.join("next"), &["*.db.test"]).unwrap();
     // The authority of the first certificate, for clients that still trust it.
     let old_authority = directory.join("old-ca.pem");
     fs::copy(&installation.certificates.authority, &old_authority).unwrap();

@@ -76,7 +76,7 @@ async fn certificate_reload_keeps_sessions_and_refuses_wrong_files() {
     let next = |name: &str| {
         let directory = installation.directory().join(name);
         fs::create_dir(&directory).unwrap();
-        certs::write(&directory, &["*.db.test"]).unwrap()
+        certs::create(&directory, &["*.db.test"]).unwrap()
     };
     let old = &installation.certificates;
 

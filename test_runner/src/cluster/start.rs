@@ -124,7 +124,7 @@ impl Cluster {
     /// Waits until commits go through; to be called after a start of the primary alone. When another part is down,
     /// commits cannot go through and the primary serves reads only: then returns at once and names that part.
     pub async fn wait_usable(&self) -> Result<Option<String>> {
-        let missing = self.what_is_down();
+        let missing = self.down_parts();
         if missing.is_none() {
             self.wait_streaming().await?;
         }

@@ -80,7 +80,7 @@ impl Cluster {
         fill_in_lag(&mut safekeepers, walproposer.as_ref());
         let parts =
             self.parts().into_iter().map(|name| self.part_status(name)).collect::<anyhow::Result<_>>()?;
-        let blocked = self.what_blocks(walproposer.as_ref());
+        let blocked = self.blocked_reason(walproposer.as_ref());
         let remarks = remarks(&safekeepers, walproposer.as_ref());
         Ok(ClusterStatus { parts, safekeepers, walproposer, proxy, blocked, remarks })
     }
@@ -101,8 +101,8 @@ impl Cluster {
         })
     }
 
-    fn what_blocks(&self, walproposer: Option<&WalproposerStatus>) -> Option<String> {
-        if let Some(down) = self.what_is_down() {
+    fn blocked_reason(&self, walproposer: Option<&WalproposerStatus>) -> Option<String> {
+        if let Some(down) = self.down_parts() {
             return Some(down);
         }
         match walproposer {
@@ -115,7 +115,7 @@ impl Cluster {
     }
 
     /// One sentence about parts that commits need and that do not run.
-    pub(super) fn what_is_down(&self) -> Option<String> {
+    pub(super) fn down_parts(&self) -> Option<String> {
         let down = |name: PartName| !self.is_running(name);
         if down(PartName::Postgres) {
             let proxy =

@@ -77,7 +77,7 @@ impl Cluster {
             return Ok(());
         }
 
-        let why = self.why_commits_stand_still().await;
+        let why = self.stall_reason().await;
         report(&format!(
             "the commit LSN stood still for {} s ({why}): stopping the walproposer, so that postgres can end; the \
              next start pushes the rest",
@@ -110,7 +110,7 @@ impl Cluster {
         }
     }
 
-    async fn why_commits_stand_still(&self) -> String {
+    async fn stall_reason(&self) -> String {
         match self.walproposer().status().await {
             Ok(status) => status.blocked.unwrap_or_else(|| format!("the walproposer is {}", status.state)),
             Err(_) => "the walproposer does not answer".into(),

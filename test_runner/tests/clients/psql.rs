@@ -21,7 +21,7 @@ async fn psql_gets_what_its_sslmode_asks_for() -> Result<()> {
     let Installation { proxied, environment } = Installation::new("sslmode").await?;
     let stranger = environment.directory.join("stranger");
     std::fs::create_dir(&stranger)?;
-    let stranger = certs::write(&stranger, &["*.db.test"])?.authority.display().to_string();
+    let stranger = certs::create(&stranger, &["*.db.test"])?.authority.display().to_string();
     let authority = proxied.certificates.authority.display().to_string();
     let psql = environment.tools.postgres("psql");
     for (mode, authority, host, expected) in [

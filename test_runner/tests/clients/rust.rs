@@ -26,7 +26,7 @@ const PAYLOAD_BYTES: usize = 7_999;
 async fn copied_table_comes_back_with_the_same_checksum() -> Result<()> {
     let installation = Installation::new("copy").await?;
     let before = installation.proxied.metric("holdfast_proxy_from_clients_bytes_total").await?;
-    bulk::there_and_back(&installation.proxied, COPY_BYTES).await?;
+    bulk::copy_both_ways(&installation.proxied, COPY_BYTES).await?;
     let counted = installation.proxied.metric("holdfast_proxy_from_clients_bytes_total").await? - before;
     let sent = COPY_BYTES as f64;
     ensure!((sent..sent * 1.01).contains(&counted), "{counted} bytes counted");

@@ -54,7 +54,7 @@ impl Run {
             again = " (twice)";
         }
 
-        let found = self.revive(&plan.parts).await?;
+        let found = self.restart_and_inspect(&plan.parts).await?;
         self.check_running()?;
         count(progress, &plan.parts, forgotten, &found);
         let names: Vec<String> = plan.parts.iter().map(PartName::to_string).collect();
@@ -82,7 +82,7 @@ impl Run {
     }
 
     /// Restarts and inspects each safekeeper while the taps are closed, then opens the taps and restarts the rest.
-    async fn revive(&mut self, parts: &[PartName]) -> Result<Vec<Inspection>> {
+    async fn restart_and_inspect(&mut self, parts: &[PartName]) -> Result<Vec<Inspection>> {
         let mut found = Vec::new();
         for id in safekeepers(parts) {
             self.cluster.start_part(PartName::Safekeeper(id)).await?;
@@ -133,7 +133,7 @@ impl Run {
             self.cluster.start_part(PartName::Safekeeper(id)).await?;
             found.push(self.inspect(id, true).await?);
             self.cluster.kill_part(PartName::Safekeeper(id)).await?;
-            forgotten += self.lose(id, forgets)?;
+            forgotten += self.apply_disk_loss(id, forgets)?;
         }
 
         count(progress, &parts, forgotten, &found);
@@ -147,7 +147,7 @@ impl Run {
         progress.oracles += 1;
         progress.rows = rows.len() as u64;
         if !is_last {
-            self.revive(&parts).await?;
+            self.restart_and_inspect(&parts).await?;
             self.check_running()?;
         }
         Ok(format!("each pair of safekeepers has all {} acknowledged rows{}", rows.len(), describe(&found)))

@@ -26,20 +26,20 @@ enum Behaviour {
     /// Logs in, queries, and closes the socket without Terminate.
     Vanishes,
     /// Connects and closes the socket.
-    SaysNothing,
+    Silent,
     /// Requests TLS and closes the socket.
-    NoTlsAfterAll,
+    LeavesBeforeTls,
     /// Sends a cancel request with a foreign key.
-    CancelsAnother,
+    ForeignCancel,
 }
 
 impl Behaviour {
     const fn of(number: u64) -> Self {
         match number % 20 {
             3 => Self::Vanishes,
-            7 => Self::SaysNothing,
-            11 => Self::NoTlsAfterAll,
-            15 => Self::CancelsAnother,
+            7 => Self::Silent,
+            11 => Self::LeavesBeforeTls,
+            15 => Self::ForeignCancel,
             _ => Self::Usual,
         }
     }
@@ -75,17 +75,17 @@ async fn one(
 ) -> Result<()> {
     match behaviour {
         Behaviour::Usual | Behaviour::Vanishes => log_in(behaviour, config, tls).await,
-        Behaviour::SaysNothing => {
+        Behaviour::Silent => {
             TcpStream::connect(("127.0.0.1", port)).await?;
             Ok(())
         }
-        Behaviour::NoTlsAfterAll => {
+        Behaviour::LeavesBeforeTls => {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
             stream.write_all(&SSL_REQUEST).await?;
             ensure!(stream.read_u8().await? == b'S', "{SERVER_NAME} does no TLS");
             Ok(())
         }
-        Behaviour::CancelsAnother => {
+        Behaviour::ForeignCancel => {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
             stream.write_all(&FOREIGN_CANCEL_REQUEST).await?;
             let mut answer = Vec::new();

@@ -26,7 +26,7 @@ impl HeldResources {
         let mut last = None;
         let settled = wait::until("the proxy to hold as much as before", SETTLE_TIMEOUT, async || {
             let (held, open_connections) = Self::now(proxied).await?;
-            let is_as_before = before.is_none_or(|before| held.is_as_many_as(before));
+            let is_as_before = before.is_none_or(|before| held.has_same_counts_as(before));
             last = Some(held.clone());
             Ok((open_connections == 0 && is_as_before).then_some(held))
         });
@@ -51,7 +51,7 @@ impl HeldResources {
         Ok((held, value("holdfast_proxy_open_connections")?))
     }
 
-    fn is_as_many_as(&self, before: &Self) -> bool {
+    fn has_same_counts_as(&self, before: &Self) -> bool {
         (self.descriptors, self.tasks) == (before.descriptors, before.tasks)
     }
 
@@ -77,9 +77,9 @@ mod tests {
     #[test]
     fn held_allows_memory_growth_but_no_descriptor() {
         let before = HeldResources { descriptors: 10, tasks: 5, memory_bytes: 1 << 20 };
-        assert!(before.is_as_many_as(&before));
-        assert!(!HeldResources { descriptors: 11, ..before.clone() }.is_as_many_as(&before));
-        assert!(!HeldResources { tasks: 6, ..before.clone() }.is_as_many_as(&before));
+        assert!(before.has_same_counts_as(&before));
+        assert!(!HeldResources { descriptors: 11, ..before.clone() }.has_same_counts_as(&before));
+        assert!(!HeldResources { tasks: 6, ..before.clone() }.has_same_counts_as(&before));
         assert!(HeldResources { memory_bytes: 5 << 20, ..before.clone() }.has_hardly_grown_since(&before));
         assert!(
             !HeldResources { memory_bytes: (5 << 20) + 1, ..before.clone() }.has_hardly_grown_since(&before)

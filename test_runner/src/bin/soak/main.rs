@@ -71,12 +71,12 @@ async fn run(arguments: &Arguments) -> Result<()> {
 }
 
 async fn copy(proxied: &ProxiedPostgres, mebibytes: u64) -> Result<()> {
-    let transfer = bulk::there_and_back(proxied, mebibytes << 20).await?;
+    let transfer = bulk::copy_both_ways(proxied, mebibytes << 20).await?;
     let rate = |seconds: f64| (transfer.bytes >> 20) as f64 / seconds;
     say(&format!(
         "copied {mebibytes} MiB there at {:.0} MiB/s and back at {:.0} MiB/s, with equal checksums",
-        rate(transfer.there.as_secs_f64()),
-        rate(transfer.back.as_secs_f64())
+        rate(transfer.into_table.as_secs_f64()),
+        rate(transfer.out_of_table.as_secs_f64())
     ));
     Ok(())
 }

@@ -41,13 +41,13 @@ impl Run {
         let mut forgotten = 0;
         for id in safekeepers(parts) {
             self.tap(id)?.wait_all_read().await?;
-            forgotten += self.lose(id, forgets)?;
+            forgotten += self.apply_disk_loss(id, forgets)?;
         }
         Ok(forgotten)
     }
 
     /// Lets the disk of a killed safekeeper lose or keep its unsynced changes. Returns the number of lost ones.
-    pub(super) fn lose(&self, id: u64, forgets: bool) -> Result<u64> {
+    pub(super) fn apply_disk_loss(&self, id: u64, forgets: bool) -> Result<u64> {
         let disk = disk(&self.cluster, id)?;
         if forgets { Ok(disk.lose_unsynced()? as u64) } else { disk.keep_unsynced().map(|()| 0) }
     }
@@ -57,6 +57,6 @@ impl Run {
         let process: ProcessId = self.cluster.safekeeper(id)?.program()?.spawn()?;
         tokio::time::sleep(delay).await;
         process.kill().await?;
-        if disk(&self.cluster, id)?.has_journal() { self.lose(id, forgets) } else { Ok(0) }
+        if disk(&self.cluster, id)?.has_journal() { self.apply_disk_loss(id, forgets) } else { Ok(0) }
     }
 }

@@ -128,7 +128,7 @@ impl Run {
 
         self.crash(&parts, false).await?;
         self.wait_gone().await?;
-        self.revive(&parts).await.map(drop)
+        self.restart_and_inspect(&parts).await.map(drop)
     }
 
     /// Waits for programs that an interrupted run had just started: they are not in its state, and end with it, but not
