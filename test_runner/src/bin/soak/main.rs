@@ -74,7 +74,7 @@ async fn copy(proxied: &ProxiedPostgres, mebibytes: u64) -> Result<()> {
     let transfer = bulk::copy_both_ways(proxied, mebibytes << 20).await?;
     let rate = |seconds: f64| (transfer.bytes >> 20) as f64 / seconds;
     say(&format!(
-        "copied {mebibytes} MiB there at {:.0} MiB/s and back at {:.0} MiB/s, with equal checksums",
+        "copied {mebibytes} MiB into a table at {:.0} MiB/s and out of it at {:.0} MiB/s, with equal checksums",
         rate(transfer.into_table.as_secs_f64()),
         rate(transfer.out_of_table.as_secs_f64())
     ));
