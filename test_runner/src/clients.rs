@@ -31,7 +31,7 @@ pub async fn run(program: &Path, arguments: &[&str], environment: &[(&str, &str)
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a program to its end. It is killed when the caller stops waiting, or after [`PROGRAM_TIMEOUT`].
+/// Runs a program to its end. It is killed when the caller stops waiting, or after `PROGRAM_TIMEOUT`.
 pub async fn output(program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Output> {
     let mut command = Command::new(program);
     command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
