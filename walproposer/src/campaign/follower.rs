@@ -144,7 +144,7 @@ impl Follower {
                 PeerState::Offline => LinkState::Offline,
                 PeerState::Greeting => LinkState::Connecting,
                 PeerState::Greeted | PeerState::Voting => LinkState::Greeted,
-                PeerState::Voted | PeerState::Unseeded => LinkState::Voted,
+                PeerState::Voted | PeerState::CannotFollow => LinkState::Voted,
                 PeerState::Streaming { .. } if peer.catching_up => LinkState::CatchingUp,
                 PeerState::Streaming { .. } => LinkState::Streaming,
             },
@@ -152,7 +152,7 @@ impl Follower {
             commit_lsn: peer.commit_lsn,
             unanswered_since: self.unanswered_since(),
             last_error: match peer.state {
-                PeerState::Unseeded => Some(LOG_ENDS_TOO_EARLY.to_owned()),
+                PeerState::CannotFollow => Some(LOG_ENDS_TOO_EARLY.to_owned()),
                 PeerState::Voted if phase == CampaignPhase::Leading => Some(LOG_BEGINS_TOO_LATE.to_owned()),
                 _ => self.problem.as_ref().map(|problem| problem.reason.clone()),
             },

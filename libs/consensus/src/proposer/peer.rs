@@ -29,7 +29,7 @@ pub enum PeerState {
         sent: Lsn,
     },
     /// Cannot follow: its log ends below everything that this term's history knows.
-    Unseeded,
+    CannotFollow,
 }
 
 /// Status of one safekeeper.

@@ -114,7 +114,7 @@ impl Proposer {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(vote) = peer.vote.as_ref() else { return };
         let Some(start) = term_history::common_point(&self.history, &vote.extent()).filter(servable) else {
-            peer.state = PeerState::Unseeded;
+            peer.state = PeerState::CannotFollow;
             return;
         };
         if vote.is_of_new_log() && start > new_log_start_max {

@@ -206,7 +206,7 @@ impl Cluster {
 
     /// True when no leader can feed the node, or this leader reports so.
     fn is_beyond_repair(&self, slot: usize, id: NodeId) -> bool {
-        self.peer_is_in(slot, id, &PeerState::Unseeded) || self.is_lost_for_good(id)
+        self.peer_is_in(slot, id, &PeerState::CannotFollow) || self.is_lost_for_good(id)
     }
 
     /// True when a proposer has this state for a node. A leader that gets no further than the vote waits for a member

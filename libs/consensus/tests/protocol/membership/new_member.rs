@@ -17,7 +17,7 @@ fn new_member_streams_from_its_log_start() {
 
     leader.exchange(&mut cluster, &[1, 2, 3, 6, 7]).unwrap();
     assert_eq!(cluster.flush(6), 0x20_0000);
-    assert_eq!(leader.peer(7), PeerState::Unseeded, "its log begins beyond the end of the leader's WAL");
+    assert_eq!(leader.peer(7), PeerState::CannotFollow, "its log begins beyond the end of the leader's WAL");
 
     // WAL that all the others have removed cannot be fed to a new member.
     for id in OLD {
@@ -28,7 +28,7 @@ fn new_member_streams_from_its_log_start() {
     let mut second = Campaign::elected(&mut cluster, 2, OLD);
     second.proposer.add_peer(NodeId(8));
     second.exchange(&mut cluster, &[1, 2, 3, 8]).unwrap();
-    assert_eq!(second.peer(8), PeerState::Unseeded);
+    assert_eq!(second.peer(8), PeerState::CannotFollow);
     assert_eq!(second.proposer.term(), Term(2));
 }
 
