@@ -172,7 +172,7 @@ impl Timelines {
             let unreadable_tries = is_unreadable.into();
             let timelines = Arc::downgrade(self);
             let mut retry = OpenRetry { timelines, id, key, last, unreadable_tries };
-            let command = DiskCommand::RetryOpen(Box::new(move || retry.is_done()));
+            let command = DiskCommand::RetryOpen(Box::new(move || retry.try_once()));
             if self.pool.thread_of(key).send(command).is_err() {
                 tracing::error!(timeline = %id, "timeline is not tried again: the disk thread has ended");
             }
@@ -252,7 +252,7 @@ impl Timelines {
 
 impl OpenRetry {
     /// Tries once. True when no further attempt is needed.
-    fn is_done(&mut self) -> bool {
+    fn try_once(&mut self) -> bool {
         let Some(timelines) = self.timelines.upgrade() else { return true };
         match timelines.try_open(self.id, self.key, Some(&self.last), self.unreadable_tries) {
             Ok(()) => true,
