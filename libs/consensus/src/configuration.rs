@@ -19,13 +19,14 @@ pub struct Member {
 /// The voting members, and the next ones while membership changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Configuration {
-    /// Ordinal. Zero means that membership is not managed: the members are those that the operator wrote down, if any.
+    /// Number of the configuration. Zero: the operator listed the members, if any, when the log was created, and no
+    /// leader has changed them.
     pub generation: Generation,
     /// Members that vote.
     pub members: Vec<Member>,
     /// Non-empty while joint: a decision then needs a quorum of both lists.
     pub new_members: Vec<Member>,
-    /// The only primary whose WAL the log may take; `None` for any primary. Dialect `neon` has none.
+    /// The designated primary: the only one whose WAL the log takes. `None` for any primary, and in dialect `neon`.
     pub primary: Option<PrimaryId>,
 }
 

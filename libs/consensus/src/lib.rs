@@ -6,9 +6,10 @@
 //! ```
 //!
 //! This crate has no clock, no socket, no file and no task, and knows nothing of WAL records: time, random identifiers
-//! and record ends come in as arguments. Both sides return a list of things to do, and the **order of the list is the
-//! safety argument**: what a reply promises stands before the reply. A method in the past tense
-//! ([`Acceptor::flushed`], [`Proposer::connected`]) reports an event of the driver.
+//! and record ends come in as arguments. Both sides return a list of things to do. The *driver*, the code around this
+//! crate that has the disks and the connections, carries the list out in order. The **order of the list is the safety
+//! argument**: whatever a reply promises is made durable by an effect that stands before the reply. The driver reports an
+//! event with a method in the past tense ([`Acceptor::flushed`], [`Proposer::connected`]).
 //!
 //! [`codec`] turns messages into the bytes of the three protocol versions and back. [`term_history`] and [`quorum`] are
 //! the pure rules that everything else rests on. `docs/consensus.md` describes the protocol.

@@ -2,7 +2,7 @@
 
 use wal_types::{Lsn, NodeId};
 
-/// Smallest number of `members` of which any two choices share one.
+/// Size of a majority: any two majorities of `members` nodes have a node in common.
 pub const fn majority(members: usize) -> usize {
     members / 2 + 1
 }
@@ -16,9 +16,9 @@ pub fn reached(sets: &[Vec<NodeId>], has: impl Fn(NodeId) -> bool) -> bool {
 /// The highest position that a majority of every set has reached; zero when there is none.
 ///
 /// `flushed` returns how far a node is known to have flushed. A position below `term_start` counts as zero: a proposer
-/// may commit what earlier terms wrote only together with the start of its own term, because until a majority stands at
-/// its term a later proposer may still choose another tail. (Raft, section 5.4.2, forbids to count replicas of older
-/// terms for the same reason.)
+/// commits what earlier terms wrote only when a majority holds all of it, up to the start of the proposer's own term.
+/// Before that, a later election may still choose another log. (Raft, section 5.4.2, commits no entries of older terms
+/// by counting replicas, for the same reason.)
 pub fn committed(sets: &[Vec<NodeId>], term_start: Lsn, flushed: impl Fn(NodeId) -> Lsn) -> Lsn {
     let of_set = |set: &Vec<NodeId>| {
         let mut positions: Vec<Lsn> = set.iter().map(|&node| flushed(node)).collect();

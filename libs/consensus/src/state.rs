@@ -17,15 +17,17 @@ pub struct AcceptorState {
     pub history: TermHistory,
     /// Changes of PostgreSQL's timeline, oldest first.
     pub tli_switches: Vec<TliSwitch>,
-    /// Commit LSN: everything below is known to be committed. The disk may lag behind memory: the position can be learnt
-    /// again.
+    /// Commit LSN: everything below is known to be committed. The value on disk may be older than this one: the next
+    /// leader reports the position again.
     pub commit_lsn: Lsn,
-    /// Removal horizon: below it no member needs anything from another. It is min(flush LSN of all members, commit LSN).
+    /// Removal horizon: every member has everything below it, so no member needs that from another one. The leader
+    /// computes it: the lowest of the commit LSN and the flush LSNs of all members.
     pub horizon_lsn: Lsn,
     /// Members that vote.
     pub configuration: Configuration,
-    /// Term of the proposer that wrote `configuration`; zero for the configuration that the log was created with. It
-    /// orders configurations before their generation does: two proposers may have given out the same generation.
+    /// Term of the proposer that wrote `configuration`; zero for the configuration that the log was created with.
+    /// Configurations are ordered by this term first and by generation second: two proposers may have given out the same
+    /// generation.
     pub configuration_term: Term,
     /// Set while this node lacks WAL that it had acknowledged: it follows, but must not vote.
     pub lost: Option<Loss>,
@@ -41,11 +43,13 @@ impl AcceptorState {
     }
 }
 
-/// What a lost node had promised before its disk lost a part of the log.
+/// Record of a loss: how far the log of a *lost node* must reach before the node may vote again. A lost node no longer has
+/// WAL that it acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Loss {
-    /// Term of the node when the loss was found: no proposer of a higher term counted an acknowledgement of lost bytes.
+    /// Term of the node when it found the loss. A proposer of a higher term has counted no acknowledgement of the lost
+    /// bytes.
     pub term: Term,
-    /// Acknowledged position that the disk remembers. The node may have acknowledged a little more.
+    /// Acknowledged position that the disk still records. The node may have acknowledged a little more.
     pub acked_upto: Lsn,
 }

@@ -43,7 +43,7 @@ impl WalBuffer {
         self.len() == 0
     }
 
-    /// Appends bytes. False, and nothing appended, when `at` is not the end of the buffer.
+    /// Appends bytes. Returns false, and appends nothing, when `at` is not the end of the buffer.
     #[must_use]
     pub fn push(&mut self, at: Lsn, bytes: Bytes) -> bool {
         if at != self.end {

@@ -35,7 +35,8 @@ impl Acceptor {
         leader.next_begin = end;
         leader.has_appended = true;
         self.commit_candidate = self.commit_candidate.max(append.commit_lsn);
-        // All members hold what is below the horizon, so this node does. A horizon above its own log is not believed.
+        // All members hold what is below the horizon, and this node is one. A horizon above its own log is wrong and is
+        // cut down.
         let horizon = append.truncate_lsn.min(append.commit_lsn).min(self.flush_lsn);
         self.state.horizon_lsn = self.state.horizon_lsn.max(horizon);
         self.unanswered.insert(from);

@@ -8,8 +8,8 @@ use crate::lineage::Lineage;
 use crate::message::AcceptorMessage;
 use crate::state::AcceptorState;
 
-/// One thing to do, in the order of the list that it stands in. When any effect but `Reply` fails, the driver drops the
-/// acceptor and recovers from the disk.
+/// One thing to do. The driver carries the effects of a list out in their order. When any effect but `Reply` fails, it
+/// drops the acceptor and recovers from the disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Make this state durable before the next effect begins.

@@ -41,7 +41,7 @@ struct LeaderConnection {
     connection: ConnectionId,
     /// Where its next append must begin. Below `write_lsn` after a reconnect: the log already holds those bytes.
     next_begin: Lsn,
-    /// The leader has appended at least once, so `commit_candidate` is what it knows.
+    /// The leader has appended at least once, so `commit_candidate` is its commit LSN.
     has_appended: bool,
 }
 
@@ -104,7 +104,8 @@ pub struct Acceptor {
     flush_lsn: Lsn,
     /// The written part of a record does not fit the bytes that came for the rest of it.
     partial_record_rejected: bool,
-    /// Highest commit LSN that the leader of this term reported; what exceeds `flush_lsn` waits here.
+    /// Highest commit LSN that the leader of this term reported. This node's own commit LSN follows it as far as
+    /// `flush_lsn`.
     commit_candidate: Lsn,
     /// Protocol version of each connection that has greeted.
     versions: BTreeMap<ConnectionId, ProtocolVersion>,
@@ -193,9 +194,9 @@ impl Acceptor {
         self.oldest_lsn = self.oldest_lsn.max(oldest.min(self.flush_lsn));
     }
 
-    /// Reports that a record was refused of which a part is already written. Either the written part or the new bytes
-    /// are damaged, perhaps at the donor that they came from. The written part was never acknowledged. It is truncated
-    /// when the leader reconnects; otherwise it would stay for ever and everything behind it would be refused.
+    /// Reports that the bytes for the rest of a record were refused, while its first part is already written. Either part
+    /// may be damaged, perhaps at the donor that it came from. The written part was never acknowledged. It is truncated
+    /// when the leader reconnects; otherwise it would stay for ever, and everything behind it would be refused.
     pub fn reject_partial_record(&mut self) {
         self.partial_record_rejected = true;
     }
@@ -237,15 +238,16 @@ impl Acceptor {
         self.state.history.last_log_term(self.flush_lsn)
     }
 
-    /// Versions 2 and 3 get their configurations from elsewhere, so both sides must know the same generation. In
-    /// `holdfast-1` the proposer decides: it counts the votes, and a voter's response carries any newer configuration.
+    /// In versions 2 and 3 configurations are decided outside of the protocol, so both sides must know the same generation.
+    /// In `holdfast-1` the proposer checks the generation itself: the responses carry the acceptor's configuration.
     fn check_generation(&self, version: ProtocolVersion, got: Generation) -> Result<(), Refusal> {
         let expected = self.state.configuration.generation;
         let fits = version == ProtocolVersion::Holdfast1 || got == expected;
         if fits { Ok(()) } else { Err(Refusal::Generation { expected, got }) }
     }
 
-    /// Terms rise one at a time. A term that is far away is a mistake, and no term could follow the highest number.
+    /// Terms rise one at a time, so a term far above is a mistake. Adopting it could use up the numbers: no election
+    /// could follow the highest term.
     fn check_term_leap(&self, got: Term) -> Result<(), Refusal> {
         let own = self.state.term;
         if got.0.saturating_sub(own.0) > TERM_LEAP_MAX { Err(Refusal::TermLeap { own, got }) } else { Ok(()) }
@@ -275,9 +277,9 @@ impl Acceptor {
         }
     }
 
-    /// Up to this position the log is that of every proposer that can be elected, whatever the histories say. That is
-    /// the removal horizon. It is the whole log when the log is committed and yet ends before the history begins, as
-    /// the log of a new member does whose catch-up was interrupted.
+    /// Position up to which this log equals the log of every proposer that can be elected; no history is needed to know
+    /// that. It is the removal horizon, with one exception: a new member whose catch-up was interrupted may have a log
+    /// that is committed and ends below the first entry of its history. Then it is the end of the log.
     fn agreed_lsn(&self) -> Lsn {
         let flush_lsn = self.flush_lsn;
         let is_before = self.state.history.entries().first().is_some_and(|first| first.start > flush_lsn);
@@ -285,7 +287,7 @@ impl Acceptor {
         if is_committed { self.persisted_horizon.max(flush_lsn) } else { self.persisted_horizon }
     }
 
-    /// Drops what belonged to the old term: its leader and the commit LSN that this leader reported.
+    /// Adopts the term, and drops the old term's leader and the commit LSN that this leader reported.
     fn enter_term(&mut self, term: Term) {
         self.state.term = term;
         self.leader = None;

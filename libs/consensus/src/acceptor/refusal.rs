@@ -70,7 +70,9 @@ pub enum Refusal {
     #[error(transparent)]
     Configuration(InvalidConfiguration),
     /// A newer configuration of the same term was already accepted.
-    #[error("configuration of generation {got} comes after that of generation {known} of the same term")]
+    #[error(
+        "configuration of generation {got} is older than generation {known}, which this term already has"
+    )]
     OlderConfiguration {
         /// Generation that was accepted in this term.
         known: Generation,
@@ -93,7 +95,7 @@ pub enum Refusal {
     Malformed(&'static str),
     /// The proposer's history does not reach down to the end of this log.
     #[error(
-        "proposer's history begins above the end of this log, {flush_lsn}; create the timeline anew on this safekeeper"
+        "proposer's history begins above the end of this log, {flush_lsn}; replace this safekeeper by one with a new number"
     )]
     NoCommonPoint {
         /// End of this log.
@@ -119,7 +121,7 @@ pub enum Refusal {
     #[error("another history was already adopted in term {0}")]
     TwoHistories(Term),
     /// The sender does not lead the current term on this connection.
-    #[error("connection was not elected in term {term}; this safekeeper is at term {own}")]
+    #[error("proposer does not lead term {term} on this connection; this safekeeper is at term {own}")]
     NotElected {
         /// Term of the message.
         term: Term,

@@ -12,12 +12,13 @@ impl Acceptor {
     /// help of this node lies below the start of that term, so a log that reaches this start has all of it. Less is not
     /// enough: `acked_upto` is what the disk remembered of the acknowledged position, and may be a moment old.
     ///
-    /// *Under the term of the loss:* the leader may have been elected on what this node's vote reported, so everything
-    /// below the start of the term is needed as well. The leader may have counted this node at any position that this
-    /// node acknowledged, and it goes on from there. The node needs all of that, and everything that the leader has
-    /// reported as committed since. Positions that the leader counted and this node does not remember are included,
-    /// because the leader learnt of the loss before it led this node again. A proposer of dialect `neon` never learns of
-    /// a loss and goes on counting, so in that dialect only a later term ends a loss.
+    /// *Under the term of the loss:* three positions must be reached. The start of the term, because the leader may have
+    /// been elected on the position that this node's vote reported. `acked_upto`, because the leader may have counted this
+    /// node up to there. The leader's commit LSN, because the leader may have counted this node above `acked_upto` too,
+    /// where the disk no longer records it. The commit LSN covers all that the leader had committed with those
+    /// acknowledgements, and the leader counts them no longer: it learnt of the loss from this node's vote, before it led
+    /// this node again. A proposer of dialect `neon` never learns of a loss and goes on counting, so in that dialect only
+    /// a later term ends a loss.
     pub(super) fn is_repaired(&self) -> bool {
         let Some(Loss { term, acked_upto }) = self.state.lost else { return false };
         let Some(last) = self.state.history.last().filter(|last| last.term == self.state.term) else {

@@ -8,8 +8,8 @@ use crate::lineage::ProtocolVersion;
 use crate::message::{AcceptorMessage, VoteRequest, VoteResponse};
 
 impl Acceptor {
-    /// A repeated request of the campaign that has the vote is granted again. Versions 2 and 3 name no campaign, so
-    /// their repeated requests get a response and no vote.
+    /// A repeated request of the campaign that has the vote is granted again. In versions 2 and 3 a vote is not bound to a
+    /// campaign, so a repeated request gets a response and no vote.
     pub(super) fn handle_vote(
         &mut self,
         from: ConnectionId,

@@ -1,4 +1,5 @@
-//! Feedback of a page server: the tail of append responses in versions 2 and 3.
+//! Feedback of a page server (a reader of dialect `neon` that stores pages): the tail of append responses in versions 2
+//! and 3.
 //!
 //! It is always big-endian, and also the body of the `z` message that a page server sends in START_REPLICATION:
 //!

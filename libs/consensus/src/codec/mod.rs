@@ -9,8 +9,8 @@
 //! The codec knows no frames, no connections and no order of messages: the connection tasks on both sides call it with
 //! one payload at a time. A decoded message is well-formed (counts, order, lengths); acceptor and proposer check the rest.
 //!
-//! The two directions treat bytes behind a message differently, as the public programs do: an acceptor ignores them, a
-//! proposer refuses them as those of a broken peer. The WAL of an append is the exception: its length must be exact.
+//! Bytes may follow the end of a message. As in the public programs, the acceptor ignores them, and the proposer refuses
+//! the message. The WAL of an append is the exception: its length must be exact.
 
 mod error;
 mod feedback;

@@ -29,7 +29,7 @@ pub struct PreVoteResponse {
     pub flush_lsn: Lsn,
     /// Commit LSN that the acceptor knows.
     pub commit_lsn: Lsn,
-    /// First byte of the log.
+    /// First byte that the node still holds.
     pub start_lsn: Lsn,
     /// Terms that wrote the log, up to `flush_lsn`.
     pub history: TermHistory,
@@ -39,7 +39,7 @@ pub struct PreVoteResponse {
     pub configuration: Configuration,
     /// Term of the proposer that wrote `configuration`.
     pub configuration_term: Term,
-    /// It lacks WAL that it had acknowledged: neither its position nor its vote counts.
+    /// The node lacks WAL that it had acknowledged: neither its position nor its vote counts.
     pub lost: bool,
 }
 
@@ -54,11 +54,11 @@ pub struct VoteResponse {
     pub vote_given: bool,
     /// End of the last durable record. No older term can raise it any more.
     pub flush_lsn: Lsn,
-    /// Below it no member needs anything from another.
+    /// The removal horizon (`truncate_lsn` is the public protocol's name for it; it truncates nothing).
     pub truncate_lsn: Lsn,
     /// Terms that wrote the log, up to `flush_lsn`.
     pub history: TermHistory,
-    /// First byte of the log (version 2: a public acceptor sends zero; version 3 does not carry it).
+    /// First byte that the node still holds (version 2: a public acceptor sends zero; version 3 does not carry it).
     pub timeline_start_lsn: Lsn,
     /// Changes of PostgreSQL's timeline within the log (`holdfast-1` only).
     pub tli_switches: Vec<TliSwitch>,
@@ -66,8 +66,8 @@ pub struct VoteResponse {
     pub configuration: Configuration,
     /// Term of the proposer that wrote `configuration` (`holdfast-1` only).
     pub configuration_term: Term,
-    /// It lacks WAL that it had acknowledged, so it grants nothing and its position is no bound (`holdfast-1` only;
-    /// the public versions see a vote that is not given).
+    /// The node lacks WAL that it had acknowledged: it grants no vote, and acknowledged WAL may lie above its position
+    /// (`holdfast-1` only; the public versions see a vote that is not given).
     pub lost: bool,
 }
 
@@ -105,7 +105,7 @@ pub struct AppendResponse {
     pub flush_lsn: Lsn,
     /// The **persisted** commit LSN.
     pub commit_lsn: Lsn,
-    /// Aggregate of the standbys that read here.
+    /// Oldest need of all standbys that read from this acceptor.
     pub hot_standby: HotStandbyFeedback,
     /// Progress of a page server; only dialect `neon` has them.
     pub pageserver: Option<PageserverFeedback>,

@@ -1,7 +1,7 @@
 //! Messages between proposers and acceptors: the same values for all protocol versions.
 //!
-//! A field that a version does not carry is filled with its "none" value by that version's codec, and ignored by the
-//! acceptor for connections of that version.
+//! Some fields exist in some protocol versions only. For a version without a field, the codec fills in a neutral value
+//! (zero, empty, `None`), and the acceptor ignores the field.
 
 mod acceptor;
 mod proposer;

@@ -53,7 +53,7 @@ pub struct ProposerElected {
     pub generation: Generation,
     /// Term of the proposer.
     pub term: Term,
-    /// Common point of both logs: the acceptor keeps what is below and takes what comes from here on.
+    /// Common point of both logs: the acceptor keeps its bytes below, and gets everything from here on.
     pub start_streaming_at: Lsn,
     /// The history that the acceptor adopts; ends with this term.
     pub history: TermHistory,
@@ -82,7 +82,7 @@ pub struct AppendRequest {
     pub begin_lsn: Lsn,
     /// Commit LSN that the proposer knows.
     pub commit_lsn: Lsn,
-    /// Below it no member needs anything from another.
+    /// The removal horizon (`truncate_lsn` is the public protocol's name for it; it truncates nothing).
     pub truncate_lsn: Lsn,
     /// The campaign (version 2 only).
     pub proposer_id: ProposerId,
@@ -102,7 +102,7 @@ impl AppendRequest {
 pub struct ChecksumRequest {
     /// Generation under which the proposer acts.
     pub generation: Generation,
-    /// Term whose vote the candidate holds; a node that promised a higher term responds without a checksum.
+    /// Term of the candidate; a node that has promised a higher term responds without a checksum.
     pub term: Term,
     /// First byte.
     pub from: Lsn,

@@ -1,11 +1,11 @@
-//! [`Action`]: what a proposer tells its driver, and the values that come with it.
+//! [`Action`]: reports a proposer's events and requests to its driver. With the values that come along.
 
 use wal_types::{Lsn, NodeId, SegmentSize, Term, Tli};
 
 use crate::configuration::Configuration;
 use crate::message::ChecksumResponse;
 
-/// What the driver must do or know.
+/// One thing that the driver must do or know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// A quorum reported its position. Check the primary, then call [`Proposer::request_votes`].
@@ -14,7 +14,7 @@ pub enum Action {
     PreVoted {
         /// End of the newest log among the safekeepers that answered.
         flush_lsn: Lsn,
-        /// First byte of the log.
+        /// First byte that the safekeeper which answered last still holds.
         start_lsn: Lsn,
         /// PostgreSQL timeline at `flush_lsn`.
         tli: Option<Tli>,
@@ -47,7 +47,7 @@ pub struct Election {
     pub term: Term,
     /// End of the newest log among the voters: the WAL of this term starts here.
     pub start: Lsn,
-    /// First byte of the log.
+    /// First byte that the donor still holds.
     pub log_start: Lsn,
     /// Voter with the newest log; it holds everything below `start`.
     pub donor: NodeId,
@@ -57,15 +57,16 @@ pub struct Election {
 
 impl Election {
     /// Position from which the primary's WAL must be compared with the donor's, up to `start`: the start of the segment
-    /// that holds the last byte of the log. The segment of `start` itself would be wrong: a log that ends with a segment
-    /// would be compared nowhere, and a primary with other bytes below would be told that they are committed.
+    /// that holds the last byte of the log. The segment that holds `start` would be wrong: when the log ends exactly at the
+    /// end of a segment, no byte would be compared, and a primary with other bytes below would be told that they are
+    /// committed.
     pub fn compare_from(&self, segment_size: SegmentSize) -> Lsn {
         let last_byte = Lsn(self.start.0.saturating_sub(1));
         segment_size.start_of(segment_size.segment_of(last_byte)).max(self.log_start)
     }
 }
 
-/// A range of the log that a lagging safekeeper needs, the buffer no longer holds, and a donor does.
+/// A range of the log that a lagging safekeeper needs and that the buffer no longer holds, but a donor does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DonorRange {
     /// Safekeeper that holds the range.

@@ -8,7 +8,8 @@ use crate::message::AppendResponse;
 use crate::quorum;
 
 impl Proposer {
-    /// Durable on a quorum under this term; zero until that includes everything below the term's start.
+    /// Commit LSN: everything below is durable on a quorum. Zero until a quorum holds the log up to the start of this
+    /// term.
     pub const fn commit_lsn(&self) -> Lsn {
         self.commit_lsn
     }
@@ -28,7 +29,7 @@ impl Proposer {
         self.has_quorum(|node| self.peers.get(&node).is_some_and(|peer| peer.persisted_commit >= start))
     }
 
-    /// Records what a follower acknowledged. A position that cannot be resets the connection.
+    /// Records what a follower acknowledged. An impossible position resets the connection.
     pub(super) fn record_ack(
         &mut self,
         from: NodeId,
@@ -43,7 +44,7 @@ impl Proposer {
         };
         peer.acked = peer.acked.max(response.flush_lsn);
         peer.persisted_commit = peer.persisted_commit.max(response.commit_lsn);
-        // A position comes only from a node that adopted the history of this term, and its configuration with it.
+        // Only a node that adopted this term's history, and the configuration with it, reports a position.
         if response.flush_lsn.is_valid() {
             peer.configured = peer.configured.max(Some(response.generation));
         }
@@ -65,7 +66,7 @@ impl Proposer {
             let Some(last) = self.successor() else { break };
             self.propose(last);
         }
-        // Voters with a new log may have waited for this commit.
+        // A voter with a new log may have waited for this commit: see `new_log_start_max`.
         self.peers_in_state(&PeerState::Voted).into_iter().for_each(|node| self.start_streaming(node));
         actions
     }
@@ -83,7 +84,7 @@ impl Proposer {
         quorum::committed(&self.voting_sets(), self.term_start(), |node| self.acked(node))
     }
 
-    /// Everything below is committed and on all members.
+    /// The removal horizon: everything below is committed and on all members.
     pub(super) fn agreed_lsn(&self) -> Lsn {
         let lowest = self.voting_sets().into_iter().flatten().map(|node| self.acked(node)).min();
         lowest.unwrap_or_default().min(self.commit_lsn)
@@ -94,7 +95,7 @@ impl Proposer {
         self.peers.get(&node).map_or(Lsn::INVALID, |peer| peer.acked)
     }
 
-    /// First byte of this term's own WAL; beyond every position before the election.
+    /// First byte of this term's own WAL. Before the election it is `Lsn::MAX`, which no position reaches.
     pub(super) fn term_start(&self) -> Lsn {
         self.election.as_ref().map_or(Lsn::MAX, |election| election.start)
     }

@@ -40,8 +40,8 @@ impl Proposer {
         Ok(Vec::new())
     }
 
-    /// Adopts a newer configuration while that is still possible. A leader ignores what a node holds beside what the
-    /// voters hold: it is not decided, for otherwise a voter would hold it.
+    /// Adopts a newer configuration while that is still possible. From the election on, a configuration that another
+    /// safekeeper reports is ignored: it was never decided, because none of the voters had it.
     fn learn_configuration(&mut self, from: NodeId, reported: (Term, Configuration)) -> Result<(), LostTerm> {
         match self.phase {
             CampaignPhase::PreVoting => self.membership.adopt_newest(from, reported, true),
@@ -107,7 +107,7 @@ impl Proposer {
 
         match self.phase {
             CampaignPhase::Voting => self.count_votes(),
-            // No vote was requested before that phase.
+            // Before `Voting` no vote was requested. In `Elected` the election is decided already.
             CampaignPhase::PreVoting | CampaignPhase::PreVoted | CampaignPhase::Elected => Ok(Vec::new()),
             CampaignPhase::Leading => {
                 self.start_streaming(from);

@@ -3,8 +3,8 @@
 use thiserror::Error;
 use wal_types::{Generation, NodeId, PrimaryId, Term};
 
-/// The campaign is over: it has lost its term, or must not win one. The driver drops the proposer; a next attempt is a
-/// new campaign.
+/// Why a campaign is over: it has lost its term, or must not win one. The driver drops the proposer; the next attempt is
+/// a new campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum LostTerm {
     /// A safekeeper promised a higher term.
@@ -28,10 +28,11 @@ pub enum LostTerm {
         /// The newer generation.
         generation: Generation,
     },
-    /// Safekeepers were given different members under one generation.
+    /// Safekeepers have different members under one generation, for example because the operator created the timeline with
+    /// different lists.
     #[error(
         "safekeeper {by} lists other members than the others in generation {generation}: \
-         create its timeline anew with the same members"
+         stop it, and replace it by one with a new number"
     )]
     TwoConfigurations {
         /// Safekeeper that differs.

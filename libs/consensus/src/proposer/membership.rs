@@ -43,8 +43,8 @@ impl Membership {
         if sets.is_empty() { vec![peers.to_vec()] } else { sets }
     }
 
-    /// Adopts the configuration that safekeeper `by` reported, when it is newer and no vote was requested under another
-    /// one (`may_adopt`).
+    /// Adopts the configuration that safekeeper `by` reported, when it is newer. Fails for a newer one when `may_adopt` is
+    /// false: then the campaign goes on under the older one already.
     ///
     /// Two configurations of the same term and generation must be equal: otherwise the members would depend on which
     /// safekeeper answered last.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The campaign stops twice for its driver: before a term is spent, and again between the votes and the first message
-//! that makes an acceptor truncate its log. At both stops the driver compares the safekeepers' logs with the primary's.
+//! that makes an acceptor truncate its log. At both stops the driver checks that the primary continues the safekeepers'
+//! log. The first check compares positions and timelines, the second compares bytes as well.
 //! A proposer is never reused: when the term is lost or the primary's connection ends, the driver makes a new proposer
 //! with a new id.
 //!
@@ -189,8 +190,8 @@ impl Proposer {
         }
     }
 
-    /// Takes a term above all that were reported, and requests votes for it. Only after [`Action::PreVoted`]. Fails with
-    /// [`LostTerm::Exhausted`] when there is no higher term.
+    /// Chooses a term above all that were reported, and requests votes for it. Does nothing in any phase but
+    /// [`CampaignPhase::PreVoted`]. Fails with [`LostTerm::Exhausted`] when there is no higher term.
     pub fn request_votes(&mut self) -> Result<(), LostTerm> {
         if self.phase != CampaignPhase::PreVoted {
             return Ok(());
@@ -203,8 +204,9 @@ impl Proposer {
         Ok(())
     }
 
-    /// Begins to lead. Only after [`Action::Elected`], with the WAL below its `start` that the driver read from the
-    /// primary (or an empty buffer at `start`); the next byte to [`Proposer::append`] is the one at its end.
+    /// Begins to lead. Does nothing in any phase but [`CampaignPhase::Elected`]. `wal` is the WAL that the driver read from
+    /// the primary for its comparison, or an empty buffer at the election's `start`. [`Proposer::append`] continues at its
+    /// end.
     pub fn approve(&mut self, wal: WalBuffer) {
         if self.phase != CampaignPhase::Elected {
             return;
@@ -272,7 +274,7 @@ impl Proposer {
         self.peers.iter().filter(|(_, peer)| peer.state == *state).map(|(&id, _)| id).collect()
     }
 
-    /// Gives up a connection whose safekeeper sent a response that fits no request.
+    /// Gives a connection up: its safekeeper sent a response that fits no request.
     fn reset_connection(&mut self, node: NodeId) -> Vec<Action> {
         self.disconnected(node);
         vec![Action::Reset(node)]

@@ -1,4 +1,4 @@
-//! [`ProposerOptions`]: what a campaign is for.
+//! [`ProposerOptions`]: names the log, the primary and the safekeepers of a campaign.
 
 use wal_types::{NodeId, PrimaryId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
 
@@ -17,8 +17,8 @@ pub struct ProposerOptions {
     pub pg_version: u32,
     /// The primary's timeline; `None` without a primary: the newest timeline of the log is kept.
     pub tli: Option<Tli>,
-    /// The highest term that earlier campaigns met; this campaign is for a higher one. Without the floor, a safekeeper
-    /// that answers slowly and had promised a high term would depose one leader after the other.
+    /// The highest term that deposed an earlier campaign of this process; this campaign is for a higher one. Without the
+    /// floor, a slow safekeeper that has promised a high term would depose one leader after the other.
     pub term_floor: Term,
     /// Safekeepers to connect to. They vote where no configuration says otherwise.
     pub safekeepers: Vec<NodeId>,

@@ -28,7 +28,8 @@ pub enum PeerState {
         /// Next byte to send: end of what was handed to the connection.
         sent: Lsn,
     },
-    /// Cannot follow: its log ends below everything that this term's history knows.
+    /// Cannot follow: its log and this term's history have no common point, its log begins above the leader's WAL, or
+    /// neither the buffer nor another voter holds the WAL that it lacks.
     CannotFollow,
 }
 
@@ -61,8 +62,8 @@ impl LogPosition {
     }
 }
 
-/// Which donor a lagging safekeeper is fed from. A donor's old WAL may be rotten, which shows only when the lagging
-/// safekeeper refuses it: then its connection ends, and another donor is preferred.
+/// Which donor a lagging safekeeper is fed from. A donor's old WAL may be damaged. That shows only when the lagging
+/// safekeeper refuses the bytes and closes the connection; then another donor is asked first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct DonorPreference {
     /// Donor of the bytes that were sent last on this connection.
@@ -72,7 +73,8 @@ pub(super) struct DonorPreference {
     pub(super) distrusted: Option<NodeId>,
 }
 
-/// Decides which donor is asked first, not what may be done: states that differ in it alone count as one.
+/// Hashes to nothing: the preference decides only which donor is asked first, so the model checker may treat states that
+/// differ in nothing else as one.
 impl Hash for DonorPreference {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
@@ -104,7 +106,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Starts the conversation over; what is known of the safekeeper stays known.
+    /// Starts the conversation over. What the safekeeper reported and acknowledged is kept.
     pub(super) fn connected(&mut self, greeting: ProposerMessage) {
         self.disconnected();
         self.state = PeerState::Greeting;

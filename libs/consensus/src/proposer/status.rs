@@ -7,8 +7,8 @@ use super::{CampaignPhase, Proposer};
 use crate::quorum;
 
 impl Proposer {
-    /// True when a quorum follows, yet nothing can be committed any more: too many of the followers lack WAL that no
-    /// connected safekeeper holds. The primary still has it: the driver must begin a new term.
+    /// True when a quorum follows, yet nothing can be committed any more: too many of the followers lack WAL that neither
+    /// the buffer nor a connected safekeeper holds. The primary still has it, so the driver must begin a new term.
     pub fn is_stuck(&self) -> bool {
         let sets = self.voting_sets();
         let streaming = |node: NodeId| self.peers.get(&node).and_then(Peer::sent);

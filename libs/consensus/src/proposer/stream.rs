@@ -10,7 +10,7 @@ use crate::message::{AppendRequest, ProposerElected, ProposerMessage};
 use crate::term_history;
 
 impl Proposer {
-    /// Buffers WAL from the primary. False, and nothing buffered, when `at` is not the end of the buffer.
+    /// Buffers WAL from the primary. Returns false, and buffers nothing, when `at` is not the end of the buffer.
     #[must_use]
     pub fn append(&mut self, at: Lsn, wal: Bytes) -> bool {
         let continues = self.wal.push(at, wal);
@@ -18,8 +18,9 @@ impl Proposer {
         continues
     }
 
-    /// True while the primary may be read further. What no safekeeper has flushed is never dropped, so a full buffer
-    /// stops the reading; but one record may be larger than the buffer, and is acknowledged only as a whole.
+    /// True while the primary may be read further. A full buffer stops the reading, because bytes that no safekeeper has
+    /// flushed are never dropped. The reading goes on when some safekeeper was sent all that is buffered: one record may be
+    /// larger than the buffer, and safekeepers acknowledge only whole records.
     pub fn wants_wal(&self) -> bool {
         let end = self.wal.end();
         self.phase == CampaignPhase::Leading
@@ -98,12 +99,13 @@ impl Proposer {
         self.peers.values_mut().filter(|peer| peer.sent().is_some()).for_each(|peer| peer.heartbeat = true);
     }
 
-    /// Sends a voter the election with the common point of both logs, and streams to it from there. A voter whose empty
-    /// log may not begin where it does stays in its state; it is tried again with every acknowledgement.
+    /// Sends a voter the election with the common point of both logs, and streams to it from there. A voter whose log is
+    /// new and begins too high (`new_log_start_max`) stays in `Voted`; every acknowledgement tries it again.
     pub(super) fn start_streaming(&mut self, node: NodeId) {
         let generation = self.membership.generation();
         let configuration = self.membership.configuration().cloned().unwrap_or_default();
-        // A safekeeper or the buffer must still hold what it lacks, and its log may not begin behind the end of the WAL.
+        // The voter can follow only from a position at which the buffer or another safekeeper still has WAL, and not from
+        // one above all WAL.
         let others = self.peers.iter().filter(|&(&id, _)| id != node);
         let oldest = others.filter_map(|(_, peer)| Some(peer.vote.as_ref()?.timeline_start_lsn)).min();
         let served_from = oldest.unwrap_or(Lsn::MAX).min(self.wal.start());
@@ -130,20 +132,23 @@ impl Proposer {
             configuration,
         }));
         peer.state = PeerState::Streaming { sent: start };
-        // Its first response reports what it holds under this term.
+        // The response to this append reports what the node holds under this term.
         peer.heartbeat = true;
     }
 
-    /// Highest position at which the log of `node`, if it is new, may begin: nothing below will be needed from it.
+    /// Highest position at which a new log on `node` may begin. Nothing below that position will be needed from `node`.
     ///
-    /// A log that begins higher would from its first byte on pass for one that holds what it begins behind. In a quorum
-    /// it would count for bytes that it never had, and in the next election it might be the newest log, without those
-    /// bytes.
+    /// From its first byte on, a log that begins higher would look like a log that holds everything below. In a quorum it
+    /// would count for bytes that it never had, and in the next election it might be the newest log, without those bytes.
     ///
-    /// All members held what is below a voter's oldest byte or its horizon. The same is true of what is below the first
-    /// entry of the history, unless there never was anything. A node that votes already, and does not count yet, is not
-    /// needed below what the others have in common without it. A node that is to vote later may be needed there, by a
-    /// member that lags.
+    /// The highest of these positions is safe:
+    ///
+    /// * the oldest byte and the removal horizon of each voter that has WAL, and the start of the first history entry: all
+    ///   members have had everything below, or nothing was ever below;
+    /// * for a node that votes already: what all current members, or a quorum, have acknowledged. A node with a new log has
+    ///   acknowledged nothing, so the others hold that without it;
+    /// * for a node that is to vote later: only what is committed and on all members. A member that lags may need
+    ///   anything above from it.
     fn new_log_start_max(&self, node: NodeId) -> Lsn {
         let sets = self.voting_sets();
         let held = if sets.iter().flatten().any(|&voter| voter == node) {
@@ -160,7 +165,7 @@ impl Proposer {
         agreed.chain(first).fold(held, Lsn::max)
     }
 
-    /// An append for `node`, which counts as sent.
+    /// Builds an append for `node`, and counts it as sent.
     fn append_message(&mut self, node: NodeId, begin_lsn: Lsn, wal: Bytes) -> ProposerMessage {
         let truncate_lsn = self.agreed_lsn();
         let append = AppendRequest {
@@ -183,7 +188,8 @@ impl Proposer {
         ProposerMessage::Append(append)
     }
 
-    /// Drops from the buffer what every safekeeper has flushed, and beyond its size what at least one has.
+    /// Drops from the buffer what every safekeeper has flushed. When the buffer is over its size limit, drops as well what
+    /// at least one safekeeper has flushed.
     pub(super) fn trim(&mut self) {
         let acked = || self.peers.values().map(|peer| peer.acked);
         let flushed_by_all = acked().min().unwrap_or_default();

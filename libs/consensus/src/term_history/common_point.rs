@@ -9,17 +9,17 @@ use super::history::TermHistory;
 pub struct LogExtent {
     /// Terms that wrote the log, up to `end`.
     pub history: TermHistory,
-    /// First byte of the log that this node has or had: below it there is nothing that could differ.
+    /// First byte that this node holds. Below it nothing can differ.
     pub start: Lsn,
     /// End of the log.
     pub end: Lsn,
-    /// Every member was known to hold the same log up to here. Above `end` only on a node that lost a part since.
+    /// Every member was known to hold the same log up to here. Above `end` only on a node that has lost a part of its log.
     pub agreed: Lsn,
 }
 
 /// The position up to which the log of a node agrees with the log of an elected proposer.
 ///
-/// `None` when the histories do not overlap: nothing can be said, and the node must be seeded anew.
+/// `None` when the histories are too short to tell: the node cannot follow this proposer and must be replaced.
 pub fn common_point(proposer: &TermHistory, local: &LogExtent) -> Option<Lsn> {
     let &LogExtent { ref history, start, end, agreed } = local;
     let proposer_first = proposer.0.first()?.start;
@@ -40,7 +40,7 @@ pub fn common_point(proposer: &TermHistory, local: &LogExtent) -> Option<Lsn> {
     let parting = candidates.into_iter().find(|&at| proposer.term_of(at) != history.term_of(at));
     match parting {
         None => Some(end),
-        // They differ as soon as both histories begin: where they began to differ, neither history remembers.
+        // The logs differ at the first byte that both histories cover: they part below, and the histories do not say where.
         Some(at) if at == base && base > start => None,
         Some(at) => Some(at),
     }

@@ -61,7 +61,7 @@ impl TermHistory {
     }
 
     /// The entries that begin at or below `end`. An entry that begins **at** the end is kept: its proposer was elected
-    /// on exactly this log, and a log that an older term continued past this point must lose against it.
+    /// on exactly this log. In an election this log must win against one that an older term continued past `end`.
     #[must_use]
     pub fn up_to(&self, end: Lsn) -> Self {
         Self(self.0.iter().copied().take_while(|entry| entry.start <= end).collect())
@@ -76,7 +76,7 @@ impl TermHistory {
             .map_or(Term::ZERO, |entry| entry.term)
     }
 
-    /// PostgreSQL timeline of the byte before `lsn`, or of the first entry.
+    /// PostgreSQL timeline of the byte before `lsn`; that of the first entry when no entry begins below `lsn`.
     pub fn tli_at(&self, lsn: Lsn) -> Option<Tli> {
         self.0.iter().take_while(|entry| entry.start < lsn).last().or(self.0.first()).map(|entry| entry.tli)
     }
@@ -87,8 +87,9 @@ impl TermHistory {
     /// entries without a byte in the log, and entries that end below `agreed`, the position up to which every member is
     /// known to hold the same log. What is left covers the last byte that all members have, so two histories can be
     /// compared there. The entry with the highest timeline number always stays: it keeps the number from being given out
-    /// twice. While a member is away nothing new is agreed, so a history that still gets too long loses its oldest
-    /// entries too; a node whose log ends below what is left must then be seeded anew.
+    /// twice. While a member is away, `agreed` does not move. A history that still gets longer than
+    /// [`TERM_HISTORY_ENTRIES_MAX`] loses its oldest entries too; a safekeeper whose log ends below the entries that are
+    /// left cannot follow any more and must be replaced.
     #[must_use]
     pub fn with_election(&self, term: Term, end: Lsn, tli: Tli, agreed: Lsn) -> Self {
         let mut entries = self.up_to(end).0;
@@ -115,7 +116,7 @@ impl TermHistory {
         while kept.len() > TERM_HISTORY_ENTRIES_MAX {
             kept.remove(usize::from(kept.first().copied() == reserved));
         }
-        // The entry does not own the bytes of the entries that were left out behind it.
+        // Entries behind the reserved one were left out. Their bytes must not count as its term's, so it begins later.
         if let Some(at) = kept.iter().position(|entry| Some(*entry) == reserved)
             && let Some(next) = kept.get(at + 1).map(|next| next.start)
         {

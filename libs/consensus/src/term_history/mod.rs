@@ -4,9 +4,10 @@
 //! Equal term and position mean equal bytes below, so two histories tell where two logs still agree without a look at
 //! any byte.
 //!
-//! Entries may be missing at the front, and entries with empty ranges may be left out, so nothing here goes by index:
-//! two nodes may hold the same log under histories of different length. Below the first byte that two histories both
-//! know, the logs are equal when this byte is of the same term; when it is not, the histories are too short to tell.
+//! Entries may be missing at the front, and entries with empty ranges may be left out: two nodes may hold the same log
+//! under histories of different length. Nothing here compares entries by index, therefore. Two histories are compared from
+//! the first byte on that both cover. When both name the same term for that byte, the logs are equal below it too. When
+//! they do not, the histories are too short to tell where the logs part.
 
 mod common_point;
 mod history;

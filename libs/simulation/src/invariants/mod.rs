@@ -141,7 +141,7 @@ impl Oracle {
         }
     }
 
-    /// Records that a damaged node holds everything that it should.
+    /// Records that a lost node holds everything that it should.
     pub(crate) fn record_repair(&mut self, node: NodeId) {
         self.promises.entry(node).or_default().damaged = false;
     }

@@ -51,7 +51,7 @@ fn elected_below_the_commit_is_refused() {
     assert_eq!(refusal, Refusal::BelowCommit { start: START.advance(4), commit_lsn: START.advance(8) });
 }
 
-/// A history that begins above the end of the log has no common point: the node must be seeded anew.
+/// A history that begins above the end of the log has no common point: the node must be replaced.
 #[test]
 fn elected_without_common_point_is_refused() {
     let mut acceptor = acceptor();
