@@ -17,7 +17,7 @@ use wal_types::NodeId;
 use crate::auth::Token;
 use crate::retention::Retention;
 
-/// Bytes that are read of the token file. A longer file is a mistake, and its text is no token.
+/// Bytes that are read of the token file. A longer file cannot be a token.
 const TOKEN_FILE_BYTES_MAX: u64 = 16 * 1024;
 
 /// Stores PostgreSQL's write-ahead log. A quorum of safekeepers, usually 2 of 3, decides what is committed.

@@ -31,8 +31,8 @@ pub(crate) struct ReaderReport {
 }
 
 impl ReaderReport {
-    /// Where the reader would resume after a reconnect: its flush position, or the best that is known of it. A reader that
-    /// never reports counts by what it was sent.
+    /// Where the reader would resume after a reconnect: its flush position, else its write position. A reader that never
+    /// reports counts by what it was sent.
     fn resumes_at(&self) -> Lsn {
         [self.flush, self.write, self.sent].into_iter().find(|lsn| lsn.is_valid()).unwrap_or_default()
     }

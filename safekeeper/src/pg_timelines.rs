@@ -1,7 +1,7 @@
-//! [`PgTimelines`]: the PostgreSQL timelines of a log, 1, 2, 3, each up to its switch point, as stock tools see them.
+//! [`PgTimelines`]: shows stock tools the PostgreSQL timelines of a log, each up to its switch point.
 //!
 //! One log holds all of them, one behind the other. A switch counts as soon as a byte of the new timeline may be read:
-//! before that another proposer may still replace it. Pure; called by `replies` and `send_wal`.
+//! before that, another proposer may still replace the switch. Pure; called by `replies` and `send_wal`.
 
 use consensus::TliSwitch;
 use wal_types::{Lsn, Tli};

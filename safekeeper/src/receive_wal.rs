@@ -18,8 +18,7 @@ use utils::Shutdown;
 use crate::closing::{shutting_down, thread_ended};
 use crate::timeline::{LANE_BYTES_MAX, LaneSender, Mail, Timeline};
 
-/// Longest message of a proposer, in bytes: an append with its header, or a history of the greatest length with all
-/// members.
+/// Longest message of a proposer, in bytes: an append with its header, or the longest history with all members.
 pub(crate) const MESSAGE_BYTES_MAX: usize = APPEND_WAL_BYTES_MAX + 16 * 1024;
 
 /// Replies that wait in the writer, in bytes. Above this they stay in the mailbox, where newer ones replace older ones.
@@ -95,7 +94,7 @@ impl WalReceiver<'_> {
         loop {
             tokio::select! {
                 () = &mut draining => return PushEnd::Draining,
-                // Cancelled, it leaves the semaphore's queue, in which this connection is alone.
+                // Cancel-safe: a cancelled wait leaves the semaphore's queue, in which this connection is alone.
                 reserved = self.lane.reserve(MESSAGE_BYTES_MAX), if room.is_none() => room = Some(reserved),
                 // Cancel-safe: what has arrived of a message stays in the reader's buffer.
                 message = reader.next(MESSAGE_BYTES_MAX), if room.is_some() => {

@@ -12,7 +12,7 @@ use wal_types::{Lsn, Tli};
 
 use crate::pg_timelines::PgTimelines;
 
-/// Version that is shown before a proposer has reported the cluster's: old enough for every client.
+/// Version that is shown while that of the cluster is unknown. Every client supports a server of this age.
 const SERVER_VERSION_UNKNOWN: &str = "14.1";
 
 /// `server_version` of the cluster, for example `15.18`.

@@ -26,15 +26,15 @@ use crate::session::{self, SessionContext};
 use crate::timeline::{DiskPool, Timelines};
 use crate::timeline_metrics::TimelineCollector;
 
-/// Connections to the PostgreSQL port at once, handshakes included. A further one is closed at once, because each may
-/// take a lane of memory.
+/// Connections to the PostgreSQL port at a time, handshakes included. A further one is closed at once, because each
+/// connection may fill a lane in memory.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
 
 /// Pause after a failed accept: with no file descriptor left it fails at once, again and again.
 pub(crate) const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Time after which a peer counts as gone that acknowledges no bytes or no keepalive probe. Without it a connection could
-/// wait for ever to send its closing message.
+/// A peer that leaves bytes or keepalive probes unacknowledged for this long counts as gone. Without the limit a connection
+/// could wait for ever to send its closing message.
 pub(crate) const PEER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The longest time that connections may take to end.

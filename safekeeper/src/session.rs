@@ -37,7 +37,7 @@ pub(crate) struct SessionContext {
 pub(crate) async fn run<S: Io>(stream: S, context: Arc<SessionContext>) {
     let opened = tokio::select! {
         opened = Box::pin(open(stream, &context)) => opened,
-        // A client that is not greeted yet has nothing to lose by a cancelled handshake.
+        // The handshake may be cancelled: the client has not sent a command yet.
         () = context.shutdown.draining() => return,
     };
     let (connection, mut commands) = match opened {
@@ -207,7 +207,7 @@ impl CommandHandler {
         response
     }
 
-    /// The timeline, if this proposer may write it. A proposer's wish to create it on first contact is not followed: a
+    /// The timeline, if this proposer may write it. A proposer's request to create it on first contact is ignored: a
     /// safekeeper whose disk was wiped would vote as if it had never promised anything.
     fn timeline_for_push(&self, push: StartWalPush) -> Result<Arc<Timeline>, ErrorResponse> {
         let timeline = self.timeline()?;

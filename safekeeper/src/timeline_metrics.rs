@@ -48,7 +48,7 @@ struct TimelineSample {
 type TimelineGauge = (&'static str, &'static str, fn(&Snapshot) -> u64);
 
 const TIMELINE_GAUGES: [TimelineGauge; 8] = [
-    ("holdfast_safekeeper_timeline_term", "Highest term that was granted", |snapshot| snapshot.term.0),
+    ("holdfast_safekeeper_timeline_term", "Highest term that was promised", |snapshot| snapshot.term.0),
     ("holdfast_safekeeper_timeline_write_lsn", "End of the WAL that was written", |snapshot| {
         snapshot.write_lsn.0
     }),

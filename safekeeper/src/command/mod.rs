@@ -57,7 +57,7 @@ pub(crate) struct StartReplication {
 pub(crate) struct StartWalPush {
     /// The version of the protocol that the proposer speaks.
     pub version: ProtocolVersion,
-    /// The proposer wants the timeline to be created if it does not exist. Parsed, and not followed.
+    /// The proposer requests that a missing timeline be created. Parsed and ignored: a timeline is created over HTTP only.
     pub allow_creation: bool,
 }
 

@@ -8,8 +8,8 @@
 //! | `<tenant>/<timeline>.promised` | empty; records that the timeline exists, in case its directory disappears |
 //!
 //! The random id tells a wiped disk from the one before: a safekeeper that comes back empty under its old number must not
-//! vote as if it remembered. A directory that is not a safekeeper's own is left untouched, and nothing is repaired here:
-//! each misfit is an error of one sentence. Called by `main` and by tests.
+//! vote as if it remembered its promises. Nothing is repaired here: a directory that does not belong to this safekeeper, or is
+//! damaged, is left untouched and reported as an error. Called by `main` and by tests.
 
 mod id_file;
 
@@ -99,7 +99,7 @@ pub enum DataDirError {
     },
     /// The id file is incomplete or damaged.
     #[error(
-        "{path}/{ID_FILE} is damaged: {reason}; restore it from a copy, or take this safekeeper out of the cluster and start it with an empty --data-dir",
+        "{path}/{ID_FILE} is damaged: {reason}; restore this file from a copy, or replace this safekeeper by one with another --id and an empty --data-dir",
         path = path.display()
     )]
     Damaged {

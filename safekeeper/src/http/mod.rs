@@ -2,7 +2,7 @@
 //!
 //! | route | answer |
 //! |---|---|
-//! | `GET /v1/status` | number, version, count of timelines |
+//! | `GET /v1/status` | number, id of the disk, version, count of timelines |
 //! | `GET /v1/timelines` | all timelines |
 //! | `POST /v1/timelines` | creates a timeline: 201; 200 when the same one exists, 409 when another one does |
 //! | `GET /v1/timelines/{tenant}/{timeline}` | one timeline; 404 when it does not exist |

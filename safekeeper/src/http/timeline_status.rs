@@ -11,8 +11,8 @@ use super::new_timeline::MemberAddress;
 use crate::replies::dialect_name;
 use crate::timeline::{NotServed, NotServedCause, Timeline};
 
-/// Status of a timeline. One that is not served has only its name and the reason; its health says whether opening it is
-/// tried again (`full`, `failed`) or not (`corrupt`, `thread_ended`).
+/// Status of a timeline. A timeline that is not served has only its ids, a health and the reason. The health says whether
+/// opening is tried again (`full`, `failed`) or not (`corrupt`, `thread_ended`).
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum TimelineStatus {

@@ -11,12 +11,12 @@ use crate::closing::shutting_down;
 /// Most WAL in one message: 16 pages, as PostgreSQL sends it.
 pub(crate) const SEND_WAL_BYTES_MAX: u64 = 128 * 1024;
 
-/// A chunk that does not end where the WAL ends, ends at a page.
+/// A chunk ends at a page boundary, or at the end of the WAL.
 const PAGE_BYTES: u64 = wal_format::PAGE_BYTES as u64;
 
 /// Reads WAL on a blocking thread, into one buffer.
 pub(super) struct ChunkReader {
-    /// With the buffer that it reads into; away while a blocking thread reads.
+    /// The reader and its buffer; `None` while a blocking thread has them.
     wal: Option<(WalReader<RealDisk>, Vec<u8>)>,
 }
 
@@ -25,7 +25,8 @@ impl ChunkReader {
         Self { wal: Some((wal, Vec::new())) }
     }
 
-    /// The bytes of `[from, to)`. `None` when the log changed meanwhile, and the newest snapshot has to be looked at.
+    /// The bytes of `[from, to)`, or the first of them. `None` when the log changed meanwhile: the caller looks at the newest
+    /// snapshot.
     pub(super) async fn read(&mut self, from: Lsn, to: Lsn) -> Result<Option<&[u8]>, QueryError> {
         let Some((mut wal, mut buffer)) = self.wal.take() else { return Ok(None) };
         // Off the runtime's threads: a read may wait for the disk.
@@ -46,7 +47,7 @@ impl ChunkReader {
     }
 }
 
-/// End of the chunk that begins at `from`: a page, the end of a segment, or the end of the WAL that is available.
+/// End of the chunk that begins at `from`: a page boundary, the end of a segment, or the end of the available WAL.
 pub(super) fn chunk_end(from: Lsn, available: Lsn, segment_bytes: u64) -> Lsn {
     let segment_end = from.advance(1).align_up(segment_bytes);
     let most = from.advance(SEND_WAL_BYTES_MAX).min(segment_end);

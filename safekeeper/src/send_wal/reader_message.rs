@@ -1,4 +1,5 @@
-//! [`ReaderMessage`]: what a reader sends during the copy: standby status, hot standby feedback, a page server's feedback.
+//! [`ReaderMessage`]: decodes the messages of a reader during the copy: standby status, hot standby feedback, a page
+//! server's feedback.
 
 use bytes::{Buf, Bytes};
 use consensus::{HotStandbyFeedback, PageserverFeedback, codec};
@@ -7,10 +8,11 @@ use pq_proto::{ErrorResponse, ProtocolError, SqlState};
 
 use crate::feedback;
 
-/// Longest message of a reader, in bytes. Status and feedback have 34 and 25; a page server's has a list of keys.
+/// Longest message of a reader, in bytes. Status and hot standby feedback have 34 and 25; a page server sends a list of
+/// keys.
 pub(super) const READER_MESSAGE_BYTES_MAX: usize = 4096;
 
-/// A page server's own feedback: a tag, a length that says nothing new, then keys and values.
+/// A page server's feedback: a tag, a length that the frame has too, then keys and values.
 const PAGESERVER_FEEDBACK_TAG: u8 = b'z';
 const PAGESERVER_FEEDBACK_HEADER_BYTES: usize = 9;
 

@@ -41,7 +41,7 @@ impl CheckedRequest {
         let snapshot = timeline.snapshot();
         let checked = Self { timeline: Arc::clone(timeline), start, tli, term };
         checked.check_term(&snapshot)?;
-        // A reader that begins at the start of a segment may ask for bytes from before the log began: there are none.
+        // Also refuses a start below the first byte of the log.
         check_not_removed(&snapshot, start)?;
 
         let Some(tli) = tli else { return Ok(ReplicationStart::Stream(checked)) };
@@ -84,7 +84,8 @@ impl CheckedRequest {
         }
     }
 
-    /// The position up to which WAL can be sent now, and the switch there when the requested timeline ends at it.
+    /// The position up to which WAL can be sent now. When the requested PostgreSQL timeline ends there, also the switch to
+    /// the next one.
     pub(super) fn end(&self, snapshot: &Snapshot) -> (Lsn, Option<TliSwitch>) {
         match self.tli.map(|tli| self.pg_timelines(snapshot).lookup(tli)) {
             Some(PgTimelineLookup::Ended(switch)) => (switch.at, Some(switch)),

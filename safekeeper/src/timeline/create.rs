@@ -33,8 +33,8 @@ pub(crate) enum CreateError {
     #[error("timeline {id} exists and cannot be opened: {}", .why.reason)]
     NotServed { id: TenantTimelineId, why: NotServed },
     #[error(
-        "timeline {id} is meant for another disk of safekeeper {node}: what that disk promised, this one does not \
-         know; make this safekeeper a member under a number of its own"
+        "timeline {id} is meant for another disk of safekeeper {node}, whose promises this disk does not know; make \
+         this safekeeper a member under another number"
     )]
     OtherDisk { id: TenantTimelineId, node: NodeId },
     #[error("cannot create timeline {id}: {error}")]
@@ -47,7 +47,7 @@ impl NewTimeline {
     /// Checks that the existing timeline in `snapshot` is the one that this request describes.
     pub(super) fn check_same(&self, snapshot: &Snapshot) -> Result<(), CreateError> {
         let (old, new) = (&snapshot.lineage, &self.lineage);
-        // A proposer may have reported the cluster and a newer minor version since.
+        // Zero in the request means unknown, and a proposer may have reported a newer minor version since.
         let equal_or_unknown = |old: u64, new: u64| old == new || new == 0;
         let comparisons = [
             ("dialect", old.dialect == new.dialect),

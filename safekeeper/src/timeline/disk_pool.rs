@@ -11,10 +11,10 @@ use crate::data_dir::DataDirLock;
 use crate::metrics::Metrics;
 use crate::retention::Retention;
 
-/// Disk threads. More would let more timelines flush at once; disks have few queues, and each thread is cheap.
+/// Disk threads. More would let more timelines flush at the same time, but a disk has few queues.
 pub(super) const DISK_THREADS: usize = 4;
 
-/// The disk threads, and the ways to send them commands.
+/// The disk threads, and the sender of each one's commands.
 #[derive(Debug)]
 pub(crate) struct DiskPool {
     commands: Vec<Sender<DiskCommand>>,
@@ -35,7 +35,7 @@ impl DiskPool {
         Ok(pool)
     }
 
-    /// The way to the thread that a timeline belongs to.
+    /// The command sender of the thread that a timeline belongs to.
     pub(super) fn thread_of(&self, key: TimelineKey) -> Sender<DiskCommand> {
         let index = key.0 as usize % self.commands.len();
         self.commands[index].clone()

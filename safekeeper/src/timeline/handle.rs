@@ -1,4 +1,4 @@
-//! [`Timeline`]: the handle that connections have of one log, and their ends of its lanes.
+//! [`Timeline`]: a connection's handle of one log. [`LaneSender`]: the connection's end of its lane.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use crate::feedback::Readers;
 /// Messages of one connection that wait for the disk thread, in bytes.
 pub(crate) const LANE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The fewest bytes that a message counts in its lane: a message takes memory beside its bytes.
+/// A short message counts as this many bytes in its lane: it takes memory beside its bytes.
 pub(crate) const MESSAGE_BYTES_MIN: usize = 512;
 
 /// One timeline, as connections see it.
@@ -81,7 +81,8 @@ pub(crate) struct SnapshotWatch {
 impl SnapshotWatch {
     /// The newest snapshot. Each later one makes [`SnapshotWatch::changed`] return.
     pub(crate) fn current(&mut self) -> Arc<Snapshot> {
-        // Marked first: a snapshot that is published between the two lines is returned now and announced again.
+        // In this order, a snapshot that is published between the two calls is returned now and announced once more. In the
+        // other order it would be missed.
         self.changed.mark_unchanged();
         self.snapshots.current()
     }
@@ -143,8 +144,8 @@ impl LaneSender {
 }
 
 impl Drop for LaneSender {
-    /// The other end of the lane is on the disk thread, so releasing it takes a message. It is here because the lane must
-    /// be released however its connection ends, also by a cancelled task.
+    /// Releases the lane. The other end is on the disk thread, so that takes a message. It happens in `drop` because the
+    /// lane must be released however its connection ends, also by a cancelled task.
     fn drop(&mut self) {
         self.timeline.proposers.fetch_sub(1, Ordering::Relaxed);
         let release = DiskCommand::CloseLane { key: self.timeline.key, connection: self.connection };

@@ -11,11 +11,11 @@ use consensus::{ConnectionId, ProposerMessage};
 use tokio::sync::OwnedSemaphorePermit;
 use wal_store::Input;
 
-/// WAL bytes that one round takes of one lane: large enough that an fdatasync pays, small enough that a vote of another
-/// connection does not wait long.
+/// WAL bytes that one round takes from one lane: enough to be worth an fdatasync, and few enough that another connection's
+/// vote does not wait long.
 pub(super) const ROUND_LANE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Messages that one round takes of one lane.
+/// Messages that one round takes from one lane.
 pub(super) const ROUND_LANE_MESSAGES_MAX: usize = 4096;
 
 /// The lanes of one timeline.
@@ -126,8 +126,8 @@ impl LaneQueues {
         }
     }
 
-    /// When the next lane is due: `now` or earlier when a lane has messages that are not paused, `None` when all lanes
-    /// are empty.
+    /// When the next lane is due: `now` or earlier when a lane with messages is not paused, `None` when all lanes are
+    /// empty.
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
         let waiting = self.0.values().filter(|lane| !lane.queue.is_empty());
         waiting.map(|lane| lane.paused_until.unwrap_or(now)).min()

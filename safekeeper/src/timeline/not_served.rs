@@ -9,7 +9,7 @@ use wal_store::StoreError;
 /// Why a timeline that is on disk cannot be opened.
 #[derive(Debug, Error)]
 pub(crate) enum OpenError {
-    /// The marker of a timeline is there, its directory is not.
+    /// The marker file of a timeline exists, but its directory does not.
     #[error(
         "the directory of this timeline is gone, and with it what this safekeeper promised; this safekeeper can be a \
          member again only under another number"
@@ -17,7 +17,8 @@ pub(crate) enum OpenError {
     DirectoryGone,
     /// The control file was written for another disk than the one of this data directory.
     #[error(
-        "this timeline was copied here from another data directory; what the safekeeper promised there since is unknown"
+        "this timeline was copied here from another data directory; what the safekeeper promised there since is unknown; \
+         this safekeeper can be a member again only under another number"
     )]
     OtherDisk,
     /// The disk thread that would own the timeline has ended, by a fault in this program or at shutdown.

@@ -157,7 +157,7 @@ impl Timelines {
             tracing::info!(timeline = %id, start_lsn = %new.lineage.start_lsn, "timeline created");
         }
 
-        // A directory that got its name before the disk failed is treated like one that is found at start.
+        // The disk may fail after the directory got its final name. Such a directory is treated as at a start.
         if directory.is_dir() {
             self.open_one(id);
         }
@@ -179,7 +179,8 @@ impl Timelines {
         }
     }
 
-    /// Tries to open a timeline, and records the result. `last` is the result that is recorded already.
+    /// Tries to open a timeline, and records the result. `last` is the failure that is recorded already; the same failure is
+    /// neither logged nor recorded again.
     fn try_open(
         &self,
         id: TenantTimelineId,
@@ -251,7 +252,7 @@ impl Timelines {
 }
 
 impl OpenRetry {
-    /// Tries once. True when no further attempt is needed.
+    /// Tries to open the timeline once. True when no further attempt is needed.
     fn try_once(&mut self) -> bool {
         let Some(timelines) = self.timelines.upgrade() else { return true };
         match timelines.try_open(self.id, self.key, Some(&self.last), self.unreadable_tries) {

@@ -26,11 +26,11 @@ use crate::retention::Retention;
 /// Interval of the work that needs no message: persisting the commit position, preparing and removing segments.
 pub(super) const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// WAL that the timelines of a thread write in one round before it is synced. A round may exceed it by the share of one
-/// timeline.
+/// WAL that the timelines of a thread write in one round before it is synced. A round may write one timeline's share more.
 const ROUND_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Time that the timelines of a thread write in one round before it is synced: the first writer waits for the last.
+/// Time for which the timelines of a thread write in one round before it is synced: the sync of the first timeline waits
+/// until the last one has written.
 const ROUND_WRITE_TIME_MAX: Duration = Duration::from_millis(10);
 
 /// Pause of a thread after a failed attempt to open a timeline. A recovery reads and writes a lot, and the timelines that

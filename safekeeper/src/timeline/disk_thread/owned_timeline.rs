@@ -120,7 +120,7 @@ impl OwnedTimeline {
 
     /// Notifies watchers of a new snapshot, and posts the replies.
     fn publish(&mut self, output: Output, metrics: &Metrics) {
-        // The replica has published its snapshot itself, where readers check it after each read.
+        // Readers see the snapshot already: the replica publishes it itself. Here only those that wait for it are woken.
         let snapshot = self.opened.replica.snapshot();
         if !Arc::ptr_eq(&self.announced, &snapshot) {
             if self.announced.health != snapshot.health {
