@@ -71,7 +71,7 @@ impl Cluster {
 pub struct RunConfig {
     /// Address and role of the primary.
     pub primary: ConnInfo,
-    /// Name of the primary, where logs are given to primaries.
+    /// Name of the primary (`--primary-name`). `None`: it may write only a log that has no designated primary.
     pub primary_name: Option<PrimaryName>,
     /// The log and its safekeepers.
     pub cluster: Cluster,
@@ -94,7 +94,7 @@ pub struct RecoverConfig {
     pub cluster: Cluster,
     /// Time after which the recovery fails.
     pub timeout: Duration,
-    /// Primary that the log is given to.
+    /// Primary that the log is given to, if any: it becomes the designated one.
     pub primary_name: Option<PrimaryName>,
     /// Whether the result is printed as JSON.
     pub json: bool,

@@ -1,17 +1,17 @@
 //! The walproposer: makes the commits of an **unpatched** PostgreSQL wait for a quorum of safekeepers.
 //!
 //! ```text
-//!   primary --WAL--> primary --> leadership --> campaign --> safekeeper_link --> safekeepers
-//!      ^                             |     (consensus::Proposer)   |
-//!      +-------- commit_lsn ---------+                        donor_stream  (a lagging safekeeper receives WAL that
-//!                                                                            another one has)
+//!   PostgreSQL --WAL--> primary --> leadership --> campaign --> safekeeper_link --> safekeepers
+//!      ^                                |     (consensus::Proposer)   |
+//!      +---------- commit_lsn ----------+                        donor_stream  (reads WAL from one safekeeper for
+//!                                                                               another one that lacks it)
 //! ```
 //!
 //! It is the primary's synchronous standby. Start reading at `leadership`: one connection to the primary, one term.
 //! The walproposer keeps nothing on disk: after a restart it learns everything from the safekeepers and the primary.
 //!
-//! `run` uses all of it; [`recover`] holds an election without a primary; [`members`] is an HTTP client of a running
-//! walproposer.
+//! The subcommand `run` uses all of it; [`recover`] holds an election without a primary; [`members`] is an HTTP client of a
+//! running walproposer.
 
 mod admin_requests;
 mod auth_token;

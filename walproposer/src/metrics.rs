@@ -1,4 +1,4 @@
-//! Metrics of the walproposer: the [`StatusBoard`] as numbers. Nothing is counted here.
+//! Metrics of the walproposer: shows the values of the [`StatusBoard`]. Nothing is counted here.
 
 use std::fmt;
 

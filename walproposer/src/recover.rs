@@ -1,11 +1,11 @@
 //! `walproposer recover`: one election without a primary. It settles where the log ends and adds nothing to it.
 //!
-//! A quorum promises a new term, so that no older proposer can move the end any more. What the newest log among them has is
-//! copied to a quorum and committed there. The recovery is complete when a quorum has *persisted* that: every later reader
-//! of the log, even of copies of the disks, finds all of it committed.
+//! A quorum promises a new term, so that no older proposer can move the end any more. The newest log among the voters is
+//! copied to a quorum and committed there. The recovery is complete when a quorum has *persisted* the commit: every later
+//! reader of the log, even of copies of the disks, finds all of it committed.
 //!
-//! For a failover, the recovery then gives the log to the primary that takes over: a quorum stores that under the same
-//! term, and safekeepers refuse the walproposer of any other primary from then on.
+//! For a failover, the recovery then gives the log to the primary that takes over: a quorum stores its name under the same
+//! term, and a walproposer of any other primary does not lead from then on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +100,9 @@ enum AttemptError {
     Lost(#[from] LostTerm),
     #[error("no safekeeper answers: {0}")]
     NoSafekeeper(String),
-    #[error("the safekeeper with the newest log is gone, and a quorum without it is there: electing again")]
+    #[error(
+        "the safekeeper with the newest log is gone, but a quorum is connected without it: electing again"
+    )]
     DonorLost,
     #[error("no candidate has a majority of the votes after {} s", .0.as_secs())]
     NoMajority(Duration),
@@ -114,8 +116,8 @@ enum AttemptError {
 struct Recovery {
     /// Primary that the log is to be given to.
     wanted: Option<PrimaryName>,
-    /// Designated primary when the configuration was read for the first time. A change of it since then was made by another
-    /// operator for the same failover. To overrule that silently would tell two operators that each of them won.
+    /// Designated primary when the configuration was read for the first time. A change since then was made by another
+    /// operator for the same failover. To overrule it silently would report success to both operators.
     first_designated: Option<Option<PrimaryId>>,
     term_floor: Term,
 }

@@ -2,7 +2,8 @@
 //!
 //! Each connection has its own queue, created when it opens and handed to the campaign with [`LinkEvent::Connected`].
 //! Messages in the queue are lost with the connection, and the campaign closes a connection by dropping the queue. Every
-//! event carries the incarnation of its connection, so that the campaign can tell a late answer from a fresh one.
+//! connection has a number of its own, its *incarnation*. Every event carries it, so that the campaign can tell an answer
+//! on a connection that was replaced from one on the present connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +42,7 @@ const LINK_RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Envelope {
     pub(crate) node: NodeId,
+    /// Number of the connection.
     pub(crate) incarnation: u64,
     pub(crate) event: LinkEvent,
 }

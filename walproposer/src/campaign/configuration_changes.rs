@@ -14,7 +14,7 @@ use crate::change_result::{ChangeAccepted, ChangeError, FOLLOWERS_MAX};
 use crate::config::SafekeeperAddress;
 use crate::status::{ChangeState, ChangeView, ConfigurationView};
 
-/// A new member that lacks at most this much is near enough: the rest is in memory and on its way.
+/// A new member may vote when it lacks at most this much: the rest is in memory and on its way.
 const NEW_MEMBER_LAG_BYTES_MAX: u64 = 1024 * 1024;
 
 impl Campaign {
@@ -107,7 +107,7 @@ impl Campaign {
         Ok(generation)
     }
 
-    /// Proposes the waiting change when no new member lacks much, or lets it fail when that takes too long.
+    /// Proposes a change that waits for its new members, when none of them lacks much. Fails it when that takes too long.
     pub(super) fn advance_change(&mut self) {
         let Some(mut requested) = self.requested_change.take() else { return };
         if let Some(mut catch_up) = requested.catch_up.take() {
@@ -133,7 +133,7 @@ impl Campaign {
         }
     }
 
-    /// The safekeepers in `members` that do not vote yet and are not near enough to.
+    /// The safekeepers in `members` that do not vote yet and still lack too much WAL to vote.
     fn behind_members(&self, members: &[Member]) -> Vec<BehindMember> {
         let current = self.proposer.configuration().map_or(&[][..], |current| &current.members);
         let peers = self.proposer.status();

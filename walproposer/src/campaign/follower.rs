@@ -18,10 +18,11 @@ use crate::status::{LinkState, SafekeeperView};
 /// Pause after a donor failed.
 const DONOR_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-const LOG_BEGINS_TOO_LATE: &str = "this safekeeper's log begins above what the others hold: it waits until they do; if \
-     they never will, create it anew, with their highest oldest_lsn as start_lsn";
-const LOG_ENDS_TOO_EARLY: &str = "this safekeeper's log ends below everything that the history of this term knows: seed it \
-     anew from another safekeeper";
+const LOG_BEGINS_TOO_HIGH: &str = "this safekeeper's log is new and begins above what the others hold: it waits until \
+     they hold everything below; if they never will, replace it by a safekeeper with a new number, whose start_lsn is \
+     their highest oldest_lsn";
+const CANNOT_FOLLOW: &str = "this safekeeper cannot follow: its log has no common point with the leader's, or no other \
+     safekeeper holds the WAL that it lacks; replace it by a safekeeper with a new number";
 
 /// The campaign's side of one safekeeper.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ impl Follower {
         }
     }
 
-    /// When the oldest message was queued that may still be unanswered.
+    /// Time at which the oldest message that may still be unanswered was queued.
     pub(super) fn unanswered_since(&self) -> Option<Instant> {
         self.connection.as_ref()?.unanswered_since
     }
@@ -152,8 +153,8 @@ impl Follower {
             commit_lsn: peer.commit_lsn,
             unanswered_since: self.unanswered_since(),
             last_error: match peer.state {
-                PeerState::CannotFollow => Some(LOG_ENDS_TOO_EARLY.to_owned()),
-                PeerState::Voted if phase == CampaignPhase::Leading => Some(LOG_BEGINS_TOO_LATE.to_owned()),
+                PeerState::CannotFollow => Some(CANNOT_FOLLOW.to_owned()),
+                PeerState::Voted if phase == CampaignPhase::Leading => Some(LOG_BEGINS_TOO_HIGH.to_owned()),
                 _ => self.problem.as_ref().map(|problem| problem.reason.clone()),
             },
         }

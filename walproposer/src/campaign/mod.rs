@@ -1,9 +1,9 @@
 //! [`Campaign`]: the [`Proposer`] with its connections. The task that owns it calls [`Campaign::next`] in a loop.
 //!
-//! Messages from the links go in. Messages of the proposer go out as fast as each queue has room. WAL for lagging
-//! safekeepers is read from donors, and heartbeats are sent when they are due. A decision about the primary is not made
-//! here: it is returned as an [`Action`] to `leadership` or `recover`. The campaign never waits for a single safekeeper: a
-//! full queue is left alone until its link reports room.
+//! The campaign passes the links' messages to the proposer, and the proposer's messages to the queue of each link, as far
+//! as it has room. It reads WAL for lagging safekeepers from donors, and sends heartbeats. It decides nothing about the
+//! primary: an [`Action`] that needs such a decision is returned to `leadership` or `recover`. It never waits for a single
+//! safekeeper: a full queue is left alone until its link reports room.
 
 mod configuration_changes;
 mod connections;
@@ -36,11 +36,11 @@ const LINK_EVENTS_MAX: usize = 256;
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
 /// A follower receives a message at least this often.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// When no append went out after a commit, followers are told of the commit after this long.
+/// Delay after which followers that got no append since a commit are sent an empty one with the commit position.
 const COMMIT_TELL_DELAY: Duration = Duration::from_millis(5);
 /// The connection to a safekeeper that leaves a message unanswered for this long is closed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest delay of a campaign's end by followers that still have to learn the last commit position.
+/// Longest time that a campaign which ends waits for its followers to learn the last commit position.
 const FINISH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// One attempt to lead: a proposer and its safekeepers.
@@ -57,8 +57,8 @@ pub(crate) struct Campaign {
     tick: Interval,
     heartbeat_at: Instant,
     announce_commit_at: Option<Instant>,
-    /// A recovery connects only to the safekeepers of its command line: these may be copies made for inspection, and the
-    /// members in their configuration are then the live ones.
+    /// True when members that the command line does not list are connected to. False in a recovery: its safekeepers may be
+    /// copies made for inspection, and the members in their configuration are then the live originals.
     dials_unlisted_members: bool,
     /// Newest generation that is decided under this term.
     decided_generation: Option<Generation>,
@@ -165,7 +165,7 @@ impl Campaign {
     /// Sends the followers the last commit position. Returns when each has answered or [`FINISH_TIMEOUT`] is over.
     pub(crate) async fn finish(mut self) {
         self.proposer.announce_commit();
-        let told = async {
+        let announced = async {
             self.send_due_messages();
             while self.followers.values().any(Follower::has_unsent) {
                 if self.step().await.is_err() {
@@ -173,7 +173,7 @@ impl Campaign {
                 }
             }
 
-            // A message that a link has removed from its queue is surely on the wire only when an answer has come.
+            // An empty queue does not prove that its last message was sent. An answer does.
             let mut waiting: Vec<NodeId> = self.unanswered().collect();
             while !waiting.is_empty() {
                 let Some(envelope) = self.events.recv().await else { return };
@@ -185,7 +185,7 @@ impl Campaign {
         };
 
         // Best effort: the next election settles what a follower did not learn.
-        let _ = timeout(FINISH_TIMEOUT, told).await;
+        let _ = timeout(FINISH_TIMEOUT, announced).await;
         self.publish_status();
     }
 
@@ -194,12 +194,13 @@ impl Campaign {
         &self.proposer
     }
 
-    /// The primary whose WAL this is, where logs are given to primaries.
+    /// The primary whose WAL this campaign writes; `None` when it has no name.
     pub(crate) const fn primary(&self) -> Option<PrimaryId> {
         self.primary
     }
 
-    /// Number of the connection to `node`, if there is one. Another number later means another connection.
+    /// Incarnation of the connection to `node`, if there is one: a number that every new connection gets. A later call that
+    /// returns another number means that the connection was replaced.
     pub(crate) fn incarnation(&self, node: NodeId) -> Option<u64> {
         Some(self.followers.get(&node)?.connection.as_ref()?.incarnation)
     }

@@ -35,7 +35,7 @@ pub(super) struct CatchUp {
     moved_at: Instant,
 }
 
-/// A new member that is not near enough to vote.
+/// A new member that still lacks too much WAL to vote.
 pub(super) struct BehindMember {
     pub(super) id: NodeId,
     pub(super) flush_lsn: Lsn,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::{Rng, RngExt};
 use tokio::time::{Instant, sleep_until};
 
-/// Shortest wait for votes. A vote is one message and one sync. A term that was requested in vain costs only another one.
+/// Shortest wait for votes. A vote takes one message and one sync. When the wait was too short, only a term is wasted.
 const ELECTION_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 /// Longest wait for votes.
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(10);

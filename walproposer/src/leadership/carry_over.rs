@@ -1,4 +1,4 @@
-//! [`CarryOver`]: facts that one leadership leaves to the next, which could not find them out in time.
+//! [`CarryOver`]: hands facts from one leadership to the next, which could not learn them in time by itself.
 
 use consensus::LostTerm;
 use wal_types::{Lsn, Term};
@@ -8,8 +8,8 @@ use super::LeadershipEnd;
 /// Facts that are handed from one leadership to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CarryOver {
-    /// The highest term that deposed this proposer. Votes are requested without waiting for a safekeeper that is slower
-    /// than a quorum of the others; without the floor its higher term would end one leadership after the other.
+    /// The highest term that deposed this process so far. A campaign requests votes as soon as a quorum has answered. Without
+    /// this floor, a slow safekeeper that has promised a high term would answer later and end one leadership after the other.
     pub(crate) term_floor: Term,
     /// End of a log whose last segment the primary no longer has, and up to which all WAL was acknowledged to the primary.
     /// Valid for the next leadership only.

@@ -19,7 +19,7 @@ pub(crate) enum LeadershipEnd {
     /// Another proposer holds, or may hold, a higher term.
     #[error(transparent)]
     Lost(LostTerm),
-    /// The log has a designated primary, and it is another one.
+    /// The log has a designated primary, and this walproposer's primary is another one.
     #[error(
         "the log was given to primary {0} and takes WAL of no other: this walproposer was not started with --primary-name {0}; if its primary was replaced, stop both"
     )]
@@ -30,7 +30,7 @@ pub(crate) enum LeadershipEnd {
     /// The primary's WAL does not continue the log.
     #[error(transparent)]
     NotAContinuation(#[from] NotAContinuation),
-    /// Same positions, other bytes.
+    /// The primary has other bytes than the log at the same positions.
     #[error(
         "the primary's WAL from {from} to {to} differs from what safekeeper {donor} has: the primary was rolled back or belongs to another history; nothing was sent"
     )]
@@ -40,7 +40,7 @@ pub(crate) enum LeadershipEnd {
     NotCompared(&'static str),
     /// The bytes to compare are gone from the primary.
     #[error(
-        "the primary no longer has the last segment of the log, its WAL from {from} to {to}, so that it cannot be compared with the safekeepers': set wal_keep_size on the primary and its standbys so that they keep such a segment, and seed the safekeepers anew"
+        "the primary no longer has the last segment of the log, its WAL from {from} to {to}, so that it cannot be compared with the safekeepers': set wal_keep_size on the primary and its standbys so that they keep the last segment, and create a new timeline on the safekeepers"
     )]
     SegmentGone { from: Lsn, to: Lsn },
     /// The bytes to compare are gone from the primary, and its slot proves that the log is its own.

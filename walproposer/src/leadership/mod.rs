@@ -6,7 +6,7 @@
 //! ```
 //!
 //! When a leadership ends, all of it ends: proposer, links and the connection to the primary are dropped, and the next one
-//! begins with a new campaign. Only two facts are carried over ([`CarryOver`]) and no state, so nothing has to be repaired.
+//! begins with a new campaign. Nothing but two facts is carried over ([`CarryOver`]), so no old state has to be repaired.
 //! Called by `leadership_loop`.
 
 mod carry_over;

@@ -17,7 +17,7 @@ use crate::primary::WalStream;
 use crate::primary_name::PrimaryName;
 use crate::status::StatusBoard;
 
-/// How often it is checked whether the WAL that lagging safekeepers need is still available.
+/// Interval of the check that the WAL that lagging safekeepers need is still available.
 const STUCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Third stage: this process leads.
@@ -94,7 +94,7 @@ impl Streaming<'_> {
                     snapshot.reported_lsn = lsn;
                 });
             }
-            // The log was given to another primary under this term: it takes no more of this primary's WAL.
+            // The log was given to another primary under this term: no more WAL of this primary may be written.
             Action::Configured(Configuration { primary: Some(designated), .. })
                 if self.campaign.primary() != Some(*designated) =>
             {

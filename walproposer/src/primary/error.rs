@@ -11,7 +11,7 @@ pub(super) const PRIMARY_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Error of the primary, or of the connection to it.
 #[derive(Debug, Error)]
 pub(crate) enum PrimaryError {
-    /// There is no server, or it went away, or is about to: normal, and tried again soon.
+    /// No server answers, or the server has stopped or is about to: normal, and tried again soon.
     #[error("the primary is down: {0}")]
     Down(String),
     /// The server answers a request with an error.

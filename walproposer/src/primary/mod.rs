@@ -20,6 +20,7 @@ use crate::config::RunConfig;
 
 /// Time for TCP, startup and authentication together.
 const PRIMARY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Properties of the primary that do not change while the connection lasts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PrimaryFacts {
@@ -89,14 +90,14 @@ impl Primary {
         row.get("content").map(str::to_owned).ok_or_else(|| unexpected("TIMELINE_HISTORY"))
     }
 
-    /// Begins to stream. Until a position is reported, the primary is told 0/0: nothing is stored.
+    /// Begins to stream. Until a position is reported, the status updates to the primary say 0/0: nothing is stored.
     pub(crate) async fn stream(self, slot: &str, from: Lsn, tli: Tli) -> Result<WalStream, PrimaryError> {
         WalStream::start(self.client, slot, from, tli).await
     }
 }
 
 /// Checks that this is a primary with durable WAL. The promise of a quorum is worth nothing when the primary itself loses
-/// WAL (PostgreSQL documentation, "Settings" of the write-ahead log), and a standby commits nothing of its own.
+/// WAL (PostgreSQL documentation, "Write Ahead Log", section "Settings"), and a standby commits nothing of its own.
 async fn check_settings(client: &mut Client) -> Result<(), PrimaryError> {
     let unfit: [(&str, &[&str], &str); 4] = [
         ("in_hot_standby", &["off"], "this server is a standby: set --primary to the address of the primary"),

@@ -193,7 +193,7 @@ async fn send_status_updates<S: Io>(
             return error.into();
         }
 
-        // Every arm may be cancelled: a change and a request are remembered, and the clock starts over.
+        // Every arm may be cancelled: a change and a request are remembered, and the next update restarts the interval.
         tokio::select! {
             changed = reported.changed() => if changed.is_err() {
                 return connection_closed();

@@ -26,8 +26,8 @@ pub(crate) enum ChangeState {
     Decided,
     /// The change was not proposed, and will not be.
     Failed,
-    /// Leadership ended after the change was proposed: the next leader finishes it if
-    /// enough safekeepers accepted it, and drops it otherwise.
+    /// Leadership ended after the change was proposed: the next leader finishes it if enough safekeepers accepted it, and
+    /// drops it otherwise.
     Unsettled,
 }
 

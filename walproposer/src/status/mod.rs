@@ -22,7 +22,7 @@ use crate::config::{Cluster, SafekeeperAddress};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LeadershipState {
-    /// There is no usable connection to the primary.
+    /// There is no connection to the primary, or the last leadership has ended and the next one has not begun.
     WaitingForPrimary,
     /// The safekeepers are asked for their positions.
     Collecting,
@@ -42,9 +42,9 @@ pub(crate) enum LinkState {
     Offline,
     /// A connection is being opened, or nothing was answered on it yet.
     Connecting,
-    /// The safekeeper told its position, or waits for the vote request.
+    /// The safekeeper answered the greeting, and not yet the vote request.
     Greeted,
-    /// The safekeeper answered the vote request.
+    /// The safekeeper answered the vote request, and does not follow yet or cannot follow.
     Voted,
     /// The safekeeper receives WAL that is no longer buffered, read from a donor.
     CatchingUp,
@@ -61,7 +61,7 @@ pub(crate) struct SafekeeperView {
     pub(crate) flush_lsn: Lsn,
     /// Persisted commit position; zero when unknown.
     pub(crate) commit_lsn: Lsn,
-    /// When the oldest message was queued that may still be unanswered.
+    /// Time at which the oldest message that may still be unanswered was queued.
     pub(crate) unanswered_since: Option<Instant>,
     /// Why the safekeeper is not connected, or cannot follow.
     pub(crate) last_error: Option<String>,
@@ -91,7 +91,7 @@ pub(crate) struct StatusSnapshot {
     pub(crate) refusal: Option<String>,
     /// Elections won since the start of the process.
     pub(crate) elections: u64,
-    /// Members and designated primary, as the safekeepers told them.
+    /// Members and designated primary, as the campaign knows them from the safekeepers.
     pub(crate) configuration: Option<ConfigurationView>,
     /// The last change that was requested.
     pub(crate) change: Option<ChangeView>,
