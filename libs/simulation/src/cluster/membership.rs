@@ -13,7 +13,7 @@ use wal_store::Snapshot;
 use wal_types::{Lsn, NodeId, PrimaryId};
 
 use super::Cluster;
-use crate::invariants::{Violation, has_majorities, majority};
+use crate::invariants::{Violation, has_majorities, list_nodes, list_sets, majority};
 use crate::node::{Death, Node, member};
 use crate::writer::primary_id;
 
@@ -102,7 +102,7 @@ impl Cluster {
             self.proposed.extend(joint);
         }
         if accepted {
-            self.trace.line(format_args!("writer {slot} changes the members to {members:?}"));
+            self.trace.line(format_args!("writer {slot} changes the members to {}", list_nodes(&members)));
             self.stats.member_changes += 1;
         }
         accepted
@@ -124,9 +124,9 @@ impl Cluster {
     /// Handles a leader's report that a configuration is decided.
     pub(super) fn configured(&mut self, slot: usize, configuration: &Configuration) -> Result<(), Violation> {
         self.trace.line(format_args!(
-            "writer {slot}: generation {} is decided: {:?}, primary {:?}",
+            "writer {slot}: generation {} is decided: members {}, primary {:?}",
             configuration.generation,
-            configuration.sets(),
+            list_sets(&configuration.sets()),
             configuration.primary
         ));
         self.stats.decided_configurations += 1;

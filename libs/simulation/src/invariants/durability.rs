@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use consensus::VoteResponse;
 use wal_types::{Lsn, NodeId, Term};
 
-use super::{Oracle, Violation, ensure, has_majorities};
+use super::{Oracle, Violation, ensure, has_majorities, list_nodes, list_sets};
 use crate::mirror::offset;
 use crate::node::Node;
 
@@ -28,8 +28,9 @@ impl Oracle {
         let holders: BTreeSet<NodeId> =
             members.filter(|&node| self.acknowledged_in_term(term, node) >= lsn).collect();
         ensure("commit_is_acknowledged_by_a_majority", has_majorities(sets, &holders), || {
+            let (holders, sets) = (list_nodes(&holders), list_sets(sets));
             format!(
-                "{lsn} is reported committed in term {term}, but only {holders:?} of {sets:?} acknowledged it"
+                "commit {lsn} is reported in term {term}: {holders} acknowledged it, no majority of {sets}"
             )
         })?;
         Ok(holders)
@@ -64,7 +65,8 @@ impl Oracle {
         }
 
         ensure("commit_is_durable_on_a_quorum", has_majorities(sets, &holding), || {
-            format!("{lsn}: {missing:?}")
+            let (missing, sets) = (missing.join("; "), list_sets(sets));
+            format!("commit {lsn} would not survive a power failure on a majority of {sets}: {missing}")
         })
     }
 
@@ -84,7 +86,8 @@ impl Oracle {
             }
         }
         ensure("recovered_commit_is_persisted_on_a_quorum", has_majorities(sets, &persisted), || {
-            format!("commit {start} of a finished recovery is only on the disks of {persisted:?} of {sets:?}")
+            let (persisted, sets) = (list_nodes(&persisted), list_sets(sets));
+            format!("commit {start} of a finished recovery: {persisted} persisted it, no majority of {sets}")
         })
     }
 

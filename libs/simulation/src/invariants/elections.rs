@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use consensus::Election;
 use wal_types::{Lsn, NodeId, ProposerId, Term};
 
-use super::{Oracle, Violation, ensure, has_majorities};
+use super::{Oracle, Violation, ensure, has_majorities, list_nodes, list_sets};
 use crate::primary::{START, Timeline};
 
 impl Oracle {
@@ -37,7 +37,8 @@ impl Oracle {
         let voters: BTreeSet<NodeId> =
             votes.filter(|(_, to)| **to == leader).map(|(&node, _)| node).collect();
         ensure(name, has_majorities(sets, &voters), || {
-            format!("{leader} leads term {term} with the votes of {voters:?}, in {sets:?}")
+            let (voters, sets) = (list_nodes(&voters), list_sets(sets));
+            format!("{leader} leads term {term}: {voters} voted for it, no majority of {sets}")
         })?;
         Ok(voters)
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use consensus::Configuration;
 use wal_types::{Generation, NodeId, PrimaryId, Term};
 
-use super::{Oracle, Violation, VotingSets, ensure, has_majorities};
+use super::{Oracle, Violation, VotingSets, ensure, has_majorities, list_nodes, list_sets};
 
 impl Oracle {
     /// S9. Members change from {1,2,3} to {3,4,5} in one step: {1,2} still commit for the old primary while {4,5} elect
@@ -51,9 +51,9 @@ impl Oracle {
                     "quorums_of_neighbouring_configurations_intersect",
                     one.iter().any(|node| other.contains(node)),
                     || {
-                        format!(
-                            "{one:?} decided under {sets:?}, {other:?} under {neighbour:?}, which is one step away"
-                        )
+                        let (one, sets) = (list_nodes(&one), list_sets(sets));
+                        let (other, neighbour) = (list_nodes(&other), list_sets(neighbour));
+                        format!("{one} decided under {sets}, {other} under the neighbour {neighbour}")
                     },
                 )?;
             }
@@ -78,13 +78,15 @@ impl Oracle {
         let generation = configuration.generation;
         let first = self.decided.entry(generation).or_insert_with(|| configuration.clone());
         ensure(name, first == configuration, || {
-            let ids = |one: &Configuration| (one.sets(), one.primary);
-            format!("generation {generation} is {:?} and {:?}", ids(first), ids(configuration))
+            let describe =
+                |one: &Configuration| format!("{} with primary {:?}", list_sets(&one.sets()), one.primary);
+            let (first, other) = (describe(first), describe(configuration));
+            format!("generation {generation} was decided as {first}, and as {other}")
         })?;
         ensure(name, has_majorities(&configuration.sets(), holders), || {
+            let (holders, sets) = (list_nodes(holders), list_sets(&configuration.sets()));
             format!(
-                "generation {generation} is reported decided, but only {holders:?} hold it: {:?}",
-                configuration.sets()
+                "generation {generation} is reported decided: {holders} persisted it, no majority of {sets}"
             )
         })
     }

@@ -23,7 +23,7 @@ pub(crate) use self::liveness::{
     healed_cluster_commits_and_catches_up, recovery_finishes, rival_proposers_converge,
 };
 pub use self::violation::Violation;
-pub(crate) use self::violation::ensure;
+pub(crate) use self::violation::{ensure, list_nodes, list_sets};
 use crate::primary::{START, Timeline};
 
 /// The voting sets of a configuration: one, or two while members change.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use wal_types::NodeId;
+
 /// An invariant that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -24,4 +26,42 @@ pub(crate) fn ensure(
     detail: impl FnOnce() -> String,
 ) -> Result<(), Violation> {
     if holds { Ok(()) } else { Err(Violation { invariant, detail: detail() }) }
+}
+
+/// Nodes in the text of a violation: `no node`, `node 1`, or `nodes 1, 2`.
+pub(crate) fn list_nodes<'a>(nodes: impl IntoIterator<Item = &'a NodeId>) -> String {
+    let ids: Vec<String> = nodes.into_iter().map(NodeId::to_string).collect();
+    match ids.len() {
+        0 => "no node".to_owned(),
+        1 => format!("node {}", ids[0]),
+        _ => format!("nodes {}", ids.join(", ")),
+    }
+}
+
+/// Voting sets in the text of a violation: `[1, 2, 3]`, or `[1, 2, 3] and [1, 2, 4]` while members change.
+pub(crate) fn list_sets(sets: &[Vec<NodeId>]) -> String {
+    let list_set = |set: &Vec<NodeId>| {
+        let ids: Vec<String> = set.iter().map(NodeId::to_string).collect();
+        format!("[{}]", ids.join(", "))
+    };
+    sets.iter().map(list_set).collect::<Vec<_>>().join(" and ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn list_nodes_names_each_node() {
+        assert_eq!(list_nodes(&[]), "no node");
+        assert_eq!(list_nodes(&[NodeId(1)]), "node 1");
+        assert_eq!(list_nodes(&[NodeId(1), NodeId(2)]), "nodes 1, 2");
+    }
+
+    #[test]
+    fn list_sets_names_each_set() {
+        let sets = [vec![NodeId(1), NodeId(2)], vec![NodeId(3)]];
+        assert_eq!(list_sets(&sets[..1]), "[1, 2]");
+        assert_eq!(list_sets(&sets), "[1, 2] and [3]");
+    }
 }
