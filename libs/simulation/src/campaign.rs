@@ -1,5 +1,6 @@
 //! Runs many schedules: on several threads, and in slices. Each slice leaves a line in a file, so that a stopped
-//! campaign continues where it stopped. A line counts only for the sources that it was made with.
+//! campaign continues where it stopped. A line counts only for the sources that it was made with. A *campaign* here is
+//! a long run of schedules, not an attempt to become leader.
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
@@ -120,7 +121,7 @@ pub(crate) fn run(batch: &Batch, schedules: u64, slice: u64, file: &Path) -> boo
     true
 }
 
-/// Prints what is wrong with a run; false when anything is.
+/// Prints the failures of a run and a lack of coverage; returns false when there is one.
 #[expect(clippy::print_stderr, reason = "a command that reports to a terminal")]
 pub(crate) fn report_failures(stats: &Stats, found: &[Failure]) -> bool {
     for one in found {

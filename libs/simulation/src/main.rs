@@ -18,7 +18,7 @@ use crate::campaign::{Batch, Failure};
 /// seed again with --trace to read the events.
 #[derive(Parser)]
 struct Flags {
-    /// Seeds to run, FIRST..END without END, for example 0..20000.
+    /// Seeds to run, from FIRST to END - 1, written FIRST..END: for example 0..20000.
     #[arg(long, value_parser = parse_range, conflicts_with_all = ["seed", "campaign"], default_value = "0..1000")]
     seeds: Range<u64>,
     /// Runs one seed twice and compares the two runs.
@@ -33,7 +33,7 @@ struct Flags {
     /// Continues after a violation, and prints every violation.
     #[arg(long)]
     keep_going: bool,
-    /// Runs this many schedules from seed 0 in slices, and writes a line for each slice.
+    /// Runs this many schedules from seed 0 in slices, and adds a line for each slice to the file of --resume.
     #[arg(long, conflicts_with = "seed")]
     campaign: Option<u64>,
     /// Schedules in one slice of --campaign.

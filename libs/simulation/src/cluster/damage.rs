@@ -78,12 +78,13 @@ impl Cluster {
         if !is_eligible || !self.budget_allows_loss(node) {
             return Ok(());
         }
-        // Only bytes that an idle footer covers are damaged: the very last batch has no witness but itself, and its
-        // loss looks like a torn tail. The product promises no more than that.
+        // Only bytes that a footer covers are damaged, so the log becomes idle first. Until then nothing but the last
+        // batch itself shows that it was written, and its loss looks like the torn end that a crash leaves. The product
+        // promises no more than that.
         for _ in 0..2 {
             self.tick(node, Duration::from_secs(2))?;
         }
-        // A start cannot judge a record that is not complete yet.
+        // A start cannot tell whether a record that is not complete yet is damaged.
         if self.nodes[index].serving().is_none_or(|at| at.write_lsn != at.flush_lsn) {
             return Ok(());
         }

@@ -15,9 +15,9 @@ impl Oracle {
         self.acknowledged.get(&(term, node)).copied().unwrap_or_default()
     }
 
-    /// S5, acknowledgements. A proposer commits entries of an earlier term because a majority holds them, or counts one
-    /// node too few as a majority: the next leader's votes need not include a holder. The oracle counts what the nodes
-    /// acknowledged in this very term.
+    /// S5, acknowledgements, excludes: a proposer commits entries of an earlier term because a majority holds them, or
+    /// counts one node too few as a majority: the next leader's votes need not include a holder. The oracle counts what
+    /// the nodes acknowledged in this very term.
     pub(crate) fn commit_is_acknowledged_by_a_majority(
         &self,
         term: Term,
@@ -36,9 +36,9 @@ impl Oracle {
         Ok(holders)
     }
 
-    /// S5. A node replies when the bytes are written but not synced; all machines lose power, and a reported COMMIT is
-    /// gone. Checked at the moment of the commit: each node's disk is recovered and read as a power failure now would
-    /// leave it.
+    /// S5 excludes: a node replies when the bytes are written but not synced; all machines lose power, and a reported
+    /// COMMIT is gone. Checked at the moment of the commit: each node's disk is recovered and read as a power failure
+    /// now would leave it.
     pub(crate) fn commit_is_durable_on_a_quorum<'a>(
         &self,
         nodes: impl Iterator<Item = &'a Node>,
@@ -70,8 +70,8 @@ impl Oracle {
         })
     }
 
-    /// A recovery reports the end of the log and a standby is promoted there, but the nodes hold that commit position
-    /// only in memory. After a restart they report less as committed than the promoted standby has.
+    /// Excludes: a recovery reports the end of the log and a standby is promoted there, but the nodes hold that commit
+    /// position only in memory. After a restart they report less as committed than the promoted standby has.
     pub(crate) fn recovered_commit_is_persisted_on_a_quorum<'a>(
         &self,
         nodes: impl Iterator<Item = &'a Node>,
@@ -91,8 +91,8 @@ impl Oracle {
         })
     }
 
-    /// A node acknowledges up to 200, one sector rots or a sync is forgotten, the scan ends at 150, and the node votes
-    /// with 150: a log without committed records is elected. Or the node forgets a term that it promised.
+    /// Excludes: a node acknowledges up to 200, one sector rots or a sync is forgotten, the scan ends at 150, and the
+    /// node votes with 150: a log without committed records is elected. Or the node forgets a term that it promised.
     pub(crate) fn restart_forgets_nothing(&mut self, node: &Node) -> Result<(), Violation> {
         let Some(seen) = node.snapshot() else { return Ok(()) };
         if node.is_lost() {
@@ -122,16 +122,16 @@ impl Oracle {
         Ok(())
     }
 
-    /// A node that lacks WAL it had acknowledged votes all the same: its vote elects a log without records that were
-    /// committed with its help.
+    /// Excludes: a node that lacks WAL it had acknowledged votes all the same: its vote elects a log without records
+    /// that were committed with its help.
     pub(crate) fn lost_node_does_not_vote(&self, node: &Node, vote: &VoteResponse) -> Result<(), Violation> {
         ensure("lost_node_does_not_vote", !(vote.vote_given && node.is_lost()), || {
             format!("node {} reports lost WAL, and granted term {}", node.id, vote.term)
         })
     }
 
-    /// A scan that is too strict takes a torn tail, which every crash leaves, for damage: after one power failure of
-    /// the whole site no node votes any more.
+    /// Excludes: a scan that is too strict takes the torn end that every crash leaves for damage, and after one power
+    /// failure of the whole site no node votes any more.
     pub(crate) fn undamaged_node_starts(
         &self,
         node: NodeId,

@@ -9,7 +9,8 @@ use super::{Oracle, Violation, ensure, has_majorities, list_nodes, list_sets};
 use crate::primary::{START, Timeline};
 
 impl Oracle {
-    /// S1, first half. A node votes for A in term 5, loses power before the vote is on disk, and votes for B in term 5.
+    /// S1, first half, excludes: a node votes for A in term 5, loses power before the vote is on disk, and votes for B
+    /// in term 5.
     pub(crate) fn vote_is_granted_once_per_term(
         &mut self,
         node: NodeId,
@@ -22,8 +23,8 @@ impl Oracle {
         })
     }
 
-    /// S1, second half. Two proposers lead term 5, each with a majority by its own count: their bytes have equal names
-    /// and cannot be told apart. The oracle counts majorities from the nodes' replies.
+    /// S1, second half, excludes: two proposers lead term 5, each with a majority by its own count: their bytes have
+    /// equal names and cannot be told apart. The oracle counts majorities from the nodes' replies.
     pub(crate) fn one_leader_per_term(
         &mut self,
         term: Term,
@@ -43,9 +44,9 @@ impl Oracle {
         Ok(voters)
     }
 
-    /// Basis of S3. The votes of term 3 miss every node that holds what term 2 committed, or the shorter log of a
-    /// higher term loses against a longer one: term 3 begins below that commit and overwrites it. Checked when a term
-    /// begins and when one commits, because replies may be late.
+    /// Basis of S3; excludes: the votes of term 3 miss every node that holds what term 2 committed, or the shorter log
+    /// of a higher term loses against a longer one: term 3 begins below that commit and overwrites it. Checked when a
+    /// term begins and when one commits, because replies may be late.
     pub(crate) fn term_begins_above_all_commits(&self) -> Result<(), Violation> {
         let mut committed = Lsn::INVALID;
         for (term, &(start, commit)) in &self.terms {
@@ -67,8 +68,8 @@ impl Oracle {
         self.terms.entry(term).and_modify(|(_, upto)| *upto = (*upto).max(commit));
     }
 
-    /// S7. Two failovers at once promote standbys to timeline 2 at different positions or with different WAL, and
-    /// archives and backups cannot tell them apart. Or a standby is promoted below the commit position.
+    /// S7 excludes: two failovers at once promote standbys to timeline 2 at different positions or with different WAL,
+    /// and archives and backups cannot tell them apart. Or a standby is promoted below the commit position.
     pub(crate) fn timeline_number_begins_once(
         &mut self,
         timeline: Timeline,

@@ -9,8 +9,8 @@ use crate::node::Node;
 use crate::primary::{Primary, START};
 
 impl Oracle {
-    /// S2. A node adopts a new history, crashes before the truncation, and comes back with a dead proposer's tail under
-    /// the new term's name: it is elected as the newest log.
+    /// S2 excludes: a node adopts a new history, crashes before the truncation, and comes back with a dead proposer's
+    /// tail under the new term's name: it is elected as the newest log.
     pub(crate) fn logs_match_where_histories_match(
         &mut self,
         one: &Node,
@@ -51,8 +51,8 @@ impl Oracle {
         pairs.for_each(|(_, equal)| *equal = (*equal).min(at));
     }
 
-    /// S3. Term 2 commits a range on nodes 1 and 2. Node 3, whose log is longer and older, leads term 3 because length
-    /// was compared before term, and overwrites the range.
+    /// S3 excludes: term 2 commits a range on nodes 1 and 2. Node 3, whose log is longer and older, leads term 3
+    /// because length was compared before term, and overwrites the range.
     pub(crate) fn committed_bytes_never_change(&mut self, log: &[u8]) -> Result<(), Violation> {
         let common = log.len().min(self.committed.len());
         let same = first_difference(&log[..common], &self.committed[..common]);
@@ -63,8 +63,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// S3, for a recovery, which has no WAL of its own. It commits the parts of two logs, one behind the other, or
-    /// bytes that a disk made up: no primary ever wrote the committed log.
+    /// S3, for a recovery, which has no WAL of its own, excludes: the recovery commits the parts of two logs, one
+    /// behind the other, or bytes that a disk made up: no primary ever wrote the committed log.
     pub(crate) fn committed_bytes_were_written_by_a_primary(
         &self,
         is_written: bool,
@@ -75,8 +75,8 @@ impl Oracle {
         })
     }
 
-    /// S4. A proposer counts bytes instead of records: the commit position lies inside a record. A standby that is
-    /// promoted there ends its log below and writes other bytes over committed ones.
+    /// S4 excludes: a proposer counts bytes instead of records: the commit position lies inside a record. A standby
+    /// that is promoted there ends its log below and writes other bytes over committed ones.
     pub(crate) fn commit_is_a_record_end(&mut self, primary: &Primary, lsn: Lsn) -> Result<(), Violation> {
         ensure("commit_is_a_record_end", primary.is_record_end(lsn), || {
             format!("{lsn} lies inside a record: {}", primary.describe(lsn))
@@ -86,9 +86,9 @@ impl Oracle {
         Ok(())
     }
 
-    /// S4. A node applies a commit candidate of an old term to the new term's shorter log: its commit position is
-    /// beyond its flush position, or at a position that no quorum decided. Or the commit position goes back while the
-    /// node lives, and a reader sees less than before.
+    /// S4 excludes: a node applies a commit candidate of an old term to the new term's shorter log: its commit position
+    /// is beyond its flush position, or at a position that no quorum decided. Or the commit position goes back while
+    /// the node lives, and a reader sees less than before.
     pub(crate) fn node_commit_position_is_valid(&mut self, node: &Node) -> Result<(), Violation> {
         let Some(seen) = node.serving() else { return Ok(()) };
         let (known, decided) = (self.promises.entry(node.id).or_default().commit, self.commit_lsn());
@@ -106,9 +106,9 @@ impl Oracle {
         ensure(name, !inside, || format!("node {} commits {commit}, inside a record", node.id))
     }
 
-    /// S8. A proposer with an outdated idea of the log tells a node to begin below its commit position, and the node
-    /// truncates bytes that it had reported as committed. (Bytes that others committed meanwhile may be truncated on
-    /// it.)
+    /// S8 excludes: a proposer with an outdated idea of the log tells a node to begin below its commit position, and
+    /// the node truncates bytes that it had reported as committed. (Bytes that others committed meanwhile may be
+    /// truncated on it.)
     ///
     /// `changed_from` is the lowest position at which the log has changed since the last check.
     pub(crate) fn node_keeps_committed_bytes(

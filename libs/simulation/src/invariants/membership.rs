@@ -8,10 +8,10 @@ use wal_types::{Generation, NodeId, PrimaryId, Term};
 use super::{Oracle, Violation, VotingSets, ensure, has_majorities, list_nodes, list_sets};
 
 impl Oracle {
-    /// S9. Members change from {1,2,3} to {3,4,5} in one step: {1,2} still commit for the old primary while {4,5} elect
-    /// the new one. The oracle keeps every set of nodes that elected or committed anything, with the voting sets that
-    /// its leader acted under, and the changes from one voting set to the next. Any two quorums under the same sets, or
-    /// under sets of which one followed the other, must share a node.
+    /// S9 excludes: members change from {1,2,3} to {3,4,5} in one step: {1,2} still commit for the old primary while
+    /// {4,5} elect the new one. The oracle keeps every set of nodes that elected or committed anything, with the voting
+    /// sets that its leader acted under, and the changes from one voting set to the next. Any two quorums under the
+    /// same sets, or under sets of which one followed the other, must share a node.
     pub(crate) fn quorums_of_neighbouring_configurations_intersect(
         &mut self,
         sets: VotingSets,
@@ -66,9 +66,9 @@ impl Oracle {
         self.decided.contains_key(&generation)
     }
 
-    /// S10. Two operators move generation 7 to 8 at once; one reaches one node, the other reaches two. Generation 8
-    /// then means two member lists, or two designated primaries. `holders` are the nodes with the configuration on
-    /// disk.
+    /// S10 excludes: two operators move generation 7 to 8 at once; one reaches one node, the other reaches two.
+    /// Generation 8 then means two member lists, or two designated primaries. `holders` are the nodes with the
+    /// configuration on disk.
     pub(crate) fn one_configuration_per_generation(
         &mut self,
         configuration: &Configuration,
@@ -91,9 +91,9 @@ impl Oracle {
         })
     }
 
-    /// S10, second half. A standby is promoted and designated, so that the old primary stops, and its clients learn the
-    /// new address. The old primary was only paused: it campaigns in a higher term with the same log, leads, and keeps
-    /// the clients that did not learn of the other.
+    /// S10, second half, excludes: a standby is promoted and designated, so that the old primary stops, and its clients
+    /// learn the new address. The old primary was only paused: it campaigns in a higher term with the same log, leads,
+    /// and keeps the clients that did not learn of the other.
     ///
     /// A designation that was decided under term 5 is known to at least one voter of every higher term. So the leader
     /// of a higher term with WAL of its own is the designated primary, or one that a leader was told to designate

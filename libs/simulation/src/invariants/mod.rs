@@ -1,5 +1,6 @@
-//! Invariants that must hold at every step. Each is **one** function with its name; the function's comment tells the
-//! failure that it excludes. [`Violation::invariant`] is the name of the function.
+//! Invariants that must hold at every step. Each is **one** function with its name; the function's comment gives its
+//! number in `docs/consensus.md` (S for safety, L for liveness; some have none) and tells a failure that it excludes.
+//! [`Violation::invariant`] is the name of the function.
 //!
 //! The oracle trusts no part of the product. It keeps every byte that was ever reported as committed, every promise and
 //! acknowledgement of each node, the leader of each term and the quorums that decided. It counts majorities itself, and

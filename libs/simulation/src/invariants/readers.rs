@@ -8,8 +8,8 @@ use super::{Oracle, Violation, ensure};
 use crate::mirror::{first_difference, offset};
 
 impl Oracle {
-    /// S6. A sender keeps a file open across a truncation and sends the dead tail from it, or sends WAL that is flushed
-    /// but not committed: a standby replays bytes that the log will never have, and cannot undo them.
+    /// S6 excludes: a sender keeps a file open across a truncation and sends the dead tail from it, or sends WAL that
+    /// is flushed but not committed: a standby replays bytes that the log will never have, and cannot undo them.
     pub(crate) fn reader_sees_only_committed_bytes(
         &self,
         node: NodeId,
@@ -28,8 +28,8 @@ impl Oracle {
         })
     }
 
-    /// S6, for a proposer that reads a donor's log to feed another node. It gets bytes of another term than it named,
-    /// or bytes above the donor's flush position, and sends them on as its own.
+    /// S6, for a proposer that reads a donor's log to feed another node, excludes: the proposer gets bytes of another
+    /// term than it named, or bytes above the donor's flush position, and sends them on as its own.
     pub(crate) fn donor_serves_its_own_log(
         &self,
         node: NodeId,
@@ -43,9 +43,9 @@ impl Oracle {
         })
     }
 
-    /// A node reports that its log begins where it began before old segments were removed. The leader waits for it to
-    /// feed a lagging safekeeper: nothing ever comes, and no operator learns that the lagging safekeeper must be
-    /// rebuilt.
+    /// Excludes: a node reports that its log begins where it began before old segments were removed. The leader waits
+    /// for it to feed a lagging safekeeper: nothing ever comes, and no operator learns that the lagging safekeeper must
+    /// be rebuilt.
     pub(crate) fn node_offers_only_wal_it_has(
         &self,
         seen: &Snapshot,

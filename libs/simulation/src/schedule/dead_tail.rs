@@ -13,10 +13,10 @@ use crate::writer::Writer;
 const ROUNDS_MAX: u64 = 10;
 /// Records of a tail: a few, or more than fill a segment.
 const TAIL_RECORDS: [u64; 4] = [2, 8, 30, 90];
-/// Bytes of WAL in a round. A node can have no more at once than what is sent at once.
+/// Bytes of WAL that a writer takes from its primary in a round. This bounds the tail that the node gets.
 const ROUND_BYTES: u64 = 16 * 1024;
 /// Disk operations of a truncation, and of the steps before and after it.
-const CUT_OPERATIONS: u64 = 40;
+const TRUNCATION_OPERATIONS: u64 = 40;
 
 impl Schedule {
     /// Makes a dead tail on `node`, and crashes the node in its truncation.
@@ -87,7 +87,7 @@ impl Schedule {
             if truncates {
                 self.cluster.stats.dead_tails += 1;
                 let cluster = &mut self.cluster;
-                cluster.nodes[index].plan_crash(&mut cluster.rng, CUT_OPERATIONS);
+                cluster.nodes[index].plan_crash(&mut cluster.rng, TRUNCATION_OPERATIONS);
             }
             self.cluster.run_node(node, 4)?;
             self.cluster.receive(slot, node)?;

@@ -26,7 +26,7 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 /// Rounds after which an undecided campaign ends: two campaigns may have split the votes and wait for a node that is
 /// gone.
 const CAMPAIGN_ROUNDS_MAX: u64 = 40;
-/// One schedule in this many ends with a duel of rivals.
+/// One schedule in this many ends with a duel: rivals campaign at once until each has finished.
 const DUEL_EVERY_SCHEDULES: u64 = 3;
 /// Elections within which all rivals must have finished.
 const DUEL_ELECTIONS_MAX: u64 = 30;
