@@ -39,7 +39,7 @@ pub enum Verdict {
 pub struct Report {
     /// Bounds of the check.
     pub bounds: Bounds,
-    /// Steps taken.
+    /// States that steps led to, repeated ones included.
     pub states: usize,
     /// Different states.
     pub unique: usize,

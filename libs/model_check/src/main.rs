@@ -62,10 +62,15 @@ struct Flags {
 /// Value of `--model`: which models to explore.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ModelChoice {
+    /// A message and its replies are one step.
     Atomic,
+    /// Messages and replies wait in queues.
     InFlight,
+    /// Leaders change the members; and, as a second model, designate primaries.
     Configuration,
+    /// Two earlier terms left records and committed nothing.
     EarlierTerms,
+    /// All of these.
     All,
 }
 

@@ -23,8 +23,8 @@ impl Step<'_> {
         Some(self.state)
     }
 
-    /// True when a vote request was refused and changed nothing on the node: the request may as well wait. Once the
-    /// campaign is won the reply tells how to lead the node.
+    /// True when the node refused a vote request and did not change: the request may as well wait. Once the campaign is
+    /// won, the reply shows the proposer where to begin with this node.
     pub(crate) fn is_idle(&self, acting: &Writer, writer: usize, node: usize, before: &Shared<Node>) -> bool {
         let campaigning =
             acting.campaign.as_ref().is_some_and(|proposer| proposer.phase() == CampaignPhase::Voting);

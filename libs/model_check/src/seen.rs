@@ -19,7 +19,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// True the first time that this part comes.
+    /// Remembers the part; true when it was not checked before.
     pub(crate) fn is_new(&self, part: &Shared<impl Fingerprinted>) -> bool {
         let fingerprint = part.fingerprint();
         let words: Vec<u64> =
