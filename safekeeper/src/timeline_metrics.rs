@@ -217,7 +217,7 @@ impl Scrape {
         let mut selected: Vec<_> = self.served.iter().collect();
         selected.sort_by_key(|sample| {
             let is_healthy = sample.snapshot.health == Health::Healthy;
-            (is_healthy, !sample.snapshot.is_written, sample.id)
+            (is_healthy, !sample.snapshot.receives_wal, sample.id)
         });
         selected.truncate(TIMELINES_WITH_METRICS_MAX);
         selected

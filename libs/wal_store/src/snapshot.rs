@@ -66,7 +66,7 @@ pub struct Snapshot {
     /// Rises when files may have been truncated or replaced.
     pub truncations: u64,
     /// True while WAL arrives: some was written in the last second or two.
-    pub is_written: bool,
+    pub receives_wal: bool,
 }
 
 /// Holds the newest snapshot of one log. Clones share it.

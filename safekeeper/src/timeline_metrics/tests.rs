@@ -47,7 +47,7 @@ fn sample(number: u32) -> TimelineSample {
         horizon_lsn: Lsn(0x1_0000),
         oldest_lsn: Lsn(0x1_0000),
         truncations: 1,
-        is_written: false,
+        receives_wal: false,
     };
     TimelineSample {
         id,
@@ -74,7 +74,7 @@ fn timeline_series_are_bounded_and_totals_complete() {
     let last = Arc::make_mut(&mut served[count - 1].snapshot);
     (last.health, last.truncations) = (Health::Full, 5);
     let active = Arc::make_mut(&mut served[count - 2].snapshot);
-    (active.is_written, active.flush_lsn) = (true, Lsn(0x1_0480));
+    (active.receives_wal, active.flush_lsn) = (true, Lsn(0x1_0480));
     served[7].reader_at = Some(Lsn(0x1_0010));
     let (unhealthy, written, first) = (served[count - 1].id, served[count - 2].id, served[0].id);
     let not_served = vec![NotServedCause::Quarantined, NotServedCause::DiskFull, NotServedCause::DiskFull];

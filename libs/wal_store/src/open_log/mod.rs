@@ -61,8 +61,8 @@ pub(crate) struct OpenLog<D: Disk> {
     appended_at: Duration,
     /// Tick of the last checkpoint.
     checkpoint_at: Duration,
-    /// See [`Snapshot::is_written`].
-    is_written: bool,
+    /// See [`Snapshot::receives_wal`].
+    receives_wal: bool,
 }
 
 /// Receiver of the effects that do not go to the disk.
@@ -97,7 +97,7 @@ impl<D: Disk> OpenLog<D> {
             appended: false,
             appended_at: Duration::ZERO,
             checkpoint_at: Duration::ZERO,
-            is_written: false,
+            receives_wal: false,
         }
     }
 
@@ -131,7 +131,7 @@ impl<D: Disk> OpenLog<D> {
             horizon_lsn: state.horizon_lsn,
             oldest_lsn: self.writer.segments().oldest_lsn,
             truncations: self.truncations,
-            is_written: self.is_written,
+            receives_wal: self.receives_wal,
         }
     }
 

@@ -24,7 +24,7 @@ impl<D: Disk> OpenLog<D> {
     ) -> Result<(), StoreError> {
         if std::mem::take(&mut self.appended) {
             self.appended_at = now;
-            self.is_written = true;
+            self.receives_wal = true;
         }
 
         let state = self.acceptor.state();
@@ -38,7 +38,7 @@ impl<D: Disk> OpenLog<D> {
 
         self.remove_old(keep_from, sink)?;
 
-        if self.is_written {
+        if self.receives_wal {
             let term = self.acceptor.state().term;
             match self.writer.prepare_spare(term) {
                 // The append that needs the segment will report the full disk.
@@ -48,7 +48,7 @@ impl<D: Disk> OpenLog<D> {
 
             self.persist_files_upto(self.writer.files_upto())?;
             if now.saturating_sub(self.appended_at) >= FOOTER_IDLE {
-                self.is_written = false;
+                self.receives_wal = false;
                 self.writer.flush_footer(self.acceptor.flush_lsn(), term)?;
             }
         }
@@ -59,7 +59,7 @@ impl<D: Disk> OpenLog<D> {
     pub(crate) fn checkpoint_for_shutdown(&mut self, sink: &mut impl EffectSink) -> Result<(), StoreError> {
         let effect = self.acceptor.checkpoint();
         self.execute(effect.into_iter().collect(), sink)?;
-        self.is_written = false;
+        self.receives_wal = false;
         self.writer.flush_footer(self.acceptor.flush_lsn(), self.acceptor.state().term)
     }
 
@@ -74,6 +74,6 @@ impl<D: Disk> OpenLog<D> {
         self.writer.set_oldest_lsn(oldest_lsn);
         self.acceptor.removed_below(oldest_lsn);
         sink.publish(self.snapshot());
-        self.writer.remove_old_segments(self.is_written, self.acceptor.state().term)
+        self.writer.remove_old_segments(self.receives_wal, self.acceptor.state().term)
     }
 }

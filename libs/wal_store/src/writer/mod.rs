@@ -217,10 +217,10 @@ impl<D: Disk> Writer<D> {
 
     /// Removes the segments below the beginning of the log. If the log receives WAL and has no spare segment, one of them
     /// becomes the spare.
-    pub(crate) fn remove_old_segments(&mut self, is_written: bool, term: Term) -> Result<(), StoreError> {
+    pub(crate) fn remove_old_segments(&mut self, receives_wal: bool, term: Term) -> Result<(), StoreError> {
         let kept = self.present.split_off(&self.segments.number_of(self.segments.oldest_lsn));
         let mut old = std::mem::replace(&mut self.present, kept);
-        if is_written
+        if receives_wal
             && self.spare().is_none()
             && let Some(&next) = self.present.last()
             && let Some(&last) = old.last()

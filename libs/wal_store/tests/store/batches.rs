@@ -77,10 +77,10 @@ fn tick_preallocates_the_next_segment() {
     assert_eq!(segments(), 1, "less than half full");
     proposer.write(&[1; 6000]);
     send(&mut replica, proposer.appends());
-    assert!(!replica.snapshot().is_written || segments() == 1);
+    assert!(!replica.snapshot().receives_wal || segments() == 1);
     let _ = replica.tick(Duration::from_millis(1100));
     assert_eq!(segments(), 2);
-    assert!(replica.snapshot().is_written);
+    assert!(replica.snapshot().receives_wal);
     let _ = replica.tick(Duration::from_secs(9));
-    assert!(!replica.snapshot().is_written);
+    assert!(!replica.snapshot().receives_wal);
 }

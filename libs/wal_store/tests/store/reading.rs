@@ -171,7 +171,7 @@ fn reader_drops_file_that_truncation_just_replaced() {
 }
 
 /// A log of which the first segments may be removed.
-fn log_to_remove(disk: &Interrupted, is_written: bool) -> Owner {
+fn log_to_remove(disk: &Interrupted, receives_wal: bool) -> Owner {
     create(disk);
     let mut replica = open(disk);
     let mut proposer = Proposer::first(1);
@@ -183,7 +183,7 @@ fn log_to_remove(disk: &Interrupted, is_written: bool) -> Owner {
     proposer.horizon_lsn = proposer.end();
     send(&mut replica, proposer.appends());
     send(&mut replica, vec![proposer.heartbeat()]);
-    if !is_written {
+    if !receives_wal {
         let _ = replica.tick(Duration::from_secs(1));
         let _ = replica.tick(Duration::from_secs(50));
     }
@@ -200,10 +200,10 @@ fn remove(owner: &Owner) {
 /// A removal in the middle of a read never lets other bytes out.
 #[test]
 fn reader_drops_bytes_of_a_removed_segment() {
-    for is_written in [false, true] {
+    for receives_wal in [false, true] {
         for moment in [Moment::BeforeOpen, Moment::AfterOpen, Moment::BeforeRead, Moment::AfterRead] {
             let disk = Interrupted::new();
-            let owner = log_to_remove(&disk, is_written);
+            let owner = log_to_remove(&disk, receives_wal);
             let mut reader = owner.lock().unwrap().reader(ReadMode::Committed);
             let remover = owner.clone();
             disk.interrupt(moment, move || remove(&remover));

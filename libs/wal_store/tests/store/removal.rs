@@ -235,19 +235,19 @@ fn checksum_of_removed_wal_is_none() {
 
 #[test]
 fn crash_in_removal_removes_nothing_else() {
-    for is_written in [false, true] {
+    for receives_wal in [false, true] {
         for step in 0.. {
             let disk = ModelDisk::new();
             let (mut replica, mut proposer) = log(&disk, 30);
             let end = proposer.end();
             commit(&mut replica, &mut proposer, end);
             let _ = replica.tick(Duration::from_secs(2));
-            if !is_written {
+            if !receives_wal {
                 idle(&mut replica, 10);
             }
             replica.set_keep_from(Lsn::MAX);
             disk.crash_after(step);
-            let _ = replica.tick(Duration::from_secs(if is_written { 2 } else { 40 }));
+            let _ = replica.tick(Duration::from_secs(if receives_wal { 2 } else { 40 }));
             let has_crashed = disk.has_crashed();
             drop(replica);
             for outcome in 0..8 {
