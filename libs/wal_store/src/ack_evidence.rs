@@ -1,8 +1,8 @@
 //! [`AckEvidence`]: the acknowledged position, from footers and control file, before WAL is scanned.
 //!
 //! There are three sources: the commit position in the control file, the list of files in the control file, and the
-//! footers of each file. Where a source is gone, the most that it could have said counts: a file that vanished or lost
-//! its footers may have been acknowledged up to its end.
+//! footers of each file. Where a source is missing, the highest position that it could have recorded is assumed: a file
+//! that vanished or lost its footers may have been acknowledged up to its end.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -19,7 +19,7 @@ use crate::segment::{Segments, UnreadablePolicy};
 pub(crate) struct AckEvidence {
     /// Every segment that has a file, whatever the file holds.
     pub(crate) listed: BTreeSet<SegmentNumber>,
-    /// Segments that should have a file and have none, or one that cannot be read as one.
+    /// Segments that should have a file, and have none or one of a wrong length.
     pub(crate) missing: BTreeSet<SegmentNumber>,
     /// Segments whose footers are both damaged.
     pub(crate) without_footer: BTreeSet<SegmentNumber>,
@@ -58,7 +58,8 @@ impl AckEvidence {
         Ok(evidence)
     }
 
-    /// Adds what the footer of one file says, and makes that footer durable. `expected`: the control file lists the file.
+    /// Adds the position in the footer of one file, and makes that footer durable. `expected` is true for a file that
+    /// the control file lists.
     fn read_footer<D: Disk>(
         &mut self,
         segments: &Segments<D>,
@@ -83,9 +84,9 @@ impl AckEvidence {
                 if footer.term > known {
                     return Err(Corruption::TermAhead { segment, found: footer.term, known }.into());
                 }
-                // The footer may be in the page cache only, and the next footer goes to the other slot: if that one was
-                // torn, both would be bad. Written again the footer is dirty again, and this sync counts. If it was on
-                // the disk, nothing changes there.
+                // The footer may be in the page cache only, and the next footer goes to the other slot: if a crash tore
+                // that one, no slot would be good. Writing this footer again makes it dirty, so that the sync below
+                // writes it. If it was on the disk already, nothing changes there.
                 segments.write_footer(&file, &footer)?;
                 file.sync_data().map_err(StoreError::io("sync a footer"))?;
                 self.acked_upto = self.acked_upto.max(footer.acked_upto);
@@ -100,18 +101,19 @@ impl AckEvidence {
         Ok(())
     }
 
-    /// Adds that a scan met bytes which exist and cannot be read. No source knows of the last batch, so it may be in those
-    /// bytes: only zeros, or another record, that are *read* prove that the log had ended before.
+    /// Adds that a scan met bytes at `at` which exist and cannot be read. No footer covers the last batch yet, so those
+    /// bytes may belong to it. Only bytes that can be *read*, zeros or another record, prove that the log had ended
+    /// before them.
     pub(crate) fn add_unreadable_end<D: Disk>(&mut self, segments: &Segments<D>, at: Lsn) {
         let segment = segments.number_of(at);
         if self.listed.contains(&segment) && !self.missing.contains(&segment) {
-            self.claim_whole_segment(segments, segment, Corruption::CannotBeRead(at));
+            self.assume_whole_segment(segments, segment, Corruption::CannotBeRead(at));
         }
     }
 
     fn add_missing<D: Disk>(&mut self, segments: &Segments<D>, segment: SegmentNumber, fault: Corruption) {
         self.missing.insert(segment);
-        self.claim_whole_segment(segments, segment, fault);
+        self.assume_whole_segment(segments, segment, fault);
     }
 
     fn add_without_footer<D: Disk>(
@@ -122,11 +124,12 @@ impl AckEvidence {
     ) {
         self.without_footer.insert(segment);
         if expected {
-            self.claim_whole_segment(segments, segment, Corruption::Footer(segment));
+            self.assume_whole_segment(segments, segment, Corruption::Footer(segment));
         }
     }
 
-    fn claim_whole_segment<D: Disk>(
+    /// Assumes that WAL was acknowledged up to the end of the segment.
+    fn assume_whole_segment<D: Disk>(
         &mut self,
         segments: &Segments<D>,
         segment: SegmentNumber,

@@ -18,7 +18,8 @@ use crate::segment::Segments;
 pub(crate) enum Assessment {
     /// Nothing is lost; the log ends where the scan ended.
     Whole(Box<ScanEnd>),
-    /// A segment is missing that every member has, and that no member needs from another: the log starts above it.
+    /// A segment is missing, and it lies below the removal horizon: no member needs it from another. The log starts
+    /// above it.
     StartsAt(Lsn, Corruption),
     /// WAL that may have been acknowledged is gone.
     EndsTooLow {
@@ -31,7 +32,8 @@ pub(crate) enum Assessment {
 
 /// Finds the end of the log and compares it with the acknowledged position.
 ///
-/// As little as possible is read: a scan from the commit position, or, where files are missing, from further down.
+/// It reads as little as possible: it scans from the commit position, and from a lower one only where that cannot be
+/// done.
 pub(crate) fn assess<D: Disk>(
     segments: &Segments<D>,
     control: &Control,
@@ -46,7 +48,8 @@ pub(crate) fn assess<D: Disk>(
     }
 
     let readable_upto = evidence.missing.first().map_or(Lsn::MAX, |&number| segments.start_of(number));
-    // If nothing is wrong from a start on, what lies below that start does not matter: all members have it.
+    // A scan that reaches the end needs nothing below its own start, so the next lower start is tried only when a scan
+    // fails.
     for from in [commit_lsn, held_by_all, oldest] {
         if from > readable_upto {
             continue;
@@ -68,7 +71,8 @@ pub(crate) fn assess<D: Disk>(
 
 /// Scans from the segment of `from` to the end of the log; `None` when the scan does not even reach `from`.
 ///
-/// Above the acknowledged position only bytes under a checksum count: of the others a crash may have left any part.
+/// Above the acknowledged position only bytes that a checksum covers count: a crash may have left any part of the
+/// others.
 pub(crate) fn find_end<D: Disk>(
     segments: &Segments<D>,
     expected: PageExpectations,

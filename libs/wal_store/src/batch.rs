@@ -1,6 +1,6 @@
 //! One batch of messages: what goes in, what comes out, and the loop over it.
 //!
-//! [`crate::replica`] calls it and owns what it works on.
+//! [`crate::replica`] calls it and owns the log.
 
 use std::collections::BTreeSet;
 
@@ -31,9 +31,9 @@ pub struct Output {
     pub wal_syncs: u32,
     /// Connections to close. The replica has forgotten them already.
     pub refused: Vec<(ConnectionId, Rejection)>,
-    /// Messages that found no room. Offer them again after [`RESERVE_RETRY`](crate::RESERVE_RETRY), before anything
-    /// else of their connection. Each append among them has an unchanged response in `replies`, which keeps its
-    /// proposer from hanging up.
+    /// Messages that were not decided because the disk has no room. Offer them again after
+    /// [`RESERVE_RETRY`](crate::RESERVE_RETRY), before anything else of their connection. For each append among them
+    /// `replies` has a response with unchanged positions, so that its proposer does not close the connection.
     pub undecided: Vec<(ConnectionId, Input)>,
 }
 
@@ -75,8 +75,8 @@ impl EffectSink for Outbox<'_> {
 
 /// Decides the messages of a batch, in order, and carries out what follows. The sync is left to the caller.
 ///
-/// A message that finds no room waits, and so do all later ones of its connection: their order must stay. After a
-/// refusal the later messages of that connection are dropped.
+/// A message for which the disk has no room waits, and so do all later ones of its connection: their order must stay.
+/// After a refusal the later messages of that connection are dropped.
 pub(crate) fn run_batch<D: Disk>(
     log: &mut OpenLog<D>,
     batch: Vec<(ConnectionId, Input)>,

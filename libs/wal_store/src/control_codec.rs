@@ -28,8 +28,8 @@ pub(crate) struct Control {
     pub(crate) lineage: Lineage,
     /// Where the log begins now. WAL below it was removed, or may be at any time. The start of a segment.
     pub(crate) oldest_lsn: Lsn,
-    /// Every segment between `oldest_lsn` and here has a file, and no segment above ever held acknowledged WAL. So a file
-    /// that vanished is missed, even the last one. The start of a segment.
+    /// Every segment between `oldest_lsn` and here has a file, and no segment above ever held acknowledged WAL. So a
+    /// recovery notices any file that vanished, even the last one. The start of a segment.
     pub(crate) files_upto: Lsn,
     /// Promises and positions of the acceptor.
     pub(crate) state: AcceptorState,

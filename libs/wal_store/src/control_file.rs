@@ -9,10 +9,11 @@
 //! has outgrown its slots gets a new file with larger ones.
 //!
 //! When the file is opened both slots are **written again**. After a failed sync the page cache may show a content that
-//! the disk lacks. Syncing it once more proves nothing, but bytes that are written again are dirty again. Slot A comes
-//! first here, too. If A is not on the disk as it was read, B was not begun, and still has what was durable before. If B
-//! was begun, A is on the disk exactly as it was read, and writing the same sectors again changes nothing. Rewriting
-//! needs no room, so a node on a full disk starts, and votes.
+//! the disk lacks. A second sync might not write it, but writing the bytes again makes them dirty, and then a sync
+//! writes them. Slot A is rewritten first, and a crash meanwhile does no harm. If A was not on the disk as it was read,
+//! the last change had not begun to write B, and B still has what was durable before. If A was on the disk as it was
+//! read, writing the same sectors again changes nothing. Rewriting needs no room, so a node on a full disk starts, and
+//! votes.
 
 use std::io;
 
@@ -31,7 +32,7 @@ const MAGIC: [u8; 8] = *b"WALCTRL1";
 const SLOT_HEADER_BYTES: usize = 24;
 /// Holds a term history of the greatest length (20 000 bytes) and all members.
 const SLOT_BYTES_MIN: usize = 32 * 1024;
-/// More than a history of dialect `neon` ever needs. Bounds what a damaged file makes the store read.
+/// More than a history of dialect `neon` ever needs. Limits how much of a damaged file the store reads.
 const SLOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Slots begin at multiples of this, so a torn page damages one slot only.
 const PAGE_BYTES: usize = 4096;
@@ -76,8 +77,8 @@ impl<D: Disk> ControlFile<D> {
         let slot_bytes =
             (file.len().map_err(StoreError::io("read the length of the control file"))? / 2) as usize;
         let loaded = Self { disk, file, slot_bytes, sequence, content };
-        // After a failed sync the content may be in the page cache only. Written again it is dirty again, and this sync
-        // counts. It needs no room: a node on a full disk must be able to vote.
+        // After a failed sync the content may be in the page cache only. Writing it again makes it dirty, so that its
+        // sync counts. This needs no room: a node on a full disk must be able to vote.
         loaded.write_slots(&loaded.content.encode())?;
         Ok(loaded)
     }

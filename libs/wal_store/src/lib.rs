@@ -21,7 +21,7 @@
 //! * **Behind the end of the log there are only zeros.** WAL that is truncated, or was never acknowledged, is dropped by
 //!   building a new file, because a dead tail may scan as a continuation of new records.
 //! * **The acknowledged position is known** from footers, commit position and list of files. A log that ends below it
-//!   keeps what is good, and its node is lost: it follows, and votes only when a leader has repaired it.
+//!   keeps its good part, and its node is *lost* (damaged): it follows a leader, and does not vote until it is repaired.
 //! * **Every loss and every removal is persisted before a file is touched.**
 //! * **After a failure the disk is read again.** Nothing is answered from memory, and no sync is tried twice. What only
 //!   the page cache may show is written again before it counts: WAL to a new file, the control file in place.

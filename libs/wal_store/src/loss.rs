@@ -2,7 +2,8 @@
 //!
 //! One write of the control file comes first. It says that **this node is lost**, up to where it may have acknowledged,
 //! and where its log ends now. A crash before that write leaves everything as it was, to be found again. A crash after
-//! it leaves a node that does not vote, whatever part of the following was done. Only then files are renamed.
+//! it leaves a node that does not vote, however many of the later steps were done. Files are renamed only after that
+//! write.
 //!
 //! No file is deleted. A damaged file gets another name and stays for the operator: the log is repaired from the leader,
 //! but the last copy of a byte may be here.

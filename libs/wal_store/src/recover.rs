@@ -1,4 +1,4 @@
-//! [`recover`]: makes a trustworthy log of what a directory holds.
+//! [`recover`]: makes a durable log of the files in a directory, and records what is lost.
 //!
 //! Runs when a timeline is opened and after any failure of its disk, before the first message is answered. On success
 //! every byte of the log is durable, and only zeros are behind its end. After an error nothing is known about the log.
@@ -27,7 +27,8 @@ use crate::scan::PageExpectations;
 use crate::segment::{Segments, UNFINISHED_SUFFIX, UnreadablePolicy};
 use crate::writer::Writer;
 
-/// Rounds of a recovery. A log loses its oldest part in one, its newest in the next, and is whole in the third.
+/// Assessments of one recovery, at most. A log loses its oldest part in one, its newest in the next, and is whole in
+/// the third. A recovery that needs more has read the same bytes differently each time.
 const ASSESSMENTS_MAX: usize = 4;
 
 /// A log whose every byte is durable, and behind which are only zeros.

@@ -33,10 +33,10 @@ const RECOVERY_RETRY: Duration = Duration::from_secs(1);
 /// Number of recoveries in a row that may fail because acknowledged WAL cannot be read. The next one counts that WAL as
 /// lost.
 ///
-/// A bad sector stays bad, and a node that waits for it for ever cannot even be repaired from its peers. A lost node
-/// can, without risk, because it does not vote until then. But if a cable or a controller fails under all nodes at
-/// once, they must not all be lost when it is mended. So it takes half a minute, in which each attempt could read and
-/// write the control file of the same disk.
+/// A bad sector stays bad, and a node that waits for it for ever cannot be repaired from its peers. A lost node can be
+/// repaired, without risk, because it does not vote until then. But a cable or a controller may fail under all nodes at
+/// once, and they must not all count as lost when it works again. So the node waits half a minute first, in which each
+/// attempt could read and write the control file of the same disk.
 pub const UNREADABLE_TRIES_MAX: u32 = 30;
 
 /// One timeline of one safekeeper: acceptor and files.

@@ -6,8 +6,9 @@
 //! The store relies on this and nothing more: a written byte is durable after `sync_data` of its file succeeded, a name
 //! after `sync_dir` succeeded; a rename is atomic; a sector of 512 bytes is written whole or not at all.
 //!
-//! After a failed `sync_data` the bytes may be lost **and** reads may still show them (Rebello et al., "Can Applications
-//! Recover from fsync Failures?", USENIX ATC 2020). So the store never calls it a second time and trusts it.
+//! After a failed `sync_data` the bytes may be lost **and** reads may still show them (Rebello et al., "Can
+//! Applications Recover from fsync Failures?", USENIX ATC 2020). So the store never trusts a second call after a failed
+//! one.
 
 #[cfg(feature = "model")]
 mod image;

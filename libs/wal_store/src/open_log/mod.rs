@@ -51,7 +51,7 @@ pub(crate) struct OpenLog<D: Disk> {
     quarantined: Arc<[String]>,
     /// See [`Snapshot::truncations`].
     truncations: u64,
-    /// The last message that needed room found none.
+    /// The disk had no room for the last message that needed some.
     disk_full: bool,
     /// An append was decided since the last flush.
     unflushed: bool,
@@ -176,8 +176,8 @@ impl<D: Disk> OpenLog<D> {
     ) -> Result<MessageOutcome, StoreError> {
         let mut ahead = match self.prepare_append(&append)? {
             Ok(ahead) => ahead,
-            // A refusal of the acceptor comes first: a stranger's garbage is a stranger's. Asked on a copy, which is
-            // dropped, because the append must not be decided.
+            // The acceptor's own refusal comes first: bad WAL from a proposer that does not lead says nothing about
+            // this log. A copy of the acceptor is asked and dropped, because the append must not be decided.
             Err(outcome) => match self.acceptor.clone().step(from, ProposerMessage::Append(append)) {
                 Ok(_) => {
                     let is_refused = matches!(outcome, MessageOutcome::Refused(_));

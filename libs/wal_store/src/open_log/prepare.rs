@@ -11,11 +11,12 @@ use crate::error::StoreError;
 use crate::scan::{PageExpectations, ScanFailure, scanner_at, scanner_at_record_end};
 
 impl<D: Disk> OpenLog<D> {
-    /// Decides a message that is no append: its effects, for which room is reserved, or why nothing was decided.
+    /// Decides a message that is no append. Returns its effects, with room reserved for them, or the reason why nothing
+    /// was decided.
     ///
-    /// A message that may need room is decided on a copy of the acceptor, because only the effects tell how much room,
-    /// and where the log is truncated. If room or valid WAL is missing the copy is dropped, and nothing has happened.
-    /// Otherwise it becomes the acceptor.
+    /// A message that may need room is decided on a copy of the acceptor, because only its effects tell how much room
+    /// it needs, and where it truncates the log. Without the room, or without valid WAL there, the copy is dropped and
+    /// nothing has happened. Otherwise the copy becomes the acceptor.
     pub(super) fn decide(
         &mut self,
         from: ConnectionId,
@@ -45,7 +46,7 @@ impl<D: Disk> OpenLog<D> {
 
         match self.reserve(&effects, truncate_at) {
             Ok(took_room) => {
-                // A message that needs no room shows nothing about the disk.
+                // A message that needs no room does not show whether the disk has any.
                 self.disk_full &= !took_room;
                 self.acceptor = decided;
                 Ok(Ok(effects))
@@ -60,7 +61,8 @@ impl<D: Disk> OpenLog<D> {
 
     /// Scans the part of an append that would be written, and reserves room for it.
     ///
-    /// Returns a scanner behind that part, `None` when no byte would be written, or the reason against the append.
+    /// Returns a scanner behind that part, `None` when no byte would be written, or the outcome of an append that is
+    /// refused or has to wait for room.
     pub(super) fn prepare_append(
         &mut self,
         append: &AppendRequest,
@@ -94,7 +96,7 @@ impl<D: Disk> OpenLog<D> {
         }
     }
 
-    /// Checks that a log of unknown cluster is a log of the cluster that the greeting binds it to.
+    /// Checks a log whose cluster is not known yet: its WAL must be of the cluster that the greeting names.
     fn prepare_cluster(&mut self, greeting: &ProposerGreeting) -> Result<Option<Refusal>, StoreError> {
         let lineage = self.acceptor.lineage();
         if lineage.system_id != SystemId(0) || greeting.system_id == SystemId(0) {
@@ -150,7 +152,7 @@ impl<D: Disk> OpenLog<D> {
     }
 }
 
-/// True for messages whose effects may need disk space. A vote fits wherever the one before it did.
+/// True for messages whose effects may need disk space. A vote needs none: it overwrites the vote before it.
 fn may_need_room(message: &ProposerMessage) -> bool {
     match message {
         ProposerMessage::Greeting(_) | ProposerMessage::Elected(_) | ProposerMessage::Configure(_) => true,

@@ -15,7 +15,7 @@ static ZEROS: [u8; COPY_BYTES] = [0; COPY_BYTES];
 
 /// Part of the name of a damaged file. Such files are kept, and nothing is read from them.
 const QUARANTINED: &str = ".quarantined.";
-/// Damaged files that are kept. An operator would not look at more.
+/// Damaged files that are kept, at most: an operator would not look at more.
 const QUARANTINED_FILES_MAX: usize = 64;
 
 impl<D: Disk> Segments<D> {

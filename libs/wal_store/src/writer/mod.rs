@@ -26,7 +26,7 @@ pub(crate) struct Writer<D: Disk> {
     open: Vec<OpenSegment<D::File>>,
     /// End of the last byte that was written.
     end: Lsn,
-    /// Highest position that a footer covers which this writer synced.
+    /// Highest position that is covered by a footer which this writer has synced.
     covered_upto: Lsn,
     /// The file for the next truncation exists.
     truncation_reserved: bool,
@@ -60,7 +60,7 @@ impl<D: Disk> Writer<D> {
         &self.segments
     }
 
-    /// Makes failed reads errors from now on: the log is recovered.
+    /// Ends [`UnreadablePolicy::TreatAsLost`]: the log is recovered, and from now on a failed read is an error.
     pub(crate) fn require_readable(&mut self) {
         self.segments.unreadable = UnreadablePolicy::Fail;
     }
@@ -81,7 +81,7 @@ impl<D: Disk> Writer<D> {
         self.end
     }
 
-    /// Highest position that a footer covers which this writer synced; zero when it synced none yet.
+    /// Highest position that is covered by a footer which this writer has synced; zero before the first.
     pub(crate) fn covered_upto(&self) -> Lsn {
         self.covered_upto
     }
@@ -210,7 +210,7 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Moves the beginning of the log. The control file has it, and readers know it.
+    /// Moves the beginning of the log. The control file and the readers must have the new one already.
     pub(crate) fn set_oldest_lsn(&mut self, oldest_lsn: Lsn) {
         self.segments.oldest_lsn = oldest_lsn;
     }

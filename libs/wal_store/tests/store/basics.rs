@@ -121,7 +121,7 @@ fn check_same_term<D: Disk>(disk: D) {
         vec![(back, crate::common::hello()), (back, proposer.elected(start).1), (back, resent)],
     );
     assert_eq!(append_response_of(&output).unwrap().flush_lsn, proposer.end());
-    assert_eq!(replica.snapshot().truncations, truncations, "nothing was cut");
+    assert_eq!(replica.snapshot().truncations, truncations, "nothing was truncated");
     drop(replica);
     assert_eq!(read_log(&open(&disk)), proposer.log);
 }

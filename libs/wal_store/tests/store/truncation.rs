@@ -70,7 +70,7 @@ fn check_cut_inside_record<D: Disk>(disk: D) {
     assert_eq!(read_log(&replica), proposer.log);
 }
 
-/// Also when a start, or a cut, is exactly where the segment begins.
+/// Also when a start of the log, or a truncation, is exactly where the segment begins.
 fn check_prev_over_boundary<D: Disk>(disk: D) {
     create(&disk);
     let mut replica = open(&disk);
