@@ -1,4 +1,4 @@
-//! Code rules: finds what a reader of this repository should not meet, and clippy does not look for.
+//! Code rules: checks rules of this repository that clippy does not know. CONTRIBUTING.md states them.
 //!
 //! ```text
 //!   main ── check ── source     reads and parses the files of the repository

@@ -1,7 +1,7 @@
 //! Module tree: the modules of one crate target, and which file a path leads to.
 //!
-//! A path such as `crate::store::Writer` leads to the file that *defines* `Writer`: names that a module only re-exports are
-//! followed to their origin, so a `mod.rs` that hands names on ties nothing together.
+//! A path such as `crate::store::Writer` leads to the file that *defines* `Writer`: names that a module only re-exports
+//! are followed to their origin, so a `mod.rs` that only re-exports names connects no files.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

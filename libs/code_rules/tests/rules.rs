@@ -78,7 +78,7 @@ fn imports_of_a_child_from_its_parent() {
     assert_eq!(only(&[("x/src/lib.rs", parent), ("x/src/child.rs", child)]), ("imports", 1));
 }
 
-/// A module that only hands names on ties nothing together.
+/// A module that only re-exports names connects no files.
 #[test]
 fn imports_follow_reexports_to_their_origin() {
     let lib = "//! A crate.\nmod a;\nmod b;\npub use a::A;\npub use b::B;\n";

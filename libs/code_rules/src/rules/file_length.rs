@@ -1,4 +1,4 @@
-//! File length: a file that does not fit a reader's head is split at the noun that is missing.
+//! File length: limits the lines of a file. A longer file holds more than one thing, and each gets a file and a name.
 
 use crate::source::SourceFile;
 use crate::violation::Violation;
@@ -14,7 +14,7 @@ pub(crate) fn check(file: &SourceFile) -> Option<Violation> {
         line: FILE_LINES_MAX + 1,
         rule: "file_length",
         message: format!(
-            "{lines} lines are more than {FILE_LINES_MAX}: split the file at the noun that is missing"
+            "{lines} lines exceed {FILE_LINES_MAX}: move one thing that can be named to a file of its own"
         ),
     })
 }

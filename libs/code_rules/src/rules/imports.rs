@@ -34,7 +34,10 @@ pub(crate) fn check(repository: &Repository, settings: &Settings) -> Vec<Violati
         violation(circle, format!("import circle of {} files: {}; {}", names.len(), names.join(", "), REMEDY))
     });
     let outdated = allowed.iter().filter(|circle| !circles.contains(circle)).map(|circle| {
-        violation(circle, "the settings allow a circle that is not there: remove it from them".to_owned())
+        violation(
+            circle,
+            "the settings allow an import circle that does not exist: remove it there".to_owned(),
+        )
     });
     unexpected.chain(outdated).collect()
 }

@@ -1,6 +1,6 @@
 //! Repeats: no two passages of product code are the same for more than eight lines.
 //!
-//! Blank lines, comments, attributes, imports and lines of mere punctuation do not count. Test code may repeat itself.
+//! Blank lines, comments, attributes, imports and lines of punctuation alone do not count. Test code may repeat itself.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -44,7 +44,7 @@ fn violation(file: &SourceFile, line: usize, path: &Path, first: usize) -> Viola
         line,
         rule: "repeats",
         message: format!(
-            "more than {SHARED_LINES_MAX} lines stand at {}:{first} too: write them once",
+            "more than {SHARED_LINES_MAX} lines repeat {}:{first}: write them once",
             path.display()
         ),
     }

@@ -1,4 +1,4 @@
-//! Test names: a test is found by the symbol that it tests, and its name can be read at a glance.
+//! Test names: limits the words of a name, so that it can be read at a glance.
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
