@@ -33,7 +33,7 @@ pub struct PageHeader {
     pub tli: Tli,
     /// Position of the page's first byte.
     pub address: Lsn,
-    /// Bytes that the record of the page before still has, on this page and on later ones.
+    /// Bytes that are missing of the record that the page before left open; they are on this page and later ones.
     pub remaining_bytes: u32,
     /// The additional fields of the first page of a segment.
     pub long: Option<LongHeader>,
@@ -44,9 +44,9 @@ pub struct PageHeader {
 pub struct LongHeader {
     /// System identifier of the cluster.
     pub system_id: SystemId,
-    /// Size of a segment, as written: any number.
+    /// Size of a segment, as written; not checked yet.
     pub segment_bytes: u32,
-    /// Size of a page, as written: any number.
+    /// Size of a page, as written; not checked yet.
     pub page_bytes: u32,
 }
 

@@ -122,9 +122,9 @@ pub enum RecordError {
     PrevNotBefore(Lsn),
     #[error("record checksum is {computed:08X}, stored is {stored:08X}")]
     Checksum { computed: u32, stored: u32 },
-    #[error("page overwrites a partial record, but its first record is not an overwrite record")]
+    #[error("page header announces an overwrite record, but the first record of the page is another")]
     NotAnOverwrite,
-    #[error("record overwrites a partial record, but its page does not")]
+    #[error("record overwrites a partial record, but its page header does not announce that")]
     OverwritesNothing,
     #[error("record overwrites a partial record at {0}, which is not the one before it")]
     Overwrites(Lsn),

@@ -8,10 +8,10 @@
 //! positions. Behind the end of one log, the tail of the other then scans as a continuation, with every checksum and
 //! every `xl_prev` valid. So a store must make sure that only zeros are behind the end.
 //!
-//! Page headers are under no checksum. But the fields that readers use follow from the log before the page, and from the
-//! limits that [`RecordScanner::require_version`] and [`RecordScanner::limit_timeline`] set. There is one exception: a
-//! timeline number that turned into a higher one which the log knows is noticed at the next page only. So a log whose
-//! timelines changed may end with a page that claims a wrong one of them.
+//! Page headers are under no checksum. But the fields that readers use follow from the log before the page, and from
+//! the limits that [`RecordScanner::require_version`] and [`RecordScanner::limit_timeline`] set. There is one
+//! exception: damage may turn a timeline number into that of a higher timeline which the log has, too. Only the next
+//! page shows that, so the last page of such a log may claim a wrong timeline.
 
 mod stage;
 mod steps;
@@ -27,12 +27,12 @@ use stage::Stage;
 /// Finds record ends in WAL that is fed to it.
 ///
 /// It checks:
-/// * of each record checksum, length and resource manager, and `xl_prev` exactly, except for the first record after a
-///   start that does not know it;
-/// * of each page position and magic number, and that its timeline is not lower than the one before;
-/// * on the first page of a segment cluster, segment size and page size;
-/// * over a page boundary the number of bytes that the record still has, or, where a crash left a partial record, that
-///   the overwrite record behind it names it.
+/// * each record: checksum, length, resource manager and `xl_prev`, which must be exact unless the scan began without
+///   knowing where the record before it begins;
+/// * each page: position, magic number, and a timeline that is not lower than that of the page before;
+/// * the first page of a segment: cluster, segment size and page size;
+/// * a record over a page boundary: the number of bytes that are missing; or, where a crash left a partial record, the
+///   overwrite record behind it, which must name the partial one.
 ///
 /// It does not check bytes that belong to nothing (alignment, and the rest of a segment behind a switch), nor the rest
 /// of a record that began before the scan.
