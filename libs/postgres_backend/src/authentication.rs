@@ -26,7 +26,8 @@ pub struct Greeting<'a> {
 }
 
 impl<S: Io> Session<S> {
-    /// Asks for the password in clear and passes it to `verify`. A client that `verify` refuses gets that response.
+    /// Asks for the password in clear and passes it to `verify`. When `verify` fails, the client gets its error as a
+    /// response and is refused.
     pub async fn authenticate_cleartext<T>(
         &mut self,
         verify: impl FnOnce(&str) -> Result<T, ErrorResponse>,
@@ -52,7 +53,8 @@ impl<S: Io> Session<S> {
         self.reply_on_error(password).await
     }
 
-    /// Flushes, and reads the body of a `p` message. Exchanges that this crate does not know are made of these.
+    /// Flushes, and reads the body of a `p` message. A server builds an exchange that this crate lacks (SASL) from such
+    /// steps.
     pub async fn read_password_message(&mut self) -> Result<Bytes, HandshakeError> {
         let connection = &mut self.connection;
         let message = by_deadline(self.deadline, async {
@@ -76,7 +78,7 @@ impl<S: Io> Session<S> {
         by_deadline(self.deadline, async { Ok(writer.flush().await?) }).await
     }
 
-    /// Sends the response, closes the sending direction, and returns the error that says so.
+    /// Sends the response, closes the sending direction, and returns [`HandshakeError::Refused`].
     pub async fn refuse(&mut self, response: ErrorResponse) -> HandshakeError {
         self.send_closing_message(response.clone()).await;
         HandshakeError::Refused(response)

@@ -94,7 +94,8 @@ pub struct Session<S> {
 pub async fn accept<S: Io>(stream: S, config: &HandshakeConfig) -> Result<Accepted<S>, HandshakeError> {
     let deadline = Instant::now() + config.timeout;
     let negotiation = Box::pin(negotiate(stream, &config.tls, deadline));
-    // A client that stops inside a packet gets a closing message at the deadline; the server hardly waits for it to read.
+    // A client that stopped inside a packet gets a closing message at the deadline. The server waits only a moment for
+    // the client to read it.
     timeout_at(deadline + CLOSING_MESSAGE_TIMEOUT, negotiation).await.map_err(|_| HandshakeError::Timeout)?
 }
 
@@ -221,7 +222,8 @@ async fn next_request<'c, S: Io>(
     }
 }
 
-/// Makes the session, and buffers NegotiateProtocolVersion where the client asked for more than is spoken.
+/// Makes the session. Buffers NegotiateProtocolVersion when the client asked for a newer version or for protocol
+/// options.
 fn session<S: Io>(
     mut connection: Connection<S>,
     asked: ProtocolVersion,

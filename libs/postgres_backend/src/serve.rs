@@ -192,7 +192,7 @@ impl<S: Io, H: Handler<S>> Server<'_, S, H> {
         Ok(Next::Continue(self))
     }
 
-    /// Runs a copy and goes on as its end demands.
+    /// Runs a copy, and then continues or closes the connection as its end says.
     async fn copy(mut self, copy: H::Copy, protocol: QueryProtocol) -> Result<Next<Self>, FramedError> {
         let Self { mut connection, handler, extended, skip_to_sync } = self;
         connection.writer.send(&BackendMessage::CopyBothResponse(CopyFormat::default())).await?;

@@ -92,7 +92,7 @@ async fn echo<S: Io>(stream: &mut CopyBoth<S>) -> Result<AfterCopy, QueryError> 
     }
 }
 
-/// SessionEnd of a connection of the test server.
+/// End of a connection, as the test server saw it.
 #[derive(Debug)]
 pub(crate) enum SessionEnd {
     Served(Result<ClosedBy, FramedError>),
