@@ -111,7 +111,8 @@ impl LogLevel {
     }
 }
 
-/// The log level at the start: the command line precedes the environment, and an empty value counts as none.
+/// The log level at the start: the command line takes precedence over the environment, and an empty value counts as
+/// none.
 pub(crate) fn startup_level(option: Option<&str>, environment: Option<String>) -> String {
     let given = option.map(str::to_owned).or(environment);
     given.filter(|level| !level.trim().is_empty()).unwrap_or_else(|| LOG_LEVEL_DEFAULT.to_owned())

@@ -1,6 +1,6 @@
 //! Accept loop: takes connections from a listener until it is told to stop, with pauses after a failed accept.
 //!
-//! Admission, limits and the tasks that serve connections are the caller's business. The listener is a TCP or a Unix
+//! The caller does admission and limits, and spawns the tasks that serve connections. The listener is a TCP or a Unix
 //! socket. Called by the proxy for its clients, its peer processes and its management port.
 
 use std::io;
@@ -11,9 +11,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::Backoff;
 
-/// Pauses after a failed accept: with no file descriptor left an accept fails at once, again and again.
+/// Shortest pause after a failed accept. Without a free file descriptor accept fails at once, again and again.
 pub const ACCEPT_RETRY_DELAY_MIN: Duration = Duration::from_millis(10);
-/// Longest of these pauses.
+/// Longest pause after failed accepts in a row.
 pub const ACCEPT_RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// A listening socket.

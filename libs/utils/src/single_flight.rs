@@ -43,8 +43,8 @@ pub enum RunOrigin {
     Shared,
 }
 
-/// The result of one run, locked by the caller that runs it. The tokio mutex is all that passes a run on: it is fair, and
-/// a running caller that is cancelled or panics drops its guard, so the oldest waiter finds no result and runs its own.
+/// The result of one run, locked by the caller that runs it. When that caller is cancelled or panics it drops its
+/// guard. The tokio mutex is fair, so the oldest waiter gets it, finds no result and runs its own future.
 type Flight<V> = tokio::sync::Mutex<Option<V>>;
 
 impl<K, V> Default for SingleFlight<K, V> {
