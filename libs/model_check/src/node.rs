@@ -57,7 +57,7 @@ impl Node {
         self.log.starts_with(records)
     }
 
-    /// The node's state without its promises, and with other names for its records.
+    /// The node's state as other checks can compare it: without its promises, and with its records named by `name`.
     pub(crate) fn held(&self, name: impl Fn(usize, Record) -> Option<u64>) -> impl std::hash::Hash {
         let state = self.acceptor.state().clone();
         let log: Vec<Option<u64>> =

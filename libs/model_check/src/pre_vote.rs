@@ -9,10 +9,10 @@ use crate::step::Step;
 use crate::writer::{self, Writer};
 
 impl Step<'_> {
-    /// A campaign from its start to its vote requests. A pre-vote changes no node. Only the newest reported
-    /// configuration and the campaign's term remain of it. So all nodes report an empty log, the term before, and the
-    /// same configuration: one that some nodes hold or once held. The other nodes might have reported an older one, as
-    /// all nodes held the first one at the beginning.
+    /// Starts a campaign and takes it up to its vote requests. The pre-vote is one step, because it changes no node. It
+    /// leaves the campaign only its term and the newest reported configuration. So all nodes report an empty log, the
+    /// term before, and the same configuration: one that some nodes hold or once held. The other nodes might have
+    /// reported an older one, as all nodes held the first one at the beginning.
     pub(crate) fn begin_campaign(
         mut self,
         writer: usize,

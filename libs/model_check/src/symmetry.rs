@@ -5,9 +5,10 @@
 //! node, what each proposer knows about it, and the queues between them. The fingerprint of a state does not depend on
 //! the order of its columns.
 //!
-//! What a proposer knows about a node is private. But it is hashed node by node, each part behind the node's id, and
-//! ids are numbers that occur nowhere else ([`ID_FIRST`]). So the parts are found in the hashed stream. A proposer with
-//! ids elsewhere is hashed as a whole; that is correct and only leaves more states.
+//! The fields in which a proposer keeps what it knows about a node are private. But they are hashed node by node, each
+//! part behind the node's id, and ids are numbers that occur nowhere else ([`ID_FIRST`]). So the parts are found in the
+//! stream of hashed words. A proposer with ids elsewhere is hashed as a whole; that is correct and only leaves more
+//! states.
 //!
 //! The two writers are alike too. A writer leaves only the names of its campaigns and of its connections elsewhere. A
 //! fingerprint is computed for both orders of the writers, and the lower one counts.
