@@ -1,5 +1,5 @@
-//! Bits rot and files vanish. WAL that was not acknowledged may go. If acknowledged WAL is gone the node keeps what is
-//! good, and is lost.
+//! Bits rot and files vanish. WAL that was not acknowledged may go. If acknowledged WAL is gone, the node keeps the
+//! good part of its log and counts as lost.
 
 use std::time::Duration;
 
