@@ -15,7 +15,8 @@ impl Cluster {
     /// A node processes up to `count` waiting messages as one batch.
     pub(crate) fn run_node(&mut self, node: NodeId, count: usize) -> Result<(), Violation> {
         let index = self.index(node);
-        // A truncation is a few operations in a thousand: without help a crash hardly ever comes between two of them.
+        // Only a few of a thousand operations belong to a truncation: a crash at a random operation seldom interrupts
+        // one, so some crashes are planned there.
         if !self.is_healing && self.nodes[index].may_truncate(count) && self.rng.random_range(0..4) == 0 {
             self.nodes[index].plan_crash(&mut self.rng, 40);
         }
