@@ -1,6 +1,8 @@
 //! [`StartupPacket`]: the packets that open a connection and have no type byte: StartupMessage, SSLRequest,
 //! GSSENCRequest, CancelRequest (PostgreSQL documentation, "Start-up" and "Message Formats").
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::error::ProtocolError;
@@ -141,36 +143,43 @@ impl<N: Into<Text>, V: Into<Text>> FromIterator<(N, V)> for StartupParams {
     }
 }
 
-/// Splits an `options` parameter into words at white space only: a backslash stays as it is.
-pub fn option_words_raw(options: &str) -> impl Iterator<Item = &str> {
-    options.split(is_space).filter(|word| !word.is_empty())
-}
-
 /// Splits an `options` parameter into words as PostgreSQL does: white space ends a word, a backslash makes the next
 /// character part of the word (PostgreSQL documentation, libpq, `options`).
 pub fn option_words(options: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut chars = options.chars();
-    while let Some(next) = chars.next() {
-        if is_space(next) {
-            words.extend(word.take());
-            continue;
+    let unescaped = |word: &str| {
+        let mut text = String::with_capacity(word.len());
+        let mut chars = word.chars();
+        while let Some(next) = chars.next() {
+            match next {
+                // A backslash at the very end is dropped.
+                '\\' => text.extend(chars.next()),
+                _ => text.push(next),
+            }
         }
-        let word = word.get_or_insert_default();
-        match next {
-            // A backslash at the very end is dropped.
-            '\\' => word.extend(chars.next()),
-            _ => word.push(next),
+        text
+    };
+    // A word ends before white space or at the end, never inside a character.
+    option_word_ranges(options.as_bytes()).map(|word| unescaped(&options[word])).collect()
+}
+
+/// The byte ranges of the words of an `options` parameter, split as [`option_words`] does. Backslashes stay: for words that
+/// another server reads again.
+pub fn option_word_ranges(options: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        at += options[at..].iter().position(|byte| !is_space(*byte))?;
+        let start = at;
+        while at < options.len() && !is_space(options[at]) {
+            at += if options[at] == b'\\' { 2 } else { 1 };
         }
-    }
-    words.extend(word);
-    words
+        at = at.min(options.len());
+        Some(start..at)
+    })
 }
 
 /// C's `isspace`, which includes the vertical tab.
-fn is_space(character: char) -> bool {
-    matches!(character, ' ' | '\t'..='\r')
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
 #[cfg(test)]
@@ -218,10 +227,12 @@ mod tests {
             ("", &[][..], &[][..]),
             (" \t\u{b} ", &[], &[]),
             ("-c a=b", &["-c", "a=b"], &["-c", "a=b"]),
-            (r"-c a=b\ c  d", &["-c", r"a=b\", "c", "d"], &["-c", "a=b c", "d"]),
+            (r"-c a=b\ c  d", &["-c", r"a=b\ c", "d"], &["-c", "a=b c", "d"]),
             (r"a\\b end\", &[r"a\\b", r"end\"], &[r"a\b", "end"]),
         ] {
-            assert_eq!(option_words_raw(options).collect::<Vec<_>>(), raw, "{options:?}");
+            let words: Vec<&str> =
+                option_word_ranges(options.as_bytes()).map(|word| &options[word]).collect();
+            assert_eq!(words, raw, "{options:?}");
             assert_eq!(option_words(options), escaped, "{options:?}");
         }
     }

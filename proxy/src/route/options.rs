@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use pq_proto::Text;
+use pq_proto::startup::option_word_ranges;
 
 /// The beginnings of words that name an endpoint.
 pub(super) const OPTION_PREFIXES: [&[u8]; 2] = [b"endpoint=", b"project="];
@@ -15,7 +16,7 @@ pub(super) fn take_from_options(options: &Text) -> (Vec<Bytes>, Option<Text>) {
         let word = &text[word.clone()];
         OPTION_PREFIXES.iter().find_map(|prefix| word.strip_prefix(*prefix))
     };
-    let (taken, left): (Vec<_>, Vec<_>) = words(text).partition(|word| value_of(word).is_some());
+    let (taken, left): (Vec<_>, Vec<_>) = option_word_ranges(text).partition(|word| value_of(word).is_some());
     if taken.is_empty() {
         return (Vec::new(), Some(options.clone()));
     }
@@ -23,24 +24,4 @@ pub(super) fn take_from_options(options: &Text) -> (Vec<Bytes>, Option<Text>) {
     let left: Vec<&[u8]> = left.into_iter().map(|word| &text[word]).collect();
     let left = left.join(&b' ');
     (taken, (!left.is_empty()).then(|| Text::new(left)))
-}
-
-/// The byte ranges of the words of `options`. A word ends at white space without a backslash before it (PostgreSQL
-/// documentation, libpq, `options`). Backslashes stay: the compute reads them again.
-pub(super) fn words(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        at += text[at..].iter().position(|byte| !is_space(*byte))?;
-        let start = at;
-        while at < text.len() && !is_space(text[at]) {
-            at += if text[at] == b'\\' { 2 } else { 1 };
-        }
-        at = at.min(text.len());
-        Some(start..at)
-    })
-}
-
-/// C's `isspace`.
-const fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t'..=b'\r')
 }

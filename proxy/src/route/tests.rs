@@ -1,9 +1,9 @@
 //! Tests of routes: what names an endpoint, and which parameters the compute gets.
 
+use pq_proto::startup::option_word_ranges;
 use proptest::prelude::*;
 
 use super::endpoint_name::InvalidName;
-use super::options::words;
 use super::*;
 
 type Pairs<'a> = &'a [(&'a str, &'a str)];
@@ -128,7 +128,7 @@ proptest! {
     #[test]
     fn options_keep_their_words_in_order(options in r"([a ]|\\|endpoint=|project=|\t){0,30}") {
         let text = |words: Vec<&[u8]>| words.into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>();
-        let split = |options: &str| text(words(options.as_bytes()).map(|word| &options.as_bytes()[word]).collect());
+        let split = |options: &str| text(option_word_ranges(options.as_bytes()).map(|word| &options.as_bytes()[word]).collect());
         let is_route = |word: &Vec<u8>| OPTION_PREFIXES.iter().any(|prefix| word.starts_with(prefix));
         let (routes, kept): (Vec<_>, Vec<_>) = split(&options).into_iter().partition(is_route);
         let (taken, left) = take_from_options(&options.as_str().into());
