@@ -6,8 +6,8 @@
 //! client  BYTES           the client sends
 //! proxy   BYTES           the client gets exactly this
 //! proxy   wrote COUNT     so many times to clients since the line before like this
-//! compute accepts         the proxy connects, and somebody is there
-//! compute refuses         the proxy connects, and nobody is there
+//! compute accepts         the proxy connects, and the connection is accepted
+//! compute refuses         the proxy connects, and the connection is refused
 //! compute < BYTES         the compute gets exactly this
 //! compute > BYTES         the compute sends
 //! client|compute closes   its connection
@@ -23,37 +23,31 @@
 //!
 //! `\0`, `\n`, `\\` and `\xNN` stand for bytes, and a line that begins with white space continues the one before.
 
+mod fakes;
+
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rand::rand_core::TryRng;
 use scram::{ITERATIONS_DEFAULT, Verifier};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use utils::Shutdown;
 use utils::shutdown::Signal;
 
+use self::fakes::{Counting, CountsWrites, Dialed, ScriptedDial};
 use super::*;
-use crate::auth::Authenticator;
-use crate::auth::MockSecret;
+use crate::auth::{Authenticator, MockSecret};
 use crate::cancel::Cancels;
-use crate::compute::Dial;
-use crate::config::ClientAuth;
-use crate::config::TlsSources;
-use crate::control_plane::Address;
+use crate::config::{ClientAuth, TlsSources};
 use crate::control_plane::CachingControlPlane;
-use crate::lifecycle::drain::Drain;
-use crate::lifecycle::drain::Times;
+use crate::lifecycle::drain::{Drain, Times};
 use crate::link::mgmt;
 use crate::link::tests::load as load_links;
-use crate::observe::activity::Activity;
-use crate::observe::activity::SessionId;
+use crate::observe::activity::{Activity, SessionId};
 use crate::observe::metrics::Metrics;
 use crate::providers::FileControlPlane;
 use crate::tls::TlsStore;
@@ -235,9 +229,9 @@ impl Scene {
             }
             ("proxy", "ends") => expect_end(&mut self.client).await,
             ("proxy", bytes) => expect(&mut self.client, bytes).await,
-            ("second", "ends") => expect_end(self.second.as_mut().ok_or("nobody connected")?).await,
+            ("second", "ends") => expect_end(self.second.as_mut().ok_or("no such connection")?).await,
             ("second", what) if let Some(bytes) = what.strip_prefix("gets ") => {
-                expect(self.second.as_mut().ok_or("nobody connected")?, bytes).await
+                expect(self.second.as_mut().ok_or("no such connection")?, bytes).await
             }
             ("second", bytes) => {
                 let mut second = self.connect();
@@ -254,7 +248,7 @@ impl Scene {
                 self.answer_dial(Err(std::io::ErrorKind::ConnectionRefused.into())).await
             }
             ("compute", what) => {
-                let compute = self.compute.as_mut().ok_or("nobody connected")?;
+                let compute = self.compute.as_mut().ok_or("no such connection")?;
                 match what.split_once(' ') {
                     Some(("<", bytes)) => expect(compute, bytes).await,
                     Some((">", bytes)) => send(compute, bytes).await,
@@ -267,7 +261,7 @@ impl Scene {
                 }
             }
             ("console", report) => {
-                let links = self.services.links.as_ref().ok_or("nobody logs in with a browser")?;
+                let links = self.services.links.as_ref().ok_or("no logins with a browser in this config")?;
                 mgmt::take(links, report).await.map_err(|error| error.to_string())
             }
             ("drain", "") => {
@@ -283,7 +277,7 @@ impl Scene {
         dialed.send(answer).map_err(|_| "the proxy does not wait for it".to_owned())
     }
 
-    /// Nothing is left over, and nobody panicked.
+    /// All steps were used, and no task panicked.
     async fn finish(mut self) {
         drop((self.client, self.second, self.compute));
         self.dials.close();
@@ -386,77 +380,4 @@ fn parse(text: &str) -> Vec<u8> {
         };
     }
     bytes
-}
-
-/// Our end of a client's pipe.
-struct CountsWrites {
-    stream: DuplexStream,
-    writes: Arc<AtomicUsize>,
-}
-
-impl AsyncRead for CountsWrites {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for CountsWrites {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-type Dialed = oneshot::Sender<std::io::Result<DuplexStream>>;
-
-#[derive(Debug)]
-struct ScriptedDial(mpsc::UnboundedSender<Dialed>);
-
-impl Dial for ScriptedDial {
-    type Stream = DuplexStream;
-
-    async fn dial(&self, _: &Address) -> std::io::Result<DuplexStream> {
-        let (answer, answered) = oneshot::channel();
-        let _ = self.0.send(answer);
-        answered.await.unwrap_or_else(|_| Err(std::io::ErrorKind::ConnectionRefused.into()))
-    }
-}
-
-/// The first random bytes are all 1, the next all 2, and so on.
-struct Counting(u8);
-
-impl TryRng for Counting {
-    type Error = std::convert::Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-        self.0 += 1;
-        Ok(u32::from_be_bytes([self.0; 4]))
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-        self.0 += 1;
-        Ok(u64::from_be_bytes([self.0; 8]))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
-        self.0 += 1;
-        bytes.fill(self.0);
-        Ok(())
-    }
 }
