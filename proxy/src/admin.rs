@@ -1,10 +1,10 @@
-//! The operator's port: what every server has ([`telemetry::Admin`]), and what this one knows.
+//! Admin HTTP port: the routes of every server ([`telemetry::Admin`]), and those of the proxy. Called by `server`.
 //!
 //! | route | answer |
 //! |---|---|
-//! | `GET /v1/sessions` | every open connection: where it goes, how far it is, how much it passed; those of replaced processes too |
-//! | `GET /v1/cache` | the addresses that are known, and how many computes are being woken |
-//! | `POST /v1/invalidate` | forgets what is kept of an endpoint, a project or a role, and says how much that was |
+//! | `GET /v1/sessions` | all open connections with destination, stage and bytes; those of replaced processes too |
+//! | `GET /v1/cache` | the cached addresses, and the number of computes that are being woken |
+//! | `POST /v1/invalidate` | drops the cache entries of an endpoint, a project or a role, and answers with their numbers |
 
 use std::sync::Arc;
 

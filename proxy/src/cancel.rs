@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use pq_proto::{Encode, ProtocolVersion, StartupPacket};
 use rand::{Rng, RngExt};
 use subtle::ConstantTimeEq;
@@ -68,7 +69,7 @@ pub(crate) struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.cancels.lock().remove(&self.pid);
+        self.cancels.known.lock().remove(&self.pid);
     }
 }
 
@@ -94,7 +95,7 @@ impl Cancels {
         let mut key = vec![0; if long { LONG_SECRET_BYTES } else { SHORT_SECRET_BYTES }];
         random.fill_bytes(&mut key);
         let key = Bytes::from(key);
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         loop {
             // Clients store it as a signed or an unsigned number; a positive one is the same in both.
             let pid = random.random_range(1..=i32::MAX);
@@ -130,13 +131,9 @@ impl Cancels {
     }
 
     fn find(&self, pid: i32, key: &[u8]) -> Option<Arc<Target>> {
-        let known = self.lock();
+        let known = self.known.lock();
         let known = known.get(&pid)?;
         bool::from(known.secret[..].ct_eq(key)).then(|| Arc::clone(&known.target))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<i32, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -209,7 +206,7 @@ mod tests {
             drop(registered);
             assert!(cancels.find(pid, &key).is_none());
         }
-        assert!(cancels.lock().is_empty());
+        assert!(cancels.known.lock().is_empty());
     }
 
     /// Counts connections and refuses each.

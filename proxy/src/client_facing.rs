@@ -38,7 +38,7 @@ pub(crate) fn violation(message: impl Into<String>) -> ErrorResponse {
 
 #[cfg(test)]
 impl Response {
-    /// The message, whoever wrote it.
+    /// The message, of the proxy or of the compute.
     pub(crate) fn error(&self) -> ErrorResponse {
         match self {
             Self::Proxy(error) => error.clone(),

@@ -36,7 +36,7 @@ pub(crate) async fn send_closing_message<C: Io>(
         while client.read(&mut dropped).await? > 0 {}
         std::io::Result::Ok(())
     };
-    // Whether the client listens is its own affair.
+    // A client that does not read is not waited for any longer.
     let _ = timeout(CLOSING_TIMEOUT, closing).await;
 }
 

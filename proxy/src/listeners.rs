@@ -15,10 +15,10 @@ use crate::config::{Config, ControlPlaneSource};
 
 /// The first descriptor that a supervisor passes (sd_listen_fds(3), SD_LISTEN_FDS_START).
 const FIRST_PASSED_FD: RawFd = 3;
-/// More than anybody needs, and fewer than one message between processes can carry.
+/// Listening sockets at most: more than a configuration needs, and fewer than one message between processes can carry.
 pub(crate) const LISTENERS_MAX: usize = 100;
 
-/// What a port is for.
+/// What a listening socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Purpose {
@@ -26,26 +26,26 @@ pub(crate) enum Purpose {
     Pg,
     /// Operators.
     Http,
-    /// The service behind logins with a browser.
+    /// The service that confirms logins with a browser.
     Mgmt,
 }
 
-/// What a port is for, and where it was to be opened.
+/// What a listening socket is for, and the address that it was opened for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Label {
     pub(crate) purpose: Purpose,
-    /// As configured: port 0 is a different port each time, and the same flag.
+    /// As configured: with port 0 the port differs each time, and the flag does not.
     pub(crate) address: String,
 }
 
-/// A port that is open.
+/// An open listening socket.
 #[derive(Debug)]
 pub struct Listener {
     pub(crate) label: Label,
     pub(crate) socket: Arc<TcpListener>,
 }
 
-/// Ports that are open.
+/// All listening sockets of a proxy.
 #[derive(Debug)]
 pub struct Listeners {
     pub(crate) pg: Vec<Listener>,
@@ -73,7 +73,7 @@ impl Listeners {
             _ => None,
         };
         for Listener { label, .. } in passed.0 {
-            tracing::warn!(?label, "a listening socket that was passed is not needed: it is closed");
+            tracing::warn!(?label, "inherited listening socket is not configured, closing it");
         }
         Ok(Self { pg, http, mgmt })
     }
@@ -98,11 +98,11 @@ impl Listeners {
     }
 }
 
-/// Ports that somebody else opened and that nobody has taken yet.
+/// Sockets that were opened by another process and are not in use yet.
 struct Passed(Vec<Listener>);
 
 impl Passed {
-    /// A supervisor's unit says where it listens: that goes before the flags.
+    /// The sockets of a supervisor's unit go before the flags.
     fn take_supervised(&mut self, purpose: Purpose) -> Vec<Listener> {
         let wanted = Label::supervised(purpose);
         self.0.extract_if(.., |listener| listener.label == wanted).collect()
@@ -141,10 +141,10 @@ impl Label {
 
 impl Listener {
     pub(crate) fn new(label: Label, descriptor: OwnedFd) -> anyhow::Result<Self> {
-        // A database that is started from here must not hold our port.
+        // A database that is started from here must not hold the port.
         fcntl_setfd(&descriptor, FdFlags::CLOEXEC)?;
         if !SockRef::from(&descriptor).is_listener().unwrap_or(false) {
-            bail!("a descriptor that was passed is no listening socket");
+            bail!("inherited descriptor is no listening socket");
         }
         let socket = std::net::TcpListener::from(descriptor);
         socket.set_nonblocking(true)?;
@@ -154,7 +154,7 @@ impl Listener {
 
 fn from_supervisor() -> anyhow::Result<Vec<Listener>> {
     let variable = |name| std::env::var(name).unwrap_or_default();
-    // Those of somebody else are passed on by whoever knows nothing of this.
+    // A parent process that knows nothing of these variables passes them on though they are not for this process.
     if variable("LISTEN_PID") != std::process::id().to_string() {
         return Ok(Vec::new());
     }
@@ -167,9 +167,9 @@ fn from_supervisor() -> anyhow::Result<Vec<Listener>> {
     (FIRST_PASSED_FD..).zip(names).take(count).map(|(number, name)| passed(number, name)).collect()
 }
 
-#[expect(unsafe_code, reason = "a number in the environment is how a supervisor passes a descriptor")]
+#[expect(unsafe_code, reason = "a supervisor passes descriptors as numbers in the environment")]
 fn passed(number: RawFd, name: &str) -> anyhow::Result<Listener> {
-    // A number that is not open must not become an owner.
+    // Only an open descriptor may become an owned one.
     let is_open = std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok();
     if !is_open {
         bail!("descriptor {number} is not open");

@@ -1,4 +1,4 @@
-//! The life of the process: flags, log, signals, ports, and the way out.
+//! The life of the process: flags, log, signals, listeners, and its end.
 
 use std::process::ExitCode;
 
@@ -40,11 +40,11 @@ fn run(flags: Flags) -> anyhow::Result<()> {
 
 async fn live(config: &Config, log_level: LogLevel) -> anyhow::Result<Drained> {
     raise_descriptor_limit();
-    // Before anything tells the outside that we are up.
+    // Before the outside can see that this process is up.
     let shutdown = Shutdown::on_process_signals()?;
     let running = tokio::select! {
         running = start(config, log_level, &shutdown) => running?,
-        // Others that it waits for, such as the process before it, may not answer.
+        // The process before it, which a start waits for, may not answer.
         () = shutdown.immediate() => return Ok(Drained::Interrupted { tasks_left: shutdown.tasks() }),
     };
     Ok(running.ended().await)
@@ -71,12 +71,13 @@ async fn start(config: &Config, log_level: LogLevel, shutdown: &Shutdown) -> any
     Ok(running)
 }
 
-/// As many as this process may have: a session takes two, and the usual 1024 are meant for programs that use select(2).
+/// Raises the limit of descriptors to the highest allowed: a session takes two, and the usual 1024 are meant for programs
+/// that use select(2).
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::RLIMIT_NOFILE);
     let raised = limit.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
     match raised {
-        Ok(descriptors) => tracing::info!(descriptors, "limit of open files and connections"),
-        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+        Ok(descriptors) => tracing::info!(descriptors, "raised limit of open files"),
+        Err(error) => tracing::warn!(%error, "limit of open files was not raised"),
     }
 }

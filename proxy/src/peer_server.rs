@@ -1,4 +1,4 @@
-//! Answers what other proxy processes ask of this one, the listening sockets included. The other side is
+//! Server for peer processes: answers their requests, and hands the listening sockets over to a new process. The clients are
 //! [`crate::peers`] and [`crate::lifecycle::handover`]. Called by `server`.
 
 use std::sync::{Arc, Weak};
@@ -20,7 +20,7 @@ use crate::session::Services;
 /// For a new process to come up once it has the sockets.
 const SERVING_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Answers others, for as long as it is polled.
+/// Answers peers, for as long as it is polled.
 pub(crate) async fn answer<D: Dial>(listener: Arc<UnixListener>, host: Arc<Host<D>>) {
     let serve = |stream, _| {
         let host = Arc::clone(&host);
@@ -36,10 +36,10 @@ pub(crate) async fn answer<D: Dial>(listener: Arc<UnixListener>, host: Arc<Host<
     .await;
 }
 
-/// What others may ask of this process.
+/// What peers may ask of this process.
 #[derive(Debug)]
 pub(crate) struct Host<D> {
-    /// Not held: a door that closes must close its socket.
+    /// Not held: a listener that ends must close its socket.
     listeners: Vec<(Label, Weak<TcpListener>)>,
     services: Arc<Services<D>>,
     activities: Arc<Activities>,
@@ -88,19 +88,19 @@ impl<D: Dial> Host<D> {
     async fn hand_over(&self, mut stream: UnixStream) -> anyhow::Result<()> {
         let (permit, sockets) = (self.replacing.try_acquire(), self.sockets());
         let (Ok(_replacing), Some((labels, sockets))) = (permit, sockets) else {
-            let reason = "it drains already, or another process is just replacing it";
+            let reason = "it drains already, or another process is replacing it";
             return Ok(wire::send(&mut stream, &Answer::Refused(reason.to_owned())).await?);
         };
         wire::send_with(&mut stream, &Answer::Listeners(labels), &sockets).await?;
         drop(sockets);
-        tracing::info!("another process has the listening sockets, too");
+        tracing::info!("handing the listening sockets over");
         let serving: Result<Serving, WireError> = wire::receive_within(&mut stream, SERVING_TIMEOUT).await;
-        serving.context("the new process did not come up, this one goes on")?;
+        serving.context("new process did not come up, this one goes on")?;
         self.services.drain.hand_over();
         Ok(())
     }
 
-    /// All of them, or nothing when a door has closed.
+    /// All listening sockets, or `None` when one is closed.
     fn sockets(&self) -> Option<(Vec<Label>, Vec<Arc<TcpListener>>)> {
         if self.services.drain.has_begun() || self.listeners.len() > LISTENERS_MAX {
             return None;

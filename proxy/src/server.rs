@@ -1,5 +1,5 @@
-//! The proxy as a whole: gives each connection that comes through the door to a session of its own, and sees to a clean
-//! end. Listeners and shutdown come in. Called by `main`.
+//! The proxy as a whole: assembles the services, runs the listeners and the background tasks, gives each admitted connection
+//! a session of its own, and ends in order. Listeners and shutdown are arguments. Called by `main`.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -42,10 +42,10 @@ use crate::session::{self, Services, Session};
 use crate::tls::TlsStore;
 use crate::{admin, auth};
 
-/// For sessions to say goodbye at the deadline.
+/// For sessions to end at the deadline.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a server is made of, checked but not yet running.
+/// A server that is assembled and checked, but not yet running.
 #[derive(Debug)]
 pub struct Server {
     services: Arc<Services<TcpDial>>,
@@ -133,7 +133,7 @@ impl Server {
         })
     }
 
-    /// Opens the doors, and has a process close its own that had them before.
+    /// Accepts connections, and then tells the process that had the sockets before to close them.
     pub async fn start(
         self,
         listeners: Listeners,
@@ -146,22 +146,30 @@ impl Server {
             self.share_with(&handover.peers());
         }
         let (http_end, http_ends) = watch::channel(());
-        let http = self.answer_operators(&listeners, handover.as_ref(), log_level, http_ends)?;
-        let beside = self.beside_sessions(&listeners);
-        let successors = self.answer_successors(&listeners, handover.as_ref());
-        let doors = self.open_doors(listeners.pg);
+        let http = self.serve_admin(&listeners, handover.as_ref(), log_level, http_ends)?;
+        let background = self.background_tasks(&listeners);
+        let peers = self.serve_peers(&listeners, handover.as_ref());
+        let accepting = self.accept(listeners.pg);
         drop((listeners.http, listeners.mgmt));
         if let Some(predecessor) = predecessor {
             self.services.control_plane.learn_uses_of_peers().await;
-            predecessor.tell_it_is_replaced().await;
+            predecessor.replace().await;
         }
         if let Some(handover) = &handover {
             handover.lead_here().context("--handover-socket")?;
         }
-        Ok(Running { drain, doors, beside, http, http_end, _successors: successors, _handover: handover })
+        Ok(Running {
+            drain,
+            listeners: accepting,
+            background,
+            http,
+            http_end,
+            _peers: peers,
+            _handover: handover,
+        })
     }
 
-    /// What this process does not know it asks of these.
+    /// Lets the services ask peers for what this process does not know.
     fn share_with(&self, peers: &Peers) {
         self.services.cancels.set_peers(peers.clone());
         self.services.control_plane.set_peers(peers.clone());
@@ -170,8 +178,8 @@ impl Server {
         }
     }
 
-    /// `/readyz` tells others of the drain, so it is served until its end, or until somebody else has the port.
-    fn answer_operators(
+    /// `/readyz` shows the drain, so the port is served until the end of the drain, or until another process has it.
+    fn serve_admin(
         &self,
         listeners: &Listeners,
         handover: Option<&Handover>,
@@ -194,14 +202,14 @@ impl Server {
                 };
                 match socket {
                     Ok(socket) => telemetry::serve(socket, router, end).await,
-                    Err(error) => tracing::error!(%error, "nobody answers operators"),
+                    Err(error) => tracing::error!(%error, "admin HTTP server has no socket"),
                 }
             }
         }))
     }
 
-    /// Work that sessions do not wait for.
-    fn beside_sessions(&self, listeners: &Listeners) -> Vec<Supervised> {
+    /// Background tasks: no session waits for them.
+    fn background_tasks(&self, listeners: &Listeners) -> Vec<Supervised> {
         let Services { metrics, drain, control_plane, links, .. } = &*self.services;
         let shutdown = &drain.shutdown;
         let mut tasks = Vec::new();
@@ -220,7 +228,7 @@ impl Server {
                 let (socket, links, drain) = (another(&socket), Arc::clone(&links), Arc::clone(&drain));
                 async move {
                     let Ok(socket) = socket else {
-                        return tracing::error!("no port for logins with a browser");
+                        return tracing::error!("management server has no socket");
                     };
                     tokio::select! {
                         () = mgmt::listen(socket, links, drain.shutdown.clone()) => {}
@@ -232,7 +240,7 @@ impl Server {
         tasks
     }
 
-    fn answer_successors(&self, listeners: &Listeners, handover: Option<&Handover>) -> Option<Supervised> {
+    fn serve_peers(&self, listeners: &Listeners, handover: Option<&Handover>) -> Option<Supervised> {
         let handover = handover?;
         let (services, activities) = (Arc::clone(&self.services), Arc::clone(&self.activities));
         let (socket, host) = (handover.listener(), Arc::new(Host::new(listeners, services, activities)));
@@ -241,8 +249,8 @@ impl Server {
         }))
     }
 
-    fn open_doors(&self, listeners: Vec<Listener>) -> Vec<Supervised> {
-        let doors = listeners.into_iter().map(|listener| {
+    fn accept(&self, listeners: Vec<Listener>) -> Vec<Supervised> {
+        let accepting = listeners.into_iter().map(|listener| {
             let (admission, socket) = (Arc::clone(&self.admission), listener.socket);
             let (services, activities) = (Arc::clone(&self.services), Arc::clone(&self.activities));
             supervise("accept", &self.services.metrics, move || {
@@ -253,11 +261,11 @@ impl Server {
                 Arc::clone(&admission).accept(Arc::clone(&socket), serve)
             })
         });
-        doors.collect()
+        accepting.collect()
     }
 }
 
-/// What is read again, all of it read.
+/// Everything that a reload reads, read for the first time.
 fn sources(
     services: &Services<TcpDial>,
     token: Option<Arc<TokenFile>>,
@@ -270,25 +278,25 @@ fn sources(
     Sources::load(sources, &services.metrics)
 }
 
-/// A server whose doors are open.
+/// A server that accepts connections.
 #[derive(Debug)]
 pub struct Running {
     drain: Arc<Drain>,
-    doors: Vec<Supervised>,
-    beside: Vec<Supervised>,
+    listeners: Vec<Supervised>,
+    background: Vec<Supervised>,
     http: Supervised,
     http_end: watch::Sender<()>,
-    _successors: Option<Supervised>,
+    _peers: Option<Supervised>,
     _handover: Option<Handover>,
 }
 
 impl Running {
     /// Serves until the end of a drain, or until an immediate end is asked for.
     pub async fn ended(self) -> Drained {
-        for door in self.doors {
-            door.ended().await;
+        for listener in self.listeners {
+            listener.ended().await;
         }
-        drop(self.beside);
+        drop(self.background);
         let drained = wait_for_sessions(&self.drain).await;
         drop(self.http_end);
         if drained == Drained::Complete {
@@ -314,7 +322,7 @@ async fn wait_for_sessions(drain: &Drain) -> Drained {
     }
 }
 
-/// The same socket once more: a task that begins anew begins with one.
+/// A second descriptor of the same socket: a task that is restarted begins with its own.
 fn another(socket: &TcpListener) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.as_fd().try_clone_to_owned()?.into())
 }

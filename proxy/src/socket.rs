@@ -1,4 +1,4 @@
-//! Options of the sockets on both sides. Set by `server` for clients and by `compute` for computes.
+//! Socket options of client and compute connections. Set by `accept` and `compute`.
 
 use std::io;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// Silence after which a peer is asked whether it is still there, and how often then. A client that vanished without a
-/// word would otherwise hold its backend for ever.
+/// Silence after which the other side is probed, and the interval of the probes. A client that vanished without closing its
+/// connection would otherwise hold its backend for ever.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// For how long a peer may leave bytes without an acknowledgement. While some are on their way no keepalive is sent.
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_socket_waits_for_nothing_and_notices_who_vanished() {
+    async fn prepare_sets_nodelay_and_keepalive() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         prepare(&stream).unwrap();

@@ -1,6 +1,6 @@
 //! The PROXY protocol, version 2: a load balancer tells the address of the client before the client's first byte (HAProxy
-//! documentation, "The PROXY protocol", section 2.2). Whoever can connect can claim any address, so it is only for
-//! listeners that nobody but the balancer reaches. Called by `accept`, before the handshake.
+//! documentation, "The PROXY protocol", section 2.2). Any client that can connect can claim any address, so it is only for
+//! listeners that only the balancer reaches. Called by `accept`, before the handshake.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -56,7 +56,7 @@ pub(crate) async fn read(
         let is_over = stream.read_buf(&mut buffer).await? == 0;
         let seen = buffer.len().min(SIGNATURE.len());
         match (buffer[..seen] == SIGNATURE[..seen], expected) {
-            // A port check. The handshake finds that nobody is there.
+            // A port check. The handshake finds that the connection is closed.
             _ if buffer.is_empty() => return Ok((None, buffer)),
             (false, ProxyProtocol::Optional) => return Ok((None, buffer)),
             (false, _) => return Err(ProxyProtocolError::Missing),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_header_tells_the_client_and_takes_nothing_of_its_bytes() {
+    async fn header_names_the_client_and_leaves_its_bytes() {
         for (header, client) in [
             (header(0x21, 0x11, V4), Some("1.2.3.4:12345")),
             (header(0x21, 0x21, V6), Some("[2001:db8::1]:7")),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_header_the_bytes_are_the_clients_or_an_error() {
+    async fn missing_header_is_an_error_only_if_required() {
         for bytes in
             [&b"\0\0\0\x08\x04\xd2\x16/"[..], b"\x16\x03\x01", b"\r\n\r\nGET", b"\r\n\r\n\0\r\nQUIT "]
         {

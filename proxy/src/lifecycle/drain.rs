@@ -1,7 +1,9 @@
-//! [`Drain`]: when what ends. There are two beginnings. SIGTERM means that this process leaves: its doors stay open for a
-//! while, for balancers to notice, and who wants a session there is told to come again. A hand-over means that another
-//! process has the same listening sockets: the doors close at once, and who was let in before gets the session. Either way
-//! sessions end as soon as they have nothing to do, and at the deadline whatever they do.
+//! Shutdown timeline of the proxy: when it stops accepting, when idle sessions are closed, when all are.
+//!
+//! A drain begins in one of two ways. At SIGTERM the listeners stay open for a while, so that load balancers notice, and a
+//! client that wants a session is told to connect again. At a handover another process has the same listening sockets: the
+//! listeners close at once, and a client that was admitted before gets its session. Either way a session ends as soon as it
+//! is idle, and at the deadline even if it is busy.
 //!
 //! This module only tells the time; `accept`, `session` and `server` act on it.
 
@@ -15,15 +17,15 @@ use utils::Shutdown;
 /// How long each stage lasts, counted from the beginning of the drain.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Times {
-    /// Doors stay open.
+    /// The listeners stay open.
     pub(crate) grace: Duration,
-    /// Sessions that have nothing to do may stay.
+    /// Idle sessions may stay.
     pub(crate) idle: Duration,
-    /// All others may stay. Zero is without limit.
+    /// Busy sessions may stay. Zero is without limit.
     pub(crate) timeout: Duration,
 }
 
-/// See the module's text.
+/// The timeline of one process.
 #[derive(Debug)]
 pub(crate) struct Drain {
     pub(crate) shutdown: Shutdown,
@@ -37,9 +39,9 @@ impl Drain {
         Self { shutdown, handed_over: watch::Sender::new(false), begun: OnceLock::new(), times }
     }
 
-    /// Another process has the listening sockets now.
+    /// Begins the drain of a handover: another process serves the listening sockets.
     pub(crate) fn hand_over(&self) {
-        tracing::info!("another process has taken over: what is under way may finish");
+        tracing::info!("handed over to another process, draining");
         self.handed_over.send_replace(true);
     }
 
@@ -47,12 +49,12 @@ impl Drain {
         *self.handed_over.borrow()
     }
 
-    /// True from the first signal to end, or the hand-over, on.
+    /// Whether a signal to end or a handover has come.
     pub(crate) fn has_begun(&self) -> bool {
         self.shutdown.is_draining() || self.is_handed_over()
     }
 
-    /// Nobody who comes now gets a session.
+    /// Whether a client that comes now is refused a session.
     pub(crate) fn refuses_sessions(&self) -> bool {
         self.shutdown.is_draining() && !self.is_handed_over()
     }
@@ -66,13 +68,13 @@ impl Drain {
         *self.begun.get_or_init(Instant::now)
     }
 
-    /// Returns at the hand-over. Never, where there is none.
+    /// Returns at the handover; never where there is none.
     pub(crate) async fn handed_over(&self) {
         // The sender lives in `self`.
         let _ = self.handed_over.subscribe().wait_for(|is_handed_over| *is_handed_over).await;
     }
 
-    /// Returns when no connection is to be accepted any more.
+    /// Returns when no further connection is to be accepted.
     pub(crate) async fn listeners_close(&self) {
         let begun = self.begun().await;
         tokio::select! {
@@ -82,8 +84,8 @@ impl Drain {
         }
     }
 
-    /// Returns when a session that begins now may end as soon as it has nothing to do. One that begins late has its time
-    /// for a first query as well.
+    /// Returns when a session that begins now is to end as soon as it is idle. A session that begins late has time for a
+    /// first query as well.
     pub(crate) async fn idle_sessions_end(&self) {
         self.begun().await;
         sleep(self.times.idle).await;
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_sigterm_doors_idle_sessions_and_the_rest_end_one_after_the_other() {
+    async fn sigterm_closes_listeners_then_idle_then_busy_sessions() {
         let drain = drain(TIMES);
         assert!(!drain.has_begun() && !drain.refuses_sessions());
         drain.shutdown.signal(Terminate);
@@ -136,27 +138,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hand_over_closes_the_doors_at_once_and_refuses_nobody_who_is_inside() {
+    async fn handover_closes_listeners_and_keeps_admitted_clients() {
         let drain = drain(TIMES);
         drain.hand_over();
         let begin = Instant::now();
         assert_eq!(seconds(begin, drain.listeners_close()).await, 0);
         assert!(drain.has_begun() && !drain.refuses_sessions());
-        // Whoever stops the process that was replaced means what happens already.
+        // A SIGTERM to a process that was replaced asks for what happens already.
         drain.shutdown.signal(Terminate);
         assert!(!drain.refuses_sessions() && !drain.shutdown.is_immediate());
         assert_eq!(seconds(begin, drain.deadline()).await, 60);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_interrupt_closes_the_doors_at_once() {
+    async fn interrupt_closes_listeners_at_once() {
         let drain = drain(TIMES);
         drain.shutdown.signal(Interrupt);
         assert_eq!(seconds(Instant::now(), drain.listeners_close()).await, 0);
     }
 
+    /// A session that begins late gets the whole idle time, but ends at the deadline of all.
     #[tokio::test(start_paused = true)]
-    async fn who_logs_in_late_has_time_for_a_first_query_and_no_more_than_others_in_all() {
+    async fn late_session_has_time_for_a_query() {
         let drain = drain(TIMES);
         drain.hand_over();
         let begin = drain.begun().await;
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_timeout_of_zero_is_none() {
+    async fn timeout_of_zero_is_without_limit() {
         let drain = drain(Times { timeout: Duration::ZERO, ..TIMES });
         drain.shutdown.signal(Terminate);
         assert!(tokio::time::timeout(Duration::from_secs(1_000_000), drain.deadline()).await.is_err());

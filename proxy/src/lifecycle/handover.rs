@@ -1,11 +1,9 @@
-//! One process replaces another one and no connection is lost: the new one asks the old one for its listening sockets, says
-//! when it serves them, and only then the old one drains. Until then the old one goes on, so a new one that does not come up
-//! costs nothing. A connection waits in the same queue of the kernel for whichever process accepts it.
+//! Handover: a new proxy process replaces an old one, and no connection is lost. The new process asks the old one for its
+//! listening sockets and tells it when it serves them; only then the old one drains. A new process that does not come up
+//! costs nothing, because the old one goes on until then. A connection waits in the kernel's queue for either process.
 //!
-//! Each process listens on `PATH.NUMBER`; `PATH` is a link to the one that has the ports. What one cannot know by itself it
-//! asks of all the others ([`Peers`]): any of them may still have the session that somebody wants to cancel.
-//!
-//! Who may connect is who has the same account. Called by `listeners` and `server`.
+//! Each process listens on `PATH.NUMBER`; `PATH` is a link to the process that has the ports. Only processes of the same
+//! account may connect. The old process's side is [`crate::peer_server`]. Called by `main` and `server`.
 
 use std::fs;
 use std::io;
@@ -41,40 +39,43 @@ impl Succession {
     }
 }
 
-/// The end of a process that others connect to.
+/// The socket of this process for its peers.
 #[derive(Debug)]
 pub(crate) struct Handover {
     peers: Peers,
     listener: Arc<UnixListener>,
 }
 
-/// Who had the listening sockets before.
+/// The process that had the listening sockets before. Holds the connection to it.
 #[derive(Debug)]
 pub(crate) struct Predecessor(UnixStream);
 
 impl Predecessor {
-    /// Its doors may close.
-    pub(crate) async fn tell_it_is_replaced(mut self) {
-        // It closes the connection once it drains: a signal that comes to it from now on finds it replaced.
+    /// Tells it that its sockets are served: it closes its listeners and drains.
+    pub(crate) async fn replace(mut self) {
+        // It closes the connection once it drains: a signal that reaches it from now on finds it replaced.
         let told = match wire::send(&mut self.0, &Serving {}).await {
             Ok(()) => wire::closed(&mut self.0).await,
             error => error,
         };
         match told {
             Ok(()) => tracing::info!("took over from another process"),
-            // It has ended in between, and the ports are ours in any case.
+            // It has exited in between. The sockets belong to this process in any case.
             Err(error) => {
-                tracing::warn!(%error, "the process before this one was not told that it is replaced")
+                tracing::warn!(%error, "previous process was not told that it is replaced")
             }
         }
     }
 }
 
 impl Handover {
-    /// Listens for others; nobody is led here yet.
+    /// Listens for peers. `PATH` does not lead here yet.
     pub(crate) fn bind(path: &Path) -> anyhow::Result<Self> {
         if fs::symlink_metadata(path).is_ok_and(|found| !found.is_symlink()) {
-            bail!("{} is there and no link to a proxy's socket", path.display());
+            bail!(
+                "{}: exists and is no link to a proxy's socket; remove it or name another path",
+                path.display()
+            );
         }
         let peers = Peers::new(path)?;
         let listener = UnixListener::bind(&peers.own).with_context(|| peers.own.display().to_string())?;
@@ -82,18 +83,18 @@ impl Handover {
         Ok(Self { peers, listener: Arc::new(listener) })
     }
 
-    /// Asks the process that has the ports for them, if there is one.
+    /// Asks the process that has the ports for them, where there is one.
     pub(crate) async fn ask_predecessor(&self) -> anyhow::Result<Option<(Predecessor, Vec<Listener>)>> {
         let Some(mut stream) = self.peers.connect(&self.peers.path).await? else { return Ok(None) };
         wire::send(&mut stream, &Request::TakeOver {}).await?;
         let (answer, descriptors) = wire::receive_with(&mut stream).await?;
         let labels = match answer {
             Answer::Listeners(labels) => labels,
-            Answer::Refused(reason) => bail!("the process that has the ports does not give them: {reason}"),
-            _ => bail!("the process that has the ports says something else"),
+            Answer::Refused(reason) => bail!("running process refuses to hand its sockets over: {reason}"),
+            _ => bail!("running process gave an unexpected answer"),
         };
         if labels.len() != descriptors.len() {
-            bail!("{} sockets came in place of {}", descriptors.len(), labels.len());
+            bail!("running process announced {} sockets and sent {}", labels.len(), descriptors.len());
         }
         let inherited = labels.into_iter().zip(descriptors);
         let inherited = inherited.map(|(label, descriptor)| Listener::new(label, descriptor));
@@ -108,11 +109,11 @@ impl Handover {
         self.peers.clone()
     }
 
-    /// Has the next process come here.
+    /// Makes `PATH` lead to this process.
     pub(crate) fn lead_here(&self) -> io::Result<()> {
         let Peers { path, own, .. } = &self.peers;
         let link = with_suffix(own, "link");
-        // Beside each other, wherever the directory is moved to.
+        // Relative, so that the directory can be moved.
         symlink(own.file_name().unwrap_or(own.as_os_str()), &link)?;
         fs::rename(&link, path)
     }

@@ -1,38 +1,40 @@
-//! What is read again while the proxy runs: at SIGHUP all of it, and when files have changed those that have. All that is
-//! read is checked before any of it counts: when one file is wrong, everything stays as it was, and the log names it.
+//! Reload of certificates, endpoints, tokens and limits, all or nothing: at SIGHUP all files, and every second those that
+//! have changed. Everything is read and checked before any of it counts. When one file is wrong everything stays as it was,
+//! and the log names the file.
 //!
-//! Which files there are and what counts of them is the business of each [`Source`]. Called by `server`.
+//! Which files there are and what is made of them is the business of each [`Source`]. Called by `server`.
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use utils::Shutdown;
 
 use crate::observe::metrics::{ByResult, Metrics};
 
-/// How often is looked for changed files.
+/// How often the files are checked for changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Has what was read count from now on. It does not fail, and takes no time.
+/// Makes what was read count from now on. Does not fail, and takes no time.
 pub(crate) type Take<'a> = Box<dyn FnOnce() + Send + 'a>;
 
-/// Something that is made of files.
+/// A part of the configuration that is made of files.
 pub(crate) trait Source: fmt::Debug + Send + Sync {
-    /// What is looked at for changes. Looks at the disk.
+    /// The files that are checked for changes. Reads the disk.
     fn files(&self) -> Vec<PathBuf>;
 
-    /// Reads and checks; nothing counts yet. An error names the file. Looks at the disk.
+    /// Reads and checks the files; nothing counts yet. An error names the file. Reads the disk.
     fn read(&self) -> Result<Take<'_>, String>;
 }
 
-/// A state of files, without what is in them.
+/// State of a source's files, without their content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Fingerprint(Vec<(Option<Stamp>, PathBuf)>);
 
-/// A state of a file; of the file that is meant, where links lead to it.
+/// State of a file; of the target, where it is a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
@@ -41,7 +43,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    /// `None` when there is no file.
+    /// `None` when the file does not exist.
     fn of(path: &Path) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
         let metadata = fs::metadata(path).ok()?;
@@ -55,7 +57,7 @@ impl Fingerprint {
     }
 }
 
-/// Everything that is read again.
+/// All sources.
 #[derive(Debug)]
 pub(crate) struct Sources {
     sources: Vec<Arc<dyn Source>>,
@@ -65,19 +67,19 @@ pub(crate) struct Sources {
 /// States of the files, by source.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Those that were looked at last, good or wrong.
+    /// At the last check, good or wrong.
     last: Vec<Fingerprint>,
-    /// Those that count.
+    /// When they were last taken.
     taken: Vec<Fingerprint>,
 }
 
-/// What is wrong, on one line.
+/// All errors of a reload, on one line.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct ReloadError(String);
 
 impl Sources {
-    /// Reads everything once: what a start takes is what a reload takes.
+    /// Reads everything once: a start accepts what a reload accepts.
     pub(crate) fn load(sources: Vec<Arc<dyn Source>>, metrics: &Metrics) -> Result<Self, ReloadError> {
         let sources = Self { sources, seen: Mutex::default() };
         sources.reload()?;
@@ -87,23 +89,23 @@ impl Sources {
 
     /// Reads everything again. On an error everything stays as it is.
     pub(crate) fn reload(&self) -> Result<(), ReloadError> {
-        self.take(self.look(), |_| true)
+        self.take(self.fingerprints(), |_| true)
     }
 
-    /// Reads what has changed since it was last good; `None` when that was tried already.
+    /// Reads what has changed since it was last taken; `None` when that was tried already.
     fn reload_changed(&self) -> Option<Result<(), ReloadError>> {
-        let (now, taken) = (self.look(), self.lock().taken.clone());
-        let is_news = now != self.lock().last;
+        let (now, taken) = (self.fingerprints(), self.seen.lock().taken.clone());
+        let is_news = now != self.seen.lock().last;
         is_news.then(|| self.take(now.clone(), |number| now.get(number) != taken.get(number)))
     }
 
-    /// Before anything is read: what changes meanwhile is seen the next time.
-    fn look(&self) -> Vec<Fingerprint> {
+    /// Called before anything is read: a change in between is seen the next time.
+    fn fingerprints(&self) -> Vec<Fingerprint> {
         self.sources.iter().map(|source| Fingerprint::of(&**source)).collect()
     }
 
     fn take(&self, now: Vec<Fingerprint>, is_wanted: impl Fn(usize) -> bool) -> Result<(), ReloadError> {
-        self.lock().last.clone_from(&now);
+        self.seen.lock().last.clone_from(&now);
         let wanted = self.sources.iter().enumerate().filter(|(number, _)| is_wanted(*number));
         let (mut takes, mut wrong) = (Vec::new(), Vec::new());
         for (_, source) in wanted {
@@ -116,7 +118,7 @@ impl Sources {
             return Err(ReloadError(wrong.join("; ").replace('\n', " ")));
         }
         takes.into_iter().for_each(|take| take());
-        self.lock().taken = now;
+        self.seen.lock().taken = now;
         Ok(())
     }
 
@@ -135,26 +137,21 @@ impl Sources {
             let result = match reloading.await {
                 Ok(None) => continue,
                 Ok(Some(Ok(()))) => {
-                    tracing::info!("the configuration was read again");
+                    tracing::info!("configuration reloaded");
                     metrics.last_reload_success.set(unix_time());
                     "reloaded"
                 }
                 Ok(Some(Err(error))) => {
-                    tracing::error!(%error, "the configuration cannot be used: what was read before stays");
+                    tracing::error!(%error, "reload failed, keeping the previous configuration");
                     "failed"
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the configuration was not read: what was read before stays");
+                    tracing::error!(%error, "reload panicked, keeping the previous configuration");
                     "failed"
                 }
             };
             metrics.reloads.get_or_create(&ByResult { result }).inc();
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        // Nothing panics under this lock.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// A file that is right when it does not begin with `!`.
+    /// A file that is good unless it begins with `!`.
     #[derive(Debug)]
     struct File {
         path: PathBuf,
@@ -189,7 +186,7 @@ mod tests {
                 return Err(format!("{}:\nit is wrong", self.path.display()));
             }
             Ok(Box::new(|| {
-                *self.content.lock().unwrap() = content;
+                *self.content.lock() = content;
                 self.takes.fetch_add(1, Ordering::Relaxed);
             }))
         }
@@ -223,7 +220,7 @@ mod tests {
         }
 
         fn contents(&self) -> [String; 3] {
-            [0, 1, 2].map(|number: usize| self.files[number].content.lock().unwrap().clone())
+            [0, 1, 2].map(|number: usize| self.files[number].content.lock().clone())
         }
 
         fn takes(&self) -> [usize; 3] {
@@ -231,8 +228,9 @@ mod tests {
         }
     }
 
+    /// Whichever file is wrong: nothing counts, and one line names all wrong files.
     #[test]
-    fn whichever_is_wrong_nothing_counts_and_all_that_are_wrong_are_named_on_one_line() {
+    fn reload_with_wrong_files_takes_nothing() {
         let scene = Scene::new();
         for (contents, wrong) in [
             (["!", "new", "new"], &["one"][..]),
@@ -256,15 +254,16 @@ mod tests {
     }
 
     #[test]
-    fn a_start_with_a_wrong_file_is_none() {
+    fn load_refuses_a_wrong_file() {
         let scene = Scene::new();
         scene.write(["new", "!", "new"]);
         let all = scene.files.iter().map(|file| Arc::clone(file) as Arc<dyn Source>).collect();
         Sources::load(all, &scene.metrics).unwrap_err();
     }
 
+    /// A changed file is read until it counts, and a wrong one is tried once.
     #[test]
-    fn of_files_that_change_those_are_read_that_do_not_count_yet_and_wrong_ones_once() {
+    fn reload_changed_tries_each_change_once() {
         let scene = Scene::new();
         assert!(scene.sources.reload_changed().is_none());
         scene.write(["newer", "old", "old"]);
@@ -275,7 +274,7 @@ mod tests {
         scene.sources.reload_changed().unwrap().unwrap_err();
         assert!(scene.sources.reload_changed().is_none());
         assert_eq!(scene.contents(), ["newer", "old", "old"]);
-        // What was right all the time counts as soon as the rest is.
+        // A good file counts as soon as all others are good too.
         fs::write(&scene.files[1].path, "right").unwrap();
         scene.sources.reload_changed().unwrap().unwrap();
         assert_eq!(scene.contents(), ["newest", "right", "old"]);
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_signal_and_a_change_have_everything_read_and_are_counted() {
+    async fn keep_current_reloads_at_signal_and_change() {
         let scene = Scene::new();
         let shutdown = Shutdown::new();
         let (sources, metrics) = (Arc::clone(&scene.sources), scene.metrics.clone());

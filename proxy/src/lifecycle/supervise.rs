@@ -1,5 +1,5 @@
-//! Tasks beside the sessions: reading files again, stopping idle databases, answering operators. One that panics begins
-//! anew after a pause; sessions do not notice. Called by `server`.
+//! Supervision of background tasks: reloads, suspension of idle computes, the HTTP port for operators. A task that panics is
+//! restarted after a pause; sessions do not notice. Called by `server`.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use utils::Backoff;
 
 use crate::observe::metrics::{ByTask, Metrics};
 
-/// Pauses before a task begins anew.
+/// Pauses before a task is restarted.
 const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(30);
 
-/// A task that ends when this is dropped.
+/// A background task, aborted when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Supervised(JoinHandle<()>);
 
 impl Supervised {
-    /// Returns when it has done all it had to do.
+    /// Returns when the task has returned.
     pub(crate) async fn ended(mut self) {
         let _ = (&mut self.0).await;
     }
@@ -29,7 +29,7 @@ impl Drop for Supervised {
     }
 }
 
-/// Runs what `begin` makes, and again what it makes then if that panics, until it returns.
+/// Runs the future that `begin` makes. When it panics, runs the next one, until one returns.
 pub(crate) fn supervise<F>(
     name: &'static str,
     metrics: &Metrics,
@@ -38,7 +38,7 @@ pub(crate) fn supervise<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let failures = metrics.task_restarts.get_or_create(&ByTask { task: name }).clone();
+    let restarts = metrics.task_restarts.get_or_create(&ByTask { task: name }).clone();
     Supervised(tokio::spawn(async move {
         let mut backoff = Backoff::new(RESTART_DELAY_MIN, RESTART_DELAY_MAX);
         loop {
@@ -47,8 +47,8 @@ where
                 Ok(()) => return,
                 Err(error) if error.is_cancelled() => return,
                 Err(error) => {
-                    failures.inc();
-                    tracing::error!(task = name, %error, "a task beside the sessions failed and begins anew");
+                    restarts.inc();
+                    tracing::error!(task = name, %error, "background task failed, restarting");
                     backoff.wait().await;
                 }
             }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_begins_anew_and_is_counted() {
+    async fn panicked_task_is_restarted_and_counted() {
         let metrics = Metrics::new(&mut Default::default());
         let begun = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&begun);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_ends_with_whoever_wanted_it() {
+    async fn dropped_task_is_aborted() {
         let metrics = Metrics::new(&mut Default::default());
         let alive = Arc::new(());
         let held = Arc::clone(&alive);

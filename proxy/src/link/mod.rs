@@ -14,10 +14,11 @@ pub(crate) mod mgmt;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use postgres_backend::client::ClientTls;
 use postgres_backend::{Connection, Io, TlsError};
 use pq_proto::error_response::{Notice, Severity};
@@ -243,22 +244,18 @@ impl Links {
 
     /// Passes a decision on. Returns whether a client waited for it.
     pub(crate) fn report(&self, number: &str, verdict: Verdict) -> bool {
-        let waiting = self.lock().remove(number);
+        let waiting = self.waiting.lock().remove(number);
         waiting.is_some_and(|waiting| waiting.send(verdict).is_ok())
     }
 
     fn wait(&self, number: String) -> Result<Waiting<'_>, LinkError> {
         let (sender, verdict) = oneshot::channel();
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         if waiting.len() >= WAITING_MAX {
             return Err(LinkError::TooMany);
         }
         waiting.insert(number.clone(), sender);
         Ok(Waiting { links: self, number, verdict })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<Verdict>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -271,7 +268,7 @@ struct Waiting<'l> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.links.lock().remove(&self.number);
+        self.links.waiting.lock().remove(&self.number);
     }
 }
 
@@ -329,6 +326,6 @@ pub(crate) mod tests {
         assert!(links.report("aa", failure()) && !links.report("aa", failure()));
         assert!(matches!(waiting.verdict.try_recv(), Ok(Verdict::Failure(_))));
         drop(links.wait("ab".into()).unwrap());
-        assert!(!links.report("ab", failure()) && links.lock().is_empty());
+        assert!(!links.report("ab", failure()) && links.waiting.lock().is_empty());
     }
 }

@@ -1,13 +1,14 @@
-//! [`Activity`]: what is going on on one connection, for the log, the metrics and `GET /v1/sessions`. Sessions write it,
-//! `http` reads it.
+//! [`Activity`]: state of one open connection, for the log, the metrics and `GET /v1/sessions`. Its session writes it, `admin`
+//! and `peer_server` read it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -64,7 +65,7 @@ pub(crate) struct Activity {
     metrics: Metrics,
 }
 
-/// Where a client wants to go.
+/// Endpoint and role of a client.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Destination {
     pub(crate) endpoint: String,
@@ -157,19 +158,19 @@ fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e4).round() / 10.0
 }
 
-/// One connection, for people.
+/// State of one connection, as operators see it.
 #[derive(Debug, Serialize)]
 pub(crate) struct View {
     id: String,
     /// Of the process that has it.
     pid: u32,
-    /// Whether that one takes no others any more.
+    /// Whether that process drains.
     draining: bool,
     peer: Option<String>,
     state: Option<Stage>,
     #[serde(flatten)]
     destination: Option<Destination>,
-    /// The compute's last word on it; a query may be running.
+    /// As of the last ReadyForQuery; a query may be running.
     transaction: Option<&'static str>,
     pub(crate) age_ms: u64,
     /// Milliseconds by phase of the login.
@@ -178,7 +179,7 @@ pub(crate) struct View {
     pub(crate) bytes_to_client: u64,
 }
 
-/// All connections.
+/// All open connections.
 #[derive(Debug, Default)]
 pub(crate) struct Activities {
     open: Mutex<HashMap<SessionId, Arc<Activity>>>,
@@ -187,25 +188,20 @@ pub(crate) struct Activities {
 impl Activities {
     /// Lists a connection for as long as the value that is returned lives.
     pub(crate) fn list(self: &Arc<Self>, activity: Arc<Activity>) -> Listed {
-        self.lock().insert(activity.id, Arc::clone(&activity));
+        self.open.lock().insert(activity.id, Arc::clone(&activity));
         Listed { activity, activities: Arc::clone(self) }
     }
 
     /// All of them, the oldest first.
     pub(crate) fn views(&self, draining: bool) -> Vec<View> {
         let view = |activity: &Arc<Activity>| View { draining, ..activity.view() };
-        let mut views: Vec<View> = self.lock().values().map(view).collect();
+        let mut views: Vec<View> = self.open.lock().values().map(view).collect();
         views.sort_by_key(|view| std::cmp::Reverse(view.age_ms));
         views
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Activity>>> {
-        // Nothing panics under this lock.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// A connection that is listed.
+/// A connection in the list, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Listed {
     pub(crate) activity: Arc<Activity>,
@@ -214,7 +210,7 @@ pub(crate) struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.activities.lock().remove(&self.activity.id);
+        self.activities.open.lock().remove(&self.activity.id);
     }
 }
 

@@ -1,5 +1,5 @@
-//! What an operator can count about caches. Part of [`crate::observe::metrics::Metrics`]; names of caches, results and causes are
-//! words of small, fixed sets.
+//! Metrics of the caches. Part of [`super::metrics::Metrics`]; names of caches, results and reasons are words of small,
+//! fixed sets.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -39,7 +39,7 @@ struct Kind {
     kind: &'static str,
 }
 
-/// Where the address came from at which nobody was.
+/// Where the address of a failed connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A cache: the database may have moved.

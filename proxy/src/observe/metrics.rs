@@ -1,4 +1,4 @@
-//! What an operator can count and time. Imports of this crate only what counts, too; everybody else imports this.
+//! Metrics: counters, gauges and timers of a proxy. Imports only other metrics of this crate.
 
 use std::sync::atomic::AtomicU64;
 
@@ -17,45 +17,45 @@ use crate::observe::phases::PhaseSeconds;
 pub(crate) struct Metrics {
     /// Connections that were accepted.
     pub(crate) connections: Counter,
-    /// Connections that were turned away before their first byte, by the limit that they met.
+    /// Connections refused before their first byte, by reason.
     pub(crate) refused: Family<ByReason, Counter>,
-    /// Times that certificates, endpoints, token and limits were read again, by result.
+    /// Reloads of certificates, endpoints, token and limits, by result.
     pub(crate) reloads: Family<ByResult, Counter>,
-    /// When they were last read and all of them good, in seconds since 1970.
+    /// Time of the last successful reload, in seconds since 1970.
     pub(crate) last_reload_success: Gauge<f64, AtomicU64>,
     /// Accepts that failed.
     pub(crate) accept_errors: Counter,
     /// Connections that are open.
     pub(crate) open_connections: Gauge,
-    /// Sessions that bytes are passed for.
+    /// Sessions that are connected to a compute.
     pub(crate) sessions: Gauge,
-    /// Connections by how they ended.
+    /// Closed connections, by reason.
     pub(crate) closed: Family<ByReason, Counter>,
     /// From the first byte of a client to its first ReadyForQuery.
     pub(crate) login_seconds: Histogram,
     /// From authenticated to the compute's first ReadyForQuery, a wake included.
     pub(crate) connect_seconds: Histogram,
-    /// Wakes by how they ended.
+    /// Wakes of computes, by result.
     pub(crate) wakes: Family<ByResult, Counter>,
-    /// Idle computes that were stopped, by how that ended.
+    /// Suspensions of idle computes, by result.
     pub(crate) suspends: Family<ByResult, Counter>,
     /// Time that a wake took.
     pub(crate) wake_seconds: Histogram,
-    /// What is kept of the control plane's answers.
+    /// Caches of the control plane's answers.
     pub(crate) caches: CacheMetrics,
-    /// Questions to a control plane that is not in this process.
+    /// Requests to a control plane outside of this process, by call.
     pub(crate) control_plane_requests: Family<ByCall, Counter>,
-    /// Logins that were made to wait because of failed ones before.
+    /// Logins that were delayed because of failed ones before.
     pub(crate) slowed_logins: Counter,
     /// Bytes of clients.
     pub(crate) bytes_from_clients: Counter,
     /// Bytes to clients.
     pub(crate) bytes_to_clients: Counter,
-    /// Cancel requests by what became of them.
+    /// Cancel requests, by result.
     pub(crate) cancels: Family<ByResult, Counter>,
-    /// Tasks beside the sessions that failed and began anew.
+    /// Background tasks that failed and were restarted, by task.
     pub(crate) task_restarts: Family<ByTask, Counter>,
-    /// Where the time of logins goes.
+    /// Time of logins, by phase.
     pub(crate) phase_seconds: PhaseSeconds,
 }
 

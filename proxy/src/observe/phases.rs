@@ -1,13 +1,14 @@
-//! [`Phases`]: where the time of a login goes. The phases of a connection add up: while somebody waits for the control
-//! plane in the midst of an authentication, only the inner clock runs. Each phase is a span, too.
+//! [`Phases`]: time of a login by phase. The phases of a connection add up: while an authentication waits for the control
+//! plane, only the inner clock runs. Each phase is a span, too.
 //!
-//! Set up by `server` around a session; `session`, `auth` and `compute` say with [`timed`] what they are about. Outside
-//! of a session nothing is measured.
+//! Set up by `server` around a session; `session`, `auth` and `compute` mark their phases with [`timed`]. Outside of a
+//! session nothing is measured.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -15,10 +16,10 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tracing::{Instrument, Span, info_span};
 
-/// What a connection is about until bytes are passed.
+/// A timed part of a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// From the accept to the first look at the client: its place, the balancer's header.
+    /// From the accept to the admission: limits, the balancer's header.
     Accept,
     /// From there to the startup packet, TLS and the client's pauses included.
     Tls,
@@ -26,7 +27,7 @@ pub(crate) enum Phase {
     Startup,
     /// Route and password.
     Auth,
-    /// Waiting for who may come in and where the compute is.
+    /// Waiting for the role's verifier or the compute's address.
     ControlPlane,
     /// Waiting for a compute to start.
     Wake,
@@ -79,7 +80,7 @@ pub(crate) struct Phases {
 
 #[derive(Debug, Default)]
 struct Clocks {
-    /// `None` where the connection never came.
+    /// `None` for a phase that the connection has not reached.
     spent: [Option<Duration>; PHASES.len()],
     running: Option<(Phase, Instant)>,
 }
@@ -114,26 +115,21 @@ impl Phases {
         CURRENT.scope(self, session).await
     }
 
-    /// A time that was measured elsewhere.
+    /// Adds a time that was measured elsewhere.
     pub(crate) fn add(&self, phase: Phase, time: Duration) {
-        self.lock().add(phase, time);
+        self.clocks.lock().add(phase, time);
     }
 
-    /// What was thought to be one phase was another one.
+    /// Moves the time of one phase to another: only its end shows whether a handshake was TLS.
     pub(crate) fn rename(&self, from: Phase, to: Phase) {
-        let mut clocks = self.lock();
+        let mut clocks = self.clocks.lock();
         clocks.spent[to as usize] = clocks.spent[from as usize].take();
     }
 
-    /// Those that the connection came to, in their order.
+    /// The phases that the connection reached, in their order.
     pub(crate) fn spent(&self) -> Vec<(Phase, Duration)> {
-        let spent = self.lock().spent;
+        let spent = self.clocks.lock().spent;
         PHASES.iter().filter_map(|phase| Some((*phase, spent[*phase as usize]?))).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Clocks> {
-        // Nothing panics under this lock.
-        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,7 +147,7 @@ impl fmt::Display for Phases {
 /// Lets the clock of a phase run while `work` does, and then the one that ran before.
 pub(crate) async fn timed<T>(phase: Phase, work: impl Future<Output = T>) -> T {
     let entered = CURRENT.try_with(Arc::clone).ok().map(|phases| {
-        let before = phases.lock().switch(Some(phase));
+        let before = phases.clocks.lock().switch(Some(phase));
         Entered { phases, before }
     });
     let done = work.instrument(phase.span()).await;
@@ -159,7 +155,7 @@ pub(crate) async fn timed<T>(phase: Phase, work: impl Future<Output = T>) -> T {
     done
 }
 
-/// Puts the clocks right again, also when the work is given up.
+/// Lets the outer clock run again, also when the work is given up.
 struct Entered {
     phases: Arc<Phases>,
     before: Option<Phase>,
@@ -167,7 +163,7 @@ struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.phases.lock().switch(self.before);
+        self.phases.clocks.lock().switch(self.before);
     }
 }
 
@@ -210,7 +206,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn the_inner_phase_stops_the_clock_of_the_outer_one_and_their_sum_is_the_time() {
+    async fn inner_phase_stops_the_outer_clock() {
         let (phases, begin) = (Arc::new(Phases::default()), Instant::now());
         let session = timed(Phase::Auth, async {
             sleep(SECOND).await;
@@ -228,12 +224,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_outside_of_a_session_is_just_done() {
+    async fn timed_outside_of_a_session_runs_the_work() {
         assert_eq!(timed(Phase::Connect, async { 7 }).await, 7);
     }
 
     #[test]
-    fn each_phase_has_a_histogram_and_only_those_that_were_met() {
+    fn phase_seconds_observes_only_reached_phases() {
         let mut registry = Registry::default();
         let metrics = PhaseSeconds::new(&mut registry);
         let phases = Phases::default();

@@ -1,5 +1,6 @@
-//! What two proxies say to each other: a line of JSON each way, and listening sockets beside it (unix(7), SCM_RIGHTS). Both
-//! are the same program, perhaps of two versions: what one does not know it refuses, and the other goes on as before.
+//! Protocol between proxy processes: one line of JSON each way, and listening sockets beside it (unix(7), SCM_RIGHTS). Both
+//! ends are this program, perhaps in two versions: a request that one does not know it refuses, and the other goes on as
+//! before.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -21,32 +22,32 @@ use crate::listeners::{LISTENERS_MAX, Label};
 
 /// Longest line.
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// Longest one of which is known that it may be long: some hundred thousand sessions.
+/// Longest answer that lists sessions: some hundred thousand of them.
 const MUCH_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// For one line. Both are on one machine and answer at once.
+/// For one line. Both processes are on one machine and answer at once.
 const LINE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What one asks.
+/// Request of a peer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Request {
-    /// For the listening sockets. [`Serving`] comes when they are served.
+    /// Asks for the listening sockets. [`Serving`] follows when they are served.
     TakeOver {},
-    /// To cancel what runs for the client with this key.
+    /// Cancels the query of the client with this key.
     Cancel {
         pid: i32,
         /// In hexadecimal.
         key: String,
     },
-    /// To pass on what the service behind a login page says.
+    /// Passes on a report of the service behind a login page.
     Report(Confidential),
-    /// For its connections.
+    /// Asks for the open connections.
     Sessions {},
-    /// For what it uses or has used.
+    /// Asks for the endpoints that are or were in use.
     Uses {},
 }
 
-/// There may be a password in it.
+/// A text that may contain a password: it is not shown.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Confidential(pub(crate) String);
@@ -57,25 +58,25 @@ impl fmt::Debug for Confidential {
     }
 }
 
-/// What the other one says.
+/// Answer to a [`Request`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
     /// The listening sockets, which come beside this line, in this order.
     Listeners(Vec<Label>),
-    /// Whether it had a client with this key.
+    /// Whether there was a client with this key.
     Cancelled(bool),
-    /// Whether it had a client that waited for the report.
+    /// Whether a client waited for the report.
     Reported(bool),
     /// As they are listed for operators.
     Sessions(Vec<serde_json::Value>),
-    /// Its databases.
+    /// The endpoints in use.
     Uses(Vec<Used>),
     /// Not now, and why.
     Refused(String),
 }
 
-/// The sockets are served: whoever had them before may close them.
+/// The sockets are served: the process that had them before may close them.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Serving {}
 
@@ -89,18 +90,18 @@ pub(crate) struct Used {
     pub(crate) idle_ms: u64,
 }
 
-/// Nothing that can be understood was said.
+/// Why there is no request or answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("it says something else: {0}")]
+    #[error("unexpected message from peer: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("it says too much")]
+    #[error("message from peer exceeds its limit")]
     TooLong,
-    #[error("it closed the connection")]
+    #[error("peer closed the connection")]
     Closed,
-    #[error("it does not answer")]
+    #[error("peer did not answer in time")]
     Late,
 }
 
@@ -133,12 +134,12 @@ pub(crate) async fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> Res
     Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), LINE_TIMEOUT, LINE_BYTES_MAX).await?)?)
 }
 
-/// The same for a line that may be long.
+/// Receives a line that may be long.
 pub(crate) async fn receive_much<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, WireError> {
     Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), LINE_TIMEOUT, MUCH_BYTES_MAX).await?)?)
 }
 
-/// The same with a time limit of its own.
+/// Receives a line within this time.
 pub(crate) async fn receive_within<T: DeserializeOwned>(
     stream: &mut UnixStream,
     within: Duration,
@@ -169,7 +170,7 @@ pub(crate) async fn receive_with<T: DeserializeOwned>(
     Ok((serde_json::from_slice(&rest_of_line(stream, begin, LINE_TIMEOUT, LINE_BYTES_MAX).await?)?, sockets))
 }
 
-/// Waits for the other one to hang up.
+/// Waits for the peer to close the connection.
 pub(crate) async fn closed(stream: &mut UnixStream) -> Result<(), WireError> {
     match rest_of_line(stream, Vec::new(), LINE_TIMEOUT, LINE_BYTES_MAX).await {
         Err(WireError::Closed) => Ok(()),
@@ -184,7 +185,7 @@ fn line(what: &impl Serialize) -> Result<Vec<u8>, WireError> {
     Ok(line)
 }
 
-/// Nobody says a second thing before it has an answer, so a line is the last that there is.
+/// Reads up to the end of a line. A peer sends nothing further before it has an answer, so the line is all there is.
 async fn rest_of_line(
     stream: &mut UnixStream,
     mut line: Vec<u8>,
@@ -214,7 +215,7 @@ mod tests {
     use crate::listeners::{Listener, Purpose};
 
     #[tokio::test]
-    async fn sockets_arrive_with_their_labels_and_take_connections() {
+    async fn sockets_arrive_with_their_labels() {
         let (mut one, mut other) = UnixStream::pair().unwrap();
         let (mut sockets, mut labels) = (Vec::new(), Vec::new());
         for number in 0..20 {
@@ -238,13 +239,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_without_an_end_or_of_something_else_is_an_error() {
+    async fn receive_refuses_malformed_lines() {
         for (said, error) in [
-            (&b"{\"take_over\":{}}"[..], "closed the connection"),
+            (&b"{\"take_over\":{}}"[..], "peer closed the connection"),
             (b"", "closed the connection"),
-            (b"{\"take_over\":{\n", "something else"),
-            (b"{\"leave\":{}}\n", "something else"),
-            (&[b' '; 2 * LINE_BYTES_MAX], "too much"),
+            (b"{\"take_over\":{\n", "unexpected message"),
+            (b"{\"leave\":{}}\n", "unexpected message"),
+            (&[b' '; 2 * LINE_BYTES_MAX], "exceeds its limit"),
         ] {
             let (mut one, mut other) = UnixStream::pair().unwrap();
             let saying = async {

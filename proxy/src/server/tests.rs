@@ -1,4 +1,4 @@
-//! A whole server whose work beside the sessions fails.
+//! A whole server whose background tasks fail.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,11 +16,11 @@ use crate::control_plane::{Access, Compute, LookupContext, NoControlPlane, Reply
 use crate::observe::metrics::ByTask;
 use crate::route::EndpointName;
 
-/// How often it fails.
+/// Panics of the background task.
 const FAILURES: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Whoever looks for idle computes runs into a panic, some times.
+/// Panics the first few times that the suspender asks for idle limits.
 #[derive(Debug, Default)]
 struct Panics(AtomicUsize);
 
@@ -43,7 +43,7 @@ impl ControlPlane for Arc<Panics> {
     }
 }
 
-/// Comes in, and hears that there is no such endpoint.
+/// Connects, and gets the answer that there is no such endpoint.
 async fn is_answered(stream: &mut TcpStream) {
     let mut packet = b"\0\x03\0\0user\0app@none\0\0".to_vec();
     packet.splice(0..0, (packet.len() as u32 + 4).to_be_bytes());
@@ -54,7 +54,7 @@ async fn is_answered(stream: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn work_beside_the_sessions_that_fails_begins_anew_and_no_session_notices() {
+async fn background_task_restarts_unnoticed_by_sessions() {
     let directory = tempfile::tempdir().unwrap();
     let endpoints = directory.path().join("endpoints.toml");
     std::fs::write(&endpoints, "").unwrap();
@@ -68,13 +68,13 @@ async fn work_beside_the_sessions_that_fails_begins_anew_and_no_session_notices(
 
     let listeners = Listeners::open(&config, Vec::new()).await.unwrap();
     let address = listeners.pg_addresses().unwrap()[0];
-    let beside = server.beside_sessions(&listeners);
-    let doors = server.open_doors(listeners.pg);
+    let background = server.background_tasks(&listeners);
+    let accepting = server.accept(listeners.pg);
     // This one is there all the time.
     let mut early = TcpStream::connect(address).await.unwrap();
     let deadline = Instant::now() + PATIENCE;
     while panics.0.load(Ordering::Relaxed) <= FAILURES {
-        assert!(Instant::now() < deadline, "it did not begin anew");
+        assert!(Instant::now() < deadline, "the task was not restarted");
         is_answered(&mut TcpStream::connect(address).await.unwrap()).await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -84,7 +84,7 @@ async fn work_beside_the_sessions_that_fails_begins_anew_and_no_session_notices(
     // What comes before the startup packet has another name where there is no TLS.
     let text = server.registry.encode().unwrap();
     assert!(text.contains("phase=\"startup\"") && !text.contains("phase=\"tls\""), "{text}");
-    drop(doors);
-    drop(beside);
+    drop(accepting);
+    drop(background);
     shutdown.signal(Signal::Terminate);
 }
