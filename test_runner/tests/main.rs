@@ -7,6 +7,7 @@ mod crash;
 mod dev_commands;
 mod loss;
 mod members;
+mod metrics;
 mod network;
 mod primary;
 mod proxy;
