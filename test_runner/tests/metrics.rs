@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use test_runner::clients;
-use test_runner::cluster::ClusterUnderTest;
+use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::env::checkout;
 
 /// What the page or a program says of one metric.
@@ -67,7 +67,8 @@ fn exposition(text: &str) -> BTreeMap<String, Metric> {
                 "info" => "_info",
                 _ => "",
             };
-            current = Some((format!("{name}{suffix}"), Metric { kind: kind.to_owned(), labels: BTreeSet::new() }));
+            current =
+                Some((format!("{name}{suffix}"), Metric { kind: kind.to_owned(), labels: BTreeSet::new() }));
         } else if let (Some((_, metric)), false) = (&mut current, line.starts_with('#')) {
             metric.labels.extend(labels(line));
         }
