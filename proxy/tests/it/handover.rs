@@ -232,7 +232,7 @@ async fn handover_keeps_a_pending_browser_login() {
     };
     let new = Proxy::start(&installation, "proxy-new", &flags, &[]).await;
     wait::until("the old one to close its ports", DEADLINE, async || {
-        Ok(old.log().contains("another process has taken over").then_some(()))
+        Ok(old.log().contains("handed over to another process").then_some(()))
     })
     .await
     .unwrap();

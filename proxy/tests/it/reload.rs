@@ -43,7 +43,7 @@ async fn second_client(installation: &Installation) -> Option<SqlState> {
 }
 
 /// Words of the log line of a failed reload.
-const STAYS: &str = "cannot be used: what was read before stays";
+const STAYS: &str = "reload failed, keeping the previous configuration";
 
 /// Certificates, endpoints, token and limits stay unchanged until every file is valid.
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn reload_with_one_wrong_file_changes_nothing() {
     for (right, content, _) in files {
         fs::write(right, content).unwrap();
     }
-    reload(&installation, "read again").await;
+    reload(&installation, "configuration reloaded").await;
     assert!(shows(&installation, &next.authority).await);
     fs::copy(&next.authority, &installation.certificates.authority).unwrap();
     assert_eq!(second_client(&installation).await, None);
@@ -143,14 +143,14 @@ async fn every_limit_counts_from_the_next_connection_on() {
         ("endpoint_limit = \"rate=0.001,burst=4\"", 4, "53300", "to this endpoint"),
     ] {
         fs::write(&limits, content).unwrap();
-        reload(&installation, "read again").await;
+        reload(&installation, "configuration reloaded").await;
         let (code, said) = refused(count).await;
         assert!(code == sqlstate && said.contains(message), "{content}: {code} {said}");
     }
 
     for (burst, served) in [(1, 1), (2, 2)] {
         fs::write(&limits, format!("wake_limit = \"rate=0.001,burst={burst}\"\n")).unwrap();
-        reload(&installation, "read again").await;
+        reload(&installation, "configuration reloaded").await;
         for _ in 0..served {
             installation.put_to_sleep().await;
             drop(installation.connect(&installation.config()).await.expect("woken"));

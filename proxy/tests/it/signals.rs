@@ -189,7 +189,7 @@ async fn sighup_takes_all_files_or_none_of_them() {
         .unwrap()
     };
 
-    let refused = reload(&endpoints, "[endpoints", "cannot be used: what was read before stays").await;
+    let refused = reload(&endpoints, "[endpoints", "reload failed, keeping the previous configuration").await;
     proxy.wait_open(0).await;
     assert_eq!(installation.ask(&uri, &["SELECT 1"]).await, "1");
     proxy.wait_open(0).await;
@@ -200,17 +200,18 @@ async fn sighup_takes_all_files_or_none_of_them() {
     };
     assert_eq!(second().await, Some(SqlState::TOO_MANY_CONNECTIONS));
     // One wrong file is enough to refuse the reload.
-    reload(&limits, "max_connections = 2", "cannot be used: what was read before stays").await;
+    reload(&limits, "max_connections = 2", "reload failed, keeping the previous configuration").await;
     assert_eq!(second().await, Some(SqlState::TOO_MANY_CONNECTIONS));
-    reload(&endpoints, &right, "the configuration was read again").await;
+    reload(&endpoints, &right, "configuration reloaded").await;
     assert_eq!(second().await, None);
-    reload(&limits, "max_connections = 1\nmax = 7", "cannot be used: what was read before stays").await;
+    reload(&limits, "max_connections = 1\nmax = 7", "reload failed, keeping the previous configuration")
+        .await;
     assert_eq!(second().await, None);
     proxy.wait_open(1).await;
     let other =
         right.replace("[endpoints.main]", "[endpoints.other]").replace("endpoints.main.", "endpoints.other.");
     fs::write(&endpoints, &other).unwrap();
-    let taken = reload(&limits, "max_connections = 3", "the configuration was read again").await;
+    let taken = reload(&limits, "max_connections = 3", "configuration reloaded").await;
     let gone = installation.psql(&uri, &["SELECT 1"]).await;
     assert!(!gone.status.success());
     proxy.wait_open(1).await;

@@ -85,7 +85,7 @@ async fn certificate_reload_keeps_sessions_and_refuses_wrong_files() {
     fs::copy(&second.certificate, &old.certificate).unwrap();
     wait::until("a complaint", DEADLINE, async || {
         let log = installation.log();
-        let line = log.lines().find(|line| line.contains("what was read before stays"));
+        let line = log.lines().find(|line| line.contains("keeping the previous configuration"));
         Ok(line.map(|line| assert!(line.contains(old.key.to_str().unwrap()), "{line}")))
     })
     .await
