@@ -2,16 +2,23 @@
 //! database if it is stopped, and passes bytes.
 //!
 //! ```text
-//!   server ── accept ─── session: the story on one page
-//!                          postgres_backend::handshake   TLS (certificates: tls), cancel, startup packet
-//!                          route                         endpoint, role, what is passed on
-//!                          auth ─ libs/scram             against a verifier of control_plane
-//!                          compute ─ control_plane       where it is, wake, connect, log in with the client's key
-//!                          cancel                        a key of our own for each client
-//!                          relay                         bytes, until one side ends
+//!   server ── accept ─── session: the story of a connection
+//!      │                   postgres_backend::handshake   TLS (certificates: tls), cancel request, startup packet
+//!      │                   route                         endpoint, role, what is passed on
+//!      │                   auth ─ libs/scram             against a verifier of control_plane
+//!      │                   compute ─ control_plane       address, wake, connect, log in with the client's key
+//!      │                   cancel                        a cancel key of the proxy's own for each client
+//!      │                   relay, closing                bytes until one side ends, the closing message
+//!      ├─ admin            operators: sessions, caches, metrics (observe)
+//!      ├─ peer_server      other proxy processes (their client: peers)
+//!      └─ lifecycle        drain, handover, reload, supervision
+//!
+//!   control_plane          trait ControlPlane behind caches; providers: file, http, auth_query
+//!   limits, config         rates, connections and allowlists; flags and settings
 //! ```
 //!
-//! A library with `Server` and a thin `main.rs`.
+//! A library with [`Server`] and a thin `main.rs`: [`Succession`] asks a running proxy for its listening sockets, [`Listeners`]
+//! opens the others.
 
 mod accept;
 mod admin;
