@@ -108,14 +108,14 @@ impl Cancels {
 
     /// Passes a cancel request on when its key is known. The client gets no answer in either case, as from PostgreSQL.
     pub(crate) async fn pass_on(&self, dial: &impl Dial, peer: Option<SocketAddr>, pid: i32, key: &[u8]) {
-        let is_allowed = peer.is_none_or(|peer| self.rate.take(peer.ip()).is_ok());
-        let how = match (self.find(pid, key), self.peers.get()) {
+        let is_allowed = peer.is_none_or(|peer| self.rate.try_acquire(peer.ip()).is_ok());
+        let result = match (self.find(pid, key), self.peers.get()) {
             _ if !is_allowed => "too_many",
             (Some(target), _) => pass_on_to(&target, dial).await,
             (None, Some(peers)) if peers.cancel(pid, key).await => "passed_to_peer",
             (None, _) => "wrong_key",
         };
-        self.count(how);
+        self.count(result);
     }
 
     /// Passes on a request that a peer process received. Returns whether the key is one of this process.
@@ -125,9 +125,9 @@ impl Cancels {
         true
     }
 
-    fn count(&self, how: &'static str) {
-        tracing::debug!(how, "cancel request");
-        self.metrics.cancels.get_or_create(&ByResult { result: how }).inc();
+    fn count(&self, result: &'static str) {
+        tracing::debug!(result, "cancel request");
+        self.metrics.cancels.get_or_create(&ByResult { result }).inc();
     }
 
     fn find(&self, pid: i32, key: &[u8]) -> Option<Arc<Target>> {

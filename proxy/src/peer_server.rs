@@ -71,7 +71,7 @@ impl<D: Dial> Host<D> {
             Request::Report(report) => {
                 let links = self.services.links.as_deref();
                 Answer::Reported(
-                    links.is_some_and(|links| mgmt::take_here(links, &report.0).unwrap_or(false)),
+                    links.is_some_and(|links| mgmt::deliver_here(links, &report.0).unwrap_or(false)),
                 )
             }
             Request::Sessions {} => Answer::Sessions(self.sessions()?),

@@ -170,7 +170,7 @@ impl Authenticator {
         route: &Route,
         peer: &ClientInfo<'_>,
     ) -> Result<(LookupContext, KnownAccess), AuthError> {
-        self.logins.take(&route.endpoint).map_err(AuthError::TooManyLogins)?;
+        self.logins.try_acquire(&route.endpoint).map_err(AuthError::TooManyLogins)?;
         let application = route.params.get("application_name").cloned();
         let context = LookupContext { endpoint: route.endpoint.clone(), session: peer.session, application };
         let asking = self.control_plane.access(&context, &route.role);

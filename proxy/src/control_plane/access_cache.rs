@@ -263,7 +263,7 @@ impl AccessCache {
         {
             return Some(Ok(newer));
         }
-        self.refetches.take(key).ok()?;
+        self.refetches.try_acquire(key).ok()?;
         Some(self.ask(context, key, self.provider.order.begin()).await)
     }
 

@@ -209,7 +209,7 @@ impl AddressCache {
         if wake || self.provider.plane.locating_wakes() {
             let limit =
                 |retry_after| ControlPlaneError::TooManyWakes { endpoint: endpoint.clone(), retry_after };
-            self.wakes.take(endpoint).map_err(limit)?;
+            self.wakes.try_acquire(endpoint).map_err(limit)?;
         }
 
         // The compute is not suspended before this function returns.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::caching::CachingControlPlane;
 use super::provider::Project;
-use crate::lifecycle::reload::{Source, Take};
+use crate::lifecycle::reload::{Apply, Source};
 use crate::route::EndpointName;
 
 /// How often expired entries are removed that no lookup finds any more.
@@ -97,12 +97,12 @@ impl Source for CachingControlPlane {
         self.provider.plane.files()
     }
 
-    fn read(&self) -> Result<Take<'_>, String> {
-        let take = self.provider.plane.read()?;
+    fn read(&self) -> Result<Apply<'_>, String> {
+        let apply = self.provider.plane.read()?;
         // Without files nothing was read anew, and what is kept is as true as before.
         let reads_files = !self.provider.plane.files().is_empty();
         Ok(Box::new(move || {
-            take();
+            apply();
             if reads_files {
                 self.invalidate_all();
             }

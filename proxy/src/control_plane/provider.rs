@@ -13,7 +13,7 @@ use scram::Verifier;
 
 use super::compute_address::Compute;
 use super::error::ControlPlaneError;
-use crate::lifecycle::reload::Take;
+use crate::lifecycle::reload::Apply;
 use crate::limits::allowlist::Allowlist;
 use crate::observe::activity::SessionId;
 use crate::route::EndpointName;
@@ -63,7 +63,7 @@ pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
     }
 
     /// Reads the files again, as a [`crate::lifecycle::reload::Source`].
-    fn read(&self) -> Result<Take<'_>, String> {
+    fn read(&self) -> Result<Apply<'_>, String> {
         Ok(Box::new(|| ()))
     }
 }

@@ -19,7 +19,7 @@ use crate::observe::metrics::{ByResult, Metrics};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Makes what was read count from now on. Does not fail, and takes no time.
-pub(crate) type Take<'a> = Box<dyn FnOnce() + Send + 'a>;
+pub(crate) type Apply<'a> = Box<dyn FnOnce() + Send + 'a>;
 
 /// A part of the configuration that is made of files.
 pub(crate) trait Source: fmt::Debug + Send + Sync {
@@ -27,7 +27,7 @@ pub(crate) trait Source: fmt::Debug + Send + Sync {
     fn files(&self) -> Vec<PathBuf>;
 
     /// Reads and checks the files; nothing counts yet. An error names the file. Reads the disk.
-    fn read(&self) -> Result<Take<'_>, String>;
+    fn read(&self) -> Result<Apply<'_>, String>;
 }
 
 /// State of a source's files, without their content.
@@ -69,8 +69,8 @@ pub(crate) struct Sources {
 struct Seen {
     /// At the last check, good or wrong.
     last: Vec<Fingerprint>,
-    /// When they were last taken.
-    taken: Vec<Fingerprint>,
+    /// When they were last applied.
+    applied: Vec<Fingerprint>,
 }
 
 /// All errors of a reload, on one line.
@@ -89,14 +89,14 @@ impl Sources {
 
     /// Reads everything again. On an error everything stays as it is.
     pub(crate) fn reload(&self) -> Result<(), ReloadError> {
-        self.take(self.fingerprints(), |_| true)
+        self.read_and_apply(self.fingerprints(), |_| true)
     }
 
-    /// Reads what has changed since it was last taken; `None` when that was tried already.
+    /// Reads what has changed since it was last applied; `None` when that was tried already.
     fn reload_changed(&self) -> Option<Result<(), ReloadError>> {
-        let (now, taken) = (self.fingerprints(), self.seen.lock().taken.clone());
+        let (now, applied) = (self.fingerprints(), self.seen.lock().applied.clone());
         let is_news = now != self.seen.lock().last;
-        is_news.then(|| self.take(now.clone(), |number| now.get(number) != taken.get(number)))
+        is_news.then(|| self.read_and_apply(now.clone(), |number| now.get(number) != applied.get(number)))
     }
 
     /// Called before anything is read: a change in between is seen the next time.
@@ -104,21 +104,25 @@ impl Sources {
         self.sources.iter().map(|source| Fingerprint::of(&**source)).collect()
     }
 
-    fn take(&self, now: Vec<Fingerprint>, is_wanted: impl Fn(usize) -> bool) -> Result<(), ReloadError> {
+    fn read_and_apply(
+        &self,
+        now: Vec<Fingerprint>,
+        is_wanted: impl Fn(usize) -> bool,
+    ) -> Result<(), ReloadError> {
         self.seen.lock().last.clone_from(&now);
         let wanted = self.sources.iter().enumerate().filter(|(number, _)| is_wanted(*number));
-        let (mut takes, mut wrong) = (Vec::new(), Vec::new());
+        let (mut applies, mut wrong) = (Vec::new(), Vec::new());
         for (_, source) in wanted {
             match source.read() {
-                Ok(take) => takes.push(take),
+                Ok(apply) => applies.push(apply),
                 Err(error) => wrong.push(error),
             }
         }
         if !wrong.is_empty() {
             return Err(ReloadError(wrong.join("; ").replace('\n', " ")));
         }
-        takes.into_iter().for_each(|take| take());
-        self.seen.lock().taken = now;
+        applies.into_iter().for_each(|apply| apply());
+        self.seen.lock().applied = now;
         Ok(())
     }
 
@@ -180,7 +184,7 @@ mod tests {
             vec![self.path.clone()]
         }
 
-        fn read(&self) -> Result<Take<'_>, String> {
+        fn read(&self) -> Result<Apply<'_>, String> {
             let content = fs::read_to_string(&self.path).unwrap();
             if content.starts_with('!') {
                 return Err(format!("{}:\nit is wrong", self.path.display()));
@@ -289,8 +293,8 @@ mod tests {
         let task = tokio::spawn(sources.keep_current(shutdown.clone(), metrics));
         tokio::task::yield_now().await;
         let count = |result| scene.metrics.reloads.get_or_create(&ByResult { result }).get();
-        let until = async |how, number| {
-            while count(how) < number {
+        let until = async |result, number| {
+            while count(result) < number {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

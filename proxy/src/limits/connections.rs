@@ -110,7 +110,7 @@ pub(crate) struct ConnectionSlot {
 impl ConnectionSlot {
     /// Counts the connection for its client, once the address is known.
     pub(crate) fn set_source(&mut self, address: IpAddr) -> Result<(), TooMany> {
-        self.connections.arrivals.take(address).map_err(|_| TooMany::FromNetwork)?;
+        self.connections.arrivals.try_acquire(address).map_err(|_| TooMany::FromNetwork)?;
         let source = source(address);
         let mut open = self.connections.lock();
         let per_source_max = open.max.per_source;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::config::{Config, RateOptions, describe_toml_error};
-use crate::lifecycle::reload::{Source, Take};
+use crate::lifecycle::reload::{Apply, Source};
 use crate::limits::connections::{Connections, ConnectionsMax};
 use crate::limits::rate_limit::Limit;
 use crate::route::EndpointName;
@@ -81,7 +81,7 @@ impl Source for LimitsFile {
         vec![self.path.clone()]
     }
 
-    fn read(&self) -> Result<Take<'_>, String> {
+    fn read(&self) -> Result<Apply<'_>, String> {
         let limits = self.limits().map_err(|error| error.to_string())?;
         Ok(Box::new(move || self.limited.set(&limits)))
     }
@@ -167,7 +167,11 @@ mod tests {
             let (main, address) = ("main".parse().unwrap(), "192.0.2.1".parse().unwrap());
             let arrives = || connections.enter().is_ok_and(|mut one| one.set_source(address).is_ok());
             let count = |next: &dyn Fn() -> bool| (0..100).filter(|_| next()).count();
-            [count(&arrives), count(&|| logins.take(&main).is_ok()), count(&|| wakes.take(&main).is_ok())]
+            [
+                count(&arrives),
+                count(&|| logins.try_acquire(&main).is_ok()),
+                count(&|| wakes.try_acquire(&main).is_ok()),
+            ]
         }
     }
 

@@ -57,7 +57,7 @@ impl<K: Clone + Eq + Hash> Limit<K> {
     /// # Errors
     ///
     /// How long to wait before the next event. A refused event does not count.
-    pub(crate) fn take(&self, key: &K) -> Result<(), Duration> {
+    pub(crate) fn try_acquire(&self, key: &K) -> Result<(), Duration> {
         let mut current = self.lock();
         let Some(buckets) = &mut current.buckets else { return Ok(()) };
         buckets.try_acquire(key, Instant::now().into_std()).map_err(|refused| refused.retry_after)
@@ -95,8 +95,8 @@ impl NetworkLimit {
     /// # Errors
     ///
     /// How long to wait before the next event.
-    pub(crate) fn take(&self, address: IpAddr) -> Result<(), Duration> {
-        self.0.take(&network(address))
+    pub(crate) fn try_acquire(&self, address: IpAddr) -> Result<(), Duration> {
+        self.0.try_acquire(&network(address))
     }
 }
 
@@ -111,9 +111,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn limit_passes_a_burst_then_the_rate() {
         let limit = NetworkLimit::new("rate=2,burst=10".parse().unwrap());
-        let burst = |address| (0..100).filter(|_| limit.take(ip(address)).is_ok()).count();
+        let burst = |address| (0..100).filter(|_| limit.try_acquire(ip(address)).is_ok()).count();
         assert_eq!((burst("192.0.2.1"), burst("192.0.2.255"), burst("192.0.3.1")), (10, 0, 10));
-        assert_eq!(limit.take(ip("192.0.2.1")), Err(Duration::from_millis(500)));
+        assert_eq!(limit.try_acquire(ip("192.0.2.1")), Err(Duration::from_millis(500)));
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(burst("192.0.2.1"), 6);
         tokio::time::advance(Duration::from_secs(3600)).await;
@@ -123,7 +123,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn limit_remembers_keys_max_and_sweeps_quiet_ones() {
         let limit = Limit::new("rate=1,burst=1".parse().unwrap(), 100);
-        (0..1000).for_each(|key| limit.take(&key).unwrap());
+        (0..1000).for_each(|key| limit.try_acquire(&key).unwrap());
         let kept = || limit.lock().buckets.as_ref().unwrap().len();
         assert_eq!(kept(), 100);
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -134,7 +134,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn changed_limit_applies_to_refused_keys_at_once() {
         let limit = Limit::new("rate=1,burst=20".parse().unwrap(), 10);
-        let burst = || (0..1000).filter(|_| limit.take(&1).is_ok()).count();
+        let burst = || (0..1000).filter(|_| limit.try_acquire(&1).is_ok()).count();
         assert_eq!((burst(), burst()), (20, 0));
         // The same again forgives nothing.
         limit.set("burst=20,rate=1".parse().unwrap());
@@ -152,6 +152,6 @@ mod tests {
     #[test]
     fn limit_off_refuses_nothing() {
         let limit = Limit::new("off".parse().unwrap(), 1);
-        assert!((0..100_000).all(|_| limit.take(&1).is_ok()));
+        assert!((0..100_000).all(|_| limit.try_acquire(&1).is_ok()));
     }
 }

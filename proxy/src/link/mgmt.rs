@@ -70,8 +70,8 @@ struct Report {
 }
 
 /// Passes a report to the client that waits for it, here or in a peer process.
-pub(crate) async fn take(links: &Links, report: &str) -> Result<(), ErrorResponse> {
-    let is_taken = take_here(links, report)?
+pub(crate) async fn deliver(links: &Links, report: &str) -> Result<(), ErrorResponse> {
+    let is_taken = deliver_here(links, report)?
         || match links.peers.get() {
             Some(peers) => peers.report(report).await,
             None => false,
@@ -82,7 +82,7 @@ pub(crate) async fn take(links: &Links, report: &str) -> Result<(), ErrorRespons
 }
 
 /// Passes a report on in this process. Returns whether a client waited for it.
-pub(crate) fn take_here(links: &Links, report: &str) -> Result<bool, ErrorResponse> {
+pub(crate) fn deliver_here(links: &Links, report: &str) -> Result<bool, ErrorResponse> {
     let report: Report = serde_json::from_str(report).map_err(|error| {
         let message = format!("malformed report: {:?} at column {}", error.classify(), error.column());
         ErrorResponse::error(SqlState::INVALID_PARAMETER_VALUE, message)
@@ -95,7 +95,7 @@ impl<S: Io> Handler<S> for Management {
 
     /// The report may hold a password: it is neither logged nor repeated.
     async fn query(&mut self, _: &mut Connection<S>, query: &str) -> Result<Answer<Infallible>, QueryError> {
-        take(&self.0, query).await?;
+        deliver(&self.0, query).await?;
         Ok(Answer::row([FieldDescription::text("result")], [Some("ok".to_owned())], "SELECT 1"))
     }
 

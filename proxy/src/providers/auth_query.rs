@@ -34,7 +34,7 @@ use super::endpoints_file::{Endpoint, EndpointsFile, FileError};
 use super::file::ReloadableFile;
 use super::query_database::{QueryDatabase, QueryError};
 use crate::control_plane::{Access, Compute, ControlPlane, ControlPlaneError, LookupContext, Reply};
-use crate::lifecycle::reload::Take;
+use crate::lifecycle::reload::Apply;
 use crate::route::EndpointName;
 
 /// Unauthenticated clients wake one database at most once in this time.
@@ -192,7 +192,7 @@ impl ControlPlane for AuthQueryControlPlane {
         self.file.files()
     }
 
-    fn read(&self) -> Result<Take<'_>, String> {
+    fn read(&self) -> Result<Apply<'_>, String> {
         self.file.read_again()
     }
 }

@@ -12,7 +12,7 @@ use pq_proto::Text;
 
 use super::endpoints_file::{EndpointsFile, FileError};
 use crate::control_plane::{Access, Compute, ControlPlane, LookupContext, Reply};
-use crate::lifecycle::reload::Take;
+use crate::lifecycle::reload::Apply;
 use crate::route::EndpointName;
 
 /// Control plane with its endpoints and roles in a file.
@@ -53,7 +53,7 @@ impl ReloadableFile {
     }
 
     /// Reads and checks the file again, as a [`Source`](crate::lifecycle::reload::Source).
-    pub(super) fn read_again(&self) -> Result<Take<'_>, String> {
+    pub(super) fn read_again(&self) -> Result<Apply<'_>, String> {
         let content = Arc::new(Self::read(&self.path, self.check).map_err(|error| error.to_string())?);
         Ok(Box::new(|| self.content.store(content)))
     }
@@ -108,7 +108,7 @@ impl ControlPlane for FileControlPlane {
         self.file.files()
     }
 
-    fn read(&self) -> Result<Take<'_>, String> {
+    fn read(&self) -> Result<Apply<'_>, String> {
         self.file.read_again()
     }
 }
@@ -176,7 +176,7 @@ mod tests {
         let path = directory.path().join("endpoints.toml");
         let main = LookupContext::for_test("main");
         let address = async || plane.locate(&main).await.unwrap().address.to_string();
-        let reload = || plane.read().map(|take| take());
+        let reload = || plane.read().map(|apply| apply());
         fs::write(&path, "[endpoints.main]\naddress = \"h:22\"\n").unwrap();
         reload().unwrap();
         assert_eq!(address().await, "h:22");

@@ -262,7 +262,7 @@ impl Scene {
             }
             ("console", report) => {
                 let links = self.services.links.as_ref().ok_or("no logins with a browser in this config")?;
-                mgmt::take(links, report).await.map_err(|error| error.to_string())
+                mgmt::deliver(links, report).await.map_err(|error| error.to_string())
             }
             ("drain", "") => {
                 self.services.drain.shutdown.signal(Signal::Terminate);

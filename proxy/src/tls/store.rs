@@ -12,7 +12,7 @@ use rustls::server::ResolvesServerCert;
 
 use super::certificates::{CertificateError, Certificates};
 use crate::config::TlsSources;
-use crate::lifecycle::reload::{Source, Take};
+use crate::lifecycle::reload::{Apply, Source};
 
 /// Certificates and policy that belong together.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ impl Source for TlsStore {
         self.sources.files()
     }
 
-    fn read(&self) -> Result<Take<'_>, String> {
+    fn read(&self) -> Result<Apply<'_>, String> {
         let tls = Arc::new(Tls::load(&self.sources).map_err(|error| error.to_string())?);
         Ok(Box::new(|| self.current.store(tls)))
     }
@@ -85,9 +85,9 @@ mod tests {
         assert!(store.read().is_err());
         assert_eq!(names(), ["old.test"]);
         fs::copy(&new.key, &old.key).unwrap();
-        let take = store.read().unwrap();
+        let apply = store.read().unwrap();
         assert_eq!(names(), ["old.test"]);
-        take();
+        apply();
         assert_eq!(names(), ["new.test"]);
         // A connection that has begun keeps its certificate.
         assert_eq!(in_use.certificates.as_ref().unwrap().choose(None).names, ["old.test"]);

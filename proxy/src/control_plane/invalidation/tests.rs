@@ -177,9 +177,9 @@ async fn keep_swept_removes_expired_entries() {
 async fn reload_of_files_drops_all_entries() {
     let scene = Scene::with_files(vec!["endpoints.toml".into()]);
     scene.fill().await;
-    let take = scene.cached.read().unwrap();
+    let apply = scene.cached.read().unwrap();
     assert_eq!(scene.entries(), [4, 8, 4]);
-    take();
+    apply();
     assert_eq!(scene.entries(), [0, 0, 0]);
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use hyper::header::HeaderValue;
 
-use crate::lifecycle::reload::{Source, Take};
+use crate::lifecycle::reload::{Apply, Source};
 
 /// Error in the token file. Does not repeat its content.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ impl Source for TokenFile {
         vec![self.path.clone()]
     }
 
-    fn read(&self) -> Result<Take<'_>, String> {
+    fn read(&self) -> Result<Apply<'_>, String> {
         let token = read(&self.path).map_err(|error| error.to_string())?;
         Ok(Box::new(|| self.current.store(token)))
     }
@@ -79,9 +79,9 @@ mod tests {
         let Err(error) = token.read() else { panic!("malformed token was accepted") };
         assert!(error.contains(path.to_str().unwrap()) && !error.contains("hunt"), "{error}");
         fs::write(&path, "second").unwrap();
-        let take = token.read().unwrap();
+        let apply = token.read().unwrap();
         assert_eq!(header().as_deref(), Some("Bearer first"));
-        take();
+        apply();
         assert_eq!(header().as_deref(), Some("Bearer second"));
         fs::write(&path, " \n").unwrap();
         token.read().unwrap()();
