@@ -29,7 +29,7 @@ struct Sessions {
 #[serde(untagged)]
 enum Session {
     Own(View),
-    /// Of another process that has, or had, the same ports.
+    /// Session of a peer process, as that process describes it.
     Other(serde_json::Value),
 }
 

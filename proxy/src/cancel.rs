@@ -32,7 +32,7 @@ const LONG_SECRET_BYTES: usize = 32;
 /// Cancel requests of one network: one in this interval, and [`REQUESTS_BURST`] at once after a pause.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(10);
 const REQUESTS_BURST: u32 = 1000;
-/// From connecting to the compute until it closes that connection, which it does once the signal is sent.
+/// Time limit of a cancel request to a compute, which closes the connection when it has sent the signal.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The keys of all connected clients.

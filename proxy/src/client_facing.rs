@@ -1,5 +1,5 @@
-//! [`ClientFacing`]: what a client is told by an error, and its label in metrics and log. The errors themselves are where
-//! they arise. Imports nothing of this crate.
+//! [`ClientFacing`]: the message that an error sends to the client, and the error's label in metrics and log. The
+//! error types are defined where they occur. Imports nothing of this crate.
 
 use bytes::BytesMut;
 use pq_proto::{BackendMessage, Encode, ErrorResponse, Frame, ProtocolError, SqlState};
@@ -9,16 +9,16 @@ pub(crate) trait ClientFacing: std::error::Error {
     /// A word of a small, fixed set, for metrics and the log.
     fn label(&self) -> &'static str;
 
-    /// The closing message. `None` when the client knows already, or is gone.
+    /// The closing message. `None` when the client has got it already, or has left.
     fn response(&self) -> Option<Response>;
 }
 
 /// The closing message to a client.
 #[derive(Debug, Clone)]
 pub(crate) enum Response {
-    /// In the proxy's words.
+    /// Made by the proxy.
     Proxy(ErrorResponse),
-    /// The compute's, byte for byte.
+    /// Received from the compute, passed on byte for byte.
     Compute(Frame),
 }
 
@@ -31,7 +31,7 @@ impl Encode for Response {
     }
 }
 
-/// The client did not keep to the protocol.
+/// Closing message to a client that broke the protocol (SQLSTATE 08P01).
 pub(crate) fn violation(message: impl Into<String>) -> ErrorResponse {
     ErrorResponse::fatal(SqlState::PROTOCOL_VIOLATION, message)
 }

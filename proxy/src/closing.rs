@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::client_facing::Response;
 
-/// For the last message to a client, and for the client to go when it has read it.
+/// Time limit for sending the closing message and for the client to close its side.
 pub(crate) const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sends the closing message and closes the connection.
@@ -19,8 +19,9 @@ pub(crate) async fn close<C: Io>(client: Connection<C>, response: Option<&Respon
     send_closing_message(&mut client, unsent, response).await;
 }
 
-/// Sends what is `unsent` and the last message, and closes. What the client still sends is read and dropped: closing
-/// with bytes unread would take the message away from it (RFC 1122, section 4.2.2.13).
+/// Sends the `unsent` bytes and the closing message, and closes. Bytes that the client still sends are read and
+/// dropped: a close with unread bytes would reset the connection, and the client would lose the message (RFC 1122,
+/// section 4.2.2.13).
 pub(crate) async fn send_closing_message<C: Io>(
     client: &mut Stream<C>,
     mut unsent: BytesMut,
@@ -40,7 +41,8 @@ pub(crate) async fn send_closing_message<C: Io>(
     let _ = timeout(CLOSING_TIMEOUT, closing).await;
 }
 
-/// Puts the halves together again. Besides the stream: what was read from it and not used, and what is yet to be sent.
+/// Joins reader and writer to one stream. Returns it with the bytes that were read and not used, and the bytes that
+/// are still to be sent.
 pub(crate) fn into_stream<S: Io>(connection: Connection<S>) -> (Stream<S>, BytesMut, BytesMut) {
     let (reader, read_before) = connection.reader.into_parts();
     let (writer, unsent) = connection.writer.into_parts();

@@ -1,5 +1,5 @@
-//! [`Listeners`]: the listening sockets. A supervisor has opened them before this process began (sd_listen_fds(3)), the
-//! process that this one replaces has handed them over, or they are bound here. Called by `main`.
+//! [`Listeners`]: the listening sockets. They are passed by a supervisor (sd_listen_fds(3)), handed over by the
+//! process that this one replaces, or bound here. Called by `main`.
 
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -34,7 +34,7 @@ pub(crate) enum Purpose {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Label {
     pub(crate) purpose: Purpose,
-    /// As configured: with port 0 the port differs each time, and the flag does not.
+    /// The value of the flag. Port 0 stays 0 here, so that the next process finds the socket by its flag.
     pub(crate) address: String,
 }
 
@@ -54,8 +54,8 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Opens what the configuration names. `inherited` are the sockets of the process that this one replaces. To be called
-    /// once: the descriptors that a supervisor passes are taken here.
+    /// Opens the listening sockets that the configuration names. `inherited` are the sockets of the process that this
+    /// one replaces. To be called once, because it takes ownership of the descriptors that a supervisor passes.
     pub async fn open(config: &Config, inherited: Vec<Listener>) -> anyhow::Result<Self> {
         let mut passed = Passed(from_supervisor().context("sockets of the supervisor")?);
         passed.0.extend(inherited);
@@ -98,11 +98,11 @@ impl Listeners {
     }
 }
 
-/// Sockets that were opened by another process and are not in use yet.
+/// Sockets that another process has opened, and that are not assigned to a flag yet.
 struct Passed(Vec<Listener>);
 
 impl Passed {
-    /// The sockets of a supervisor's unit go before the flags.
+    /// Takes all sockets for this purpose that the supervisor passed. They override the flag.
     fn take_supervised(&mut self, purpose: Purpose) -> Vec<Listener> {
         let wanted = Label::supervised(purpose);
         self.0.extract_if(.., |listener| listener.label == wanted).collect()
@@ -129,7 +129,7 @@ impl Label {
         Self { purpose, address: "of the supervisor".to_owned() }
     }
 
-    /// By the name that the supervisor gave the socket (systemd.socket(5), FileDescriptorName=).
+    /// Label of a supervisor's socket, by the name of the socket (systemd.socket(5), FileDescriptorName=).
     fn of_name(name: &str) -> Self {
         Self::supervised(match name {
             "http" => Purpose::Http,
@@ -154,7 +154,7 @@ impl Listener {
 
 fn from_supervisor() -> anyhow::Result<Vec<Listener>> {
     let variable = |name| std::env::var(name).unwrap_or_default();
-    // A parent process that knows nothing of these variables passes them on though they are not for this process.
+    // A parent process may have received these variables for itself and passed them on unchanged.
     if variable("LISTEN_PID") != std::process::id().to_string() {
         return Ok(Vec::new());
     }

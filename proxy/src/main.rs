@@ -40,11 +40,11 @@ fn run(flags: Flags) -> anyhow::Result<()> {
 
 async fn live(config: &Config, log_level: LogLevel) -> anyhow::Result<Drained> {
     raise_descriptor_limit();
-    // Before the outside can see that this process is up.
+    // Before other programs can see that this process is up.
     let shutdown = Shutdown::on_process_signals()?;
     let running = tokio::select! {
         running = start(config, log_level, &shutdown) => running?,
-        // The process before it, which a start waits for, may not answer.
+        // The start waits for the previous process, which may not answer.
         () = shutdown.immediate() => return Ok(Drained::Interrupted { tasks_left: shutdown.tasks() }),
     };
     Ok(running.ended().await)

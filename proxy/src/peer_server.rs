@@ -17,10 +17,10 @@ use crate::peers::wire::{self, Answer, Request, Serving, WireError};
 use crate::peers::{check_account, own_account};
 use crate::session::Services;
 
-/// For a new process to come up once it has the sockets.
+/// Time limit for a new process to serve the sockets after it has got them.
 const SERVING_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Answers peers, for as long as it is polled.
+/// Answers peers until the task is aborted.
 pub(crate) async fn answer<D: Dial>(listener: Arc<UnixListener>, host: Arc<Host<D>>) {
     let serve = |stream, _| {
         let host = Arc::clone(&host);
@@ -36,10 +36,10 @@ pub(crate) async fn answer<D: Dial>(listener: Arc<UnixListener>, host: Arc<Host<
     .await;
 }
 
-/// What peers may ask of this process.
+/// State of this process that its answers to peers are made from.
 #[derive(Debug)]
 pub(crate) struct Host<D> {
-    /// Not held: a listener that ends must close its socket.
+    /// Weak references: a listener that ends must close its socket.
     listeners: Vec<(Label, Weak<TcpListener>)>,
     services: Arc<Services<D>>,
     activities: Arc<Activities>,

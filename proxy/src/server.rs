@@ -42,7 +42,7 @@ use crate::session::{self, Services, Session};
 use crate::tls::TlsStore;
 use crate::{admin, auth};
 
-/// For sessions to end at the deadline.
+/// Time limit for sessions to end after the drain deadline.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A server that is assembled and checked, but not yet running.
@@ -56,7 +56,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Reads certificates and control plane. An error is a mistake in what the configuration names.
+    /// Loads the files that the configuration names. An error names the flag or the file.
     pub fn new(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Self> {
         let mut registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::new(registry.registry());
@@ -133,7 +133,7 @@ impl Server {
         })
     }
 
-    /// Accepts connections, and then tells the process that had the sockets before to close them.
+    /// Starts to accept connections, and then tells the process that it replaces to close its listeners.
     pub async fn start(
         self,
         listeners: Listeners,
@@ -178,7 +178,8 @@ impl Server {
         }
     }
 
-    /// `/readyz` shows the drain, so the port is served until the end of the drain, or until another process has it.
+    /// Serves the admin port. `/readyz` shows the drain, so it ends with the drain, or when another process serves
+    /// the port.
     fn serve_admin(
         &self,
         listeners: &Listeners,
@@ -195,7 +196,7 @@ impl Server {
             async move {
                 let end = async move {
                     tokio::select! {
-                        // The other side is dropped.
+                        // The sender is dropped at the end of the drain.
                         _ = end.changed() => {}
                         () = drain.handed_over() => {}
                     }
@@ -208,7 +209,7 @@ impl Server {
         }))
     }
 
-    /// Background tasks: no session waits for them.
+    /// Starts the background tasks. No session waits for them.
     fn background_tasks(&self, listeners: &Listeners) -> Vec<Supervised> {
         let Services { metrics, drain, control_plane, links, .. } = &*self.services;
         let shutdown = &drain.shutdown;
@@ -265,7 +266,7 @@ impl Server {
     }
 }
 
-/// Everything that a reload reads, read for the first time.
+/// Collects all sources of a reload, and reads them for the first time.
 fn sources(
     services: &Services<TcpDial>,
     token: Option<Arc<TokenFile>>,
@@ -309,7 +310,7 @@ impl Running {
     }
 }
 
-/// At the deadline sessions end by themselves, which takes a moment.
+/// Waits for the last session. At the drain deadline all sessions end by themselves, within [`CUT_OFF_TIMEOUT`].
 async fn wait_for_sessions(drain: &Drain) -> Drained {
     let at_deadline = async {
         drain.deadline().await;
@@ -322,7 +323,7 @@ async fn wait_for_sessions(drain: &Drain) -> Drained {
     }
 }
 
-/// A second descriptor of the same socket: a task that is restarted begins with its own.
+/// Duplicates the descriptor of a socket, so that a restarted task has one of its own.
 fn another(socket: &TcpListener) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.as_fd().try_clone_to_owned()?.into())
 }

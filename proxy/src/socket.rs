@@ -10,10 +10,11 @@ use tokio::net::TcpStream;
 /// connection would otherwise hold its backend for ever.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// For how long a peer may leave bytes without an acknowledgement. While some are on their way no keepalive is sent.
+/// Longest time that sent bytes may stay unacknowledged. While there are such bytes, no keepalive is sent.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Messages are small and wait for an answer, so none may be held back for more; and a peer may vanish without a word.
+/// Sets the options. Messages are small and wait for an answer, so none may be held back until more bytes follow. A
+/// client or compute may vanish without closing the connection.
 pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);

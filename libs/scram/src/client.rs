@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 use super::keys::{ITERATIONS_MAX, Key, ScramKeys};
 use super::messages::{ScramError, ServerFirst, parse_server_final};
 
-/// No channel binding: a relay's channel to the database is not the one that its client has.
+/// GS2 header without channel binding: the TLS channel from a relay to its database is not the channel of its client.
 const GS2_HEADER: &str = "n,,";
 
 /// Secret that a client logs in with. `Debug` does not show it.

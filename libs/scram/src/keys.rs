@@ -59,8 +59,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// ClientKey and ServerKey of a password for one salt and one number of iterations. They log in wherever the same
-/// verifier is stored, and tell whether a server has that verifier.
+/// ClientKey and ServerKey of a password for one salt and one number of iterations. With them a client logs in
+/// wherever the same verifier is stored, and checks that a server has that verifier.
 #[derive(Debug, Clone, Copy)]
 pub struct ScramKeys {
     pub(crate) client_key: Key,

@@ -17,7 +17,8 @@ pub enum ScramError {
     /// The peer asks for a feature that is not implemented, or for more work than is allowed.
     #[error("unsupported in SCRAM: {0}")]
     Unsupported(&'static str),
-    /// The client's TLS channel is not the server's: an attacker is in the middle, or removes the offer of a binding.
+    /// The client's TLS channel is not the server's: an attacker is in the middle, or has removed the server's offer
+    /// of channel binding.
     #[error("SCRAM channel binding check failed")]
     ChannelBinding,
     /// The client does not know the password.

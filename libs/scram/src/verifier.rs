@@ -70,8 +70,8 @@ impl Verifier {
     }
 
     /// Makes the verifier of a role that does not exist. Salt and iterations look real and are the same at every
-    /// attempt, so that a client cannot find out which roles exist. No password fits: the keys are hashes without
-    /// known origin.
+    /// attempt, so that a client cannot find out which roles exist. No password fits: the keys are no hashes of a
+    /// known password.
     pub fn mock(secret: &[u8], endpoint: &str, role: &[u8], iterations: NonZeroU32) -> Self {
         // The length keeps apart pairs with equal concatenation, such as ("main", "app") and ("mai", "napp").
         let length = (endpoint.len() as u64).to_be_bytes();

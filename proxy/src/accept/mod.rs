@@ -24,12 +24,13 @@ use crate::limits::connections::{ConnectionSlot, Connections, TooMany};
 use crate::observe::metrics::{ByReason, Metrics};
 use crate::socket;
 
-/// For the header of the balancer: it sends it at once.
+/// Time limit for the PROXY header, which a load balancer sends at once.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Clients over a limit that are told so at the same time; of others the connection just ends.
+/// Clients over a limit that are sent an error at the same time, at most. Connections of further ones are closed
+/// without an error.
 const REFUSALS_MAX: usize = 64;
 
-/// What stands between a listener and a session. One for all listeners.
+/// Settings and limits that decide about each connection before its session. All listeners share one.
 #[derive(Debug)]
 pub(crate) struct Admission {
     connections: Arc<Connections>,
@@ -39,18 +40,18 @@ pub(crate) struct Admission {
     metrics: Metrics,
 }
 
-/// A connection that gets a session, or at least a refusal inside the protocol.
+/// A connection that gets a session or, over a limit, an error message of the PostgreSQL protocol.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) stream: Prefixed<TcpStream>,
-    /// The client, as far as it is known.
+    /// Address of the client: from the PROXY header, or else of the connection.
     pub(crate) peer: SocketAddr,
     /// When the connection was accepted.
     pub(crate) since: Instant,
-    /// A client over a limit gets no session, but its startup packet is read: clients show nothing that was said before
-    /// TLS, and a cancel request is welcome at such a time.
+    /// The limit that the client exceeds, if any. It then gets no session, but its startup packet is read: clients do
+    /// not show an error that arrives before TLS, and a cancel request is passed on even then.
     pub(crate) too_many: Option<TooMany>,
-    /// It counts for as long as this lives.
+    /// Counts the connection until this value is dropped.
     _place: Place,
 }
 
@@ -60,7 +61,7 @@ enum Place {
     Refusal { _permit: OwnedSemaphorePermit },
 }
 
-/// Why the first bytes of a connection are not even read.
+/// Why a connection is closed before its startup packet is read.
 #[derive(Debug, thiserror::Error)]
 enum NotAdmitted {
     #[error(transparent)]
@@ -82,7 +83,7 @@ impl ClientFacing for NotAdmitted {
         }
     }
 
-    /// Only a client that has bypassed the balancer is told: in all other cases there is no client yet that would read it.
+    /// Only a client that has bypassed the load balancer gets a message: in all other cases no client would read one.
     fn response(&self) -> Option<Response> {
         let Self::Header(error @ ProxyProtocolError::Missing) = self else { return None };
         let response =
@@ -147,7 +148,7 @@ impl Admission {
         Arc::clone(&self.refusals).try_acquire_owned().ok()
     }
 
-    /// Finds out where the connection comes from, and counts it there.
+    /// Reads the PROXY header, and counts the connection for the client's address.
     async fn admit(
         &self,
         mut stream: TcpStream,
@@ -166,7 +167,7 @@ impl Admission {
             }
         };
         let peer = told.unwrap_or(peer);
-        // An IPv4 client of an IPv6 listener is shown, and counted, as what it is.
+        // An IPv4 client of an IPv6 listener is shown and counted as an IPv4 client.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
 
         let slot = slot.and_then(|mut slot| match slot.set_source(peer.ip()) {

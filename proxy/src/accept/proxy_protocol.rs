@@ -9,9 +9,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::config::ProxyProtocol;
 
-/// What every header begins with: no other protocol's first bytes.
+/// Beginning of every header. No other protocol begins with these bytes.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, version and command, family, length.
+/// Bytes of the fixed part: signature, version and command, family, length.
 const FIXED_BYTES: usize = 16;
 /// Longest header in bytes. Balancers send some hundred; the length field would allow 64 KiB.
 const HEADER_BYTES_MAX: usize = 4096;
@@ -23,7 +23,7 @@ const TLV_CRC32C: u8 = 0x03;
 /// Type and length of an additional field.
 const TLV_HEADER_BYTES: usize = 3;
 
-/// No client can be told from these bytes.
+/// Why the first bytes of a connection are no valid header.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProxyProtocolError {
     #[error("no PROXY protocol header at the begin of the connection")]
@@ -40,8 +40,8 @@ pub(crate) enum ProxyProtocolError {
     Io(#[from] std::io::Error),
 }
 
-/// Reads the header, if one is expected. Besides the client's address, when the header has one: what was read behind the
-/// header, which is the client's.
+/// Reads the header, if one is expected. Returns the client's address, if the header has one, and the client's bytes
+/// that were read behind the header.
 pub(crate) async fn read(
     stream: &mut (impl AsyncRead + Unpin),
     expected: ProxyProtocol,
@@ -75,7 +75,8 @@ pub(crate) async fn read(
     Ok((client, buffer))
 }
 
-/// The client of a whole header. `None` where the balancer speaks for itself, or does not know.
+/// Returns the client's address from a complete header. `None` when the load balancer connects for itself, or does
+/// not know the client.
 fn parse(header: &[u8]) -> Result<Option<SocketAddr>, ProxyProtocolError> {
     let (version, command, family) = (header[12] >> 4, header[12] & 0xf, header[13]);
     if version != 2 || command > 1 {
@@ -88,7 +89,7 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, ProxyProtocolError> {
         0x00 => (None, 0),
         0x11 => (Some(client_v4(body).ok_or(truncated)?), 12),
         0x21 => (Some(client_v6(body).ok_or(truncated)?), 36),
-        // Two paths of sockets in the file system.
+        // Unix sockets: two paths of 108 bytes.
         0x31 if body.len() >= 216 => (None, 216),
         // What a balancer says about itself does not matter.
         _ if is_local => return Ok(None),
@@ -98,7 +99,7 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, ProxyProtocolError> {
     Ok(client.filter(|_| !is_local))
 }
 
-/// Source address, destination address, source port, destination port.
+/// Layout: source address, destination address, source port, destination port.
 fn client_v4(body: &[u8]) -> Option<SocketAddr> {
     let (address, rest) = body.split_first_chunk::<4>()?;
     Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::from(*address)), port(rest, 4)?))

@@ -16,8 +16,8 @@ use crate::config::Config;
 /// Length of the secret, and of its file, in bytes.
 const SECRET_BYTES: usize = 32;
 
-/// The secret. It must last over restarts: the salt of a role that exists does not change, so neither may that of one that
-/// does not.
+/// The secret. It must last over restarts: the salt of a role that exists does not change, so the salt of a role that
+/// does not exist must not change either.
 #[derive(Clone)]
 pub(crate) struct MockSecret(pub(crate) [u8; 32]);
 

@@ -35,7 +35,7 @@ use crate::route::{EndpointName, Route, RouteError, StartupRoute};
 /// Endpoints whose logins are counted, at most. Those that were quiet for longest are forgotten first.
 const LOGIN_LIMITS_MAX: usize = 10_000;
 
-/// Facts about a client that its startup packet does not tell.
+/// Facts about a client that its startup packet does not contain.
 #[derive(Debug)]
 pub(crate) struct ClientInfo<'a> {
     pub(crate) session: SessionId,
@@ -91,7 +91,8 @@ impl Authenticator {
         Arc::clone(&self.logins)
     }
 
-    /// For databases whose `scram_iterations` is not PostgreSQL's default.
+    /// Sets the iterations shown for unknown roles. Needed where the databases' `scram_iterations` is not
+    /// PostgreSQL's default.
     pub(crate) fn with_iterations(self, mock_iterations: NonZeroU32) -> Self {
         Self { mock_iterations, ..self }
     }

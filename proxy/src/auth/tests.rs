@@ -285,7 +285,7 @@ async fn changed_password_costs_one_attempt_at_most() {
             while let Err(error) = scene.result(brush).await {
                 assert!(matches!(error, AuthError::WrongPassword(_)), "{error}");
                 failures += 1;
-                // From the first question on the old one is no password any more.
+                // From the first lookup on the old password fails.
                 assert_eq!(scene.questions(), 2, "{method:?}");
                 assert_eq!(sqlstate(scene.result(APP).await), "28P01");
             }

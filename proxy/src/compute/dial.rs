@@ -13,7 +13,7 @@ use super::error::ComputeError;
 use crate::control_plane::{Address, Compute};
 use crate::socket;
 
-/// For a TCP connection to one address of a compute.
+/// Time limit for a TCP connection to one address of a compute.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Opens connections to computes: TCP, or pipes in memory in tests.

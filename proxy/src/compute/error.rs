@@ -1,4 +1,4 @@
-//! Compute errors: why there is no session at a compute, and what the client is told.
+//! Compute errors: why the login at a compute failed, and the message that the client gets.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use pq_proto::{ErrorResponse, FramedError, SqlState};
 use crate::client_facing::{ClientFacing, Response};
 use crate::control_plane::{Address, ControlPlaneError};
 
-/// Why there is no session at a compute.
+/// Why the login at a compute failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ComputeError {
     /// The address does not accept connections.
@@ -23,7 +23,7 @@ pub(crate) enum ComputeError {
     /// The compute does not speak TLS, or has a wrong certificate.
     #[error("TLS: {0}")]
     Tls(#[source] Box<ClientError>),
-    /// The compute asks for a method that needs what only the client has.
+    /// The compute asks for another authentication method. It would need a secret that only the client has.
     #[error("the compute asks for an authentication other than SCRAM-SHA-256")]
     Authentication,
     /// The compute broke SCRAM, or could not prove that it knows the role's verifier.
@@ -96,7 +96,7 @@ impl ClientFacing for ConnectError {
         }
     }
 
-    /// The compute's address is not for clients.
+    /// The compute's address is not shown to clients.
     fn response(&self) -> Option<Response> {
         let response = match self {
             Self::ControlPlane(error) => return error.response(),

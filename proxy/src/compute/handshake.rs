@@ -84,14 +84,15 @@ fn with_database(params: &StartupParams, database: Option<&Text>) -> StartupPara
     pairs.chain(default.map(|name| (Text::from("database"), name.clone()))).collect()
 }
 
-/// A conversation before the session.
+/// A connection during the login, and the greeting kept so far.
 struct LoginExchange<S> {
     connection: Connection<S>,
     greeting: BytesMut,
 }
 
 impl<S: Io> LoginExchange<S> {
-    /// Shows that we hold the key of the password, and has the compute show that it holds the verifier.
+    /// Proves to the compute that the proxy holds the key of the password, and checks the compute's proof that it
+    /// holds the verifier.
     async fn prove(
         &mut self,
         credentials: &Credentials,

@@ -23,9 +23,9 @@ use self::handshake::{LoggedIn, Login};
 use crate::control_plane::{CachingControlPlane, Compute, ControlPlaneError, LookupContext};
 use crate::observe::phases::{Phase, timed};
 
-/// For TLS and the login on one connection.
+/// Time limit for TLS and the login on one connection.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections in a row that may break during the login.
+/// The proxy gives up when this many connections in a row break during the login.
 const LOST_LOGINS_MAX: u32 = 5;
 /// The first pause between attempts; each further one doubles it.
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);

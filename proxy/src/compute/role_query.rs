@@ -15,7 +15,7 @@ use super::handshake::{self, LoggedIn, Login};
 use crate::control_plane::Compute;
 use crate::providers::{QueryDatabase, QueryError, QueryReply, QueryUser};
 
-/// For connection, login and query, on a running compute.
+/// Time limit for connection, login and query, on a running compute.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest message of the answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;

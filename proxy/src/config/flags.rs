@@ -140,8 +140,9 @@ pub struct Flags {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     connect_timeout: u64,
 
-    /// A Unix socket by which a new proxy gets the listening sockets of the one that runs with the same flag, and that one
-    /// drains; a cancel request that reaches the new one finds the sessions of the old one. For processes of one account
+    /// A Unix socket. A new proxy takes the listening sockets over from the running proxy with the same flag, which
+    /// then drains. A cancel request that reaches the new proxy finds the sessions of the old one. For processes of
+    /// one account
     #[arg(long, value_name = "PATH")]
     handover_socket: Option<PathBuf>,
 
@@ -161,7 +162,7 @@ pub struct Flags {
     #[arg(long, value_name = "text|json", default_value = "text")]
     log_format: telemetry::LogFormat,
 
-    /// What is logged, for example info or info,proxy=debug; RUST_LOG counts when it is not given
+    /// What is logged, for example info or info,proxy=debug; without this flag RUST_LOG is used
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -192,7 +193,7 @@ Other control planes: http:PATH, auth_query:PATH, link:PATH; an example of each 
 Signals: SIGTERM accepts no new sessions and lets the others finish; a second SIGTERM, and SIGINT, end at once. SIGHUP
 reloads certificates, endpoints, token and limits; when one of them is invalid, all stay as they were.";
 
-/// Accepts as many iterations as the proxy would compute itself.
+/// Parses a number of iterations, and refuses more than a login may cost.
 fn iterations_parser() -> impl TypedValueParser<Value = NonZeroU32> {
     clap::value_parser!(u32).range(1..=i64::from(ITERATIONS_MAX.get())).try_map(NonZeroU32::try_from)
 }

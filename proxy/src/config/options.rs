@@ -49,7 +49,7 @@ pub enum OptionError {
     /// A key that must be there.
     #[error("missing key \"{0}\"")]
     Missing(&'static str),
-    /// A value that is not what the key wants.
+    /// A value that the key does not accept.
     #[error("{key}={value}: expected {expected}")]
     Value {
         /// The key.

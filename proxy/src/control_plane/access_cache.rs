@@ -1,10 +1,10 @@
 //! [`AccessCache`]: verifiers of roles. With the allowlists of [`super::endpoint_rules`] they say which clients may
-//! come in. One lookup fills both caches, and serves all clients that ask at the same time. An endpoint that does not
-//! exist costs one lookup in its time, whatever roles it is asked for.
+//! connect. One lookup fills both caches, and serves all clients that ask at the same time. An endpoint that does not
+//! exist costs one lookup in its `negative_ttl`, whatever the roles.
 //!
-//! A verifier that a password does not fit may be outdated. [`AccessCache::refetch`] asks once more, one lookup for
-//! all clients and at most one a second for each role, and keeps the old entry until there is an answer: a client that
-//! guesses passwords while the provider is down does not lock others out.
+//! A verifier that a password does not fit may be outdated. [`AccessCache::refetch`] looks it up once more, with one
+//! lookup for all clients and at most one a second for each role, and keeps the old entry until there is an answer: a
+//! client that guesses passwords while the provider is down does not lock others out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,11 +29,11 @@ use crate::config::{CacheOptions, RateOptions};
 use crate::limits::rate_limit::Limit;
 use crate::route::EndpointName;
 
-/// A verifier that does not fit is asked for again unless it is as new as that.
+/// A verifier that a password does not fit is looked up again when it is at least this old.
 const REFETCH_AGE_MIN: Duration = Duration::from_secs(1);
-/// And not more often than once in this time, when there was no answer.
+/// The same role is looked up again at most once in that time, even when lookups get no answer.
 const REFETCH_RATE: RateOptions = RateOptions { rate: Some(Rate::new(REFETCH_AGE_MIN, 1)) };
-/// Roles at most for which that is counted.
+/// Roles whose repeated lookups are counted, at most.
 const REFETCH_LIMITS_MAX: usize = 10_000;
 
 /// A role of an endpoint.
@@ -71,7 +71,7 @@ pub(super) struct AccessCache {
     addresses: Arc<AddressCache>,
     pub(super) entries: LookupCache<Key, Verifier, NoVerifier>,
     no_role_ttl: Duration,
-    /// One client at a time finds out whether there is an endpoint.
+    /// For each endpoint one client at a time finds out whether it exists.
     endpoints_in_flight: SingleFlight<(EndpointName, Epoch), AccessResult>,
     roles_in_flight: SingleFlight<(Key, Epoch), AccessResult>,
     refetches_in_flight: SingleFlight<(Key, Epoch), Option<AccessResult>>,
@@ -121,8 +121,9 @@ impl AccessCache {
         answer
     }
 
-    /// Which clients may come in now, after `doubted` did not fit. `None` when `doubted` is as good as new: each role
-    /// costs one such lookup a second, however many clients guess passwords.
+    /// Looks the role up again, because a password did not fit `doubted`. `None` when `doubted` is still to be
+    /// trusted, because the last lookup is too recent: each role costs one such lookup a second, however many clients
+    /// guess passwords.
     pub(super) async fn refetch(
         self: &Arc<Self>,
         context: &LookupContext,
@@ -205,7 +206,8 @@ impl AccessCache {
         }
     }
 
-    /// Asks the provider, or waits for the lookup of another client. Besides the answer: whether this caller asked.
+    /// Asks the provider, or waits for the lookup of another client. Returns the answer, and whether this caller made
+    /// the request.
     async fn look_up(self: &Arc<Self>, context: &LookupContext, key: Key) -> (AccessResult, bool) {
         let (cache, context) = (Arc::clone(self), context.clone());
         let answer = in_own_task(context.endpoint.clone(), async move {
@@ -280,7 +282,7 @@ impl AccessCache {
         }
     }
 
-    /// Wakes the compute, where only a compute that runs can answer and the provider allows it. That is a wake as any
+    /// Wakes the compute, where only a running compute can answer and the provider allows it. Such a wake is like any
     /// other: it is shared and counted, and the compute is not suspended while it lasts.
     async fn ask_provider(
         self: &Arc<Self>,

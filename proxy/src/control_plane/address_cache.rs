@@ -1,5 +1,5 @@
-//! [`AddressCache`]: where computes are, and waking them. One lookup serves all clients that want the same endpoint at
-//! the same time.
+//! [`AddressCache`]: caches the addresses of computes, and wakes computes. One lookup serves all clients that want
+//! the same endpoint at the same time.
 //!
 //! An address is kept until its time is over, or until a client finds that its compute is not there. A provider that
 //! has everything in memory is asked every time. An error is kept too, for a shorter time: see
@@ -28,7 +28,8 @@ use crate::observe::cache_metrics::Source;
 use crate::observe::metrics::ByResult;
 use crate::route::EndpointName;
 
-/// What is remembered of a provider that has everything in memory: not its answer, but which client heard it.
+/// Cache for a provider that has everything in memory. Its entries answer no lookup; their generations tell which
+/// clients have got the same address.
 const IN_MEMORY: CacheOptions = CacheOptions::new(10_000, Duration::from_secs(300));
 /// Endpoints whose wakes are counted at most; those that were woken longest ago are forgotten first.
 const WAKE_LIMITS_MAX: usize = 10_000;
@@ -87,7 +88,7 @@ impl AddressCache {
         self.in_flight.in_flight()
     }
 
-    /// Where the compute is, or was when it was last looked up.
+    /// Returns the compute's address from the cache, or looks it up.
     pub(super) async fn locate(self: &Arc<Self>, context: &LookupContext) -> LocateResult {
         if self.provider.plane.is_in_memory() {
             return self.locate_in_memory(context).await;
@@ -117,7 +118,7 @@ impl AddressCache {
         located
     }
 
-    /// Looks up again, because another server was where `stale` says.
+    /// Looks up again, because another server answered at the address `stale`.
     pub(super) async fn locate_again(
         self: &Arc<Self>,
         context: &LookupContext,
@@ -131,8 +132,8 @@ impl AddressCache {
         Ok(newer)
     }
 
-    /// Wakes the compute, because no server was where `stale` says. A caller that comes late, when the compute was
-    /// woken for another one already, gets that answer.
+    /// Wakes the compute, because no server answered at the address `stale`. A caller that comes after the compute
+    /// was woken for another one gets that answer.
     pub(super) async fn wake(self: &Arc<Self>, context: &LookupContext, stale: &Located) -> LocateResult {
         self.count_spurious(stale);
         self.wake_unless_newer(context, stale.generation).await
@@ -178,7 +179,8 @@ impl AddressCache {
         }
     }
 
-    /// Asks the provider, or waits for the lookup of another client. Besides the answer: whether this caller asked.
+    /// Asks the provider, or waits for the lookup of another client. Returns the answer, and whether this caller made
+    /// the request.
     async fn look_up(self: &Arc<Self>, context: &LookupContext, wake: bool) -> (LocateResult, bool) {
         let (cache, context) = (Arc::clone(self), context.clone());
         let key = (context.endpoint.clone(), self.provider.order.epoch(&context.endpoint));

@@ -58,7 +58,7 @@ impl CachingControlPlane {
         self.access.access(context, role).await
     }
 
-    /// Which clients may come in now, after `doubted` did not fit. `None` when `doubted` is as good as new.
+    /// Looks the role up again, because a password did not fit `doubted`. `None` when the last lookup is too recent.
     pub(crate) async fn access_again(
         &self,
         context: &LookupContext,
@@ -68,12 +68,12 @@ impl CachingControlPlane {
         self.access.refetch(context, role, doubted).await
     }
 
-    /// Where the compute is, or was when it was last looked up.
+    /// Returns the compute's address from the cache, or looks it up.
     pub(crate) async fn locate(&self, context: &LookupContext) -> Result<Located, ControlPlaneError> {
         self.addresses.locate(context).await
     }
 
-    /// Looks up again, because another server was where `stale` says.
+    /// Looks up again, because another server answered at the address `stale`.
     pub(crate) async fn locate_again(
         &self,
         context: &LookupContext,
@@ -82,7 +82,7 @@ impl CachingControlPlane {
         self.addresses.locate_again(context, stale).await
     }
 
-    /// Wakes the compute, because no server was where `stale` says.
+    /// Wakes the compute, because no server answered at the address `stale`.
     pub(crate) async fn wake(
         &self,
         context: &LookupContext,
@@ -91,7 +91,7 @@ impl CachingControlPlane {
         self.addresses.wake(context, stale).await
     }
 
-    /// How often one endpoint may be woken; to be changed while clients come.
+    /// The limit of wakes of one endpoint, which a reload can change.
     pub(crate) fn wakes(&self) -> Arc<Limit<EndpointName>> {
         self.addresses.wakes()
     }
@@ -121,7 +121,7 @@ impl CachingControlPlane {
         self.idle.uses()
     }
 
-    /// Learns what the peers use. False when one of them does not answer.
+    /// Asks the peers which endpoints they use, and records it. Returns false when one of them does not answer.
     pub(crate) async fn learn_uses_of_peers(&self) -> bool {
         self.idle.learn_uses_of_peers().await
     }

@@ -28,7 +28,7 @@ impl EndpointRules {
         }
     }
 
-    /// Why no client gets to this endpoint, when that was answered a moment ago.
+    /// The cached error of this endpoint, if it does not exist or is closed.
     pub(super) fn closed(&self, endpoint: &EndpointName) -> Option<ControlPlaneError> {
         match self.entries.find(endpoint) {
             CacheLookup::Negative(hit) => Some(hit.value),
@@ -36,7 +36,7 @@ impl EndpointRules {
         }
     }
 
-    /// The project of an endpoint, as far as it was told.
+    /// The project of an endpoint, if the provider has named one.
     pub(super) fn project(&self, endpoint: &EndpointName) -> Option<Project> {
         self.entries.project(endpoint)
     }

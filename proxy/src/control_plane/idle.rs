@@ -4,9 +4,10 @@
 //! because the client that it was for may have left: a compute with a session, or one that is being woken, is never
 //! idle. A client that comes while a compute is being stopped waits until that is done, and wakes it again.
 //!
-//! Processes that have replaced each other use the same computes: the one that stops them asks the others at each look
-//! what they use, and it suspends from then on what they have used. While one of them does not answer, nothing is
-//! suspended. A compute that no session has used is not suspended either: nothing is known of it.
+//! Processes that have replaced each other use the same computes: the process that suspends asks the others at each
+//! check which endpoints they use. From then on it also suspends computes that only the others have used. While one
+//! of them does not answer, nothing is suspended. A compute that no session has used is not suspended either: nothing
+//! is known of it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -22,10 +23,10 @@ use crate::observe::metrics::ByResult;
 use crate::peers::{Peers, Used};
 use crate::route::EndpointName;
 
-/// How often the suspender looks for idle computes.
+/// How often idle computes are looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Suspends idle computes, and keeps those that are in use from it.
+/// Suspends idle computes, and records which computes are in use.
 #[derive(Debug)]
 pub(super) struct IdleSuspender {
     provider: Arc<SharedProvider>,
@@ -58,7 +59,7 @@ enum State {
     Stopped,
 }
 
-/// An endpoint is in use for as long as this lives.
+/// Keeps an endpoint in use until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct InUse {
     uses: Arc<Uses>,
@@ -150,7 +151,7 @@ impl IdleSuspender {
     /// Keeps the endpoint's compute from being suspended. Waits while it is being suspended.
     pub(super) async fn enter(&self, endpoint: &EndpointName) -> InUse {
         loop {
-            // Made before the look: an end of the suspension in between is not missed.
+            // Registered before the check, so that a suspension that ends in between is not missed.
             let stopped = self.uses.stopped.notified();
             if self.uses.enter(endpoint) {
                 return InUse { uses: Arc::clone(&self.uses), endpoint: endpoint.clone() };
@@ -169,7 +170,7 @@ impl IdleSuspender {
         self.uses.list()
     }
 
-    /// Learns what the peers use. False when one of them does not answer.
+    /// Asks the peers which endpoints they use, and records it. Returns false when one of them does not answer.
     pub(super) async fn learn_uses_of_peers(&self) -> bool {
         let Some(peers) = self.peers.get() else { return true };
         let Some(told) = peers.uses().await else { return false };
@@ -192,7 +193,7 @@ impl IdleSuspender {
             }
             for endpoint in self.uses.begin_to_stop(&limits) {
                 let suspender = Arc::clone(&self);
-                // In a task of its own: one that takes long does not hold the others up.
+                // Each stop is a task of its own, so that a slow one does not delay the others.
                 tokio::spawn(async move { suspender.suspend(&endpoint).await });
             }
         }

@@ -99,7 +99,7 @@ impl Source for CachingControlPlane {
 
     fn read(&self) -> Result<Apply<'_>, String> {
         let apply = self.provider.plane.read()?;
-        // Without files nothing was read anew, and what is kept is as true as before.
+        // A provider without files has read nothing new, so the entries stay valid.
         let reads_files = !self.provider.plane.files().is_empty();
         Ok(Box::new(move || {
             apply();

@@ -22,7 +22,7 @@ use crate::config::CacheOptions;
 use crate::observe::cache_metrics::CacheMetrics;
 use crate::route::EndpointName;
 
-/// The part of its time to live by which an entry may go sooner.
+/// Largest part of its time to live by which an entry expires early.
 const TTL_SPREAD: f64 = 0.1;
 
 /// Key of an entry, with the endpoint that it belongs to.

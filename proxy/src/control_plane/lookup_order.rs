@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::route::EndpointName;
 
-/// Endpoints share this many counters of invalidations. An endpoint that shares its counter with another one costs a
-/// lookup more.
+/// Endpoints share this many counters of invalidations. An invalidation therefore costs each endpoint with the same
+/// counter one more lookup.
 const SHARDS: usize = 256;
 
 /// When a lookup began, compared with other lookups.

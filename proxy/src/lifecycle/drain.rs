@@ -1,11 +1,11 @@
-//! Shutdown timeline of the proxy: when it stops accepting, when idle sessions are closed, when all are.
+//! Drain: tells when the proxy stops accepting connections, when idle sessions end, and when all sessions end.
 //!
 //! A drain begins in one of two ways. At SIGTERM the listeners stay open for a while, so that load balancers notice, and a
 //! client that wants a session is told to connect again. At a handover another process has the same listening sockets: the
 //! listeners close at once, and a client that was admitted before gets its session. Either way a session ends as soon as it
 //! is idle, and at the deadline even if it is busy.
 //!
-//! This module only tells the time; `accept`, `session` and `server` act on it.
+//! This module closes nothing: `accept`, `session` and `server` wait for its points in time and act.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -49,7 +49,7 @@ impl Drain {
         *self.handed_over.borrow()
     }
 
-    /// Whether a signal to end or a handover has come.
+    /// Whether a drain has begun, by a signal or by a handover.
     pub(crate) fn has_begun(&self) -> bool {
         self.shutdown.is_draining() || self.is_handed_over()
     }
@@ -59,7 +59,7 @@ impl Drain {
         self.shutdown.is_draining() && !self.is_handed_over()
     }
 
-    /// Returns when [`has_begun`](Self::has_begun) is true.
+    /// Waits until a drain begins. Returns when it began.
     pub(crate) async fn begun(&self) -> Instant {
         tokio::select! {
             () = self.shutdown.draining() => {}
@@ -68,13 +68,13 @@ impl Drain {
         *self.begun.get_or_init(Instant::now)
     }
 
-    /// Returns at the handover; never where there is none.
+    /// Waits for a handover. Never returns without one.
     pub(crate) async fn handed_over(&self) {
         // The sender lives in `self`.
         let _ = self.handed_over.subscribe().wait_for(|is_handed_over| *is_handed_over).await;
     }
 
-    /// Returns when no further connection is to be accepted.
+    /// Waits until no further connection is to be accepted.
     pub(crate) async fn listeners_close(&self) {
         let begun = self.begun().await;
         tokio::select! {
@@ -84,14 +84,14 @@ impl Drain {
         }
     }
 
-    /// Returns when a session that begins now is to end as soon as it is idle. A session that begins late has time for a
-    /// first query as well.
+    /// Waits until the calling session is to end as soon as it is idle. The time counts from the call when the drain
+    /// has begun before, so that a session that begins late has time for a first query.
     pub(crate) async fn idle_sessions_end(&self) {
         self.begun().await;
         sleep(self.times.idle).await;
     }
 
-    /// Returns when all sessions are to end.
+    /// Waits until all sessions are to end.
     pub(crate) async fn deadline(&self) {
         let begun = self.begun().await;
         if self.times.timeout.is_zero() {

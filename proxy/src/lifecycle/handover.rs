@@ -19,12 +19,13 @@ use crate::listeners::Listener;
 use crate::peers::wire::{self, Answer, Request, Serving};
 use crate::peers::{Peers, with_suffix};
 
-/// The place of this process among those that replace each other. Without `--handover-socket` it has none.
+/// Connections of this process to the process that it replaces and to the one that replaces it. Both fields are
+/// `None` without `--handover-socket`.
 #[derive(Debug, Default)]
 pub struct Succession {
-    /// Hands the listening sockets to the process after this one.
+    /// The socket by which the next process asks for the listening sockets.
     pub(crate) handover: Option<Handover>,
-    /// The process before this one; it goes on until it is told that its sockets are served.
+    /// The process that this one replaces. It goes on until it is told that its sockets are served.
     pub(crate) predecessor: Option<Predecessor>,
 }
 
@@ -46,21 +47,21 @@ pub(crate) struct Handover {
     listener: Arc<UnixListener>,
 }
 
-/// The process that had the listening sockets before. Holds the connection to it.
+/// The process that this one replaces, as the connection to it.
 #[derive(Debug)]
 pub(crate) struct Predecessor(UnixStream);
 
 impl Predecessor {
-    /// Tells it that its sockets are served: it closes its listeners and drains.
+    /// Tells the old process that its sockets are served. It then closes its listeners and drains.
     pub(crate) async fn replace(mut self) {
-        // It closes the connection once it drains: a signal that reaches it from now on finds it replaced.
+        // The old process closes this connection when it drains. A signal after that finds it replaced.
         let told = match wire::send(&mut self.0, &Serving {}).await {
             Ok(()) => wire::closed(&mut self.0).await,
             error => error,
         };
         match told {
             Ok(()) => tracing::info!("took over from another process"),
-            // It has exited in between. The sockets belong to this process in any case.
+            // The old process has exited. This process has the sockets all the same.
             Err(error) => {
                 tracing::warn!(%error, "previous process was not told that it is replaced")
             }
@@ -69,7 +70,7 @@ impl Predecessor {
 }
 
 impl Handover {
-    /// Listens for peers. `PATH` does not lead here yet.
+    /// Listens for peers. The link `PATH` does not point to this process yet.
     pub(crate) fn bind(path: &Path) -> anyhow::Result<Self> {
         if fs::symlink_metadata(path).is_ok_and(|found| !found.is_symlink()) {
             bail!(
@@ -109,7 +110,7 @@ impl Handover {
         self.peers.clone()
     }
 
-    /// Makes `PATH` lead to this process.
+    /// Makes the link `PATH` point to the socket of this process.
     pub(crate) fn lead_here(&self) -> io::Result<()> {
         let Peers { path, own, .. } = &self.peers;
         let link = with_suffix(own, "link");

@@ -1,4 +1,4 @@
-//! The life of the process: its drain, its replacement by another process, reloads, and tasks that begin anew.
+//! The life of the process: its drain, its replacement by another process, reloads, and restarts of background tasks.
 
 pub(crate) mod drain;
 pub(crate) mod handover;

@@ -1,8 +1,8 @@
-//! Reload of certificates, endpoints, tokens and limits, all or nothing: at SIGHUP all files, and every second those that
-//! have changed. Everything is read and checked before any of it counts. When one file is wrong everything stays as it was,
-//! and the log names the file.
+//! Reload of certificates, endpoints, tokens and limits, all or nothing: at SIGHUP all files, and every second those
+//! that have changed. Everything is read and checked before any of it applies. When one file is invalid everything
+//! stays as it was, and the log names the file.
 //!
-//! Which files there are and what is made of them is the business of each [`Source`]. Called by `server`.
+//! Each [`Source`] knows its files and how to read them. Called by `server`.
 
 use std::fmt;
 use std::fs;
@@ -18,7 +18,7 @@ use crate::observe::metrics::{ByResult, Metrics};
 /// How often the files are checked for changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Makes what was read count from now on. Does not fail, and takes no time.
+/// Applies what was read, for later connections. Does not fail, and does not block.
 pub(crate) type Apply<'a> = Box<dyn FnOnce() + Send + 'a>;
 
 /// A part of the configuration that is made of files.
@@ -26,7 +26,7 @@ pub(crate) trait Source: fmt::Debug + Send + Sync {
     /// The files that are checked for changes. Reads the disk.
     fn files(&self) -> Vec<PathBuf>;
 
-    /// Reads and checks the files; nothing counts yet. An error names the file. Reads the disk.
+    /// Reads and checks the files, without an effect yet. An error names the file. Reads the disk.
     fn read(&self) -> Result<Apply<'_>, String>;
 }
 
@@ -67,9 +67,9 @@ pub(crate) struct Sources {
 /// States of the files, by source.
 #[derive(Debug, Default)]
 struct Seen {
-    /// At the last check, good or wrong.
+    /// At the last check, whether the files were valid or not.
     last: Vec<Fingerprint>,
-    /// When they were last applied.
+    /// At the last reload that was applied.
     applied: Vec<Fingerprint>,
 }
 
@@ -92,14 +92,15 @@ impl Sources {
         self.read_and_apply(self.fingerprints(), |_| true)
     }
 
-    /// Reads what has changed since it was last applied; `None` when that was tried already.
+    /// Reads the sources that have changed since they were last applied. `None` when no file has changed since the
+    /// last check.
     fn reload_changed(&self) -> Option<Result<(), ReloadError>> {
         let (now, applied) = (self.fingerprints(), self.seen.lock().applied.clone());
         let is_news = now != self.seen.lock().last;
         is_news.then(|| self.read_and_apply(now.clone(), |number| now.get(number) != applied.get(number)))
     }
 
-    /// Called before anything is read: a change in between is seen the next time.
+    /// Called before the files are read, so that a change during the read is noticed at the next check.
     fn fingerprints(&self) -> Vec<Fingerprint> {
         self.sources.iter().map(|source| Fingerprint::of(&**source)).collect()
     }
@@ -232,7 +233,7 @@ mod tests {
         }
     }
 
-    /// Whichever file is wrong: nothing counts, and one line names all wrong files.
+    /// Whichever file is invalid: nothing is applied, and one line names all invalid files.
     #[test]
     fn reload_with_wrong_files_takes_nothing() {
         let scene = Scene::new();
@@ -265,7 +266,7 @@ mod tests {
         Sources::load(all, &scene.metrics).unwrap_err();
     }
 
-    /// A changed file is read until it counts, and a wrong one is tried once.
+    /// A changed file is read until it is applied, and an invalid one is tried once.
     #[test]
     fn reload_changed_tries_each_change_once() {
         let scene = Scene::new();
@@ -278,7 +279,7 @@ mod tests {
         scene.sources.reload_changed().unwrap().unwrap_err();
         assert!(scene.sources.reload_changed().is_none());
         assert_eq!(scene.contents(), ["newer", "old", "old"]);
-        // A good file counts as soon as all others are good too.
+        // A valid file is applied as soon as all others are valid too.
         fs::write(&scene.files[1].path, "right").unwrap();
         scene.sources.reload_changed().unwrap().unwrap();
         assert_eq!(scene.contents(), ["newest", "right", "old"]);

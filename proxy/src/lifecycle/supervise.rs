@@ -12,7 +12,7 @@ use crate::observe::metrics::{ByTask, Metrics};
 const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(30);
 
-/// A background task, aborted when this is dropped.
+/// A background task. It is aborted when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Supervised(JoinHandle<()>);
 
@@ -29,7 +29,8 @@ impl Drop for Supervised {
     }
 }
 
-/// Runs the future that `begin` makes. When it panics, runs the next one, until one returns.
+/// Runs the future that `begin` makes, as a task. When it panics, makes and runs another one after a pause. Ends when
+/// one returns.
 pub(crate) fn supervise<F>(
     name: &'static str,
     metrics: &Metrics,

@@ -1,4 +1,4 @@
-//! Limits: how much clients may ask for, and from which addresses.
+//! Limits: how many connections, logins and wakes clients may cause, and from which addresses.
 
 pub(crate) mod allowlist;
 mod client_network;

@@ -26,7 +26,7 @@ use utils::accept_loop::accept_loop;
 
 use super::{Links, Verdict};
 
-/// Serves the port until a drain begins. Whatever fails here fails for one connection.
+/// Serves the port until a drain begins. An error ends its own connection only.
 pub(crate) async fn listen(listener: TcpListener, links: Arc<Links>, shutdown: Shutdown) {
     let serve = |stream, peer| {
         let (links, draining) = (Arc::clone(&links), shutdown.draining());

@@ -8,7 +8,7 @@
 //! compute_ca = "ca.pem"      # optional: the authorities that must have signed the databases' certificates
 //! ```
 //!
-//! Called by the session instead of `route` and `auth`, when the proxy is started so.
+//! Called by the session instead of `route` and `auth`, with `--control-plane link:PATH`.
 
 pub(crate) mod mgmt;
 
@@ -272,7 +272,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Returns when the client has left, or has sent a message while it had to wait.
+/// Returns when the client has left, or has sent a message though it has to wait.
 async fn departure<S: Io>(client: &mut Connection<S>) -> LinkError {
     match client.reader.peek_byte().await {
         Ok(Some(b'X') | None) => LinkError::Closed,

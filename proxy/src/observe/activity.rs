@@ -88,12 +88,12 @@ impl Activity {
         }
     }
 
-    /// Where the client is, as far as that is known.
+    /// IP address of the client, if it is known.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         self.peer.map(|peer| peer.ip())
     }
 
-    /// Where the client is, as far as is known.
+    /// Address and port of the client, if they are known.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
@@ -102,7 +102,7 @@ impl Activity {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
-    /// To be set once; a second call changes nothing.
+    /// Sets endpoint and role, once: a second call changes nothing.
     pub(crate) fn set_destination(&self, destination: Destination) {
         let _ = self.destination.set(destination);
     }
@@ -121,7 +121,7 @@ impl Activity {
         self.metrics.bytes_to_clients.inc_by(bytes as u64);
     }
 
-    /// The byte of the last ReadyForQuery.
+    /// Records the transaction status of the last ReadyForQuery: `I`, `T` or `E`.
     pub(crate) fn transaction(&self, status: u8) {
         self.transaction.store(status, Ordering::Relaxed);
     }
@@ -153,7 +153,7 @@ impl Activity {
     }
 }
 
-/// To a tenth: more is noise.
+/// Milliseconds, rounded to a tenth.
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e4).round() / 10.0
 }
@@ -162,7 +162,7 @@ fn milliseconds(time: Duration) -> f64 {
 #[derive(Debug, Serialize)]
 pub(crate) struct View {
     id: String,
-    /// Of the process that has it.
+    /// Process id of the proxy that has the connection.
     pid: u32,
     /// Whether that process drains.
     draining: bool,
@@ -170,7 +170,7 @@ pub(crate) struct View {
     state: Option<Stage>,
     #[serde(flatten)]
     destination: Option<Destination>,
-    /// As of the last ReadyForQuery; a query may be running.
+    /// Transaction status at the last ReadyForQuery; a query may be running.
     transaction: Option<&'static str>,
     pub(crate) age_ms: u64,
     /// Milliseconds by phase of the login.

@@ -44,7 +44,7 @@ struct Kind {
 pub(crate) enum Source {
     /// A cache: the database may have moved.
     Cached,
-    /// An answer of this moment: something is wrong.
+    /// A lookup of this moment: the control plane named an address that does not work.
     Uncached,
     /// A file, which does not know whether the database is awake: it probably sleeps.
     Unwoken,

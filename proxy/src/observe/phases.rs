@@ -1,5 +1,6 @@
-//! [`Phases`]: time of a login by phase. The phases of a connection add up: while an authentication waits for the control
-//! plane, only the inner clock runs. Each phase is a span, too.
+//! [`Phases`]: measures a login by phase. Of nested phases only the innermost is measured: while an authentication
+//! waits for the control plane, the time counts as `control_plane` and not as `auth`. So the phases of a connection
+//! add up. Each phase is also a span.
 //!
 //! Set up by `server` around a session; `session`, `auth` and `compute` mark their phases with [`timed`]. Outside of a
 //! session nothing is measured.
@@ -21,7 +22,7 @@ use tracing::{Instrument, Span, info_span};
 pub(crate) enum Phase {
     /// From the accept to the admission: limits, the balancer's header.
     Accept,
-    /// From there to the startup packet, TLS and the client's pauses included.
+    /// From the admission to the startup packet, TLS and the client's pauses included.
     Tls,
     /// The same without TLS.
     Startup,
@@ -58,7 +59,7 @@ impl Phase {
         }
     }
 
-    /// A span's name is fixed where it is made.
+    /// Makes the phase's span. The macro needs a literal as name.
     fn span(self) -> Span {
         match self {
             Self::Accept => info_span!("accept"),
@@ -86,7 +87,7 @@ struct Clocks {
 }
 
 impl Clocks {
-    /// Stops the clock that runs and lets another one run; returns which one did.
+    /// Stops the running clock and starts the one of `to`. Returns the phase whose clock ran before.
     fn switch(&mut self, to: Option<Phase>) -> Option<Phase> {
         let now = Instant::now();
         let before = self.running.take().map(|(phase, since)| {
@@ -110,7 +111,7 @@ tokio::task_local! {
 }
 
 impl Phases {
-    /// Runs a session: [`timed`] inside of it counts here.
+    /// Runs a session. [`timed`] inside of it adds to these phases.
     pub(crate) async fn of<T>(self: Arc<Self>, session: impl Future<Output = T>) -> T {
         CURRENT.scope(self, session).await
     }
@@ -144,7 +145,7 @@ impl fmt::Display for Phases {
     }
 }
 
-/// Lets the clock of a phase run while `work` does, and then the one that ran before.
+/// Runs `work` and measures it as `phase`. Meanwhile the clock of the outer phase stands still.
 pub(crate) async fn timed<T>(phase: Phase, work: impl Future<Output = T>) -> T {
     let entered = CURRENT.try_with(Arc::clone).ok().map(|phases| {
         let before = phases.clocks.lock().switch(Some(phase));
@@ -155,7 +156,7 @@ pub(crate) async fn timed<T>(phase: Phase, work: impl Future<Output = T>) -> T {
     done
 }
 
-/// Lets the outer clock run again, also when the work is given up.
+/// Starts the outer clock again when dropped, also when the work is cancelled.
 struct Entered {
     phases: Arc<Phases>,
     before: Option<Phase>,
@@ -212,7 +213,7 @@ mod tests {
             sleep(SECOND).await;
             timed(Phase::ControlPlane, sleep(2 * SECOND)).await;
             sleep(4 * SECOND).await;
-            // Given up in the midst of it.
+            // Cancelled while it runs.
             let _ = timeout(8 * SECOND, timed(Phase::Wake, sleep(100 * SECOND))).await;
             sleep(16 * SECOND).await;
         });

@@ -1,5 +1,6 @@
-//! [`Peers`]: client of the other proxy processes that share the listening sockets, or did. A process that has exited is
-//! dropped from the list. A process that is older and does not know a request, or that is stuck, gives no answer.
+//! [`Peers`]: client of the other proxy processes that share the listening sockets, or did. A process that has exited
+//! is dropped from the list. A process that is stuck, or older and does not know a request, counts as one without an
+//! answer.
 //!
 //! Called by `cancel`, `link`, `admin` and `control_plane`.
 
@@ -18,9 +19,9 @@ use tokio::time::timeout;
 
 use super::wire::{self, Answer, Confidential, Request, Used};
 
-/// For a peer to pass a cancel request on, which may take a connection to the compute.
+/// Time limit for a peer to pass a cancel request on, which may take a connection to the compute.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(6);
-/// For answers that a peer knows by itself.
+/// Time limit for answers that a peer has in memory.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a peer process was not reached.
@@ -58,7 +59,7 @@ impl Peers {
         if path.file_name().is_none() {
             bail!("{} is no file", path.display());
         }
-        // Process numbers would be the same in two containers.
+        // A random number, because process ids may be the same in two containers.
         let number: u64 = rand::rng().random();
         Ok(Self {
             path: path.to_owned(),
@@ -99,7 +100,7 @@ impl Peers {
         Some(uses.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
-    /// Whether one peer answers so. Returns with the first one that does.
+    /// Whether the answer of one peer is the wanted one. Returns at the first such answer.
     async fn has_one(&self, request: Request, within: Duration, is_it: impl Fn(&Answer) -> bool) -> bool {
         let mut asked = self.ask(&request, within);
         while let Some(answer) = asked.join_next().await {
@@ -116,7 +117,8 @@ impl Peers {
         answers.into_iter().flatten().collect()
     }
 
-    /// The outer `Option` is `None` where no process listens.
+    /// Sends the request to all peers at once. In each result the outer `Option` is `None` where no process listens,
+    /// the inner one where the peer gives no answer.
     fn ask(&self, request: &Request, within: Duration) -> JoinSet<Option<Option<Answer>>> {
         let mut asked = JoinSet::new();
         for socket in self.others() {

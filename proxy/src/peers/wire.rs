@@ -1,6 +1,6 @@
-//! Protocol between proxy processes: one line of JSON each way, and listening sockets beside it (unix(7), SCM_RIGHTS). Both
-//! ends are this program, perhaps in two versions: a request that one does not know it refuses, and the other goes on as
-//! before.
+//! Protocol between proxy processes: one line of JSON each way, and listening sockets sent with it (unix(7),
+//! SCM_RIGHTS). Both ends are this program, perhaps in different versions: a process closes the connection when it
+//! does not know the request, and the other process goes on without an answer.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -24,7 +24,7 @@ use crate::listeners::{LISTENERS_MAX, Label};
 const LINE_BYTES_MAX: usize = 64 * 1024;
 /// Longest answer that lists sessions: some hundred thousand of them.
 const MUCH_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// For one line. Both processes are on one machine and answer at once.
+/// Time limit for one line. Both processes are on one machine and answer at once.
 const LINE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Request of a peer.
@@ -62,17 +62,17 @@ impl fmt::Debug for Confidential {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
-    /// The listening sockets, which come beside this line, in this order.
+    /// Labels of the listening sockets, which are sent with this line, in this order.
     Listeners(Vec<Label>),
     /// Whether there was a client with this key.
     Cancelled(bool),
     /// Whether a client waited for the report.
     Reported(bool),
-    /// As they are listed for operators.
+    /// The open connections, as `/v1/sessions` lists them.
     Sessions(Vec<serde_json::Value>),
     /// The endpoints in use.
     Uses(Vec<Used>),
-    /// Not now, and why.
+    /// The request is refused, for this reason.
     Refused(String),
 }
 
@@ -80,13 +80,13 @@ pub(crate) enum Answer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Serving {}
 
-/// What one process tells another of an endpoint that is awake as far as it knows.
+/// What one process tells another about an endpoint that is probably awake.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Used {
     pub(crate) endpoint: String,
-    /// Has a session there, or stops it at this moment.
+    /// Whether the process has a session there, or is stopping the compute.
     pub(crate) in_use: bool,
-    /// Time since that was so.
+    /// Milliseconds since `in_use` was last true.
     pub(crate) idle_ms: u64,
 }
 
@@ -147,7 +147,7 @@ pub(crate) async fn receive_within<T: DeserializeOwned>(
     Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), within, LINE_BYTES_MAX).await?)?)
 }
 
-/// Receives a line and the sockets that came with it.
+/// Receives a line and the sockets that were sent with it.
 pub(crate) async fn receive_with<T: DeserializeOwned>(
     stream: &mut UnixStream,
 ) -> Result<(T, Vec<OwnedFd>), WireError> {
@@ -249,7 +249,7 @@ mod tests {
         ] {
             let (mut one, mut other) = UnixStream::pair().unwrap();
             let saying = async {
-                // The other one hangs up in the midst of too much.
+                // The receiver closes the connection in the middle of a line that is too long.
                 let _ = one.write_all(said).await;
                 drop(one);
             };

@@ -125,7 +125,7 @@ impl AuthQueryControlPlane {
         }
     }
 
-    /// Takes the permission of this interval, if it is left.
+    /// Claims the one wake of this interval. Returns false when it is used up.
     fn may_wake(&self, endpoint: &EndpointName) -> bool {
         let (mut woken, now) = (self.woken.lock(), Instant::now());
         // Bounded by the endpoints in the file.
@@ -202,7 +202,7 @@ impl ControlPlane for AuthQueryControlPlane {
 struct KnownVerifiers {
     path: PathBuf,
     verifiers: Mutex<Verifiers>,
-    /// Endpoints and roles whose verifier did not fit a client's password since. Bounded by the verifiers.
+    /// Endpoints and roles whose stored verifier did not fit a client's password. Bounded by the verifiers.
     doubted: Mutex<BTreeSet<(String, String)>>,
 }
 

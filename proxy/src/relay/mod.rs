@@ -67,11 +67,11 @@ impl RelayEnd {
     }
 }
 
-/// When a drain ends a session. A deadline that has passed stays passed.
+/// Futures that complete when a drain ends the session.
 pub(crate) struct Limits<I, A> {
-    /// After this the session ends as soon as it is idle.
+    /// When complete, the session ends as soon as it is idle.
     pub(crate) when_idle: I,
-    /// After this the session ends.
+    /// When complete, the session ends at once.
     pub(crate) at_all: A,
 }
 
@@ -135,7 +135,8 @@ impl Knowledge {
         activity.compute_sent(bytes.len());
     }
 
-    /// Whether the client's last bytes are Terminate. Data may end alike; then only the final error message is missing.
+    /// Whether the client's last bytes are Terminate. Data of a client may end with the same bytes; then the client
+    /// only misses the closing message.
     fn has_terminated(&self) -> bool {
         self.tail == TERMINATE
     }
@@ -165,7 +166,7 @@ struct Relay<C, S> {
 }
 
 struct Farewell {
-    /// Whether Terminate was sent to the compute.
+    /// Whether the stream to the compute is closed for writing.
     is_told: bool,
     patience: Pin<Box<Sleep>>,
 }
@@ -208,7 +209,7 @@ impl<C: Io, S: Io> Relay<C, S> {
         })
     }
 
-    /// Sends the client the reason, unless it has one already or its stream is inside a message, and closes.
+    /// Sends the client the closing message, unless it has one already or its stream is inside a message, and closes.
     async fn say_goodbye(mut self, ended: RelayEnd) {
         let mut unsent = BytesMut::new();
         let response = match ended {
@@ -236,7 +237,7 @@ impl<C: Io, S: Io> Relay<C, S> {
     }
 }
 
-/// What PostgreSQL says, too, when it ends.
+/// The message that PostgreSQL itself sends when it shuts down.
 fn administrators_command() -> ErrorResponse {
     let message = "terminating connection due to administrator command";
     ErrorResponse::fatal(SqlState::ADMIN_SHUTDOWN, message)
@@ -247,8 +248,7 @@ impl Farewell {
         Self { is_told: false, patience: Box::pin(tokio::time::sleep(HALF_CLOSED_TIMEOUT)) }
     }
 
-    /// Tells the compute that the client has nothing more to say. Ready when the compute does not go, though it has
-    /// nothing to do.
+    /// Closes the stream to the compute for writing. Ready when an idle compute has not closed its side in time.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

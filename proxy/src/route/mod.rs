@@ -23,7 +23,7 @@ pub(crate) struct Route {
     pub(crate) params: StartupParams,
 }
 
-/// What a startup packet says about the way.
+/// Whether a startup packet names the endpoint.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum StartupRoute {
     /// It names the endpoint.
@@ -40,10 +40,10 @@ pub(crate) struct RouteInPassword {
 }
 
 impl Route {
-    /// Finds the way. `server_name` is the client's in TLS, `domains` are those of the certificate that it saw.
+    /// Finds the route. `server_name` is the client's in TLS, `domains` are those of the certificate that it saw.
     ///
-    /// A server name is a route only inside one of these domains: anything else, such as `localhost`, is just how the
-    /// client reached us. The user name is looked at last, because a role may have an `@` in its name.
+    /// A server name is a route only inside one of these domains: anything else, such as `localhost`, is only a name
+    /// of the proxy's machine. The user name is looked at last, because a role may have an `@` in its name.
     pub(crate) fn find(
         server_name: Option<&str>,
         domains: &[String],

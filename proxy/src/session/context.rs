@@ -16,16 +16,16 @@ use crate::tls::TlsStore;
 #[derive(Debug)]
 pub(crate) struct Services<D> {
     pub(crate) tls: Arc<TlsStore>,
-    /// From the first byte to authenticated.
+    /// Time limit from the client's first byte until it is authenticated.
     pub(crate) login_timeout: Duration,
     pub(crate) control_plane: Arc<CachingControlPlane>,
     /// Opens connections to computes.
     pub(crate) dial: D,
     pub(crate) cancels: Arc<Cancels>,
     pub(crate) auth: Authenticator,
-    /// In place of routes and passwords, where people log in with a browser.
+    /// Logins with a browser, in place of routes and passwords. `None` unless `--control-plane link:` is used.
     pub(crate) links: Option<Arc<Links>>,
-    /// From authenticated to connected, a wake included.
+    /// Time limit from the authentication until the session at the compute, a wake included.
     pub(crate) connect_timeout: Duration,
     pub(crate) drain: Arc<Drain>,
     pub(crate) metrics: Metrics,
@@ -36,6 +36,6 @@ pub(crate) struct Services<D> {
 pub(crate) struct Session<'s, D, R> {
     pub(crate) services: &'s Services<D>,
     pub(crate) activity: &'s Activity,
-    /// Nonces and cancel keys.
+    /// Source of nonces and cancel keys.
     pub(crate) random: &'s mut R,
 }

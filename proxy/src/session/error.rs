@@ -18,7 +18,7 @@ use crate::route::RouteError;
 pub(crate) enum SessionEnd {
     /// The client closed the connection before it said what it wants: a port check.
     NothingAsked,
-    /// It was a cancel request.
+    /// The connection was a cancel request.
     CancelRequest,
     /// Bytes were relayed until one side ended.
     Relayed(RelayEnd),
@@ -84,7 +84,7 @@ impl ClientFacing for SessionError {
 }
 
 impl SessionEnd {
-    /// For the session's record. Port checks and cancel requests are not worth a line at the usual level.
+    /// Entry in the session's record. Port checks and cancel requests are logged at DEBUG only.
     fn closed(self) -> Closed {
         let (reason, level, message) = match self {
             Self::NothingAsked => ("nothing_asked", Level::DEBUG, "nothing asked"),
@@ -96,7 +96,7 @@ impl SessionEnd {
 }
 
 impl SessionError {
-    /// For the session's record. Only what an operator has to look at is a warning.
+    /// Entry in the session's record. Only faults that an operator has to look at are warnings.
     fn closed(&self) -> Closed {
         let is_fault = matches!(self, Self::Connect(error) if !error.is_refusal());
         let level = if is_fault { Level::WARN } else { Level::INFO };

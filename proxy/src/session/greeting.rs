@@ -16,7 +16,7 @@ use crate::cancel::{Registered, Target};
 use crate::compute::Dial;
 use crate::compute::handshake::LoggedIn;
 
-/// For the client to take the greeting.
+/// Time limit for sending the greeting to the client.
 const GREET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A backend that can be asked to cancel, and the key with which its client may ask.

@@ -27,9 +27,9 @@ use crate::tls::{Certificate, Certificates};
 pub(super) struct Started<'c> {
     pub(super) params: StartupParams,
     pub(super) tls: Option<TlsInfo>,
-    /// Those of the handshake, even if a reload has replaced them since.
+    /// The certificates of the handshake, even if a reload has replaced them since.
     pub(super) certificates: Option<&'c Certificates>,
-    /// Until then the client must be authenticated.
+    /// Time by which the client must be authenticated.
     pub(super) deadline: Instant,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Started<'c> {
 struct Routed<'c> {
     route: StartupRoute,
     encrypted: bool,
-    /// What SCRAM may bind to.
+    /// Hash of the certificate, for SCRAM's channel binding.
     end_point_hash: Option<&'c [u8]>,
     deadline: Instant,
 }
@@ -56,14 +56,14 @@ pub(super) struct Connected<C> {
 /// What the client has received of its login.
 #[derive(Debug)]
 pub(super) enum SentSoFar {
-    /// Nothing of its end; SCRAM's last message, where there was SCRAM, is still to be sent.
+    /// No end of the authentication yet. After SCRAM its final message is still to be sent, before AuthenticationOk.
     Nothing { server_final: Option<String> },
     /// AuthenticationOk.
     AuthenticationOk,
 }
 
 impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
-    /// From the startup packet to a compute that has let the client in.
+    /// Logs the client in, from its startup packet to a session at its compute.
     pub(super) async fn log_in<S: Io>(
         &mut self,
         started: Started<'_>,
@@ -131,7 +131,7 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
         Ok(Connected { logged_in, compute, sent, in_use: Some(in_use) })
     }
 
-    /// The login of a person with a browser. The client has as long as the person may take.
+    /// Logs a person in with a browser. In place of the login timeout, the time limit is `confirmation_seconds`.
     async fn log_in_by_link<S: Io>(
         &mut self,
         links: &Links,
@@ -173,7 +173,8 @@ impl Destination {
     }
 }
 
-/// Returns when the client has left. A client that sends ahead is not watched further: its bytes come before its end.
+/// Returns when the client has left. A client that has sent bytes ahead is not watched any further: its end could
+/// only be seen behind those bytes.
 async fn departure<S: Io>(client: &mut Connection<S>) -> FramedError {
     match client.reader.peek_byte().await {
         Ok(Some(_)) => std::future::pending().await,

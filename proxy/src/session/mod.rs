@@ -1,6 +1,7 @@
-//! The story of one connection, from its first byte to its last. The stages of its login are in [`login`], the first bytes
-//! that a client gets from its compute in [`greeting`]. Generic over streams; randomness comes in, time is tokio's:
-//! conversations are replayed byte for byte in `transcripts`. Called by `server` for every connection.
+//! Session: runs one connection, from its first byte to its last. The stages of its login are in [`login`], the first
+//! bytes that a client gets from its compute in [`greeting`]. Generic over streams; randomness is an argument and
+//! time is tokio's, so that `transcripts` can replay conversations byte for byte. Called by `server` for every
+//! connection.
 
 mod context;
 mod error;
@@ -28,7 +29,7 @@ use crate::relay::{self, RelayEnd};
 use crate::tls::Tls;
 
 impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
-    /// Runs the connection. A client that is `too_many` may do no more than cancel.
+    /// Runs the connection. With `too_many` the client is over a limit: it may only send a cancel request.
     pub(crate) async fn run<S: Io>(
         mut self,
         stream: S,
@@ -83,7 +84,7 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
 
     async fn handshake<S: Io>(&self, stream: S, tls: &Tls) -> Result<handshake::Accepted<S>, HandshakeError> {
         let config = HandshakeConfig { tls: tls.policy.clone(), timeout: self.services.login_timeout };
-        // Only its end shows whether the client does TLS.
+        // Only the end of the handshake shows whether the client uses TLS.
         let accepting = timed(Phase::Tls, handshake::accept(stream, &config));
         let accepted = Box::pin(accepting).await?;
         if matches!(&accepted, handshake::Accepted::Session(session) if session.tls.is_none()) {

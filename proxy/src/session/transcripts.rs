@@ -53,7 +53,7 @@ use crate::providers::FileControlPlane;
 use crate::tls::TlsStore;
 use crate::tls::certificates::tests::write as write_certificate;
 
-/// For everything that one step waits for.
+/// Time limit of one step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(1);
 const PIPE_BYTES: usize = 64 * 1024;
@@ -164,7 +164,7 @@ fn steps(name: &str) -> Vec<String> {
     steps
 }
 
-/// A connection, with both of its ends in our hands.
+/// A connection whose client and compute are played by the test.
 struct Scene {
     client: DuplexStream,
     /// Another client of the same proxy.

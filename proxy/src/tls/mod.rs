@@ -1,4 +1,4 @@
-//! TLS for clients: certificates, where they lie, and their exchange while the proxy runs.
+//! TLS for clients: certificates, their files, and their replacement while the proxy runs.
 
 pub(crate) mod certificates;
 pub(crate) mod files;

@@ -1,7 +1,7 @@
 //! TLS store: the present certificates and TLS policy for clients.
 //!
-//! A [reload](crate::lifecycle::reload) replaces all of it at once, for later connections; invalid files change nothing. A
-//! session asks once, so that SCRAM binds to the certificate that the handshake showed.
+//! A [reload](crate::lifecycle::reload) replaces all of it at once, for later connections; invalid files change
+//! nothing. A session gets them once, so that SCRAM binds to the certificate that the handshake showed.
 
 use std::path::PathBuf;
 use std::sync::Arc;

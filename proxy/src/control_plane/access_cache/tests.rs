@@ -140,7 +140,7 @@ async fn refetch_skips_fresh_verifiers() {
     assert!(scene.cached.access_again(&main, &app, &first).await.is_none());
     tokio::time::advance(REFETCH_AGE_MIN).await;
     let old = scene.access("main", "app").await.unwrap();
-    // Twenty clients with the old password at once: one question, and the old verifier is gone for all of them.
+    // Twenty clients with the old password at once: one lookup, and the old verifier is gone for all of them.
     let again = join_all((0..20).map(|_| scene.cached.access_again(&main, &app, &old))).await;
     assert_eq!(scene.questions(), 2);
     assert_eq!(scene.cached.metrics.caches.spurious_hits("role_secret"), 20);

@@ -172,7 +172,7 @@ async fn suspender_inherits_uses_and_idle_times() {
     assert!(!told[0].in_use && told[0].idle_ms >= 30_000, "{told:?}");
     assert_eq!(new.stops_after(LIMIT / 2 - Duration::from_secs(3)).await, 0);
     assert_eq!(new.stops_after(Duration::from_secs(6)).await, 1);
-    // What the old one is just stopping is not stopped again.
+    // A compute that the old process is stopping is not stopped again.
     let told = old.cached.uses();
     assert!(told[0].in_use, "{told:?}");
     old.provider.go.add_permits(1);

@@ -27,7 +27,8 @@ use super::token::TokenFile;
 
 /// Longest body of a reply, in bytes.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
-/// For the TCP connection to the service. All of its addresses share it, so each of two has two seconds.
+/// Time limit for the TCP connection to the service. All addresses of the service share it: of two addresses, each
+/// has two seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Request to the service, without what is the same in all of them.

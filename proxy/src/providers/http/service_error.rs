@@ -16,7 +16,7 @@ use crate::route::EndpointName;
 /// Longest text of the service that a client sees, in bytes.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// Longest pause between two tries that the service may name: the longest time limit of a question. A longer one means
+/// Longest pause between two tries that the service may name: the longest time limit of a request. A longer one means
 /// the same, and would overflow the clock.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 

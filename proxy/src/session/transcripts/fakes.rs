@@ -1,5 +1,4 @@
-//! What stands in for the world in a transcript: a client's stream that counts writes, computes behind pipes, and randomness
-//! that counts.
+//! Fakes for transcripts: a client's stream that counts writes, computes behind pipes, and randomness that counts.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::compute::Dial;
 use crate::control_plane::Address;
 
-/// Our end of a client's pipe.
+/// The proxy's end of a client's pipe.
 pub(super) struct CountsWrites {
     pub(super) stream: DuplexStream,
     pub(super) writes: Arc<AtomicUsize>,
