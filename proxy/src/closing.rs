@@ -28,7 +28,7 @@ pub(crate) async fn send_closing_message<C: Io>(
     response: Option<&Response>,
 ) {
     if let Some(Err(error)) = response.map(|response| response.encode(&mut unsent)) {
-        tracing::warn!(%error, "an error message cannot be sent");
+        tracing::warn!(%error, "cannot encode the closing message");
     }
     let closing = async {
         client.write_all(&unsent).await?;

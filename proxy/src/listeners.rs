@@ -57,7 +57,7 @@ impl Listeners {
     /// Opens the listening sockets that the configuration names. `inherited` are the sockets of the process that this
     /// one replaces. To be called once, because it takes ownership of the descriptors that a supervisor passes.
     pub async fn open(config: &Config, inherited: Vec<Listener>) -> anyhow::Result<Self> {
-        let mut passed = Passed(from_supervisor().context("sockets of the supervisor")?);
+        let mut passed = Passed(from_supervisor().context("sockets passed by the supervisor")?);
         passed.0.extend(inherited);
         let mut pg = passed.take_supervised(Purpose::Pg);
         if pg.is_empty() {

@@ -88,7 +88,7 @@ impl<D: Dial> Host<D> {
     async fn hand_over(&self, mut stream: UnixStream) -> anyhow::Result<()> {
         let (permit, sockets) = (self.replacing.try_acquire(), self.sockets());
         let (Ok(_replacing), Some((labels, sockets))) = (permit, sockets) else {
-            let reason = "it drains already, or another process is replacing it";
+            let reason = "already draining, or another process is replacing it";
             return Ok(wire::send(&mut stream, &Answer::Refused(reason.to_owned())).await?);
         };
         wire::send_with(&mut stream, &Answer::Listeners(labels), &sockets).await?;

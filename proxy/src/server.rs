@@ -143,7 +143,7 @@ impl Server {
         let Succession { handover, predecessor } = succession;
         let drain = Arc::clone(&self.services.drain);
         if let Some(handover) = &handover {
-            self.share_with(&handover.peers());
+            self.set_peers_of_services(&handover.peers());
         }
         let (http_end, http_ends) = watch::channel(());
         let http = self.serve_admin(&listeners, handover.as_ref(), log_level, http_ends)?;
@@ -156,7 +156,7 @@ impl Server {
             predecessor.replace().await;
         }
         if let Some(handover) = &handover {
-            handover.lead_here().context("--handover-socket")?;
+            handover.point_link_here().context("--handover-socket")?;
         }
         Ok(Running {
             drain,
@@ -170,7 +170,7 @@ impl Server {
     }
 
     /// Lets the services ask peers for what this process does not know.
-    fn share_with(&self, peers: &Peers) {
+    fn set_peers_of_services(&self, peers: &Peers) {
         self.services.cancels.set_peers(peers.clone());
         self.services.control_plane.set_peers(peers.clone());
         if let Some(links) = &self.services.links {
@@ -192,7 +192,7 @@ impl Server {
         let (socket, drain) = (Arc::clone(&listeners.http.socket), Arc::clone(&self.services.drain));
         Ok(supervise("http", &self.services.metrics, move || {
             let (router, drain, mut end) = (router.clone(), Arc::clone(&drain), end.clone());
-            let socket = another(&socket);
+            let socket = duplicate(&socket);
             async move {
                 let end = async move {
                     tokio::select! {
@@ -203,7 +203,9 @@ impl Server {
                 };
                 match socket {
                     Ok(socket) => telemetry::serve(socket, router, end).await,
-                    Err(error) => tracing::error!(%error, "admin HTTP server has no socket"),
+                    Err(error) => {
+                        tracing::error!(%error, "cannot duplicate the socket of the admin HTTP server")
+                    }
                 }
             }
         }))
@@ -226,10 +228,10 @@ impl Server {
             let (socket, links) = (Arc::clone(&listener.socket), Arc::clone(links));
             let drain = Arc::clone(drain);
             tasks.push(supervise("mgmt", metrics, move || {
-                let (socket, links, drain) = (another(&socket), Arc::clone(&links), Arc::clone(&drain));
+                let (socket, links, drain) = (duplicate(&socket), Arc::clone(&links), Arc::clone(&drain));
                 async move {
                     let Ok(socket) = socket else {
-                        return tracing::error!("management server has no socket");
+                        return tracing::error!("cannot duplicate the socket of the management server");
                     };
                     tokio::select! {
                         () = mgmt::listen(socket, links, drain.shutdown.clone()) => {}
@@ -324,7 +326,7 @@ async fn wait_for_sessions(drain: &Drain) -> Drained {
 }
 
 /// Duplicates the descriptor of a socket, so that a restarted task has one of its own.
-fn another(socket: &TcpListener) -> std::io::Result<TcpListener> {
+fn duplicate(socket: &TcpListener) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.as_fd().try_clone_to_owned()?.into())
 }
 

@@ -68,7 +68,7 @@ enum NotAdmitted {
     TooMany(#[from] TooMany),
     #[error(transparent)]
     Header(#[from] ProxyProtocolError),
-    #[error("no PROXY protocol header came in time")]
+    #[error("PROXY protocol header did not arrive in time")]
     HeaderTimeout,
     #[error("{0}")]
     Socket(#[from] std::io::Error),

@@ -26,17 +26,17 @@ const TLV_HEADER_BYTES: usize = 3;
 /// Why the first bytes of a connection are no valid header.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProxyProtocolError {
-    #[error("no PROXY protocol header at the begin of the connection")]
+    #[error("connection does not begin with a PROXY protocol header")]
     Missing,
-    #[error("the connection ended inside the PROXY protocol header")]
+    #[error("connection ended inside the PROXY protocol header")]
     Torn,
-    #[error("PROXY protocol header of {0} bytes, at most {HEADER_BYTES_MAX} are accepted")]
+    #[error("PROXY protocol header of {0} bytes exceeds {HEADER_BYTES_MAX} bytes")]
     TooLong(usize),
     #[error("malformed PROXY protocol header: {0}")]
     Malformed(&'static str),
-    #[error("the checksum of the PROXY protocol header is wrong")]
+    #[error("PROXY protocol header has a wrong checksum")]
     Checksum,
-    #[error("no PROXY protocol header: {0}")]
+    #[error("cannot read the PROXY protocol header: {0}")]
     Io(#[from] std::io::Error),
 }
 
@@ -84,7 +84,7 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, ProxyProtocolError> {
     }
     let is_local = command == 0;
     let body = &header[FIXED_BYTES..];
-    let truncated = ProxyProtocolError::Malformed("it ends inside the addresses");
+    let truncated = ProxyProtocolError::Malformed("ends inside the addresses");
     let (client, address_bytes) = match family {
         0x00 => (None, 0),
         0x11 => (Some(client_v4(body).ok_or(truncated)?), 12),
@@ -93,7 +93,7 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, ProxyProtocolError> {
         0x31 if body.len() >= 216 => (None, 216),
         // What a balancer says about itself does not matter.
         _ if is_local => return Ok(None),
-        _ => return Err(ProxyProtocolError::Malformed("the client did not come over TCP")),
+        _ => return Err(ProxyProtocolError::Malformed("client is not connected over TCP")),
     };
     check_fields(header, FIXED_BYTES + address_bytes)?;
     Ok(client.filter(|_| !is_local))
@@ -118,7 +118,7 @@ fn port(rest: &[u8], destination_bytes: usize) -> Option<u16> {
 /// The additional fields must be whole, and the checksum right when it is one of them.
 fn check_fields(header: &[u8], mut at: usize) -> Result<(), ProxyProtocolError> {
     while at < header.len() {
-        let truncated = ProxyProtocolError::Malformed("it ends inside an additional field");
+        let truncated = ProxyProtocolError::Malformed("ends inside an additional field");
         let Some([kind, high, low]) = header.get(at..at + TLV_HEADER_BYTES) else { return Err(truncated) };
         let begin = at + TLV_HEADER_BYTES;
         let value = begin..begin + usize::from(u16::from_be_bytes([*high, *low]));
@@ -126,7 +126,7 @@ fn check_fields(header: &[u8], mut at: usize) -> Result<(), ProxyProtocolError> 
         at = value.end;
         if *kind == TLV_CRC32C {
             let told = content.try_into().map(u32::from_be_bytes);
-            let told = told.map_err(|_| ProxyProtocolError::Malformed("a checksum has 4 bytes"))?;
+            let told = told.map_err(|_| ProxyProtocolError::Malformed("checksum is not 4 bytes long"))?;
             // Of the whole header, with zeros in place of the checksum.
             let before = crc32c::crc32c(&header[..value.start]);
             let zeros = crc32c::crc32c_append(before, &[0; 4]);
@@ -248,21 +248,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_header_that_lies_is_refused() {
+    async fn read_refuses_invalid_headers() {
         for (bytes, words) in [
             (header(0x11, 0x11, V4), "neither LOCAL nor PROXY"),
             (header(0x22, 0x11, V4), "neither LOCAL nor PROXY"),
-            (header(0x21, 0x12, V4), "did not come over TCP"),
-            (header(0x21, 0x99, V4), "did not come over TCP"),
+            (header(0x21, 0x12, V4), "client is not connected over TCP"),
+            (header(0x21, 0x99, V4), "client is not connected over TCP"),
             (header(0x21, 0x11, &V4[..11]), "ends inside the addresses"),
             (header(0x21, 0x11, b""), "ends inside the addresses"),
             (header(0x21, 0x21, &V6[..35]), "ends inside the addresses"),
-            (header(0x21, 0x31, &[0; 215]), "did not come over TCP"),
+            (header(0x21, 0x31, &[0; 215]), "client is not connected over TCP"),
             (header(0x21, 0x11, &[V4, b"\x04"].concat()), "ends inside an additional field"),
             (header(0x21, 0x11, &[V4, b"\xea\0\x02n"].concat()), "ends inside an additional field"),
-            (header(0x21, 0x11, &[V4, b"\x03\0\x03abc"].concat()), "a checksum has 4 bytes"),
-            (header(0x21, 0x11, &[V4, b"\x03\0\0"].concat()), "a checksum has 4 bytes"),
-            (with_checksum(0x11, V4, 1), "the checksum of the PROXY protocol header is wrong"),
+            (header(0x21, 0x11, &[V4, b"\x03\0\x03abc"].concat()), "checksum is not 4 bytes long"),
+            (header(0x21, 0x11, &[V4, b"\x03\0\0"].concat()), "checksum is not 4 bytes long"),
+            (with_checksum(0x11, V4, 1), "PROXY protocol header has a wrong checksum"),
             (header(0x21, 0x11, V4)[..20].to_vec(), "ended inside the PROXY protocol header"),
             (SIGNATURE.to_vec(), "ended inside the PROXY protocol header"),
             (b"\r\n".to_vec(), "ended inside the PROXY protocol header"),

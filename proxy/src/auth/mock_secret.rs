@@ -61,9 +61,8 @@ fn read_or_make(path: &Path) -> io::Result<MockSecret> {
         }
         Err(error) => return Err(error),
     };
-    let wrong = |_| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("the file does not have {SECRET_BYTES} bytes"))
-    };
+    let wrong =
+        |_| io::Error::new(io::ErrorKind::InvalidData, format!("file does not have {SECRET_BYTES} bytes"));
     secret.try_into().map(MockSecret).map_err(wrong)
 }
 

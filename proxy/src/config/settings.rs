@@ -123,7 +123,9 @@ pub enum ConfigError {
         value: String,
     },
     /// A certificate without a key, or a key without a certificate.
-    #[error("--tls-cert is given {certificates} times and --tls-key {keys} times: they go in pairs")]
+    #[error(
+        "--tls-cert is given {certificates} times and --tls-key {keys} times: each certificate needs its key"
+    )]
     Pairs {
         /// Certificates.
         certificates: usize,

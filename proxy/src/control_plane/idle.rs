@@ -24,7 +24,7 @@ use crate::peers::{Peers, Used};
 use crate::route::EndpointName;
 
 /// How often idle computes are looked for.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Suspends idle computes, and records which computes are in use.
 #[derive(Debug)]
@@ -184,7 +184,7 @@ impl IdleSuspender {
         loop {
             tokio::select! {
                 () = &mut draining => return,
-                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
             }
 
             let limits = self.provider.plane.idle_limits();

@@ -28,9 +28,9 @@ pub(crate) struct Invalidation {
 /// Error in an invalidation request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidationError {
-    #[error("name an endpoint, a project or a role")]
+    #[error("request names no endpoint, project or role")]
     Nothing,
-    #[error("the endpoint's name has other characters than a-z, 0-9 and -, or is too long")]
+    #[error("endpoint name is not 1 to 63 of the characters a-z, 0-9 and -")]
     Endpoint,
 }
 

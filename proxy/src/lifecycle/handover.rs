@@ -63,7 +63,7 @@ impl Predecessor {
             Ok(()) => tracing::info!("took over from another process"),
             // The old process has exited. This process has the sockets all the same.
             Err(error) => {
-                tracing::warn!(%error, "previous process was not told that it is replaced")
+                tracing::warn!(%error, "cannot tell the previous process that it is replaced")
             }
         }
     }
@@ -111,7 +111,7 @@ impl Handover {
     }
 
     /// Makes the link `PATH` point to the socket of this process.
-    pub(crate) fn lead_here(&self) -> io::Result<()> {
+    pub(crate) fn point_link_here(&self) -> io::Result<()> {
         let Peers { path, own, .. } = &self.peers;
         let link = with_suffix(own, "link");
         // Relative, so that the directory can be moved.
@@ -123,8 +123,8 @@ impl Handover {
 impl Drop for Handover {
     fn drop(&mut self) {
         let Peers { path, own, .. } = &self.peers;
-        let leads_here = fs::read_link(path).is_ok_and(|to| Some(to.as_os_str()) == own.file_name());
-        for file in [Some(own), leads_here.then_some(path)].into_iter().flatten() {
+        let points_here = fs::read_link(path).is_ok_and(|to| Some(to.as_os_str()) == own.file_name());
+        for file in [Some(own), points_here.then_some(path)].into_iter().flatten() {
             let _ = fs::remove_file(file);
         }
     }

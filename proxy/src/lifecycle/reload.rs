@@ -16,7 +16,7 @@ use utils::Shutdown;
 use crate::observe::metrics::{ByResult, Metrics};
 
 /// How often the files are checked for changes.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Applies what was read, for later connections. Does not fail, and does not block.
 pub(crate) type Apply<'a> = Box<dyn FnOnce() + Send + 'a>;
@@ -96,8 +96,8 @@ impl Sources {
     /// last check.
     fn reload_changed(&self) -> Option<Result<(), ReloadError>> {
         let (now, applied) = (self.fingerprints(), self.seen.lock().applied.clone());
-        let is_news = now != self.seen.lock().last;
-        is_news.then(|| self.read_and_apply(now.clone(), |number| now.get(number) != applied.get(number)))
+        let has_changed = now != self.seen.lock().last;
+        has_changed.then(|| self.read_and_apply(now.clone(), |number| now.get(number) != applied.get(number)))
     }
 
     /// Called before the files are read, so that a change during the read is noticed at the next check.
@@ -112,32 +112,32 @@ impl Sources {
     ) -> Result<(), ReloadError> {
         self.seen.lock().last.clone_from(&now);
         let wanted = self.sources.iter().enumerate().filter(|(number, _)| is_wanted(*number));
-        let (mut applies, mut wrong) = (Vec::new(), Vec::new());
+        let (mut changes, mut errors) = (Vec::new(), Vec::new());
         for (_, source) in wanted {
             match source.read() {
-                Ok(apply) => applies.push(apply),
-                Err(error) => wrong.push(error),
+                Ok(apply) => changes.push(apply),
+                Err(error) => errors.push(error),
             }
         }
-        if !wrong.is_empty() {
-            return Err(ReloadError(wrong.join("; ").replace('\n', " ")));
+        if !errors.is_empty() {
+            return Err(ReloadError(errors.join("; ").replace('\n', " ")));
         }
-        applies.into_iter().for_each(|apply| apply());
+        changes.into_iter().for_each(|apply| apply());
         self.seen.lock().applied = now;
         Ok(())
     }
 
     /// Reloads at SIGHUP and when a file has changed, until the process ends.
     pub(crate) async fn keep_current(self: Arc<Self>, shutdown: Shutdown, metrics: Metrics) {
-        let mut asked_for = shutdown.reloads();
+        let mut signals = shutdown.reloads();
         loop {
-            let is_asked_for = tokio::select! {
-                () = asked_for.next() => true,
-                () = tokio::time::sleep(LOOK_INTERVAL) => false,
+            let is_signal = tokio::select! {
+                () = signals.next() => true,
+                () = tokio::time::sleep(CHECK_INTERVAL) => false,
             };
             let sources = Arc::clone(&self);
             let reloading = tokio::task::spawn_blocking(move || {
-                if is_asked_for { Some(sources.reload()) } else { sources.reload_changed() }
+                if is_signal { Some(sources.reload()) } else { sources.reload_changed() }
             });
             let result = match reloading.await {
                 Ok(None) => continue,
@@ -235,7 +235,7 @@ mod tests {
 
     /// Whichever file is invalid: nothing is applied, and one line names all invalid files.
     #[test]
-    fn reload_with_wrong_files_takes_nothing() {
+    fn reload_with_wrong_files_applies_nothing() {
         let scene = Scene::new();
         for (contents, wrong) in [
             (["!", "new", "new"], &["one"][..]),

@@ -24,11 +24,11 @@ struct Range {
 pub(crate) enum AllowlistError {
     #[error("not an address, a range such as 10.0.0.1-10.0.0.9, or a network such as 10.0.0.0/8")]
     Syntax,
-    #[error("a range of both IPv4 and IPv6 addresses")]
+    #[error("range mixes IPv4 and IPv6 addresses")]
     Families,
-    #[error("the last address of the range lies before its first")]
+    #[error("last address of the range is lower than its first")]
     Reversed,
-    #[error("a list has at most {ALLOWLIST_ENTRIES_MAX} entries")]
+    #[error("list exceeds {ALLOWLIST_ENTRIES_MAX} entries")]
     TooLong,
 }
 

@@ -32,7 +32,7 @@ pub(crate) async fn listen(listener: TcpListener, links: Arc<Links>, shutdown: S
         let (links, draining) = (Arc::clone(&links), shutdown.draining());
         tokio::spawn(async move {
             if let Err(error) = serve_connection(stream, links, draining).await {
-                tracing::info!(%peer, %error, "a management connection ended");
+                tracing::info!(%peer, %error, "management connection failed");
             }
         });
     };
@@ -71,14 +71,14 @@ struct Report {
 
 /// Passes a report to the client that waits for it, here or in a peer process.
 pub(crate) async fn deliver(links: &Links, report: &str) -> Result<(), ErrorResponse> {
-    let is_taken = deliver_here(links, report)?
+    let is_delivered = deliver_here(links, report)?
         || match links.peers.get() {
             Some(peers) => peers.report(report).await,
             None => false,
         };
     let not_waiting =
         || ErrorResponse::error(SqlState::UNDEFINED_OBJECT, "no client waits for this session_id");
-    is_taken.then_some(()).ok_or_else(not_waiting)
+    is_delivered.then_some(()).ok_or_else(not_waiting)
 }
 
 /// Passes a report on in this process. Returns whether a client waited for it.

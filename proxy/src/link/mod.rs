@@ -172,8 +172,8 @@ impl Links {
         if confirmation.is_zero() || confirmation > CONFIRMATION_MAX {
             return Err(LinkConfigError::Confirmation);
         }
-        let beside = path.parent().unwrap_or(Path::new("."));
-        let authorities = raw.compute_ca.map(|path| ClientTls::verify_full(&beside.join(path), None));
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let authorities = raw.compute_ca.map(|path| ClientTls::verify_full(&directory.join(path), None));
         let compute_tls = authorities.transpose()?;
         let (waiting, peers) = (Mutex::default(), OnceLock::new());
         Ok(Self { uri: raw.uri, confirmation, compute_tls, waiting, peers })
@@ -317,7 +317,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_verdict_reaches_whoever_waits_for_it_once() {
+    fn report_reaches_its_waiting_client_once() {
         let links = load("uri = \"http://h/\"").unwrap();
         let failure = || Verdict::Failure("no".into());
         assert!(!links.report("aa", failure()));

@@ -57,7 +57,7 @@ pub(crate) struct Peers {
 impl Peers {
     pub(crate) fn new(path: &Path) -> anyhow::Result<Self> {
         if path.file_name().is_none() {
-            bail!("{} is no file", path.display());
+            bail!("{}: path does not name a file", path.display());
         }
         // A random number, because process ids may be the same in two containers.
         let number: u64 = rand::rng().random();
@@ -71,13 +71,13 @@ impl Peers {
     /// Whether a peer has a client with this key; the peer then cancels its query.
     pub(crate) async fn cancel(&self, pid: i32, key: &[u8]) -> bool {
         let request = Request::Cancel { pid, key: hex::encode(key) };
-        self.has_one(request, CANCEL_TIMEOUT, |answer| matches!(answer, Answer::Cancelled(true))).await
+        self.any_answers(request, CANCEL_TIMEOUT, |answer| matches!(answer, Answer::Cancelled(true))).await
     }
 
     /// Passes on a report on a login with a browser. Whether a peer has a client that waits for it.
     pub(crate) async fn report(&self, report: &str) -> bool {
         let request = Request::Report(Confidential(report.to_owned()));
-        self.has_one(request, ANSWER_TIMEOUT, |answer| matches!(answer, Answer::Reported(true))).await
+        self.any_answers(request, ANSWER_TIMEOUT, |answer| matches!(answer, Answer::Reported(true))).await
     }
 
     /// The sessions of all peers.
@@ -101,10 +101,15 @@ impl Peers {
     }
 
     /// Whether the answer of one peer is the wanted one. Returns at the first such answer.
-    async fn has_one(&self, request: Request, within: Duration, is_it: impl Fn(&Answer) -> bool) -> bool {
+    async fn any_answers(
+        &self,
+        request: Request,
+        within: Duration,
+        is_wanted: impl Fn(&Answer) -> bool,
+    ) -> bool {
         let mut asked = self.ask(&request, within);
         while let Some(answer) = asked.join_next().await {
-            if matches!(answer, Ok(Some(Some(answer))) if is_it(&answer)) {
+            if matches!(answer, Ok(Some(Some(answer))) if is_wanted(&answer)) {
                 return true;
             }
         }
@@ -142,7 +147,7 @@ impl Peers {
         match self.connect(socket).await {
             Ok(Some(mut stream)) => {
                 wire::send(&mut stream, request).await?;
-                Ok(Some(wire::receive_much(&mut stream).await?))
+                Ok(Some(wire::receive_long_line(&mut stream).await?))
             }
             Ok(None) => {
                 // The process that left the socket here has exited.

@@ -23,7 +23,7 @@ use crate::listeners::{LISTENERS_MAX, Label};
 /// Longest line.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 /// Longest answer that lists sessions: some hundred thousand of them.
-const MUCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+const LONG_LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Time limit for one line. Both processes are on one machine and answer at once.
 const LINE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -135,8 +135,8 @@ pub(crate) async fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> Res
 }
 
 /// Receives a line that may be long.
-pub(crate) async fn receive_much<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, WireError> {
-    Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), LINE_TIMEOUT, MUCH_BYTES_MAX).await?)?)
+pub(crate) async fn receive_long_line<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, WireError> {
+    Ok(serde_json::from_slice(&rest_of_line(stream, Vec::new(), LINE_TIMEOUT, LONG_LINE_BYTES_MAX).await?)?)
 }
 
 /// Receives a line within this time.

@@ -99,13 +99,13 @@ impl EndpointsFile {
             message: describe_toml_error(&error, &text),
         })?;
 
-        let beside = path.parent().unwrap_or(Path::new("."));
+        let directory = path.parent().unwrap_or(Path::new("."));
         let endpoints = raw.endpoints.into_iter().map(|(name, raw)| {
             let parsed = name.parse().map_err(|_| "name is not 1 to 63 of a-z, 0-9 and -".to_owned());
-            let parsed = parsed.and_then(|name| Ok((name, raw.check(beside)?)));
+            let parsed = parsed.and_then(|name| Ok((name, raw.check(directory)?)));
             parsed.map_err(|problem| FileError::Value { path: path.to_owned(), endpoint: name, problem })
         });
-        let state_file = raw.state_file.map(|path| beside.join(path));
+        let state_file = raw.state_file.map(|path| directory.join(path));
         Ok(Self { endpoints: endpoints.collect::<Result<_, _>>()?, state_file })
     }
 
@@ -176,8 +176,8 @@ struct RawTls {
 }
 
 impl RawEndpoint {
-    /// Checks the values. Relative paths start at `beside`.
-    fn check(self, beside: &Path) -> Result<Endpoint, String> {
+    /// Checks the values. Relative paths start at `directory`.
+    fn check(self, directory: &Path) -> Result<Endpoint, String> {
         let address =
             self.address.parse().map_err(|error| format!("address \"{}\": {error}", self.address))?;
         let command = |what: &str, words: Option<Vec<String>>| {
@@ -197,7 +197,7 @@ impl RawEndpoint {
             (Some(_), _) => return Err("suspend_after_seconds: needs start and stop".into()),
         };
 
-        let auth_query = self.auth_query.map(|query| query.check(beside)).transpose()?;
+        let auth_query = self.auth_query.map(|query| query.check(directory)).transpose()?;
         if auth_query.is_some() && !self.roles.is_empty() {
             return Err("must not have both roles and auth_query".into());
         }
@@ -207,7 +207,7 @@ impl RawEndpoint {
         };
         let roles = self.roles.into_iter().map(role).collect::<Result<_, _>>()?;
 
-        let tls = self.tls.map(|tls| tls.check(beside)).transpose()?;
+        let tls = self.tls.map(|tls| tls.check(directory)).transpose()?;
         let database = self.dbname.filter(|name| !name.is_empty()).map(Text::from);
         let allowlist = Allowlist::parse(self.allowed_ips.iter().map(String::as_str))
             .map_err(|(entry, error)| format!("allowed_ips \"{entry}\": {error}"))?;
@@ -223,8 +223,8 @@ impl RawEndpoint {
 }
 
 impl RawTls {
-    fn check(self, beside: &Path) -> Result<ClientTls, String> {
-        ClientTls::verify_full(&beside.join(&self.ca), self.server_name)
+    fn check(self, directory: &Path) -> Result<ClientTls, String> {
+        ClientTls::verify_full(&directory.join(&self.ca), self.server_name)
             .map_err(|error| format!("tls.ca: {error}"))
     }
 }

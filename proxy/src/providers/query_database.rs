@@ -69,9 +69,9 @@ fn postgres() -> String {
 }
 
 impl RawAuthQuery {
-    /// Checks the table and reads the password file. Relative paths start at `beside`.
-    pub(super) fn check(self, beside: &Path) -> Result<QueryUser, String> {
-        let path = beside.join(&self.password_file);
+    /// Checks the table and reads the password file. Relative paths start at `directory`.
+    pub(super) fn check(self, directory: &Path) -> Result<QueryUser, String> {
+        let path = directory.join(&self.password_file);
         let problem =
             |error: &dyn fmt::Display| format!("auth_query.password_file {}: {error}", path.display());
         let password = fs::read_to_string(&path).map_err(|error| problem(&error))?;

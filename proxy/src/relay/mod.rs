@@ -68,11 +68,11 @@ impl RelayEnd {
 }
 
 /// Futures that complete when a drain ends the session.
-pub(crate) struct Limits<I, A> {
+pub(crate) struct DrainEnds<I, A> {
     /// When complete, the session ends as soon as it is idle.
     pub(crate) when_idle: I,
     /// When complete, the session ends at once.
-    pub(crate) at_all: A,
+    pub(crate) in_any_case: A,
 }
 
 /// Passes bytes until the session ends.
@@ -80,7 +80,7 @@ pub(crate) async fn run<C: Io, S: Io>(
     client: Connection<C>,
     compute: Connection<S>,
     activity: &Activity,
-    limits: Limits<impl Future<Output = ()>, impl Future<Output = ()>>,
+    drain_ends: DrainEnds<impl Future<Output = ()>, impl Future<Output = ()>>,
 ) -> RelayEnd {
     let (client, from_client, _) = into_stream(client);
     let (compute, from_compute, _) = into_stream(compute);
@@ -88,22 +88,23 @@ pub(crate) async fn run<C: Io, S: Io>(
     knowledge.client_sent(&from_client, activity);
     knowledge.compute_sent(&from_compute, activity);
     let (up, down) = (Some(Direction::new(from_client)), Direction::new(from_compute));
-    let mut relay = Relay { client, compute, knowledge, up, down, farewell: None, draining: false };
+    let mut relay = Relay { client, compute, knowledge, up, down, half_closed: None, draining: false };
 
-    let (mut when_idle, mut at_all) = (std::pin::pin!(limits.when_idle), std::pin::pin!(limits.at_all));
+    let mut when_idle = std::pin::pin!(drain_ends.when_idle);
+    let mut in_any_case = std::pin::pin!(drain_ends.in_any_case);
     let ended = poll_fn(|cx| {
         if !relay.draining {
             relay.draining = when_idle.as_mut().poll(cx).is_ready();
         }
         match relay.poll(cx, activity) {
-            Poll::Pending if at_all.as_mut().poll(cx).is_ready() => {
+            Poll::Pending if in_any_case.as_mut().poll(cx).is_ready() => {
                 Poll::Ready(RelayEnd::CutOff { busy: relay.knowledge.is_busy() })
             }
             poll => poll,
         }
     });
     let ended = ended.await;
-    relay.say_goodbye(ended).await;
+    relay.close(ended).await;
     ended
 }
 
@@ -161,19 +162,19 @@ struct Relay<C, S> {
     /// From the compute to the client; the session ends with it.
     down: Direction,
     /// Set when the client has closed its side.
-    farewell: Option<Farewell>,
+    half_closed: Option<HalfClosed>,
     draining: bool,
 }
 
-struct Farewell {
+struct HalfClosed {
     /// Whether the stream to the compute is closed for writing.
-    is_told: bool,
-    patience: Pin<Box<Sleep>>,
+    is_shut_down: bool,
+    timer: Pin<Box<Sleep>>,
 }
 
 impl<C: Io, S: Io> Relay<C, S> {
     fn poll(&mut self, cx: &mut Context<'_>, activity: &Activity) -> Poll<RelayEnd> {
-        let Self { client, compute, knowledge, up, down, farewell, draining } = self;
+        let Self { client, compute, knowledge, up, down, half_closed, draining } = self;
         if let Some(passing) = up
             && let Poll::Ready(end) =
                 passing.poll(cx, client, compute, |bytes| knowledge.client_sent(bytes, activity))
@@ -184,13 +185,13 @@ impl<C: Io, S: Io> Relay<C, S> {
                 End::Source(Some(_)) if !knowledge.has_terminated() => {
                     return Poll::Ready(RelayEnd::ClientVanished { busy: knowledge.is_busy() });
                 }
-                End::Source(_) => *farewell = Some(Farewell::new()),
+                End::Source(_) => *half_closed = Some(HalfClosed::new()),
                 // The compute reads no more, but its last messages may be on their way.
                 End::Sink(_) => {}
             }
         }
-        if let Some(farewell) = farewell
-            && farewell.poll(cx, compute, knowledge.is_busy()).is_ready()
+        if let Some(half_closed) = half_closed
+            && half_closed.poll(cx, compute, knowledge.is_busy()).is_ready()
         {
             return Poll::Ready(RelayEnd::ClientClosed);
         }
@@ -204,13 +205,13 @@ impl<C: Io, S: Io> Relay<C, S> {
         Poll::Ready(match end {
             _ if knowledge.has_terminated() => RelayEnd::ClientClosed,
             End::Sink(_) => RelayEnd::ClientVanished { busy: knowledge.is_busy() },
-            End::Source(_) if farewell.is_some() => RelayEnd::ClientClosed,
+            End::Source(_) if half_closed.is_some() => RelayEnd::ClientClosed,
             End::Source(_) => RelayEnd::ComputeClosed { between_messages: knowledge.follower.at_boundary() },
         })
     }
 
     /// Sends the client the closing message, unless it has one already or its stream is inside a message, and closes.
-    async fn say_goodbye(mut self, ended: RelayEnd) {
+    async fn close(mut self, ended: RelayEnd) {
         let mut unsent = BytesMut::new();
         let response = match ended {
             RelayEnd::ComputeClosed { between_messages: true }
@@ -223,11 +224,11 @@ impl<C: Io, S: Io> Relay<C, S> {
             }
             RelayEnd::Drained => {
                 let _ = timeout(CLOSING_TIMEOUT, self.compute.write_all(&TERMINATE)).await;
-                Some(administrators_command())
+                Some(admin_shutdown())
             }
             RelayEnd::CutOff { .. } if self.knowledge.follower.at_boundary() => {
                 unsent = self.down.into_kept();
-                Some(administrators_command())
+                Some(admin_shutdown())
             }
             _ => None,
         };
@@ -238,14 +239,14 @@ impl<C: Io, S: Io> Relay<C, S> {
 }
 
 /// The message that PostgreSQL itself sends when it shuts down.
-fn administrators_command() -> ErrorResponse {
+fn admin_shutdown() -> ErrorResponse {
     let message = "terminating connection due to administrator command";
     ErrorResponse::fatal(SqlState::ADMIN_SHUTDOWN, message)
 }
 
-impl Farewell {
+impl HalfClosed {
     fn new() -> Self {
-        Self { is_told: false, patience: Box::pin(tokio::time::sleep(HALF_CLOSED_TIMEOUT)) }
+        Self { is_shut_down: false, timer: Box::pin(tokio::time::sleep(HALF_CLOSED_TIMEOUT)) }
     }
 
     /// Closes the stream to the compute for writing. Ready when an idle compute has not closed its side in time.
@@ -255,14 +256,14 @@ impl Farewell {
         compute: &mut (impl AsyncWrite + Unpin),
         is_busy: bool,
     ) -> Poll<()> {
-        if !self.is_told {
-            self.is_told = Pin::new(compute).poll_shutdown(cx).is_ready();
+        if !self.is_shut_down {
+            self.is_shut_down = Pin::new(compute).poll_shutdown(cx).is_ready();
         }
-        while self.patience.as_mut().poll(cx).is_ready() {
+        while self.timer.as_mut().poll(cx).is_ready() {
             if !is_busy {
                 return Poll::Ready(());
             }
-            self.patience.as_mut().reset(Instant::now() + HALF_CLOSED_TIMEOUT);
+            self.timer.as_mut().reset(Instant::now() + HALF_CLOSED_TIMEOUT);
         }
         Poll::Pending
     }
@@ -317,7 +318,7 @@ mod tests {
             let metrics = Metrics::new(&mut Default::default());
             let activity = Activity::new(SessionId(1), None, metrics.clone());
             let (ended, at_client, at_compute) = tokio::join!(
-                run(client, compute, &activity, Limits { when_idle: pending(), at_all: pending() }),
+                run(client, compute, &activity, DrainEnds { when_idle: pending(), in_any_case: pending() }),
                 send_and_receive(client_end, up[100..].to_vec()),
                 send_and_receive(compute_end, down[3..].to_vec()),
             );

@@ -102,8 +102,9 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
         let Services { metrics, drain, dial, .. } = self.services;
         self.activity.reached(Stage::Passing);
         let counted = metrics.count_session();
-        let limits = relay::Limits { when_idle: drain.idle_sessions_end(), at_all: drain.deadline() };
-        let end = Box::pin(relay::run(client, compute, self.activity, limits)).await;
+        let drain_ends =
+            relay::DrainEnds { when_idle: drain.idle_sessions_end(), in_any_case: drain.deadline() };
+        let end = Box::pin(relay::run(client, compute, self.activity, drain_ends)).await;
         drop(counted);
 
         if let Some(Cancellable { target, registered }) = cancellable {
@@ -113,7 +114,7 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
             if matches!(end, ClientVanished { busy: true } | CutOff { busy: true })
                 && let Err(error) = target.cancel(dial).await
             {
-                tracing::warn!(%error, "query of a client that vanished was not cancelled");
+                tracing::warn!(%error, "cannot cancel the query of a client that vanished");
             }
         }
         end

@@ -30,7 +30,7 @@ pub(crate) enum CertificateError {
         error: TlsError,
     },
     /// The certificate is not valid X.509.
-    #[error("cannot read the names in {}", .0.display())]
+    #[error("cannot read the names in certificate {}", .0.display())]
     Names(PathBuf),
     /// The directory of certificates cannot be read.
     #[error("cannot read {}: {error}", path.display())]
@@ -41,7 +41,7 @@ pub(crate) enum CertificateError {
         error: std::io::Error,
     },
     /// The directory has no certificate with a key.
-    #[error("no certificate with its key is in {}", .0.display())]
+    #[error("no certificate with its key in directory {}", .0.display())]
     EmptyDirectory(PathBuf),
 }
 

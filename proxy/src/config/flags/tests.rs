@@ -107,7 +107,10 @@ fn bad_flag_is_refused_by_name() {
         (&[plane[0], plane[1], "--listen", "5432"], "--listen 5432: expected HOST:PORT"),
         (&[plane[0], plane[1], "--listen-http", ":80"], "--listen-http :80: expected HOST:PORT"),
         (&[plane[0], plane[1], "--tls-cert", "c"], "--tls-key"),
-        (&[plane[0], plane[1], "--tls-cert", "c", "--tls-key", "k", "--tls-key", "k"], "they go in pairs"),
+        (
+            &[plane[0], plane[1], "--tls-cert", "c", "--tls-key", "k", "--tls-key", "k"],
+            "each certificate needs its key",
+        ),
         (&[plane[0], plane[1], "--connect-timeout", "0"], "--connect-timeout"),
         (&[plane[0], plane[1], "--login-timeout", "0"], "--login-timeout"),
         (&[plane[0], plane[1], "--listen", "h:1", "--listen", "h"], "--listen h: expected HOST:PORT"),

@@ -103,16 +103,17 @@ impl HttpConfig {
 }
 
 impl RawConfig {
-    /// Checks the values. Relative paths start at `beside`.
-    fn check(self, beside: &Path) -> Result<HttpConfig, HttpConfigError> {
+    /// Checks the values. Relative paths start at `directory`.
+    fn check(self, directory: &Path) -> Result<HttpConfig, HttpConfigError> {
         let duration = |name, seconds| match seconds {
             1..=86400 => Ok(Duration::from_secs(seconds)),
             _ => Err(HttpConfigError::Seconds(name)),
         };
 
-        let authorities =
-            |path: PathBuf| ClientTls::verify_full(&beside.join(path), None).map_err(HttpConfigError::from);
-        let token = self.token_file.map(|path| TokenFile::load(beside.join(path)));
+        let authorities = |path: PathBuf| {
+            ClientTls::verify_full(&directory.join(path), None).map_err(HttpConfigError::from)
+        };
+        let token = self.token_file.map(|path| TokenFile::load(directory.join(path)));
         let client =
             Client::new(&self.url, token.transpose()?.map(Arc::new), self.ca.map(authorities).transpose()?)?
                 .ok_or(HttpConfigError::NoAuthorities)?;
