@@ -1,6 +1,7 @@
 //! Counters and timers of the safekeeper as a whole. `timeline_metrics` has those of its timelines.
 //!
-//! Imports nothing of this crate. `docs/metrics.md` lists all metrics.
+//! Imports nothing of this crate. `docs/metrics.md` lists all metrics. Batches and syncs are observed in
+//! `timeline/disk_thread/owned_timeline.rs`; the fdatasync itself is `Writer::flush` in `libs/wal_store/src/writer/mod.rs`.
 
 use std::sync::atomic::AtomicU64;
 

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tracing::{Instrument, field};
 use utils::Shutdown;
+use utils::accept_loop::accept_loop;
 use utils::shutdown::Drained;
 
 use crate::config::Config;
@@ -29,9 +30,6 @@ use crate::timeline_metrics::TimelineCollector;
 /// Connections to the PostgreSQL port at a time, handshakes included. A further one is closed at once, because each
 /// connection may fill a lane in memory.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
-
-/// Pause after a failed accept: with no file descriptor left it fails at once, again and again.
-pub(crate) const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A peer that leaves bytes or keepalive probes unacknowledged for this long counts as gone. Without the limit a connection
 /// could wait for ever to send its closing message.
@@ -148,19 +146,14 @@ fn ready_check(timelines: &Arc<Timelines>, shutdown: &Shutdown) -> telemetry::ad
 
 /// Accepts connections until the drain begins.
 async fn accept(listener: TcpListener, context: &Arc<SessionContext>) {
-    loop {
-        tokio::select! {
-            () = context.shutdown.draining() => return,
-            // Cancel-safe: an accept that did not return has taken no connection.
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => admit(stream, peer, context),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-                }
-            },
-        }
-    }
+    let on_error = |error| tracing::warn!(%error, "cannot accept a connection");
+    accept_loop(
+        &listener,
+        context.shutdown.draining(),
+        |stream, peer| admit(stream, peer, context),
+        on_error,
+    )
+    .await;
 }
 
 /// Starts the session of a connection, or closes it when there are too many.

@@ -1,7 +1,8 @@
 //! Accept loop: takes connections from a listener until it is told to stop, with pauses after a failed accept.
 //!
 //! The caller does admission and limits, and spawns the tasks that serve connections. The listener is a TCP or a Unix
-//! socket. Called by the proxy for its clients, its peer processes and its management port.
+//! socket. Called by the safekeeper, and by the proxy
+//! for its clients, its peer processes and its management port.
 
 use std::io;
 use std::net::SocketAddr;

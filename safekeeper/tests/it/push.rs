@@ -101,7 +101,7 @@ async fn second_connection_of_a_term_takes_over() {
     // The old connection no longer owns the term.
     old.send(&old.append(1, middle, &second[..16], middle)).await;
     let refusal = old.refusal().await;
-    assert!(refusal.is_fatal() && refusal.message.contains("not elected"), "{refusal}");
+    assert!(refusal.is_fatal() && refusal.message.contains("does not lead term 1"), "{refusal}");
     let mut reader = server.at.read(id, &START.to_string()).await;
     assert_eq!(reader.bytes(START, wal.end()).await, wal.bytes);
     server.stop().await;
