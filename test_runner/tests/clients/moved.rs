@@ -36,7 +36,7 @@ async fn moved_compute_is_found_without_a_client_error() -> Result<()> {
     ensure!(ask().await? == elsewhere.port.to_string());
     ensure!(service.wakes() == 2, "{} wakes", service.wakes());
     let log = fs::read_to_string(environment.directory.join("proxy.log"))?;
-    let failed = log.lines().filter(|line| line.contains("no session at the compute")).count();
+    let failed = log.lines().filter(|line| line.contains("cannot log in at the compute")).count();
     ensure!(failed == 1, "{failed} connects failed");
     let cached = proxied.http("/v1/cache").await?;
     ensure!(cached.contains(&format!(":{}\"", elsewhere.port)) && !cached.contains(&address), "{cached}");
