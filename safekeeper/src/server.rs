@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use postgres_backend::{HandshakeConfig, TlsPolicy};
+use postgres_backend::{HandshakeConfig, TlsMode};
 use socket2::{SockRef, TcpKeepalive};
 use telemetry::{Admin, LogLevel};
 use tokio::net::{TcpListener, TcpStream};
@@ -71,7 +71,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let mut registry = telemetry::Metrics::new("safekeeper", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(registry.registry());
-    let handshake = HandshakeConfig::new(config.tls.clone().map_or(TlsPolicy::Disabled, TlsPolicy::Required));
+    let handshake = HandshakeConfig::new(config.tls.clone().map_or(TlsMode::Disabled, TlsMode::Required));
     let pool = DiskPool::start(&metrics, &data_dir.lock(), config.retention)
         .context("cannot start the disk threads")?;
 

@@ -27,21 +27,21 @@ const TLS_HANDSHAKE_RECORD: u8 = 0x16;
 #[derive(Debug, Clone)]
 pub struct HandshakeConfig {
     /// When sessions use TLS.
-    pub tls: TlsPolicy,
+    pub tls: TlsMode,
     /// Longest time for everything before the first query.
     pub timeout: Duration,
 }
 
 impl HandshakeConfig {
     /// Settings with [`HANDSHAKE_TIMEOUT`].
-    pub fn new(tls: TlsPolicy) -> Self {
+    pub fn new(tls: TlsMode) -> Self {
         Self { tls, timeout: HANDSHAKE_TIMEOUT }
     }
 }
 
 /// When sessions use TLS.
 #[derive(Debug, Clone)]
-pub enum TlsPolicy {
+pub enum TlsMode {
     /// Never.
     Disabled,
     /// When the client asks for it.
@@ -50,7 +50,7 @@ pub enum TlsPolicy {
     Required(ServerTls),
 }
 
-impl TlsPolicy {
+impl TlsMode {
     fn server_tls(&self) -> Option<&ServerTls> {
         match self {
             Self::Disabled => None,
@@ -101,7 +101,7 @@ pub async fn accept<S: Io>(stream: S, config: &HandshakeConfig) -> Result<Accept
 
 async fn negotiate<S: Io>(
     stream: S,
-    policy: &TlsPolicy,
+    mode: &TlsMode,
     deadline: Instant,
 ) -> Result<Accepted<S>, HandshakeError> {
     let mut plain = FramedReader::new(stream);
@@ -109,11 +109,11 @@ async fn negotiate<S: Io>(
 
     let direct = first? == Some(TLS_HANDSHAKE_RECORD);
     let request = if direct {
-        Request::StartTls(policy.server_tls().ok_or(HandshakeError::TlsNotConfigured)?)
+        Request::StartTls(mode.server_tls().ok_or(HandshakeError::TlsNotConfigured)?)
     } else {
-        let request = next_request(&mut plain, policy.server_tls(), RequestsLeft::at_first(), deadline).await;
-        let request = request.and_then(|request| match (request, policy) {
-            (Request::Startup { .. }, TlsPolicy::Required(_)) => Err(HandshakeError::TlsRequired),
+        let request = next_request(&mut plain, mode.server_tls(), RequestsLeft::at_first(), deadline).await;
+        let request = request.and_then(|request| match (request, mode) {
+            (Request::Startup { .. }, TlsMode::Required(_)) => Err(HandshakeError::TlsRequired),
             (request, _) => Ok(request),
         });
         reply_on_error(request, plain.io_mut()).await?

@@ -27,7 +27,7 @@ pub use connection::Connection;
 pub use copy::{CopyBoth, CopyMessage, CopyReader, CopyWriter};
 pub use error::{HandshakeError, QueryError, TlsError};
 pub use handler::{AfterCopy, Answer, CopyEnd, Handler};
-pub use handshake::{Accepted, HandshakeConfig, Session, TlsPolicy};
+pub use handshake::{Accepted, HandshakeConfig, Session, TlsMode};
 pub use result_set::ResultSet;
 pub use serve::{ClosedBy, QUERY_BYTES_MAX, serve};
 pub use stream::{Io, Stream};

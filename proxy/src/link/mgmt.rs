@@ -16,7 +16,7 @@ use std::sync::Arc;
 use postgres_backend::authentication::Greeting;
 use postgres_backend::handshake::{self, Accepted, HandshakeConfig};
 use postgres_backend::{
-    Answer, Connection, CopyBoth, CopyEnd, Handler, HandshakeError, Io, QueryError, TlsPolicy, serve,
+    Answer, Connection, CopyBoth, CopyEnd, Handler, HandshakeError, Io, QueryError, TlsMode, serve,
 };
 use pq_proto::{ErrorResponse, FieldDescription, SqlState};
 use serde::Deserialize;
@@ -48,7 +48,7 @@ async fn serve_connection<S: Io>(
     links: Arc<Links>,
     draining: impl Future<Output = ()> + Send,
 ) -> Result<(), HandshakeError> {
-    let config = HandshakeConfig::new(TlsPolicy::Disabled);
+    let config = HandshakeConfig::new(TlsMode::Disabled);
     let Accepted::Session(mut session) = handshake::accept(stream, &config).await? else { return Ok(()) };
     let parameters = [
         ("server_version", env!("CARGO_PKG_VERSION")),

@@ -83,7 +83,7 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
     }
 
     async fn handshake<S: Io>(&self, stream: S, tls: &Tls) -> Result<handshake::Accepted<S>, HandshakeError> {
-        let config = HandshakeConfig { tls: tls.policy.clone(), timeout: self.services.login_timeout };
+        let config = HandshakeConfig { tls: tls.mode.clone(), timeout: self.services.login_timeout };
         // Only the end of the handshake shows whether the client uses TLS.
         let accepting = timed(Phase::Tls, handshake::accept(stream, &config));
         let accepted = Box::pin(accepting).await?;

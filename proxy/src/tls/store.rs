@@ -1,4 +1,4 @@
-//! TLS store: the present certificates and TLS policy for clients.
+//! TLS store: the present certificates for clients, and when TLS is used.
 //!
 //! A [reload](crate::lifecycle::reload) replaces all of it at once, for later connections; invalid files change
 //! nothing. A session gets them once, so that SCRAM binds to the certificate that the handshake showed.
@@ -7,19 +7,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use postgres_backend::{ServerTls, TlsPolicy};
+use postgres_backend::{ServerTls, TlsMode};
 use rustls::server::ResolvesServerCert;
 
 use super::certificates::{CertificateError, Certificates};
 use crate::config::TlsSources;
 use crate::lifecycle::reload::{Apply, Source};
 
-/// Certificates and policy that belong together.
+/// Certificates, and the mode that uses them.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
     /// `None` when sessions are not encrypted.
     pub(crate) certificates: Option<Arc<Certificates>>,
-    pub(crate) policy: TlsPolicy,
+    pub(crate) mode: TlsMode,
 }
 
 /// The present TLS state, and where its files are.
@@ -54,14 +54,14 @@ impl Source for TlsStore {
 impl Tls {
     fn load(sources: &TlsSources) -> Result<Self, CertificateError> {
         let Some(certificates) = Certificates::load(&sources.all_pairs()?)?.map(Arc::new) else {
-            return Ok(Self { certificates: None, policy: TlsPolicy::Disabled });
+            return Ok(Self { certificates: None, mode: TlsMode::Disabled });
         };
         let resolver = Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>;
         let tls = match &sources.client_authority {
             Some(authority) => ServerTls::with_client_authority(resolver, authority)?,
             None => ServerTls::from_resolver(resolver)?,
         };
-        Ok(Self { certificates: Some(certificates), policy: TlsPolicy::Required(tls) })
+        Ok(Self { certificates: Some(certificates), mode: TlsMode::Required(tls) })
     }
 }
 
@@ -96,6 +96,6 @@ mod tests {
     #[test]
     fn store_without_certificates_disables_tls() {
         let store = TlsStore::load(TlsSources::default()).unwrap();
-        assert!(matches!(store.current().policy, TlsPolicy::Disabled));
+        assert!(matches!(store.current().mode, TlsMode::Disabled));
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use postgres_backend::client::{Client, ClientCopyMessage, ClientError, ConnectOptions};
-use postgres_backend::{ClosedBy, HandshakeConfig, TlsPolicy};
+use postgres_backend::{ClosedBy, HandshakeConfig, TlsMode};
 use pq_proto::{FrontendMessage, SqlState};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -18,7 +18,7 @@ async fn server() -> (ConnectOptions, JoinHandle<SessionEnd>) {
     let options = options(listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        let config = HandshakeConfig::new(TlsPolicy::Disabled);
+        let config = HandshakeConfig::new(TlsMode::Disabled);
         serve_one(stream, config, Some("token"), Arc::new(Notify::new())).await
     });
     (options, server)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use postgres_backend::{Accepted, ClosedBy, HandshakeConfig, HandshakeError, TlsPolicy, handshake};
+use postgres_backend::{Accepted, ClosedBy, HandshakeConfig, HandshakeError, TlsMode, handshake};
 use pq_proto::{
     BackendMessage, Encode, FrontendMessage, ProtocolVersion, SqlState, StartupPacket, authentication,
 };
@@ -17,7 +17,7 @@ const V3: ProtocolVersion = ProtocolVersion::V3_0;
 
 #[tokio::test]
 async fn handshake_declines_each_encryption_once() {
-    let mut client = RawClient::new(TlsPolicy::Disabled);
+    let mut client = RawClient::new(TlsMode::Disabled);
     for request in [StartupPacket::Ssl, StartupPacket::GssEnc] {
         client.send(&request).await;
         assert_eq!(in_time(client.reader.read_byte()).await.unwrap(), Some(b'N'));
@@ -29,7 +29,7 @@ async fn handshake_declines_each_encryption_once() {
 #[tokio::test]
 async fn repeated_encryption_request_is_a_violation() {
     for request in [StartupPacket::Ssl, StartupPacket::GssEnc] {
-        let mut client = RawClient::new(TlsPolicy::Disabled);
+        let mut client = RawClient::new(TlsMode::Disabled);
         client.send(&request).await;
         assert_eq!(in_time(client.reader.read_byte()).await.unwrap(), Some(b'N'));
         client.send(&request).await;
@@ -42,9 +42,9 @@ async fn repeated_encryption_request_is_a_violation() {
 #[tokio::test]
 async fn bytes_behind_an_encryption_request_are_refused() {
     let (tls, _) = server_tls(&["localhost"]);
-    for policy in [TlsPolicy::Disabled, TlsPolicy::Offered(tls.clone()), TlsPolicy::Required(tls)] {
+    for mode in [TlsMode::Disabled, TlsMode::Offered(tls.clone()), TlsMode::Required(tls)] {
         for request in [StartupPacket::Ssl, StartupPacket::GssEnc] {
-            let mut client = RawClient::new(policy.clone());
+            let mut client = RawClient::new(mode.clone());
             client.send_raw(&encoded(&[request, startup(V3, &[("user", "stuffed")])])).await;
             let error = client.last_error().await;
             assert_eq!(error.sqlstate, SqlState::PROTOCOL_VIOLATION);
@@ -62,7 +62,7 @@ async fn required_tls_refuses_plain_sessions_of_any_version() {
         (ProtocolVersion(3 << 16 | 2), SqlState::INVALID_AUTHORIZATION),
         (ProtocolVersion(4 << 16), SqlState::FEATURE_NOT_SUPPORTED),
     ] {
-        let mut client = RawClient::new(TlsPolicy::Required(tls.clone()));
+        let mut client = RawClient::new(TlsMode::Required(tls.clone()));
         client.send(&startup(version, &[("user", "me")])).await;
         assert_eq!(client.last_error().await.sqlstate, expected);
         assert!(matches!(client.end().await, SessionEnd::Refused(_)));
@@ -77,7 +77,7 @@ async fn newer_minor_version_and_options_are_negotiated_down() {
         (ProtocolVersion(3 << 16 | 3), None, ProtocolVersion::V3_2),
         (ProtocolVersion(3 << 16 | 9999), Some("_pq_.x"), ProtocolVersion::V3_2),
     ] {
-        let mut client = RawClient::new(TlsPolicy::Disabled);
+        let mut client = RawClient::new(TlsMode::Disabled);
         let option = option.map(|name| (name, "on"));
         let params: Vec<_> = [("user", "me")].into_iter().chain(option).collect();
         client.send(&startup(version, &params)).await;
@@ -91,7 +91,7 @@ async fn newer_minor_version_and_options_are_negotiated_down() {
 #[tokio::test]
 async fn supported_version_needs_no_negotiation() {
     for version in [V3, ProtocolVersion(3 << 16 | 1), ProtocolVersion::V3_2] {
-        let mut client = RawClient::new(TlsPolicy::Disabled);
+        let mut client = RawClient::new(TlsMode::Disabled);
         client.send(&startup(version, &[("user", "me")])).await;
         assert_eq!(client.until_ready().await, "RSSKZ", "{version}");
     }
@@ -105,7 +105,7 @@ async fn session_params_exclude_protocol_options() {
         .await
         .unwrap();
     let Ok(Accepted::Session(session)) =
-        handshake::accept(server, &HandshakeConfig::new(TlsPolicy::Disabled)).await
+        handshake::accept(server, &HandshakeConfig::new(TlsMode::Disabled)).await
     else {
         panic!("no session");
     };
@@ -127,7 +127,7 @@ async fn malformed_opening_is_a_protocol_violation() {
         b"\0\0\0\x0c\x04\xd2\x16\x2e\0\0\0\x01",
         b"GET / HTTP/1.1\r\n\r\n",
     ] {
-        let mut client = RawClient::new(TlsPolicy::Disabled);
+        let mut client = RawClient::new(TlsMode::Disabled);
         client.send_raw(bytes).await;
         assert_eq!(client.last_error().await.sqlstate, SqlState::PROTOCOL_VIOLATION, "{bytes:?}");
         assert!(matches!(client.end().await, SessionEnd::Refused(HandshakeError::Connection(_))));
@@ -137,7 +137,7 @@ async fn malformed_opening_is_a_protocol_violation() {
 #[tokio::test]
 async fn unsupported_protocol_learns_the_supported_versions() {
     for version in [ProtocolVersion(2 << 16), ProtocolVersion(4 << 16)] {
-        let mut client = RawClient::new(TlsPolicy::Disabled);
+        let mut client = RawClient::new(TlsMode::Disabled);
         client.send(&startup(version, &[])).await;
         let error = client.last_error().await;
         assert_eq!(error.sqlstate, SqlState::FEATURE_NOT_SUPPORTED);
@@ -148,7 +148,7 @@ async fn unsupported_protocol_learns_the_supported_versions() {
 #[tokio::test]
 async fn cancel_request_has_4_or_256_key_bytes() {
     for length in [4, 256] {
-        let mut client = RawClient::new(TlsPolicy::Disabled);
+        let mut client = RawClient::new(TlsMode::Disabled);
         let key = vec![b'k'; length];
         client.send(&StartupPacket::Cancel { pid: 7, key: key.clone().into() }).await;
         assert_eq!(client.receive().await, None);
@@ -162,13 +162,13 @@ async fn cancel_request_has_4_or_256_key_bytes() {
 /// Port scans and health checks do so.
 #[tokio::test]
 async fn client_that_leaves_silently_is_no_error() {
-    let client = RawClient::new(TlsPolicy::Disabled);
+    let client = RawClient::new(TlsMode::Disabled);
     assert!(matches!(client.end().await, SessionEnd::ClosedByClient));
 }
 
 #[tokio::test]
 async fn query_sent_ahead_of_the_greeting_is_answered() {
-    let mut client = RawClient::new(TlsPolicy::Disabled);
+    let mut client = RawClient::new(TlsMode::Disabled);
     let mut wire = encoded(&[startup(V3, &[("user", "me")])]);
     FrontendMessage::Query("SHOW x".into()).encode(&mut wire).unwrap();
     client.send_raw(&wire).await;
@@ -182,7 +182,7 @@ async fn query_sent_ahead_of_the_greeting_is_answered() {
 #[tokio::test(start_paused = true)]
 async fn handshake_deadline_covers_all_bytes_together() {
     let (mut client, server) = duplex(4096);
-    let config = HandshakeConfig::new(TlsPolicy::Disabled);
+    let config = HandshakeConfig::new(TlsMode::Disabled);
     let began = tokio::time::Instant::now();
     let accepting = tokio::spawn(async move { handshake::accept(server, &config).await });
     let mut drip = tokio::time::interval(Duration::from_secs(1));
@@ -201,7 +201,7 @@ async fn handshake_deadline_covers_all_bytes_together() {
 
 #[tokio::test(start_paused = true)]
 async fn silent_client_is_closed_without_a_message() {
-    let mut client = RawClient::new(TlsPolicy::Disabled);
+    let mut client = RawClient::new(TlsMode::Disabled);
     assert_eq!(client.receive().await, None);
     assert!(matches!(client.end().await, SessionEnd::Refused(HandshakeError::Timeout)));
 }
@@ -209,7 +209,7 @@ async fn silent_client_is_closed_without_a_message() {
 #[tokio::test(start_paused = true)]
 async fn incomplete_startup_packet_times_out_at_the_deadline() {
     let began = tokio::time::Instant::now();
-    let mut client = RawClient::new(TlsPolicy::Disabled);
+    let mut client = RawClient::new(TlsMode::Disabled);
     client.send_raw(b"\0\0\x27\x10\0\x03\0\0user\0me\0\0").await;
     assert_eq!(client.last_error().await.sqlstate, SqlState::QUERY_CANCELED);
     assert_eq!(began.elapsed(), handshake::HANDSHAKE_TIMEOUT);
@@ -218,7 +218,7 @@ async fn incomplete_startup_packet_times_out_at_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn missing_password_times_out_at_the_deadline() {
-    let mut client = RawClient::with_config(HandshakeConfig::new(TlsPolicy::Disabled), Some("token"));
+    let mut client = RawClient::with_config(HandshakeConfig::new(TlsMode::Disabled), Some("token"));
     client.send(&startup(V3, &[("user", "me")])).await;
     assert_eq!(client.receive().await.unwrap().tag(), b'R');
     assert_eq!(client.last_error().await.message, "canceling authentication due to timeout");
@@ -228,7 +228,7 @@ async fn missing_password_times_out_at_the_deadline() {
 #[tokio::test]
 async fn cleartext_password_is_verified() {
     for (password, expected) in [("token", Some("RSSKZ")), ("", None), ("tokens", None)] {
-        let mut client = RawClient::with_config(HandshakeConfig::new(TlsPolicy::Disabled), Some("token"));
+        let mut client = RawClient::with_config(HandshakeConfig::new(TlsMode::Disabled), Some("token"));
         client.send(&startup(V3, &[("user", "me")])).await;
         assert_eq!(client.receive().await.unwrap().tag(), b'R');
         client
@@ -243,7 +243,7 @@ async fn cleartext_password_is_verified() {
 
 #[tokio::test]
 async fn query_in_place_of_the_password_is_refused() {
-    let mut client = RawClient::with_config(HandshakeConfig::new(TlsPolicy::Disabled), Some("token"));
+    let mut client = RawClient::with_config(HandshakeConfig::new(TlsMode::Disabled), Some("token"));
     client.send(&startup(V3, &[("user", "me")])).await;
     assert_eq!(client.receive().await.unwrap().tag(), b'R');
     client.send(&FrontendMessage::Query("SHOW x".into())).await;
@@ -267,13 +267,13 @@ fn handshake_never_panics_or_hangs() {
     let rest = proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 0..80);
     let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(length in length, code in code, rest in rest, with_tls in any::<bool>())| {
-        let policy = if with_tls { TlsPolicy::Offered(tls.clone()) } else { TlsPolicy::Disabled };
+        let mode = if with_tls { TlsMode::Offered(tls.clone()) } else { TlsMode::Disabled };
         runtime.block_on(async {
             let (mut client, server) = duplex(64 * 1024);
             let bytes = [&length.to_be_bytes()[..], &code.to_be_bytes(), &rest].concat();
             client.write_all(&bytes).await.unwrap();
             client.shutdown().await.unwrap();
-            let accepted = in_time(handshake::accept(server, &HandshakeConfig::new(policy))).await;
+            let accepted = in_time(handshake::accept(server, &HandshakeConfig::new(mode))).await;
             drop(accepted);
             let mut answer = BytesMut::new();
             while client.read_buf(&mut answer).await.unwrap() > 0 {}

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use postgres_backend::authentication::Greeting;
 use postgres_backend::{
     Accepted, AfterCopy, Answer, ClosedBy, Connection, CopyBoth, CopyEnd, CopyMessage, Handler,
-    HandshakeConfig, HandshakeError, Io, QueryError, ResultSet, TlsPolicy, handshake, serve,
+    HandshakeConfig, HandshakeError, Io, QueryError, ResultSet, TlsMode, handshake, serve,
 };
 use pq_proto::{
     BackendMessage, Encode, ErrorResponse, FieldDescription, FramedError, FramedReader, FramedWriter,
@@ -146,7 +146,7 @@ pub(crate) struct RawClient {
 
 impl RawClient {
     /// Before its first byte.
-    pub(crate) fn new(tls: TlsPolicy) -> Self {
+    pub(crate) fn new(tls: TlsMode) -> Self {
         Self::with_config(HandshakeConfig::new(tls), None)
     }
 
@@ -160,7 +160,7 @@ impl RawClient {
 
     /// Ready for a query.
     pub(crate) async fn ready() -> Self {
-        let mut client = Self::new(TlsPolicy::Disabled);
+        let mut client = Self::new(TlsMode::Disabled);
         client.send(&startup(ProtocolVersion::V3_0, &[("user", "me")])).await;
         client.until_ready().await;
         client

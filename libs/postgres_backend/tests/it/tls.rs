@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postgres_backend::client::{Client, ClientCopyMessage, ClientError, ClientTls, ConnectOptions};
 use postgres_backend::tls::load_certified_key;
-use postgres_backend::{Accepted, HandshakeConfig, ServerTls, TlsError, TlsPolicy, handshake};
+use postgres_backend::{Accepted, HandshakeConfig, ServerTls, TlsError, TlsMode, handshake};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::SingleCertAndKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -26,15 +26,15 @@ pub(crate) fn options(tls: Option<ClientTls>) -> ConnectOptions {
     }
 }
 
-pub(crate) fn serve(policy: TlsPolicy) -> (DuplexStream, JoinHandle<SessionEnd>) {
+pub(crate) fn serve(mode: TlsMode) -> (DuplexStream, JoinHandle<SessionEnd>) {
     let (client, server) = duplex(PIPE_BYTES);
-    (client, tokio::spawn(serve_one(server, HandshakeConfig::new(policy), None, Arc::default())))
+    (client, tokio::spawn(serve_one(server, HandshakeConfig::new(mode), None, Arc::default())))
 }
 
 #[tokio::test]
 async fn session_inside_negotiated_tls_is_served() {
     let (tls, certificates) = server_tls(&["localhost"]);
-    let (stream, _server) = serve(TlsPolicy::Required(tls));
+    let (stream, _server) = serve(TlsMode::Required(tls));
     let tls = ClientTls { config: client_config(&certificates, &[]), server_name: None };
     let mut client = in_time(Client::open(stream, &options(Some(tls)))).await.unwrap();
     assert_eq!(client.simple_query("SHOW x").await.unwrap()[0].get("x"), Some("16MB"));
@@ -51,7 +51,7 @@ async fn session_inside_negotiated_tls_is_served() {
 #[tokio::test]
 async fn client_tls_require_accepts_any_certificate() {
     let (tls, _) = server_tls(&["localhost"]);
-    let (stream, _server) = serve(TlsPolicy::Required(tls));
+    let (stream, _server) = serve(TlsMode::Required(tls));
     let mut options = options(Some(ClientTls::require().unwrap()));
     options.host = "127.0.0.1".to_owned();
     // The certificate is chosen by name here, and an address is none.
@@ -69,7 +69,7 @@ async fn client_authority_admits_only_its_own_certificates() {
     let resolver = Arc::new(SingleCertAndKey::from(usable(&server)));
     let tls = ServerTls::with_client_authority(resolver, &authority).unwrap();
     for (shown, is_let_in) in [(Some(&known), true), (Some(&stranger), false), (None, false)] {
-        let (stream, _server) = serve(TlsPolicy::Required(tls.clone()));
+        let (stream, _server) = serve(TlsMode::Required(tls.clone()));
         let mut config = client_config(&[server.cert.der().clone()], &[]);
         if let Some(shown) = shown {
             Arc::make_mut(&mut config).client_auth_cert_resolver =
@@ -94,7 +94,7 @@ async fn verify_full_checks_authority_and_name() {
     {
         std::fs::write(&authority, trusted.cert.pem()).unwrap();
         let resolver = Arc::new(SingleCertAndKey::from(usable(&own)));
-        let (stream, _server) = serve(TlsPolicy::Required(ServerTls::from_resolver(resolver).unwrap()));
+        let (stream, _server) = serve(TlsMode::Required(ServerTls::from_resolver(resolver).unwrap()));
         let tls = ClientTls::verify_full(&authority, server_name.map(str::to_owned)).unwrap();
         let opened = in_time(Client::open(stream, &options(Some(tls)))).await;
         assert_eq!(opened.is_ok(), is_believed, "{:?}", opened.err());
@@ -107,7 +107,7 @@ async fn server_name_selects_the_certificate() {
     let (tls, certificates) = server_tls(&names);
     for (name, certificate) in names.iter().zip(certificates) {
         let (client, server) = duplex(PIPE_BYTES);
-        let config = HandshakeConfig::new(TlsPolicy::Required(tls.clone()));
+        let config = HandshakeConfig::new(TlsMode::Required(tls.clone()));
         let accepting = tokio::spawn(async move { handshake::accept(server, &config).await });
         // Trusting this certificate only, the client would refuse the other one.
         let tls =

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use postgres_backend::client::{Client, ClientTls};
 use postgres_backend::tls::ALPN_POSTGRESQL;
-use postgres_backend::{HandshakeConfig, TlsPolicy};
+use postgres_backend::{HandshakeConfig, TlsMode};
 use rustls::pki_types::ServerName;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, copy, duplex, split,
@@ -47,7 +47,7 @@ fn recorded(wire: DuplexStream) -> (DuplexStream, JoinHandle<Vec<u8>>) {
 #[tokio::test]
 async fn tls_records_hold_8_kib_at_most() {
     let (tls, certificates) = server_tls(&["localhost"]);
-    let (wire, _server) = serve(TlsPolicy::Offered(tls));
+    let (wire, _server) = serve(TlsMode::Offered(tls));
     let (stream, said) = recorded(wire);
     let connector = TlsConnector::from(client_config(&certificates, &[ALPN_POSTGRESQL]));
     let stream =
@@ -122,7 +122,7 @@ async fn tls_stream_writes_many_records_at_once() {
     let (client, pipe) = duplex(1 << 20);
     let writes = Arc::new(AtomicUsize::new(0));
     let server = CountsWrites { pipe, writes: Arc::clone(&writes) };
-    tokio::spawn(serve_one(server, HandshakeConfig::new(TlsPolicy::Required(tls)), None, Arc::default()));
+    tokio::spawn(serve_one(server, HandshakeConfig::new(TlsMode::Required(tls)), None, Arc::default()));
     let tls = ClientTls { config: client_config(&certificates, &[]), server_name: None };
     let client = in_time(Client::open(client, &options(Some(tls)))).await.unwrap();
     let mut copy = client.copy_both("ECHO").await.unwrap();

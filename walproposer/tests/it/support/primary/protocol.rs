@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use postgres_backend::authentication::Greeting;
 use postgres_backend::{
     Accepted, AfterCopy, Answer, Connection, CopyBoth, CopyEnd, CopyMessage, CopyReader, CopyWriter, Handler,
-    HandshakeConfig, QueryError, ResultSet, TlsPolicy, handshake, serve,
+    HandshakeConfig, QueryError, ResultSet, TlsMode, handshake, serve,
 };
 use pq_proto::replication::{FromStandby, PrimaryKeepalive, postgres_micros, put_xlog_data_header};
 use pq_proto::{ErrorResponse, FieldDescription, SqlState};
@@ -20,7 +20,7 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// Serves one connection to its end.
 pub(super) async fn serve_connection(stream: TcpStream, server: watch::Sender<PrimaryState>) {
-    let config = HandshakeConfig::new(TlsPolicy::Disabled);
+    let config = HandshakeConfig::new(TlsMode::Disabled);
     let Ok(Accepted::Session(mut session)) = handshake::accept(stream, &config).await else { return };
     let parameters = [("server_version", "15.18"), ("integer_datetimes", "on"), ("client_encoding", "UTF8")];
     session.greet(&Greeting { parameters: &parameters, key: None }).await.unwrap();
