@@ -157,7 +157,7 @@ const AT_ONCE: usize = 8;
 /// Limit of the growth of memory between the first tenth and the end.
 const MEMORY_KIB_MAX: usize = 4 * 1024;
 
-/// The proxy holds as many descriptors as before, hardly more memory, and counts no session.
+/// After many connections the proxy holds as many descriptors as before, hardly more memory, and counts no session.
 #[tokio::test]
 async fn closed_connections_leak_nothing() {
     let installation = Installation::new("leaks").await;

@@ -131,7 +131,8 @@ async fn auth_query_reads_roles_from_the_compute() {
     installation.passed();
 }
 
-/// The operator allows it. The wake limit applies, and each such wake is counted.
+/// With `wake_unauthenticated` a client of an unknown role wakes the compute. The wake limit applies, and each such
+/// wake is counted.
 #[tokio::test]
 async fn wake_unauthenticated_wakes_for_an_unknown_role() {
     let endpoints = format!("{AUTH_QUERY}wake_unauthenticated = true\n");

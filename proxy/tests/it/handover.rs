@@ -53,7 +53,7 @@ async fn handover_ten_times_loses_nothing() {
         let next = Proxy::start(&installation, &format!("proxy-{number}"), &flags, &[]).await;
         assert_eq!(next.address, address);
         old.push(std::mem::replace(&mut current, next));
-        // An installer that stops what it has replaced does no harm.
+        // SIGTERM to a process that was replaced, as an installer may send it, does no harm.
         if number % 2 == 0 {
             old.last().unwrap().signal(Signal::SIGTERM);
         }
@@ -192,7 +192,7 @@ async fn handover_suspends_only_computes_that_no_process_uses() {
     assert!(old.ended().await.0.success());
     let asleep = async || Ok(installation.postmaster().is_none().then_some(()));
     wait::until("the database to be stopped", DEADLINE, asleep).await.unwrap();
-    // Only a process that is gone has used the compute since its wake.
+    // Only a process that has exited has used the compute since its wake.
     assert_eq!(installation.ask(&new.uri(&installation), &["SELECT 1"]).await, "1");
     let third = Proxy::start(&installation, "proxy-third", &flags, &[]).await;
     assert!(new.ended().await.0.success());

@@ -126,7 +126,7 @@ async fn relay_does_not_wait_for_message_pairs() {
     installation.passed();
 }
 
-/// A client that is killed leaves no running query either.
+/// A client that is killed leaves no running query on the compute either.
 #[tokio::test]
 async fn cancel_reaches_its_backend_only() {
     let installation = Installation::new("cancel").await;

@@ -199,7 +199,7 @@ async fn sighup_takes_all_files_or_none_of_them() {
         installation.connect(&proxy.config()).await.err().and_then(|error| error.code().cloned())
     };
     assert_eq!(second().await, Some(SqlState::TOO_MANY_CONNECTIONS));
-    // One wrong file is enough to refuse the reload.
+    // One invalid file is enough to refuse the reload.
     reload(&limits, "max_connections = 2", "reload failed, keeping the previous configuration").await;
     assert_eq!(second().await, Some(SqlState::TOO_MANY_CONNECTIONS));
     reload(&endpoints, &right, "configuration reloaded").await;
