@@ -150,9 +150,10 @@ async fn invalidation_makes_the_proxy_look_up_again() {
     ] {
         assert_eq!(installation.post("/v1/invalidate", which).await, (200, dropped.to_owned()), "{which}");
     }
-    for (which, said) in
-        [("{}", "name an endpoint"), (r#"{"endpoints": "main"}"#, "unknown field `endpoints`")]
-    {
+    for (which, said) in [
+        ("{}", "names no endpoint, project or role"),
+        (r#"{"endpoints": "main"}"#, "unknown field `endpoints`"),
+    ] {
         let (status, text) = installation.post("/v1/invalidate", which).await;
         assert!(status == 422 && text.contains(said), "{status} {text}");
     }
