@@ -141,6 +141,3 @@ impl CachingControlPlane {
 
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod stranger_tests;

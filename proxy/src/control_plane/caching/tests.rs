@@ -1,5 +1,7 @@
 //! Tests of the address cache: how often it asks the provider, and what it counts.
 
+mod strangers;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

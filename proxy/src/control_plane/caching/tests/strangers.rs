@@ -11,7 +11,7 @@ use scram::Verifier;
 use tokio::sync::Semaphore;
 use utils::Shutdown;
 
-use super::*;
+use super::super::*;
 use crate::config::Caches;
 use crate::control_plane::Compute;
 use crate::control_plane::{Access, Reply};
