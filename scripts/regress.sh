@@ -14,6 +14,8 @@ setup_regress() {
     command -v apt-get >/dev/null && is_root ||
         die "the source of PostgreSQL comes through apt-get: let root run ./dev regress on Debian or Ubuntu"
     apt_install "postgresql-server-dev-$major" gcc libc6-dev dpkg-dev bzip2 || die "see $TOOLS/apt.log"
+    # The package may have upgraded the programs.
+    own=$(installed_postgres_version)
     rm -rf "$directory" && mkdir -p "$directory/lists/partial" "$directory/lib"
 
     (
