@@ -62,7 +62,7 @@ use_programs_of() {
     local major=$1 version=$2 own=$3 package
     say "no archive has the source of PostgreSQL $own: the tests run with programs of ${version%%-*}, as their SQL"
     if apt-get -o APT::Sandbox::User=root -q download "postgresql-$major=$version" "postgresql-client-$major=$version" \
-        >>apt.log 2>&1; then
+        "postgresql-server-dev-$major=$version" >>apt.log 2>&1; then
         for package in ./*.deb; do dpkg -x "$package" programs; done
         chmod -R a+rX programs
         printf '%s\n' "$PWD/programs/usr/lib/postgresql/$major/bin" >bin
@@ -71,10 +71,10 @@ use_programs_of() {
     fi
 }
 
-# The C functions that the tests call.
+# The C functions that the tests call, built for the programs that the file `bin` names.
 build_regress_libraries() {
     local headers source
-    headers=$("$(sed -n 's/^PG_BIN=//p' "$TOOLS/env")/pg_config" --includedir-server)
+    headers=$("$(cat bin)/pg_config" --includedir-server)
     for source in src/test/regress/regress.c contrib/spi/refint.c contrib/spi/autoinc.c; do
         cc -O1 -w -DREFINT_VERBOSE -shared -fPIC -I"$headers" -o "lib/$(basename "$source" .c).so" "$source" ||
             die "could not build $source"
