@@ -28,6 +28,19 @@ impl<S: Io> Connection<S> {
         Self { reader: FramedReader::with_buffer(reader, read_before), writer: FramedWriter::new(writer) }
     }
 
+    /// Changes the socket below, for example to let another runtime wait for it. Bytes that were read ahead, and bytes that
+    /// wait to be written, stay with the connection.
+    pub fn change_socket<T>(self, change: impl FnOnce(&mut S) -> T) -> (Self, T) {
+        let (reader, read_before) = self.reader.into_parts();
+        let (writer, unsent) = self.writer.into_parts();
+        let mut stream = reader.unsplit(writer);
+        let changed = change(stream.socket_mut());
+
+        let mut connection = Self::new(stream, read_before);
+        connection.writer.put_raw(&unsent);
+        (connection, changed)
+    }
+
     /// Sends an error. Its severity says whether the connection goes on; closing it is left to the caller.
     pub async fn send_error(&mut self, response: ErrorResponse) -> Result<(), FramedError> {
         self.writer.send(&BackendMessage::ErrorResponse(response)).await

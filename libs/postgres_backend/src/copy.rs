@@ -23,6 +23,15 @@ impl<S: Io> CopyBoth<S> {
         Self { reader: CopyReader { reader, done: false }, writer: CopyWriter::new(writer) }
     }
 
+    /// [`Connection::change_socket`] in the middle of the copy.
+    pub fn change_socket<T>(self, change: impl FnOnce(&mut S) -> T) -> (Self, T) {
+        let done = self.reader.done;
+        let (connection, changed) = self.join().change_socket(change);
+        let mut copy = Self::split(connection);
+        copy.reader.done = done;
+        (copy, changed)
+    }
+
     /// Joins the halves to the connection that they came from.
     pub fn join(self) -> Connection<S> {
         Connection { reader: self.reader.reader, writer: self.writer.into_writer() }

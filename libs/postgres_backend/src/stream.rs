@@ -22,6 +22,16 @@ pub enum Stream<S> {
     Tls(Box<TlsStream<Prefixed<S>>>),
 }
 
+impl<S> Stream<S> {
+    /// The socket below. Bytes that were read ahead of it are elsewhere: in the TLS session, or in the prefix before it.
+    pub fn socket_mut(&mut self) -> &mut S {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => &mut stream.get_mut().0.io,
+        }
+    }
+}
+
 impl<S: Io> AsyncRead for Stream<S> {
     fn poll_read(
         self: Pin<&mut Self>,

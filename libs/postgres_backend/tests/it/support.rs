@@ -62,10 +62,14 @@ impl<S: Io> Handler<S> for TestHandler {
 
     async fn copy_both(&mut self, copy: TestCopy, mut stream: CopyBoth<S>) -> CopyEnd<S> {
         match copy {
-            TestCopy::Echo => {
-                let outcome = echo(&mut stream).await;
-                CopyEnd::new(stream, outcome)
-            }
+            TestCopy::Echo => loop {
+                match echo_one(&mut stream).await {
+                    // Nothing is lost or repeated when the socket below changes in the middle of a copy.
+                    Ok(None) => stream = stream.change_socket(|_| ()).0,
+                    Ok(Some(after)) => return CopyEnd::new(stream, Ok(after)),
+                    Err(error) => return CopyEnd::new(stream, Err(error)),
+                }
+            },
             TestCopy::BothFail => CopyEnd {
                 stream,
                 received: Err(ErrorResponse::error(SqlState::DATA_CORRUPTED, "receiving failed").into()),
@@ -75,20 +79,23 @@ impl<S: Io> Handler<S> for TestHandler {
     }
 }
 
-async fn echo<S: Io>(stream: &mut CopyBoth<S>) -> Result<AfterCopy, QueryError> {
-    loop {
-        match stream.reader.next(MESSAGE_BYTES_MAX).await? {
-            CopyMessage::Data(payload) => stream.writer.send(&payload).await?,
-            CopyMessage::Done => {
-                stream.writer.put_done()?;
-                return Ok(AfterCopy::Ready(vec![ResultSet::tag("START_STREAMING"), ResultSet::tag("ECHO")]));
-            }
-            CopyMessage::Fail(reason) => {
-                let message = format!("client aborted the copy: {}", reason.to_str_lossy());
-                return Err(ErrorResponse::error(SqlState::QUERY_CANCELED, message).into());
-            }
-            CopyMessage::Terminate => return Ok(AfterCopy::Close),
+/// Sends back one payload. How the connection goes on when the client has ended the copy.
+async fn echo_one<S: Io>(stream: &mut CopyBoth<S>) -> Result<Option<AfterCopy>, QueryError> {
+    match stream.reader.next(MESSAGE_BYTES_MAX).await? {
+        CopyMessage::Data(payload) => {
+            stream.writer.send(&payload).await?;
+            Ok(None)
         }
+        CopyMessage::Done => {
+            stream.writer.put_done()?;
+            let results = vec![ResultSet::tag("START_STREAMING"), ResultSet::tag("ECHO")];
+            Ok(Some(AfterCopy::Ready(results)))
+        }
+        CopyMessage::Fail(reason) => {
+            let message = format!("client aborted the copy: {}", reason.to_str_lossy());
+            Err(ErrorResponse::error(SqlState::QUERY_CANCELED, message).into())
+        }
+        CopyMessage::Terminate => Ok(Some(AfterCopy::Close)),
     }
 }
 

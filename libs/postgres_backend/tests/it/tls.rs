@@ -39,13 +39,21 @@ async fn session_inside_negotiated_tls_is_served() {
     let mut client = in_time(Client::open(stream, &options(Some(tls)))).await.unwrap();
     assert_eq!(client.simple_query("SHOW x").await.unwrap()[0].get("x"), Some("16MB"));
 
-    // Large enough for many TLS records in both directions.
-    let mut copy = client.copy_both("ECHO").await.unwrap();
-    let payload = vec![b'x'; 500_000];
-    let (sent, received) =
-        in_time(async { tokio::join!(copy.writer.send(&payload), copy.reader.next(payload.len())) }).await;
-    sent.unwrap();
-    assert_eq!(received.unwrap(), ClientCopyMessage::Data(payload.clone().into()));
+    // Large enough for many TLS records in both directions, and small ones that are read ahead together.
+    let copy = client.copy_both("ECHO").await.unwrap();
+    let payloads = [500_000, 10, 20, 30, 20_000].map(|bytes| vec![b'x'; bytes]);
+    let (mut reader, mut writer) = (copy.reader, copy.writer);
+    let sending = async {
+        payloads.iter().try_for_each(|payload| writer.put(payload)).unwrap();
+        writer.flush().await.unwrap();
+    };
+    let receiving = async {
+        for payload in &payloads {
+            let received = reader.next(payload.len()).await.unwrap();
+            assert!(received == ClientCopyMessage::Data(payload.clone().into()));
+        }
+    };
+    in_time(async { tokio::join!(sending, receiving) }).await;
 }
 
 #[tokio::test]
