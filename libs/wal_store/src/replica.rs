@@ -176,6 +176,14 @@ impl<D: Disk> Replica<D> {
         self.take_output()
     }
 
+    /// True when a tick has nothing to do until a message or a new position of [`Replica::set_keep_from`] comes.
+    pub fn is_idle(&self) -> bool {
+        match &self.state {
+            LogState::Open(log) => log.is_idle(),
+            LogState::Failed { rejection, .. } => matches!(rejection, Rejection::Corrupt(_)),
+        }
+    }
+
     /// Persists at once what ticks persist sooner or later; for an orderly shutdown. Acknowledged WAL is durable without
     /// it; after it the disk also says how far WAL was acknowledged.
     pub fn checkpoint_for_shutdown(&mut self) -> Output {
@@ -228,7 +236,7 @@ impl<D: Disk> Replica<D> {
         let output = std::mem::take(&mut self.pending);
         match &self.state {
             LogState::Open(log) => {
-                self.snapshots.publish(log.snapshot());
+                self.snapshots.publish_if_new(log.snapshot());
                 for (connection, _) in &output.refused {
                     self.connections.remove(connection);
                 }

@@ -29,7 +29,7 @@ pub enum Health {
 }
 
 /// One log at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// Whether the log can be written and read.
     pub health: Health,
@@ -81,6 +81,13 @@ impl SnapshotCell {
     /// The newest snapshot.
     pub fn current(&self) -> Arc<Snapshot> {
         self.0.load_full()
+    }
+
+    /// [`SnapshotCell::publish`], unless nothing has changed: a new snapshot wakes readers.
+    pub(crate) fn publish_if_new(&self, snapshot: Snapshot) {
+        if **self.0.load() != snapshot {
+            self.publish(snapshot);
+        }
     }
 
     /// Replaces the snapshot; readers see it at once.

@@ -183,9 +183,12 @@ impl Acceptor {
     /// Persists the commit LSN and the removal horizon if they moved. The driver calls it now and then, never inside a
     /// batch.
     pub fn checkpoint(&mut self) -> Option<Effect> {
-        let moved =
-            self.state.commit_lsn > self.persisted_commit || self.state.horizon_lsn > self.persisted_horizon;
-        moved.then(|| self.persist())
+        self.needs_checkpoint().then(|| self.persist())
+    }
+
+    /// True when the next [`Acceptor::checkpoint`] has something to persist.
+    pub fn needs_checkpoint(&self) -> bool {
+        self.state.commit_lsn > self.persisted_commit || self.state.horizon_lsn > self.persisted_horizon
     }
 
     /// Reports that the driver removed everything below `oldest`, which no member needs. Must be repeated after a

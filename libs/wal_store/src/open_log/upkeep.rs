@@ -63,6 +63,13 @@ impl<D: Disk> OpenLog<D> {
         self.writer.flush_footer(self.acceptor.flush_lsn(), self.acceptor.state().term)
     }
 
+    /// True when no tick has anything to do until a message or a new `keep_from` comes.
+    pub(crate) fn is_idle(&self) -> bool {
+        let has_news =
+            self.unflushed || self.appended || self.receives_wal || self.acceptor.needs_checkpoint();
+        !has_news
+    }
+
     /// Removes old WAL. The new beginning of the log is persisted and published to readers before the first file is
     /// touched: a file that vanished before that would look like a loss.
     fn remove_old(&mut self, keep_from: Lsn, sink: &mut impl EffectSink) -> Result<(), StoreError> {
