@@ -1,8 +1,8 @@
 //! Feedback of the readers of a timeline: positions, and the oldest transactions that their queries still need.
 //!
 //! A standby that reads from a safekeeper does not talk to the primary. Its hot standby feedback therefore travels in
-//! append responses to the proposer, which passes it on. `send_wal` records the reports, `receive_wal` sends the aggregate,
-//! and the disk threads ask for the reader that is furthest behind.
+//! append responses to the proposer, which passes it on. `send_wal` records the reports. The shards send the aggregate,
+//! and ask for the reader that is furthest behind.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,15 +1,15 @@
 //! The safekeeper: stores PostgreSQL's write-ahead log (WAL) durably, and votes on which proposer may write it.
 //!
 //! ```text
-//!   server ── accept ──> session ─┬─ START_WAL_PUSH ────> receive_wal ── lane ──> timeline (disk thread, Replica)
-//!                                 │                            ^──── mailbox ──────┘      │ snapshot
+//!   server ── accept ──> session ─┬─ START_WAL_PUSH ────> receive_wal ── socket ──> shard (thread, Replicas)
+//!                                 │                            ^────── socket ──────┘     │ snapshot
 //!                                 ├─ START_REPLICATION ─> send_wal <──────────────────────┤
 //!                                 └─ everything else ───> replies  <──────────────────────┤
 //!   http  ── create, status, metrics <────────────────────────────────────────────────────┘
 //! ```
 //!
-//! `consensus` decides about the log, and `wal_store` carries the decisions out on disk. This crate adds connections, disk
-//! threads and the admin HTTP port.
+//! `consensus` decides about the log, and `wal_store` carries the decisions out on disk. This crate adds connections,
+//! shards and the admin HTTP port.
 
 mod auth;
 mod closing;
@@ -26,6 +26,8 @@ mod retention;
 mod send_wal;
 mod server;
 mod session;
+mod shard;
+mod socket;
 mod startup_options;
 mod timeline;
 mod timeline_metrics;

@@ -1,7 +1,7 @@
 //! Counters and timers of the safekeeper as a whole. `timeline_metrics` has those of its timelines.
 //!
 //! Imports nothing of this crate. `docs/metrics.md` lists all metrics. Batches and syncs are observed in
-//! `timeline/disk_thread/owned_timeline.rs`; the fdatasync itself is `Writer::flush` in `libs/wal_store/src/writer/mod.rs`.
+//! `shard/owned_timeline.rs`; the fdatasync itself is `Writer::flush` in `libs/wal_store/src/writer/mod.rs`.
 
 use std::sync::atomic::AtomicU64;
 
@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     pub wal_sent_bytes: Counter,
     /// Time that a batch with WAL took: writing, fdatasync, deciding.
     pub batch_seconds: Histogram,
+    /// Time that making a batch durable took: fdatasync, and the decision behind it.
+    pub fsync_seconds: Histogram,
     /// WAL in a batch.
     pub batch_bytes: Histogram,
     /// Appends with WAL.
@@ -59,6 +61,7 @@ impl Metrics {
             wal_sent_bytes: Counter::default(),
             // 100 µs to 13 s: a good disk flushes in less than a millisecond, a dying one takes seconds.
             batch_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 18)),
+            fsync_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 18)),
             // 1 KiB to 16 MiB.
             batch_bytes: Histogram::new(exponential_buckets(1024.0, 2.0, 15)),
             appends: Counter::default(),
@@ -90,6 +93,11 @@ impl Metrics {
             "holdfast_safekeeper_batch_seconds",
             "Time to write, sync and decide a batch with WAL",
             metrics.batch_seconds.clone(),
+        );
+        registry.register(
+            "holdfast_safekeeper_fsync_seconds",
+            "Time to make a batch durable",
+            metrics.fsync_seconds.clone(),
         );
         registry.register("holdfast_safekeeper_batch_bytes", "WAL in a batch", metrics.batch_bytes.clone());
         registry.register("holdfast_safekeeper_appends", "Append requests with WAL", metrics.appends.clone());

@@ -3,7 +3,7 @@
 //! Safekeepers need WAL above the removal horizon of each other; that is never removed, whatever is set here. WAL below
 //! the horizon is kept for readers: a fixed amount for readers that are not connected, and more for connected ones. Both
 //! are limited, because a reader that receives nothing would fill the disk, and a full disk stops commits. Called by the
-//! disk threads.
+//! shards.
 
 use wal_store::Snapshot;
 use wal_types::Lsn;

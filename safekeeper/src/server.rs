@@ -24,7 +24,9 @@ use crate::data_dir::DataDir;
 use crate::http::{self, HttpState};
 use crate::metrics::Metrics;
 use crate::session::{self, SessionContext};
-use crate::timeline::{DiskPool, Timelines};
+use crate::shard::ShardPool;
+use crate::socket::Socket;
+use crate::timeline::Timelines;
 use crate::timeline_metrics::TimelineCollector;
 
 /// Connections to the PostgreSQL port at a time, handshakes included. A further one is closed at once, because each
@@ -72,8 +74,8 @@ pub async fn serve(
     let mut registry = telemetry::Metrics::new("safekeeper", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(registry.registry());
     let handshake = HandshakeConfig::new(config.tls.clone().map_or(TlsMode::Disabled, TlsMode::Required));
-    let pool = DiskPool::start(&metrics, &data_dir.lock(), config.retention)
-        .context("cannot start the disk threads")?;
+    let pool =
+        ShardPool::start(&metrics, &data_dir.lock(), config.retention).context("cannot start the shards")?;
 
     let path = data_dir.path().display().to_string();
     let opening = spawn_blocking(move || Timelines::open(data_dir, pool));
@@ -104,6 +106,11 @@ pub async fn serve(
         shutdown: shutdown.clone(),
     });
 
+    let retrying = tokio::spawn({
+        let (timelines, draining) = (Arc::clone(&timelines), shutdown.draining());
+        async move { timelines.retry_opens(draining).await }
+    });
+
     tracing::info!(id = config.id.0, timelines = timelines.all().len(), "serving");
     accept(listeners.pg, &context).await;
 
@@ -115,7 +122,10 @@ pub async fn serve(
         }
     }
 
-    let stopping = spawn_blocking(move || timelines.stop());
+    let stopping = async {
+        retrying.await?;
+        spawn_blocking(move || timelines.stop()).await
+    };
     tokio::select! {
         stopped = stopping => stopped?,
         () = shutdown.immediate() => return Ok(()),
@@ -138,7 +148,7 @@ fn ready_check(timelines: &Arc<Timelines>, shutdown: &Shutdown) -> telemetry::ad
             return Err("safekeeper is shutting down".to_owned());
         }
         if !timelines.is_alive() {
-            return Err("a disk thread has ended, restart the safekeeper".to_owned());
+            return Err("a shard has ended, restart the safekeeper".to_owned());
         }
         Ok(())
     })
@@ -174,7 +184,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<SessionContext>) {
         let connections = context.metrics.connections.clone();
         connections.inc();
         tokio::select! {
-            () = session::run(stream, Arc::clone(&context)) => {}
+            () = session::run(Socket::new(stream), Arc::clone(&context)) => {}
             // An immediate shutdown waits for nothing: what is acknowledged is on disk.
             () = context.shutdown.immediate() => {}
         }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use postgres_backend::authentication::Greeting;
 use postgres_backend::{
-    Accepted, Answer, Connection, CopyBoth, CopyEnd, Handler, HandshakeConfig, HandshakeError, Io,
-    QueryError, ResultSet, handshake, serve,
+    Accepted, Answer, Connection, CopyBoth, CopyEnd, Handler, HandshakeConfig, HandshakeError, QueryError,
+    ResultSet, handshake, serve,
 };
 use pq_proto::{ErrorResponse, FieldDescription, SqlState};
 use utils::Shutdown;
@@ -18,6 +18,7 @@ use crate::auth::Token;
 use crate::command::{Command, CommandError, StartWalPush};
 use crate::metrics::Metrics;
 use crate::send_wal::{CheckedRequest, ReplicationStart};
+use crate::socket::Socket;
 use crate::startup_options::timeline_of;
 use crate::timeline::{NotServed, NotServedCause, Timeline, Timelines};
 use crate::{receive_wal, replies, send_wal};
@@ -34,7 +35,7 @@ pub(crate) struct SessionContext {
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn run<S: Io>(stream: S, context: Arc<SessionContext>) {
+pub(crate) async fn run(stream: Socket, context: Arc<SessionContext>) {
     let opened = tokio::select! {
         opened = Box::pin(open(stream, &context)) => opened,
         // The handshake may be cancelled: the client has not sent a command yet.
@@ -58,10 +59,10 @@ pub(crate) async fn run<S: Io>(stream: S, context: Arc<SessionContext>) {
 }
 
 /// Does the handshake, authenticates, finds the timeline, and greets. `None` for a connection that asks for nothing.
-async fn open<S: Io>(
-    stream: S,
+async fn open(
+    stream: Socket,
     context: &Arc<SessionContext>,
-) -> Result<Option<(Connection<S>, CommandHandler)>, HandshakeError> {
+) -> Result<Option<(Connection<Socket>, CommandHandler)>, HandshakeError> {
     let mut session = match handshake::accept(stream, &context.handshake).await? {
         Accepted::Session(session) => *session,
         // No command runs long enough to be worth cancelling.
@@ -114,10 +115,14 @@ enum PendingCopy {
     Send(CheckedRequest),
 }
 
-impl<S: Io> Handler<S> for CommandHandler {
+impl Handler<Socket> for CommandHandler {
     type Copy = PendingCopy;
 
-    async fn query(&mut self, _: &mut Connection<S>, query: &str) -> Result<Answer<PendingCopy>, QueryError> {
+    async fn query(
+        &mut self,
+        _: &mut Connection<Socket>,
+        query: &str,
+    ) -> Result<Answer<PendingCopy>, QueryError> {
         let command = Command::parse(query).map_err(refuse)?;
         tracing::debug!(timeline = %self.id, ?command, "command");
         Ok(match command {
@@ -139,7 +144,7 @@ impl<S: Io> Handler<S> for CommandHandler {
         }
     }
 
-    async fn copy_both(&mut self, copy: PendingCopy, stream: CopyBoth<S>) -> CopyEnd<S> {
+    async fn copy_both(&mut self, copy: PendingCopy, stream: CopyBoth<Socket>) -> CopyEnd<Socket> {
         let SessionContext { metrics, shutdown, .. } = &*self.context;
         match copy {
             PendingCopy::Receive(timeline, push) => {
@@ -195,7 +200,7 @@ impl CommandHandler {
             NotServedCause::Quarantined => {
                 (SqlState::DATA_CORRUPTED, format!("timeline {id} is quarantined: {reason}"))
             }
-            NotServedCause::ThreadEnded => {
+            NotServedCause::ShardEnded => {
                 (SqlState::INTERNAL_ERROR, format!("timeline {id} is not served: {reason}"))
             }
         };

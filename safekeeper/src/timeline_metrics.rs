@@ -126,7 +126,7 @@ impl Scrape {
             ("disk_full", NotServedCause::DiskFull),
             ("disk_failed", NotServedCause::DiskFailed),
             ("quarantined", NotServedCause::Quarantined),
-            ("thread_ended", NotServedCause::ThreadEnded),
+            ("thread_ended", NotServedCause::ShardEnded),
         ];
         let help = "Timelines that cannot be opened, by reason: disk_full and disk_failed are tried again, quarantined \
                     and thread_ended need the operator.";

@@ -39,7 +39,7 @@ pub struct DataDir {
     lock: DataDirLock,
 }
 
-/// A share of the lock: no other process can open the directory while one exists. Each disk thread holds one.
+/// A share of the lock: no other process can open the directory while one exists. Each shard holds one.
 #[derive(Clone, Debug)]
 pub(crate) struct DataDirLock(
     #[expect(dead_code, reason = "the lock goes when the file is closed")] Arc<File>,

@@ -136,7 +136,7 @@ impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
         let status = match &error {
             CreateError::NotServed { why, .. } => match why.cause {
-                NotServedCause::DiskFull | NotServedCause::DiskFailed | NotServedCause::ThreadEnded => {
+                NotServedCause::DiskFull | NotServedCause::DiskFailed | NotServedCause::ShardEnded => {
                     StatusCode::SERVICE_UNAVAILABLE
                 }
                 NotServedCause::Quarantined => StatusCode::CONFLICT,

@@ -141,6 +141,6 @@ const fn cause_label(cause: NotServedCause) -> &'static str {
         NotServedCause::DiskFull => "full",
         NotServedCause::DiskFailed => "failed",
         NotServedCause::Quarantined => "corrupt",
-        NotServedCause::ThreadEnded => "thread_ended",
+        NotServedCause::ShardEnded => "thread_ended",
     }
 }

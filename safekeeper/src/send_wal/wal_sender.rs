@@ -16,7 +16,7 @@ use wal_types::Lsn;
 use super::chunk::{ChunkReader, chunk_end};
 use super::reader_message::{READER_MESSAGE_BYTES_MAX, ReaderMessage};
 use super::request::{CheckedRequest, check_not_removed};
-use crate::closing::{shutting_down, thread_ended};
+use crate::closing::{shard_ended, shutting_down};
 use crate::feedback::RegisteredReader;
 use crate::metrics::Metrics;
 use crate::replies;
@@ -157,7 +157,7 @@ impl<'m> WalSender<'m> {
                 // Cancel-safe, and the loop looks at the newest snapshot anyway.
                 changed = self.snapshots.changed(), if !sending => {
                     if let Err(error) = changed {
-                        return StreamEnd::SendFailed(thread_ended(error));
+                        return StreamEnd::SendFailed(shard_ended(error));
                     }
                 }
                 () = sleep_until(last_sent + KEEPALIVE_INTERVAL), if !sending => {

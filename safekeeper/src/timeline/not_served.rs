@@ -21,9 +21,9 @@ pub(crate) enum OpenError {
          this safekeeper can be a member again only under another number"
     )]
     OtherDisk,
-    /// The disk thread that would own the timeline has ended, by a fault in this program or at shutdown.
-    #[error("the disk thread of this timeline has ended; restart the safekeeper")]
-    ThreadEnded,
+    /// The shard that would own the timeline has ended, by a fault in this program or at shutdown.
+    #[error("the shard of this timeline has ended; restart the safekeeper")]
+    ShardEnded,
     /// The log cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -52,8 +52,8 @@ pub(crate) enum NotServedCause {
     DiskFailed,
     /// The log is damaged, or belongs to another safekeeper, disk or release. It is left as it is for the operator.
     Quarantined,
-    /// The disk thread has ended; the log itself may be good. Only a restart helps.
-    ThreadEnded,
+    /// The shard has ended; the log itself may be good. Only a restart helps.
+    ShardEnded,
 }
 
 impl NotServed {
@@ -67,7 +67,7 @@ impl NotServed {
             OpenError::DirectoryGone | OpenError::OtherDisk | OpenError::Store(_) => {
                 NotServedCause::Quarantined
             }
-            OpenError::ThreadEnded => NotServedCause::ThreadEnded,
+            OpenError::ShardEnded => NotServedCause::ShardEnded,
         };
         Self { cause, reason: error.to_string().into() }
     }
@@ -76,7 +76,7 @@ impl NotServed {
     pub(crate) fn is_retried(&self) -> bool {
         match self.cause {
             NotServedCause::DiskFull | NotServedCause::DiskFailed => true,
-            NotServedCause::Quarantined | NotServedCause::ThreadEnded => false,
+            NotServedCause::Quarantined | NotServedCause::ShardEnded => false,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! connections.
 //!
 //! A timeline that cannot be opened neither votes nor serves. It is listed with the reason, and the others are served. When
-//! its disk is full or failed, its disk thread tries again until it opens. When its log is damaged, or belongs to another
+//! its disk is full or failed, opening is tried again until it succeeds. When its log is damaged, or belongs to another
 //! safekeeper or disk, it is quarantined: it is left as it is for the operator.
 
 use std::collections::BTreeMap;
@@ -19,18 +19,19 @@ use wal_types::TenantTimelineId;
 
 use super::create::{CreateError, Creation, NewTimeline};
 use super::directory;
-use super::disk_pool::{DISK_THREADS, DiskPool};
-use super::disk_thread::{DiskCommand, OpenedTimeline, TimelineKey};
 use super::handle::Timeline;
 use super::not_served::{NotServed, OpenError};
+use super::open_retries::OpenRetries;
 use crate::data_dir::{DataDir, Identity};
 use crate::feedback::Readers;
+use crate::shard::{OpenedTimeline, SHARDS, ShardCommand, ShardPool, TimelineKey};
 
 /// All timelines of this safekeeper.
 #[derive(Debug)]
 pub(crate) struct Timelines {
     data_dir: DataDir,
-    pool: DiskPool,
+    pool: ShardPool,
+    open_retries: OpenRetries,
     entries: RwLock<BTreeMap<TenantTimelineId, Entry>>,
     next_key: AtomicU64,
     /// One creation at a time, so that two of the same timeline cannot race.
@@ -40,7 +41,7 @@ pub(crate) struct Timelines {
 /// A timeline that is on disk: its handle, or why it is not served.
 type Entry = Result<Arc<Timeline>, NotServed>;
 
-/// Opens one timeline again and again, on the disk thread that will own it.
+/// Opens one timeline again and again.
 struct OpenRetry {
     timelines: Weak<Timelines>,
     id: TenantTimelineId,
@@ -59,11 +60,12 @@ struct FailedOpen {
 
 impl Timelines {
     /// Opens every timeline of the data directory. Blocks while logs are recovered.
-    pub(crate) fn open(data_dir: DataDir, pool: DiskPool) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(data_dir: DataDir, pool: ShardPool) -> io::Result<Arc<Self>> {
         let found = directory::scan(data_dir.path())?;
         let timelines = Arc::new(Self {
             data_dir,
             pool,
+            open_retries: OpenRetries::default(),
             entries: RwLock::default(),
             next_key: AtomicU64::new(0),
             creating: Mutex::default(),
@@ -72,7 +74,7 @@ impl Timelines {
         // Recovery reads the end of each log: several at once keep the disk busy.
         let (next, timelines_ref) = (AtomicUsize::new(0), &timelines);
         std::thread::scope(|scope| {
-            for _ in 0..DISK_THREADS.min(found.len()) {
+            for _ in 0..SHARDS.min(found.len()) {
                 scope.spawn(|| {
                     while let Some(id) = found.get(next.fetch_add(1, Ordering::Relaxed)) {
                         timelines_ref.open_one(*id);
@@ -103,7 +105,7 @@ impl Timelines {
         self.data_dir.identity()
     }
 
-    /// False when a disk thread has ended.
+    /// False when a shard has ended.
     pub(crate) fn is_alive(&self) -> bool {
         self.pool.is_alive()
     }
@@ -135,7 +137,12 @@ impl Timelines {
         }
     }
 
-    /// Lets the disk threads finish, and waits for them. Blocks.
+    /// Tries timelines again whose disk is full or failed, until `stop` is ready and the attempt under way has ended.
+    pub(crate) async fn retry_opens(&self, stop: impl Future<Output = ()>) {
+        self.open_retries.run(stop).await;
+    }
+
+    /// Lets the shards finish, and waits for them. Blocks.
     pub(crate) fn stop(&self) {
         self.pool.stop();
     }
@@ -164,7 +171,7 @@ impl Timelines {
         created
     }
 
-    /// Opens a timeline. One whose disk is full or failed is tried again by its disk thread.
+    /// Opens a timeline. One whose disk is full or failed is tried again later.
     fn open_one(self: &Arc<Self>, id: TenantTimelineId) {
         let key = TimelineKey(self.next_key.fetch_add(1, Ordering::Relaxed));
         let Err(FailedOpen { why: last, is_unreadable }) = self.try_open(id, key, None, 0) else { return };
@@ -172,10 +179,7 @@ impl Timelines {
             let unreadable_tries = is_unreadable.into();
             let timelines = Arc::downgrade(self);
             let mut retry = OpenRetry { timelines, id, key, last, unreadable_tries };
-            let command = DiskCommand::RetryOpen(Box::new(move || retry.try_once()));
-            if self.pool.thread_of(key).send(command).is_err() {
-                tracing::error!(timeline = %id, "timeline is not tried again: the disk thread has ended");
-            }
+            self.open_retries.add(Box::new(move || retry.try_once()));
         }
     }
 
@@ -208,7 +212,7 @@ impl Timelines {
         }
     }
 
-    /// Opens the replica and gives it to its disk thread.
+    /// Opens the replica and gives it to its shard.
     fn open_replica(
         &self,
         id: TenantTimelineId,
@@ -234,15 +238,15 @@ impl Timelines {
         let timeline = Timeline {
             key,
             disk,
-            thread: self.pool.thread_of(key),
+            shard: self.pool.shard_of(key),
             snapshots,
             changed,
             readers: Arc::clone(&readers),
             proposers: AtomicUsize::new(0),
         };
         let opened = Box::new(OpenedTimeline { id, replica, readers, changed: notify });
-        let own = DiskCommand::Own { key, timeline: opened };
-        timeline.command(own).map_err(|_| OpenError::ThreadEnded)?;
+        let own = ShardCommand::Own { key, timeline: opened };
+        timeline.shard.send(own).map_err(|_| OpenError::ShardEnded)?;
         Ok(Arc::new(timeline))
     }
 

@@ -10,6 +10,7 @@ mod process;
 mod push;
 mod read;
 mod removal;
+mod shards;
 mod stalled;
 mod strace;
 mod support;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::metrics::Metrics;
 use crate::retention::Retention;
+use crate::shard::ShardPool;
 use crate::timeline::NotServedCause;
 use consensus::{Configuration, Dialect, Lineage};
 use prometheus_client::registry::Registry;
@@ -21,20 +22,20 @@ fn lineage() -> Lineage {
     }
 }
 
-/// A disk thread that has ended says nothing about the log: the timeline is not shown as corrupt.
+/// A shard that has ended says nothing about the log: the timeline is not shown as corrupt.
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_disk_thread_is_not_a_corrupt_timeline() {
+async fn ended_shard_is_not_a_corrupt_timeline() {
     let directory = tempfile::tempdir().unwrap();
     let data_dir = DataDir::open(directory.path(), NodeId(1)).unwrap();
     let metrics = Metrics::register(&mut Registry::default());
-    let pool = DiskPool::start(&metrics, &data_dir.lock(), Retention::default()).unwrap();
+    let pool = ShardPool::start(&metrics, &data_dir.lock(), Retention::default()).unwrap();
     let timelines = Timelines::open(data_dir, pool).unwrap();
     timelines.stop();
 
     let new = NewTimeline { lineage: lineage(), configuration: Configuration::default(), disk: None };
     timelines.create(new).await.unwrap();
     let Some(Err(why)) = timelines.find(TenantTimelineId::default()) else { panic!("served") };
-    assert_eq!(why.cause, NotServedCause::ThreadEnded);
-    assert!(why.reason.contains("disk thread of this timeline has ended"), "{}", why.reason);
+    assert_eq!(why.cause, NotServedCause::ShardEnded);
+    assert!(why.reason.contains("shard of this timeline has ended"), "{}", why.reason);
     assert!(!why.is_retried());
 }
