@@ -14,4 +14,5 @@ mod proxy;
 mod quorum;
 mod repair;
 mod replicas;
+mod system_calls;
 mod up;
