@@ -33,7 +33,7 @@ pub use http::serve;
 pub use logging::{LevelError, LogFormat, LogLevel};
 pub use metrics::Metrics;
 pub use options::Options;
-pub use process::run;
+pub use process::{run, run_on_one_thread};
 pub use setup::{FLUSH_TIMEOUT, InitError, Telemetry, init};
 pub use traces::traceparent;
 

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tracing::field::display;
 
 use crate::logging::LogLevel;
@@ -32,16 +33,39 @@ pub const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 const _: () = assert!(TASKS_END_TIMEOUT.as_millis() + FLUSH_TIMEOUT.as_millis() < END_TIMEOUT.as_millis());
 
-/// Installs log and traces, runs `work` on a new tokio runtime, and ends as the table of this [module](self) says. Called
-/// once per process, by `main`.
+/// Installs log and traces, runs `work` on a new tokio runtime with a thread for each core, and ends as the table of this
+/// [module](self) says. Called once per process, by `main`.
 pub fn run<T, E>(options: &Options, work: impl AsyncFnOnce(LogLevel) -> Result<T, E>) -> Result<T, E>
+where
+    E: From<InitError> + From<io::Error>,
+{
+    run_on(Builder::new_multi_thread, options, work)
+}
+
+/// As [`run`], on a runtime that has only the thread of the caller: for a program in which handing work between threads
+/// would cost more than the work. A blocking call still has a thread of its own.
+pub fn run_on_one_thread<T, E>(
+    options: &Options,
+    work: impl AsyncFnOnce(LogLevel) -> Result<T, E>,
+) -> Result<T, E>
+where
+    E: From<InitError> + From<io::Error>,
+{
+    run_on(Builder::new_current_thread, options, work)
+}
+
+fn run_on<T, E>(
+    runtime: fn() -> Builder,
+    options: &Options,
+    work: impl AsyncFnOnce(LogLevel) -> Result<T, E>,
+) -> Result<T, E>
 where
     E: From<InitError> + From<io::Error>,
 {
     // From here on a drop flushes it.
     let telemetry = init(options)?;
     log_panics();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime().enable_all().build()?;
     let level = telemetry.log_level().clone();
 
     // State that the panic may have left half changed is not used again.
