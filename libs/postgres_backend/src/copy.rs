@@ -1,6 +1,9 @@
 //! [`CopyBoth`]: a connection on which both sides send CopyData at once (PostgreSQL documentation, "COPY Operations").
 //! Used by handlers that stream WAL. The client's side is in [`crate::client`] and shares the writer.
 
+use std::pin::pin;
+use std::task::{Context, Poll};
+
 use bytes::{Bytes, BytesMut};
 use pq_proto::{FramedError, FrontendMessage, ProtocolError, Text};
 
@@ -127,6 +130,12 @@ impl<S: Io> CopyWriter<S> {
     /// Writes everything that is buffered. Cancel-safe: bytes that were not written stay buffered.
     pub async fn flush(&mut self) -> Result<(), FramedError> {
         Ok(self.writer.flush().await?)
+    }
+
+    /// As [`flush`](Self::flush), for a task that polls several connections.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FramedError>> {
+        // The future keeps nothing of its own between two polls.
+        pin!(self.flush()).poll(cx)
     }
 
     /// Buffers a payload and flushes. When the future is dropped after its first poll, the payload stays buffered and

@@ -1,5 +1,8 @@
 //! [`ClientCopyBoth`]: the client's side of CopyBoth.
 
+use std::pin::pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use pq_proto::BackendMessage;
 use tokio::net::TcpStream;
@@ -75,6 +78,16 @@ pub struct ClientCopyReader<S = TcpStream> {
 }
 
 impl<S: Io> ClientCopyReader<S> {
+    /// As [`next`](Self::next), for a task that polls several connections.
+    pub fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        payload_bytes_max: usize,
+    ) -> Poll<Result<ClientCopyMessage, ClientError>> {
+        // The future keeps nothing of its own between two polls.
+        pin!(self.next(payload_bytes_max)).poll(cx)
+    }
+
     /// Reads the next message, with a payload of at most `payload_bytes_max` bytes. After [`ClientCopyMessage::Done`] it
     /// always returns Done and reads nothing more. The server's ErrorResponse and the end of the stream are errors.
     /// Cancel-safe.
