@@ -2,6 +2,7 @@
 //!
 //! The leadership carries them out between two messages. While this process does not lead, a request is refused at once.
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use consensus::ConfigurationChange;
@@ -58,7 +59,7 @@ impl AdminRequests {
         }
 
         let (answer, answered) = oneshot::channel();
-        // When this wait ends early, `answered` is dropped, and `next_request` skips the request.
+        // When this wait ends early, `answered` is dropped, and `poll_request` skips the request.
         let submitted = async {
             self.sender.send(AdminRequest { change, answer }).await.ok()?;
             answered.await.ok()
@@ -70,13 +71,17 @@ impl AdminRequests {
     }
 }
 
-/// The next request whose sender still waits. Cancel-safe; never completes when all senders are gone.
-pub(crate) async fn next_request(requests: &mut mpsc::Receiver<AdminRequest>) -> AdminRequest {
+/// The next request whose sender still waits, when there is one.
+pub(crate) fn poll_request(
+    requests: &mut mpsc::Receiver<AdminRequest>,
+    cx: &mut Context<'_>,
+) -> Poll<AdminRequest> {
     loop {
-        match requests.recv().await {
-            Some(request) if request.answer.is_closed() => {}
-            Some(request) => return request,
-            None => std::future::pending().await,
+        match requests.poll_recv(cx) {
+            Poll::Ready(Some(request)) if request.answer.is_closed() => {}
+            Poll::Ready(Some(request)) => return Poll::Ready(request),
+            // All senders are gone: there will be no more.
+            Poll::Ready(None) | Poll::Pending => return Poll::Pending,
         }
     }
 }

@@ -12,7 +12,7 @@ use postgres_backend::Io;
 use postgres_backend::client::{Client, ClientCopyMessage, ClientError};
 use pq_proto::replication::FromPrimary;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use wal_types::{Lsn, NodeId, Term};
@@ -49,13 +49,8 @@ pub(crate) struct DonorStream {
 }
 
 impl DonorStream {
-    /// Begins to read `range` from the safekeeper at `donor`. `wake` is notified with each piece and at the end.
-    pub(crate) fn start(
-        cluster: Arc<Cluster>,
-        donor: SafekeeperAddress,
-        range: WalRange,
-        wake: Arc<Notify>,
-    ) -> Self {
+    /// Begins to read `range` from the safekeeper at `donor`.
+    pub(crate) fn start(cluster: Arc<Cluster>, donor: SafekeeperAddress, range: WalRange) -> Self {
         let (sender, pieces) = mpsc::channel(DONOR_QUEUE_PIECES_MAX);
         let id = donor.id;
 
@@ -63,14 +58,12 @@ impl DonorStream {
         reader.spawn(async move {
             let reading = async {
                 let client = safekeeper_client::connect(&cluster, &donor).await?;
-                read(client, range, &sender, &wake).await
+                read(client, range, &sender).await
             };
             if let Err(error) = reading.await {
                 let _ =
                     sender.send(Err(format!("cannot read WAL from safekeeper {}: {error}", donor.id))).await;
             }
-            drop(sender);
-            wake.notify_one();
         });
         Self { donor: id, pieces, _reader: reader }
     }
@@ -94,7 +87,6 @@ async fn read<S: Io>(
     client: Client<S>,
     range: WalRange,
     pieces: &mpsc::Sender<WalPiece>,
-    wake: &Notify,
 ) -> Result<(), DonorError> {
     let command = format!("START_REPLICATION PHYSICAL {} (term='{}')", range.from, range.term);
     let mut copy = within_silence_limit(client.copy_both(&command)).await?;
@@ -119,7 +111,6 @@ async fn read<S: Io>(
         if pieces.send(Ok((at, wal))).await.is_err() {
             return Ok(());
         }
-        wake.notify_one();
         at = next;
     }
     Ok(())
@@ -175,7 +166,6 @@ mod tests {
         let (client, mut server) = scripted_server::client().await;
         let (sender, mut pieces) = mpsc::channel(DONOR_QUEUE_PIECES_MAX);
         let started = Instant::now();
-        let wake = Notify::new();
         let send_all = async {
             for message in messages {
                 scripted_server::send(&mut server, std::slice::from_ref(message)).await;
@@ -186,7 +176,7 @@ mod tests {
         };
 
         let ended = tokio::select! {
-            ended = timeout(DEADLINE, read(client, RANGE, &sender, &wake)) => ended.expect("the read hangs"),
+            ended = timeout(DEADLINE, read(client, RANGE, &sender)) => ended.expect("the read hangs"),
             () = send_all => unreachable!(),
         };
 

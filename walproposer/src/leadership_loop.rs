@@ -16,10 +16,10 @@ use crate::status::{LeadershipState, LinkState, StatusBoard};
 
 /// Serves the primary until `shutdown` begins. Dropping the future closes every connection at once.
 pub(crate) async fn run(
-    config: &RunConfig,
-    board: &StatusBoard,
-    requests: &mut mpsc::Receiver<AdminRequest>,
-    shutdown: &Shutdown,
+    config: RunConfig,
+    board: StatusBoard,
+    mut requests: mpsc::Receiver<AdminRequest>,
+    shutdown: Shutdown,
 ) {
     let cluster = Arc::new(config.cluster.clone());
     let mut retry_policy = RetryPolicy::new();
@@ -28,7 +28,8 @@ pub(crate) async fn run(
 
     loop {
         let started = Instant::now();
-        let end = match leadership::run(config, &cluster, board, carry_over, requests, shutdown).await {
+        let running = leadership::run(&config, &cluster, &board, carry_over, &mut requests, &shutdown);
+        let end = match running.await {
             Ok(never) => match never {},
             Err(end) => end,
         };
@@ -41,7 +42,7 @@ pub(crate) async fn run(
         if reason != logged_reason {
             tracing::warn!(reason, "not leading");
         }
-        show(board, &end, &reason);
+        show(&board, &end, &reason);
         carry_over = carry_over.after(&end);
         logged_reason = reason;
 

@@ -2,10 +2,14 @@
 //!
 //! ```text
 //!   PostgreSQL --WAL--> primary --> leadership --> campaign --> safekeeper_link --> safekeepers
-//!      ^                                |     (consensus::Proposer)   |
-//!      +---------- commit_lsn ----------+                        donor_stream  (reads WAL from one safekeeper for
+//!      ^                                |     (consensus::Proposer)   ^
+//!      +---------- commit_lsn ----------+                        safekeeper_dialer  (opens the connections)
+//!                                                                donor_stream  (reads WAL from one safekeeper for
 //!                                                                               another one that lacks it)
 //! ```
+//!
+//! All of the upper line is one task: it owns every socket that a commit passes through and hands nothing on. Dialling,
+//! donors and HTTP are tasks beside it, on the same thread.
 //!
 //! It is the primary's synchronous standby. Start reading at `leadership`: one connection to the primary, one term.
 //! The walproposer keeps nothing on disk: after a restart it learns everything from the safekeepers and the primary.
@@ -32,6 +36,7 @@ mod primary_name;
 pub mod recover;
 mod retry_policy;
 mod safekeeper_client;
+mod safekeeper_dialer;
 mod safekeeper_link;
 #[cfg(test)]
 mod scripted_server;

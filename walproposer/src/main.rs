@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 fn run(flags: RunFlags) -> anyhow::Result<()> {
     let options = telemetry_options(&flags.log);
     let config = flags.validate()?;
-    telemetry::run(&options, async |log_level| serve(config, log_level).await)
+    telemetry::run_on_one_thread(&options, async |log_level| serve(config, log_level).await)
 }
 
 async fn serve(config: RunConfig, log_level: LogLevel) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! Metrics of the walproposer: shows the values of the [`StatusBoard`]. Nothing is counted here.
+//! Metrics of the walproposer: shows the values and histograms of the [`StatusBoard`]. Nothing is counted here.
 
 use std::fmt;
 
@@ -9,12 +9,26 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use telemetry::Metrics;
 
-use crate::status::{LeadershipState, LinkState, SafekeeperView, StatusBoard, StatusSnapshot};
+use crate::status::{
+    CommitHistograms, LeadershipState, LinkState, SafekeeperView, StatusBoard, StatusSnapshot,
+};
 
 /// The registry, with the metrics of the process and those of `board`.
 pub(crate) fn registry(board: &StatusBoard) -> Metrics {
     let mut metrics = Metrics::new("walproposer", env!("CARGO_PKG_VERSION"));
-    metrics.registry().register_collector(Box::new(StatusCollector(board.clone())));
+    let CommitHistograms { commit_wait, quorum_lag } = board.histograms().clone();
+    let registry = metrics.registry();
+    registry.register_collector(Box::new(StatusCollector(board.clone())));
+    registry.register(
+        "holdfast_walproposer_commit_wait_seconds",
+        "From the arrival of WAL to the report that a quorum has it",
+        commit_wait,
+    );
+    registry.register(
+        "holdfast_walproposer_quorum_lag_bytes",
+        "WAL that a quorum lacked when more of it arrived",
+        quorum_lag,
+    );
     metrics
 }
 

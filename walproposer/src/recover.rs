@@ -194,7 +194,7 @@ impl Recovery {
                     generation: configuration.map_or(0, |configuration| configuration.generation.0),
                 });
             }
-            if campaign.proposer().is_stuck() {
+            if campaign.is_stuck() {
                 return Err(AttemptError::DonorLost);
             }
             campaign.step().await?;

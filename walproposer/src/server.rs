@@ -4,6 +4,7 @@
 
 use telemetry::LogLevel;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use utils::Shutdown;
 
 use crate::admin_requests::AdminRequests;
@@ -15,15 +16,26 @@ use crate::{http, leadership_loop};
 /// walproposer.
 pub async fn serve(config: RunConfig, listener: TcpListener, shutdown: Shutdown, log_level: LogLevel) {
     let board = StatusBoard::new(&config.cluster);
-    let (requests, mut receiver) = AdminRequests::new(&board);
+    let (requests, receiver) = AdminRequests::new(&board);
     let token = config.cluster.token.clone();
     let router = http::router(&board, log_level, requests, token);
     let http = telemetry::serve(listener, router, shutdown.draining());
-    let leaderships = leadership_loop::run(&config, &board, &mut receiver, &shutdown);
+
+    // In a task of its own: a wake of the future that `main` runs costs the runtime a system call.
+    let mut leaderships = JoinSet::new();
+    leaderships.spawn(leadership_loop::run(config, board, receiver, shutdown.clone()));
+    let led = async {
+        if let Some(Err(failed)) = leaderships.join_next().await
+            && let Ok(panic) = failed.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    };
 
     // An immediate shutdown drops both at any point: that closes every connection.
     tokio::select! {
-        _ = async { tokio::join!(http, leaderships) } => {}
+        _ = async { tokio::join!(http, led) } => {}
         () = shutdown.immediate() => {}
     }
+    leaderships.shutdown().await;
 }

@@ -1,51 +1,75 @@
-//! Connections of a [`Campaign`]: handles the events of the links, dials and removes safekeepers, and fills the queues.
+//! Connections of a [`Campaign`]: takes them from the dialers, reads their answers, fills and writes their buffers, and
+//! adds and removes safekeepers.
 
+use std::ops::Bound;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use consensus::{AcceptorMessage, Action, LostTerm};
 use tokio::time::Instant;
 use wal_types::NodeId;
 
 use super::configuration_changes::address_of;
-use super::follower::{Connection, Donors, Follower, FollowerProblem};
+use super::follower::{Connection, Follower, FollowerProblem};
 use super::{COMMIT_TELL_DELAY, Campaign};
 use crate::change_result::FOLLOWERS_MAX;
 use crate::config::SafekeeperAddress;
-use crate::safekeeper_link::{self, Envelope, LinkEvent};
+use crate::safekeeper_dialer::{self, DialEvent, Dialed};
+use crate::safekeeper_link::LinkError;
 
 impl Campaign {
-    /// Handles one event of a link. Messages of a connection that was replaced are ignored.
-    pub(super) fn handle_link_event(&mut self, envelope: Envelope) -> Result<(), LostTerm> {
-        let Envelope { node, incarnation, event } = envelope;
-        let Some(follower) = self.followers.get_mut(&node) else { return Ok(()) };
-        let is_current =
-            follower.connection.as_ref().is_some_and(|connection| connection.incarnation == incarnation);
+    /// Takes all connections that dialers have opened. True when there was an event.
+    pub(super) fn poll_dialers(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        while let Poll::Ready(Some(dialed)) = self.events.poll_recv(cx) {
+            self.handle_dialed(dialed);
+            any = true;
+        }
+        any
+    }
+
+    /// Handles one event of a dialer. Events of a dialer that was replaced are ignored, and its connection is closed.
+    pub(super) fn handle_dialed(&mut self, dialed: Dialed) {
+        let Dialed { node, dialer, event } = dialed;
+        let Some(follower) = self.followers.get_mut(&node).filter(|follower| follower.dialer == dialer)
+        else {
+            return;
+        };
 
         match event {
-            LinkEvent::Connecting => follower.connecting = true,
-            LinkEvent::Connected(queue) => {
-                follower.connection = Some(Connection { incarnation, queue, unanswered_since: None });
+            DialEvent::Connecting => follower.connecting = true,
+            DialEvent::Connected(open) => {
+                self.connections_opened += 1;
+                follower.connection = Some(Connection::new(self.connections_opened, *open));
                 self.proposer.connected(node);
             }
-            LinkEvent::Message(message) if is_current => return self.handle_message(node, message),
-            // From a connection that was closed here.
-            LinkEvent::Message(_) => {}
-            LinkEvent::Disconnected(reason) => {
+            DialEvent::Failed(reason) => {
                 follower.connecting = false;
-                if let Some(reason) = reason {
-                    // The reason that ended a conversation is kept until a later connection has come as far as
-                    // streaming: a safekeeper that refuses is connected to again and again, and greets each time.
-                    follower.problem = Some(FollowerProblem { reason, until_streaming: is_current });
-                }
-                if is_current {
-                    self.close_connection(node);
+                follower.problem = Some(FollowerProblem { reason, until_streaming: false });
+            }
+        }
+    }
+
+    /// Handles all answers that have arrived. True when there was one, or a connection ended.
+    pub(super) fn poll_answers(&mut self, cx: &mut Context<'_>) -> Result<bool, LostTerm> {
+        let mut any = false;
+        let mut after = Bound::Unbounded;
+        while let Some((&node, _)) = self.followers.range((after, Bound::Unbounded)).next() {
+            after = Bound::Excluded(node);
+            while let Some(Poll::Ready(answer)) =
+                self.followers.get_mut(&node).and_then(|follower| follower.poll_answer(cx))
+            {
+                any = true;
+                match answer {
+                    Ok(message) => self.handle_answer(node, message)?,
+                    Err(error) => self.connection_ended(node, &error),
                 }
             }
         }
-        Ok(())
+        Ok(any)
     }
 
-    fn handle_message(&mut self, node: NodeId, message: AcceptorMessage) -> Result<(), LostTerm> {
+    pub(super) fn handle_answer(&mut self, node: NodeId, message: AcceptorMessage) -> Result<(), LostTerm> {
         // A wrong address would let one safekeeper vote for two, and WAL on one disk would count as a majority's.
         if let AcceptorMessage::Greeting(greeting) = &message
             && greeting.node_id != node
@@ -55,14 +79,15 @@ impl Campaign {
             return Ok(());
         }
 
+        let is_append = matches!(message, AcceptorMessage::Append(_));
         if let Some(follower) = self.followers.get_mut(&node) {
-            follower.record_answer(matches!(message, AcceptorMessage::Append(_)));
+            follower.record_answer(is_append);
         }
         for action in self.proposer.receive(node, message)? {
             match action {
                 Action::Reset(node) => self.reset_connection(node, "the answer does not fit the request"),
                 Action::Committed(_) => {
-                    self.announce_commit_at.get_or_insert(Instant::now() + COMMIT_TELL_DELAY);
+                    self.commit_tell.set(Instant::now() + COMMIT_TELL_DELAY);
                     self.actions.push_back(action);
                 }
                 Action::Configured(configuration) => {
@@ -75,10 +100,26 @@ impl Campaign {
                 }
             }
         }
-        if self.dials_unlisted_members {
+        // An answer to an append names no members.
+        if self.dials_unlisted_members && !is_append {
             self.dial_unlisted_members();
         }
         Ok(())
+    }
+
+    /// Moves messages of the proposer into the buffers of the links, as far as there is room, and writes them as far as the
+    /// sockets take them. True when another call could send more at once.
+    pub(crate) fn send_due_messages(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut more = false;
+        let mut after = Bound::Unbounded;
+        while let Some((&node, follower)) = self.followers.range_mut((after, Bound::Unbounded)).next() {
+            after = Bound::Excluded(node);
+            match follower.send_due(cx, &mut self.proposer, &self.cluster) {
+                Ok(has_more) => more |= has_more,
+                Err(error) => self.connection_ended(node, &error),
+            }
+        }
+        more
     }
 
     /// Connects to members that the command line does not list but the safekeepers' configuration does.
@@ -93,7 +134,7 @@ impl Campaign {
         }
     }
 
-    /// Starts a link to a safekeeper, unless there is one.
+    /// Starts to connect to a safekeeper, unless it is known.
     pub(super) fn dial(&mut self, address: SafekeeperAddress) {
         if self.followers.contains_key(&address.id) {
             return;
@@ -103,27 +144,43 @@ impl Campaign {
         }
         self.proposer.add_peer(address.id);
 
-        let running = safekeeper_link::run(Arc::clone(&self.cluster), address.clone(), self.handle.clone());
-        let link = self.links.spawn(running);
-        self.followers.insert(address.id, Follower::new(address, link));
+        self.dialers_started += 1;
+        let number = self.dialers_started;
+        let cluster = Arc::clone(&self.cluster);
+        let running = safekeeper_dialer::run(cluster, address.clone(), number, self.events_sender.clone());
+        let task = self.dialers.spawn(running);
+        self.followers.insert(address.id, Follower::new(address, number, task));
     }
 
-    /// Closes the connection and ends its link.
+    /// Closes the connection and ends its dialer.
     pub(super) fn remove_follower(&mut self, node: NodeId) {
         self.close_connection(node);
         if let Some(follower) = self.followers.remove(&node) {
-            follower.link.abort();
+            follower.dialer_task.abort();
         }
         Arc::make_mut(&mut self.cluster).safekeepers.retain(|known| known.id != node);
-        while self.links.try_join_next().is_some() {}
+        while self.dialers.try_join_next().is_some() {}
     }
 
-    /// Closes the connection; its link opens a new one.
+    /// Closes the connection; its dialer opens a new one.
     pub(super) fn reset_connection(&mut self, node: NodeId, reason: &str) {
         tracing::warn!(safekeeper = %node, reason, "resetting the connection to a safekeeper");
         self.close_connection(node);
+        self.record_end(node, reason.to_owned());
+    }
+
+    pub(super) fn connection_ended(&mut self, node: NodeId, error: &LinkError) {
+        tracing::debug!(safekeeper = %node, %error, "connection to a safekeeper ended");
+        self.close_connection(node);
+        self.record_end(node, error.to_string());
+    }
+
+    /// Keeps the reason that ended a conversation until a later connection has come as far as streaming: a safekeeper that
+    /// refuses is connected to again and again, and greets each time.
+    fn record_end(&mut self, node: NodeId, reason: String) {
         if let Some(follower) = self.followers.get_mut(&node) {
-            follower.problem = Some(FollowerProblem { reason: reason.to_owned(), until_streaming: true });
+            follower.connecting = false;
+            follower.problem = Some(FollowerProblem { reason, until_streaming: true });
         }
     }
 
@@ -132,26 +189,6 @@ impl Campaign {
         if let Some(follower) = self.followers.get_mut(&node) {
             follower.connection = None;
             follower.donor_stream = None;
-        }
-    }
-
-    /// Moves messages of the proposer into the queues of the links, as far as there is room.
-    pub(crate) fn send_due_messages(&mut self) {
-        for (&node, follower) in &mut self.followers {
-            while let Some(connection) = &mut follower.connection {
-                // A closed queue belongs to a connection whose Disconnected event is still to come.
-                let Ok(room) = connection.queue.try_reserve() else { break };
-                if let Some(message) = self.proposer.poll_send(node) {
-                    room.send(message);
-                    connection.unanswered_since.get_or_insert_with(Instant::now);
-                    continue;
-                }
-                drop(room);
-                let donors = Donors { cluster: &self.cluster, wake: &self.wake };
-                if !follower.advance_catch_up(node, &mut self.proposer, &donors) {
-                    break;
-                }
-            }
         }
     }
 }

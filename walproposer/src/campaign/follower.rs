@@ -1,18 +1,22 @@
-//! [`Follower`]: the campaign's side of one safekeeper: its link, its queue, and the WAL that it is given from a donor.
+//! [`Follower`]: the campaign's side of one safekeeper: its dialer, its connection, and the WAL that it is given from a
+//! donor.
 //!
 //! The protocol state of the safekeeper is not here: the [`Proposer`] holds it.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use consensus::{CampaignPhase, PeerState, PeerStatus, Proposer, ProposerMessage};
-use tokio::sync::{Notify, mpsc};
+use consensus::{AcceptorMessage, CampaignPhase, PeerState, PeerStatus, Proposer};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use wal_types::NodeId;
 
 use crate::config::{Cluster, SafekeeperAddress};
 use crate::donor_stream::{DonorStream, WalRange};
+use crate::safekeeper_dialer::OpenLink;
+use crate::safekeeper_link::{LinkError, SafekeeperLink};
 use crate::status::{LinkState, SafekeeperView};
 
 /// Pause after a donor failed.
@@ -28,8 +32,10 @@ const CANNOT_FOLLOW: &str = "this safekeeper cannot follow: its log has no commo
 #[derive(Debug)]
 pub(super) struct Follower {
     pub(super) address: SafekeeperAddress,
-    /// The task that keeps the connection open.
-    pub(super) link: AbortHandle,
+    /// Number of the dialer.
+    pub(super) dialer: u64,
+    /// The task that opens the connections.
+    pub(super) dialer_task: AbortHandle,
     pub(super) connecting: bool,
     pub(super) connection: Option<Connection>,
     pub(super) donor_stream: Option<DonorStream>,
@@ -49,23 +55,27 @@ pub(super) struct FollowerProblem {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) incarnation: u64,
-    /// Messages for the safekeeper. Dropping the sender closes the connection.
-    pub(super) queue: mpsc::Sender<ProposerMessage>,
+    pub(super) link: SafekeeperLink,
+    /// When the oldest message that may still be unanswered was encoded.
     pub(super) unanswered_since: Option<Instant>,
+    /// Its drop makes the dialer open the next connection.
+    _kept: oneshot::Sender<Infallible>,
 }
 
-/// Context for reading from a donor.
-pub(super) struct Donors<'a> {
-    pub(super) cluster: &'a Arc<Cluster>,
-    pub(super) wake: &'a Arc<Notify>,
+impl Connection {
+    /// A connection on which nothing was said yet.
+    pub(super) fn new(incarnation: u64, open: OpenLink) -> Self {
+        Self { incarnation, link: open.link, unanswered_since: None, _kept: open.kept }
+    }
 }
 
 impl Follower {
     /// A safekeeper that is not connected yet.
-    pub(super) const fn new(address: SafekeeperAddress, link: AbortHandle) -> Self {
+    pub(super) const fn new(address: SafekeeperAddress, dialer: u64, dialer_task: AbortHandle) -> Self {
         Self {
             address,
-            link,
+            dialer,
+            dialer_task,
             connecting: false,
             connection: None,
             donor_stream: None,
@@ -74,15 +84,51 @@ impl Follower {
         }
     }
 
-    /// Time at which the oldest message that may still be unanswered was queued.
+    /// Time at which the oldest message that may still be unanswered was encoded.
     pub(super) fn unanswered_since(&self) -> Option<Instant> {
         self.connection.as_ref()?.unanswered_since
     }
 
-    /// True while messages wait in the queue of the link.
+    /// True while bytes wait for the socket.
     pub(super) fn has_unsent(&self) -> bool {
-        let queue = self.connection.as_ref().map(|connection| &connection.queue);
-        queue.is_some_and(|queue| !queue.is_closed() && queue.capacity() < queue.max_capacity())
+        self.connection.as_ref().is_some_and(|connection| connection.link.has_unsent())
+    }
+
+    /// The next answer when it has arrived, or the error that ends the connection.
+    pub(super) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<Result<AcceptorMessage, LinkError>>> {
+        Some(self.connection.as_mut()?.link.poll_answer(cx))
+    }
+
+    /// Encodes what is due for the safekeeper while its link has room, and writes it. True when the link was full and has
+    /// room again: there may be more. An error ends the connection.
+    pub(super) fn send_due(
+        &mut self,
+        cx: &mut Context<'_>,
+        proposer: &mut Proposer,
+        cluster: &Arc<Cluster>,
+    ) -> Result<bool, LinkError> {
+        let node = self.address.id;
+        let was_full = loop {
+            let Some(connection) = &mut self.connection else { return Ok(false) };
+            if !connection.link.has_room() {
+                break true;
+            }
+            if let Some(message) = proposer.poll_send(node) {
+                connection.link.encode(&message)?;
+                connection.unanswered_since.get_or_insert_with(Instant::now);
+            } else if !self.advance_catch_up(cx, proposer, cluster) {
+                break false;
+            }
+        };
+
+        let Some(connection) = &mut self.connection else { return Ok(false) };
+        if connection.link.has_unsent() {
+            connection.link.write(cx)?;
+        }
+        Ok(was_full && connection.link.has_room())
     }
 
     /// Records that the safekeeper answered; `follows` when the answer was to an append.
@@ -93,14 +139,15 @@ impl Follower {
         }
     }
 
-    /// Passes one piece of a donor's WAL to the proposer, or begins to read from a donor. True when the proposer has more
-    /// to send now.
-    pub(super) fn advance_catch_up(
+    /// Passes one piece of a donor's WAL to the proposer, or begins to read from a donor. True when it is worth to ask the
+    /// proposer again; else the task is woken by the next piece.
+    fn advance_catch_up(
         &mut self,
-        node: NodeId,
+        cx: &mut Context<'_>,
         proposer: &mut Proposer,
-        donors: &Donors<'_>,
+        cluster: &Arc<Cluster>,
     ) -> bool {
+        let node = self.address.id;
         let Some(fetch) = proposer.poll_fetch(node) else {
             self.donor_stream = None;
             return false;
@@ -110,30 +157,32 @@ impl Follower {
             if self.donor_retry_at.is_some_and(|at| Instant::now() < at) {
                 return false;
             }
-            let donor = donors.cluster.safekeepers.iter().find(|address| address.id == fetch.donor);
+            let donor = cluster.safekeepers.iter().find(|address| address.id == fetch.donor);
             let range = WalRange { from: fetch.from, until: fetch.until, term: proposer.term() };
             tracing::info!(safekeeper = %node, donor = %fetch.donor, from = %fetch.from, until = %fetch.until, "catching up from a donor");
-            self.donor_stream = donor.map(|donor| {
-                DonorStream::start(Arc::clone(donors.cluster), donor.clone(), range, Arc::clone(donors.wake))
-            });
-            return false;
+            self.donor_stream =
+                donor.map(|donor| DonorStream::start(Arc::clone(cluster), donor.clone(), range));
+            return self.donor_stream.is_some();
         };
 
-        match donor_stream.pieces.try_recv() {
-            Ok(Ok((at, wal))) if proposer.fetched(node, donor_stream.donor, at, &wal) => return true,
-            // Bytes that do not continue the follower's stream were read for an earlier position: read again.
-            Ok(Ok(_)) => self.donor_stream = None,
-            Ok(Err(reason)) => {
+        match donor_stream.pieces.poll_recv(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(Some(Ok((at, wal)))) => {
+                // Bytes that do not continue the follower's stream were read for an earlier position: read again.
+                if !proposer.fetched(node, donor_stream.donor, at, &wal) {
+                    self.donor_stream = None;
+                }
+            }
+            Poll::Ready(Some(Err(reason))) => {
                 tracing::warn!(safekeeper = %node, reason, "cannot read WAL from a donor");
                 self.problem = Some(FollowerProblem { reason, until_streaming: false });
                 proposer.donor_failed(node, donor_stream.donor);
                 self.donor_stream = None;
                 self.donor_retry_at = Some(Instant::now() + DONOR_RETRY_DELAY);
             }
-            Err(mpsc::error::TryRecvError::Empty) => {}
-            Err(mpsc::error::TryRecvError::Disconnected) => self.donor_stream = None,
+            Poll::Ready(None) => self.donor_stream = None,
         }
-        false
+        true
     }
 
     /// The safekeeper as the status shows it.
@@ -163,7 +212,7 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
-    use wal_types::Lsn;
+    use wal_types::{Lsn, NodeId};
 
     use super::*;
 
@@ -171,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn voted_follower_of_leader_explains_its_wait() {
         let address = SafekeeperAddress { id: NodeId(4), host: "sk4".to_owned(), port: 1 };
-        let follower = Follower::new(address, tokio::spawn(async {}).abort_handle());
+        let follower = Follower::new(address, 1, tokio::spawn(async {}).abort_handle());
         let at = Lsn(0x200_0000);
         let state = PeerState::Voted;
         let peer =

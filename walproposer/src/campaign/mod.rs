@@ -1,9 +1,11 @@
-//! [`Campaign`]: the [`Proposer`] with its connections. The task that owns it calls [`Campaign::next`] in a loop.
+//! [`Campaign`]: the [`Proposer`] with its connections. The task that owns it calls [`Campaign::next`] in a loop, or, while
+//! WAL streams, polls it in turns.
 //!
-//! The campaign passes the links' messages to the proposer, and the proposer's messages to the queue of each link, as far
-//! as it has room. It reads WAL for lagging safekeepers from donors, and sends heartbeats. It decides nothing about the
-//! primary: an [`Action`] that needs such a decision is returned to `leadership` or `recover`. It never waits for a single
-//! safekeeper: a full queue is left alone until its link reports room.
+//! One turn reads the answers that have arrived on all connections, steps the proposer for each, and writes what the
+//! proposer then has for each safekeeper straight to its socket. The campaign also gives lagging safekeepers WAL from
+//! donors, and sends heartbeats. It decides nothing about the primary: an [`Action`] that needs such a decision is returned
+//! to `leadership` or `recover`. It never waits for a single safekeeper: a link that is full is left alone until its socket
+//! has taken something. Dialling and reading from donors are tasks of their own.
 
 mod configuration_changes;
 mod connections;
@@ -12,31 +14,35 @@ mod requested_change;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{Action, CampaignPhase, LostTerm, Proposer, ProposerOptions, WalBuffer};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId};
 
 use self::follower::Follower;
 use self::requested_change::RequestedChange;
+use self::timers::KeptTimer;
 pub(crate) use self::timers::{election_timeout, sleep_until_due};
 use crate::config::Cluster;
-use crate::safekeeper_link::{CampaignHandle, Envelope};
+use crate::safekeeper_dialer::Dialed;
 use crate::status::StatusBoard;
 
-/// Events of all links that may wait for the campaign.
-const LINK_EVENTS_MAX: usize = 256;
+/// Events of all dialers that may wait for the campaign.
+const DIAL_EVENTS_MAX: usize = 64;
 /// Interval at which timeouts are checked and the status is published.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
 /// A follower receives a message at least this often.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// Delay after which followers that got no append since a commit are sent an empty one with the commit position.
+/// Interval of the check that the WAL that lagging safekeepers need is still available.
+const STUCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Delay after the newest commit, after which followers that got no append since are sent an empty one with its position.
 const COMMIT_TELL_DELAY: Duration = Duration::from_millis(5);
 /// The connection to a safekeeper that leaves a message unanswered for this long is closed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,12 +57,14 @@ pub(crate) struct Campaign {
     cluster: Arc<Cluster>,
     board: StatusBoard,
     followers: BTreeMap<NodeId, Follower>,
-    events: mpsc::Receiver<Envelope>,
-    wake: Arc<Notify>,
+    events: mpsc::Receiver<Dialed>,
+    events_sender: mpsc::Sender<Dialed>,
     actions: VecDeque<Action>,
     tick: Interval,
     heartbeat_at: Instant,
-    announce_commit_at: Option<Instant>,
+    stuck_check_at: Instant,
+    is_stuck: bool,
+    commit_tell: KeptTimer,
     /// True when members that the command line does not list are connected to. False in a recovery: its safekeepers may be
     /// copies made for inspection, and the members in their configuration are then the live originals.
     dials_unlisted_members: bool,
@@ -64,18 +72,17 @@ pub(crate) struct Campaign {
     decided_generation: Option<Generation>,
     requested_change: Option<RequestedChange>,
     primary: Option<PrimaryId>,
-    handle: CampaignHandle,
-    /// Aborted, and their connections closed, when the campaign is dropped.
-    links: JoinSet<()>,
+    connections_opened: u64,
+    dialers_started: u64,
+    /// Aborted when the campaign is dropped.
+    dialers: JoinSet<()>,
 }
 
 impl Campaign {
     /// Begins to connect to all safekeepers of `cluster`.
     pub(crate) fn start(cluster: &Arc<Cluster>, options: ProposerOptions, board: &StatusBoard) -> Self {
-        let (sender, events) = mpsc::channel(LINK_EVENTS_MAX);
-        let wake = Arc::new(Notify::new());
-        let incarnations = Arc::new(AtomicU64::new(1));
-        let handle = CampaignHandle { events: sender, wake: Arc::clone(&wake), incarnations };
+        let (events_sender, events) = mpsc::channel(DIAL_EVENTS_MAX);
+        let now = Instant::now();
         let mut tick = interval(TICK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -90,13 +97,16 @@ impl Campaign {
             board: board.clone(),
             followers: BTreeMap::new(),
             events,
-            wake,
+            events_sender,
             actions: VecDeque::new(),
             tick,
-            heartbeat_at: Instant::now() + HEARTBEAT_INTERVAL,
-            announce_commit_at: None,
-            handle,
-            links: JoinSet::new(),
+            heartbeat_at: now + HEARTBEAT_INTERVAL,
+            stuck_check_at: now + STUCK_CHECK_INTERVAL,
+            is_stuck: false,
+            commit_tell: KeptTimer::new(),
+            connections_opened: 0,
+            dialers_started: 0,
+            dialers: JoinSet::new(),
         };
         for address in &cluster.safekeepers {
             campaign.dial(address.clone());
@@ -119,23 +129,32 @@ impl Campaign {
         self.actions.pop_front()
     }
 
-    /// Sends what is due, waits for one event and handles it. Cancel-safe.
+    /// Waits until something has arrived or is due, handles it, and sends what follows. Cancel-safe.
     pub(crate) async fn step(&mut self) -> Result<(), LostTerm> {
-        self.send_due_messages();
+        poll_fn(|cx| {
+            let arrived = self.poll_arrivals(cx)?;
+            let more = self.send_due_messages(cx);
+            if arrived || more { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+    }
 
-        // Every arm may be cancelled: an event stays in its channel, a notification and a due time stay due.
-        tokio::select! {
-            event = self.events.recv() => if let Some(event) = event { self.handle_link_event(event)? },
-            () = self.wake.notified() => {}
-            () = sleep_until_due(self.announce_commit_at) => {
-                self.announce_commit_at = None;
-                self.proposer.announce_commit();
-            }
-            _ = self.tick.tick() => self.handle_tick(),
+    /// Handles everything that has arrived from safekeepers and dialers, and what is due. False when that was nothing. The
+    /// task is woken by what comes next. Sending is left to [`Campaign::send_due_messages`].
+    pub(crate) fn poll_arrivals(&mut self, cx: &mut Context<'_>) -> Result<bool, LostTerm> {
+        let mut any = self.poll_dialers(cx) | self.poll_answers(cx)?;
+        if self.commit_tell.poll_due(cx).is_ready() {
+            self.proposer.announce_commit();
+            any = true;
         }
-
-        self.advance_change();
-        Ok(())
+        while self.tick.poll_tick(cx).is_ready() {
+            self.handle_tick();
+            any = true;
+        }
+        if any {
+            self.advance_change();
+        }
+        Ok(any)
     }
 
     /// Spends a term. See [`Proposer::request_votes`].
@@ -166,27 +185,30 @@ impl Campaign {
     pub(crate) async fn finish(mut self) {
         self.proposer.announce_commit();
         let announced = async {
-            self.send_due_messages();
+            poll_fn(|cx| Poll::Ready(self.send_due_messages(cx))).await;
             while self.followers.values().any(Follower::has_unsent) {
-                if self.step().await.is_err() {
-                    return;
-                }
+                self.step().await?;
             }
 
-            // An empty queue does not prove that its last message was sent. An answer does.
-            let mut waiting: Vec<NodeId> = self.unanswered().collect();
+            // Bytes that the socket took may still be lost when it is closed. An answer proves that they were not.
+            let mut waiting: Vec<_> = self.unanswered().collect();
             while !waiting.is_empty() {
-                let Some(envelope) = self.events.recv().await else { return };
-                waiting.retain(|&waits| waits != envelope.node);
-                if self.handle_link_event(envelope).is_err() {
-                    return;
-                }
+                self.step().await?;
+                waiting.retain(|(node, since)| {
+                    self.followers.get(node).and_then(Follower::unanswered_since) == Some(*since)
+                });
             }
+            Ok::<_, LostTerm>(())
         };
 
         // Best effort: the next election settles what a follower did not learn.
         let _ = timeout(FINISH_TIMEOUT, announced).await;
         self.publish_status();
+    }
+
+    /// True when too many followers lack WAL that no connected safekeeper has. See [`Proposer::is_stuck`].
+    pub(crate) const fn is_stuck(&self) -> bool {
+        self.is_stuck
     }
 
     /// The proposer, to read from.
@@ -205,10 +227,9 @@ impl Campaign {
         Some(self.followers.get(&node)?.connection.as_ref()?.incarnation)
     }
 
-    /// Safekeepers that have not answered the newest message yet.
-    fn unanswered(&self) -> impl Iterator<Item = NodeId> {
-        let waits = |follower: &&Follower| follower.unanswered_since().is_some();
-        self.followers.values().filter(waits).map(|follower| follower.address.id)
+    /// Safekeepers that have not answered the newest message yet, and since when.
+    fn unanswered(&self) -> impl Iterator<Item = (NodeId, Instant)> {
+        self.followers.iter().filter_map(|(&node, follower)| Some((node, follower.unanswered_since()?)))
     }
 
     fn handle_tick(&mut self) {
@@ -217,18 +238,34 @@ impl Campaign {
             self.heartbeat_at = now + HEARTBEAT_INTERVAL;
             self.proposer.heartbeat();
         }
+        if now >= self.stuck_check_at {
+            self.stuck_check_at = now + STUCK_CHECK_INTERVAL;
+            self.is_stuck = self.proposer.is_stuck();
+        }
 
-        let since = |node: &NodeId| self.followers.get(node).and_then(Follower::unanswered_since);
+        self.close_silent_connections(now);
+        self.remove_non_members();
+        self.publish_status();
+    }
+
+    fn close_silent_connections(&mut self, now: Instant) {
         let silent: Vec<NodeId> = self
             .unanswered()
-            .filter(|node| since(node).is_some_and(|since| now.duration_since(since) > ANSWER_TIMEOUT))
+            .filter(|(_, since)| now.duration_since(*since) > ANSWER_TIMEOUT)
+            .map(|(node, _)| node)
             .collect();
         for node in silent {
             self.reset_connection(node, &format!("no answer for {} s", ANSWER_TIMEOUT.as_secs()));
         }
 
-        self.remove_non_members();
-        self.publish_status();
+        let failed = |(&node, follower): (&NodeId, &Follower)| {
+            let link = &follower.connection.as_ref()?.link;
+            Some((node, link.check_write_timeout(now).err()?))
+        };
+        let failed: Vec<_> = self.followers.iter().filter_map(failed).collect();
+        for (node, error) in failed {
+            self.connection_ended(node, &error);
+        }
     }
 
     fn publish_status(&self) {

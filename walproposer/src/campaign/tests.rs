@@ -1,12 +1,19 @@
-//! Reactions of the campaign to link events. The tests inject the events; the links dial a port on which nothing listens.
+//! Reactions of the campaign to connections and answers. The tests inject both; the dialers find a port on which nothing
+//! listens.
+
+use std::task::Waker;
 
 use consensus::{AcceptorGreeting, AcceptorMessage, Configuration, PeerState, ProposerMessage};
-use tokio::sync::mpsc::error::TryRecvError;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use wal_types::{SegmentSize, SystemId, TenantTimelineId, Term, Tli};
 
 use super::*;
 use crate::config::SafekeeperAddress;
-use crate::safekeeper_link::LinkEvent;
+use crate::safekeeper_dialer::{DialEvent, OpenLink};
+use crate::safekeeper_link::SafekeeperLink;
+use crate::scripted_server;
 
 const NODE: NodeId = NodeId(1);
 
@@ -29,15 +36,22 @@ fn campaign() -> Campaign {
 }
 
 impl Campaign {
-    fn connect(&mut self, incarnation: u64) -> mpsc::Receiver<ProposerMessage> {
-        let (sender, queue) = mpsc::channel(2);
-        self.inject(incarnation, LinkEvent::Connected(sender));
-        self.send_due_messages();
-        queue
+    /// Gives the campaign a connection of the present dialer.
+    async fn connect(&mut self) -> TcpStream {
+        let (copy, server) = scripted_server::copy_both_on_socket().await;
+        self.open(self.followers[&NODE].dialer, SafekeeperLink::new(copy));
+        server
     }
 
-    fn inject(&mut self, incarnation: u64, event: LinkEvent) {
-        self.handle_link_event(Envelope { node: NODE, incarnation, event }).unwrap();
+    /// Reports a connection, and sends what is due on it.
+    fn open(&mut self, dialer: u64, link: SafekeeperLink) {
+        let (kept, _) = oneshot::channel();
+        self.dialed(dialer, DialEvent::Connected(Box::new(OpenLink { link, kept })));
+        self.send_due_messages(&mut Context::from_waker(Waker::noop()));
+    }
+
+    fn dialed(&mut self, dialer: u64, event: DialEvent) {
+        self.handle_dialed(Dialed { node: NODE, dialer, event });
     }
 
     fn state(&self) -> PeerState {
@@ -45,69 +59,91 @@ impl Campaign {
     }
 }
 
-fn greeting() -> LinkEvent {
-    let greeting = AcceptorGreeting {
+fn greeting(configuration: Configuration) -> AcceptorMessage {
+    AcceptorMessage::Greeting(AcceptorGreeting {
         node_id: NODE,
         term: Term(3),
-        configuration: Configuration::default(),
+        configuration,
         configuration_term: Term::ZERO,
-    };
-    LinkEvent::Message(AcceptorMessage::Greeting(greeting))
+    })
+}
+
+/// The end of a connection, as its server sees it.
+async fn is_closed(server: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    server.read_to_end(&mut rest).await.is_ok()
 }
 
 #[tokio::test]
-async fn campaign_ignores_answer_of_earlier_connection() {
+async fn campaign_ignores_connection_of_removed_dialer() {
     let mut campaign = campaign();
-    let mut old = campaign.connect(1);
-    assert!(matches!(old.try_recv(), Ok(ProposerMessage::Greeting(_))));
-    let mut new = campaign.connect(2);
-    assert_eq!(old.try_recv(), Err(TryRecvError::Disconnected));
-    assert!(matches!(new.try_recv(), Ok(ProposerMessage::Greeting(_))));
+    let old_dialer = campaign.followers[&NODE].dialer;
+    let address = campaign.followers[&NODE].address.clone();
+    campaign.remove_follower(NODE);
+    campaign.dial(address);
+    let (copy, mut old) = scripted_server::copy_both_on_socket().await;
+    campaign.open(old_dialer, SafekeeperLink::new(copy));
+    assert_eq!((campaign.state(), campaign.incarnation(NODE)), (PeerState::Offline, None));
+    assert!(is_closed(&mut old).await);
 
-    campaign.inject(1, greeting());
-    assert_eq!(campaign.state(), PeerState::Greeting);
-    campaign.inject(1, LinkEvent::Disconnected(Some("late".into())));
-    assert_eq!((campaign.state(), campaign.incarnation(NODE)), (PeerState::Greeting, Some(2)));
-    campaign.inject(2, greeting());
-    assert_eq!(campaign.state(), PeerState::Greeted);
+    let mut new = campaign.connect().await;
+    assert!(!scripted_server::receive(&mut new).await.is_empty());
+    assert_eq!((campaign.state(), campaign.incarnation(NODE)), (PeerState::Greeting, Some(1)));
+    campaign.dialed(old_dialer, DialEvent::Failed("late".into()));
+    assert_eq!((campaign.state(), campaign.incarnation(NODE)), (PeerState::Greeting, Some(1)));
 }
 
 #[tokio::test]
 async fn campaign_closes_connection_on_unrequested_answer() {
     let mut campaign = campaign();
-    let mut queue = campaign.connect(1);
-    campaign.inject(1, greeting());
-    campaign.inject(1, greeting());
+    let mut server = campaign.connect().await;
+    campaign.handle_answer(NODE, greeting(Configuration::default())).unwrap();
+    assert_eq!(campaign.state(), PeerState::Greeted);
+    campaign.handle_answer(NODE, greeting(Configuration::default())).unwrap();
     assert_eq!((campaign.state(), campaign.incarnation(NODE)), (PeerState::Offline, None));
-    queue.try_recv().unwrap();
-    assert_eq!(queue.try_recv(), Err(TryRecvError::Disconnected));
-    // The reason stays when the link reports that it closed the connection.
-    campaign.inject(1, LinkEvent::Disconnected(None));
+    assert!(is_closed(&mut server).await);
+    // The reason stays while the dialer opens the next connection.
+    campaign.dialed(campaign.followers[&NODE].dialer, DialEvent::Connecting);
     campaign.publish_status();
     let shown = campaign.board.read().safekeepers[0].last_error.clone();
     assert!(shown.unwrap().contains("does not fit"));
 }
 
+/// Messages for a link whose socket takes nothing stay with the proposer, and the other links go on.
 #[tokio::test]
-async fn campaign_leaves_full_queue_until_there_is_room() {
+async fn campaign_leaves_full_link_until_there_is_room() {
     let mut campaign = campaign();
-    let (sender, mut queue) = mpsc::channel(1);
-    sender
-        .try_send(ProposerMessage::PreVote(consensus::PreVoteRequest { generation: Generation(0) }))
-        .unwrap();
-    campaign.inject(1, LinkEvent::Connected(sender));
-    campaign.send_due_messages();
-    assert!(matches!(queue.try_recv(), Ok(ProposerMessage::PreVote(_))));
-    assert!(queue.try_recv().is_err());
-    campaign.send_due_messages();
-    assert!(matches!(queue.try_recv(), Ok(ProposerMessage::Greeting(_))));
+    let (copy, mut server) = scripted_server::copy_both_on_socket().await;
+    let mut link = SafekeeperLink::new(copy);
+    let message = ProposerMessage::PreVote(consensus::PreVoteRequest { generation: Generation(0) });
+    while !link.has_unsent() {
+        while link.has_room() {
+            link.encode(&message).unwrap();
+        }
+        poll_fn(|cx| Poll::Ready(link.write(cx))).await.unwrap();
+    }
+    while link.has_room() {
+        link.encode(&message).unwrap();
+    }
+    campaign.open(campaign.followers[&NODE].dialer, link);
+    assert_eq!(campaign.state(), PeerState::Greeting);
+    assert_eq!(campaign.followers[&NODE].unanswered_since(), None);
+
+    let mut received = vec![0; 1 << 20];
+    while campaign.followers[&NODE].has_unsent() || campaign.followers[&NODE].unanswered_since().is_none() {
+        tokio::select! {
+            stepped = campaign.step() => stepped.unwrap(),
+            read = server.read(&mut received) => assert!(read.unwrap() > 0),
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn campaign_resets_connection_after_answer_timeout() {
     let mut campaign = campaign();
-    let _queue = campaign.connect(1);
-    tokio::time::advance(ANSWER_TIMEOUT).await;
+    let _server = campaign.connect().await;
+    let since = campaign.followers[&NODE].unanswered_since().unwrap();
+    tokio::time::advance(since + ANSWER_TIMEOUT - Instant::now()).await;
     campaign.handle_tick();
     assert_eq!(campaign.state(), PeerState::Greeting);
     tokio::time::advance(Duration::from_millis(1)).await;
@@ -124,14 +160,8 @@ async fn campaign_dials_members_that_are_not_listed() {
     for (dials, known) in [(true, vec![1, 2, 3]), (false, vec![1])] {
         let mut campaign = campaign();
         campaign.dials_unlisted_members = dials;
-        let _queue = campaign.connect(1);
-        let greeting = AcceptorGreeting {
-            node_id: NODE,
-            term: Term(3),
-            configuration: members(1..4),
-            configuration_term: Term::ZERO,
-        };
-        campaign.inject(1, LinkEvent::Message(AcceptorMessage::Greeting(greeting)));
+        let _server = campaign.connect().await;
+        campaign.handle_answer(NODE, greeting(members(1..4))).unwrap();
         let ids: Vec<u64> = campaign.followers.keys().map(|node| node.0).collect();
         assert_eq!(ids, known, "dials: {dials}");
         assert_eq!(campaign.proposer.status().len(), known.len());

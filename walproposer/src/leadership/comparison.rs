@@ -53,7 +53,7 @@ impl Comparison {
                         donor_crc = Some(response.crc32c);
                     }
                 }
-                item = stream.next_or_end(wal.end() < end), if wal.end() < end || !stream_ends => {
+                item = stream.next_or_end(wal.end() < end) => {
                     if let FromPrimary::XLogData(mut piece) = item? {
                         let covered = self.covered_bytes(&piece);
                         primary_crc = crc32c::crc32c_append(primary_crc, &piece.data[..covered]);

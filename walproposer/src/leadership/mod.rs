@@ -10,6 +10,7 @@
 //! Called by `leadership_loop`.
 
 mod carry_over;
+mod commit_waits;
 mod comparison;
 mod end;
 mod streaming;
@@ -218,6 +219,6 @@ impl<'a> Elected<'a> {
         campaign.approve(wal);
         board.enter(LeadershipState::Streaming);
         board.update(|snapshot| snapshot.refusal = None);
-        Ok(Streaming { board, campaign, stream })
+        Ok(Streaming::new(board, campaign, stream))
     }
 }

@@ -1,33 +1,52 @@
 //! [`Streaming`]: the stage of a leadership in which WAL flows and commits are acknowledged.
+//!
+//! One task owns all that a commit touches: the proposer, the primary's connection and all links. It works in turns. A
+//! turn reads what has arrived, reports a new commit to the primary, and writes new WAL to all safekeepers; nothing is
+//! handed to another task, and the task sleeps only when nothing has arrived.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 
 use consensus::{Action, Configuration};
 use pq_proto::replication::{FromPrimary, XLogData};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
 use utils::Shutdown;
 use wal_types::Lsn;
 
 use super::LeadershipEnd;
+use super::commit_waits::CommitWaits;
 use crate::admin_requests::{self, AdminRequest};
 use crate::campaign::Campaign;
 use crate::primary::WalStream;
 use crate::primary_name::PrimaryName;
 use crate::status::StatusBoard;
 
-/// Interval of the check that the WAL that lagging safekeepers need is still available.
-const STUCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// WAL that is read from the primary in one turn: the safekeepers' answers must not wait for a primary that always has more.
+const TURN_WAL_BYTES_MAX: u64 = 256 * 1024;
 
 /// Third stage: this process leads.
 pub(super) struct Streaming<'a> {
-    pub(super) board: &'a StatusBoard,
-    pub(super) campaign: Campaign,
-    pub(super) stream: WalStream,
+    board: &'a StatusBoard,
+    campaign: Campaign,
+    stream: WalStream,
+    waits: CommitWaits,
+    /// End of the primary's WAL, as far as it was told.
+    primary_end: Lsn,
+    /// Position that was reported to the primary last.
+    reported: Lsn,
+    /// The primary's socket may have more that was not wanted in the last turn.
+    has_unread: bool,
 }
 
-impl Streaming<'_> {
+impl<'a> Streaming<'a> {
+    /// Leads with an approved campaign.
+    pub(super) fn new(board: &'a StatusBoard, campaign: Campaign, stream: WalStream) -> Self {
+        let waits = CommitWaits::new(board.histograms().clone());
+        let (primary_end, reported) = (Lsn::INVALID, Lsn::INVALID);
+        Self { board, campaign, stream, waits, primary_end, reported, has_unread: true }
+    }
+
     /// Streams until the leadership ends, then sends the followers the last commit position: without it they would learn
     /// the position only from the next leader.
     pub(super) async fn run(
@@ -36,7 +55,8 @@ impl Streaming<'_> {
         shutdown: &Shutdown,
     ) -> Result<Infallible, LeadershipEnd> {
         let end = tokio::select! {
-            ended = self.stream(requests) => match ended {
+            // Cancelled between two turns at the most.
+            ended = poll_fn(|cx| self.poll_turns(cx, requests)) => match ended {
                 Ok(never) => match never {},
                 Err(end) => end,
             },
@@ -54,90 +74,109 @@ impl Streaming<'_> {
         Err(end)
     }
 
-    async fn stream(
+    /// Takes turns until nothing more can be done at once. The task is woken by what comes next.
+    fn poll_turns(
         &mut self,
+        cx: &mut Context<'_>,
         requests: &mut mpsc::Receiver<AdminRequest>,
-    ) -> Result<Infallible, LeadershipEnd> {
-        let mut stuck_check = interval(STUCK_CHECK_INTERVAL);
-        stuck_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-
+    ) -> Poll<Result<Infallible, LeadershipEnd>> {
         loop {
-            while let Some(action) = self.campaign.pop_action() {
-                self.handle_action(&action)?;
+            self.campaign.poll_arrivals(cx)?;
+            self.handle_actions()?;
+            self.poll_primary(cx)?;
+            self.poll_requests(cx, requests);
+            let sends_more = self.campaign.send_due_messages(cx);
+            if self.campaign.is_stuck() {
+                return Poll::Ready(Err(LeadershipEnd::Stuck));
             }
-            self.campaign.send_due_messages();
 
-            // With a full buffer no more WAL is read from the primary. Its connection stays open, and its end is noticed.
-            let wants_wal = self.campaign.proposer().wants_wal();
-            // Every arm may be cancelled: an item that was not returned stays queued.
-            tokio::select! {
-                stepped = self.campaign.step() => stepped?,
-                request = admin_requests::next_request(requests) => {
-                    let answer = self.campaign.begin_change(request.change);
-                    // The client may have gone away; the status shows the change as well.
-                    let _ = request.answer.send(answer);
-                }
-                item = self.stream.next_or_end(wants_wal) => self.handle_items(item?)?,
-                _ = stuck_check.tick() => if self.campaign.proposer().is_stuck() {
-                    return Err(LeadershipEnd::Stuck);
-                },
+            self.publish_positions();
+            let reads_more = self.has_unread && self.campaign.proposer().wants_wal();
+            if !reads_more && !sends_more {
+                return Poll::Pending;
             }
         }
     }
 
-    fn handle_action(&self, action: &Action) -> Result<(), LeadershipEnd> {
-        match action {
-            &Action::Committed(lsn) => {
-                self.stream.report(lsn);
-                self.board.update(|snapshot| {
-                    snapshot.commit_lsn = lsn;
-                    snapshot.reported_lsn = lsn;
-                });
+    fn handle_actions(&mut self) -> Result<(), LeadershipEnd> {
+        while let Some(action) = self.campaign.pop_action() {
+            match action {
+                Action::Committed(lsn) => {
+                    self.stream.report(lsn);
+                    self.reported = lsn;
+                }
+                // The log was given to another primary under this term: no more WAL of this primary may be written.
+                Action::Configured(Configuration { primary: Some(designated), .. })
+                    if self.campaign.primary() != Some(designated) =>
+                {
+                    return Err(LeadershipEnd::NotDesignated(PrimaryName(designated)));
+                }
+                Action::Configured(_)
+                | Action::PreVoted { .. }
+                | Action::Elected(_)
+                | Action::Checksum { .. }
+                | Action::Reset(_) => {}
             }
-            // The log was given to another primary under this term: no more WAL of this primary may be written.
-            Action::Configured(Configuration { primary: Some(designated), .. })
-                if self.campaign.primary() != Some(*designated) =>
-            {
-                return Err(LeadershipEnd::NotDesignated(PrimaryName(*designated)));
-            }
-            Action::Configured(_)
-            | Action::PreVoted { .. }
-            | Action::Elected(_)
-            | Action::Checksum { .. }
-            | Action::Reset(_) => {}
         }
         Ok(())
     }
 
-    /// Handles a message of the primary and all that already wait behind it, so that their WAL is sent together.
-    fn handle_items(&mut self, first: FromPrimary) -> Result<(), LeadershipEnd> {
-        let mut next = Some(first);
-        let mut primary_end = Lsn::INVALID;
-        while let Some(item) = next {
-            match item {
-                FromPrimary::XLogData(piece) => {
-                    primary_end = primary_end.max(piece.server_end);
-                    self.append(piece)?;
-                }
-                FromPrimary::Keepalive(keepalive) => primary_end = primary_end.max(keepalive.server_end),
+    /// Writes the report that is due, and reads what has arrived, up to [`TURN_WAL_BYTES_MAX`].
+    ///
+    /// With a full buffer no more WAL is read. The connection stays open, and its end is noticed.
+    fn poll_primary(&mut self, cx: &mut Context<'_>) -> Result<(), LeadershipEnd> {
+        let before = self.campaign.proposer().received_lsn();
+        loop {
+            let received = self.campaign.proposer().received_lsn();
+            let turn_is_full = received.bytes_since(before) >= TURN_WAL_BYTES_MAX;
+            let wanted = self.campaign.proposer().wants_wal() && !turn_is_full;
+            self.has_unread = !wanted;
+            match self.stream.poll_next_or_end(cx, wanted)? {
+                Poll::Ready(item) => self.handle_item(item)?,
+                Poll::Pending => break,
             }
-            next = if self.campaign.proposer().wants_wal() { self.stream.try_next() } else { None };
         }
 
+        self.waits.record_report(self.reported);
+        let received = self.campaign.proposer().received_lsn();
+        if received > before {
+            self.waits.record_arrival(received, self.campaign.proposer().commit_lsn());
+        }
+        Ok(())
+    }
+
+    fn handle_item(&mut self, item: FromPrimary) -> Result<(), LeadershipEnd> {
+        match item {
+            FromPrimary::XLogData(XLogData { start, server_end, data, .. }) => {
+                self.primary_end = self.primary_end.max(server_end);
+                let expected = self.campaign.proposer().received_lsn();
+                if !self.campaign.append(start, data) {
+                    return Err(LeadershipEnd::Gap { expected, got: start });
+                }
+            }
+            FromPrimary::Keepalive(keepalive) => {
+                self.primary_end = self.primary_end.max(keepalive.server_end)
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out what operators requested. False when that was nothing.
+    fn poll_requests(&mut self, cx: &mut Context<'_>, requests: &mut mpsc::Receiver<AdminRequest>) {
+        while let Poll::Ready(request) = admin_requests::poll_request(requests, cx) {
+            let answer = self.campaign.begin_change(request.change);
+            // The client may have gone away; the status shows the change as well.
+            let _ = request.answer.send(answer);
+        }
+    }
+
+    /// Shows the positions of this turn. The rest of the status is published by the campaign.
+    fn publish_positions(&self) {
         let received = self.campaign.proposer().received_lsn();
         self.board.update(|snapshot| {
-            snapshot.primary_flush_lsn = snapshot.primary_flush_lsn.max(primary_end).max(received);
+            snapshot.commit_lsn = self.campaign.proposer().commit_lsn();
+            snapshot.reported_lsn = self.reported;
+            snapshot.primary_flush_lsn = snapshot.primary_flush_lsn.max(self.primary_end).max(received);
         });
-        Ok(())
-    }
-
-    fn append(&mut self, piece: XLogData) -> Result<(), LeadershipEnd> {
-        let XLogData { start, data, .. } = piece;
-        let expected = self.campaign.proposer().received_lsn();
-        if self.campaign.append(start, data) {
-            Ok(())
-        } else {
-            Err(LeadershipEnd::Gap { expected, got: start })
-        }
     }
 }

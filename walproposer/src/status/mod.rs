@@ -1,20 +1,21 @@
 //! [`StatusBoard`]: the state of this process, for operators and scrapers to read.
 //!
-//! The leadership and its campaign write; readers receive a copy, so that no reader can delay the writer. The sentence on
-//! what blocks commits is derived on demand ([`StatusSnapshot::blocked`]) from the snapshot alone. Read by `http`,
+//! The leadership and its campaign write; readers receive a copy. The sentence on what blocks commits is derived on demand ([`StatusSnapshot::blocked`]) from the snapshot alone. Read by `http`,
 //! `metrics` and `admin_requests`, and by `recover` to name the safekeepers that were missing.
 
 mod blocked;
+mod commit_histograms;
 mod configuration;
 pub(crate) mod response;
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use wal_types::{Lsn, NodeId, ProposerId, Term};
 
+pub(crate) use self::commit_histograms::CommitHistograms;
 pub(crate) use self::configuration::{ChangeState, ChangeView, ConfigurationView};
 use crate::config::{Cluster, SafekeeperAddress};
 
@@ -101,7 +102,10 @@ pub(crate) struct StatusSnapshot {
 
 /// Shares a [`StatusSnapshot`] between one writer and its readers. Clones are the same board.
 #[derive(Clone, Debug)]
-pub(crate) struct StatusBoard(Arc<watch::Sender<StatusSnapshot>>);
+pub(crate) struct StatusBoard {
+    snapshot: Arc<Mutex<StatusSnapshot>>,
+    histograms: CommitHistograms,
+}
 
 impl StatusBoard {
     /// A board on which nothing is known yet but the addresses of the safekeepers.
@@ -117,7 +121,7 @@ impl StatusBoard {
         let mut safekeepers: Vec<_> = cluster.safekeepers.iter().map(view).collect();
         safekeepers.sort_by_key(|safekeeper| safekeeper.address.id);
 
-        Self(Arc::new(watch::Sender::new(StatusSnapshot {
+        let snapshot = StatusSnapshot {
             state: LeadershipState::WaitingForPrimary,
             since: Instant::now(),
             term: None,
@@ -132,17 +136,23 @@ impl StatusBoard {
             configuration: None,
             change: None,
             safekeepers,
-        })))
+        };
+        Self { snapshot: Arc::new(Mutex::new(snapshot)), histograms: CommitHistograms::default() }
     }
 
     /// A copy of the present state.
     pub(crate) fn read(&self) -> StatusSnapshot {
-        self.0.borrow().clone()
+        self.snapshot.lock().clone()
     }
 
     /// Changes a part of the state.
     pub(crate) fn update(&self, change: impl FnOnce(&mut StatusSnapshot)) {
-        self.0.send_modify(change);
+        change(&mut self.snapshot.lock());
+    }
+
+    /// The histograms of all leaderships of this process.
+    pub(crate) const fn histograms(&self) -> &CommitHistograms {
+        &self.histograms
     }
 
     /// Enters a stage; its clock starts over only when the stage is another one.

@@ -39,8 +39,7 @@ async fn statuses(server: &mut DuplexStream) -> Vec<StandbyStatusUpdate> {
 #[tokio::test(start_paused = true)]
 async fn wal_stream_fails_when_primary_is_silent() {
     let (copy, mut server) = scripted_server::copy_both().await;
-    let (items, _received) = mpsc::channel(1);
-    let (_report, reported) = watch::channel(Lsn::INVALID);
+    let mut stream = WalStream::new(copy);
     let started = Instant::now();
     // The server reads, as a peer would whose way back is broken.
     let read = async {
@@ -49,18 +48,17 @@ async fn wal_stream_fails_when_primary_is_silent() {
         }
     };
     let ended = tokio::select! {
-        ended = timeout(LONG, run_stream(copy, items, reported)) => ended.expect("the stream hangs"),
+        ended = timeout(LONG, stream.next_or_end(true)) => ended.expect("the stream hangs"),
         () = read => unreachable!(),
     };
-    assert!(matches!(ended, StreamEnd::Failed(PrimaryError::Down(_))), "{ended:?}");
+    assert!(matches!(ended, Err(PrimaryError::Down(_))), "{ended:?}");
     assert_eq!(started.elapsed().as_secs(), PRIMARY_SILENCE_MAX.as_secs());
 }
 
 #[tokio::test(start_paused = true)]
 async fn wal_stream_survives_idle_primary_that_replies() {
     let (copy, mut server) = scripted_server::copy_both().await;
-    let (items, mut received_items) = mpsc::channel(1);
-    let (_report, reported) = watch::channel(Lsn::INVALID);
+    let mut stream = WalStream::new(copy);
     let mut reply_requests = 0;
     let reply = async {
         loop {
@@ -72,13 +70,45 @@ async fn wal_stream_survives_idle_primary_that_replies() {
             }
         }
     };
-    let receive = async { while received_items.recv().await.is_some() {} };
-    let stream = async { tokio::join!(run_stream(copy, items, reported), receive) };
+    let receive = async {
+        loop {
+            if let Err(ended) = stream.next_or_end(true).await {
+                return ended;
+            }
+        }
+    };
     tokio::select! {
-        (ended, ()) = stream => panic!("{ended:?}"),
+        ended = receive => panic!("{ended}"),
         () = reply => unreachable!(),
         () = tokio::time::sleep(LONG) => {}
     }
     let interval = LONG.as_secs() / reply_requests;
     assert!(interval.abs_diff(PRIMARY_REPLY_REQUEST_INTERVAL.as_secs()) <= 1, "every {interval} s");
+}
+
+/// A primary that does not read costs one waiting status update, and gets the newest position when it reads again.
+#[tokio::test(start_paused = true)]
+async fn wal_stream_keeps_one_status_for_slow_primary() {
+    let (copy, mut server) = scripted_server::copy_both().await;
+    let mut stream = WalStream::new(copy);
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let reports = 1000;
+    for lsn in 1..=reports {
+        stream.report(Lsn(lsn));
+        assert!(stream.poll_next_or_end(&mut cx, false).is_pending());
+        assert!(stream.copy.writer.buffered_bytes() <= STATUS_FRAME_BYTES);
+    }
+    let mut received = Vec::new();
+    let last = loop {
+        received.extend(scripted_server::receive(&mut server).await);
+        assert!(stream.poll_next_or_end(&mut cx, false).is_pending());
+        let last = received.chunks_exact(STATUS_FRAME_BYTES).next_back().unwrap()[5..].to_vec();
+        let FromStandby::StatusUpdate(status) = FromStandby::decode(last.into()).unwrap() else {
+            panic!("no status update")
+        };
+        if status.flush == Lsn(reports) {
+            break received.len() / STATUS_FRAME_BYTES;
+        }
+    };
+    assert!(last < 200, "{last} status updates for {reports} positions");
 }
