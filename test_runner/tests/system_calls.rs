@@ -4,7 +4,7 @@
 //! work between threads would add to them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,12 @@ const SAFEKEEPER_CALLS_MAX: f64 = 7.0;
 /// Calls of a safekeeper for a message without WAL, by which it learns of a commit after a pause: epoll_wait, recvfrom,
 /// sendto.
 const TELL_CALLS: f64 = 3.0;
+/// Calls of a walproposer for a commit: recvfrom from the primary and three safekeepers, a write to each, and epoll_wait
+/// up to four times; and a share of the rest.
+const WALPROPOSER_CALLS_MAX: f64 = 13.0;
+/// Rounds of which the one with the fewest calls counts for a walproposer. A pause between two commits adds appends that
+/// tell the first one; nothing takes calls away.
+const ROUNDS_MAX: usize = 5;
 /// Threads that wake up by themselves make so many calls a second.
 const TIMER_CALLS_PER_SECOND: f64 = 50.0;
 
@@ -106,14 +112,20 @@ async fn insert_rows(test: &ClusterUnderTest, script: &Path) -> Result<()> {
     clients::run(&pgbench, &arguments, &[]).await.map(drop)
 }
 
-#[tokio::test]
-async fn safekeeper_makes_seven_system_calls_a_commit() -> Result<()> {
-    let test = ClusterUnderTest::start("calls-safekeeper").await?;
+/// Creates the table, and returns the paths of the script and of a tracer's table.
+async fn prepare(test: &ClusterUnderTest) -> Result<(PathBuf, PathBuf)> {
     let client = clients::connect(&test.cluster.application_uri()).await?;
     client.batch_execute("CREATE TABLE t (x int)").await?;
     let directory = &test.cluster.directory;
     let (script, table) = (directory.join("insert.sql"), directory.join("calls"));
     std::fs::write(&script, "INSERT INTO t VALUES (1);\n")?;
+    Ok((script, table))
+}
+
+#[tokio::test]
+async fn safekeeper_makes_seven_system_calls_a_commit() -> Result<()> {
+    let test = ClusterUnderTest::start("calls-safekeeper").await?;
+    let (script, table) = prepare(&test).await?;
 
     let process = test.cluster.part(PartName::Safekeeper(1))?.process.context("not running")?;
     let Some(tracer) = Tracer::attach(process.pid, &table).await? else {
@@ -131,6 +143,26 @@ async fn safekeeper_makes_seven_system_calls_a_commit() -> Result<()> {
     let (total, calls) = (counted.total(), &counted.calls);
     ensure!(batches >= 0.8 * COMMITS as f64, "commits shared batches, which counts too little: {calls:?}");
     ensure!(total as f64 <= allowed, "{total} calls for {batches} batches and {tells} tells: {calls:?}");
+    test.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn walproposer_makes_13_system_calls_a_commit() -> Result<()> {
+    let test = ClusterUnderTest::start("calls-walproposer").await?;
+    let (script, table) = prepare(&test).await?;
+    let process = test.cluster.part(PartName::Walproposer)?.process.context("not running")?;
+
+    let mut fewest = f64::INFINITY;
+    let mut rounds = Vec::new();
+    while fewest > WALPROPOSER_CALLS_MAX {
+        ensure!(rounds.len() < ROUNDS_MAX, "{fewest} calls a commit at the fewest: {rounds:?}");
+        let Some(tracer) = Tracer::attach(process.pid, &table).await? else { break };
+        insert_rows(&test, &script).await?;
+        let counted = tracer.detach(&table).await?;
+        fewest = fewest.min(counted.total() as f64 / COMMITS as f64);
+        rounds.push(counted.calls);
+    }
     test.passed();
     Ok(())
 }
