@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,8 @@ pub(crate) struct LoadMeter {
     loadavg_before: f64,
     began: Option<CpuTimes>,
     total: CpuTimes,
+    /// When the meter was made.
+    pub(crate) created: Instant,
 }
 
 impl LoadMeter {
@@ -116,7 +119,7 @@ impl LoadMeter {
         let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let loadavg_before = text.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
         let total = CpuTimes { busy: 0.0, idle: 0.0, steal: 0.0, ours: 0.0 };
-        Self { loadavg_before, began: None, total }
+        Self { loadavg_before, began: None, total, created: Instant::now() }
     }
 
     /// Begins a slice.

@@ -2,7 +2,7 @@
 //! database if it is stopped, and passes bytes.
 //!
 //! ```text
-//!   server ── accept ─── session: the story of a connection
+//!   server ── accept ─── session: the story of a connection, on one of the threads
 //!      │                   postgres_backend::handshake   TLS (certificates: tls), cancel request, startup packet
 //!      │                   route                         endpoint, role, what is passed on
 //!      │                   auth ─ libs/scram             against a verifier of control_plane
@@ -42,6 +42,7 @@ mod route;
 mod server;
 mod session;
 mod socket;
+mod threads;
 mod tls;
 
 pub use lifecycle::handover::Succession;

@@ -1,15 +1,14 @@
 //! [`Listeners`]: the listening sockets. They are passed by a supervisor (sd_listen_fds(3)), handed over by the
 //! process that this one replaces, or bound here. Called by `main`.
 
-use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
-use tokio::net::TcpListener;
 
 use crate::config::{Config, ControlPlaneSource};
 
@@ -38,7 +37,7 @@ pub(crate) struct Label {
     pub(crate) address: String,
 }
 
-/// An open listening socket.
+/// An open listening socket. No runtime watches it: the one that accepts its connections watches a duplicate of it.
 #[derive(Debug)]
 pub struct Listener {
     pub(crate) label: Label,
@@ -119,7 +118,8 @@ impl Passed {
         if let Some(at) = self.0.iter().position(|listener| wanted.contains(&listener.label)) {
             return Ok(self.0.remove(at));
         }
-        let socket = TcpListener::bind(address).await.with_context(|| format!("{flag} {address}"))?;
+        let bound = tokio::net::TcpListener::bind(address).await.and_then(tokio::net::TcpListener::into_std);
+        let socket = bound.with_context(|| format!("{flag} {address}"))?;
         Ok(Listener { label, socket: Arc::new(socket) })
     }
 }
@@ -146,10 +146,15 @@ impl Listener {
         if !SockRef::from(&descriptor).is_listener().unwrap_or(false) {
             bail!("inherited descriptor is no listening socket");
         }
-        let socket = std::net::TcpListener::from(descriptor);
+        let socket = TcpListener::from(descriptor);
         socket.set_nonblocking(true)?;
-        Ok(Self { label, socket: Arc::new(TcpListener::from_std(socket)?) })
+        Ok(Self { label, socket: Arc::new(socket) })
     }
+}
+
+/// A duplicate of a listening socket that the current runtime watches.
+pub(crate) fn watched(socket: &TcpListener) -> std::io::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::from_std(socket.as_fd().try_clone_to_owned()?.into())
 }
 
 fn from_supervisor() -> anyhow::Result<Vec<Listener>> {

@@ -1,11 +1,12 @@
 //! Server for peer processes: answers their requests, and hands the listening sockets over to a new process. The clients are
 //! [`crate::peers`] and [`crate::lifecycle::handover`]. Called by `server`.
 
+use std::net::TcpListener;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use utils::accept_loop::accept_loop;
 

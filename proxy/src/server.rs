@@ -1,7 +1,6 @@
 //! The proxy as a whole: assembles the services, runs the listeners and the background tasks, gives each admitted connection
 //! a session of its own, and ends in order. Listeners and shutdown are arguments. Called by `main`.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +9,8 @@ use postgres_backend::client::ClientTls;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use telemetry::{LogLevel, Metrics as Registry};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tracing::{Instrument, field};
+use tracing::field;
 use utils::Shutdown;
 use utils::shutdown::Drained;
 
@@ -26,19 +24,21 @@ use crate::control_plane::{CachingControlPlane, ControlPlane, NoControlPlane};
 use crate::lifecycle::drain::{Drain, Times};
 use crate::lifecycle::handover::{Handover, Succession};
 use crate::lifecycle::reload::{ReloadError, Source, Sources};
-use crate::lifecycle::supervise::{Supervised, supervise};
+use crate::lifecycle::supervise::{Supervised, supervise, supervise_on};
 use crate::limits::connections::Connections;
 use crate::limits::limits_file::{Limited, Limits, LimitsFile};
 use crate::link::{Links, mgmt};
-use crate::listeners::{Listener, Listeners};
+use crate::listeners::{Listener, Listeners, watched};
 use crate::observe::activity::{Activities, Activity, SessionId};
 use crate::observe::metrics::Metrics;
 use crate::observe::phases::Phase;
 use crate::observe::session_record::SessionRecord;
+use crate::observe::traffic_metrics::TrafficMetrics;
 use crate::peer_server::{self, Host};
 use crate::peers::Peers;
 use crate::providers::{AuthQueryControlPlane, FileControlPlane, HttpControlPlane, TokenFile};
 use crate::session::{self, Services, Session};
+use crate::threads::Threads;
 use crate::tls::TlsStore;
 use crate::{admin, auth};
 
@@ -51,6 +51,7 @@ pub struct Server {
     services: Arc<Services<TcpDial>>,
     admission: Arc<Admission>,
     activities: Arc<Activities>,
+    threads: Threads,
     sources: Arc<Sources>,
     registry: Arc<Registry>,
 }
@@ -60,6 +61,10 @@ impl Server {
     pub fn new(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Self> {
         let mut registry = Registry::new("proxy", env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::new(registry.registry());
+        let activities = Arc::<Activities>::default();
+        registry.registry().register_collector(Box::new(TrafficMetrics(Arc::clone(&activities))));
+        let threads = Threads::start(config.threads).context("--threads")?;
+        registry.registry().register_collector(Box::new(threads.metrics()));
         let tls = TlsStore::load(config.tls.clone()).context("certificates")?;
         if tls.current().certificates.is_none() {
             tracing::warn!("no --tls-cert: sessions are not encrypted");
@@ -127,7 +132,8 @@ impl Server {
         Ok(Self {
             services: Arc::new(services),
             admission: Arc::new(admission),
-            activities: Arc::default(),
+            activities,
+            threads,
             sources: Arc::new(sources),
             registry: Arc::new(registry),
         })
@@ -164,6 +170,7 @@ impl Server {
             background,
             http,
             http_end,
+            threads: self.threads,
             _peers: peers,
             _handover: handover,
         })
@@ -192,7 +199,7 @@ impl Server {
         let (socket, drain) = (Arc::clone(&listeners.http.socket), Arc::clone(&self.services.drain));
         Ok(supervise("http", &self.services.metrics, move || {
             let (router, drain, mut end) = (router.clone(), Arc::clone(&drain), end.clone());
-            let socket = duplicate(&socket);
+            let socket = watched(&socket);
             async move {
                 let end = async move {
                     tokio::select! {
@@ -228,7 +235,7 @@ impl Server {
             let (socket, links) = (Arc::clone(&listener.socket), Arc::clone(links));
             let drain = Arc::clone(drain);
             tasks.push(supervise("mgmt", metrics, move || {
-                let (socket, links, drain) = (duplicate(&socket), Arc::clone(&links), Arc::clone(&drain));
+                let (socket, links, drain) = (watched(&socket), Arc::clone(&links), Arc::clone(&drain));
                 async move {
                     let Ok(socket) = socket else {
                         return tracing::error!("cannot duplicate the socket of the management server");
@@ -252,16 +259,18 @@ impl Server {
         }))
     }
 
+    /// Accepts the connections of each listener on one of the threads.
     fn accept(&self, listeners: Vec<Listener>) -> Vec<Supervised> {
-        let accepting = listeners.into_iter().map(|listener| {
+        let accepting = listeners.into_iter().enumerate().map(|(number, listener)| {
             let (admission, socket) = (Arc::clone(&self.admission), listener.socket);
             let (services, activities) = (Arc::clone(&self.services), Arc::clone(&self.activities));
-            supervise("accept", &self.services.metrics, move || {
+            let thread = self.threads.for_listener(number);
+            supervise_on(thread.runtime(), "accept", &self.services.metrics, move || {
                 let (services, activities) = (Arc::clone(&services), Arc::clone(&activities));
                 let serve = move |admitted| {
                     serve_connection(admitted, Arc::clone(&services), Arc::clone(&activities))
                 };
-                Arc::clone(&admission).accept(Arc::clone(&socket), serve)
+                Arc::clone(&admission).accept(Arc::clone(&socket), thread.clone(), serve)
             })
         });
         accepting.collect()
@@ -289,6 +298,7 @@ pub struct Running {
     background: Vec<Supervised>,
     http: Supervised,
     http_end: watch::Sender<()>,
+    threads: Threads,
     _peers: Option<Supervised>,
     _handover: Option<Handover>,
 }
@@ -308,6 +318,7 @@ impl Running {
                 () = self.drain.shutdown.immediate() => {}
             }
         }
+        self.threads.end().await;
         drained
     }
 }
@@ -325,16 +336,11 @@ async fn wait_for_sessions(drain: &Drain) -> Drained {
     }
 }
 
-/// Duplicates the descriptor of a socket, so that a restarted task has one of its own.
-fn duplicate(socket: &TcpListener) -> std::io::Result<TcpListener> {
-    TcpListener::from_std(socket.as_fd().try_clone_to_owned()?.into())
-}
-
 async fn serve_connection(admitted: Admitted, services: Arc<Services<TcpDial>>, activities: Arc<Activities>) {
     let peer = admitted.peer;
     let mut random = StdRng::from_rng(&mut rand::rng());
     let id = SessionId(random.random());
-    let activity = Activity::new(id, Some(peer), services.metrics.clone());
+    let activity = Activity::new(id, Some(peer));
     activity.phases.add(Phase::Accept, admitted.since.elapsed());
     let listed = activities.list(Arc::new(activity));
     let span = tracing::info_span!(
@@ -345,10 +351,9 @@ async fn serve_connection(admitted: Admitted, services: Arc<Services<TcpDial>>, 
     );
     let record = SessionRecord::open(Arc::clone(&listed.activity), services.metrics.clone(), span.clone());
 
-    let session = Session { services: &*services, activity: &listed.activity, random: &mut random };
-    let running = session.run(admitted.stream, admitted.too_many);
-    let phases = Arc::clone(&listed.activity.phases);
-    let result = Box::pin(phases.of(running)).instrument(span).await;
+    let session =
+        Session { services: &*services, activity: &listed.activity, span: &span, random: &mut random };
+    let result = session.run(admitted.stream, admitted.too_many).await;
     record.finish(&session::closed(&result));
 }
 

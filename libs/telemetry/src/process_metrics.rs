@@ -7,7 +7,7 @@
 //! | `holdfast_process_open_fds` | open file descriptors |
 //! | `holdfast_process_max_fds` | soft limit of open file descriptors; absent without a limit |
 //! | `holdfast_process_resident_memory_bytes` | resident memory |
-//! | `holdfast_process_tasks` | tokio tasks that have not ended |
+//! | `holdfast_process_tasks` | tokio tasks of the main runtime that have not ended |
 //!
 //! Behind the prefix they have the names that Prometheus clients agree on (Prometheus documentation, "Writing client
 //! libraries", process metrics). A value that the system does not tell is left out: a scrape never fails for it.

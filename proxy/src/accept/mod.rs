@@ -3,14 +3,15 @@
 
 mod proxy_protocol;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{self, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_backend::Stream;
 use postgres_backend::stream::Prefixed;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use utils::accept_loop::accept_loop;
@@ -21,8 +22,10 @@ use crate::closing::send_closing_message;
 use crate::config::ProxyProtocol;
 use crate::lifecycle::drain::Drain;
 use crate::limits::connections::{ConnectionSlot, Connections, TooMany};
+use crate::listeners::watched;
 use crate::observe::metrics::{ByReason, Metrics};
 use crate::socket;
+use crate::threads::{AcceptingThread, Seat};
 
 /// Time limit for the PROXY header, which a load balancer sends at once.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,6 +58,28 @@ pub(crate) struct Admitted {
     _place: Place,
 }
 
+/// A connection on its way from the thread that accepted it to the thread that serves it.
+enum Moving {
+    /// The runtime of its thread watches it already.
+    Watched(TcpStream),
+    /// No runtime watches it.
+    Unwatched(io::Result<net::TcpStream>),
+}
+
+impl Moving {
+    fn to(seat: &Seat, stream: TcpStream) -> Self {
+        if seat.is_here() { Self::Watched(stream) } else { Self::Unwatched(stream.into_std()) }
+    }
+
+    /// To be called on the thread that serves the connection.
+    fn arrive(self) -> io::Result<TcpStream> {
+        match self {
+            Self::Watched(stream) => Ok(stream),
+            Self::Unwatched(stream) => TcpStream::from_std(stream?),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Place {
     Session { _slot: ConnectionSlot },
@@ -71,7 +96,7 @@ enum NotAdmitted {
     #[error("PROXY protocol header did not arrive in time")]
     HeaderTimeout,
     #[error("{0}")]
-    Socket(#[from] std::io::Error),
+    Socket(#[from] io::Error),
 }
 
 impl ClientFacing for NotAdmitted {
@@ -103,27 +128,33 @@ impl Admission {
         Self { connections, proxy_protocol, refusals, drain, metrics }
     }
 
-    /// Accepts connections until a drain closes the listeners. `serve` gets each admitted connection in a task of its own.
+    /// Accepts connections on the current thread until a drain closes the listeners. `serve` gets each admitted connection
+    /// in a task of its own, on the thread with the fewest connections.
     pub(crate) async fn accept<F>(
         self: Arc<Self>,
         listener: Arc<TcpListener>,
+        here: AcceptingThread,
         serve: impl Fn(Admitted) -> F + Clone + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let stop = self.drain.listeners_close();
-        let admit = |stream, peer| self.begin(stream, peer, serve.clone());
-        accept_loop(&*listener, stop, admit, |error| {
+        let admit = |stream, peer| self.begin(stream, peer, &here, serve.clone());
+        let failed = |error| {
             self.metrics.accept_errors.inc();
             tracing::warn!(%error, "cannot accept a connection");
-        })
-        .await;
+        };
+        match watched(&listener) {
+            Ok(socket) => accept_loop(&socket, stop, admit, failed).await,
+            Err(error) => tracing::error!(%error, "cannot duplicate a listening socket"),
+        }
     }
 
     fn begin<F>(
         self: &Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
+        here: &AcceptingThread,
         serve: impl Fn(Admitted) -> F + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
@@ -135,13 +166,17 @@ impl Admission {
             return self.record_refusal(peer, &NotAdmitted::TooMany(*too_many));
         }
 
-        let admission = Arc::clone(self);
-        self.drain.shutdown.spawn(async move {
+        let (admission, seat) = (Arc::clone(self), here.seat());
+        let runtime = seat.runtime().clone();
+        let stream = Moving::to(&seat, stream);
+        let connection = async move {
             match Box::pin(admission.admit(stream, peer, since, slot)).await {
                 Ok(admitted) => serve(admitted).await,
                 Err(refused) => admission.record_refusal(peer, &refused),
             }
-        });
+            drop(seat);
+        };
+        self.drain.shutdown.spawn_on(connection, &runtime);
     }
 
     fn refusal(&self) -> Option<OwnedSemaphorePermit> {
@@ -151,11 +186,12 @@ impl Admission {
     /// Reads the PROXY header, and counts the connection for the client's address.
     async fn admit(
         &self,
-        mut stream: TcpStream,
+        stream: Moving,
         peer: SocketAddr,
         since: Instant,
         slot: Result<ConnectionSlot, (TooMany, Option<OwnedSemaphorePermit>)>,
     ) -> Result<Admitted, NotAdmitted> {
+        let mut stream = stream.arrive()?;
         socket::prepare(&stream)?;
         let (told, read_before) = match self.read_header(&mut stream).await {
             Ok(header) => header,

@@ -1,6 +1,6 @@
 //! Flags: the command line and its checks. Called by `main`.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -71,6 +71,10 @@ pub struct Flags {
     /// ports that only the load balancer reaches: required, optional or rejected
     #[arg(long, value_name = "WHETHER", default_value = "rejected")]
     proxy_protocol_v2: ProxyProtocol,
+
+    /// Threads that serve connections. Without the flag there is one for each core
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<NonZeroUsize>,
 
     /// Open connections, at most; one more is refused with SQLSTATE 53300. 0 is no limit
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
@@ -235,6 +239,7 @@ impl Flags {
             listen_http: self.listen_http,
             address_file: self.address_file,
             tls,
+            threads: self.threads,
             compute_tls,
             proxy_protocol: self.proxy_protocol_v2,
             connections_max: self.max_connections,

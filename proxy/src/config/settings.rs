@@ -1,6 +1,6 @@
 //! Settings: the validated configuration. Made by [`super::flags`], and by tests that build a [`Config`] by hand.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub struct Config {
     pub address_file: Option<PathBuf>,
     /// Certificates. Without any, sessions are not encrypted.
     pub tls: TlsSources,
+    /// Threads that serve connections; `None` is one for each core.
+    pub threads: Option<NonZeroUsize>,
     /// TLS to computes whose control plane sets none.
     pub compute_tls: ComputeTls,
     /// Whether connections begin with the PROXY protocol.

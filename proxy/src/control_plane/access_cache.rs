@@ -24,7 +24,7 @@ use super::error::ControlPlaneError;
 use super::lookup_cache::{CacheLookup, Hit, LookupCache};
 use super::lookup_order::{Epoch, LookupStart};
 use super::provider::{Access, LookupContext};
-use super::shared_provider::{SharedProvider, in_own_task};
+use super::shared_provider::SharedProvider;
 use crate::config::{CacheOptions, RateOptions};
 use crate::limits::rate_limit::Limit;
 use crate::route::EndpointName;
@@ -138,7 +138,7 @@ impl AccessCache {
 
         let key = key(context, role);
         let (cache, context) = (Arc::clone(self), context.clone());
-        let answer = in_own_task(context.endpoint.clone(), async move {
+        let answer = self.provider.in_own_task(context.endpoint.clone(), async move {
             let flight = (key.clone(), cache.provider.order.epoch(&context.endpoint));
             let ask = || cache.ask_again(&context, &key, start);
             Ok(cache.refetches_in_flight.run(flight, ask).await.0)
@@ -210,7 +210,7 @@ impl AccessCache {
     /// the request.
     async fn look_up(self: &Arc<Self>, context: &LookupContext, key: Key) -> (AccessResult, bool) {
         let (cache, context) = (Arc::clone(self), context.clone());
-        let answer = in_own_task(context.endpoint.clone(), async move {
+        let answer = self.provider.in_own_task(context.endpoint.clone(), async move {
             let (epoch, is_own) = (cache.provider.order.epoch(&context.endpoint), AtomicBool::new(false));
             if !cache.rules.entries.find(&context.endpoint).is_known() {
                 let ask = || cache.ask_unless_known(&context, &key, &is_own);

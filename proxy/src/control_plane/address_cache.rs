@@ -21,7 +21,7 @@ use super::idle::IdleSuspender;
 use super::lookup_cache::{CacheLookup, LookupCache};
 use super::lookup_order::Epoch;
 use super::provider::LookupContext;
-use super::shared_provider::{SharedProvider, in_own_task};
+use super::shared_provider::SharedProvider;
 use crate::config::{CacheOptions, Caches};
 use crate::limits::rate_limit::Limit;
 use crate::observe::cache_metrics::Source;
@@ -184,7 +184,7 @@ impl AddressCache {
     async fn look_up(self: &Arc<Self>, context: &LookupContext, wake: bool) -> (LocateResult, bool) {
         let (cache, context) = (Arc::clone(self), context.clone());
         let key = (context.endpoint.clone(), self.provider.order.epoch(&context.endpoint));
-        let answer = in_own_task(context.endpoint.clone(), async move {
+        let answer = self.provider.in_own_task(context.endpoint.clone(), async move {
             let is_own = AtomicBool::new(false);
             let ask = || cache.ask_unless_known(&context, wake, &is_own);
             let (located, _) = cache.in_flight.run(key, ask).await;

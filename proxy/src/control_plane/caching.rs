@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use pq_proto::Text;
+use tokio::runtime::Handle;
 use utils::Shutdown;
 
 use super::access_cache::{AccessCache, KnownAccess};
@@ -32,10 +33,12 @@ pub(crate) struct CachingControlPlane {
 }
 
 impl CachingControlPlane {
+    /// A provider whose lookups run on the current runtime.
     pub(crate) fn new(plane: Box<dyn ControlPlane>, caches: &Caches, metrics: Metrics) -> Self {
         let order = Arc::<LookupOrder>::default();
         let rules = Arc::new(EndpointRules::new(&caches.access_rules, &order, &metrics));
-        let provider = Arc::new(SharedProvider { plane, order, metrics: metrics.clone() });
+        let provider =
+            Arc::new(SharedProvider { plane, order, metrics: metrics.clone(), runtime: Handle::current() });
         let idle = Arc::new(IdleSuspender::new(Arc::clone(&provider)));
         let addresses =
             AddressCache::new(Arc::clone(&provider), Arc::clone(&rules), Arc::clone(&idle), caches);

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tracing::Instrument;
 
 use super::error::ControlPlaneError;
@@ -17,6 +18,8 @@ pub(super) struct SharedProvider {
     pub(super) plane: Box<dyn ControlPlane>,
     pub(super) order: Arc<LookupOrder>,
     pub(super) metrics: Metrics,
+    /// Runs lookups. Not the runtime of a client's thread: a slow lookup delays no bytes of other clients.
+    pub(super) runtime: Handle,
 }
 
 impl SharedProvider {
@@ -26,14 +29,16 @@ impl SharedProvider {
             self.metrics.control_plane_requests.get_or_create(&ByCall { call }).inc();
         }
     }
-}
 
-/// Runs a lookup in a task of its own: a client that leaves must neither stop what other clients wait for, nor let it
-/// begin anew.
-pub(super) async fn in_own_task<T: Send + 'static>(
-    endpoint: EndpointName,
-    lookup: impl Future<Output = Result<T, ControlPlaneError>> + Send + 'static,
-) -> Result<T, ControlPlaneError> {
-    // Only a panic, or the end of the runtime, leaves it without an answer.
-    tokio::spawn(lookup.in_current_span()).await.unwrap_or(Err(ControlPlaneError::Unavailable(endpoint)))
+    /// Runs a lookup in a task of its own: a client that leaves must neither stop what other clients wait for, nor let it
+    /// begin anew.
+    pub(super) async fn in_own_task<T: Send + 'static>(
+        &self,
+        endpoint: EndpointName,
+        lookup: impl Future<Output = Result<T, ControlPlaneError>> + Send + 'static,
+    ) -> Result<T, ControlPlaneError> {
+        let answer = self.runtime.spawn(lookup.in_current_span()).await;
+        // Only a panic, or the end of the runtime, leaves it without an answer.
+        answer.unwrap_or(Err(ControlPlaneError::Unavailable(endpoint)))
+    }
 }

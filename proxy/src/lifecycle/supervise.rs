@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use utils::Backoff;
 
@@ -34,6 +35,19 @@ impl Drop for Supervised {
 pub(crate) fn supervise<F>(
     name: &'static str,
     metrics: &Metrics,
+    begin: impl FnMut() -> F + Send + 'static,
+) -> Supervised
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    supervise_on(Handle::current(), name, metrics, begin)
+}
+
+/// As [`supervise`], and runs the futures on another runtime.
+pub(crate) fn supervise_on<F>(
+    runtime: Handle,
+    name: &'static str,
+    metrics: &Metrics,
     mut begin: impl FnMut() -> F + Send + 'static,
 ) -> Supervised
 where
@@ -43,7 +57,7 @@ where
     Supervised(tokio::spawn(async move {
         let mut backoff = Backoff::new(RESTART_DELAY_MIN, RESTART_DELAY_MAX);
         loop {
-            let mut task = Supervised(tokio::spawn(begin()));
+            let mut task = Supervised(runtime.spawn(begin()));
             match (&mut task.0).await {
                 Ok(()) => return,
                 Err(error) if error.is_cancelled() => return,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Add;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -12,7 +13,6 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::observe::metrics::Metrics;
 use crate::observe::phases::Phases;
 
 /// Number of a session, in the log and in `/v1/sessions`.
@@ -62,7 +62,6 @@ pub(crate) struct Activity {
     bytes_to_client: AtomicU64,
     transaction: AtomicU8,
     pub(crate) phases: Arc<Phases>,
-    metrics: Metrics,
 }
 
 /// Endpoint and role of a client.
@@ -73,7 +72,7 @@ pub(crate) struct Destination {
 }
 
 impl Activity {
-    pub(crate) fn new(id: SessionId, peer: Option<SocketAddr>, metrics: Metrics) -> Self {
+    pub(crate) fn new(id: SessionId, peer: Option<SocketAddr>) -> Self {
         Self {
             id,
             peer,
@@ -84,7 +83,6 @@ impl Activity {
             bytes_to_client: AtomicU64::new(0),
             transaction: AtomicU8::new(0),
             phases: Arc::default(),
-            metrics,
         }
     }
 
@@ -112,13 +110,11 @@ impl Activity {
     }
 
     pub(crate) fn client_sent(&self, bytes: usize) {
-        self.bytes_from_client.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.metrics.bytes_from_clients.inc_by(bytes as u64);
+        count(&self.bytes_from_client, bytes);
     }
 
     pub(crate) fn compute_sent(&self, bytes: usize) {
-        self.bytes_to_client.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.metrics.bytes_to_clients.inc_by(bytes as u64);
+        count(&self.bytes_to_client, bytes);
     }
 
     /// Records the transaction status of the last ReadyForQuery: `I`, `T` or `E`.
@@ -126,7 +122,15 @@ impl Activity {
         self.transaction.store(status, Ordering::Relaxed);
     }
 
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            from_clients: self.bytes_from_client.load(Ordering::Relaxed),
+            to_clients: self.bytes_to_client.load(Ordering::Relaxed),
+        }
+    }
+
     pub(crate) fn view(&self) -> View {
+        let Traffic { from_clients: bytes_from_client, to_clients: bytes_to_client } = self.traffic();
         View {
             pid: std::process::id(),
             draining: false,
@@ -147,8 +151,32 @@ impl Activity {
                 .iter()
                 .map(|(phase, time)| (phase.name(), milliseconds(*time)))
                 .collect(),
-            bytes_from_client: self.bytes_from_client.load(Ordering::Relaxed),
-            bytes_to_client: self.bytes_to_client.load(Ordering::Relaxed),
+            bytes_from_client,
+            bytes_to_client,
+        }
+    }
+}
+
+/// Counts bytes in a counter that only the caller writes. Cores share no counter that every transaction writes: totals
+/// are summed up when they are read.
+fn count(counter: &AtomicU64, bytes: usize) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(bytes as u64), Ordering::Relaxed);
+}
+
+/// Bytes that were passed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) from_clients: u64,
+    pub(crate) to_clients: u64,
+}
+
+impl Add for Traffic {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            from_clients: self.from_clients.wrapping_add(other.from_clients),
+            to_clients: self.to_clients.wrapping_add(other.to_clients),
         }
     }
 }
@@ -179,25 +207,37 @@ pub(crate) struct View {
     pub(crate) bytes_to_client: u64,
 }
 
-/// All open connections.
+/// All open connections, and the traffic of the others.
 #[derive(Debug, Default)]
-pub(crate) struct Activities {
-    open: Mutex<HashMap<SessionId, Arc<Activity>>>,
+pub(crate) struct Activities(Mutex<Connections>);
+
+#[derive(Debug, Default)]
+struct Connections {
+    open: HashMap<SessionId, Arc<Activity>>,
+    /// Bytes of the connections that have ended.
+    ended: Traffic,
 }
 
 impl Activities {
     /// Lists a connection for as long as the value that is returned lives.
     pub(crate) fn list(self: &Arc<Self>, activity: Arc<Activity>) -> Listed {
-        self.open.lock().insert(activity.id, Arc::clone(&activity));
+        self.0.lock().open.insert(activity.id, Arc::clone(&activity));
         Listed { activity, activities: Arc::clone(self) }
     }
 
     /// All of them, the oldest first.
     pub(crate) fn views(&self, draining: bool) -> Vec<View> {
         let view = |activity: &Arc<Activity>| View { draining, ..activity.view() };
-        let mut views: Vec<View> = self.open.lock().values().map(view).collect();
+        let mut views: Vec<View> = self.0.lock().open.values().map(view).collect();
         views.sort_by_key(|view| std::cmp::Reverse(view.age_ms));
         views
+    }
+
+    /// Bytes of all connections since the start, those of ended ones included.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let connections = self.0.lock();
+        let open = connections.open.values().map(|activity| activity.traffic());
+        open.fold(connections.ended, Traffic::add)
     }
 }
 
@@ -210,13 +250,32 @@ pub(crate) struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.activities.open.lock().remove(&self.activity.id);
+        let mut connections = self.activities.0.lock();
+        connections.open.remove(&self.activity.id);
+        connections.ended = connections.ended + self.activity.traffic();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A counter never falls: not when a connection ends, and not when another one begins.
+    #[test]
+    fn activities_keep_the_traffic_of_ended_connections() {
+        let activities = Arc::new(Activities::default());
+        let list = |id| activities.list(Arc::new(Activity::new(SessionId(id), None)));
+        let (one, other) = (list(1), list(2));
+        one.activity.client_sent(3);
+        other.activity.client_sent(40);
+        other.activity.compute_sent(500);
+        let traffic = Traffic { from_clients: 43, to_clients: 500 };
+        assert_eq!(activities.traffic(), traffic);
+        drop(other);
+        assert_eq!(activities.traffic(), traffic);
+        one.activity.client_sent(1);
+        assert_eq!(activities.traffic().from_clients, 44);
+    }
 
     #[test]
     fn session_id_to_uuid_keeps_all_bits() {

@@ -47,10 +47,6 @@ pub(crate) struct Metrics {
     pub(crate) control_plane_requests: Family<ByCall, Counter>,
     /// Logins that were delayed because of failed ones before.
     pub(crate) slowed_logins: Counter,
-    /// Bytes of clients.
-    pub(crate) bytes_from_clients: Counter,
-    /// Bytes to clients.
-    pub(crate) bytes_to_clients: Counter,
     /// Cancel requests, by result.
     pub(crate) cancels: Family<ByResult, Counter>,
     /// Background tasks that failed and were restarted, by task.
@@ -121,8 +117,6 @@ impl Metrics {
             caches: CacheMetrics::default(),
             control_plane_requests: Family::default(),
             slowed_logins: Counter::default(),
-            bytes_from_clients: Counter::default(),
-            bytes_to_clients: Counter::default(),
             cancels: Family::default(),
             task_restarts: Family::default(),
             phase_seconds: PhaseSeconds::new(registry),
@@ -176,12 +170,6 @@ impl Metrics {
             "Logins that were delayed because of failed ones before",
             own.slowed_logins,
         );
-        registry.register(
-            "holdfast_proxy_from_clients_bytes",
-            "Bytes received from clients",
-            own.bytes_from_clients,
-        );
-        registry.register("holdfast_proxy_to_clients_bytes", "Bytes sent to clients", own.bytes_to_clients);
         registry.register(
             "holdfast_proxy_task_restarts",
             "Background tasks that failed and were restarted, by task",

@@ -5,3 +5,5 @@ pub(crate) mod cache_metrics;
 pub(crate) mod metrics;
 pub(crate) mod phases;
 pub(crate) mod session_record;
+pub(crate) mod thread_metrics;
+pub(crate) mod traffic_metrics;

@@ -94,7 +94,7 @@ mod tests {
     use crate::observe::activity::SessionId;
 
     fn record(metrics: &Metrics) -> SessionRecord {
-        let activity = Activity::new(SessionId(1), None, metrics.clone());
+        let activity = Activity::new(SessionId(1), None);
         SessionRecord::open(Arc::new(activity), metrics.clone(), Span::none())
     }
 

@@ -212,7 +212,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::listeners::{Listener, Purpose};
+    use crate::listeners::{Listener, Purpose, watched};
 
     #[tokio::test]
     async fn sockets_arrive_with_their_labels() {
@@ -232,8 +232,9 @@ mod tests {
         assert_eq!(received.len(), addresses.len());
         for ((label, descriptor), address) in told.into_iter().zip(received).zip(addresses) {
             let listener = Listener::new(label, descriptor).unwrap();
+            let listening = watched(&listener.socket).unwrap();
             let (accepted, connected) =
-                tokio::join!(listener.socket.accept(), tokio::net::TcpStream::connect(address));
+                tokio::join!(listening.accept(), tokio::net::TcpStream::connect(address));
             assert_eq!(accepted.unwrap().1, connected.unwrap().local_addr().unwrap());
         }
     }

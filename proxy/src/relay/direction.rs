@@ -6,18 +6,24 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::yield_now;
 
-/// Bytes of one read, and so the most that one direction keeps.
-const READ_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of one read, and so the most that one direction keeps. Fewer and larger system calls are cheaper.
+pub(super) const READ_BYTES_MAX: usize = 128 * 1024;
+/// The same where a side is in TLS: the bytes of one read are encrypted and written at once, and should still be in the
+/// processor's cache.
+pub(super) const TLS_READ_BYTES_MAX: usize = 64 * 1024;
 
-/// Reads in a row before the other direction has its turn: an endless upload must not hold back the error that would end it.
-/// Both directions together stay below tokio's cooperative budget of a task.
-const READS_PER_TURN_MAX: usize = 16;
+/// Bytes in a row before the other direction and other sessions have their turn: an endless upload must not hold back the
+/// error that would end it.
+const TURN_BYTES_MAX: usize = 512 * 1024;
+/// Reads in a row. Both directions together stay below tokio's cooperative budget of a task.
+const READS_PER_TURN_MAX: usize = 32;
 
 thread_local! {
     /// Taken during one poll, never held across two.
@@ -46,17 +52,19 @@ impl fmt::Display for End {
 /// The state of one direction.
 #[derive(Debug)]
 pub(super) struct Direction {
+    read_bytes_max: usize,
     kept: BytesMut,
     source_end: Option<Option<io::Error>>,
     is_flushed: bool,
 }
 
 impl Direction {
-    /// A direction that begins with bytes that were read before.
-    pub(super) fn new(read_before: BytesMut) -> Self {
+    /// A direction that begins with bytes that were read before, and that reads so many bytes at once, at most
+    /// [`READ_BYTES_MAX`].
+    pub(super) fn new(read_before: BytesMut, read_bytes_max: usize) -> Self {
         // Even an empty buffer may hold memory.
         let kept = if read_before.is_empty() { BytesMut::new() } else { read_before };
-        Self { kept, source_end: None, is_flushed: true }
+        Self { read_bytes_max, kept, source_end: None, is_flushed: true }
     }
 
     /// Whether no bytes are kept.
@@ -78,7 +86,7 @@ impl Direction {
         mut see: impl FnMut(&[u8]),
     ) -> Poll<End> {
         let mut buffer = BUFFER.take().unwrap_or_else(|| vec![0; READ_BYTES_MAX].into_boxed_slice());
-        let end = self.poll_with(cx, source, sink, &mut see, &mut buffer);
+        let end = self.poll_with(cx, source, sink, &mut see, &mut buffer[..self.read_bytes_max]);
         BUFFER.set(Some(buffer));
         end
     }
@@ -91,7 +99,11 @@ impl Direction {
         see: &mut impl FnMut(&[u8]),
         buffer: &mut [u8],
     ) -> Poll<End> {
+        let mut passed = 0;
         for _ in 0..READS_PER_TURN_MAX {
+            if passed >= TURN_BYTES_MAX {
+                break;
+            }
             if let Err(error) = ready!(self.poll_write_kept(cx, sink)) {
                 return Poll::Ready(End::Sink(error));
             }
@@ -110,6 +122,7 @@ impl Direction {
             match Pin::new(&mut *source).poll_read(cx, &mut read) {
                 Poll::Ready(Ok(())) if read.filled().is_empty() => self.source_end = Some(None),
                 Poll::Ready(Ok(())) => {
+                    passed += read.filled().len();
                     see(read.filled());
                     if let Err(error) = self.write_through(cx, sink, read.filled()) {
                         return Poll::Ready(End::Sink(error));
@@ -125,7 +138,8 @@ impl Direction {
                 }
             }
         }
-        cx.waker().wake_by_ref();
+        // After the other tasks of the thread, and after their sockets were looked at.
+        let _ = pin!(yield_now()).poll(cx);
         Poll::Pending
     }
 
@@ -192,18 +206,18 @@ mod tests {
 
     #[test]
     fn a_source_that_never_pauses_gives_way() {
-        let mut direction = Direction::new(BytesMut::new());
+        let mut direction = Direction::new(BytesMut::new(), READ_BYTES_MAX);
         let (mut source, mut sink) = (tokio::io::repeat(7), tokio::io::sink());
         let mut seen = 0;
         let mut cx = Context::from_waker(Waker::noop());
         let turn = direction.poll(&mut cx, &mut source, &mut sink, |bytes| seen += bytes.len());
         assert!(turn.is_pending());
-        assert_eq!(seen, READS_PER_TURN_MAX * READ_BYTES_MAX);
+        assert_eq!(seen, TURN_BYTES_MAX);
     }
 
     #[test]
     fn idle_direction_holds_no_memory() {
-        let direction = Direction::new(BytesMut::with_capacity(8192));
+        let direction = Direction::new(BytesMut::with_capacity(8192), READ_BYTES_MAX);
         assert_eq!(direction.kept.capacity(), 0);
     }
 }

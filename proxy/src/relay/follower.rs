@@ -27,13 +27,19 @@ impl Follower {
     pub(super) fn feed(&mut self, mut bytes: &[u8]) -> bool {
         let mut ready = false;
         while !bytes.is_empty() && !self.lost {
-            if self.body_left == 0 {
+            if self.body_left == 0
+                && self.header_bytes == 0
+                && let Some((header, body)) = bytes.split_first_chunk()
+            {
+                self.begin_message(*header);
+                bytes = body;
+            } else if self.body_left == 0 {
                 let taken = bytes.len().min(HEADER_BYTES - self.header_bytes);
                 self.header[self.header_bytes..][..taken].copy_from_slice(&bytes[..taken]);
                 self.header_bytes += taken;
                 bytes = &bytes[taken..];
                 if self.header_bytes == HEADER_BYTES {
-                    self.begin_message();
+                    self.begin_message(self.header);
                 }
             } else {
                 let taken = bytes.len().min(self.body_left);
@@ -51,8 +57,7 @@ impl Follower {
         ready
     }
 
-    fn begin_message(&mut self) {
-        let [tag, length @ ..] = self.header;
+    fn begin_message(&mut self, [tag, length @ ..]: [u8; HEADER_BYTES]) {
         self.header_bytes = 0;
         self.tag = tag;
         self.copy_both |= tag == b'W';

@@ -4,9 +4,10 @@
 //! proxy's own error comes only between two messages. Called by the session, last.
 
 mod direction;
+mod drain_watch;
 mod follower;
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,8 +17,11 @@ use postgres_backend::{Connection, Io, Stream};
 use pq_proto::{ErrorResponse, SqlState};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, timeout};
+use tracing::{Instrument, Span};
 
-use self::direction::{Direction, End};
+use self::direction::{Direction, End, READ_BYTES_MAX, TLS_READ_BYTES_MAX};
+pub(crate) use self::drain_watch::DrainEnds;
+use self::drain_watch::{DrainWatch, Ends};
 use self::follower::Follower;
 use crate::client_facing::Response;
 use crate::closing::{CLOSING_TIMEOUT, into_stream, send_closing_message};
@@ -67,44 +71,43 @@ impl RelayEnd {
     }
 }
 
-/// Futures that complete when a drain ends the session.
-pub(crate) struct DrainEnds<I, A> {
-    /// When complete, the session ends as soon as it is idle.
-    pub(crate) when_idle: I,
-    /// When complete, the session ends at once.
-    pub(crate) in_any_case: A,
-}
-
-/// Passes bytes until the session ends.
-pub(crate) async fn run<C: Io, S: Io>(
+/// Passes bytes until the session ends. To be polled outside of any span: `span` is entered for log lines only.
+pub(crate) async fn run<C: Io, S: Io, B, I, A>(
     client: Connection<C>,
     compute: Connection<S>,
     activity: &Activity,
-    drain_ends: DrainEnds<impl Future<Output = ()>, impl Future<Output = ()>>,
-) -> RelayEnd {
+    span: &Span,
+    drain_ends: DrainEnds<B, impl FnOnce() -> I, impl FnOnce() -> A>,
+) -> RelayEnd
+where
+    B: Future,
+    I: Future<Output = ()>,
+    A: Future<Output = ()>,
+{
     let (client, from_client, _) = into_stream(client);
     let (compute, from_compute, _) = into_stream(compute);
     let mut knowledge = Knowledge::default();
     knowledge.client_sent(&from_client, activity);
     knowledge.compute_sent(&from_compute, activity);
-    let (up, down) = (Some(Direction::new(from_client)), Direction::new(from_compute));
+    let is_plain = matches!((&client, &compute), (Stream::Plain(_), Stream::Plain(_)));
+    let read_bytes = if is_plain { READ_BYTES_MAX } else { TLS_READ_BYTES_MAX };
+    let up = Some(Direction::new(from_client, read_bytes));
+    let down = Direction::new(from_compute, read_bytes);
     let mut relay = Relay { client, compute, knowledge, up, down, half_closed: None, draining: false };
 
-    let mut when_idle = std::pin::pin!(drain_ends.when_idle);
-    let mut in_any_case = std::pin::pin!(drain_ends.in_any_case);
+    let mut drain = DrainWatch::new(drain_ends);
     let ended = poll_fn(|cx| {
-        if !relay.draining {
-            relay.draining = when_idle.as_mut().poll(cx).is_ready();
-        }
-        match relay.poll(cx, activity) {
-            Poll::Pending if in_any_case.as_mut().poll(cx).is_ready() => {
+        let ends = drain.poll(cx);
+        relay.draining = ends >= Ends::WhenIdle;
+        match relay.poll(cx, activity, span) {
+            Poll::Pending if ends == Ends::InAnyCase => {
                 Poll::Ready(RelayEnd::CutOff { busy: relay.knowledge.is_busy() })
             }
             poll => poll,
         }
     });
     let ended = ended.await;
-    relay.close(ended).await;
+    relay.close(ended).instrument(span.clone()).await;
     ended
 }
 
@@ -173,14 +176,14 @@ struct HalfClosed {
 }
 
 impl<C: Io, S: Io> Relay<C, S> {
-    fn poll(&mut self, cx: &mut Context<'_>, activity: &Activity) -> Poll<RelayEnd> {
+    fn poll(&mut self, cx: &mut Context<'_>, activity: &Activity, span: &Span) -> Poll<RelayEnd> {
         let Self { client, compute, knowledge, up, down, half_closed, draining } = self;
         if let Some(passing) = up
             && let Poll::Ready(end) =
                 passing.poll(cx, client, compute, |bytes| knowledge.client_sent(bytes, activity))
         {
             *up = None;
-            tracing::debug!(%end, "client direction ended");
+            span.in_scope(|| tracing::debug!(%end, "client direction ended"));
             match end {
                 End::Source(Some(_)) if !knowledge.has_terminated() => {
                     return Poll::Ready(RelayEnd::ClientVanished { busy: knowledge.is_busy() });
@@ -201,7 +204,7 @@ impl<C: Io, S: Io> Relay<C, S> {
             let may_end = *draining && down.is_empty() && knowledge.is_idle();
             return if may_end { Poll::Ready(RelayEnd::Drained) } else { Poll::Pending };
         };
-        tracing::debug!(%end, "compute direction ended");
+        span.in_scope(|| tracing::debug!(%end, "compute direction ended"));
         Poll::Ready(match end {
             _ if knowledge.has_terminated() => RelayEnd::ClientClosed,
             End::Sink(_) => RelayEnd::ClientVanished { busy: knowledge.is_busy() },
@@ -271,14 +274,15 @@ impl HalfClosed {
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
+    use std::future::{pending, ready};
+    use std::sync::Arc;
 
     use pq_proto::{Encode, Frame};
     use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+    use tokio::sync::Notify;
 
     use super::*;
-    use crate::observe::activity::SessionId;
-    use crate::observe::metrics::Metrics;
+    use crate::observe::activity::{Activities, SessionId, Traffic};
 
     const MESSAGES: u32 = 3_000;
 
@@ -309,23 +313,47 @@ mod tests {
         received
     }
 
+    /// No byte wakes the relay of an idle session, but the drain does.
+    #[tokio::test]
+    async fn relay_ends_idle_session_when_drained() {
+        let (client, mut client_end) = connection(1000, b"");
+        let (compute, mut compute_end) = connection(1000, b"Z\0\0\0\x05I");
+        let (activity, span, drain) = (Activity::new(SessionId(1), None), Span::none(), Notify::new());
+        let ends = DrainEnds { begun: drain.notified(), when_idle: || ready(()), in_any_case: pending };
+        let draining = async {
+            client_end.read_exact(&mut [0; 6]).await.unwrap();
+            drain.notify_one();
+            let (mut said, mut told) = (Vec::new(), Vec::new());
+            client_end.read_to_end(&mut said).await.unwrap();
+            drop(client_end);
+            compute_end.read_to_end(&mut told).await.unwrap();
+            (said, told)
+        };
+        let (ended, (said, told)) = tokio::join!(run(client, compute, &activity, &span, ends), draining);
+        assert_eq!(ended, RelayEnd::Drained);
+        assert!(said.windows(7).any(|window| window == b"C57P01\0"), "{}", said.escape_ascii());
+        assert_eq!(told, TERMINATE);
+    }
+
     #[tokio::test]
     async fn relay_passes_everything_through_narrow_pipes() {
         let (up, down) = (messages(b'd'), messages(b'D'));
         for (client_pipe, compute_pipe) in [(7, 1_000_000), (1_000_000, 7), (64, 64)] {
             let (client, client_end) = connection(client_pipe, &up[..100]);
             let (compute, compute_end) = connection(compute_pipe, &down[..3]);
-            let metrics = Metrics::new(&mut Default::default());
-            let activity = Activity::new(SessionId(1), None, metrics.clone());
+            let activities = Arc::new(Activities::default());
+            let listed = activities.list(Arc::new(Activity::new(SessionId(1), None)));
+            let span = Span::none();
+            let no_drain = DrainEnds { begun: pending::<()>(), when_idle: pending, in_any_case: pending };
             let (ended, at_client, at_compute) = tokio::join!(
-                run(client, compute, &activity, DrainEnds { when_idle: pending(), in_any_case: pending() }),
+                run(client, compute, &listed.activity, &span, no_drain),
                 send_and_receive(client_end, up[100..].to_vec()),
                 send_and_receive(compute_end, down[3..].to_vec()),
             );
             assert!(at_client == down && at_compute == up, "pipes of {client_pipe} and {compute_pipe} bytes");
             assert!(matches!(ended, RelayEnd::ClientClosed | RelayEnd::ComputeClosed { .. }), "{ended:?}");
-            assert_eq!(metrics.bytes_from_clients.get(), up.len() as u64);
-            assert_eq!(metrics.bytes_to_clients.get(), down.len() as u64);
+            let traffic = Traffic { from_clients: up.len() as u64, to_clients: down.len() as u64 };
+            assert_eq!(activities.traffic(), traffic);
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Span;
+
 use crate::auth::Authenticator;
 use crate::cancel::Cancels;
 use crate::control_plane::CachingControlPlane;
@@ -36,6 +38,8 @@ pub(crate) struct Services<D> {
 pub(crate) struct Session<'s, D, R> {
     pub(crate) services: &'s Services<D>,
     pub(crate) activity: &'s Activity,
+    /// The span of the connection, for its log lines.
+    pub(crate) span: &'s Span,
     /// Source of nonces and cancel keys.
     pub(crate) random: &'s mut R,
 }

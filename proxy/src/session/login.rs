@@ -138,7 +138,7 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
         params: StartupParams,
         client: &mut Connection<S>,
     ) -> Result<Connected<D::Stream>, SessionError> {
-        let Self { services, activity, random } = self;
+        let Self { services, activity, random, .. } = self;
         activity.reached(Stage::Authenticating);
         let linking = Box::pin(timed(Phase::Auth, links.log_in(client, params, &mut **random)));
         let Linked { compute, login, role } = linking.await?;

@@ -10,10 +10,13 @@ mod login;
 #[cfg(test)]
 mod transcripts;
 
+use std::sync::Arc;
+
 use postgres_backend::handshake::{self, HandshakeConfig};
 use postgres_backend::{Connection, HandshakeError, Io};
 use rand::Rng;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 pub(crate) use self::context::{Services, Session};
 pub(crate) use self::error::{SessionEnd, SessionError, closed};
@@ -22,11 +25,29 @@ use self::login::Started;
 use crate::client_facing::ClientFacing;
 use crate::closing::close;
 use crate::compute::Dial;
+use crate::control_plane::InUse;
 use crate::limits::connections::TooMany;
 use crate::observe::activity::Stage;
 use crate::observe::phases::{Phase, timed};
 use crate::relay::{self, RelayEnd};
 use crate::tls::Tls;
+
+/// Where the login of a connection has led.
+enum Opened<C, S> {
+    /// To a session at the compute.
+    Session(Box<Open<C, S>>),
+    /// To the end of the connection, in order.
+    Ended(SessionEnd),
+}
+
+/// An open session: its client has been greeted, and bytes may pass.
+struct Open<C, S> {
+    client: Connection<C>,
+    compute: Connection<S>,
+    cancellable: Option<Cancellable>,
+    /// Keeps the compute from being suspended.
+    _in_use: Option<InUse>,
+}
 
 impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
     /// Runs the connection. With `too_many` the client is over a limit: it may only send a cancel request.
@@ -35,17 +56,32 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
         stream: S,
         too_many: Option<TooMany>,
     ) -> Result<SessionEnd, SessionError> {
+        // Only the login is inside the span and has clocks. They would cost something whenever bytes pass.
+        let (phases, span) = (Arc::clone(&self.activity.phases), self.span.clone());
+        let opening = phases.of(self.open(stream, too_many)).instrument(span);
+        match Box::pin(opening).await? {
+            Opened::Ended(end) => Ok(end),
+            Opened::Session(open) => Ok(SessionEnd::Relayed(self.relay(*open).await)),
+        }
+    }
+
+    /// Everything from the first byte to the greeting.
+    async fn open<S: Io>(
+        &mut self,
+        stream: S,
+        too_many: Option<TooMany>,
+    ) -> Result<Opened<S, D::Stream>, SessionError> {
         let begin = Instant::now();
 
         // TLS and the startup packet, or a cancel request.
         let tls = self.services.tls.current();
         let started = match self.handshake(stream, &tls).await? {
             handshake::Accepted::Session(started) => *started,
-            handshake::Accepted::Closed => return Ok(SessionEnd::NothingAsked),
+            handshake::Accepted::Closed => return Ok(Opened::Ended(SessionEnd::NothingAsked)),
             handshake::Accepted::Cancel { pid, key } => {
                 let Services { cancels, dial, .. } = self.services;
                 cancels.pass_on(dial, self.activity.peer(), pid, &key).await;
-                return Ok(SessionEnd::CancelRequest);
+                return Ok(Opened::Ended(SessionEnd::CancelRequest));
             }
         };
         let (mut client, version) = (started.connection, started.version);
@@ -74,12 +110,12 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
             }
         };
 
-        // The greeting, and then bytes in both directions.
-        let _in_use = connected.in_use.take();
+        // The greeting.
+        let in_use = connected.in_use.take();
         let greeting = timed(Phase::Connect, self.greet(connected, &mut client, version));
         let (compute, cancellable) = greeting.await?;
         self.services.metrics.login_seconds.observe(begin.elapsed().as_secs_f64());
-        Ok(SessionEnd::Relayed(self.relay(client, compute, cancellable).await))
+        Ok(Opened::Session(Box::new(Open { client, compute, cancellable, _in_use: in_use })))
     }
 
     async fn handshake<S: Io>(&self, stream: S, tls: &Tls) -> Result<handshake::Accepted<S>, HandshakeError> {
@@ -93,18 +129,19 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
         Ok(accepted)
     }
 
-    async fn relay<S: Io>(
-        &self,
-        client: Connection<S>,
-        compute: Connection<D::Stream>,
-        cancellable: Option<Cancellable>,
-    ) -> RelayEnd {
+    /// Passes bytes in both directions until the session ends.
+    async fn relay<S: Io>(&self, open: Open<S, D::Stream>) -> RelayEnd {
+        let Open { client, compute, cancellable, _in_use } = open;
         let Services { metrics, drain, dial, .. } = self.services;
         self.activity.reached(Stage::Passing);
         let counted = metrics.count_session();
-        let drain_ends =
-            relay::DrainEnds { when_idle: drain.idle_sessions_end(), in_any_case: drain.deadline() };
-        let end = Box::pin(relay::run(client, compute, self.activity, drain_ends)).await;
+        let drain_ends = relay::DrainEnds {
+            begun: drain.begun(),
+            when_idle: || drain.idle_sessions_end(),
+            in_any_case: || drain.deadline(),
+        };
+        let relaying = relay::run(client, compute, self.activity, self.span, drain_ends);
+        let end = Box::pin(relaying).await;
         drop(counted);
 
         if let Some(Cancellable { target, registered }) = cancellable {
@@ -112,8 +149,9 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
             // The client no longer waits for the answer, but the database would still work on it.
             use RelayEnd::{ClientVanished, CutOff};
             if matches!(end, ClientVanished { busy: true } | CutOff { busy: true })
-                && let Err(error) = target.cancel(dial).await
+                && let Err(error) = target.cancel(dial).instrument(self.span.clone()).await
             {
+                let _entered = self.span.enter();
                 tracing::warn!(%error, "cannot cancel the query of a client that vanished");
             }
         }

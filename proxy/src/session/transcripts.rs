@@ -35,6 +35,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tracing::Span;
 use utils::Shutdown;
 use utils::shutdown::Signal;
 
@@ -206,9 +207,9 @@ impl Scene {
         let services = Arc::clone(&self.services);
         let too_many = (self.is_full && !self.sessions.is_empty()).then_some(TooMany::Total);
         self.sessions.push(tokio::spawn(async move {
-            let activity = Activity::new(SessionId(1), None, services.metrics.clone());
+            let (activity, span) = (Activity::new(SessionId(1), None), Span::none());
             let random = &mut Counting(0);
-            let session = Session { services: &*services, activity: &activity, random };
+            let session = Session { services: &*services, activity: &activity, span: &span, random };
             let _ = Box::pin(session.run(ours, too_many)).await;
         }));
         client

@@ -9,6 +9,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client};
 
 use crate::installation::{DEADLINE, Installation};
+use crate::proxy_process::Proxy;
 
 /// Bytes of a COPY in each direction.
 const COPY_BYTES_MIN: u64 = 128 << 20;
@@ -55,6 +56,27 @@ async fn login_works_by_every_route_and_refuses_clearly() {
         assert!(!output.status.success() && said.contains(words), "{wrong}\n{said}");
     }
     installation.passed();
+}
+
+/// The load is spread although one thread accepts all connections.
+#[tokio::test]
+async fn connections_are_spread_over_threads() {
+    const THREADS: usize = 3;
+    const EACH: usize = 4;
+    let installation = Installation::new("threads").await;
+    let proxy = Proxy::start(&installation, "threads", &["--threads", "3"], &[]).await;
+    let mut clients = Vec::new();
+    for _ in 0..THREADS * EACH {
+        clients.push(installation.connect(&proxy.config()).await.unwrap());
+    }
+    let metrics = proxy.get("/metrics").await.unwrap().1;
+    for thread in 0..THREADS {
+        let line = format!("holdfast_proxy_thread_connections{{thread=\"{thread}\"}} {EACH}\n");
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
+    for (client, _) in &clients {
+        client.simple_query("SELECT 1").await.unwrap();
+    }
 }
 
 #[tokio::test]
