@@ -55,10 +55,12 @@ impl<W: AsyncWrite + Unpin> FramedWriter<W> {
     /// Writes everything that is buffered. Cancel-safe: bytes that were not written stay buffered.
     pub async fn flush(&mut self) -> io::Result<()> {
         while self.buffer.has_remaining() {
-            // `write_buf` removes from the buffer exactly the bytes that it wrote.
-            if self.io.write_buf(&mut self.buffer).await? == 0 {
+            // The buffer is one slice: a vectored write, as `write_buf` makes, costs the kernel more.
+            let written = self.io.write(&self.buffer).await?;
+            if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
+            self.buffer.advance(written);
         }
         self.io.flush().await
     }
