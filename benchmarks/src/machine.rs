@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -109,8 +108,6 @@ pub(crate) struct LoadMeter {
     loadavg_before: f64,
     began: Option<CpuTimes>,
     total: CpuTimes,
-    /// When the meter was made.
-    pub(crate) created: Instant,
 }
 
 impl LoadMeter {
@@ -119,7 +116,7 @@ impl LoadMeter {
         let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let loadavg_before = text.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
         let total = CpuTimes { busy: 0.0, idle: 0.0, steal: 0.0, ours: 0.0 };
-        Self { loadavg_before, began: None, total, created: Instant::now() }
+        Self { loadavg_before, began: None, total }
     }
 
     /// Begins a slice.

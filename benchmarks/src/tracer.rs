@@ -11,6 +11,9 @@ pub(crate) const ANY: &str = "raw_syscalls:sys_enter";
 /// The event of `fdatasync`.
 pub(crate) const FDATASYNC: &str = "syscalls:sys_enter_fdatasync";
 
+/// The event of `fsync`, which `pg_receivewal` uses.
+pub(crate) const FSYNC: &str = "syscalls:sys_enter_fsync";
+
 /// True when system calls can be counted on this machine.
 pub(crate) async fn is_available() -> bool {
     let probe = Command::new("perf").args(["stat", "-x,", "-e", ANY, "true"]).output().await;
