@@ -2,13 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use test_runner::env::Tools;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
+use tokio::time::sleep;
 
 /// Threads of the load generator at most.
 const THREADS_MAX: u32 = 2;
+/// Time limit for all clients to connect, and the time between two looks.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// What the clients do.
 #[derive(Clone, Debug)]
@@ -57,9 +63,22 @@ pub(crate) struct Load {
     pub(crate) latencies_ms: Vec<f64>,
 }
 
+/// A load that runs.
+#[derive(Debug)]
+pub(crate) struct RunningLoad {
+    process: Child,
+    clients: u32,
+    log_directory: Option<PathBuf>,
+}
+
 impl Pgbench<'_> {
     /// Runs the load to its end.
     pub(crate) async fn run(&self) -> Result<Load> {
+        self.start()?.finish().await
+    }
+
+    /// Starts the load.
+    pub(crate) fn start(&self) -> Result<RunningLoad> {
         let mut command = Command::new(self.tools.postgres("pgbench"));
         command.args(["--no-vacuum", "--protocol", self.protocol]);
         command.args(["--client", &self.clients.to_string(), "--time", &self.seconds.to_string()]);
@@ -79,7 +98,30 @@ impl Pgbench<'_> {
         // The password must not stand in the list of processes.
         let (shown, password) = without_password(self.uri);
         command.arg(shown).env("PGPASSWORD", password).kill_on_drop(true);
-        let output = command.output().await.context("cannot run pgbench")?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(RunningLoad {
+            process: command.spawn().context("cannot run pgbench")?,
+            clients: self.clients,
+            log_directory: self.log_directory.map(Path::to_owned),
+        })
+    }
+}
+
+impl RunningLoad {
+    /// Waits until all clients have opened their connections; each may still log in for some milliseconds.
+    pub(crate) async fn connected(&mut self) -> Result<()> {
+        let Some(pid) = self.process.id() else { return Ok(()) };
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        while sockets(pid) < self.clients as usize && self.process.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "pgbench did not connect within {CONNECT_TIMEOUT:?}");
+            sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of the load.
+    pub(crate) async fn finish(self) -> Result<Load> {
+        let output = self.process.wait_with_output().await?;
         let (printed, said) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if !output.status.success() {
@@ -87,10 +129,17 @@ impl Pgbench<'_> {
         }
         let mut load = parse(&printed)?;
         if let Some(directory) = self.log_directory {
-            load.latencies_ms = take_latencies(directory)?;
+            load.latencies_ms = take_latencies(&directory)?;
         }
         Ok(load)
     }
+}
+
+/// Number of open sockets of a process.
+fn sockets(pid: u32) -> usize {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }
 
 fn without_password(uri: &str) -> (String, String) {
