@@ -1,8 +1,13 @@
 //! The benches. Each file says what it compares, lists its goals, and measures.
 
+mod proxy_bulk;
+mod proxy_idle;
+mod proxy_login;
+mod proxy_query;
 mod wal_commit;
 
 use crate::bench::Bench;
 
 /// All benches in the order of the document.
-pub(crate) const ALL: &[Bench] = &[wal_commit::BENCH];
+pub(crate) const ALL: &[Bench] =
+    &[wal_commit::BENCH, proxy_query::BENCH, proxy_bulk::BENCH, proxy_login::BENCH, proxy_idle::BENCH];
