@@ -34,6 +34,6 @@ bench() {
         *) setup_bench ;;
     esac
     build --profile dist -p safekeeper -p walproposer -p proxy -p benchmarks \
-        --bin safekeeper --bin walproposer --bin proxy --bin bench --bin bare_relay --bin pg_load
+        --bin safekeeper --bin walproposer --bin proxy --bin bench --bin bare_relay --bin pg_load --bin codec_loop
     exec "${CARGO_TARGET_DIR:-target}/dist/bench" "$@"
 }

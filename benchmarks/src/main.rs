@@ -8,6 +8,7 @@
 //!   tracer      system calls of processes            quantity    names, units, directions
 //!   results     all values of a run, as JSON         stats       medians and intervals
 //!   goals       judges goals by results              report      JSON, Markdown and SVG
+//!   wal         load generators for safekeepers
 //! ```
 //!
 //! Nothing here is a test: `./dev test` runs only the tests of the pure parts.
@@ -29,6 +30,7 @@ mod rounds;
 mod run;
 mod stats;
 mod tracer;
+mod wal;
 
 use std::process::ExitCode;
 

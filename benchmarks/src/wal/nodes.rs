@@ -1,0 +1,105 @@
+//! [`Node`]: a safekeeper of a bench as a process, and the creation of timelines on it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use test_runner::http;
+use test_runner::ports;
+use test_runner::process::ProcessId;
+use test_runner::safekeeper::Safekeeper;
+use wal_types::{Lsn, SegmentSize, TenantId, TenantTimelineId, TimelineId};
+
+use super::link::{BenchTimeline, PG_VERSION};
+use super::source::SYSTEM_ID;
+use crate::run::Run;
+
+/// Time limit for the end of a safekeeper.
+const END_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit for the creation of a timeline.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Creations under way at a time.
+const CREATIONS_MAX: usize = 16;
+/// The tenant of all timelines of the benchmarks.
+const TENANT: TenantId = TenantId([0xbe; 16]);
+
+/// A running safekeeper. The kernel kills it when the bench ends.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) safekeeper: Safekeeper,
+    pub(crate) process: ProcessId,
+}
+
+impl Node {
+    /// Starts a safekeeper on an empty directory.
+    pub(crate) async fn start(run: &Run, id: u64) -> Result<Self> {
+        let safekeeper = Safekeeper {
+            tools: run.tools.clone(),
+            id,
+            data_dir: run.directory.join(format!("sk{id}")),
+            log: run.directory.join(format!("sk{id}.log")),
+            pg_port: ports::pick()?,
+            http_port: ports::pick()?,
+            environment: vec![("RUST_LOG".into(), "warn".into())],
+            dies_with_parent: true,
+        };
+        let process = safekeeper.start().await?;
+        Ok(Self { safekeeper, process })
+    }
+
+    /// Creates timelines with these safekeepers as members, several at a time.
+    pub(crate) async fn create(&self, timelines: &[BenchTimeline], members: &[u64]) -> Result<()> {
+        let client = reqwest::Client::builder().timeout(CREATE_TIMEOUT).no_proxy().build()?;
+        let url = format!("{}/v1/timelines", self.safekeeper.http());
+        // The members never speak to each other, so any port will do.
+        let members: Vec<_> =
+            members.iter().map(|id| json!({"id": id, "host": "127.0.0.1", "port": 1 + id})).collect();
+        let create = async |timeline: &BenchTimeline| -> Result<()> {
+            let body = json!({
+                "tenant_id": timeline.id.tenant.to_string(), "timeline_id": timeline.id.timeline.to_string(),
+                "start_lsn": timeline.start.to_string(), "system_id": SYSTEM_ID.to_string(),
+                "pg_version": PG_VERSION, "wal_segment_size": timeline.segment_size.bytes(),
+                "dialect": "holdfast", "members": members,
+            });
+            let answer = client.post(&url).json(&body).send().await.context("cannot create a timeline")?;
+            let status = answer.status();
+            ensure!(
+                status.is_success(),
+                "the safekeeper answered a creation with {status}: {}",
+                answer.text().await?
+            );
+            Ok(())
+        };
+        futures::stream::iter(timelines).map(create).buffer_unordered(CREATIONS_MAX).try_collect().await
+    }
+
+    /// Value of a metric without labels.
+    pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
+        let text =
+            http::client()?.get(format!("{}/metrics", self.safekeeper.http())).send().await?.text().await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .with_context(|| format!("the safekeeper has no metric {name}"))?
+            .parse()
+            .context("a metric is no number")
+    }
+
+    /// Stops the safekeeper by SIGTERM or kills it, and waits for its end.
+    pub(crate) async fn end(&self, signal: Signal) -> Result<()> {
+        self.process.end(signal, END_TIMEOUT).await
+    }
+}
+
+/// The timeline with this number.
+pub(crate) fn timeline(number: u64, segment_bytes: u32) -> Result<BenchTimeline> {
+    let mut id = [0; 16];
+    id[8..].copy_from_slice(&number.to_be_bytes());
+    let segment_size = SegmentSize::new(segment_bytes).map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(BenchTimeline {
+        id: TenantTimelineId { tenant: TENANT, timeline: TimelineId(id) },
+        segment_size,
+        start: Lsn(segment_bytes.into()),
+    })
+}
