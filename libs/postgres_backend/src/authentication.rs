@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::connection::Connection;
 use crate::error::HandshakeError;
 use crate::handshake::Session;
-use crate::stream::Io;
+use crate::io::Io;
 
 /// Longest body of a `p` message in bytes. Tokens have some kilobytes; the client is not authenticated yet.
 pub const PASSWORD_MESSAGE_BYTES_MAX: usize = 16 * 1024;

@@ -5,7 +5,8 @@ use bytes::BytesMut;
 use pq_proto::{BackendMessage, ErrorResponse, FramedError, FramedReader, FramedWriter};
 use tokio::io::{ReadHalf, WriteHalf};
 
-use crate::stream::{Io, Stream};
+use crate::io::Io;
+use crate::stream::Stream;
 
 /// The receiving half.
 pub type Reader<S> = FramedReader<ReadHalf<Stream<S>>>;

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use pq_proto::{FramedError, FrontendMessage, ProtocolError, Text};
 
 use crate::connection::{Connection, Reader, Writer};
-use crate::stream::Io;
+use crate::io::Io;
 
 /// A connection in CopyBoth. Its halves may go to two tasks; a new value made of both joins them.
 #[derive(Debug)]

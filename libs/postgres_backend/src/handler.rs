@@ -8,8 +8,8 @@ use pq_proto::{ErrorResponse, FieldDescription, Text};
 use crate::connection::Connection;
 use crate::copy::CopyBoth;
 use crate::error::QueryError;
+use crate::io::Io;
 use crate::result_set::ResultSet;
-use crate::stream::Io;
 
 /// The commands of a server, for one connection.
 pub trait Handler<S: Io>: Send {

@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Connection;
 use crate::error::HandshakeError;
-use crate::stream::{Io, Prefixed, Stream};
+use crate::io::Io;
+use crate::stream::Stream;
 use crate::tls::{ServerTls, TlsInfo};
 
 /// Longest time for everything before the first query, TLS and authentication included. It counts once for all reads.
@@ -128,7 +129,7 @@ async fn negotiate<S: Io>(
             session(connection, version, params, None, deadline)
         }
         Request::StartTls(tls) => {
-            let accepting = Box::pin(tls.accept(Prefixed::new(read_before, io)));
+            let accepting = Box::pin(tls.accept(io, &read_before));
             let (stream, info) =
                 timeout_at(deadline, accepting).await.map_err(|_| HandshakeError::Timeout)??;
             negotiate_inside_tls(stream, info, direct, deadline).await

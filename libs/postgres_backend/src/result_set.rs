@@ -4,7 +4,7 @@ use bytes::Bytes;
 use pq_proto::{BackendMessage, FieldDescription, ProtocolError, Text};
 
 use crate::connection::Writer;
-use crate::stream::Io;
+use crate::io::Io;
 
 /// One result: columns, rows and command tag.
 #[derive(Debug, Clone, PartialEq, Eq)]

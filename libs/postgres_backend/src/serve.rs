@@ -15,8 +15,8 @@ use crate::copy::CopyBoth;
 use crate::error::QueryError;
 use crate::extended::Extended;
 use crate::handler::{AfterCopy, Answer, CopyEnd, Handler};
+use crate::io::Io;
 use crate::result_set::ResultSet;
-use crate::stream::Io;
 
 /// Longest body of a client's message outside a copy, in bytes.
 pub const QUERY_BYTES_MAX: usize = 64 * 1024;

@@ -6,28 +6,25 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::TlsStream;
 
-/// A byte stream that a connection can run on: a socket, or a pipe in memory in tests.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for S {}
+use crate::io::Io;
+use crate::tls_stream::TlsStream;
 
 /// A byte stream, plain or in TLS, of a server or a client.
 #[derive(Debug)]
 pub enum Stream<S> {
     /// Without encryption.
     Plain(S),
-    /// In TLS. The bytes that were read ahead of the handshake are read first.
-    Tls(Box<TlsStream<Prefixed<S>>>),
+    /// In TLS.
+    Tls(Box<TlsStream<S>>),
 }
 
 impl<S> Stream<S> {
-    /// The socket below. Bytes that were read ahead of it are elsewhere: in the TLS session, or in the prefix before it.
+    /// The socket below. Bytes that were read ahead of it stay in the TLS stream.
     pub fn socket_mut(&mut self) -> &mut S {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(stream) => &mut stream.get_mut().0.io,
+            Self::Tls(stream) => stream.io_mut(),
         }
     }
 }
@@ -112,6 +109,10 @@ impl<S: Io> AsyncRead for Prefixed<S> {
         let count = self.prefix.len().min(buffer.remaining());
         buffer.put_slice(&self.prefix[..count]);
         self.prefix.advance(count);
+        if self.prefix.is_empty() {
+            // Even an empty buffer may hold memory.
+            self.prefix = BytesMut::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -121,8 +122,6 @@ impl<S: Io> AsyncWrite for Prefixed<S> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
-    // rustls hands all waiting records to one vectored write. The default writes only the first of them, and so costs a
-    // system call for each record.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

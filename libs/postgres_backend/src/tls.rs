@@ -2,19 +2,22 @@
 //! the certificate for a name, so that a server may hold many and exchange them while it runs.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::ring;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection, WebPkiClientVerifier,
+};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::TlsAcceptor;
 
 use crate::error::{HandshakeError, TlsError};
-use crate::stream::{Io, Prefixed, Stream};
+use crate::io::Io;
+use crate::stream::Stream;
+use crate::tls_stream::{Engine, TlsStream};
 
 /// The name of the protocol in ALPN, registered with IANA.
 pub const ALPN_POSTGRESQL: &[u8] = b"postgresql";
@@ -65,22 +68,54 @@ impl ServerTls {
             .with_cert_resolver(resolver);
         config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
         config.max_fragment_size = Some(RECORD_BYTES_MAX + RECORD_HEADER_BYTES);
+        // As PostgreSQL: sessions are long, and its clients do not resume TLS.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok(Self { config: Arc::new(config) })
     }
 
-    /// Runs the TLS handshake. Fails with [`HandshakeError::Tls`].
+    /// Runs the TLS handshake. `read_before` are bytes of the client that were read from the stream before. Fails with
+    /// [`HandshakeError::Tls`].
     pub(crate) async fn accept<S: Io>(
         &self,
-        stream: Prefixed<S>,
+        stream: S,
+        read_before: &[u8],
     ) -> Result<(Stream<S>, TlsInfo), HandshakeError> {
-        let stream =
-            TlsAcceptor::from(Arc::clone(&self.config)).accept(stream).await.map_err(HandshakeError::Tls)?;
-        let (_, session) = stream.get_ref();
+        let mut config = ServerConfig::clone(&self.config);
+        let noted = Arc::new(NotesName { resolver: config.cert_resolver, name: OnceLock::new() });
+        config.cert_resolver = Arc::clone(&noted) as Arc<dyn ResolvesServerCert>;
+        let connection = UnbufferedServerConnection::new(Arc::new(config))
+            .map_err(|error| HandshakeError::Tls(std::io::Error::other(error)))?;
+
+        let stream = TlsStream::new(stream, Engine::Server(connection), read_before);
+        let stream = stream.handshake().await.map_err(HandshakeError::Tls)?;
         let info = TlsInfo {
-            server_name: session.server_name().map(str::to_owned),
-            alpn_agreed: session.alpn_protocol() == Some(ALPN_POSTGRESQL),
+            server_name: noted.name.get().cloned(),
+            alpn_agreed: stream.engine().state().alpn_protocol() == Some(ALPN_POSTGRESQL),
         };
-        Ok((Stream::Tls(Box::new(stream.into())), info))
+        Ok((Stream::Tls(stream), info))
+    }
+}
+
+/// Chooses as `resolver` does, and notes the server name of the one client that it is made for: an unbuffered connection of
+/// rustls does not give it.
+#[derive(Debug)]
+struct NotesName {
+    resolver: Arc<dyn ResolvesServerCert>,
+    name: OnceLock<String>,
+}
+
+impl ResolvesServerCert for NotesName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if let Some(name) = hello.server_name() {
+            // A client that is asked for another ClientHello repeats the name.
+            let _ = self.name.set(name.to_owned());
+        }
+        self.resolver.resolve(hello)
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        self.resolver.only_raw_public_keys()
     }
 }
 

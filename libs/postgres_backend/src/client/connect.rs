@@ -12,7 +12,8 @@ use super::parameters::Parameters;
 use super::query::Client;
 use super::tls::ClientTls;
 use crate::connection::Connection;
-use crate::stream::{Io, Stream};
+use crate::io::Io;
+use crate::stream::Stream;
 
 /// Server to connect to, and the role and settings of the session.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use super::parameters::Parameters;
 use super::query::{Client, SimpleRow};
 use crate::connection::{Connection, Reader};
 use crate::copy::CopyWriter;
-use crate::stream::Io;
+use crate::io::Io;
 
 /// A connection in CopyBoth. Its halves may go to two tasks; a new value made of both joins them.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use super::error::ClientError;
 pub use super::error::RESULT_BYTES_MAX;
 use super::parameters::Parameters;
 use crate::connection::Connection;
-use crate::stream::Io;
+use crate::io::Io;
 
 /// A connection of a client that waits for its next command.
 #[derive(Debug)]

@@ -5,17 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pq_proto::{FramedReader, StartupPacket};
+use rustls::client::UnbufferedClientConnection;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme, WantsVerifier};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::AsyncWriteExt;
-use tokio_rustls::TlsConnector;
 
 use super::error::ClientError;
 use crate::error::TlsError;
-use crate::stream::{Io, Prefixed, Stream};
+use crate::io::Io;
+use crate::stream::Stream;
 use crate::tls::load_authorities;
+use crate::tls_stream::{Engine, TlsStream};
 
 /// TLS configuration of the client.
 #[derive(Debug, Clone)]
@@ -64,11 +66,11 @@ impl ClientTls {
             return Err(ClientError::UnencryptedData);
         }
 
-        let (stream, read_before) = reader.into_parts();
-        let connecting = TlsConnector::from(Arc::clone(&self.config))
-            .connect(server_name, Prefixed::new(read_before, stream));
-        let stream = connecting.await.map_err(ClientError::Tls)?;
-        Ok(Stream::Tls(Box::new(stream.into())))
+        let (stream, _) = reader.into_parts();
+        let connection = UnbufferedClientConnection::new(Arc::clone(&self.config), server_name)
+            .map_err(|error| ClientError::Tls(std::io::Error::other(error)))?;
+        let stream = TlsStream::new(stream, Engine::Client(connection), &[]);
+        Ok(Stream::Tls(stream.handshake().await.map_err(ClientError::Tls)?))
     }
 }
 
