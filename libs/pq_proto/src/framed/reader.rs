@@ -1,7 +1,13 @@
 //! [`FramedReader`]: reads frames and startup packets from a stream.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use crate::error::{FramedError, ProtocolError};
 use crate::startup::{STARTUP_PACKET_BYTES_MAX, STARTUP_PACKET_BYTES_MIN, StartupPacket};
@@ -9,6 +15,11 @@ use crate::wire::Frame;
 
 /// Room for one read, in bytes. The buffer grows with what has arrived, never with what a length word announces.
 pub(super) const READ_CHUNK_BYTES: usize = 8 * 1024;
+
+thread_local! {
+    /// Where the first bytes of a message arrive. A connection that waits for its peer owns no memory for them.
+    static FIRST_BYTES: RefCell<[u8; READ_CHUNK_BYTES]> = const { RefCell::new([0; READ_CHUNK_BYTES]) };
+}
 
 /// Bytes of a length word, which counts itself.
 const LENGTH_BYTES: usize = 4;
@@ -125,13 +136,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
     /// Reads until `count` bytes are in the buffer. Returns false when the stream ended with an empty buffer.
     async fn fill(&mut self, count: usize) -> Result<bool, FramedError> {
         while self.buffer.len() < count {
-            let missing = count - self.buffer.len();
-            let free = self.buffer.capacity() - self.buffer.len();
-            if free < missing.min(READ_CHUNK_BYTES) {
-                self.buffer.reserve(READ_CHUNK_BYTES);
-            }
-            // `read_buf` is cancel-safe: a byte is in the buffer or was not read.
-            if self.io.read_buf(&mut self.buffer).await? == 0 {
+            if self.read().await? == 0 {
                 return if self.buffer.is_empty() {
                     Ok(false)
                 } else {
@@ -141,6 +146,33 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         }
         Ok(true)
     }
+
+    /// Reads once. Returns the number of bytes; 0 at the end of the stream. Cancel-safe: a byte is in the buffer or was not
+    /// read.
+    async fn read(&mut self) -> io::Result<usize> {
+        if self.buffer.is_empty() {
+            let Self { io, buffer } = self;
+            return poll_fn(|cx| poll_first_bytes(io, buffer, cx)).await;
+        }
+        if self.buffer.capacity() == self.buffer.len() {
+            self.buffer.reserve(READ_CHUNK_BYTES);
+        }
+        self.io.read_buf(&mut self.buffer).await
+    }
+}
+
+/// Moves the bytes that have arrived into an empty buffer. Returns how many there were; 0 at the end of the stream.
+fn poll_first_bytes<R: AsyncRead + Unpin>(
+    io: &mut R,
+    buffer: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    FIRST_BYTES.with_borrow_mut(|room| {
+        let mut arrived = ReadBuf::new(room);
+        ready!(Pin::new(io).poll_read(cx, &mut arrived))?;
+        buffer.extend_from_slice(arrived.filled());
+        Poll::Ready(Ok(arrived.filled().len()))
+    })
 }
 
 /// Bytes of the body behind `word`, a length that counts itself.
