@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use postgres_backend::{Connection, Io, Stream};
 use pq_proto::Encode;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use crate::client_facing::Response;
@@ -33,9 +33,8 @@ pub(crate) async fn send_closing_message<C: Io>(
     let closing = async {
         client.write_all(&unsent).await?;
         client.shutdown().await?;
-        let mut dropped = [0; 1024];
-        while client.read(&mut dropped).await? > 0 {}
-        std::io::Result::Ok(())
+        // Its buffer is on the heap, so that the future of an open session has no room for it.
+        tokio::io::copy(client, &mut tokio::io::sink()).await
     };
     // A client that does not read is not waited for any longer.
     let _ = timeout(CLOSING_TIMEOUT, closing).await;

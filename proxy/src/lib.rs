@@ -42,6 +42,7 @@ mod route;
 mod server;
 mod session;
 mod socket;
+mod thread_random;
 mod threads;
 mod tls;
 

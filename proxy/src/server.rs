@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use postgres_backend::client::ClientTls;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 use telemetry::{LogLevel, Metrics as Registry};
 use tokio::sync::watch;
 use tracing::field;
@@ -38,6 +37,7 @@ use crate::peer_server::{self, Host};
 use crate::peers::Peers;
 use crate::providers::{AuthQueryControlPlane, FileControlPlane, HttpControlPlane, TokenFile};
 use crate::session::{self, Services, Session};
+use crate::thread_random::ThreadRandom;
 use crate::threads::Threads;
 use crate::tls::TlsStore;
 use crate::{admin, auth};
@@ -338,7 +338,7 @@ async fn wait_for_sessions(drain: &Drain) -> Drained {
 
 async fn serve_connection(admitted: Admitted, services: Arc<Services<TcpDial>>, activities: Arc<Activities>) {
     let peer = admitted.peer;
-    let mut random = StdRng::from_rng(&mut rand::rng());
+    let mut random = ThreadRandom;
     let id = SessionId(random.random());
     let activity = Activity::new(id, Some(peer));
     activity.phases.add(Phase::Accept, admitted.since.elapsed());

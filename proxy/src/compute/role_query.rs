@@ -4,8 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use pq_proto::{BackendMessage, Frame, FrontendMessage, StartupParams};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use scram::Credentials;
 use tokio::time::timeout;
 
@@ -14,6 +12,7 @@ use super::error::ComputeError;
 use super::handshake::{self, LoggedIn, Login};
 use crate::control_plane::Compute;
 use crate::providers::{QueryDatabase, QueryError, QueryReply, QueryUser};
+use crate::thread_random::ThreadRandom;
 
 /// Time limit for connection, login and query, on a running compute.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -60,7 +59,7 @@ async fn ask<D: Dial>(
     .into_iter()
     .collect();
     let login = Login { params, credentials: Credentials::Password(user.password.clone()) };
-    let mut random = StdRng::from_rng(&mut rand::rng());
+    let mut random = ThreadRandom;
     let LoggedIn { mut connection, .. } = handshake::log_in(stream, &login, None, &mut random).await?;
     let query = FrontendMessage::Query(query(role).into());
     connection.writer.send(&query).await.map_err(ComputeError::from_stream)?;

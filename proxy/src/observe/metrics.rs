@@ -1,5 +1,7 @@
 //! Metrics: counters, gauges and timers of a proxy. Imports only other metrics of this crate.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,7 +16,19 @@ use crate::observe::phases::PhaseSeconds;
 
 /// Counters and timers of a proxy; clones count together.
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics {
+pub(crate) struct Metrics(Arc<Families>);
+
+impl Deref for Metrics {
+    type Target = Families;
+
+    fn deref(&self) -> &Families {
+        &self.0
+    }
+}
+
+/// All counters and timers.
+#[derive(Clone, Debug)]
+pub(crate) struct Families {
     /// Connections that were accepted.
     pub(crate) connections: Counter,
     /// Connections refused before their first byte, by reason.
@@ -100,7 +114,7 @@ impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         // From a millisecond to the half minute that a cold start may take.
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
-        let metrics = Self {
+        let metrics = Families {
             connections: Counter::default(),
             refused: Family::default(),
             reloads: Family::default(),
@@ -176,6 +190,6 @@ impl Metrics {
             own.task_restarts,
         );
         registry.register("holdfast_proxy_cancel_requests", "Cancel requests, by result", own.cancels);
-        metrics
+        Self(Arc::new(metrics))
     }
 }

@@ -112,8 +112,8 @@ tokio::task_local! {
 
 impl Phases {
     /// Runs a session. [`timed`] inside of it adds to these phases.
-    pub(crate) async fn of<T>(self: Arc<Self>, session: impl Future<Output = T>) -> T {
-        CURRENT.scope(self, session).await
+    pub(crate) fn of<T>(self: Arc<Self>, session: impl Future<Output = T>) -> impl Future<Output = T> {
+        CURRENT.scope(self, session)
     }
 
     /// Adds a time that was measured elsewhere.

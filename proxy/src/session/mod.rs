@@ -113,7 +113,7 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
         // The greeting.
         let in_use = connected.in_use.take();
         let greeting = timed(Phase::Connect, self.greet(connected, &mut client, version));
-        let (compute, cancellable) = greeting.await?;
+        let (compute, cancellable) = Box::pin(greeting).await?;
         self.services.metrics.login_seconds.observe(begin.elapsed().as_secs_f64());
         Ok(Opened::Session(Box::new(Open { client, compute, cancellable, _in_use: in_use })))
     }

@@ -8,7 +8,8 @@ fn name(text: &str) -> EndpointName {
 }
 
 fn cache(options: &str) -> (LookupCache<EndpointName, u8, char>, Arc<LookupOrder>, CacheMetrics) {
-    let (order, metrics) = (Arc::<LookupOrder>::default(), Metrics::new(&mut Default::default()).caches);
+    let (order, metrics) =
+        (Arc::<LookupOrder>::default(), Metrics::new(&mut Default::default()).caches.clone());
     let cache = LookupCache::new("test", &options.parse().unwrap(), Arc::clone(&order), metrics.clone());
     (cache, order, metrics)
 }
