@@ -336,10 +336,14 @@ async fn wait_for_sessions(drain: &Drain) -> Drained {
     }
 }
 
-async fn serve_connection(admitted: Admitted, services: Arc<Services<TcpDial>>, activities: Arc<Activities>) {
+/// Opens the record of a connection, and returns its session, which does not keep what only the beginning needs.
+fn serve_connection(
+    admitted: Admitted,
+    services: Arc<Services<TcpDial>>,
+    activities: Arc<Activities>,
+) -> impl Future<Output = ()> + Send {
     let peer = admitted.peer;
-    let mut random = ThreadRandom;
-    let id = SessionId(random.random());
+    let id = SessionId(ThreadRandom.random());
     let activity = Activity::new(id, Some(peer));
     activity.phases.add(Phase::Accept, admitted.since.elapsed());
     let listed = activities.list(Arc::new(activity));
@@ -351,10 +355,14 @@ async fn serve_connection(admitted: Admitted, services: Arc<Services<TcpDial>>, 
     );
     let record = SessionRecord::open(Arc::clone(&listed.activity), services.metrics.clone(), span.clone());
 
-    let session =
-        Session { services: &*services, activity: &listed.activity, span: &span, random: &mut random };
-    let result = session.run(admitted.stream, admitted.too_many).await;
-    record.finish(&session::closed(&result));
+    let Admitted { stream, too_many, place, .. } = admitted;
+    async move {
+        let _place = place;
+        let (activity, random) = (&*listed.activity, &mut ThreadRandom);
+        let session = Session { services: &*services, activity, span: &span, random };
+        let result = session.run(stream, too_many).await;
+        record.finish(&session::closed(&result));
+    }
 }
 
 #[cfg(test)]

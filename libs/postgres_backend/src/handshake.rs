@@ -112,8 +112,9 @@ async fn negotiate<S: Io>(
     let request = if direct {
         Request::StartTls(mode.server_tls().ok_or(HandshakeError::TlsNotConfigured)?)
     } else {
-        let request = next_request(&mut plain, mode.server_tls(), RequestsLeft::at_first(), deadline).await;
-        let request = request.and_then(|request| match (request, mode) {
+        // In a box: a connection that says nothing has no room for its requests.
+        let asking = next_request(&mut plain, mode.server_tls(), RequestsLeft::at_first(), deadline);
+        let request = Box::pin(asking).await.and_then(|request| match (request, mode) {
             (Request::Startup { .. }, TlsMode::Required(_)) => Err(HandshakeError::TlsRequired),
             (request, _) => Ok(request),
         });
@@ -132,7 +133,7 @@ async fn negotiate<S: Io>(
             let accepting = Box::pin(tls.accept(io, &read_before));
             let (stream, info) =
                 timeout_at(deadline, accepting).await.map_err(|_| HandshakeError::Timeout)??;
-            negotiate_inside_tls(stream, info, direct, deadline).await
+            Box::pin(negotiate_inside_tls(stream, info, direct, deadline)).await
         }
     }
 }
@@ -251,10 +252,12 @@ async fn reply_on_error<S: Io, T>(
     if let Some(reply) = reply {
         let mut out = BytesMut::new();
         BackendMessage::ErrorResponse(reply).encode(&mut out)?;
-        // The error that is returned matters more than a failure to send it.
-        if io.write_all(&out).await.is_ok() {
-            let _ = io.shutdown().await;
-        }
+        // The error that is returned matters more than a failure to send it. In a box: few connections need it.
+        let sending = Box::pin(async {
+            io.write_all(&out).await?;
+            io.shutdown().await
+        });
+        let _ = sending.await;
     }
     result
 }

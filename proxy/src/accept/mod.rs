@@ -55,7 +55,7 @@ pub(crate) struct Admitted {
     /// not show an error that arrives before TLS, and a cancel request is passed on even then.
     pub(crate) too_many: Option<TooMany>,
     /// Counts the connection until this value is dropped.
-    _place: Place,
+    pub(crate) place: Place,
 }
 
 /// A connection on its way from the thread that accepted it to the thread that serves it.
@@ -80,8 +80,9 @@ impl Moving {
     }
 }
 
+/// What counts a connection until it is dropped.
 #[derive(Debug)]
-enum Place {
+pub(crate) enum Place {
     Session { _slot: ConnectionSlot },
     Refusal { _permit: OwnedSemaphorePermit },
 }
@@ -170,11 +171,12 @@ impl Admission {
         let runtime = seat.runtime().clone();
         let stream = Moving::to(&seat, stream);
         let connection = async move {
-            match Box::pin(admission.admit(stream, peer, since, slot)).await {
-                Ok(admitted) => serve(admitted).await,
-                Err(refused) => admission.record_refusal(peer, &refused),
-            }
-            drop(seat);
+            let _seat = seat;
+            let session = match Box::pin(admission.admit(stream, peer, since, slot)).await {
+                Ok(admitted) => serve(admitted),
+                Err(refused) => return admission.record_refusal(peer, &refused),
+            };
+            session.await;
         };
         self.drain.shutdown.spawn_on(connection, &runtime);
     }
@@ -215,7 +217,8 @@ impl Admission {
             Err((too_many, Some(permit))) => (Some(too_many), Place::Refusal { _permit: permit }),
             Err((too_many, None)) => return Err(too_many.into()),
         };
-        Ok(Admitted { stream: Prefixed::new(read_before, stream), peer, since, too_many, _place: place })
+        let stream = Prefixed::new(read_before, stream);
+        Ok(Admitted { stream, peer, since, too_many, place })
     }
 
     async fn read_header(

@@ -41,7 +41,7 @@ pub(super) struct DrainWatch<B, F, G, I, A> {
 }
 
 enum Stage<B, F, G, I, A> {
-    NoDrain(Pin<Box<B>>, Option<(F, G)>),
+    NoDrain(B, Option<(F, G)>),
     Draining(Pin<Box<I>>, Pin<Box<A>>),
     Over,
 }
@@ -66,7 +66,7 @@ impl Wake for Flag {
 
 impl<B, F, G, I, A> DrainWatch<B, F, G, I, A>
 where
-    B: Future,
+    B: Future + Unpin,
     F: FnOnce() -> I,
     G: FnOnce() -> A,
     I: Future<Output = ()>,
@@ -76,7 +76,7 @@ where
         let task = Waker::noop().clone();
         // The first poll is due without a wake.
         let flag = Arc::new(Flag { is_set: AtomicBool::new(true), task: Mutex::new(task.clone()) });
-        let stage = Stage::NoDrain(Box::pin(drain.begun), Some((drain.when_idle, drain.in_any_case)));
+        let stage = Stage::NoDrain(drain.begun, Some((drain.when_idle, drain.in_any_case)));
         Self { stage, ends: Ends::NotYet, task, waker: Waker::from(Arc::clone(&flag)), flag }
     }
 
@@ -94,7 +94,7 @@ where
     fn poll_futures(&mut self) {
         let cx = &mut Context::from_waker(&self.waker);
         if let Stage::NoDrain(begun, then) = &mut self.stage
-            && begun.as_mut().poll(cx).is_ready()
+            && Pin::new(begun).poll(cx).is_ready()
             && let Some((when_idle, in_any_case)) = then.take()
         {
             self.stage = Stage::Draining(Box::pin(when_idle()), Box::pin(in_any_case()));
@@ -125,14 +125,14 @@ mod tests {
     #[tokio::test]
     async fn drain_watch_polls_futures_only_when_woken() {
         let (begin, idle, polls) = (Notify::new(), Notify::new(), Cell::new(0));
-        let begun = async {
+        let begun = Box::pin(async {
             let mut notified = std::pin::pin!(begin.notified());
             poll_fn(|cx| {
                 polls.set(polls.get() + 1);
                 notified.as_mut().poll(cx)
             })
             .await;
-        };
+        });
         let drain = DrainEnds { begun, when_idle: || idle.notified(), in_any_case: pending::<()> };
         let mut watch = DrainWatch::new(drain);
         for _ in 0..1000 {

@@ -80,7 +80,7 @@ pub(crate) async fn run<C: Io, S: Io, B, I, A>(
     drain_ends: DrainEnds<B, impl FnOnce() -> I, impl FnOnce() -> A>,
 ) -> RelayEnd
 where
-    B: Future,
+    B: Future + Unpin,
     I: Future<Output = ()>,
     A: Future<Output = ()>,
 {
@@ -320,7 +320,8 @@ mod tests {
         let (client, mut client_end) = connection(1000, b"");
         let (compute, mut compute_end) = connection(1000, b"Z\0\0\0\x05I");
         let (activity, span, drain) = (Activity::new(SessionId(1), None), Span::none(), Notify::new());
-        let ends = DrainEnds { begun: drain.notified(), when_idle: || ready(()), in_any_case: pending };
+        let ends =
+            DrainEnds { begun: Box::pin(drain.notified()), when_idle: || ready(()), in_any_case: pending };
         let draining = async {
             client_end.read_exact(&mut [0; 6]).await.unwrap();
             drain.notify_one();

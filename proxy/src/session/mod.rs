@@ -56,26 +56,29 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
         stream: S,
         too_many: Option<TooMany>,
     ) -> Result<SessionEnd, SessionError> {
+        let (begin, tls) = (Instant::now(), self.services.tls.current());
         // Only the login is inside the span and has clocks. They would cost something whenever bytes pass.
-        let (phases, span) = (Arc::clone(&self.activity.phases), self.span.clone());
-        let opening = phases.of(self.open(stream, too_many)).instrument(span);
+        let (phases, span) = (&self.activity.phases, self.span);
+        // Each stage has memory of its own, and gives it back at its end.
+        let shaking_hands = Arc::clone(phases).of(self.handshake(stream, &tls)).instrument(span.clone());
+        let accepted = Box::pin(shaking_hands).await?;
+        let opening = self.open(accepted, &tls, begin, too_many);
+        let opening = Arc::clone(phases).of(opening).instrument(span.clone());
         match Box::pin(opening).await? {
             Opened::Ended(end) => Ok(end),
-            Opened::Session(open) => Ok(SessionEnd::Relayed(self.relay(*open).await)),
+            Opened::Session(open) => Ok(SessionEnd::Relayed(Box::pin(self.relay(*open)).await)),
         }
     }
 
-    /// Everything from the first byte to the greeting.
+    /// Everything from the startup packet, or a cancel request, to the greeting.
     async fn open<S: Io>(
         &mut self,
-        stream: S,
+        accepted: handshake::Accepted<S>,
+        tls: &Tls,
+        begin: Instant,
         too_many: Option<TooMany>,
     ) -> Result<Opened<S, D::Stream>, SessionError> {
-        let begin = Instant::now();
-
-        // TLS and the startup packet, or a cancel request.
-        let tls = self.services.tls.current();
-        let started = match self.handshake(stream, &tls).await? {
+        let started = match accepted {
             handshake::Accepted::Session(started) => *started,
             handshake::Accepted::Closed => return Ok(Opened::Ended(SessionEnd::NothingAsked)),
             handshake::Accepted::Cancel { pid, key } => {
@@ -118,11 +121,11 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
         Ok(Opened::Session(Box::new(Open { client, compute, cancellable, _in_use: in_use })))
     }
 
+    /// TLS and the startup packet, or a cancel request.
     async fn handshake<S: Io>(&self, stream: S, tls: &Tls) -> Result<handshake::Accepted<S>, HandshakeError> {
         let config = HandshakeConfig { tls: tls.mode.clone(), timeout: self.services.login_timeout };
         // Only the end of the handshake shows whether the client uses TLS.
-        let accepting = timed(Phase::Tls, handshake::accept(stream, &config));
-        let accepted = Box::pin(accepting).await?;
+        let accepted = timed(Phase::Tls, Box::pin(handshake::accept(stream, &config))).await?;
         if matches!(&accepted, handshake::Accepted::Session(session) if session.tls.is_none()) {
             self.activity.phases.rename(Phase::Tls, Phase::Startup);
         }
@@ -136,12 +139,11 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
         self.activity.reached(Stage::Passing);
         let counted = metrics.count_session();
         let drain_ends = relay::DrainEnds {
-            begun: drain.begun(),
+            begun: Box::pin(drain.begun()),
             when_idle: || drain.idle_sessions_end(),
             in_any_case: || drain.deadline(),
         };
-        let relaying = relay::run(client, compute, self.activity, self.span, drain_ends);
-        let end = Box::pin(relaying).await;
+        let end = relay::run(client, compute, self.activity, self.span, drain_ends).await;
         drop(counted);
 
         if let Some(Cancellable { target, registered }) = cancellable {
@@ -149,7 +151,7 @@ impl<D: Dial, R: Rng + Send> Session<'_, D, R> {
             // The client no longer waits for the answer, but the database would still work on it.
             use RelayEnd::{ClientVanished, CutOff};
             if matches!(end, ClientVanished { busy: true } | CutOff { busy: true })
-                && let Err(error) = target.cancel(dial).instrument(self.span.clone()).await
+                && let Err(error) = Box::pin(target.cancel(dial)).instrument(self.span.clone()).await
             {
                 let _entered = self.span.enter();
                 tracing::warn!(%error, "cannot cancel the query of a client that vanished");
