@@ -3,8 +3,8 @@
  * usage: receiver PORT DIRECTORY ADDRESS_FILE
  *
  * For all WAL that one read brought: a pwrite into a segment that was filled with zeros before, a pwrite of a slot of
- * the footer page behind the segment, an fdatasync, an answer with the end of what is durable. The segments are used in
- * a circle, as PostgreSQL recycles its own. */
+ * the footer page behind the segment, an fdatasync, an answer with the end of what is durable. The log is kept: each
+ * segment is a new file, which is filled while the segment before it is in use, as pg_receivewal and a safekeeper do. */
 #include "floor.h"
 
 #include <fcntl.h>
@@ -13,28 +13,47 @@
 #define SEGMENT_BYTES (16u << 20)
 #define FOOTER_PAGE_BYTES 4096
 #define FOOTER_SLOT_BYTES 100
-#define SEGMENTS 2
 
-static int segments[SEGMENTS];
+static const char *directory;
 
-static void make_segments(const char *directory) {
+/* The segment in use and the next one. */
+struct segment {
+    uint64_t number;
+    int file;
+};
+static struct segment current = {.file = -1}, next = {.file = -1};
+
+/* Makes a new segment of zeros, and makes it and its name durable. */
+static struct segment make_segment(uint64_t number) {
     static char zeros[1 << 20];
-    for (int index = 0; index < SEGMENTS; index++) {
-        char path[4096];
-        snprintf(path, sizeof path, "%s/segment%d", directory, index);
-        segments[index] = open(path, O_CREAT | O_TRUNC | O_RDWR, 0600);
-        if (segments[index] < 0) die(path);
-        for (unsigned at = 0; at < SEGMENT_BYTES; at += sizeof zeros)
-            if (pwrite(segments[index], zeros, sizeof zeros, at) != sizeof zeros) die("filling a segment");
-        if (pwrite(segments[index], zeros, FOOTER_PAGE_BYTES, SEGMENT_BYTES) != FOOTER_PAGE_BYTES) die("footer");
-        if (fsync(segments[index])) die("fsync");
-    }
+    char path[4096];
+    snprintf(path, sizeof path, "%s/segment%llu", directory, (unsigned long long)number);
+    int file = open(path, O_CREAT | O_TRUNC | O_RDWR, 0600);
+    if (file < 0) die(path);
+    for (unsigned at = 0; at < SEGMENT_BYTES; at += sizeof zeros)
+        if (pwrite(file, zeros, sizeof zeros, at) != sizeof zeros) die("filling a segment");
+    if (pwrite(file, zeros, FOOTER_PAGE_BYTES, SEGMENT_BYTES) != FOOTER_PAGE_BYTES) die("footer");
+    if (fsync(file)) die("fsync");
+
+    int parent = open(directory, O_RDONLY | O_DIRECTORY);
+    if (parent < 0 || fsync(parent)) die(directory);
+    close(parent);
+    return (struct segment){number, file};
+}
+
+/* Moves to the segment of a position, and fills the one behind it. */
+static void enter_segment(uint64_t number) {
+    if (current.file >= 0 && current.number == number) return;
+    if (current.file >= 0) close(current.file);
+    current = next.file >= 0 && next.number == number ? next : make_segment(number);
+    next = make_segment(number + 1);
 }
 
 /* Writes contiguous WAL and makes it durable. */
 static void store(uint64_t start, const char *wal, size_t length) {
     while (length > 0) {
-        int file = segments[start / SEGMENT_BYTES % SEGMENTS];
+        enter_segment(start / SEGMENT_BYTES);
+        int file = current.file;
         size_t offset = start % SEGMENT_BYTES, part = SEGMENT_BYTES - offset;
         if (part > length) part = length;
         if (pwrite(file, wal, part, offset) != (ssize_t)part) die("pwrite");
@@ -91,7 +110,7 @@ static void serve(int client) {
 
 int main(int count, char **arguments) {
     if (count != 4) die("usage: receiver PORT DIRECTORY ADDRESS_FILE");
-    make_segments(arguments[2]);
+    directory = arguments[2];
     int listener = listen_on(arguments[1], arguments[3]);
     for (;;) {
         int client = accept(listener, NULL, NULL);
