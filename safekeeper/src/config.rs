@@ -11,11 +11,11 @@ use std::sync::Arc;
 use clap::Parser;
 use postgres_backend::{ServerTls, TlsError};
 use thiserror::Error;
-use utils::is_host_port;
+use utils::{ByteSize, is_host_port};
 use wal_types::NodeId;
 
 use crate::auth::Token;
-use crate::retention::Retention;
+use crate::retention::{READER_KEEP_BYTES_MAX_DEFAULT, Retention, WAL_KEEP_BYTES_DEFAULT};
 
 /// Bytes that are read of the token file. A longer file cannot be a token.
 const TOKEN_FILE_BYTES_MAX: u64 = 16 * 1024;
@@ -65,12 +65,12 @@ pub struct Flags {
     auth_token_file: Option<PathBuf>,
 
     /// WAL that no safekeeper needs any more is kept up to this size, for standbys and archivers that connect again
-    #[arg(long, value_name = "SIZE", default_value = "1GB")]
-    wal_keep_bytes: String,
+    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(WAL_KEEP_BYTES_DEFAULT))]
+    wal_keep: ByteSize,
 
     /// WAL that is kept for a standby or archiver that is connected and behind, up to this size; 0 for none
-    #[arg(long, value_name = "SIZE", default_value = "16GB")]
-    reader_keep_bytes_max: String,
+    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(READER_KEEP_BYTES_MAX_DEFAULT))]
+    reader_keep: ByteSize,
 
     /// Format of the log on stderr
     #[arg(long, value_name = "text|json", default_value = "text")]
@@ -142,14 +142,6 @@ pub enum ConfigError {
         /// Its value.
         value: String,
     },
-    /// Not a number of bytes.
-    #[error("{flag} {value}: expected a number of bytes, or one with a unit: kB, MB, GB or TB")]
-    Size {
-        /// The flag.
-        flag: &'static str,
-        /// Its value.
-        value: String,
-    },
     /// Certificate or key cannot be used.
     #[error("--tls-cert, --tls-key: {0}")]
     Tls(#[from] TlsError),
@@ -193,8 +185,8 @@ impl Flags {
             tls,
             token: self.auth_token_file.as_deref().map(read_token).transpose()?.map(Arc::new),
             retention: Retention {
-                wal_keep_bytes: size("--wal-keep-bytes", &self.wal_keep_bytes)?,
-                reader_keep_bytes_max: size("--reader-keep-bytes-max", &self.reader_keep_bytes_max)?,
+                wal_keep_bytes: self.wal_keep.0,
+                reader_keep_bytes_max: self.reader_keep.0,
             },
             log_format: self.log_format,
             log_level: self.log_level,
@@ -204,23 +196,6 @@ impl Flags {
 
 fn check_address(flag: &'static str, value: &str) -> Result<(), ConfigError> {
     if is_host_port(value) { Ok(()) } else { Err(ConfigError::Address { flag, value: value.to_owned() }) }
-}
-
-/// Bytes of a size that is written as in PostgreSQL's settings: the units are powers of 1024.
-fn size(flag: &'static str, value: &str) -> Result<u64, ConfigError> {
-    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = value.split_at(digits);
-    let shift = match unit.trim_start() {
-        "" | "B" => Some(0),
-        "kB" => Some(10),
-        "MB" => Some(20),
-        "GB" => Some(30),
-        "TB" => Some(40),
-        _ => None,
-    };
-    let bytes =
-        number.parse::<u64>().ok().zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| ConfigError::Size { flag, value: value.to_owned() })
 }
 
 fn read_token(path: &Path) -> Result<Token, ConfigError> {
@@ -252,13 +227,9 @@ mod tests {
     }
 
     #[test]
-    fn size_reads_postgresql_units() {
-        for (text, bytes) in
-            [("0", 0), ("17", 17), ("3 B", 3), ("64kB", 64 << 10), ("2 MB", 2 << 20), ("1TB", 1 << 40)]
-        {
-            let config = config(&["--id", "1", "--wal-keep-bytes", text]).unwrap();
-            assert_eq!(config.retention.wal_keep_bytes, bytes, "{text}");
-        }
+    fn keep_flags_take_sizes() {
+        let config = config(&["--id", "1", "--wal-keep", "64kB", "--reader-keep", "2 TB"]).unwrap();
+        assert_eq!(config.retention, Retention { wal_keep_bytes: 64 << 10, reader_keep_bytes_max: 2 << 40 });
     }
 
     #[test]
@@ -272,15 +243,8 @@ mod tests {
             (&["--id", "1", "--pg-advertise", "h:99999"], "--pg-advertise h:99999"),
             (&["--id", "1", "--tls-cert", "c"], "--tls-key"),
             (&["--id", "1", "--tls-cert", "/nonexistent/c", "--tls-key", "k"], "/nonexistent/c: I/O error"),
-            (
-                &["--id", "1", "--wal-keep-bytes", "1 GiB"],
-                "--wal-keep-bytes 1 GiB: expected a number of bytes",
-            ),
-            (&["--id", "1", "--wal-keep-bytes", ""], "--wal-keep-bytes : expected"),
-            (
-                &["--id", "1", "--reader-keep-bytes-max", "99999999999TB"],
-                "--reader-keep-bytes-max 99999999999TB",
-            ),
+            (&["--id", "1", "--wal-keep", "1 GiB"], "'--wal-keep <SIZE>': expected a number of bytes"),
+            (&["--id", "1", "--reader-keep", "99999999999TB"], "'99999999999TB' for '--reader-keep <SIZE>'"),
             (&["--id", "1", "--log-format", "xml"], "log format"),
             (&["--id", "1", "--auth-token-file", "/nonexistent/token"], "/nonexistent/token: No such file"),
             (&["--id", "1", "--auth-token-file", "/dev/null"], "expected one line with a token"),

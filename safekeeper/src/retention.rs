@@ -17,9 +17,9 @@ pub struct Retention {
     pub reader_keep_bytes_max: u64,
 }
 
-/// Default of `--wal-keep-bytes`: 1 GiB.
+/// Default of `--wal-keep`: 1 GiB.
 pub(crate) const WAL_KEEP_BYTES_DEFAULT: u64 = 1 << 30;
-/// Default of `--reader-keep-bytes-max`: 16 GiB.
+/// Default of `--reader-keep`: 16 GiB.
 pub(crate) const READER_KEEP_BYTES_MAX_DEFAULT: u64 = 16 << 30;
 
 impl Default for Retention {

@@ -10,6 +10,7 @@
 //! | [`leaky_bucket`] | limits how often an event may happen, for each of many keys |
 //! | [`address_file`] | tells another process where this one listens |
 //! | [`host_port`] | checks an address given on the command line |
+//! | [`byte_size`] | reads a size such as 16GB |
 //!
 //! Decisions are pure where possible: time and randomness are arguments. Nothing here speaks a protocol, counts metrics
 //! or serves HTTP.
@@ -17,6 +18,7 @@
 pub mod accept_loop;
 pub mod address_file;
 pub mod backoff;
+pub mod byte_size;
 pub mod host_port;
 pub mod leaky_bucket;
 pub mod shutdown;
@@ -24,6 +26,7 @@ pub mod single_flight;
 pub mod timed_lru;
 
 pub use backoff::Backoff;
+pub use byte_size::ByteSize;
 pub use host_port::is_host_port;
 pub use leaky_bucket::LeakyBuckets;
 pub use shutdown::Shutdown;
