@@ -91,6 +91,8 @@ pub(super) struct Peer {
     pub(super) pre_vote: Option<LogPosition>,
     /// Response to the vote request of this campaign, granted or not.
     pub(super) vote: Option<VoteResponse>,
+    /// Position below which its log is this term's log, since it was sent the election on this connection.
+    pub(super) common: Lsn,
     /// Highest flush LSN that it acknowledged in this term. Outlives the connection: what was durable stays durable.
     pub(super) acked: Lsn,
     /// Highest commit LSN that it reported as persisted in this term.
@@ -116,6 +118,7 @@ impl Peer {
     pub(super) fn disconnected(&mut self) {
         self.state = PeerState::Offline;
         self.outbox.clear();
+        self.common = Lsn::INVALID;
         self.announced_commit = Lsn::INVALID;
         self.heartbeat = false;
         let DonorPreference { last, distrusted } = self.donors;

@@ -53,9 +53,10 @@ impl Proposer {
         let holds = |(&id, peer): (&NodeId, &Peer)| {
             let vote = peer.vote.as_ref().filter(|vote| vote.timeline_start_lsn <= from)?;
             peer.sent()?;
-            let donated = self.election.as_ref().filter(|election| election.donor == id && !vote.lost);
-            let donated = donated.map_or(Lsn::INVALID, |election| election.start.min(vote.flush_lsn));
-            Some((peer.acked.max(donated), id))
+            // Any follower may give what its log has in common with the newest one, not only the donor of the election:
+            // among equal logs that one was chosen by its id.
+            let common = if vote.lost { Lsn::INVALID } else { peer.common };
+            Some((peer.acked.max(common), id))
         };
         let donors = self.peers.iter().filter_map(holds);
         let donors = donors.filter(|&(end, id)| id != node && end > from);
@@ -132,6 +133,7 @@ impl Proposer {
             configuration,
         }));
         peer.state = PeerState::Streaming { sent: start };
+        peer.common = start;
         // The response to this append reports what the node holds under this term.
         peer.heartbeat = true;
     }

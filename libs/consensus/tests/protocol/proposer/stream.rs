@@ -31,6 +31,31 @@ fn lagging_safekeeper_is_fed_from_donor_then_buffer() {
     assert_eq!(ranges, [(16, 40), (40, 43)]);
 }
 
+/// The election names one of two equal logs by its safekeeper's id. The other one may be read just as well, before it has
+/// acknowledged anything.
+#[test]
+fn every_equal_log_may_donate() {
+    let mut proposer = leading(9, &[(40, &[(1, 8)]), (16, &[(1, 8)]), (40, &[(1, 8)])]);
+    (1..=3).for_each(|node| drop(drain(&mut proposer, node)));
+    let donor = |proposer: &Proposer| proposer.poll_fetch(NodeId(2)).map(|fetch| (fetch.donor, fetch.until));
+    assert_eq!(donor(&proposer), Some((NodeId(3), Lsn(40))));
+    proposer.disconnected(NodeId(3));
+    assert_eq!(donor(&proposer), Some((NodeId(1), Lsn(40))));
+    assert!(!proposer.is_stuck());
+}
+
+/// A log that parts from the newest one gives only what both have in common.
+#[test]
+fn donor_gives_what_logs_have_in_common() {
+    let logs: [Log<'_>; 3] = [(40, &[(1, 8), (3, 24)]), (32, &[(1, 8), (2, 24)]), (16, &[(1, 8)])];
+    let mut proposer = leading(9, &logs);
+    (1..=3).for_each(|node| drop(drain(&mut proposer, node)));
+    let donor = |proposer: &Proposer| proposer.poll_fetch(NodeId(3)).map(|fetch| (fetch.donor, fetch.until));
+    assert_eq!(donor(&proposer), Some((NodeId(1), Lsn(40))));
+    proposer.disconnected(NodeId(1));
+    assert_eq!(donor(&proposer), Some((NodeId(2), Lsn(24))));
+}
+
 /// A lagging safekeeper whose connection ended after the bytes of one donor is fed by another donor.
 #[test]
 fn donor_is_distrusted_after_a_disconnect() {
