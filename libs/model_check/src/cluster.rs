@@ -34,6 +34,7 @@ impl Cluster {
     fn initial(&self) -> ClusterState {
         let nodes = self.bounds.nodes();
         let configuration = initial_configuration();
+        let disk_matters = self.bounds.crashes > 0 || self.bounds.disconnects > 0;
         let disk = AcceptorState { configuration, ..AcceptorState::default() };
         ClusterState {
             writers: vec![Shared::new(Writer::default()); WRITERS],
@@ -48,7 +49,7 @@ impl Cluster {
             term: 0,
             symmetry: self.bounds.symmetry,
             nodes: (0..nodes)
-                .map(|node| Shared::new(Node::new(id(node), disk.clone(), self.bounds.crashes > 0)))
+                .map(|node| Shared::new(Node::new(id(node), disk.clone(), disk_matters)))
                 .collect(),
         }
     }

@@ -13,6 +13,7 @@
 //! Its own program (`model_check`) and its tests call it.
 
 mod action;
+mod audit;
 mod bounds;
 mod check;
 mod cluster;
@@ -36,6 +37,7 @@ mod step;
 mod symmetry;
 mod writer;
 
+pub use audit::{Audit, audit};
 pub use bounds::{Bounds, Kind};
 pub use check::{Report, Verdict, check, check_and_collect};
 pub use invariant::Invariant;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use model_check::{Bounds, Kind, Verdict, check};
+use model_check::{Audit, Bounds, Kind, Verdict, audit, check};
 
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -48,6 +48,9 @@ struct Flags {
     /// Explores states that differ only in names once.
     #[arg(long)]
     symmetry: Option<bool>,
+    /// Computes the successors of every state, and compares those of states that count as one: shows that none is skipped.
+    #[arg(long)]
+    audit: bool,
     /// Stops a model after this many seconds; an unfinished model fails.
     #[arg(long, default_value_t = 600)]
     seconds_max: u64,
@@ -105,6 +108,14 @@ fn main() -> ExitCode {
             interleaved: flags.interleaved.unwrap_or(default.interleaved),
             symmetry: flags.symmetry.unwrap_or(default.symmetry),
         };
+
+        if flags.audit {
+            let Audit { unique, compared, different, example } = audit(bounds);
+            println!("{bounds:?}: {unique} unique, {compared} compared, {different} with other successors");
+            example.iter().flatten().for_each(|steps| println!("    {}", steps.join(", ")));
+            holds &= different == 0;
+            continue;
+        }
 
         let report = check(bounds, flags.jobs.max(1), Duration::from_secs(flags.seconds_max), progress());
         println!("{report}");

@@ -27,8 +27,9 @@ pub(crate) struct Node {
     log: Vec<Record>,
     /// The term that is being explored, where one term follows the other.
     pub(crate) current_term: u64,
-    /// The node may crash, so the content of its disk matters.
-    may_crash: bool,
+    /// The node may crash or be connected to again, so it matters what of its state is on its disk: a vote reports the
+    /// persisted removal horizon.
+    disk_matters: bool,
 }
 
 /// Result of delivering a message to a node.
@@ -43,8 +44,8 @@ pub(crate) enum Delivery {
 
 impl Node {
     /// A node with an empty log and this control file.
-    pub(crate) fn new(id: NodeId, disk: AcceptorState, may_crash: bool) -> Self {
-        Self { id, acceptor: acceptor(id, &disk, 0), disk, log: Vec::new(), current_term: 0, may_crash }
+    pub(crate) fn new(id: NodeId, disk: AcceptorState, disk_matters: bool) -> Self {
+        Self { id, acceptor: acceptor(id, &disk, 0), disk, log: Vec::new(), current_term: 0, disk_matters }
     }
 
     /// The durable log.
@@ -199,17 +200,18 @@ impl Fingerprinted for Node {
     /// them, because each later term is higher. The first request of a later term makes it persist all its state.
     fn fingerprint(&self) -> Fingerprint {
         let state = self.acceptor.state();
-        if state.term.0 >= self.current_term && self.may_crash {
+        if state.term.0 >= self.current_term && self.disk_matters {
             return Fingerprint::of_node(self);
         }
         if state.term.0 >= self.current_term {
-            // For a node that never restarts the time of persisting does not matter, so everything counts as persisted.
+            // For a node that never restarts and votes once a term, the time of persisting does not matter, so everything
+            // counts as persisted.
             let mut written = self.acceptor.clone();
             let _ = written.checkpoint();
             return Fingerprint::of_node(&(written, &self.log));
         }
         let on_disk = (self.disk.commit_lsn, self.disk.horizon_lsn, self.disk.term);
-        let on_disk = self.may_crash.then_some(on_disk);
+        let on_disk = self.disk_matters.then_some(on_disk);
         let left = AcceptorState { term: Term::ZERO, voted_for: None, ..state.clone() };
         Fingerprint::of_node(&(left, on_disk, &self.log))
     }

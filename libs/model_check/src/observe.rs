@@ -57,12 +57,10 @@ impl Step<'_> {
 
         if acting.wal.starts_with(log) {
             proposer.approve(writer::buffer(&acting.wal));
-            acting.fetches = false;
         } else {
             self.coverage.count(Event::Recovered);
             acting.wal = log.to_vec();
             proposer.approve(WalBuffer::new(election.start));
-            acting.fetches = start > 0;
         }
     }
 

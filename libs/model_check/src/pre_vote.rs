@@ -44,7 +44,6 @@ impl Step<'_> {
 
         for (writer, configuration) in configurations.into_iter().enumerate() {
             let mut acting = Writer::clone(&self.state.writers[writer]);
-            acting.fetches = false;
             // A primary whose WAL matches no log is replaced by a standby if its campaign is won, whatever its WAL is.
             if !self.state.nodes.iter().any(|node| acting.wal.starts_with(node.log())) {
                 acting.wal.clear();

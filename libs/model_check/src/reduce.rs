@@ -75,7 +75,9 @@ impl Step<'_> {
         if !in_flight && self.state.writers[rival].campaign.is_some() && self.is_powerless(rival) {
             self.end_campaign(rival);
             for node in 0..self.state.nodes.len() {
-                if self.state.nodes[node].acceptor.state().voted_for == Some(campaign(rival)) {
+                // A node that is still in an earlier term voted for another campaign of the same name.
+                let promised = self.state.nodes[node].acceptor.state();
+                if promised.term.0 == self.state.term && promised.voted_for == Some(campaign(rival)) {
                     self.undo_vote(writer, node);
                 }
             }

@@ -28,16 +28,21 @@ pub(crate) struct ClusterState {
 
 impl Hash for ClusterState {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let fingerprint = |swapped: usize| {
-            let (columns, common) = self.columns(swapped);
-            symmetry::hash(&[columns.concat(), common].concat())
-        };
-        let fingerprint = if self.symmetry { fingerprint(0).min(fingerprint(1)) } else { fingerprint(0) };
-        (fingerprint, self.crashes_left, self.disconnects_left, self.term).hash(hasher);
+        self.fingerprint().hash(hasher);
     }
 }
 
 impl ClusterState {
+    /// The same number for states that differ only in names, if `symmetry` is set; another one for all others.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let counters = [u64::from(self.crashes_left), u64::from(self.disconnects_left), self.term];
+        let fingerprint = |swapped: usize| {
+            let (columns, common) = self.columns(swapped);
+            symmetry::hash(&[&columns.concat(), common.as_slice(), &counters].concat())
+        };
+        if self.symmetry { fingerprint(0).min(fingerprint(1)) } else { fingerprint(0) }
+    }
+
     /// The hashes of each node's part, in an order that does not depend on names, and the hashes of the rest. `swapped`
     /// is 1 to exchange the writers.
     fn columns(&self, swapped: usize) -> (Vec<Vec<u64>>, Vec<u64>) {

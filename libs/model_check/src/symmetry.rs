@@ -49,9 +49,9 @@ impl Fingerprint {
         Self { common: pair(&words), columns: Vec::new() }
     }
 
-    /// Fingerprint of a proposer, which lists the nodes and [`SENTINEL`](crate::names::SENTINEL) behind them. Without
-    /// `needs_donor` the donor of its election does not matter.
-    pub(crate) fn of_proposer(proposer: &Proposer, needs_donor: bool) -> Self {
+    /// Fingerprint of a proposer, which lists the nodes and [`SENTINEL`](crate::names::SENTINEL) behind them.
+    /// Which of several equal logs its election named as the donor makes no difference to what it sends.
+    pub(crate) fn of_proposer(proposer: &Proposer) -> Self {
         let mut words = without_members(words(proposer));
         let ids: Vec<usize> = (0..words.len()).filter(|&at| is_id(words[at])).collect();
         let expected = (0..MEMBERS as u64).map(|node| ID_FIRST + node).chain([ID_LAST]);
@@ -64,13 +64,7 @@ impl Fingerprint {
         }
 
         let parts = &ids[MEMBERS + 1..];
-        let is_donor =
-            |node: usize| needs_donor && donor.is_some_and(|at| words[at] == ID_FIRST + node as u64);
-        let columns = (0..MEMBERS).map(|node| {
-            let part = &words[parts[node]..parts[node + 1]];
-            pair(&[&[u64::from(is_donor(node))], &part[1..]].concat())
-        });
-        let columns = columns.collect();
+        let columns = (0..MEMBERS).map(|node| pair(&words[parts[node] + 1..parts[node + 1]])).collect();
 
         if let Some(at) = donor {
             words[at] = ID_FIRST;

@@ -26,8 +26,6 @@ pub(crate) struct Writer {
     pub(crate) last_term: u64,
     /// The campaign, and its term after the election.
     pub(crate) campaign: Option<Proposer>,
-    /// It leads without WAL below the start of its term, and fetches that WAL from donors.
-    pub(crate) fetches: bool,
 }
 
 impl Writer {
@@ -46,10 +44,11 @@ impl Writer {
 
 impl Fingerprinted for Writer {
     fn fingerprint(&self) -> Fingerprint {
-        let own = Fingerprint::of(&(&self.wal, self.last_term, self.fetches));
-        self.campaign.as_ref().map_or(own.clone(), |proposer| {
-            own.with(Fingerprint::of_proposer(proposer, !self.is_leading() || self.fetches))
-        })
+        let own = Fingerprint::of(&(&self.wal, self.last_term));
+        match &self.campaign {
+            Some(proposer) => own.with(Fingerprint::of_proposer(proposer)),
+            None => own,
+        }
     }
 }
 
