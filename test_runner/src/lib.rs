@@ -10,6 +10,7 @@
 //!   workload     writes rows, knows the acknowledged     oracle       searches the safekeepers' disks for lost rows
 //!   faulty_network, certs, unsynced                      failing relays, certificates, disks that lose unsynced data
 //!   proxied_postgres                                     one PostgreSQL behind the proxy, without safekeepers
+//!   holdfast     runs the program that operators type
 //!   bulk         copies many bytes through the proxy     wire         records what safekeepers acknowledged
 //!   cluster_under_test                                   a cluster that ends with its test
 //! ```
@@ -24,6 +25,7 @@ pub mod cluster;
 pub mod cluster_under_test;
 pub mod env;
 pub mod faulty_network;
+pub mod holdfast;
 pub mod http;
 pub mod logs;
 pub mod oracle;

@@ -1,5 +1,4 @@
-//! [`Walproposer`]: starts the walproposer as a process, reads its status over HTTP, and runs its commands `recover`
-//! and `members`.
+//! [`Walproposer`]: starts the walproposer as a process, reads its status over HTTP, and runs its command `recover`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -154,14 +153,5 @@ impl Walproposer {
             .chain(more.iter().copied())
             .collect();
         clients::run(&self.tools.programs.join("walproposer"), &all, &[]).await
-    }
-
-    /// Runs `walproposer members` against this walproposer. Returns the JSON that it printed.
-    pub async fn members(&self, arguments: &[&str]) -> Result<serde_json::Value> {
-        let http = format!("127.0.0.1:{}", self.http_port);
-        let first = ["members"].into_iter().chain(arguments.iter().copied());
-        let all: Vec<&str> = first.chain(["--http", &http, "--json"]).collect();
-        let printed = clients::run(&self.tools.programs.join("walproposer"), &all, &[]).await?;
-        Ok(serde_json::from_str(&printed)?)
     }
 }

@@ -100,9 +100,11 @@ impl DevCommands {
         .spawn()
     }
 
-    /// Content of `cluster.json`.
+    /// The facts in `cluster.json` for programs other than `holdfast`.
     pub(crate) fn cluster_json(&self) -> Result<serde_json::Value> {
-        Ok(serde_json::from_str(&fs::read_to_string(self.directory.join("cluster.json"))?)?)
+        let text = fs::read_to_string(self.directory.join("cluster.json"))?;
+        let mut document: serde_json::Value = serde_json::from_str(&text)?;
+        Ok(document["local"].take())
     }
 
     /// The running processes that the commands started.

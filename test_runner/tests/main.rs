@@ -5,6 +5,7 @@ mod chaos;
 mod clients;
 mod crash;
 mod dev_commands;
+mod holdfast;
 mod loss;
 mod members;
 mod metrics;

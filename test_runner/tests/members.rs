@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use test_runner::cluster::state::{Part, SafekeeperState};
 use test_runner::cluster::{Cluster, ClusterOptions, PartName};
 use test_runner::cluster_under_test::ClusterUnderTest;
+use test_runner::holdfast::Holdfast;
 use test_runner::http::{client, get_json};
 use test_runner::oracle;
 use test_runner::oracle::wait_replayed;
@@ -118,9 +119,11 @@ async fn lost_disk_is_replaced_under_load() -> Result<()> {
     ensure!(code == 201, "{code} {said}");
     let [one, two, four] = [1, 2, 4].map(|id| cluster.safekeeper(id).map(|safekeeper| safekeeper.pg_port));
     let members = format!("1@127.0.0.1:{},2@127.0.0.1:{},4@127.0.0.1:{}", one?, two?, four?);
-    let changed = old.members(&["set", &members]).await?;
+    let holdfast = Holdfast::of(cluster)?;
+    let changed = holdfast.json(0, &["members", "set", &members]).await?["configuration"].take();
     ensure!(changed["generation"] == 2 && changed["decided"] == true, "{changed}");
-    ensure!(old.members(&["show"]).await? == changed, "the old walproposer shows another configuration");
+    let shown = holdfast.json(0, &["members", "show"]).await?["walproposers"][0]["configuration"].take();
+    ensure!(shown == changed, "holdfast members shows another configuration: {shown}");
     workload.wait_for_more(ROWS, TIMEOUT).await?;
 
     // Safekeeper 3 returns with its old disk, to a walproposer that was started with the old members.

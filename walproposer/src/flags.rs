@@ -17,7 +17,6 @@ use wal_types::{TenantId, TenantTimelineId, TimelineId};
 use crate::auth_token::read_token;
 use crate::config::{Cluster, RecoverConfig, RunConfig, SEND_BUFFER_BYTES_MAX, SafekeeperAddress};
 use crate::conninfo::ConnInfo;
-use crate::members::MembersFlags;
 use crate::primary_name::PrimaryName;
 
 /// Smallest buffer. With less than several appends of space the primary would be read one message at a time.
@@ -36,7 +35,8 @@ Example:
     --tenant-id 9ef87a5bf0d92544f6fafeeb3239695c \\
     --timeline-id de200bd42b49cc1814412c7e592dd6e9 --listen-http 127.0.0.1:7676
 
-Then  curl http://127.0.0.1:7676/v1/status  shows leadership, safekeepers and what blocks commits.";
+Then  holdfast status  shows leadership, safekeepers and what blocks commits, and  holdfast members
+shows or changes the safekeepers (see holdfast --help).";
 
 const RECOVER_EXAMPLES: &str = "\
 Run it when the primary is gone, or stopped for good, to learn where its log ends. All WAL below
@@ -75,8 +75,6 @@ pub enum Command {
     /// Settle the end of the log without a primary: hold one election, print the end and exit.
     #[command(after_help = RECOVER_EXAMPLES)]
     Recover(RecoverFlags),
-    /// Show or change the safekeepers that store the log, through a running walproposer.
-    Members(MembersFlags),
 }
 
 /// Flags that name the log and its safekeepers.

@@ -14,8 +14,7 @@
 //! It is the primary's synchronous standby. Start reading at `leadership`: one connection to the primary, one term.
 //! The walproposer keeps nothing on disk: after a restart it learns everything from the safekeepers and the primary.
 //!
-//! The subcommand `run` uses all of it; [`recover`] holds an election without a primary; [`members`] is an HTTP client of a
-//! running walproposer.
+//! The subcommand `run` uses all of it; [`recover`] holds an election without a primary.
 
 mod admin_requests;
 mod auth_token;
@@ -29,7 +28,6 @@ pub mod flags;
 mod http;
 mod leadership;
 mod leadership_loop;
-pub mod members;
 mod metrics;
 mod primary;
 mod primary_name;

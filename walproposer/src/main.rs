@@ -9,13 +9,11 @@ use tokio::net::TcpListener;
 use utils::Shutdown;
 use walproposer::config::{RecoverConfig, RunConfig};
 use walproposer::flags::{Command, Flags, LogFlags, RecoverFlags, RunFlags};
-use walproposer::members::MembersFlags;
 
 fn main() -> ExitCode {
     let result = match Flags::parse().command {
         Command::Run(flags) => run(flags),
         Command::Recover(flags) => recover(flags),
-        Command::Members(flags) => members(flags),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,11 +59,6 @@ fn recover(flags: RecoverFlags) -> anyhow::Result<()> {
         }
     });
     print(&config, &recovered?)
-}
-
-fn members(flags: MembersFlags) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(walproposer::members::run(flags))
 }
 
 fn print(config: &RecoverConfig, recovered: &walproposer::recover::Recovered) -> anyhow::Result<()> {

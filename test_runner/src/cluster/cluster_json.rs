@@ -1,4 +1,5 @@
-//! `cluster.json`: addresses, process ids, passwords and files of a running cluster, for the programs of its users.
+//! `cluster.json`: the cluster file of `holdfast` (its README has the format) for a running cluster. Under `local` it also
+//! has addresses, process ids, passwords and files for the programs of its users.
 
 use anyhow::Result;
 
@@ -22,7 +23,7 @@ impl Cluster {
             })
             .collect();
         let (postgres, proxy) = (self.postgres(), self.proxy());
-        let document = serde_json::json!({
+        let local = serde_json::json!({
             "postgres": {
                 "host": "127.0.0.1", "port": postgres.port, "data_dir": postgres.data_dir,
                 "pid": pid(self.state.postgres),
@@ -37,6 +38,19 @@ impl Cluster {
                 "server_name": proxy::SERVER_NAME, "user": "app", "password": proxy.password, "dbname": "app",
                 "ca_cert": proxy.authority(), "http": proxy.http(), "pid": pid(self.state.proxy.part),
             },
+        });
+        let asked: Vec<_> = self
+            .safekeepers()?
+            .iter()
+            .map(|safekeeper| serde_json::json!({"id": safekeeper.id, "http": safekeeper.http()}))
+            .collect();
+        let walproposers = [serde_json::json!({"name": "main", "http": self.walproposer().http()})];
+        let proxies = match self.options.without_proxy {
+            true => Vec::new(),
+            false => vec![serde_json::json!({"name": "main", "http": proxy.http()})],
+        };
+        let document = serde_json::json!({
+            "safekeepers": asked, "walproposers": walproposers, "proxies": proxies, "local": local,
         });
 
         write_private(&self.directory.join("cluster.json"), &serde_json::to_string_pretty(&document)?)

@@ -13,7 +13,7 @@ fn parse(line: &str) -> Result<Flags, String> {
 fn run_config(line: &str) -> Result<RunConfig, String> {
     match parse(line)?.command {
         Command::Run(flags) => flags.validate().map_err(|error| error.to_string()),
-        Command::Recover(_) | Command::Members(_) => Err("not run".into()),
+        Command::Recover(_) => Err("not run".into()),
     }
 }
 

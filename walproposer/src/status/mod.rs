@@ -13,7 +13,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
-use wal_types::{Lsn, NodeId, ProposerId, Term};
+use wal_types::{Lsn, NodeId, ProposerId, TenantTimelineId, Term};
 
 pub(crate) use self::commit_histograms::CommitHistograms;
 pub(crate) use self::configuration::{ChangeState, ChangeView, ConfigurationView};
@@ -71,6 +71,8 @@ pub(crate) struct SafekeeperView {
 /// Copy of everything on the board.
 #[derive(Clone, Debug)]
 pub(crate) struct StatusSnapshot {
+    /// The log that this process serves.
+    pub(crate) id: TenantTimelineId,
     pub(crate) state: LeadershipState,
     /// When the state was entered.
     pub(crate) since: Instant,
@@ -122,6 +124,7 @@ impl StatusBoard {
         safekeepers.sort_by_key(|safekeeper| safekeeper.address.id);
 
         let snapshot = StatusSnapshot {
+            id: cluster.id,
             state: LeadershipState::WaitingForPrimary,
             since: Instant::now(),
             term: None,

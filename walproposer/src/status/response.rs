@@ -8,6 +8,8 @@ use super::{LeadershipState, LinkState, SafekeeperView, StatusSnapshot};
 /// Body of `GET /v1/status`. Positions are PostgreSQL's text form, `0/0` when unknown.
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusResponse {
+    tenant_id: String,
+    timeline_id: String,
     state: LeadershipState,
     since_ms: u64,
     term: Option<u64>,
@@ -51,6 +53,8 @@ impl From<&StatusSnapshot> for StatusResponse {
         };
 
         Self {
+            tenant_id: snapshot.id.tenant.to_string(),
+            timeline_id: snapshot.id.timeline.to_string(),
             state: snapshot.state,
             since_ms: u64::try_from(snapshot.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             term: snapshot.term.map(|term| term.0),
@@ -83,6 +87,7 @@ mod tests {
         snapshot.commit_lsn = Lsn(0x20);
         snapshot.safekeepers[0].state = LinkState::CatchingUp;
         let json = serde_json::to_value(StatusResponse::from(&snapshot)).unwrap();
+        assert_eq!(json["timeline_id"], "0".repeat(32));
         assert_eq!(json["state"], "streaming");
         assert_eq!(json["commit_lsn"], "0/20");
         assert_eq!(json["safekeepers"][0]["state"], "catching_up");
