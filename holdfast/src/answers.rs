@@ -101,6 +101,31 @@ pub(crate) struct FollowerAnswer {
     pub(crate) last_error: Option<String>,
 }
 
+/// One entry of a safekeeper's `GET /v1/timelines/{tenant}/{timeline}/slots`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SlotAnswer {
+    pub(crate) name: String,
+    /// Random id: a slot that is created anew under the same name has another one.
+    pub(crate) id: Option<String>,
+    /// The user that created it.
+    pub(crate) owner: Option<String>,
+    /// Whether it ends with the connection that created it.
+    pub(crate) temporary: Option<bool>,
+    pub(crate) created_unix_seconds: Option<u64>,
+    pub(crate) last_active_unix_seconds: Option<u64>,
+    /// WAL is kept from here on.
+    pub(crate) restart_lsn: Option<String>,
+    pub(crate) restart_tli: Option<u32>,
+    /// `unreserved`, `reserved` or `lost`.
+    pub(crate) wal_status: String,
+    /// WAL that the slot needs and the safekeeper has.
+    pub(crate) held_bytes: Option<u64>,
+    /// WAL that may still be written before the slot is lost.
+    pub(crate) safe_bytes: Option<u64>,
+    /// Name of the reader that has it.
+    pub(crate) active_by: Option<String>,
+}
+
 /// A proxy's `GET /v1/sessions`.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct SessionsAnswer {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use wal_types::{TenantId, TimelineId};
 
+use crate::answers::TimelineAnswer;
 use crate::members::MembersFlags;
 
 const EXAMPLES: &str = "\
@@ -37,6 +38,7 @@ Examples:
   holdfast status                                 what runs, and what blocks commits
   holdfast status --json | jq .attention          the same for a script
   holdfast timelines --unhealthy                  only timelines with a copy that is not healthy
+  holdfast slots                                  replication slots, and the WAL that each holds
   holdfast members                                which safekeepers store each log, and how far they are
   holdfast members set 1@10.0.0.1:5454,2@10.0.0.2:5454,4@10.0.0.4:5454
 
@@ -71,20 +73,45 @@ pub(crate) enum Command {
     Timelines(TimelinesFlags),
     /// Show or change the safekeepers that store a log
     Members(MembersFlags),
+    /// Show the replication slots of each timeline, and the WAL that they hold on each safekeeper
+    Slots(SlotsFlags),
+}
+
+/// Flags of `timelines`.
+#[derive(Debug, Default, Args)]
+pub(crate) struct TimelinesFlags {
+    #[command(flatten)]
+    pub(crate) timelines: TimelineChoice,
+    /// Only timelines with a copy that is not healthy or is missing
+    #[arg(long)]
+    pub(crate) unhealthy: bool,
+}
+
+/// Flags of `slots`.
+#[derive(Debug, Default, Args)]
+pub(crate) struct SlotsFlags {
+    #[command(flatten)]
+    pub(crate) timelines: TimelineChoice,
 }
 
 /// Flags that choose timelines.
 #[derive(Debug, Default, Args)]
-pub(crate) struct TimelinesFlags {
+pub(crate) struct TimelineChoice {
     /// Only timelines of this tenant, 32 hexadecimal digits
     #[arg(long, value_name = "HEX")]
     pub(crate) tenant_id: Option<TenantId>,
     /// Only this timeline, 32 hexadecimal digits
     #[arg(long, value_name = "HEX")]
     pub(crate) timeline_id: Option<TimelineId>,
-    /// Only timelines with a copy that is not healthy or is missing
-    #[arg(long)]
-    pub(crate) unhealthy: bool,
+}
+
+impl TimelineChoice {
+    /// Whether this timeline is chosen.
+    pub(crate) fn has(&self, one: &TimelineAnswer) -> bool {
+        let is = |wanted: Option<String>, id: &str| wanted.is_none_or(|wanted| wanted == id);
+        is(self.tenant_id.map(|id| id.to_string()), &one.tenant_id)
+            && is(self.timeline_id.map(|id| id.to_string()), &one.timeline_id)
+    }
 }
 
 /// A duration above zero. A time limit of zero would make every program look dead.

@@ -60,6 +60,8 @@ pub(crate) enum AskError {
     TokenWrong,
     #[error("answers {status} to {path}: {text}")]
     Status { status: StatusCode, path: String, text: String },
+    #[error("its version does not list slots: upgrade it")]
+    NoSlots,
     #[error("answer to {path} exceeds {} MiB", ANSWER_BYTES_MAX >> 20)]
     TooLong { path: String },
     #[error("answer to {path} is not the documented JSON ({error}): is another program listening there?")]

@@ -21,6 +21,7 @@ mod http;
 mod members;
 mod outcome;
 mod report;
+mod slots;
 mod status;
 mod table;
 mod timelines;
@@ -39,6 +40,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<Outcome> {
     match flags.command {
         Command::Status => status::run(&cluster, &http).await.print(flags.json),
         Command::Timelines(which) => timelines::run(&cluster, &http, &which).await.print(flags.json),
+        Command::Slots(which) => slots::run(&cluster, &http, &which).await.print(flags.json),
         Command::Members(flags_of_members) => {
             members::run(&cluster, &http, flags_of_members, flags.json).await
         }

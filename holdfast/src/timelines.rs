@@ -86,7 +86,7 @@ impl Timelines {
         };
         let mut copies: BTreeMap<(&str, &str), Vec<CopyRow>> = BTreeMap::new();
         for (id, answer) in answers {
-            for one in answer.iter().flatten().filter(|one| flags.choose(one)) {
+            for one in answer.iter().flatten().filter(|one| flags.timelines.has(one)) {
                 copies.entry((&one.tenant_id, &one.timeline_id)).or_default().push(CopyRow::new(*id, one));
             }
         }
@@ -122,14 +122,6 @@ impl Timelines {
             })
         });
         dead.chain(unhealthy).collect()
-    }
-}
-
-impl TimelinesFlags {
-    fn choose(&self, one: &TimelineAnswer) -> bool {
-        let is = |wanted: Option<String>, id: &str| wanted.is_none_or(|wanted| wanted == id);
-        is(self.tenant_id.map(|id| id.to_string()), &one.tenant_id)
-            && is(self.timeline_id.map(|id| id.to_string()), &one.timeline_id)
     }
 }
 
