@@ -28,8 +28,9 @@ use crate::table::printable;
 
 /// Longest answer in bytes: the list of 50,000 timelines of one safekeeper.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Programs that are asked at the same time. Each takes up to three connections, and a process has 1024 descriptors.
-const ASKED_AT_ONCE_MAX: usize = 256;
+/// Programs of one kind that are asked at the same time. `status` asks three kinds, with up to three connections each, and a
+/// process usually has 1024 descriptors.
+const ASKED_AT_ONCE_MAX: usize = 100;
 /// Characters of an unexpected answer that an error quotes.
 const QUOTED_CHARS_MAX: usize = 300;
 
