@@ -13,8 +13,6 @@
 //!
 //! Nothing here is a test: `./dev test` runs only the tests of the pure parts.
 
-#![allow(dead_code, reason = "benches that use all of the framework follow")]
-
 mod accounting;
 mod bench;
 mod benches;
