@@ -66,11 +66,6 @@ impl Database {
         postgres.run_tool("pgbench", &["--initialize", "--quiet", "--scale", SCALE, &uri]).await?;
         Ok(Self { postgres, process, certificates, verifier })
     }
-
-    /// `HOST:PORT` of the server.
-    pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.postgres.port)
-    }
 }
 
 /// Copies the certificate and the key to where PostgreSQL finds them. It refuses a key that others may read.

@@ -75,17 +75,6 @@ impl Node {
         futures::stream::iter(timelines).map(create).buffer_unordered(CREATIONS_MAX).try_collect().await
     }
 
-    /// Value of a metric without labels.
-    pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
-        let text =
-            http::client()?.get(format!("{}/metrics", self.safekeeper.http())).send().await?.text().await?;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value
-            .with_context(|| format!("the safekeeper has no metric {name}"))?
-            .parse()
-            .context("a metric is no number")
-    }
-
     /// Stops the safekeeper by SIGTERM or kills it, and waits for its end.
     pub(crate) async fn end(&self, signal: Signal) -> Result<()> {
         self.process.end(signal, END_TIMEOUT).await

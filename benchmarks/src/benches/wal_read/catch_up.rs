@@ -33,6 +33,9 @@ pub(super) async fn measure(run: &mut Run) -> Result<()> {
     let mut cluster = Cluster::open(&directory, run.tools.clone(), options)?;
     cluster.start(&|_| {}).await?;
 
+    // pg_receivewal takes no notice of a file of segment 0: the first round must not begin in segment 1.
+    write_wal(&cluster.postgres(), 2 * u64::from(SEGMENT_BYTES)).await?;
+
     let wal_bytes = run.options.pick(256, 512) * MIB;
     for round in 0..run.options.rounds {
         run.progress(&format!("{WHAT}: round {} of {}", round + 1, run.options.rounds));
