@@ -51,6 +51,9 @@ pub struct WalproposerStatus {
     pub primary_flush_lsn: Option<String>,
     /// One sentence about what blocks commits; `None` when they go through.
     pub blocked: Option<String>,
+    /// What the last look at the primary's settings saw; null before the first one.
+    #[serde(default)]
+    pub primary_settings: serde_json::Value,
     /// The configuration: `generation`, `decided`, `joint`, `members`, `new_members`, `primary`.
     #[serde(default)]
     pub configuration: serde_json::Value,
@@ -75,6 +78,21 @@ pub struct SafekeeperView {
     pub lag_bytes: Option<u64>,
     /// Why it is not connected.
     pub last_error: Option<String>,
+}
+
+impl WalproposerStatus {
+    /// One sentence about settings of the primary with which commits do not wait for the quorum, or may be lost; `None`
+    /// when they are safe, or not known because there is no connection to the primary.
+    pub fn unsafe_settings(&self) -> Option<&str> {
+        let has_problems = self.primary_settings["problems"].as_array().is_some_and(|all| !all.is_empty());
+        let is_connected = self.state != "waiting_for_primary";
+        self.blocked.as_deref().filter(|_| has_problems && is_connected)
+    }
+
+    /// One sentence about settings that the walproposer cannot read.
+    pub fn unchecked_settings(&self) -> Option<&str> {
+        self.primary_settings["unchecked"].as_str()
+    }
 }
 
 impl Walproposer {

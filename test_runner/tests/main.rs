@@ -16,4 +16,5 @@ mod quorum;
 mod repair;
 mod replicas;
 mod system_calls;
+mod unsafe_primary;
 mod up;

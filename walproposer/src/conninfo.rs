@@ -10,6 +10,8 @@ use std::str::FromStr;
 use thiserror::Error;
 
 const PORT_DEFAULT: u16 = 5432;
+/// Every cluster has this database.
+const DATABASE_DEFAULT: &str = "postgres";
 
 /// Address of a server, and the role to log in with.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct ConnInfo {
     pub user: String,
     /// Password of the role, if it has one.
     pub password: Option<String>,
+    /// Database in which the settings of roles and databases are read (`dbname`).
+    pub database: String,
     /// Sent as `application_name` when the command line sets none.
     pub application_name: Option<String>,
 }
@@ -89,6 +93,7 @@ type Pairs = Vec<(String, String)>;
 fn from_pairs(pairs: Pairs) -> Result<ConnInfo, ConnInfoError> {
     let (mut host, mut port, mut user, mut password, mut application_name) =
         (None, PORT_DEFAULT, None, None, None);
+    let mut database = None;
     for (keyword, value) in pairs {
         match keyword.as_str() {
             "host" | "hostaddr" if value.starts_with('/') => return Err(ConnInfoError::UnixSocket),
@@ -99,8 +104,8 @@ fn from_pairs(pairs: Pairs) -> Result<ConnInfo, ConnInfoError> {
             "user" => user = Some(value),
             "password" => password = Some(value),
             "application_name" => application_name = Some(value),
-            // A physical replication connection belongs to no database.
-            "dbname" | "replication" => {}
+            "dbname" => database = Some(value),
+            "replication" => {}
             "sslmode" if value == "disable" => {}
             "sslmode" => return Err(ConnInfoError::Tls(value)),
             _ => return Err(ConnInfoError::Keyword(keyword)),
@@ -112,6 +117,7 @@ fn from_pairs(pairs: Pairs) -> Result<ConnInfo, ConnInfoError> {
         port,
         user: user.filter(|user| !user.is_empty()).ok_or(ConnInfoError::Missing("user"))?,
         password,
+        database: database.unwrap_or_else(|| DATABASE_DEFAULT.to_owned()),
         application_name,
     })
 }
@@ -222,21 +228,27 @@ mod tests {
             port,
             user: user.into(),
             password: password.map(Into::into),
+            database: DATABASE_DEFAULT.into(),
             application_name: None,
         }
+    }
+
+    fn in_database(database: &str, info: ConnInfo) -> ConnInfo {
+        ConnInfo { database: database.into(), ..info }
     }
 
     #[test]
     fn conninfo_parses_keyword_and_uri_forms() {
         for (text, expected) in [
-            ("host=127.0.0.1 port=5433 user=wp dbname=app", info("127.0.0.1", 5433, "wp", None)),
+            ("host=127.0.0.1 port=5433 user=wp", info("127.0.0.1", 5433, "wp", None)),
+            ("host=h user=wp dbname=app", in_database("app", info("h", 5432, "wp", None))),
             ("host = h  user='w p'\tpassword='it\\'s \\\\'", info("h", 5432, "w p", Some("it's \\"))),
             ("user=a host=h user=b", info("h", 5432, "b", None)),
             ("host=h user=a\\ b sslmode=disable", info("h", 5432, "a b", None)),
-            ("postgresql://wp@127.0.0.1:5433/app", info("127.0.0.1", 5433, "wp", None)),
+            ("postgresql://wp@127.0.0.1:5433/app", in_database("app", info("127.0.0.1", 5433, "wp", None))),
             ("postgres://w%20p:s%40%3A@h", info("h", 5432, "w p", Some("s@:"))),
             ("postgresql://[::1]:6000?user=wp&sslmode=disable", info("::1", 6000, "wp", None)),
-            ("postgresql:///x?host=h&user=wp", info("h", 5432, "wp", None)),
+            ("postgresql:///x?host=h&user=wp", in_database("x", info("h", 5432, "wp", None))),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }

@@ -26,6 +26,7 @@ const RUN_EXAMPLES: &str = "\
 Before the first start, on the primary:
   CREATE ROLE wp REPLICATION LOGIN;
   SELECT pg_create_physical_replication_slot('wp', true);
+allow 'host replication wp …' and 'host postgres wp …' in its pg_hba.conf,
 and start it with  -c synchronous_standby_names='FIRST 1 (wp)'
 (on the command line, so that ALTER SYSTEM cannot turn it off).
 
@@ -68,6 +69,7 @@ pub struct Flags {
 
 /// Subcommands of this program.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value, made once at the start")]
 pub enum Command {
     /// Serve a primary until stopped.
     #[command(after_help = RUN_EXAMPLES)]

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! All of the upper line is one task: it owns every socket that a commit passes through and hands nothing on. Dialling,
-//! donors and HTTP are tasks beside it, on the same thread.
+//! donors, HTTP and the watch over the primary's settings are tasks beside it, on the same thread.
 //!
 //! It is the primary's synchronous standby. Start reading at `leadership`: one connection to the primary, one term.
 //! The walproposer keeps nothing on disk: after a restart it learns everything from the safekeepers and the primary.
@@ -31,6 +31,7 @@ mod leadership_loop;
 mod metrics;
 mod primary;
 mod primary_name;
+mod primary_settings;
 pub mod recover;
 mod retry_policy;
 mod safekeeper_client;
@@ -39,6 +40,7 @@ mod safekeeper_link;
 #[cfg(test)]
 mod scripted_server;
 mod server;
+mod settings_watch;
 mod status;
 
 pub use conninfo::{ConnInfo, ConnInfoError};

@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use telemetry::Metrics;
 
+use crate::primary_settings::ProblemReason;
 use crate::status::{
     CommitHistograms, LeadershipState, LinkState, SafekeeperView, StatusBoard, StatusSnapshot,
 };
@@ -53,6 +54,27 @@ impl Collector for StatusCollector {
             MetricType::Counter,
         )?)?;
 
+        let mut family = encoder.encode_descriptor(
+            "holdfast_walproposer_primary_unsafe",
+            "1 while this setting of the primary voids the promise of a quorum.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for reason in ProblemReason::ALL {
+            let is_wrong = snapshot.settings.as_ref().is_some_and(|view| view.has(reason));
+            let gauge = ConstGauge::new(u64::from(is_wrong));
+            gauge.encode(family.encode_family(&[("setting", reason.setting())])?)?;
+        }
+        if let Some(view) = &snapshot.settings {
+            let age = ConstGauge::new(view.read_at.elapsed().as_secs_f64());
+            age.encode(encoder.encode_descriptor(
+                "holdfast_walproposer_primary_settings_age_seconds",
+                "Time since the primary's settings were read.",
+                None,
+                MetricType::Gauge,
+            )?)?;
+        }
+
         for (name, help, value) in SAFEKEEPER_GAUGES {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for view in &snapshot.safekeepers {
@@ -74,7 +96,7 @@ fn gauges(snapshot: &StatusSnapshot) -> [(&'static str, &'static str, u64); 7] {
         ),
         (
             "holdfast_walproposer_blocked",
-            "1 while commits are not acknowledged.",
+            "1 while commits are not acknowledged, or not as promised.",
             u64::from(snapshot.blocked().is_some()),
         ),
         (
@@ -142,6 +164,7 @@ mod tests {
         for line in [
             "holdfast_walproposer_term 5",
             "holdfast_walproposer_blocked 1",
+            "holdfast_walproposer_primary_unsafe{setting=\"fsync\"} 0",
             "holdfast_walproposer_elections_won_total 0",
             "holdfast_walproposer_safekeeper_flush_lsn{safekeeper=\"7\"} 0",
         ] {

@@ -147,7 +147,7 @@ impl Cluster {
             Ok(None)
         })
         .await;
-        waited.with_context(|| format!("commits are blocked: {last}"))
+        waited.with_context(|| format!("commits are not acknowledged by a quorum: {last}"))
     }
 
     /// Commits one transaction that writes WAL and changes nothing.

@@ -20,7 +20,7 @@ pub struct ClusterStatus {
     pub proxy: Option<ProxyStatus>,
     /// One sentence about what blocks commits; `None` when they go through.
     pub blocked: Option<String>,
-    /// Sentences about safekeepers that do not vote.
+    /// Sentences about safekeepers that do not vote, and about settings of the primary that cannot be read.
     pub remarks: Vec<String>,
 }
 
@@ -81,7 +81,9 @@ impl Cluster {
         let parts =
             self.parts().into_iter().map(|name| self.part_status(name)).collect::<anyhow::Result<_>>()?;
         let blocked = self.blocked_reason(walproposer.as_ref());
-        let remarks = remarks(&safekeepers, walproposer.as_ref());
+        let mut remarks = remarks(&safekeepers, walproposer.as_ref());
+        let unchecked = walproposer.as_ref().and_then(WalproposerStatus::unchecked_settings);
+        remarks.extend(unchecked.map(|why| format!("walproposer: {why}")));
         Ok(ClusterStatus { parts, safekeepers, walproposer, proxy, blocked, remarks })
     }
 
@@ -102,6 +104,11 @@ impl Cluster {
     }
 
     fn blocked_reason(&self, walproposer: Option<&WalproposerStatus>) -> Option<String> {
+        // First: then commits do not wait for the parts that are down.
+        let unsafe_settings = walproposer.and_then(WalproposerStatus::unsafe_settings);
+        if let Some(sentence) = unsafe_settings.filter(|_| self.is_running(PartName::Postgres)) {
+            return Some(sentence.to_owned());
+        }
         if let Some(down) = self.down_parts() {
             return Some(down);
         }

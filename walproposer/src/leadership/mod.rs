@@ -35,6 +35,7 @@ use crate::campaign::{Campaign, election_timeout, sleep_until_due};
 use crate::config::{Cluster, RunConfig};
 use crate::continuation::{self, TimelineFork};
 use crate::primary::{Primary, PrimaryError, PrimaryFacts, PrimaryPosition};
+use crate::settings_watch::{self, SettingsWatch};
 use crate::status::{LeadershipState, StatusBoard};
 
 /// While no WAL is streamed, the primary is asked for its position this often, to see that it is still there.
@@ -75,6 +76,7 @@ struct Connected<'a> {
     carry_over: CarryOver,
     primary: Primary,
     campaign: Campaign,
+    settings_watch: SettingsWatch,
 }
 
 impl<'a> Connected<'a> {
@@ -87,6 +89,7 @@ impl<'a> Connected<'a> {
         let (primary, position) = Primary::connect(config).await?;
         let PrimaryFacts { system_id, segment_size, version, .. } = primary.facts;
         tracing::info!(primary = %config.primary, %system_id, tli = %position.tli, flush_lsn = %position.flush_lsn, "connected to the primary");
+        settings_watch::show_server(config, board, primary.settings.clone());
         board.enter(LeadershipState::Collecting);
         board.update(|snapshot| {
             snapshot.primary_error = None;
@@ -105,7 +108,9 @@ impl<'a> Connected<'a> {
             primary: config.primary_name.map(|name| name.0),
             send_buffer_bytes_max: config.send_buffer_bytes_max,
         };
-        Ok(Self { config, board, carry_over, primary, campaign: Campaign::start(cluster, options, board) })
+        let campaign = Campaign::start(cluster, options, board);
+        let settings_watch = SettingsWatch::start(config, board);
+        Ok(Self { config, board, carry_over, primary, campaign, settings_watch })
     }
 
     /// Collects positions, checks the primary, and requests votes.
@@ -182,7 +187,7 @@ impl<'a> Elected<'a> {
         let Election { start: end, donor, tli, .. } = self.election;
         self.connected.board.enter(LeadershipState::Checking);
         let (position, fork) = self.connected.check(end, tli).await?;
-        let Connected { config, board, carry_over, primary, mut campaign } = self.connected;
+        let Connected { config, board, carry_over, primary, mut campaign, settings_watch } = self.connected;
         let PrimaryFacts { segment_size, slot_restart_lsn, .. } = primary.facts;
 
         // Only the walproposer moves the slot, and only to a position up to which the quorum had everything that this
@@ -219,6 +224,6 @@ impl<'a> Elected<'a> {
         campaign.approve(wal);
         board.enter(LeadershipState::Streaming);
         board.update(|snapshot| snapshot.refusal = None);
-        Ok(Streaming::new(board, campaign, stream))
+        Ok(Streaming::new(board, campaign, stream, settings_watch))
     }
 }

@@ -20,6 +20,7 @@ use crate::admin_requests::{self, AdminRequest};
 use crate::campaign::Campaign;
 use crate::primary::WalStream;
 use crate::primary_name::PrimaryName;
+use crate::settings_watch::SettingsWatch;
 use crate::status::StatusBoard;
 
 /// WAL that is read from the primary in one turn: the safekeepers' answers must not wait for a primary that always has more.
@@ -37,14 +38,30 @@ pub(super) struct Streaming<'a> {
     reported: Lsn,
     /// The primary's socket may have more that was not wanted in the last turn.
     has_unread: bool,
+    /// Runs beside this task, as long as the leadership.
+    _settings_watch: SettingsWatch,
 }
 
 impl<'a> Streaming<'a> {
     /// Leads with an approved campaign.
-    pub(super) fn new(board: &'a StatusBoard, campaign: Campaign, stream: WalStream) -> Self {
+    pub(super) fn new(
+        board: &'a StatusBoard,
+        campaign: Campaign,
+        stream: WalStream,
+        settings_watch: SettingsWatch,
+    ) -> Self {
         let waits = CommitWaits::new(board.histograms().clone());
         let (primary_end, reported) = (Lsn::INVALID, Lsn::INVALID);
-        Self { board, campaign, stream, waits, primary_end, reported, has_unread: true }
+        Self {
+            board,
+            campaign,
+            stream,
+            waits,
+            primary_end,
+            reported,
+            has_unread: true,
+            _settings_watch: settings_watch,
+        }
     }
 
     /// Streams until the leadership ends, then sends the followers the last commit position: without it they would learn

@@ -4,22 +4,21 @@
 //! Refuses servers whose commits cannot depend on a quorum. Whether the primary's WAL continues the log is decided in
 //! `continuation`. Called by `leadership`.
 
+mod commands;
 mod error;
+mod settings;
 mod stream;
 
-use std::time::Duration;
-
-use postgres_backend::client::{Client, ConnectOptions, SimpleRow};
-use tokio::time::timeout;
+use postgres_backend::client::Client;
 use wal_types::{Lsn, SegmentSize, SystemId, Tli};
 
+use self::commands::{connect_client, one_row, show, unexpected};
 pub(crate) use self::error::PrimaryError;
-use self::error::{PRIMARY_ANSWER_TIMEOUT, no_answer};
+pub(crate) use self::settings::SettingsReader;
+use self::settings::read_by_show;
 pub(crate) use self::stream::WalStream;
 use crate::config::RunConfig;
-
-/// Time for TCP, startup and authentication together.
-const PRIMARY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::primary_settings::PrimarySettings;
 
 /// Properties of the primary that do not change while the connection lasts.
 #[derive(Clone, Copy, Debug)]
@@ -44,26 +43,18 @@ pub(crate) struct PrimaryPosition {
 pub(crate) struct Primary {
     client: Client,
     pub(crate) facts: PrimaryFacts,
+    /// Settings of the server when the connection was opened, without those of roles and databases.
+    pub(crate) settings: PrimarySettings,
 }
 
 impl Primary {
     /// Connects, and checks that commits of this server can depend on a quorum.
     pub(crate) async fn connect(config: &RunConfig) -> Result<(Self, PrimaryPosition), PrimaryError> {
-        let primary = &config.primary;
-        let params = [("replication", "true"), ("application_name", &config.application_name)];
-        let options = ConnectOptions {
-            host: primary.host.clone(),
-            port: primary.port,
-            user: primary.user.clone(),
-            params: params.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-            password: primary.password.clone(),
-            tls: None,
-        };
-
-        let mut client = Client::connect(&options, PRIMARY_CONNECT_TIMEOUT).await?;
+        let params = [("replication", "true"), ("application_name", config.application_name.as_str())];
+        let mut client = connect_client(config, &params).await?;
         check_settings(&mut client).await?;
         let slot_restart_lsn = check_slot(&mut client, &config.slot).await?;
-        warn_if_commits_do_not_wait(&mut client, &config.application_name).await?;
+        let settings = read_by_show(&mut client).await?;
 
         let (system_id, position) = identify(&mut client).await?;
         let facts = PrimaryFacts {
@@ -76,7 +67,7 @@ impl Primary {
                 .map_err(|_| unexpected("server_version_num"))?,
             slot_restart_lsn,
         };
-        Ok((Self { client, facts }, position))
+        Ok((Self { client, facts, settings }, position))
     }
 
     /// The present position of the primary. Fails when the server is gone.
@@ -141,22 +132,6 @@ async fn check_slot(client: &mut Client, slot: &str) -> Result<Lsn, PrimaryError
     restart_lsn.parse().map_err(|_| unexpected("READ_REPLICATION_SLOT"))
 }
 
-/// Warns when `synchronous_standby_names` does not contain the name of this standby.
-async fn warn_if_commits_do_not_wait(
-    client: &mut Client,
-    application_name: &str,
-) -> Result<(), PrimaryError> {
-    let names = show(client, "synchronous_standby_names").await?;
-    if !names.to_ascii_lowercase().contains(&application_name.to_ascii_lowercase()) {
-        tracing::warn!(
-            synchronous_standby_names = names,
-            application_name,
-            "commits do not wait for the safekeepers: application_name is not in synchronous_standby_names"
-        );
-    }
-    Ok(())
-}
-
 async fn identify(client: &mut Client) -> Result<(SystemId, PrimaryPosition), PrimaryError> {
     let row = one_row(client, "IDENTIFY_SYSTEM").await?;
     let parsed = (|| {
@@ -167,21 +142,6 @@ async fn identify(client: &mut Client) -> Result<(SystemId, PrimaryPosition), Pr
         Some((SystemId(row.get("systemid")?.parse().ok()?), position))
     })();
     parsed.ok_or_else(|| unexpected("IDENTIFY_SYSTEM"))
-}
-
-async fn show(client: &mut Client, name: &'static str) -> Result<String, PrimaryError> {
-    let row = one_row(client, &format!("SHOW {name}")).await?;
-    row.at(0).map(str::to_owned).ok_or_else(|| unexpected(name))
-}
-
-async fn one_row(client: &mut Client, command: &str) -> Result<SimpleRow, PrimaryError> {
-    let answered = timeout(PRIMARY_ANSWER_TIMEOUT, client.simple_query(command)).await;
-    let rows = answered.map_err(|_| no_answer(command))??;
-    rows.into_iter().next().ok_or_else(|| unexpected(command))
-}
-
-fn unexpected(command: &str) -> PrimaryError {
-    PrimaryError::Refused(format!("unexpected answer to {command}"))
 }
 
 /// Parses a segment size as SHOW prints it, such as `16MB` (PostgreSQL documentation, "Parameter Names and Values").

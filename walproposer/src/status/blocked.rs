@@ -1,18 +1,30 @@
-//! Reason for which commits are not acknowledged, in one sentence: for operators, and for `/readyz`.
+//! Reason for which commits are not acknowledged, or not as promised, in one sentence: for operators, and for `/readyz`.
 
 use std::time::Duration;
 
 use consensus::quorum::{self, majority};
 use wal_types::NodeId;
 
-use super::{LeadershipState, LinkState, SafekeeperView, StatusSnapshot};
+use super::{LeadershipState, LinkState, SafekeeperView, SettingsView, StatusSnapshot};
 
 /// A safekeeper that follows but leaves a message unanswered for this long counts as stalled.
 const STALL_AFTER: Duration = Duration::from_secs(3);
 
 impl StatusSnapshot {
-    /// The reason for which commits are not acknowledged now; `None` when they are.
+    /// The reason for which commits are not acknowledged now, or are acknowledged without the quorum or by a primary that
+    /// may lose WAL; `None` when all is well.
     pub(crate) fn blocked(&self) -> Option<String> {
+        self.unsafe_settings().or_else(|| self.waiting())
+    }
+
+    /// What is wrong with the primary's settings. While there is no connection to the primary nothing is known of them.
+    fn unsafe_settings(&self) -> Option<String> {
+        let is_connected = self.state != LeadershipState::WaitingForPrimary;
+        self.settings.as_ref().filter(|_| is_connected).and_then(SettingsView::sentence)
+    }
+
+    /// The reason for which commits wait.
+    fn waiting(&self) -> Option<String> {
         match self.state {
             LeadershipState::WaitingForPrimary => Some(match (&self.primary_error, &self.refusal) {
                 (Some(error), _) => format!("primary is down: {error}"),
@@ -28,7 +40,7 @@ impl StatusSnapshot {
         }
     }
 
-    /// `Ok` when commits are acknowledged; else the reason of [`StatusSnapshot::blocked`].
+    /// `Ok` when a quorum acknowledges all commits; else the reason of [`StatusSnapshot::blocked`].
     pub(crate) fn ready(&self) -> Result<(), String> {
         self.blocked().map_or(Ok(()), Err)
     }
@@ -124,6 +136,7 @@ fn ids(nodes: impl Iterator<Item = NodeId>) -> String {
 mod tests {
     use super::*;
     use crate::config::{Cluster, SafekeeperAddress};
+    use crate::primary_settings::{PrimarySettings, Setting};
     use crate::status::StatusBoard;
     use LinkState::{CatchingUp, Connecting, Greeted, Offline, Streaming, Voted};
     use tokio::time::Instant;
@@ -202,6 +215,32 @@ mod tests {
         assert!(stalled.blocked().unwrap().starts_with("safekeepers 1, 3 have answered nothing for 3 s"));
         stalled.safekeepers[2].unanswered_since = None;
         assert_eq!(stalled.blocked(), None);
+    }
+
+    /// Commits do not wait for the safekeepers that are down: saying so would be wrong.
+    #[test]
+    fn blocked_names_unsafe_settings_first() {
+        let setting = |value| Setting::new(value, None);
+        let settings = PrimarySettings {
+            synchronous_standby_names: setting("other"),
+            synchronous_commit: Some(setting("on")),
+            fsync: setting("off"),
+            full_page_writes: setting("on"),
+            overrides: None,
+        };
+        let mut blocked = snapshot(LeadershipState::Streaming, &[Streaming, Offline, Offline], 9);
+        blocked.settings = Some(SettingsView::new(settings, "wp", None));
+        for state in [LeadershipState::Streaming, LeadershipState::Collecting, LeadershipState::Campaigning] {
+            blocked.state = state;
+            let sentence = blocked.blocked().unwrap();
+            assert!(sentence.starts_with("the primary acknowledges commits without"), "{sentence}");
+            assert!(sentence.contains("; SELECT pg_reload_conf(); | fsync is off"), "{sentence}");
+        }
+        blocked.state = LeadershipState::WaitingForPrimary;
+        assert_eq!(blocked.blocked().as_deref(), Some("no connection to the primary yet"));
+        blocked.state = LeadershipState::Streaming;
+        blocked.settings.as_mut().unwrap().problems.clear();
+        assert!(blocked.blocked().unwrap().starts_with("2 of 3 safekeepers are unreachable"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod blocked;
 mod commit_histograms;
 mod configuration;
 pub(crate) mod response;
+mod settings;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use wal_types::{Lsn, NodeId, ProposerId, TenantTimelineId, Term};
 
 pub(crate) use self::commit_histograms::CommitHistograms;
 pub(crate) use self::configuration::{ChangeState, ChangeView, ConfigurationView};
+pub(crate) use self::settings::SettingsView;
 use crate::config::{Cluster, SafekeeperAddress};
 
 /// Stage of the leadership.
@@ -92,6 +94,8 @@ pub(crate) struct StatusSnapshot {
     pub(crate) primary_error: Option<String>,
     /// Why the last leadership ended or did not begin. Cleared when the primary's WAL was compared successfully.
     pub(crate) refusal: Option<String>,
+    /// What the last look at the primary's settings saw; `None` before the first one.
+    pub(crate) settings: Option<SettingsView>,
     /// Elections won since the start of the process.
     pub(crate) elections: u64,
     /// Members and designated primary, as the campaign knows them from the safekeepers.
@@ -135,6 +139,7 @@ impl StatusBoard {
             reported_lsn: Lsn::INVALID,
             primary_error: None,
             refusal: None,
+            settings: None,
             elections: 0,
             configuration: None,
             change: None,

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::configuration::{ChangeStatus, ConfigurationStatus};
+use super::settings::SettingsStatus;
 use super::{LeadershipState, LinkState, SafekeeperView, StatusSnapshot};
 
 /// Body of `GET /v1/status`. Positions are PostgreSQL's text form, `0/0` when unknown.
@@ -19,6 +20,7 @@ pub(crate) struct StatusResponse {
     primary_flush_lsn: String,
     reported_lsn: String,
     blocked: Option<String>,
+    primary_settings: Option<SettingsStatus>,
     configuration: Option<ConfigurationStatus>,
     change: Option<ChangeStatus>,
     safekeepers: Vec<SafekeeperStatus>,
@@ -64,6 +66,7 @@ impl From<&StatusSnapshot> for StatusResponse {
             primary_flush_lsn: snapshot.primary_flush_lsn.to_string(),
             reported_lsn: snapshot.reported_lsn.to_string(),
             blocked: snapshot.blocked(),
+            primary_settings: snapshot.settings.as_ref().map(SettingsStatus::from),
             configuration: snapshot.configuration.as_ref().map(ConfigurationStatus::from),
             change: snapshot.change.as_ref().map(ChangeStatus::from),
             safekeepers: snapshot.safekeepers.iter().map(safekeeper).collect(),

@@ -9,4 +9,5 @@ mod primary_checks;
 mod quorum;
 mod recover;
 mod segment_end;
+mod settings_watch;
 mod support;

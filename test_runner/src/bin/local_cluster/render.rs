@@ -7,6 +7,7 @@ use anyhow::Result;
 use test_runner::cluster::Cluster;
 use test_runner::cluster::status::ClusterStatus;
 use test_runner::proxy::ProxyStatus;
+use test_runner::walproposer::WalproposerStatus;
 
 /// Sessions of the proxy in the table; `--json` prints all.
 const SESSIONS_SHOWN_MAX: usize = 20;
@@ -108,8 +109,10 @@ fn summary(proxy: &ProxyStatus) -> String {
 
 /// One sentence: whether commits go through.
 pub(crate) fn commits(status: &ClusterStatus) -> String {
+    let unsafe_settings = status.walproposer.as_ref().and_then(WalproposerStatus::unsafe_settings);
     match &status.blocked {
         None => "commits go through".into(),
+        Some(why) if unsafe_settings == Some(why) => format!("commits are at risk: {why}"),
         Some(why) => format!("commits wait: {why}"),
     }
 }

@@ -14,7 +14,9 @@ use tokio::task::JoinSet;
 use wal_types::Lsn;
 use walproposer::ConnInfo;
 
-pub(crate) use self::state::{PG_VERSION, PrimaryState, SEGMENT_BYTES, SYSTEM_ID, builder, builder_on};
+pub(crate) use self::state::{
+    PG_VERSION, PrimaryState, SEGMENT_BYTES, SYSTEM_ID, SettingsConnections, builder, builder_on,
+};
 use super::wait::DEADLINE;
 
 /// A primary under the control of the test. Clones are the same primary.

@@ -9,12 +9,12 @@ use postgres_backend::{
     HandshakeConfig, QueryError, ResultSet, TlsMode, handshake, serve,
 };
 use pq_proto::replication::{FromStandby, PrimaryKeepalive, postgres_micros, put_xlog_data_header};
-use pq_proto::{ErrorResponse, FieldDescription, SqlState};
+use pq_proto::{BackendMessage, ErrorResponse, FieldDescription, SqlState};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use wal_types::{Lsn, Tli};
 
-use super::state::{PrimaryState, SYSTEM_ID};
+use super::state::{PrimaryState, SYSTEM_ID, SettingsConnections};
 
 const MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -22,6 +22,19 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 pub(super) async fn serve_connection(stream: TcpStream, server: watch::Sender<PrimaryState>) {
     let config = HandshakeConfig::new(TlsMode::Disabled);
     let Ok(Accepted::Session(mut session)) = handshake::accept(stream, &config).await else { return };
+    let is_for_settings =
+        session.params.get("replication").is_some_and(|kind| kind.as_bytes() == b"database");
+    let settings_connections = server.borrow().settings_connections;
+    match settings_connections {
+        SettingsConnections::Refused if is_for_settings => {
+            let refusal = ErrorResponse::fatal(SqlState::INVALID_AUTHORIZATION, "no pg_hba.conf entry");
+            let _ = session.connection.writer.send(&BackendMessage::ErrorResponse(refusal)).await;
+            return;
+        }
+        SettingsConnections::Hung if is_for_settings => std::future::pending().await,
+        _ => {}
+    }
+
     let parameters = [("server_version", "15.18"), ("integer_datetimes", "on"), ("client_encoding", "UTF8")];
     session.greet(&Greeting { parameters: &parameters, key: None }).await.unwrap();
     let mut handler = PrimaryHandler { server };
@@ -36,18 +49,12 @@ impl PrimaryHandler {
     fn answer(&self, query: &str) -> Result<Answer<(Lsn, Tli)>, ErrorResponse> {
         let server = self.server.borrow().clone();
         if let Some(name) = query.strip_prefix("SHOW ") {
-            let defaults = [
-                ("in_hot_standby", "off"),
-                ("wal_level", "replica"),
-                ("fsync", "on"),
-                ("full_page_writes", "on"),
-                ("wal_segment_size", "1MB"),
-                ("server_version_num", "150018"),
-                ("synchronous_standby_names", "FIRST 1 (wp)"),
-            ];
-            let value = server.settings.iter().chain(&defaults).find(|(known, _)| *known == name);
-            let (_, value) = value.unwrap_or_else(|| panic!("SHOW {name}"));
-            return Ok(Answer::row([FieldDescription::text(name)], [Some((*value).to_owned())], "SHOW"));
+            let value = server.setting(name).to_owned();
+            return Ok(Answer::row([FieldDescription::text(name)], [Some(value)], "SHOW"));
+        }
+
+        if query.starts_with("SELECT name, setting, source") {
+            return Ok(Answer::Results(vec![settings_rows(&server)]));
         }
 
         if query == "IDENTIFY_SYSTEM" {
@@ -113,6 +120,22 @@ impl Handler<TcpStream> for PrimaryHandler {
             (sent, _) => sent.map(|()| AfterCopy::Ready(vec![ResultSet::tag("COPY 0")])),
         };
         CopyEnd::new(CopyBoth { reader, writer }, after)
+    }
+}
+
+/// Answer to the question for the settings.
+fn settings_rows(server: &PrimaryState) -> ResultSet {
+    let text = |text: &str| Some(text.to_owned().into());
+    let names = ["synchronous_standby_names", "synchronous_commit", "fsync", "full_page_writes"];
+    let setting = |name| vec![text(name), text(server.setting(name)), text("configuration file"), None, None];
+    let overrides = server
+        .commit_overrides
+        .iter()
+        .map(|(role, value)| vec![text("override"), text(value), None, text(role), None]);
+    ResultSet {
+        columns: ["name", "setting", "source", "role", "database"].map(FieldDescription::text).to_vec(),
+        rows: names.into_iter().map(setting).chain(overrides).collect(),
+        tag: "SELECT".into(),
     }
 }
 

@@ -13,6 +13,17 @@ pub(crate) const PG_VERSION: u32 = 150_018;
 /// Longest message with WAL.
 const CHUNK_BYTES_MAX: usize = 128 * 1024;
 
+/// What happens to a connection that would read settings by SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SettingsConnections {
+    /// It is served.
+    Served,
+    /// It is refused, as by `pg_hba.conf`.
+    Refused,
+    /// Nothing is ever answered.
+    Hung,
+}
+
 /// State of the scripted primary.
 #[derive(Clone, Debug)]
 pub(crate) struct PrimaryState {
@@ -24,6 +35,10 @@ pub(crate) struct PrimaryState {
     /// Segments without a file: timeline and first byte.
     pub(crate) missing: Vec<(Tli, Lsn)>,
     pub(crate) settings: Vec<(&'static str, &'static str)>,
+    /// Roles with a `synchronous_commit` of their own.
+    pub(crate) commit_overrides: Vec<(&'static str, &'static str)>,
+    /// What happens to a connection that would read settings.
+    pub(crate) settings_connections: SettingsConnections,
     pub(crate) history: Option<String>,
     /// The last status update.
     pub(crate) status: Option<StandbyStatusUpdate>,
@@ -44,11 +59,29 @@ impl PrimaryState {
             slot_restart_lsn: Lsn(1),
             missing: Vec::new(),
             settings: Vec::new(),
+            commit_overrides: Vec::new(),
+            settings_connections: SettingsConnections::Served,
             history: None,
             status: None,
             statuses: Vec::new(),
             streams: Vec::new(),
         }
+    }
+
+    /// Value of a setting.
+    pub(super) fn setting(&self, name: &str) -> &'static str {
+        let defaults = [
+            ("in_hot_standby", "off"),
+            ("wal_level", "replica"),
+            ("fsync", "on"),
+            ("full_page_writes", "on"),
+            ("wal_segment_size", "1MB"),
+            ("server_version_num", "150018"),
+            ("synchronous_commit", "on"),
+            ("synchronous_standby_names", "FIRST 1 (wp)"),
+        ];
+        let value = self.settings.iter().chain(&defaults).find(|(known, _)| *known == name);
+        value.unwrap_or_else(|| panic!("SHOW {name}")).1
     }
 
     pub(crate) fn flush_lsn(&self) -> Lsn {
