@@ -49,10 +49,20 @@ pub(crate) struct WalproposerAnswer {
     pub(crate) commit_lsn: Option<String>,
     pub(crate) primary_flush_lsn: Option<String>,
     pub(crate) blocked: Option<String>,
+    pub(crate) primary_settings: Option<SettingsAnswer>,
     pub(crate) configuration: Option<ConfigurationAnswer>,
     pub(crate) change: Option<ChangeAnswer>,
     #[serde(default)]
     pub(crate) safekeepers: Vec<FollowerAnswer>,
+}
+
+/// `primary_settings` of a walproposer: what the last look at the primary's settings saw.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct SettingsAnswer {
+    /// Settings with which commits do not wait for the quorum, or may be lost.
+    pub(crate) problems: Vec<serde_json::Value>,
+    /// Settings that the walproposer cannot read, and why.
+    pub(crate) unchecked: Option<String>,
 }
 
 /// `configuration` of a walproposer.

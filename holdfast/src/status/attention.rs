@@ -12,6 +12,7 @@ impl Status {
         all.extend(self.not_answering());
         all.extend(self.walproposers.iter().filter_map(lost_members));
         all.extend(self.walproposers.iter().filter_map(unsettled_change));
+        all.extend(self.walproposers.iter().filter_map(unchecked_settings));
         all.extend(self.safekeepers.iter().flat_map(unhealthy));
         all.extend(self.safekeepers.iter().filter_map(misnamed));
         all.extend(self.same_disks());
@@ -78,7 +79,8 @@ impl Status {
 }
 
 fn blocked(row: &WalproposerRow) -> Option<String> {
-    row.blocked.as_ref().map(|why| format!("walproposer {}: commits wait: {why}", row.name))
+    let commits = if row.commits_at_risk { "commits are at risk" } else { "commits wait" };
+    row.blocked.as_ref().map(|why| format!("walproposer {}: {commits}: {why}", row.name))
 }
 
 fn lost_members(row: &WalproposerRow) -> Option<String> {
@@ -100,6 +102,10 @@ fn unsettled_change(row: &WalproposerRow) -> Option<String> {
     row.unsettled_change
         .as_ref()
         .map(|why| format!("walproposer {}: a change of the members is unsettled: {why}", row.name))
+}
+
+fn unchecked_settings(row: &WalproposerRow) -> Option<String> {
+    row.unchecked_settings.as_ref().map(|why| format!("walproposer {}: {why}", row.name))
 }
 
 fn unhealthy(row: &SafekeeperRow) -> impl Iterator<Item = String> {

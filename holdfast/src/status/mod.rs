@@ -68,8 +68,12 @@ struct WalproposerRow {
     term: Option<u64>,
     commit_lsn: Option<String>,
     primary_flush_lsn: Option<String>,
-    /// Why commits wait; none while they go through.
+    /// Why commits wait, or are acknowledged without the quorum; none while all is well.
     blocked: Option<String>,
+    /// Whether `blocked` names settings of the primary with which commits do not wait for the quorum, or may be lost.
+    commits_at_risk: bool,
+    /// Settings of the primary that the walproposer cannot read.
+    unchecked_settings: Option<String>,
     generation: Option<u64>,
     members: Vec<MemberRow>,
     /// The members that do not follow are as many as a majority can do without.
@@ -194,6 +198,8 @@ impl WalproposerRow {
         let no_spare = answer.as_ref().is_some_and(WalproposerAnswer::has_no_spare);
         let change = answer.as_ref().and_then(|answer| answer.change.as_ref());
         let unsettled = change.filter(|change| change.state == "unsettled");
+        let settings = answer.as_ref().and_then(|answer| answer.primary_settings.as_ref());
+        let is_connected = answer.as_ref().is_some_and(|answer| answer.state != "waiting_for_primary");
         let member = |one: &FollowerAnswer| MemberRow {
             safekeeper: one.id,
             state: one.state.clone(),
@@ -209,6 +215,8 @@ impl WalproposerRow {
             reason,
             members: members.map(member).collect(),
             no_spare,
+            commits_at_risk: is_connected && settings.is_some_and(|settings| !settings.problems.is_empty()),
+            unchecked_settings: settings.and_then(|settings| settings.unchecked.clone()),
             unsettled_change: unsettled.map(|change| change.error.clone().unwrap_or_default()),
             generation: answer.as_ref().and_then(|answer| Some(answer.configuration.as_ref()?.generation)),
             term: answer.as_ref().and_then(|answer| answer.term),

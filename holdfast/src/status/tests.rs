@@ -21,10 +21,19 @@ fn safekeeper(id: u64) -> SafekeeperRow {
 
 /// The row of a walproposer whose safekeepers have these states.
 fn walproposer(states: [&str; 3], blocked: Option<&str>) -> WalproposerRow {
+    walproposer_with_settings(states, blocked, &json!({"problems": [], "unchecked": null}))
+}
+
+/// As [`walproposer`], with these settings of the primary.
+fn walproposer_with_settings(
+    states: [&str; 3],
+    blocked: Option<&str>,
+    settings: &serde_json::Value,
+) -> WalproposerRow {
     let members: Vec<_> = (1..=3).map(|id| json!({"id": id, "host": "h", "port": 1})).collect();
     let follower = |(id, state): (u64, &str)| json!({"id": id, "address": "h:1", "member": true, "state": state, "lag_bytes": 7});
     let followers: Vec<_> = (1..).zip(states).map(follower).collect();
-    let answer = json!({"state": "streaming", "term": 3, "commit_lsn": "0/20", "blocked": blocked, "safekeepers": followers,
+    let answer = json!({"state": "streaming", "term": 3, "commit_lsn": "0/20", "blocked": blocked, "safekeepers": followers, "primary_settings": settings,
         "configuration": {"generation": 0, "decided": true, "joint": false, "members": members, "new_members": []}});
     let target = Target {
         title: "walproposer main".into(),
@@ -86,6 +95,14 @@ fn attention_names_cause_and_consequence() {
             ][..],
         ),
         (blocked, &["walproposer main: commits wait: two are gone"]),
+        (
+            &|status| {
+                let settings = json!({"problems": [{"reason": "fsync"}], "unchecked": "roles were not read"});
+                status.walproposers[0] =
+                    walproposer_with_settings(["streaming"; 3], Some("fsync is off"), &settings);
+            },
+            &["walproposer main: commits are at risk: fsync is off", "walproposer main: roles were not read"],
+        ),
         (lost, &["safekeeper 1: timeline a/b is lost"]),
         (
             &|status| status.safekeepers[1].answers_as = Some(1),
