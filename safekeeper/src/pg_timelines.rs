@@ -49,7 +49,8 @@ impl PgTimelines {
     }
 
     /// Name and content of the history file of a timeline, one line for each timeline before it (PostgreSQL
-    /// documentation, "Timelines"). `None` when the log was never on it, or begins on it: its past is unknown.
+    /// documentation, "Timelines"). `None` when the log was never on it, or begins on it: its past is unknown. Lines older
+    /// than the last 1,000 switches are absent ([`consensus::term_history::TLI_SWITCHES_MAX`]).
     pub(crate) fn history_file(&self, tli: Tli) -> Option<(String, String)> {
         let last = self.switches.iter().position(|switch| switch.tli == tli)?;
         let line =

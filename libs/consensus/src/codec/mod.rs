@@ -30,7 +30,6 @@ use crate::message::{AcceptorMessage, ProposerMessage};
 pub use error::CodecError;
 pub use feedback::{decode_feedback, encode_feedback};
 pub use fields::HOST_BYTES_MAX;
-pub use holdfast1::TLI_SWITCHES_MAX;
 use reader::MessageReader;
 pub use version::{parse_version, version_name};
 

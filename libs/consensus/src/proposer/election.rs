@@ -9,7 +9,7 @@ use crate::message::{
     AcceptorGreeting, PreVoteRequest, PreVoteResponse, ProposerMessage, VoteRequest, VoteResponse,
 };
 use crate::quorum;
-use crate::term_history::TliSwitch;
+use crate::term_history::{TLI_SWITCHES_MAX, TliSwitch};
 
 impl Proposer {
     pub(super) fn handle_greeting(
@@ -146,6 +146,9 @@ impl Proposer {
         if let Some(parent) = log_tli.filter(|&parent| parent != tli) {
             self.tli_switches.push(TliSwitch { parent, tli, at: start });
         }
+        // An acceptor refuses a longer list. Only a reader that is further back than so many promotions misses the oldest.
+        let surplus = self.tli_switches.len().saturating_sub(TLI_SWITCHES_MAX);
+        self.tli_switches.drain(..surplus);
         self.history = newest.history.with_election(self.term, start, tli, agreed);
         let election =
             Election { term: self.term, start, log_start: newest.timeline_start_lsn, donor, tli: log_tli };

@@ -36,6 +36,9 @@ pub struct HistoryOutOfOrder(pub usize);
 /// Most entries of a history of dialect `holdfast`: a new history drops its oldest entries rather than grow beyond.
 pub const TERM_HISTORY_ENTRIES_MAX: usize = 1000;
 
+/// Most changes of PostgreSQL's timeline that a log remembers: one is added at each promotion, and the oldest goes.
+pub const TLI_SWITCHES_MAX: usize = 1000;
+
 /// Most entries of a history of dialect `neon`, which never drops any: what one message has room for.
 pub const NEON_HISTORY_ENTRIES_MAX: usize = 9000;
 

@@ -16,5 +16,6 @@ mod tests;
 
 pub use self::common_point::{LogExtent, common_point};
 pub use self::history::{
-    HistoryOutOfOrder, NEON_HISTORY_ENTRIES_MAX, TERM_HISTORY_ENTRIES_MAX, TermHistory, TermStart, TliSwitch,
+    HistoryOutOfOrder, NEON_HISTORY_ENTRIES_MAX, TERM_HISTORY_ENTRIES_MAX, TLI_SWITCHES_MAX, TermHistory,
+    TermStart, TliSwitch,
 };

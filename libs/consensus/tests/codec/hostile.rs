@@ -2,8 +2,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use consensus::ProtocolVersion::{Holdfast1, V2, V3};
-use consensus::codec::{CodecError, TLI_SWITCHES_MAX, decode_acceptor, decode_feedback, decode_proposer};
-use consensus::term_history::{HistoryOutOfOrder, NEON_HISTORY_ENTRIES_MAX, TERM_HISTORY_ENTRIES_MAX};
+use consensus::codec::{CodecError, decode_acceptor, decode_feedback, decode_proposer};
+use consensus::term_history::{
+    HistoryOutOfOrder, NEON_HISTORY_ENTRIES_MAX, TERM_HISTORY_ENTRIES_MAX, TLI_SWITCHES_MAX,
+};
 use consensus::{InvalidConfiguration, ProtocolVersion};
 use wal_types::{Generation, Lsn, NodeId};
 

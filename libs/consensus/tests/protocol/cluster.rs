@@ -110,13 +110,22 @@ pub(crate) struct Campaign {
 impl Campaign {
     /// `name` must be new for each campaign.
     pub(crate) fn new(name: u8, primary: Option<u8>, peers: &[u64]) -> Self {
+        Self::with(name, primary, Tli::FIRST, peers)
+    }
+
+    /// A campaign of a primary on PostgreSQL timeline `tli`.
+    pub(crate) fn on_timeline(name: u8, tli: Tli, peers: &[u64]) -> Self {
+        Self::with(name, None, tli, peers)
+    }
+
+    fn with(name: u8, primary: Option<u8>, tli: Tli, peers: &[u64]) -> Self {
         let proposer = Proposer::new(ProposerOptions {
             id: TenantTimelineId::default(),
             proposer_id: ProposerId([name; 16]),
             segment_size: SegmentSize::POSTGRES_DEFAULT,
             system_id: SystemId(7),
             pg_version: 150_018,
-            tli: Some(Tli::FIRST),
+            tli: Some(tli),
             term_floor: Term::ZERO,
             safekeepers: peers.iter().copied().map(NodeId).collect(),
             primary: primary.map(|id| PrimaryId([id; 16])),

@@ -9,4 +9,5 @@ mod hostile;
 mod hostile_acceptors;
 mod loss;
 mod membership;
+mod promotions;
 mod proposer;

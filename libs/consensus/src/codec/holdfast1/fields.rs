@@ -7,10 +7,7 @@ use crate::codec::error::CodecError;
 use crate::codec::fields;
 use crate::codec::reader::{MessageReader, flag};
 use crate::configuration::Configuration;
-use crate::term_history::{TERM_HISTORY_ENTRIES_MAX, TermHistory, TermStart, TliSwitch};
-
-/// Most changes of PostgreSQL's timeline that a message may carry: one is added at each promotion.
-pub const TLI_SWITCHES_MAX: usize = 1000;
+use crate::term_history::{TERM_HISTORY_ENTRIES_MAX, TLI_SWITCHES_MAX, TermHistory, TermStart, TliSwitch};
 
 const HISTORY_ENTRY_BYTES: usize = 20;
 const TLI_SWITCH_BYTES: usize = 16;

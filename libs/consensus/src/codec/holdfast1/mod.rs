@@ -32,7 +32,6 @@ mod fields;
 use bytes::{BufMut, BytesMut};
 use wal_types::{Generation, Lsn, ProposerId, Term, Tli};
 
-pub use self::fields::TLI_SWITCHES_MAX;
 use self::fields::{
     get_configuration, get_history, get_lost, get_primary, get_switches, put_configuration, put_history,
     put_primary, put_switches,
