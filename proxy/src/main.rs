@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy::config::{Config, Flags};
 use proxy::{Listeners, Running, Server, Succession};
 use serde_json::json;
@@ -39,7 +38,8 @@ fn run(flags: Flags) -> anyhow::Result<()> {
 }
 
 async fn live(config: &Config, log_level: LogLevel) -> anyhow::Result<Drained> {
-    raise_descriptor_limit();
+    // A session takes two descriptors, and the usual 1024 are meant for programs that use select(2).
+    utils::descriptors::raise_limit()?;
     // Before other programs can see that this process is up.
     let shutdown = Shutdown::on_process_signals()?;
     let running = tokio::select! {
@@ -69,15 +69,4 @@ async fn start(config: &Config, log_level: LogLevel, shutdown: &Shutdown) -> any
     }
     tracing::info!(pg = pg.join(", "), http, "listening");
     Ok(running)
-}
-
-/// Raises the limit of descriptors to the highest allowed: a session takes two, and the usual 1024 are meant for programs
-/// that use select(2).
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::RLIMIT_NOFILE);
-    let raised = limit.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
-    match raised {
-        Ok(descriptors) => tracing::info!(descriptors, "raised limit of open files"),
-        Err(error) => tracing::warn!(%error, "limit of open files was not raised"),
-    }
 }

@@ -7,7 +7,7 @@ use clap::Parser;
 use safekeeper::{Config, DataDir, Flags, Listeners, serve};
 use serde_json::json;
 use telemetry::LogLevel;
-use utils::{Shutdown, address_file};
+use utils::{DescriptorBudget, Shutdown, address_file};
 
 fn main() -> ExitCode {
     match run(Flags::parse()) {
@@ -36,6 +36,7 @@ fn run(flags: Flags) -> anyhow::Result<()> {
 }
 
 async fn open_and_serve(config: &Config, log_level: LogLevel) -> anyhow::Result<()> {
+    let limit = utils::descriptors::raise_limit()?;
     let shutdown = Shutdown::on_process_signals().context("cannot handle signals")?;
     let data_dir = DataDir::open(&config.data_dir, config.id)?;
     let listeners = Listeners::bind(config).await?;
@@ -49,7 +50,8 @@ async fn open_and_serve(config: &Config, log_level: LogLevel) -> anyhow::Result<
         address_file::write(path, format!("{addresses}\n").as_bytes())
             .with_context(|| format!("--address-file {}: cannot write it", path.display()))?;
     }
-    let served = serve(config, data_dir, listeners, log_level, shutdown).await;
+    let budget = DescriptorBudget::split(limit);
+    let served = serve(config, data_dir, listeners, budget, log_level, shutdown).await;
     if let (Err(_), Some(path)) = (&served, &config.address_file) {
         // A server that could not start has no address. The first error is the one that is reported.
         let _ = std::fs::remove_file(path);

@@ -19,6 +19,8 @@ pub(crate) struct Metrics {
     pub connections: Gauge,
     /// Connections to the PostgreSQL port, by result.
     connections_accepted: Family<ConnectionLabels, Counter>,
+    /// Failed accepts.
+    pub accept_errors: Counter,
     /// WAL received from proposers.
     pub wal_received_bytes: Counter,
     /// WAL sent to readers.
@@ -40,7 +42,7 @@ pub(crate) struct Metrics {
 /// Labels of `connections_accepted`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ConnectionLabels {
-    /// `served`, `handshake_failed`, `too_many`.
+    /// `served`, `handshake_failed`, `too_many`, `too_many_handshakes`, `too_many_handshakes_from_address`.
     result: &'static str,
 }
 
@@ -57,6 +59,7 @@ impl Metrics {
         let metrics = Self {
             connections: Gauge::default(),
             connections_accepted: Family::default(),
+            accept_errors: Counter::default(),
             wal_received_bytes: Counter::default(),
             wal_sent_bytes: Counter::default(),
             // 100 µs to 13 s: a good disk flushes in less than a millisecond, a dying one takes seconds.
@@ -76,8 +79,14 @@ impl Metrics {
         );
         registry.register(
             "holdfast_safekeeper_connections_accepted",
-            "Connections to the PostgreSQL port by result: served, handshake_failed, too_many",
+            "Connections to the PostgreSQL port by result: served, handshake_failed, too_many, too_many_handshakes, \
+             too_many_handshakes_from_address",
             metrics.connections_accepted.clone(),
+        );
+        registry.register(
+            "holdfast_safekeeper_accept_errors",
+            "Accepts that failed, for example without free file descriptors",
+            metrics.accept_errors.clone(),
         );
         registry.register(
             "holdfast_safekeeper_wal_received_bytes",
@@ -114,7 +123,7 @@ impl Metrics {
         metrics
     }
 
-    /// Counts a connection to the PostgreSQL port: `served`, `handshake_failed` or `too_many`.
+    /// Counts a connection to the PostgreSQL port by its result.
     pub(crate) fn count_connection(&self, result: &'static str) {
         self.connections_accepted.get_or_create(&ConnectionLabels { result }).inc();
     }

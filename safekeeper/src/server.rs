@@ -15,9 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tracing::{Instrument, field};
-use utils::Shutdown;
 use utils::accept_loop::accept_loop;
 use utils::shutdown::Drained;
+use utils::{DescriptorBudget, Handshakes, Shutdown};
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -28,10 +28,6 @@ use crate::shard::ShardPool;
 use crate::socket::Socket;
 use crate::timeline::Timelines;
 use crate::timeline_metrics::TimelineCollector;
-
-/// Connections to the PostgreSQL port at a time, handshakes included. A further one is closed at once, because each
-/// connection may fill a lane in memory.
-pub(crate) const CONNECTIONS_MAX: usize = 4096;
 
 /// A peer that leaves bytes or keepalive probes unacknowledged for this long counts as gone. Without the limit a connection
 /// could wait for ever to send its closing message.
@@ -68,6 +64,7 @@ pub async fn serve(
     config: &Config,
     data_dir: DataDir,
     listeners: Listeners,
+    budget: DescriptorBudget,
     log_level: LogLevel,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
@@ -77,6 +74,7 @@ pub async fn serve(
     let pool =
         ShardPool::start(&metrics, &data_dir.lock(), config.retention).context("cannot start the shards")?;
 
+    let shard_ended = pool.ended_early();
     let path = data_dir.path().display().to_string();
     let opening = spawn_blocking(move || Timelines::open(data_dir, pool));
     let timelines = tokio::select! {
@@ -86,11 +84,14 @@ pub async fn serve(
     };
     registry.registry().register_collector(Box::new(TimelineCollector(Arc::clone(&timelines))));
 
+    let handshakes = Arc::new(Handshakes::new(&budget));
     let (end_http, http_ended) = oneshot::channel::<()>();
     let state = HttpState {
         node: config.id,
         pg_advertise: config.pg_advertise.clone(),
         timelines: Arc::clone(&timelines),
+        handshakes: Arc::clone(&handshakes),
+        budget,
     };
     let admin = Admin { metrics: Arc::new(registry), log_level, ready: ready_check(&timelines, &shutdown) };
     let router = http::require_token(admin.router().merge(http::router(state)), config.token.clone());
@@ -104,6 +105,8 @@ pub async fn serve(
         timelines: Arc::clone(&timelines),
         metrics,
         shutdown: shutdown.clone(),
+        handshakes,
+        connections_max: budget.connections,
     });
 
     let retrying = tokio::spawn({
@@ -112,7 +115,11 @@ pub async fn serve(
     });
 
     tracing::info!(id = config.id.0, timelines = timelines.all().len(), "serving");
-    accept(listeners.pg, &context).await;
+    tokio::select! {
+        () = accept(listeners.pg, &context) => {}
+        // Only a new start recovers the timelines of a shard that panicked. What is acknowledged is on disk.
+        () = shard_ended => anyhow::bail!("a shard has panicked: the safekeeper ends, and a new start recovers its timelines"),
+    }
 
     match shutdown.drained(DRAIN_TIMEOUT).await {
         Drained::Complete => {}
@@ -156,7 +163,10 @@ fn ready_check(timelines: &Arc<Timelines>, shutdown: &Shutdown) -> telemetry::ad
 
 /// Accepts connections until the drain begins.
 async fn accept(listener: TcpListener, context: &Arc<SessionContext>) {
-    let on_error = |error| tracing::warn!(%error, "cannot accept a connection");
+    let on_error = |error| {
+        context.metrics.accept_errors.inc();
+        tracing::warn!(%error, "cannot accept a connection");
+    };
     accept_loop(
         &listener,
         context.shutdown.draining(),
@@ -168,10 +178,17 @@ async fn accept(listener: TcpListener, context: &Arc<SessionContext>) {
 
 /// Starts the session of a connection, or closes it when there are too many.
 fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<SessionContext>) {
-    if context.shutdown.tasks() >= CONNECTIONS_MAX {
+    if context.shutdown.tasks() >= context.connections_max {
         context.metrics.count_connection("too_many");
         return;
     }
+    let handshake = match context.handshakes.begin(peer.ip()) {
+        Ok(handshake) => handshake,
+        Err(refused) => {
+            context.metrics.count_connection(refused.label());
+            return;
+        }
+    };
     if let Err(error) = set_socket_options(&stream) {
         tracing::debug!(%error, "socket options cannot be set, connection closed");
         return;
@@ -184,7 +201,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, context: &Arc<SessionContext>) {
         let connections = context.metrics.connections.clone();
         connections.inc();
         tokio::select! {
-            () = session::run(Socket::new(stream), Arc::clone(&context)) => {}
+            () = session::run(Socket::new(stream), handshake, Arc::clone(&context)) => {}
             // An immediate shutdown waits for nothing: what is acknowledged is on disk.
             () = context.shutdown.immediate() => {}
         }

@@ -11,7 +11,8 @@ use postgres_backend::{
     ResultSet, handshake, serve,
 };
 use pq_proto::{ErrorResponse, FieldDescription, SqlState};
-use utils::Shutdown;
+use utils::handshakes::Handshake;
+use utils::{Handshakes, Shutdown};
 use wal_types::TenantTimelineId;
 
 use crate::auth::Token;
@@ -32,10 +33,15 @@ pub(crate) struct SessionContext {
     pub(crate) timelines: Arc<Timelines>,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: Shutdown,
+    /// Clients that have not authenticated.
+    pub(crate) handshakes: Arc<Handshakes>,
+    /// Connections at a time, handshakes included. A further one is closed at once: each takes descriptors, and may fill a
+    /// lane in memory.
+    pub(crate) connections_max: usize,
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn run(stream: Socket, context: Arc<SessionContext>) {
+pub(crate) async fn run(stream: Socket, handshake: Handshake, context: Arc<SessionContext>) {
     let opened = tokio::select! {
         opened = Box::pin(open(stream, &context)) => opened,
         // The handshake may be cancelled: the client has not sent a command yet.
@@ -51,6 +57,7 @@ pub(crate) async fn run(stream: Socket, context: Arc<SessionContext>) {
         }
     };
 
+    drop(handshake);
     context.metrics.count_connection("served");
     tracing::Span::current().record("timeline", tracing::field::display(commands.id));
     if let Err(error) = serve(connection, &mut commands, context.shutdown.draining()).await {

@@ -76,6 +76,12 @@ const TRUNCATIONS_HELP: &str = "Rises when files of a log may have been truncate
 
 impl Collector for TimelineCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        encode_metric(
+            &mut encoder,
+            "holdfast_safekeeper_disk_descriptor_shortages",
+            "Times that the disk found no free file descriptor",
+            &ConstCounter::new(wal_store::handle_shortages()),
+        )?;
         let mut scrape = Scrape::default();
         for (id, timeline) in self.0.all() {
             match timeline {

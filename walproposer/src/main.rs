@@ -28,6 +28,7 @@ fn run(flags: RunFlags) -> anyhow::Result<()> {
 }
 
 async fn serve(config: RunConfig, log_level: LogLevel) -> anyhow::Result<()> {
+    utils::descriptors::raise_limit()?;
     let shutdown = Shutdown::on_process_signals().context("cannot handle signals")?;
     let address = config.listen_http;
     let listener = TcpListener::bind(address)

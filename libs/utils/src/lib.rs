@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`accept_loop`] | takes connections from a TCP or Unix listener, with pauses after failures |
 //! | [`backoff`] | computes how long to wait before the next attempt |
+//! | [`descriptors`] | raises the limit of open files, and splits it between disk, connections and handshakes |
+//! | [`handshakes`] | limits clients that have not authenticated, in total and for each address |
 //! | [`shutdown`] | ends a server in two stages, drain and immediate, and waits for its tasks |
 //! | [`timed_lru`] | bounded cache that expires entries by age and by idle time |
 //! | [`single_flight`] | runs one future per key for all concurrent callers |
@@ -19,6 +21,8 @@ pub mod accept_loop;
 pub mod address_file;
 pub mod backoff;
 pub mod byte_size;
+pub mod descriptors;
+pub mod handshakes;
 pub mod host_port;
 pub mod leaky_bucket;
 pub mod shutdown;
@@ -27,6 +31,8 @@ pub mod timed_lru;
 
 pub use backoff::Backoff;
 pub use byte_size::ByteSize;
+pub use descriptors::DescriptorBudget;
+pub use handshakes::Handshakes;
 pub use host_port::is_host_port;
 pub use leaky_bucket::LeakyBuckets;
 pub use shutdown::Shutdown;

@@ -17,6 +17,14 @@ pub enum StoreError {
         /// The step that needed room.
         action: &'static str,
     },
+    /// No file can be opened, because too many are. Temporary, and nothing was changed, as for [`StoreError::Full`].
+    #[error("cannot {action}: {source}")]
+    OutOfHandles {
+        /// The step that needed an open file.
+        action: &'static str,
+        /// The operating system's error.
+        source: io::Error,
+    },
     /// The disk failed. What it holds is known only after it was read again.
     #[error("cannot {action}: {source}")]
     Io {
@@ -211,17 +219,23 @@ impl Corruption {
 }
 
 impl StoreError {
-    /// Maps an error of the operating system, and sets a full disk apart from a failed one.
+    /// Maps an error of the operating system, and sets a full disk, and too many open files, apart from a failed disk.
     pub(crate) fn io(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| match crate::disk::is_full(&source) {
-            true => Self::Full { action },
-            false => Self::Io { action, source },
+        move |source| match source {
+            source if crate::disk::is_full(&source) => Self::Full { action },
+            source if crate::disk::is_out_of_handles(&source) => Self::OutOfHandles { action, source },
+            source => Self::Io { action, source },
         }
     }
 
     /// Maps an error of a read of a segment's file.
     pub(crate) fn unreadable(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Unreadable { action, source }
+    }
+
+    /// True when nothing was changed for want of space or of open files: the same call succeeds once there is room.
+    pub fn is_no_room(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::OutOfHandles { .. })
     }
 
     /// True for damage that costs a part of the log: a recovery continues without that part, and the node does not

@@ -49,7 +49,7 @@ mod snapshot;
 mod writer;
 
 pub use batch::{Input, Output, Rejection};
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, HANDLES_RESERVED, OutOfHandles, RealDisk, handle_shortages};
 #[cfg(feature = "model")]
 pub use disk::{Fault, ModelDisk};
 pub use error::{Corruption, InvalidLineage, Misuse, StoreError};

@@ -17,7 +17,7 @@ use wal_types::{Lsn, Term};
 pub enum Health {
     /// It can be written and read.
     Healthy,
-    /// The disk has no room for appends; everything else works. Ends without help once there is room.
+    /// No room for appends: the disk is full, or too many files are open. Everything else works. Ends without help.
     Full,
     /// A write or sync failed. Nothing is answered until the log is recovered from the disk, which is retried.
     Failed,

@@ -24,6 +24,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 use telemetry::ApiError;
+use utils::{DescriptorBudget, Handshakes};
 use wal_types::{NodeId, TenantTimelineId, TimelineId};
 
 use crate::auth::Token;
@@ -40,6 +41,8 @@ pub(crate) struct HttpState {
     pub(crate) node: NodeId,
     pub(crate) pg_advertise: Option<String>,
     pub(crate) timelines: Arc<Timelines>,
+    pub(crate) handshakes: Arc<Handshakes>,
+    pub(crate) budget: DescriptorBudget,
 }
 
 /// The routes of this file, without those that every program has.
@@ -78,8 +81,25 @@ struct SafekeeperStatus {
     disk_id: String,
     version: &'static str,
     timelines: usize,
+    descriptors: DescriptorStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     pg_advertise: Option<String>,
+}
+
+/// Shares of the open files.
+#[derive(Serialize)]
+struct DescriptorStatus {
+    /// Soft limit of the process (RLIMIT_NOFILE).
+    limit: usize,
+    connections_max: usize,
+    handshakes_max: usize,
+    handshakes_per_address_max: usize,
+    /// Clients that have not authenticated yet.
+    handshakes: usize,
+    /// Descriptors that only the disk may use.
+    disk_reserve: usize,
+    /// Times that the disk found no free descriptor since the start.
+    disk_shortages: u64,
 }
 
 async fn status(State(state): State<HttpState>) -> Json<SafekeeperStatus> {
@@ -88,6 +108,15 @@ async fn status(State(state): State<HttpState>) -> Json<SafekeeperStatus> {
         disk_id: TimelineId(state.timelines.identity().disk).to_string(),
         version: env!("CARGO_PKG_VERSION"),
         timelines: state.timelines.all().len(),
+        descriptors: DescriptorStatus {
+            limit: state.budget.limit,
+            connections_max: state.budget.connections,
+            handshakes_max: state.budget.handshakes,
+            handshakes_per_address_max: state.budget.handshakes_per_address,
+            handshakes: state.handshakes.open(),
+            disk_reserve: wal_store::HANDLES_RESERVED,
+            disk_shortages: wal_store::handle_shortages(),
+        },
         pg_advertise: state.pg_advertise,
     })
 }
@@ -144,6 +173,9 @@ impl From<CreateError> for ApiError {
             CreateError::Different { .. } | CreateError::OtherDisk { .. } => StatusCode::CONFLICT,
             CreateError::Store { error: wal_store::StoreError::Full { .. }, .. } => {
                 StatusCode::INSUFFICIENT_STORAGE
+            }
+            CreateError::Store { error: wal_store::StoreError::OutOfHandles { .. }, .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
             }
             CreateError::Store { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             CreateError::ShuttingDown { .. } => StatusCode::SERVICE_UNAVAILABLE,

@@ -1,12 +1,14 @@
 //! [`ShardPool`]: the shards of the process. Each timeline belongs to one of them, by its key.
 
 use std::io;
+use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use parking_lot::Mutex;
 use tokio::runtime;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::task::unconstrained;
+use tokio::task::{JoinError, unconstrained};
 
 use super::command::{ShardCommand, ShardSender, TimelineKey};
 use super::task::Shard;
@@ -25,17 +27,20 @@ const EVENT_INTERVAL: u32 = 2;
 #[derive(Debug)]
 pub(crate) struct ShardPool {
     shards: Vec<ShardSender>,
+    /// Notified when a shard panics.
+    panicked: Arc<Notify>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl ShardPool {
     /// Starts the shards, which have no timelines yet.
     pub(crate) fn start(metrics: &Metrics, lock: &DataDirLock, retention: Retention) -> io::Result<Self> {
-        let mut pool = Self { shards: Vec::new(), threads: Mutex::default() };
+        let mut pool = Self { shards: Vec::new(), panicked: Arc::default(), threads: Mutex::default() };
+        let panicked = Arc::clone(&pool.panicked);
         let threads = pool.threads.get_mut();
         for number in 0..SHARDS {
             let (commands, inbox) = unbounded_channel();
-            let (metrics, lock) = (metrics.clone(), lock.clone());
+            let (metrics, lock, panicked) = (metrics.clone(), lock.clone(), Arc::clone(&panicked));
             let runtime = runtime::Builder::new_current_thread()
                 .enable_io()
                 .enable_time()
@@ -47,11 +52,7 @@ impl ShardPool {
                 let task = runtime.spawn(unconstrained(async move {
                     Shard::new(inbox, retention, metrics, lock).run().await;
                 }));
-                if let Err(ended) = runtime.block_on(task)
-                    && ended.is_panic()
-                {
-                    std::panic::resume_unwind(ended.into_panic());
-                }
+                announce_panic(runtime.block_on(task), &panicked);
             };
             threads.push(Builder::new().name(format!("shard-{number}")).spawn(work)?);
             pool.shards.push(ShardSender(commands));
@@ -63,6 +64,12 @@ impl ShardPool {
     pub(crate) fn shard_of(&self, key: TimelineKey) -> ShardSender {
         let index = key.0 as usize % self.shards.len();
         self.shards[index].clone()
+    }
+
+    /// Completes when a shard has panicked: its timelines are served no more.
+    pub(crate) fn ended_early(&self) -> impl Future<Output = ()> + use<> {
+        let panicked = Arc::clone(&self.panicked);
+        async move { panicked.notified().await }
     }
 
     /// False when a shard has ended: its timelines are no longer served.
@@ -82,5 +89,33 @@ impl ShardPool {
                 tracing::error!("shard panicked");
             }
         }
+    }
+}
+
+/// Tells the server that a shard panicked, and lets its thread end by the same panic.
+fn announce_panic(ended: Result<(), JoinError>, panicked: &Notify) {
+    if let Err(ended) = ended
+        && ended.is_panic()
+    {
+        // Kept for a server that begins to wait later.
+        panicked.notify_one();
+        std::panic::resume_unwind(ended.into_panic());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn announce_panic_wakes_the_server_also_later() {
+        let panicked = Arc::new(Notify::new());
+        let failed = tokio::spawn(async { panic!("a defect in a shard") }).await;
+        let thread = std::thread::spawn({
+            let panicked = Arc::clone(&panicked);
+            move || announce_panic(failed, &panicked)
+        });
+        assert!(thread.join().is_err(), "the thread ends by the panic");
+        tokio::time::timeout(std::time::Duration::from_secs(30), panicked.notified()).await.unwrap();
     }
 }

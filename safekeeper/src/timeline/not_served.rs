@@ -61,9 +61,9 @@ impl NotServed {
     pub(super) fn new(error: &OpenError) -> Self {
         let cause = match error {
             OpenError::Store(StoreError::Full { .. }) => NotServedCause::DiskFull,
-            OpenError::Store(StoreError::Io { .. } | StoreError::Unreadable { .. }) => {
-                NotServedCause::DiskFailed
-            }
+            OpenError::Store(
+                StoreError::Io { .. } | StoreError::Unreadable { .. } | StoreError::OutOfHandles { .. },
+            ) => NotServedCause::DiskFailed,
             OpenError::DirectoryGone | OpenError::OtherDisk | OpenError::Store(_) => {
                 NotServedCause::Quarantined
             }

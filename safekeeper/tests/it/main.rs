@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic of a test is its report")]
 
+mod doors;
 mod ends;
 mod full_disk;
 mod http;

@@ -53,6 +53,11 @@ impl Program {
         self.ended().await
     }
 
+    /// Number of the process. The program must not have ended.
+    pub(crate) fn pid(&self) -> String {
+        self.child.id().unwrap().to_string()
+    }
+
     /// The program must not have ended.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().unwrap().try_into().unwrap()), signal).unwrap();

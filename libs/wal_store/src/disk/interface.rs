@@ -2,6 +2,8 @@
 
 use std::io;
 
+use thiserror::Error;
+
 /// Unit that a disk writes whole or not at all, in bytes.
 pub const SECTOR_BYTES: usize = 512;
 
@@ -22,6 +24,24 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Makes every creation, rename and removal durable.
     fn sync_dir(&self) -> io::Result<()>;
+    /// Makes sure that a few files can be opened, whatever else the process opens meanwhile. Asked before a decision: what
+    /// was decided cannot be put off. Fails with [`OutOfHandles`] when that cannot be promised.
+    fn ensure_handles(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Payload of the error of an open that failed because the process or the system has too many open files, or the kernel no
+/// memory for one more. The file itself is as it was.
+#[derive(Debug, Error)]
+#[error("{0}; raise the limit of open files (ulimit -n, LimitNOFILE=)")]
+pub struct OutOfHandles(#[source] pub io::Error);
+
+impl OutOfHandles {
+    /// The error as an error of IO.
+    pub fn into_io(self) -> io::Error {
+        io::Error::other(self)
+    }
 }
 
 /// An open file. Closed when dropped; nothing is written by that.
@@ -43,6 +63,11 @@ pub trait DiskFile: Send + Sync + 'static {
 /// True for errors of a full disk or an exhausted quota: they end when there is room.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// True when no file could be opened because too many are open: it ends when some are closed.
+pub(crate) fn is_out_of_handles(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<OutOfHandles>())
 }
 
 /// Removes a file that may not exist.

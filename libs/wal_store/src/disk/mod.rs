@@ -10,6 +10,7 @@
 //! Applications Recover from fsync Failures?", USENIX ATC 2020). So the store never trusts a second call after a failed
 //! one.
 
+mod handle_reserve;
 #[cfg(feature = "model")]
 mod image;
 mod interface;
@@ -19,8 +20,9 @@ mod medium;
 mod model;
 mod real;
 
-pub use interface::{Disk, DiskFile, SECTOR_BYTES};
-pub(crate) use interface::{is_full, unlink_if_there};
+pub use handle_reserve::{HANDLES_RESERVED, handle_shortages};
+pub use interface::{Disk, DiskFile, OutOfHandles, SECTOR_BYTES};
+pub(crate) use interface::{is_full, is_out_of_handles, unlink_if_there};
 #[cfg(feature = "model")]
 pub use model::{Fault, ModelDisk, ModelFile};
 pub use real::{RealDisk, RealFile};

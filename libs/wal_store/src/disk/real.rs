@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::handle_reserve;
 use super::interface::{Disk, DiskFile};
 
 /// A directory of the operating system.
@@ -81,7 +82,7 @@ fn unfinished_name(directory: &Path) -> io::Result<PathBuf> {
 
 fn sync_ancestors(directory: &Path) -> io::Result<()> {
     for ancestor in directory.ancestors().skip(1).take(ANCESTORS) {
-        match File::open(ancestor) {
+        match handle_reserve::open(|| File::open(ancestor)) {
             // A directory that the server may enter but not read was not made by the server.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
             opened => opened?.sync_all()?,
@@ -95,11 +96,14 @@ impl Disk for RealDisk {
 
     fn create(&self, name: &str) -> io::Result<RealFile> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).open(self.directory.join(name)).map(RealFile)
+        options.read(true).write(true).create_new(true);
+        handle_reserve::open(|| options.open(self.directory.join(name))).map(RealFile)
     }
 
     fn open(&self, name: &str) -> io::Result<RealFile> {
-        OpenOptions::new().read(true).write(true).open(self.directory.join(name)).map(RealFile)
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        handle_reserve::open(|| options.open(self.directory.join(name))).map(RealFile)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -112,7 +116,7 @@ impl Disk for RealDisk {
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
+        for entry in handle_reserve::open(|| fs::read_dir(&self.directory))? {
             // The store never gives a name that is not UTF-8.
             names.extend(entry?.file_name().into_string());
         }
@@ -121,7 +125,11 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        File::open(&self.directory)?.sync_all()
+        handle_reserve::open(|| File::open(&self.directory))?.sync_all()
+    }
+
+    fn ensure_handles(&self) -> io::Result<()> {
+        handle_reserve::ensure()
     }
 }
 

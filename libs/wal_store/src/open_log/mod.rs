@@ -53,6 +53,8 @@ pub(crate) struct OpenLog<D: Disk> {
     truncations: u64,
     /// The disk had no room for the last message that needed some.
     disk_full: bool,
+    /// The last message that needs files found too few descriptors.
+    lacks_handles: bool,
     /// An append was decided since the last flush.
     unflushed: bool,
     /// WAL was written since the last tick.
@@ -92,6 +94,7 @@ impl<D: Disk> OpenLog<D> {
             removal: RemovalPlanner::default(),
             quarantined: quarantined.into(),
             disk_full: false,
+            lacks_handles: false,
             truncations,
             unflushed: false,
             appended: false,
@@ -112,7 +115,7 @@ impl<D: Disk> OpenLog<D> {
         Snapshot {
             health: match state.lost {
                 Some(_) => Health::Lost,
-                None if self.disk_full => Health::Full,
+                None if self.disk_full || self.lacks_handles => Health::Full,
                 None => Health::Healthy,
             },
             term: state.term,

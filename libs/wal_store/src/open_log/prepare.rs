@@ -22,6 +22,10 @@ impl<D: Disk> OpenLog<D> {
         from: ConnectionId,
         message: ProposerMessage,
     ) -> Result<Result<Vec<Effect>, MessageOutcome>, StoreError> {
+        let needs_handles = may_need_room(&message) || matches!(message, ProposerMessage::Checksum(_));
+        if needs_handles && !self.has_handles() {
+            return Ok(Err(MessageOutcome::NoRoom));
+        }
         if !may_need_room(&message) {
             return Ok(self.acceptor.step(from, message).map_err(MessageOutcome::Refused));
         }
@@ -51,7 +55,7 @@ impl<D: Disk> OpenLog<D> {
                 self.acceptor = decided;
                 Ok(Ok(effects))
             }
-            Err(StoreError::Full { .. }) => {
+            Err(error) if error.is_no_room() => {
                 self.disk_full = true;
                 Ok(Err(MessageOutcome::NoRoom))
             }
@@ -88,12 +92,18 @@ impl<D: Disk> OpenLog<D> {
                 self.disk_full = false;
                 Ok(Ok(Some(ahead)))
             }
-            Err(StoreError::Full { .. }) => {
+            Err(error) if error.is_no_room() => {
                 self.disk_full = true;
                 Ok(Err(MessageOutcome::NoRoom))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// True when the files that a decision needs can be opened after it.
+    pub(super) fn has_handles(&mut self) -> bool {
+        self.lacks_handles = self.writer.segments().disk.ensure_handles().is_err();
+        !self.lacks_handles
     }
 
     /// Checks a log whose cluster is not known yet: its WAL must be of the cluster that the greeting names.

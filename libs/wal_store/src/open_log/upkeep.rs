@@ -36,13 +36,18 @@ impl<D: Disk> OpenLog<D> {
             self.execute(effect.into_iter().collect(), sink)?;
         }
 
+        if !self.has_handles() {
+            // The rest opens files. It is done at a later tick.
+            return Ok(());
+        }
         self.remove_old(keep_from, sink)?;
 
         if self.receives_wal {
             let term = self.acceptor.state().term;
             match self.writer.prepare_spare(term) {
+                Ok(()) => {}
                 // The append that needs the segment will report the full disk.
-                Ok(()) | Err(StoreError::Full { .. }) => {}
+                Err(error) if error.is_no_room() => {}
                 Err(error) => return Err(error),
             }
 

@@ -91,7 +91,8 @@ impl<D: Disk> Writer<D> {
         self.open.iter().any(|segment| segment.dirty)
     }
 
-    /// Creates the segments for all bytes below `upto`, as far as they are missing.
+    /// Creates the segments for all bytes below `upto`, as far as they are missing, and opens them: a write after the
+    /// decision needs neither space nor a descriptor.
     pub(crate) fn reserve(&mut self, upto: Lsn, term: Term) -> Result<(), StoreError> {
         if upto <= self.end {
             return Ok(());
@@ -99,6 +100,7 @@ impl<D: Disk> Writer<D> {
         let last = self.segments.number_of(Lsn(upto.0 - 1));
         for number in self.segments.number_of(self.end)..=last {
             self.ensure_segment(number, term)?;
+            self.open_segment(number)?;
         }
         Ok(())
     }
@@ -146,17 +148,21 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// The open file of a segment, at the end of `open`.
+    /// The open file of a segment.
     fn open_segment(&mut self, number: SegmentNumber) -> Result<&mut OpenSegment<D::File>, StoreError> {
-        if self.open.last().is_none_or(|last| last.number != number) {
-            if !self.present.contains(&number) {
-                return Err(Misuse::SegmentNotReserved(number).into());
+        let at = match self.open.binary_search_by_key(&number, |segment| segment.number) {
+            Ok(at) => at,
+            Err(at) => {
+                if !self.present.contains(&number) {
+                    return Err(Misuse::SegmentNotReserved(number).into());
+                }
+                let file = self.segments.open(number)?;
+                let footer = self.segments.footer(number, &file)?;
+                self.open.insert(at, OpenSegment { number, file, footer, dirty: false });
+                at
             }
-            let file = self.segments.open(number)?;
-            let footer = self.segments.footer(number, &file)?;
-            self.open.push(OpenSegment { number, file, footer, dirty: false });
-        }
-        Ok(self.open.last_mut().expect("pushed above, or there before"))
+        };
+        Ok(&mut self.open[at])
     }
 
     /// Makes everything that was written durable, together with a footer that covers `acked_upto`, the position that was

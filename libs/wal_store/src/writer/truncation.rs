@@ -22,8 +22,8 @@ impl<D: Disk> Writer<D> {
                 let disk = &self.segments.disk;
                 disk.rename(&self.segments.name(spare), TRUNCATED)
                     .map_err(StoreError::io("rename a segment"))?;
-                disk.sync_dir().map_err(StoreError::io("sync the directory"))?;
                 self.present.remove(&spare);
+                self.segments.disk.sync_dir().map_err(StoreError::io("sync the directory"))?;
             }
             None => {
                 let number = self.segments.number_of(at);

@@ -11,6 +11,7 @@ mod damage;
 mod damaged_log;
 mod dead_tail;
 mod faults;
+mod handles;
 mod interrupted;
 mod log_checks;
 mod log_start;

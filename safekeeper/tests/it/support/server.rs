@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use telemetry::{LogFormat, LogLevel, Telemetry};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
-use utils::Shutdown;
 use utils::shutdown::Signal;
+use utils::{DescriptorBudget, Shutdown};
 use wal_types::{NodeId, TenantTimelineId};
 
 use super::{NODE, PATIENCE, PG_VERSION, SEGMENT_BYTES, START, SYSTEM, WalStream, within};
@@ -26,6 +26,9 @@ fn log_level() -> LogLevel {
     };
     TELEMETRY.get_or_init(|| telemetry::init(&options).unwrap()).log_level().clone()
 }
+
+/// Descriptors that a server is told to split: those of a usual system.
+const DESCRIPTORS: usize = 1 << 16;
 
 /// The two addresses of a server.
 #[derive(Clone, Copy)]
@@ -85,7 +88,10 @@ impl Server {
         let shutdown = Shutdown::new();
         let task = tokio::spawn({
             let shutdown = shutdown.clone();
-            async move { serve(&config, data_dir, listeners, log_level(), shutdown).await }
+            async move {
+                let budget = DescriptorBudget::split(DESCRIPTORS);
+                serve(&config, data_dir, listeners, budget, log_level(), shutdown).await
+            }
         });
         Self { at, shutdown, task, _directory: None }
     }

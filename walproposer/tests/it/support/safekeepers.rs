@@ -21,6 +21,9 @@ use super::log::log_level;
 use super::primary::{PG_VERSION, SEGMENT_BYTES, SYSTEM_ID};
 use super::wait::{DEADLINE, eventually};
 
+/// Descriptors that a safekeeper is told to split: those of a usual system.
+const DESCRIPTORS: usize = 1 << 16;
+
 /// First byte of the log.
 pub(crate) const LINEAGE_START: Lsn = Lsn(3 * SEGMENT_BYTES as u64);
 
@@ -122,10 +125,10 @@ impl Safekeepers {
 
         let shutdown = Shutdown::new();
         let handle = shutdown.clone();
-        let task =
-            tokio::spawn(
-                async move { safekeeper::serve(&config, opened, listeners, log_level(), handle).await },
-            );
+        let budget = utils::DescriptorBudget::split(DESCRIPTORS);
+        let task = tokio::spawn(async move {
+            safekeeper::serve(&config, opened, listeners, budget, log_level(), handle).await
+        });
         self.running.insert(node, (shutdown, task));
     }
 
