@@ -86,13 +86,15 @@ Examples:
   A safekeeper on fixed ports:
     safekeeper --id 1 --data-dir /var/lib/safekeeper --listen-pg 10.0.0.1:5454 --listen-http 127.0.0.1:7676
 
-  Create a timeline (the same on each safekeeper), then list the timelines:
+  Create a timeline on each safekeeper; each answers the replica_id of its copy. Then tell each copy who the members are:
     curl -X POST http://127.0.0.1:7676/v1/timelines -H 'content-type: application/json' -d '{
       \"tenant_id\": \"cf0480929707ee75372337efaa5ecf96\", \"timeline_id\": \"112ded66422aa5e953e5440fa5427ac4\",
       \"start_lsn\": \"0/1000000\", \"system_id\": \"7710999284697415315\", \"pg_version\": 150018,
-      \"wal_segment_size\": 16777216, \"dialect\": \"holdfast\", \"members\": [
-        {\"id\": 1, \"host\": \"10.0.0.1\", \"port\": 5454}, {\"id\": 2, \"host\": \"10.0.0.2\", \"port\": 5454},
-        {\"id\": 3, \"host\": \"10.0.0.3\", \"port\": 5454}]}'
+      \"wal_segment_size\": 16777216, \"dialect\": \"holdfast\"}'
+    curl -X PUT http://127.0.0.1:7676/v1/timelines/cf04…/112d…/bootstrap -d '{\"members\": [
+      {\"id\": 1, \"host\": \"10.0.0.1\", \"port\": 5454, \"replica_id\": \"…\"},
+      {\"id\": 2, \"host\": \"10.0.0.2\", \"port\": 5454, \"replica_id\": \"…\"},
+      {\"id\": 3, \"host\": \"10.0.0.3\", \"port\": 5454, \"replica_id\": \"…\"}]}'
     curl http://127.0.0.1:7676/v1/timelines
 
   Read the WAL with PostgreSQL's own tool:

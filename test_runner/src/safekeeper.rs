@@ -51,8 +51,21 @@ pub struct NewTimeline {
     pub pg_version: u32,
     /// Segment size of the cluster in bytes.
     pub wal_segment_size: u32,
-    /// All members: id and port.
-    pub members: Vec<(u64, u16)>,
+}
+
+/// A member: id, port and the replica id of its copy.
+pub type NewMember = (u64, u16, String);
+
+/// Creates a timeline on safekeepers, which become its members.
+pub async fn create_on_all(safekeepers: &[Safekeeper], new: &NewTimeline) -> Result<()> {
+    let mut members = Vec::new();
+    for safekeeper in safekeepers {
+        members.push((safekeeper.id, safekeeper.pg_port, safekeeper.create_timeline(new).await?));
+    }
+    for safekeeper in safekeepers {
+        safekeeper.bootstrap(new, &members).await?;
+    }
+    Ok(())
 }
 
 /// Answer of `GET /v1/timelines/{tenant}/{timeline}`; fields that the harness does not use are left out.
@@ -123,29 +136,32 @@ impl Safekeeper {
         start_with_address_file(&self.program()?, &self.address_file(), START_TIMEOUT).await
     }
 
-    /// Creates a timeline. An existing timeline with the same parameters is no error.
-    pub async fn create_timeline(&self, new: &NewTimeline) -> Result<()> {
-        let members: Vec<_> = new
-            .members
-            .iter()
-            .map(|(id, port)| json!({"id": id, "host": "127.0.0.1", "port": port}))
-            .collect();
+    /// Creates a copy of a timeline, and returns its replica id. An existing timeline with the same parameters is no error.
+    pub async fn create_timeline(&self, new: &NewTimeline) -> Result<String> {
         let body = json!({
             "tenant_id": new.tenant_id, "timeline_id": new.timeline_id, "start_lsn": new.start_lsn,
             "system_id": new.system_id, "pg_version": new.pg_version, "wal_segment_size": new.wal_segment_size,
-            "dialect": "holdfast", "members": members,
+            "dialect": "holdfast",
         });
-        let url = format!("{}/v1/timelines", self.http());
-        let answer = client()?.post(url).json(&body).send().await?;
+        let answer = client()?.post(format!("{}/v1/timelines", self.http())).json(&body).send().await?;
+        let created: serde_json::Value = self.success("create the timeline", answer).await?;
+        created["replica_id"].as_str().map(ToOwned::to_owned).context("a creation without replica_id")
+    }
+
+    /// Tells the copy of this safekeeper who the members are.
+    pub async fn bootstrap(&self, new: &NewTimeline, members: &[NewMember]) -> Result<()> {
+        let member = |(id, port, replica): &NewMember| json!({"id": id, "host": "127.0.0.1", "port": port, "replica_id": replica});
+        let body = json!({"members": members.iter().map(member).collect::<Vec<_>>()});
+        let url = format!("{}/v1/timelines/{}/{}/bootstrap", self.http(), new.tenant_id, new.timeline_id);
+        let answer = client()?.put(url).json(&body).send().await?;
+        self.success("accept the members", answer).await.map(drop)
+    }
+
+    async fn success(&self, what: &str, answer: reqwest::Response) -> Result<serde_json::Value> {
         if !answer.status().is_success() {
-            bail!(
-                "{} did not create the timeline: {} {}",
-                self.name(),
-                answer.status(),
-                answer.text().await?
-            );
+            bail!("{} did not {what}: {} {}", self.name(), answer.status(), answer.text().await?);
         }
-        Ok(())
+        Ok(answer.json().await?)
     }
 
     /// Status of a timeline.

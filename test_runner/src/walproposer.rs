@@ -158,6 +158,11 @@ impl Walproposer {
         printed.trim().parse().with_context(|| format!("walproposer recover printed {printed:?}"))
     }
 
+    /// [`Walproposer::recover`], given up after `timeout`, such as 5s.
+    pub async fn recover_within(&self, timeout: &str) -> Result<String> {
+        self.run_recover(&["--timeout", timeout]).await
+    }
+
     /// Runs `walproposer recover` and designates the primary with this name. Returns the JSON that it printed.
     pub async fn fail_over(&self, name: &str) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.run_recover(&["--primary-name", name, "--json"]).await?)?)

@@ -22,10 +22,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use consensus::{ChangeRefused, ConfigurationChange, Member};
+use consensus::{ChangeRefused, ConfigurationChange, Member, Primary};
 use serde::{Deserialize, Serialize};
 use telemetry::{Admin, ApiError, LogLevel};
-use wal_types::NodeId;
+use wal_types::{NodeId, ReplicaId};
 
 use crate::admin_requests::{AdminRequestError, AdminRequests};
 use crate::change_result::{ChangeAccepted, ChangeError};
@@ -89,7 +89,13 @@ async fn set_members(
 ) -> Result<Response, ApiError> {
     routes.authorize(&headers)?;
     let members: Vec<MemberBody> = serde_json::from_slice(&body).map_err(ApiError::bad_request)?;
-    let member = |body: MemberBody| Member { id: NodeId(body.id), host: body.host, port: body.port };
+    // Which copy is meant, the campaign learns from the safekeeper itself.
+    let member = |body: MemberBody| Member {
+        id: NodeId(body.id),
+        host: body.host,
+        port: body.port,
+        replica: ReplicaId::default(),
+    };
     routes.submit(ConfigurationChange::Members(members.into_iter().map(member).collect())).await
 }
 
@@ -101,7 +107,7 @@ async fn set_primary(
     routes.authorize(&headers)?;
     let body: PrimaryBody = serde_json::from_slice(&body).map_err(ApiError::bad_request)?;
     let name: PrimaryName = body.primary.parse().map_err(ApiError::bad_request)?;
-    routes.submit(ConfigurationChange::Primary(name.0)).await
+    routes.submit(ConfigurationChange::Primary(Primary::named(name.0))).await
 }
 
 impl ChangeRoutes {

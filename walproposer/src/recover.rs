@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use consensus::{Action, ChangeRefused, ConfigurationChange, Election, LostTerm, ProposerOptions, WalBuffer};
+use consensus::{
+    Action, ChangeRefused, ConfigurationChange, Election, LostTerm, Primary, ProposerOptions, WalBuffer,
+};
 use serde::Serialize;
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument, info_span};
 use utils::Backoff;
-use wal_types::{PrimaryId, ProposerId, SegmentSize, SystemId, Term};
+use wal_types::{ProposerId, SegmentSize, SystemId, Term};
 
 use crate::campaign::{Campaign, election_timeout, sleep_until_due};
 use crate::change_result::{ChangeAccepted, ChangeError};
@@ -77,6 +79,7 @@ async fn attempt_until_settled(
         let failed = match recovery.attempt(cluster, board).await {
             Ok(recovered) => return Ok(recovered),
             Err(AttemptError::GivenToAnother(primary)) => bail!(AttemptError::GivenToAnother(primary)),
+            Err(AttemptError::Lost(lost @ LostTerm::NeedsVersion(_))) => bail!(lost),
             Err(failed) => failed,
         };
 
@@ -118,7 +121,7 @@ struct Recovery {
     wanted: Option<PrimaryName>,
     /// Designated primary when the configuration was read for the first time. A change since then was made by another
     /// operator for the same failover. To overrule it silently would report success to both operators.
-    first_designated: Option<Option<PrimaryId>>,
+    first_designated: Option<Option<Primary>>,
     term_floor: Term,
 }
 
@@ -174,8 +177,8 @@ impl Recovery {
         let designated = designated(campaign);
         let first = *self.first_designated.get_or_insert(designated);
         match (self.wanted, designated) {
-            (Some(wanted), Some(other)) if designated != first && other != wanted.0 => {
-                Err(AttemptError::GivenToAnother(PrimaryName(other)))
+            (Some(wanted), Some(other)) if designated != first && other.name != wanted.0 => {
+                Err(AttemptError::GivenToAnother(PrimaryName(other.name)))
             }
             _ => Ok(()),
         }
@@ -190,7 +193,7 @@ impl Recovery {
                     end_lsn: election.start.to_string(),
                     term: election.term.0,
                     tli: election.tli.map(|tli| tli.0),
-                    primary: designated(&campaign).map(|id| PrimaryName(id).to_string()),
+                    primary: designated(&campaign).map(|primary| PrimaryName(primary.name).to_string()),
                     generation: configuration.map_or(0, |configuration| configuration.generation.0),
                 });
             }
@@ -204,7 +207,7 @@ impl Recovery {
     /// Gives the log to the wanted primary, if there is one. True when that is decided.
     fn is_given(&self, campaign: &mut Campaign) -> Result<bool, AttemptError> {
         let Some(wanted) = self.wanted else { return Ok(true) };
-        match campaign.begin_change(ConfigurationChange::Primary(wanted.0)) {
+        match campaign.begin_change(ConfigurationChange::Primary(Primary::named(wanted.0))) {
             Ok(ChangeAccepted::Already(_)) => Ok(true),
             Ok(ChangeAccepted::Begun(_))
             | Err(ChangeError::UnderWay(_) | ChangeError::Refused(ChangeRefused::Undecided(_))) => Ok(false),
@@ -213,7 +216,7 @@ impl Recovery {
     }
 }
 
-fn designated(campaign: &Campaign) -> Option<PrimaryId> {
+fn designated(campaign: &Campaign) -> Option<Primary> {
     campaign.proposer().configuration().and_then(|configuration| configuration.primary)
 }
 

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// The protocol spoken on a link.
-pub(crate) const LINK_PROTOCOL: ProtocolVersion = ProtocolVersion::Holdfast1;
+pub(crate) const LINK_PROTOCOL: ProtocolVersion = ProtocolVersion::Holdfast2;
 /// Encoded bytes from which on a link takes no more messages. One message is an append of up to 128 KiB.
 const LINK_WRITE_BYTES_HIGH: usize = 256 * 1024;
 /// Longest answer: a vote with the longest history.

@@ -108,7 +108,7 @@ async fn measure_with(run: &mut Run, count: usize, limit: usize) -> Result<()> {
     let timelines = (1..=count as u64).map(|number| nodes::timeline(number, SEGMENT_BYTES));
     let timelines = timelines.collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
-    node.create(&timelines, &[1]).await?;
+    node.create(&timelines).await?;
     run.push(&rest, CREATE, OURS, milliseconds_each(began, count));
     at_rest(run, &node, &rest).await?;
 

@@ -176,9 +176,8 @@ fn write_bulk(run: &mut Run, bytes: u64) -> Result<()> {
 impl Log {
     async fn new(name: &'static str, nodes: &[Node], number: u64) -> Result<Self> {
         let timeline = nodes::timeline(number, SEGMENT_BYTES)?;
-        let members: Vec<u64> = nodes.iter().map(|node| node.safekeeper.id).collect();
         for node in nodes {
-            node.create(&[timeline], &members).await?;
+            node.create(&[timeline]).await?;
         }
         let ports: Vec<u16> = nodes.iter().map(|node| node.safekeeper.pg_port).collect();
         Ok(Self {

@@ -1,6 +1,6 @@
 //! [`Link`]: one connection of a proposer to one safekeeper, from the greeting to the appends.
 //!
-//! It speaks `holdfast-1` with the product's codec and decides nothing: the benchmarks elect it on new timelines, where
+//! It speaks `holdfast-2` with the product's codec and decides nothing: the benchmarks elect it on new timelines, where
 //! nothing can refuse it.
 
 use anyhow::{Result, bail};
@@ -10,7 +10,7 @@ use consensus::{
     ProtocolVersion, TermHistory, TermStart, VoteRequest, codec,
 };
 use pq_proto::wire::write_frame;
-use wal_types::{Generation, Lsn, ProposerId, SegmentSize, TenantTimelineId, Term, Tli};
+use wal_types::{Generation, Lsn, ProposerId, ReplicaId, SegmentSize, TenantTimelineId, Term, Tli};
 
 use super::socket::Socket;
 use super::source::{SYSTEM_ID, WalPiece};
@@ -18,7 +18,7 @@ use super::source::{SYSTEM_ID, WalPiece};
 /// `PG_VERSION_NUM` of the timelines of the benchmarks.
 pub(crate) const PG_VERSION: u32 = 150_018;
 
-const VERSION: ProtocolVersion = ProtocolVersion::Holdfast1;
+const VERSION: ProtocolVersion = ProtocolVersion::Holdfast2;
 const PROPOSER: ProposerId = ProposerId([7; 16]);
 /// The only term of a timeline of the benchmarks.
 const TERM: Term = Term(1);
@@ -53,14 +53,19 @@ impl Link {
         let mut link = Self { socket, flushed: Lsn::INVALID };
 
         link.send(&greeting(timeline))?;
-        let AcceptorMessage::Greeting(_) = link.receive()? else { bail!("no greeting came") };
-        let vote = VoteRequest { generation: Generation(0), term: TERM, proposer_id: PROPOSER };
+        let AcceptorMessage::Greeting(greeted) = link.receive()? else { bail!("no greeting came") };
+        let vote = VoteRequest {
+            generation: Generation(0),
+            term: TERM,
+            proposer_id: PROPOSER,
+            replica: greeted.replica,
+        };
         link.send(&ProposerMessage::Vote(vote))?;
         match link.receive()? {
             AcceptorMessage::Vote(vote) if vote.is_granted() => {}
             other => bail!("the safekeeper did not grant the term: {other:?}"),
         }
-        link.send(&elected(timeline)?)?;
+        link.send(&elected(timeline, greeted.replica)?)?;
         Ok(link)
     }
 
@@ -132,7 +137,7 @@ fn greeting(timeline: &BenchTimeline) -> ProposerMessage {
     })
 }
 
-fn elected(timeline: &BenchTimeline) -> Result<ProposerMessage> {
+fn elected(timeline: &BenchTimeline, replica: ReplicaId) -> Result<ProposerMessage> {
     let start = timeline.start;
     let history = TermHistory::new(vec![TermStart { term: TERM, start, tli: Tli::FIRST }]);
     Ok(ProposerMessage::Elected(ProposerElected {
@@ -143,5 +148,7 @@ fn elected(timeline: &BenchTimeline) -> Result<ProposerMessage> {
         timeline_start_lsn: start,
         tli_switches: Vec::new(),
         configuration: Configuration::default(),
+        replica,
+        rebase: None,
     }))
 }

@@ -49,19 +49,17 @@ impl Node {
         Ok(Self { safekeeper, process })
     }
 
-    /// Creates timelines with these safekeepers as members, several at a time.
-    pub(crate) async fn create(&self, timelines: &[BenchTimeline], members: &[u64]) -> Result<()> {
+    /// Creates timelines, each with this safekeeper as its only member, several at a time. The benches elect each safekeeper
+    /// by itself.
+    pub(crate) async fn create(&self, timelines: &[BenchTimeline]) -> Result<()> {
         let client = reqwest::Client::builder().timeout(CREATE_TIMEOUT).no_proxy().build()?;
         let url = format!("{}/v1/timelines", self.safekeeper.http());
-        // The members never speak to each other, so any port will do.
-        let members: Vec<_> =
-            members.iter().map(|id| json!({"id": id, "host": "127.0.0.1", "port": 1 + id})).collect();
         let create = async |timeline: &BenchTimeline| -> Result<()> {
             let body = json!({
                 "tenant_id": timeline.id.tenant.to_string(), "timeline_id": timeline.id.timeline.to_string(),
                 "start_lsn": timeline.start.to_string(), "system_id": SYSTEM_ID.to_string(),
                 "pg_version": PG_VERSION, "wal_segment_size": timeline.segment_size.bytes(),
-                "dialect": "holdfast", "members": members,
+                "dialect": "holdfast",
             });
             let answer = client.post(&url).json(&body).send().await.context("cannot create a timeline")?;
             let status = answer.status();
@@ -70,6 +68,11 @@ impl Node {
                 "the safekeeper answered a creation with {status}: {}",
                 answer.text().await?
             );
+            let created: serde_json::Value = answer.json().await?;
+            let id = self.safekeeper.id;
+            let only = json!({"id": id, "host": "127.0.0.1", "port": 1, "replica_id": created["replica_id"]});
+            let url = format!("{url}/{}/{}/bootstrap", timeline.id.tenant, timeline.id.timeline);
+            client.put(url).json(&json!({"members": [only]})).send().await?.error_for_status()?;
             Ok(())
         };
         futures::stream::iter(timelines).map(create).buffer_unordered(CREATIONS_MAX).try_collect().await

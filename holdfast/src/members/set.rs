@@ -22,14 +22,14 @@ const MISSED_ANSWERS_MAX: u32 = 10;
 const PATH: &str = "/v1/members";
 
 pub(super) const EXAMPLES: &str = "\
-To replace safekeeper 3, whose disk is gone, by a new one with id 4 (an id is never used again
-with another disk):
+To replace safekeeper 3, whose disk is gone, by a new one with id 4 (to use id 3 again, remove the
+member first, then add it as a new one):
 
 1. Start the new safekeeper, empty:
      safekeeper --id 4 --data-dir /var/lib/sk4 ...
 2. Create the log on it. All values are as in GET /v1/timelines/TENANT/TIMELINE of a good
-   safekeeper, except: start_lsn is the highest oldest_lsn among the good safekeepers, and members
-   are the new members:
+   safekeeper (dialect to start_tli, and birth), except: start_lsn is the highest oldest_lsn among
+   the good safekeepers:
      curl -X POST http://SK4/v1/timelines -d '{...}'
 3. Tell the walproposer:
      holdfast members set 1@10.0.0.1:5454,2@10.0.0.2:5454,4@10.0.0.4:5454

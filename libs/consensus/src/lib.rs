@@ -26,19 +26,22 @@ mod state;
 pub mod term_history;
 mod wal_buffer;
 
-pub use acceptor::{Acceptor, Effect, Refusal};
-pub use configuration::{Configuration, InvalidConfiguration, MEMBERS_MAX, Member};
+pub use acceptor::{Acceptor, BootstrapRefused, Effect, Refusal};
+pub use configuration::{
+    Configuration, InvalidConfiguration, MEMBERS_MAX, Member, PAUSED_BY_BYTES_MAX, PAUSED_WHY_BYTES_MAX,
+    Paused, Primary, UNKNOWN_FIELD_BYTES_MAX, UNKNOWN_FIELDS_MAX, UnknownField,
+};
 pub use connection_id::ConnectionId;
-pub use lineage::{Dialect, Lineage, ProtocolVersion};
+pub use lineage::{Dialect, Lineage, ProtocolVersion, START_HISTORY_BYTES_MAX};
 pub use message::{
     APPEND_WAL_BYTES_MAX, AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ChecksumRequest,
-    ChecksumResponse, ConfigureRequest, ConfigureResponse, HotStandbyFeedback, PageserverFeedback,
-    PreVoteRequest, PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage, VoteRequest,
-    VoteResponse,
+    ChecksumResponse, ConfigureRequest, ConfigureResponse, HotStandbyFeedback, LeaderHeard, Lease,
+    PageserverFeedback, PreVoteRequest, PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage,
+    Ticket, TicketResponse, VoteRequest, VoteResponse, WatchResponse,
 };
 pub use proposer::{
-    Action, CampaignPhase, ChangeRefused, ConfigurationChange, DonorRange, Election, LostTerm, PeerState,
-    PeerStatus, Proposer, ProposerOptions,
+    Action, CampaignPhase, ChangeRefused, ConfigurationChange, DonorRange, Election, ForeignCopy, LostTerm,
+    PeerState, PeerStatus, Proposer, ProposerOptions,
 };
 pub use state::{AcceptorState, Loss};
 pub use term_history::{TermHistory, TermStart, TliSwitch};

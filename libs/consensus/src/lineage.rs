@@ -1,6 +1,6 @@
 //! [`Lineage`]: identity of one log. Fixed when the timeline is created.
 
-use wal_types::{Lsn, SegmentSize, SystemId, TenantTimelineId, Tli};
+use wal_types::{Digest, Lsn, SegmentSize, SystemId, TenantTimelineId, Tli};
 
 /// Family of proposers that writes a timeline. Chosen when the timeline is created and never changed: the two dialects
 /// disagree on the meaning of a vote and of a term history.
@@ -8,7 +8,7 @@ use wal_types::{Lsn, SegmentSize, SystemId, TenantTimelineId, Tli};
 pub enum Dialect {
     /// The public protocol, versions 2 and 3; the PostgreSQL timeline is always 1.
     Neon,
-    /// Version `holdfast-1`: pre-vote, votes bound to a proposer id, PostgreSQL timelines in the history.
+    /// Version `holdfast-2`: pre-vote, votes bound to a proposer id, PostgreSQL timelines in the history.
     Holdfast,
 }
 
@@ -19,8 +19,8 @@ pub enum ProtocolVersion {
     V2,
     /// Packed, big-endian, with generations.
     V3,
-    /// `holdfast-1`: version 3 with more fields and messages.
-    Holdfast1,
+    /// `holdfast-2`: version 3 with more fields and messages.
+    Holdfast2,
 }
 
 impl ProtocolVersion {
@@ -28,7 +28,7 @@ impl ProtocolVersion {
     pub const fn dialect(self) -> Dialect {
         match self {
             Self::V2 | Self::V3 => Dialect::Neon,
-            Self::Holdfast1 => Dialect::Holdfast,
+            Self::Holdfast2 => Dialect::Holdfast,
         }
     }
 }
@@ -46,11 +46,20 @@ pub struct Lineage {
     pub pg_version: u32,
     /// Bytes per segment file.
     pub segment_size: SegmentSize,
-    /// First byte of the log: the start of a segment. Counts as a record end.
+    /// First byte of the log. Counts as a record end. The start of a segment; in dialect `neon` it may lie inside one.
     pub start_lsn: Lsn,
     /// PostgreSQL timeline at `start_lsn`.
     pub start_tli: Tli,
+    /// Hash of the first configuration: two logs of one name, created twice with different members, differ in it. `None`
+    /// until the copy is told who the members are.
+    pub birth: Option<Digest>,
+    /// Hash of the text of PostgreSQL's history file of `start_tli`, for a log that begins on a timeline above 1. The text
+    /// itself is at most [`START_HISTORY_BYTES_MAX`] long and stored beside the log.
+    pub start_history: Option<Digest>,
 }
+
+/// Longest history file at the start of a log, in bytes.
+pub const START_HISTORY_BYTES_MAX: usize = 64 * 1024;
 
 impl Lineage {
     /// PostgreSQL's major version, for example 15; zero when unknown.

@@ -1,6 +1,6 @@
-//! Quorum arithmetic for simple and joint configurations.
+//! Quorum arithmetic for simple and joint configurations. A member is a number, or a copy of the log.
 
-use wal_types::{Lsn, NodeId};
+use wal_types::Lsn;
 
 /// Size of a majority: any two majorities of `members` nodes have a node in common.
 pub const fn majority(members: usize) -> usize {
@@ -8,20 +8,20 @@ pub const fn majority(members: usize) -> usize {
 }
 
 /// True when `has` holds for a majority of every set. Without any set there is no quorum.
-pub fn reached(sets: &[Vec<NodeId>], has: impl Fn(NodeId) -> bool) -> bool {
+pub fn reached<M: Copy>(sets: &[Vec<M>], has: impl Fn(M) -> bool) -> bool {
     !sets.is_empty()
-        && sets.iter().all(|set| set.iter().filter(|&&node| has(node)).count() >= majority(set.len()))
+        && sets.iter().all(|set| set.iter().filter(|&&member| has(member)).count() >= majority(set.len()))
 }
 
 /// The highest position that a majority of every set has reached; zero when there is none.
 ///
-/// `flushed` returns how far a node is known to have flushed. A position below `term_start` counts as zero: a proposer
+/// `flushed` returns how far a member is known to have flushed. A position below `term_start` counts as zero: a proposer
 /// commits what earlier terms wrote only when a majority holds all of it, up to the start of the proposer's own term.
 /// Before that, a later election may still choose another log. (Raft, section 5.4.2, commits no entries of older terms
 /// by counting replicas, for the same reason.)
-pub fn committed(sets: &[Vec<NodeId>], term_start: Lsn, flushed: impl Fn(NodeId) -> Lsn) -> Lsn {
-    let of_set = |set: &Vec<NodeId>| {
-        let mut positions: Vec<Lsn> = set.iter().map(|&node| flushed(node)).collect();
+pub fn committed<M: Copy>(sets: &[Vec<M>], term_start: Lsn, flushed: impl Fn(M) -> Lsn) -> Lsn {
+    let of_set = |set: &Vec<M>| {
+        let mut positions: Vec<Lsn> = set.iter().map(|&member| flushed(member)).collect();
         for position in &mut positions {
             if *position < term_start {
                 *position = Lsn::INVALID;
@@ -35,6 +35,8 @@ pub fn committed(sets: &[Vec<NodeId>], term_start: Lsn, flushed: impl Fn(NodeId)
 
 #[cfg(test)]
 mod tests {
+    use wal_types::NodeId;
+
     use super::*;
 
     fn set(ids: &[u64]) -> Vec<NodeId> {
@@ -51,7 +53,7 @@ mod tests {
     /// Without a set, and with an empty set, there is no quorum.
     #[test]
     fn reached_needs_a_member() {
-        assert!(!reached(&[], |_| true));
+        assert!(!reached::<NodeId>(&[], |_| true));
         assert!(!reached(&[set(&[])], |_| true));
     }
 

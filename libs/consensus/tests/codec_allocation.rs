@@ -21,7 +21,7 @@ const COST_MAX: usize = 512;
 #[test]
 fn claimed_counts_cost_no_memory() {
     // Every place in a message where a count can stand is overwritten with every count that is tempting.
-    let tags = b"gpveacm";
+    let tags = b"gpveacmtw";
     let counts: [[u8; 4]; 7] = [
         [0xff; 4],
         [0x7f, 0xff, 0xff, 0xff],
@@ -33,7 +33,7 @@ fn claimed_counts_cost_no_memory() {
     ];
 
     let mut most = 0;
-    for version in [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast1] {
+    for version in [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast2] {
         for &tag in tags {
             for at in 1..140 {
                 for count in counts {

@@ -25,7 +25,12 @@ pub(crate) fn is_over_for_node(node: &Node) -> bool {
 
     for proposer_id in others {
         let generation = node.acceptor.state().configuration.generation;
-        let vote = ProposerMessage::Vote(VoteRequest { generation, term: own, proposer_id });
+        let vote = ProposerMessage::Vote(VoteRequest {
+            replica: wal_types::ReplicaId::default(),
+            generation,
+            term: own,
+            proposer_id,
+        });
         if !connections.clone().all(|from| is_rejected(node, from, vote.clone())) {
             return false;
         }
@@ -45,7 +50,12 @@ fn earlier_requests(node: &Node, term: Term) -> Vec<ProposerMessage> {
 
     for campaigner in 0..WRITERS {
         let proposer_id = campaign(campaigner);
-        messages.push(ProposerMessage::Vote(VoteRequest { generation, term, proposer_id }));
+        messages.push(ProposerMessage::Vote(VoteRequest {
+            replica: wal_types::ReplicaId::default(),
+            generation,
+            term,
+            proposer_id,
+        }));
         for at in 0..=node.log().len() {
             let wal = vec![0; RECORD_BYTES].into();
             let (begin_lsn, commit_lsn) = (lsn(at), lsn(at + 1));
@@ -64,6 +74,8 @@ fn earlier_requests(node: &Node, term: Term) -> Vec<ProposerMessage> {
     }
     for at in 0..=node.log().len() {
         messages.push(ProposerMessage::Elected(ProposerElected {
+            replica: wal_types::ReplicaId::default(),
+            rebase: None,
             generation,
             term,
             start_streaming_at: lsn(at),
@@ -111,8 +123,14 @@ fn higher_term_replies(campaign: &Proposer, node_id: wal_types::NodeId) -> [Acce
     let term = Term(campaign.term().0 + 1);
     let configuration = campaign.configuration().cloned().unwrap_or_default();
     let (generation, configuration_term) = (configuration.generation, Term::ZERO);
-    let greeting =
-        AcceptorGreeting { node_id, term, configuration: configuration.clone(), configuration_term };
+    let greeting = AcceptorGreeting {
+        replica: wal_types::ReplicaId::default(),
+        birth: None,
+        node_id,
+        term,
+        configuration: configuration.clone(),
+        configuration_term,
+    };
     let AcceptorMessage::PreVote(PreVoteResponse { history, .. }) =
         writer::pre_vote_response(term.0, (configuration_term, configuration.clone()))
     else {
@@ -122,6 +140,8 @@ fn higher_term_replies(campaign: &Proposer, node_id: wal_types::NodeId) -> [Acce
     [
         AcceptorMessage::Greeting(greeting),
         AcceptorMessage::Vote(VoteResponse {
+            heard: consensus::LeaderHeard::default(),
+            commit_lsn: Lsn::INVALID,
             generation,
             term,
             vote_given: false,
@@ -135,6 +155,7 @@ fn higher_term_replies(campaign: &Proposer, node_id: wal_types::NodeId) -> [Acce
             lost: false,
         }),
         AcceptorMessage::Append(AppendResponse {
+            oldest_lsn: Lsn::INVALID,
             generation,
             term,
             flush_lsn: Lsn::INVALID,

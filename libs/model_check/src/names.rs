@@ -1,8 +1,8 @@
 //! Names in a model: safekeepers, primaries, campaigns and connections, and the log that they write.
 
-use consensus::{Configuration, ConnectionId, Member};
+use consensus::{Configuration, ConnectionId, Member, Primary};
 use wal_types::{
-    Generation, NodeId, PrimaryId, ProposerId, SystemId, TenantId, TenantTimelineId, TimelineId,
+    Generation, NodeId, PrimaryId, ProposerId, ReplicaId, SystemId, TenantId, TenantTimelineId, TimelineId,
 };
 
 /// Safekeepers that are members from the beginning.
@@ -40,9 +40,10 @@ pub(crate) const fn index(id: NodeId) -> usize {
 /// The id that ends the list of safekeepers of a proposer.
 pub(crate) const SENTINEL: NodeId = NodeId(ID_LAST);
 
-/// The entry of a node in a configuration.
+/// The entry of a node in a configuration. All copies have the same name: a node is never created anew here, and the names
+/// of nodes alone decide which states are mirror images.
 pub(crate) const fn member(node: usize) -> Member {
-    Member { id: id(node), host: String::new(), port: 0 }
+    Member { id: id(node), host: String::new(), port: 0, replica: ReplicaId([0; 16]) }
 }
 
 /// The configuration that logs are created with.
@@ -60,8 +61,8 @@ pub(crate) const fn campaign(writer: usize) -> ProposerId {
 }
 
 /// The name of a writer's primary.
-pub(crate) const fn primary(writer: usize) -> PrimaryId {
-    PrimaryId([writer as u8 + 1; 16])
+pub(crate) fn primary(writer: usize) -> Primary {
+    Primary::named(PrimaryId([writer as u8 + 1; 16]))
 }
 
 /// The name of a connection.

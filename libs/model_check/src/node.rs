@@ -7,7 +7,7 @@ use consensus::{
     Acceptor, AcceptorMessage, AcceptorState, ConnectionId, Dialect, Effect, Lineage, ProposerMessage,
     TermHistory,
 };
-use wal_types::{Lsn, NodeId, Term, Tli};
+use wal_types::{CopyId, Lsn, NodeId, ReplicaId, Term, Tli};
 
 use crate::coverage::{Coverage, Event};
 use crate::invariant::Invariant;
@@ -219,6 +219,8 @@ impl Fingerprinted for Node {
 
 fn acceptor(id: NodeId, disk: &AcceptorState, records: usize) -> Acceptor {
     let lineage = Lineage {
+        birth: None,
+        start_history: None,
         id: LOG,
         dialect: Dialect::Holdfast,
         system_id: SYSTEM_ID,
@@ -227,7 +229,7 @@ fn acceptor(id: NodeId, disk: &AcceptorState, records: usize) -> Acceptor {
         start_lsn: START,
         start_tli: Tli::FIRST,
     };
-    Acceptor::new(id, lineage, disk.clone(), lsn(records))
+    Acceptor::new(CopyId { node: id, replica: ReplicaId::default() }, lineage, disk.clone(), lsn(records))
 }
 
 /// The term that wrote a record, as far as the history still tells.

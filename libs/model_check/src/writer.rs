@@ -85,7 +85,14 @@ pub(crate) fn pre_vote_greeting(
     (configuration_term, configuration): (Term, Configuration),
 ) -> AcceptorMessage {
     let term = Term(term - 1);
-    AcceptorMessage::Greeting(AcceptorGreeting { node_id, term, configuration, configuration_term })
+    AcceptorMessage::Greeting(AcceptorGreeting {
+        replica: wal_types::ReplicaId::default(),
+        birth: None,
+        node_id,
+        term,
+        configuration,
+        configuration_term,
+    })
 }
 
 /// The pre-vote reply of an empty node in the term before `term`.
@@ -94,6 +101,7 @@ pub(crate) fn pre_vote_response(
     (configuration_term, configuration): (Term, Configuration),
 ) -> AcceptorMessage {
     AcceptorMessage::PreVote(PreVoteResponse {
+        heard: consensus::LeaderHeard::default(),
         generation: configuration.generation,
         term: Term(term - 1),
         flush_lsn: START,

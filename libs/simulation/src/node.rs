@@ -12,7 +12,7 @@ use wal_store::{
     Fault, Health, Input, ModelDisk, Output, ReadMode, ReadOutcome, Replica, Snapshot, StoreError,
     UNREADABLE_TRIES_MAX, WalReader,
 };
-use wal_types::{Generation, Lsn, NodeId, TenantTimelineId, Term, Tli};
+use wal_types::{CopyId, Generation, Lsn, NodeId, ReplicaId, TenantTimelineId, Term, Tli};
 
 use crate::mirror::Mirror;
 use crate::primary::{CONTEXT, SEGMENT_SIZE, START};
@@ -44,24 +44,18 @@ pub(crate) struct Node {
     pub(crate) configuration: Arc<Configuration>,
     /// It reported lost WAL at the last check.
     pub(crate) was_lost: bool,
-    /// Its disk is gone for good, with all its promises. It must never start again.
+    /// The disk with its first copy of the log is gone for good, with all its promises.
     pub(crate) is_gone: bool,
+    /// How often its log was created anew since, under the same number. Such a copy is no member, and proves nothing.
+    pub(crate) anew: u64,
 }
 
 impl Node {
     /// Creates a node with an empty log that begins at `start`, and starts it.
     pub(crate) fn create(id: NodeId, dialect: Dialect, start: Lsn, configuration: Configuration) -> Self {
         let disk = ModelDisk::new();
-        let lineage = Lineage {
-            id: TenantTimelineId::default(),
-            dialect,
-            system_id: CONTEXT.system_id,
-            pg_version: 150_000,
-            segment_size: SEGMENT_SIZE,
-            start_lsn: start,
-            start_tli: Tli::FIRST,
-        };
-        Replica::create(&disk, id, disk_id(id), lineage, configuration.clone())
+        let lineage = lineage(dialect, start);
+        Replica::create(&disk, member(id).copy(), disk_id(id), lineage, configuration.clone())
             .expect("an empty model disk has room");
 
         let configuration = Arc::new(configuration);
@@ -76,10 +70,32 @@ impl Node {
             configuration,
             was_lost: false,
             is_gone: false,
+            anew: 0,
         };
 
         node.start(0).expect("what was just created can be opened");
         node
+    }
+
+    /// Creates the log anew on an empty disk, as an operator does who knows no better, and starts the node.
+    pub(crate) fn create_anew(&mut self, dialect: Dialect, start: Lsn) {
+        self.disk = ModelDisk::new();
+        self.anew += 1;
+        let copy = CopyId {
+            node: self.id,
+            replica: ReplicaId(u128::from(self.id.0 + 1000 * self.anew).to_be_bytes()),
+        };
+        Replica::create(
+            &self.disk,
+            copy,
+            disk_id(self.id),
+            lineage(dialect, start),
+            Configuration::default(),
+        )
+        .expect("an empty model disk has room");
+        (self.mirror, self.was_lost) = (Mirror::new(start), false);
+        self.configuration = Arc::default();
+        self.start(0).expect("what was just created can be opened");
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -255,6 +271,20 @@ impl Node {
     }
 }
 
+fn lineage(dialect: Dialect, start: Lsn) -> Lineage {
+    Lineage {
+        id: TenantTimelineId::default(),
+        dialect,
+        system_id: CONTEXT.system_id,
+        pg_version: 150_000,
+        segment_size: SEGMENT_SIZE,
+        start_lsn: start,
+        start_tli: Tli::FIRST,
+        birth: None,
+        start_history: None,
+    }
+}
+
 /// The lowest position at which the `Elected` messages of a batch may truncate the log.
 pub(crate) fn lowest_truncation<'a>(batch: impl Iterator<Item = &'a (ConnectionId, Input)>) -> Option<Lsn> {
     batch
@@ -267,7 +297,7 @@ pub(crate) fn lowest_truncation<'a>(batch: impl Iterator<Item = &'a (ConnectionI
 
 /// An entry of a configuration. Host names are so long that a control slot spans sectors and a crash can tear it.
 pub(crate) fn member(id: NodeId) -> Member {
-    Member { id, host: "h".repeat(HOST_BYTES), port: 1 }
+    Member { id, host: "h".repeat(HOST_BYTES), port: 1, replica: replica_id(id) }
 }
 
 /// The bytes `[from, to)` of a log, as far as they can be read.
@@ -283,6 +313,11 @@ pub(crate) fn read_log(replica: &Replica<ModelDisk>, from: Lsn, to: Lsn) -> Vec<
     }
     bytes.truncate(filled);
     bytes
+}
+
+/// The first copy of a node.
+fn replica_id(id: NodeId) -> ReplicaId {
+    ReplicaId(u128::from(id.0).to_be_bytes())
 }
 
 fn disk_id(id: NodeId) -> [u8; 16] {

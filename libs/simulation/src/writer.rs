@@ -77,15 +77,15 @@ pub(crate) struct Writer {
 }
 
 /// The id of a primary in designations.
-pub(crate) fn primary_id(primary: usize) -> PrimaryId {
-    PrimaryId((primary as u128 + 1).to_be_bytes())
+pub(crate) fn primary_id(primary: usize) -> consensus::Primary {
+    consensus::Primary::named(PrimaryId((primary as u128 + 1).to_be_bytes()))
 }
 
 impl Writer {
     pub(crate) fn new(campaign: &Campaign, primary: Option<&Primary>, safekeepers: Vec<NodeId>) -> Self {
         let peers = safekeepers.iter().copied().collect();
         let engine: Box<dyn Engine> = match campaign.version {
-            ProtocolVersion::Holdfast1 => Box::new(holdfast_proposer(campaign, primary, safekeepers)),
+            ProtocolVersion::Holdfast2 => Box::new(holdfast_proposer(campaign, primary, safekeepers)),
             version => Box::new(NeonProposer::new(version, campaign.id, primary.is_some(), &safekeepers)),
         };
 

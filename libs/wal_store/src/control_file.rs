@@ -52,8 +52,12 @@ pub(crate) struct ControlFile<D: Disk> {
 }
 
 impl<D: Disk> ControlFile<D> {
-    /// Creates the file with its first content. Durable when it returns.
-    pub(crate) fn create(disk: &D, content: &Control) -> Result<(), StoreError> {
+    /// Creates the file with its first content, after `before` has written what must be there first. Durable when it returns.
+    pub(crate) fn create_with(
+        disk: &D,
+        content: &Control,
+        before: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         match disk.open(NAME) {
             Ok(_) => return Err(StoreError::Exists),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -61,6 +65,7 @@ impl<D: Disk> ControlFile<D> {
             }
             Err(_) => {}
         }
+        before()?;
         write_new(disk, SLOT_BYTES_MIN, 1, &content.encode()).map(drop)
     }
 
@@ -70,8 +75,9 @@ impl<D: Disk> ControlFile<D> {
     /// `Missing`, `OtherNode`, `Format`, `Corrupt` when both slots are damaged, and errors of the disk.
     pub(crate) fn load(disk: D, node: NodeId) -> Result<Self, StoreError> {
         let (sequence, content) = read_newest(&disk)?;
-        if content.node != node {
-            return Err(StoreError::OtherNode { expected: node, found: content.node });
+        let found = content.copy.node;
+        if found != node {
+            return Err(StoreError::OtherNode { expected: node, found });
         }
         let file = disk.open(NAME).map_err(StoreError::io("open the control file"))?;
         let slot_bytes =

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use consensus::InvalidConfiguration;
+use consensus::{InvalidConfiguration, START_HISTORY_BYTES_MAX};
 use thiserror::Error;
 use wal_types::{Lsn, NodeId, SegmentNumber, Term};
 
@@ -66,7 +66,8 @@ pub enum StoreError {
     },
     /// Another release wrote the control file.
     #[error(
-        "timeline has format {found}, this release reads format {known}; start the release that wrote it"
+        "timeline has format {found}, this release reads format {known}; start the release that wrote it, or create the log \
+         anew on this safekeeper and let it join as a new member"
     )]
     Format {
         /// Version in the control file.
@@ -162,6 +163,11 @@ pub enum InvalidLineage {
     /// The log would begin inside a segment.
     #[error("log start {0} is not the start of a segment")]
     StartInsideSegment(Lsn),
+    /// The history file does not belong to a log that begins on this timeline, or is too long.
+    #[error(
+        "history file is longer than {START_HISTORY_BYTES_MAX} bytes, or the log begins on timeline 1, which has none"
+    )]
+    StartHistory,
     /// The log would begin at position zero, which PostgreSQL uses for "no position".
     #[error("log start is position zero")]
     StartAtZero,

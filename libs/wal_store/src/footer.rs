@@ -120,6 +120,9 @@ mod tests {
             segment_size: SegmentSize::new(16 * 1024).unwrap(),
             start_lsn: Lsn(0x4000),
             start_tli: Tli::FIRST,
+
+            birth: None,
+            start_history: None,
         }
     }
 

@@ -12,6 +12,7 @@
 //! | file | content |
 //! |---|---|
 //! | `control` | term, vote, history, configuration, lineage, commit position; two slots |
+//! | `start_history` | history file of the timeline that the log begins on, if that is above 1 |
 //! | `000000010000000000000001` … | one segment of WAL, then a page with two footers |
 //! | `*.unfinished` | a file that a crash interrupted; removed at start |
 //! | `*.quarantined.1` … | a damaged segment, kept for the operator; nothing reads it |
@@ -46,6 +47,7 @@ mod replica;
 mod scan;
 mod segment;
 mod snapshot;
+mod start_history;
 mod writer;
 
 pub use batch::{Input, Output, Rejection};

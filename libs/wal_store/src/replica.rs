@@ -11,11 +11,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::{AcceptorState, Configuration, ConnectionId, Lineage};
-use wal_types::{Lsn, NodeId};
+use consensus::{BootstrapRefused, Configuration, ConnectionId, Lineage, Member};
+use wal_types::{CopyId, Lsn, NodeId, ReplicaId};
 
 use crate::batch::{Input, Outbox, Output, Rejection, run_batch};
-use crate::control_codec::{Control, check_lineage};
+use crate::control_codec::Control;
 use crate::control_file::ControlFile;
 use crate::disk::Disk;
 use crate::error::StoreError;
@@ -24,6 +24,7 @@ use crate::reader::{ReadMode, WalReader};
 use crate::recover::recover;
 use crate::segment::UnreadablePolicy;
 use crate::snapshot::{Health, Snapshot, SnapshotCell};
+use crate::start_history;
 
 /// Time that a caller waits before it offers an undecided message again.
 pub const RESERVE_RETRY: Duration = Duration::from_secs(1);
@@ -48,6 +49,7 @@ pub struct Replica<D: Disk> {
     disk: D,
     node: NodeId,
     disk_id: [u8; 16],
+    replica_id: ReplicaId,
     state: LogState<D>,
     snapshots: SnapshotCell,
     /// Connections that must be told of a failure: each sent something and was not refused since.
@@ -68,22 +70,57 @@ enum LogState<D: Disk> {
 
 impl<D: Disk> Replica<D> {
     /// Writes an empty log to an empty directory. Durable when it returns, except for the directory's own name.
+    /// `copy` names the safekeeper and the copy: its replica id must be drawn anew for each creation. `configuration` lists
+    /// the first members, if they are known already. Otherwise the copy grants no vote until [`Replica::bootstrap`], or until
+    /// a leader feeds it.
     ///
     /// # Errors
     /// `Exists` when the directory holds a timeline, `InvalidLineage` and `InvalidConfiguration` for arguments that no
     /// log can have, `Full` and `Io` from the disk.
     pub fn create(
         disk: &D,
-        node: NodeId,
+        copy: CopyId,
         disk_id: [u8; 16],
         lineage: Lineage,
         configuration: Configuration,
     ) -> Result<(), StoreError> {
-        check_lineage(&lineage)?;
-        configuration.validate()?;
-        let commit_lsn = lineage.start_lsn;
-        let state = AcceptorState { commit_lsn, configuration, ..AcceptorState::default() };
-        ControlFile::create(disk, &Control::new(node, disk_id, lineage, state))
+        create_log(disk, Control::founded(copy, disk_id, lineage, configuration)?, None)
+    }
+
+    /// [`Replica::create`] of a log without members, with the text of the history file of the timeline that the log begins
+    /// on: for a cluster that was promoted before.
+    pub fn create_with_history(
+        disk: &D,
+        copy: CopyId,
+        disk_id: [u8; 16],
+        lineage: Lineage,
+        start_history: &[u8],
+    ) -> Result<(), StoreError> {
+        start_history::check(&lineage, start_history)?;
+        let lineage = Lineage { start_history: Some(start_history::digest_of(start_history)), ..lineage };
+        let content = Control::founded(copy, disk_id, lineage, Configuration::default())?;
+        create_log(disk, content, Some(start_history))
+    }
+
+    /// Tells a new copy who the first members of its log are; see [`consensus::Acceptor::bootstrap`]. Durable when it
+    /// returns.
+    ///
+    /// # Errors
+    /// The outer error: the disk failed, now or before, and the log recovers. The inner one: the copy refuses.
+    pub fn bootstrap(&mut self, members: Vec<Member>) -> Result<Result<(), BootstrapRefused>, Rejection> {
+        self.recover_if_failed();
+        let mut result = None;
+        self.with_open_log(|log, outbox| {
+            log.flush(outbox)?;
+            result = Some(log.bootstrap(members, outbox)?);
+            outbox.snapshots.publish_if_new(log.snapshot());
+            Ok(())
+        });
+        match (&self.state, result) {
+            (LogState::Open(_), Some(result)) => Ok(result),
+            (LogState::Failed { rejection, .. }, _) => Err(rejection.clone()),
+            (LogState::Open(_), None) => Err(Rejection::Disk("nothing was done".to_owned())),
+        }
     }
 
     /// Recovers the log of a directory. A log that misses acknowledged WAL opens with [`Health::Lost`].
@@ -97,11 +134,12 @@ impl<D: Disk> Replica<D> {
     /// [`Replica::open`] after `unreadable_tries` attempts in a row that ended with [`StoreError::Unreadable`]; see
     /// [`UNREADABLE_TRIES_MAX`].
     pub fn open_after_read_errors(disk: D, node: NodeId, unreadable_tries: u32) -> Result<Self, StoreError> {
-        let log = OpenLog::new(node, recover(&disk, node, unreadable_policy(unreadable_tries))?, 0);
+        let log = OpenLog::new(recover(&disk, node, unreadable_policy(unreadable_tries))?, 0);
         Ok(Self {
             disk,
             node,
             disk_id: log.disk_id(),
+            replica_id: log.replica_id(),
             snapshots: SnapshotCell::new(log.snapshot()),
             state: LogState::Open(Box::new(log)),
             connections: BTreeSet::new(),
@@ -114,6 +152,11 @@ impl<D: Disk> Replica<D> {
     /// Random number of the data directory that the log was created in.
     pub fn disk_id(&self) -> [u8; 16] {
         self.disk_id
+    }
+
+    /// The copy: drawn when it was created.
+    pub fn replica_id(&self) -> ReplicaId {
+        self.replica_id
     }
 
     /// The newest snapshot. Cheap: one `Arc`.
@@ -207,7 +250,7 @@ impl<D: Disk> Replica<D> {
         let truncations = self.snapshots.current().truncations + 1;
         match recover(&self.disk, self.node, unreadable_policy(unreadable_tries)) {
             Ok(recovered) => {
-                let log = OpenLog::new(self.node, recovered, truncations);
+                let log = OpenLog::new(recovered, truncations);
                 self.snapshots.publish(log.snapshot());
                 self.state = LogState::Open(Box::new(log));
             }
@@ -264,6 +307,14 @@ impl<D: Disk> Replica<D> {
         self.pending = Output::default();
         self.state = LogState::Failed { rejection, recover_at, unreadable_tries };
     }
+}
+
+/// Writes the files of an empty log: the control file last.
+fn create_log<D: Disk>(disk: &D, content: Control, start_history: Option<&[u8]>) -> Result<(), StoreError> {
+    ControlFile::create_with(disk, &content, || match start_history {
+        Some(text) => start_history::write(disk, text),
+        None => Ok(()),
+    })
 }
 
 /// What to do about WAL that cannot be read, after so many attempts.

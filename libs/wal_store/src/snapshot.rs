@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use consensus::{Configuration, Lineage, Loss, TermHistory, TliSwitch};
 use parking_lot::Mutex;
-use wal_types::{Lsn, Term};
+use wal_types::{CopyId, Lsn, Term};
 
 /// Whether the timeline can be written and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +41,12 @@ pub struct Snapshot {
     pub history: Arc<TermHistory>,
     /// Positions where PostgreSQL's timeline changed.
     pub tli_switches: Arc<[TliSwitch]>,
+    /// The safekeeper, and its copy of the log.
+    pub copy: CopyId,
     /// Identity of the log.
     pub lineage: Arc<Lineage>,
+    /// Text of the history file of the timeline that the log begins on; `None` when it has none, or it is damaged.
+    pub start_history: Option<Arc<[u8]>>,
     /// Members that vote.
     pub configuration: Arc<Configuration>,
     /// Term of the proposer that wrote the configuration.

@@ -1,4 +1,4 @@
-//! Identifiers of logs (tenant, timeline), clusters, safekeepers, campaigns, primaries and configurations.
+//! Identifiers of logs (tenant, timeline), clusters, safekeepers, copies, campaigns, primaries and configurations.
 
 use std::fmt;
 use std::str::FromStr;
@@ -59,6 +59,72 @@ id16! {
     /// A primary that a configuration designates: only its WAL may be written. The operator or program that decides on
     /// failovers assigns the id.
     PrimaryId
+}
+
+id16! {
+    /// One copy of a log: random, drawn by a safekeeper when it creates the copy. A copy that is created anew under the
+    /// same number is another one: it has none of the promises of the first. Zeros: not known (dialect `neon`).
+    ReplicaId
+}
+id16! {
+    /// One installation of a primary: random, drawn by the agent that runs the server, and kept beside its data. Zeros:
+    /// no agent.
+    InstanceId
+}
+
+/// SHA-256 of something that is too long to be carried along: 32 bytes, written as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = ParseDigestError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let half = |range| text.get(range).and_then(|half| parse_hex16(half).ok()).ok_or(ParseDigestError);
+        let mut digest = [0; 32];
+        digest[..16].copy_from_slice(&half(0..32)?);
+        digest[16..].copy_from_slice(&half(32..text.len())?);
+        Ok(Self(digest))
+    }
+}
+
+/// The text is not 64 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseDigestError;
+
+impl fmt::Display for ParseDigestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a SHA-256: expected 64 hexadecimal digits")
+    }
+}
+
+impl std::error::Error for ParseDigestError {}
+
+/// One copy of a log, and the safekeeper that has it. What is counted in a quorum is a copy: numbers may be used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CopyId {
+    /// The safekeeper.
+    pub node: NodeId,
+    /// Its copy.
+    pub replica: ReplicaId,
+}
+
+impl fmt::Display for CopyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (copy {})", self.node, self.replica)
+    }
 }
 
 fn parse_hex16(text: &str) -> Result<[u8; 16], ParseIdError> {
@@ -133,6 +199,15 @@ mod tests {
         let text = "cf0480929707ee75372337efaa5ecf96";
         assert_eq!(text.parse::<TenantId>().unwrap().to_string(), text);
         assert_eq!(text.to_uppercase().parse::<TenantId>(), text.parse());
+    }
+
+    #[test]
+    fn digest_text_round_trips() {
+        let text = "cf0480929707ee75372337efaa5ecf96cf0480929707ee75372337efaa5ecf97";
+        assert_eq!(text.parse::<Digest>().unwrap().to_string(), text);
+        for wrong in ["", &text[1..], &text[..32], "ä", &format!("{text}0")] {
+            assert_eq!(wrong.parse::<Digest>(), Err(ParseDigestError), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ mod segment_size;
 mod term;
 
 pub use id::{
-    Generation, NodeId, ParseIdError, PrimaryId, ProposerId, SystemId, TenantId, TenantTimelineId, TimelineId,
+    CopyId, Digest, Generation, InstanceId, NodeId, ParseDigestError, ParseIdError, PrimaryId, ProposerId,
+    ReplicaId, SystemId, TenantId, TenantTimelineId, TimelineId,
 };
 pub use lsn::{Lsn, ParseLsnError};
 pub use segment_size::{InvalidSegmentSize, SegmentNumber, SegmentSize};

@@ -174,9 +174,11 @@ fn start_wal_push(tokens: &mut Tokens) -> Result<StartWalPush, CommandError> {
         match key.as_str() {
             "proto_version" => {
                 push.version = codec::parse_version(&value).ok_or_else(|| {
-                    CommandError::Syntax(format!(
-                        "proto_version '{value}' is not supported; use 2, 3 or holdfast-1"
-                    ))
+                    let remedy = match value == codec::EARLIER_VERSION_NAME {
+                        true => "it is of an earlier release: upgrade the walproposer to the release of this safekeeper",
+                        false => "use 2, 3 or holdfast-2",
+                    };
+                    CommandError::Syntax(format!("proto_version '{value}' is not supported; {remedy}"))
                 })?;
             }
             "allow_timeline_creation" => {

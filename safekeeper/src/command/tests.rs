@@ -61,8 +61,8 @@ fn parse_accepts_commands_of_proposers() {
             push(ProtocolVersion::V2, false),
         ),
         (
-            "START_WAL_PUSH (proto_version 'holdfast-1', allow_timeline_creation 'false')",
-            push(ProtocolVersion::Holdfast1, false),
+            "START_WAL_PUSH (proto_version 'holdfast-2', allow_timeline_creation 'false')",
+            push(ProtocolVersion::Holdfast2, false),
         ),
         ("START_WAL_PUSH (shiny 'new', proto_version '3')", push(ProtocolVersion::V3, true)),
     ];

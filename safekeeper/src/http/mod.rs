@@ -6,6 +6,7 @@
 //! | `GET /v1/timelines` | all timelines |
 //! | `POST /v1/timelines` | creates a timeline: 201; 200 when the same one exists, 409 when another one does |
 //! | `GET /v1/timelines/{tenant}/{timeline}` | one timeline; 404 when it does not exist |
+//! | `PUT /v1/timelines/{tenant}/{timeline}/bootstrap` | tells a new copy the first members; 409 when it has others |
 //!
 //! These routes stand beside those that every program has ([`telemetry::admin`]). With a token, every route under `/v1`
 //! asks for it. Errors are JSON: `{"error": "…"}`.
@@ -20,16 +21,17 @@ use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use axum::{Json, Router};
+use consensus::BootstrapRefused;
 use serde::Serialize;
 use telemetry::ApiError;
 use utils::{DescriptorBudget, Handshakes};
 use wal_types::{NodeId, TenantTimelineId, TimelineId};
 
 use crate::auth::Token;
-use crate::timeline::{CreateError, Creation, NotServedCause, Timelines};
-use new_timeline::{NewTimelineBody, bad_field};
+use crate::timeline::{BootstrapError, CreateError, Creation, NotServedCause, Timelines};
+use new_timeline::{BootstrapBody, NewTimelineBody, bad_field};
 use timeline_status::TimelineStatus;
 
 /// Longest body in bytes: a list of members needs a tenth.
@@ -51,6 +53,7 @@ pub(crate) fn router(state: HttpState) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/timelines", get(list).post(create))
         .route("/v1/timelines/{tenant}/{timeline}", get(show))
+        .route("/v1/timelines/{tenant}/{timeline}/bootstrap", put(bootstrap))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state)
 }
@@ -77,7 +80,7 @@ async fn check_token(State(token): State<Arc<Token>>, request: Request, next: Ne
 #[derive(Serialize)]
 struct SafekeeperStatus {
     id: u64,
-    /// Names the disk: a creation that carries it is refused after the disk was wiped or replaced.
+    /// Names the disk: a data directory that was copied elsewhere is not served there.
     disk_id: String,
     version: &'static str,
     timelines: usize,
@@ -130,15 +133,36 @@ async fn show(
     State(state): State<HttpState>,
     Path((tenant, timeline)): Path<(String, String)>,
 ) -> Result<Json<TimelineStatus>, ApiError> {
-    let id = TenantTimelineId {
+    let id = parse_id(&tenant, &timeline)?;
+    let timeline = state.timelines.find(id).ok_or_else(|| missing(id))?;
+    Ok(Json(TimelineStatus::new(id, &timeline)))
+}
+
+async fn bootstrap(
+    State(state): State<HttpState>,
+    Path((tenant, timeline)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Json<TimelineStatus>, ApiError> {
+    let id = parse_id(&tenant, &timeline)?;
+    let body: BootstrapBody = serde_json::from_slice(&body).map_err(|error| bad_field("body", error))?;
+    let members = body.validate()?;
+    let timeline = state.timelines.find(id).ok_or_else(|| missing(id))?;
+    match &timeline {
+        Ok(timeline) => timeline.bootstrap(members).await?,
+        Err(why) => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why.reason.to_string())),
+    }
+    Ok(Json(TimelineStatus::new(id, &timeline)))
+}
+
+fn parse_id(tenant: &str, timeline: &str) -> Result<TenantTimelineId, ApiError> {
+    Ok(TenantTimelineId {
         tenant: tenant.parse().map_err(|error| bad_field("tenant", error))?,
         timeline: timeline.parse().map_err(|error| bad_field("timeline", error))?,
-    };
-    let Some(timeline) = state.timelines.find(id) else {
-        let message = format!("timeline {id} does not exist on this safekeeper");
-        return Err(ApiError::new(StatusCode::NOT_FOUND, message));
-    };
-    Ok(Json(TimelineStatus::new(id, &timeline)))
+    })
+}
+
+fn missing(id: TenantTimelineId) -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, format!("timeline {id} does not exist on this safekeeper"))
 }
 
 async fn create(
@@ -146,7 +170,7 @@ async fn create(
     body: Bytes,
 ) -> Result<(StatusCode, Json<TimelineStatus>), ApiError> {
     let body: NewTimelineBody = serde_json::from_slice(&body).map_err(|error| bad_field("body", error))?;
-    let new = body.validate(state.node)?;
+    let new = body.validate()?;
     let id = new.lineage.id;
 
     let creation = state.timelines.create(new).await?;
@@ -161,6 +185,19 @@ async fn create(
     Ok((status, Json(TimelineStatus::new(id, &timeline))))
 }
 
+impl From<BootstrapError> for ApiError {
+    fn from(error: BootstrapError) -> Self {
+        let status = match &error {
+            BootstrapError::Refused(
+                BootstrapRefused::Configured(_) | BootstrapRefused::OtherBirth { .. },
+            ) => StatusCode::CONFLICT,
+            BootstrapError::Refused(_) => StatusCode::BAD_REQUEST,
+            BootstrapError::Failed(_) | BootstrapError::ShardEnded(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
 impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
         let status = match &error {
@@ -170,7 +207,7 @@ impl From<CreateError> for ApiError {
                 }
                 NotServedCause::Quarantined => StatusCode::CONFLICT,
             },
-            CreateError::Different { .. } | CreateError::OtherDisk { .. } => StatusCode::CONFLICT,
+            CreateError::Different { .. } => StatusCode::CONFLICT,
             CreateError::Store { error: wal_store::StoreError::Full { .. }, .. } => {
                 StatusCode::INSUFFICIENT_STORAGE
             }

@@ -1,11 +1,12 @@
-//! [`NewTimelineBody`]: the body of `POST /v1/timelines`, and its validation.
+//! [`NewTimelineBody`] and [`BootstrapBody`]: the bodies of `POST /v1/timelines` and `PUT .../bootstrap`, and their
+//! validation.
 
 use std::fmt;
 
-use consensus::{Configuration, Dialect, Lineage, Member};
+use consensus::{Dialect, Lineage, Member, START_HISTORY_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 use telemetry::ApiError;
-use wal_types::{Generation, Lsn, NodeId, SegmentSize, SystemId, TenantTimelineId, TimelineId, Tli};
+use wal_types::{Lsn, NodeId, SegmentSize, SystemId, TenantTimelineId, Tli};
 
 use crate::replies::dialect_name;
 use crate::timeline::NewTimeline;
@@ -21,21 +22,32 @@ pub(super) struct NewTimelineBody {
     pg_version: u32,
     wal_segment_size: u32,
     dialect: String,
-    members: Vec<MemberAddress>,
     /// PostgreSQL's timeline number at `start_lsn`, for a cluster that was promoted before.
     start_tli: Option<u32>,
+    /// Text of the history file of `start_tli`.
+    start_history: Option<String>,
+    /// Birth of the log, for a copy that joins it: as the members show it.
+    birth: Option<String>,
+    /// The first members, which an earlier release took here.
+    members: Option<serde_json::Value>,
 }
 
-/// A member, in the body of a creation and in a status.
+/// Body of `PUT .../bootstrap`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BootstrapBody {
+    members: Vec<MemberAddress>,
+}
+
+/// A member, in the body of a bootstrap and in a status.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MemberAddress {
     pub(super) id: u64,
     pub(super) host: String,
     pub(super) port: u16,
-    /// In a creation: the disk that the member is known to have, as its `/v1/status` shows it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) disk_id: Option<String>,
+    /// Its copy of the log, as the creation of the copy answered it.
+    pub(super) replica_id: String,
 }
 
 /// 400: `field` of the request is wrong.
@@ -44,8 +56,15 @@ pub(super) fn bad_field(field: &str, error: impl fmt::Display) -> ApiError {
 }
 
 impl NewTimelineBody {
-    /// Checks the body for safekeeper `node`.
-    pub(super) fn validate(self, node: NodeId) -> Result<NewTimeline, ApiError> {
+    /// Checks the body.
+    pub(super) fn validate(self) -> Result<NewTimeline, ApiError> {
+        if self.members.is_some() {
+            return Err(bad_field(
+                "members",
+                "they are listed afterwards, by PUT /v1/timelines/{tenant}/{timeline}/bootstrap with the replica_id that \
+                 each creation answers",
+            ));
+        }
         let start_lsn: Lsn = self.start_lsn.parse().map_err(|error| bad_field("start_lsn", error))?;
         let segment_size =
             SegmentSize::new(self.wal_segment_size).map_err(|error| bad_field("wal_segment_size", error))?;
@@ -85,36 +104,38 @@ impl NewTimelineBody {
             segment_size,
             start_lsn,
             start_tli,
+            birth: self
+                .birth
+                .map(|birth| birth.parse())
+                .transpose()
+                .map_err(|error| bad_field("birth", error))?,
+            start_history: None,
         };
 
-        let own = self.members.iter().find(|member| member.id == node.0);
-        let disk = own.and_then(|own| own.disk_id.as_deref()).map(str::parse::<TimelineId>).transpose();
-        let disk = disk.map_err(|_| bad_field("disk_id", "expected 32 hexadecimal digits"))?;
-        let disk = disk.map(|disk| disk.0);
-        Ok(NewTimeline { lineage, configuration: configuration(self.members, node)?, disk })
+        let start_history = self.start_history.map(String::into_bytes);
+        if start_history.as_ref().is_some_and(|text| text.len() > START_HISTORY_BYTES_MAX) {
+            return Err(bad_field("start_history", format!("longer than {START_HISTORY_BYTES_MAX} bytes")));
+        }
+        if start_history.is_some() && start_tli == Tli::FIRST {
+            return Err(bad_field("start_history", "timeline 1 has no history file"));
+        }
+        Ok(NewTimeline { lineage, start_history })
     }
 }
 
-/// The configuration that the operator writes down: generation zero, which means that no leader has changed it.
-fn configuration(members: Vec<MemberAddress>, node: NodeId) -> Result<Configuration, ApiError> {
-    let members = members.into_iter();
-    let members: Vec<_> = members
-        .map(|member| Member { id: NodeId(member.id), host: member.host, port: member.port })
-        .collect();
-    if !members.iter().any(|member| member.id == node) {
-        return Err(bad_field("members", format!("this safekeeper, number {node}, is missing")));
+impl BootstrapBody {
+    /// Checks the body.
+    pub(super) fn validate(self) -> Result<Vec<Member>, ApiError> {
+        let member = |member: MemberAddress| {
+            let replica = member.replica_id.parse().map_err(|error| bad_field("replica_id", error))?;
+            let longest = consensus::codec::HOST_BYTES_MAX;
+            let is_usable = (1..=longest).contains(&member.host.len()) && !member.host.contains('\0');
+            if !is_usable || member.port == 0 {
+                let error = format!("number {} has no usable host and port", member.id);
+                return Err(bad_field("members", error));
+            }
+            Ok(Member { id: NodeId(member.id), host: member.host, port: member.port, replica })
+        };
+        self.members.into_iter().map(member).collect()
     }
-
-    let longest = consensus::codec::HOST_BYTES_MAX;
-    if let Some(unusable) = members.iter().find(|member| {
-        member.host.is_empty()
-            || member.host.len() > longest
-            || member.host.contains('\0')
-            || member.port == 0
-    }) {
-        return Err(bad_field("members", format!("number {} has no usable host and port", unusable.id)));
-    }
-    let configuration = Configuration { generation: Generation(0), members, ..Configuration::default() };
-    configuration.validate().map_err(|error| bad_field("members", error))?;
-    Ok(configuration)
 }

@@ -25,6 +25,11 @@ pub(super) enum TimelineStatus {
 pub(super) struct ServedStatus {
     tenant_id: String,
     timeline_id: String,
+    /// This copy of the log: drawn when it was created.
+    replica_id: String,
+    /// Birth of the log; absent until the copy knows its first members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    birth: Option<String>,
     dialect: &'static str,
     health: &'static str,
     term: u64,
@@ -94,12 +99,14 @@ impl ServedStatus {
             id: member.id.0,
             host: member.host.clone(),
             port: member.port,
-            disk_id: None,
+            replica_id: member.replica.to_string(),
         };
 
         Self {
             tenant_id: lineage.id.tenant.to_string(),
             timeline_id: lineage.id.timeline.to_string(),
+            replica_id: snapshot.copy.replica.to_string(),
+            birth: lineage.birth.map(|birth| birth.to_string()),
             dialect: dialect_name(lineage.dialect),
             health: health_label(snapshot.health),
             term: snapshot.term.0,

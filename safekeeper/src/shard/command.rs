@@ -1,8 +1,10 @@
 //! [`ShardCommand`]: the inbox of a shard. Sent by the registry, by sessions and by the pool; never for a message of a
 //! proposer.
 
-use consensus::{ConnectionId, ProtocolVersion};
+use consensus::{BootstrapRefused, ConnectionId, Member, ProtocolVersion};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+use wal_store::Rejection;
 
 use super::lent_copy::LentCopy;
 use super::owned_timeline::OpenedTimeline;
@@ -17,6 +19,12 @@ pub(crate) enum ShardCommand {
     Drain { connection: ConnectionId },
     /// The session of the connection is gone. What was received is handled before its lane is removed.
     Close { connection: ConnectionId },
+    /// Tell a new copy its first members; the inner result says whether it accepts them, the outer one whether its disk works.
+    Bootstrap {
+        key: TimelineKey,
+        members: Vec<Member>,
+        answer: oneshot::Sender<Result<Result<(), BootstrapRefused>, Rejection>>,
+    },
     /// Finish the commands that came before, then end.
     Stop,
 }

@@ -184,6 +184,7 @@ mod tests {
 
     fn vote() -> ProposerMessage {
         ProposerMessage::Vote(VoteRequest {
+            replica: wal_types::ReplicaId([1; 16]),
             generation: Generation(0),
             term: Term(2),
             proposer_id: ProposerId::default(),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use consensus::{AcceptorMessage, ConnectionId, Refusal};
+use consensus::{AcceptorMessage, BootstrapRefused, ConnectionId, Member, Refusal};
 use pq_proto::{ErrorResponse, SqlState};
 use tokio::sync::watch;
 use wal_store::{Input, Output, RESERVE_RETRY, RealDisk, Rejection, Replica, Snapshot};
@@ -116,6 +116,19 @@ impl OwnedTimeline {
         self.opened.replica.set_keep_from(keep_from);
         let output = self.opened.replica.tick(now);
         self.publish(output, metrics, deliver);
+    }
+
+    /// Tells a new copy its first members.
+    pub(super) fn bootstrap(
+        &mut self,
+        members: Vec<Member>,
+        metrics: &Metrics,
+        deliver: &mut Deliver<'_>,
+    ) -> Result<Result<(), BootstrapRefused>, Rejection> {
+        let result = self.opened.replica.bootstrap(members);
+        let output = self.opened.replica.sync();
+        self.publish(output, metrics, deliver);
+        result
     }
 
     /// True when neither a round nor a tick has anything to do until a message arrives.

@@ -52,6 +52,7 @@ mod tests {
 
     fn append(flush: u64) -> AcceptorMessage {
         AcceptorMessage::Append(AppendResponse {
+            oldest_lsn: Lsn::INVALID,
             generation: Generation(0),
             term: Term(1),
             flush_lsn: Lsn(flush),

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use consensus::ConnectionId;
+use consensus::{BootstrapRefused, ConnectionId, Member};
+use wal_store::Rejection;
 
 use super::command::TimelineKey;
 use super::lane_queues::Lane;
@@ -63,6 +64,18 @@ impl Rounds {
     pub(super) fn own(&mut self, key: TimelineKey, timeline: OpenedTimeline) {
         self.timelines.insert(key, OwnedTimeline::new(timeline));
         self.active.insert(key);
+    }
+
+    /// Tells a new copy its first members. `None` without the timeline.
+    pub(super) fn bootstrap(
+        &mut self,
+        key: TimelineKey,
+        members: Vec<Member>,
+        deliver: &mut Deliver<'_>,
+    ) -> Option<Result<Result<(), BootstrapRefused>, Rejection>> {
+        let timeline = self.timelines.get_mut(&key)?;
+        self.active.insert(key);
+        Some(timeline.bootstrap(members, &self.metrics, deliver))
     }
 
     /// Opens the lane of a new connection. Returns the readers of its timeline; `None` without the timeline.

@@ -152,6 +152,15 @@ impl Shard {
                 }
                 Some(ShardCommand::Drain { connection }) => self.draining.push(connection),
                 Some(ShardCommand::Close { connection }) => self.disconnect(connection, PushEnd::ByProposer),
+                Some(ShardCommand::Bootstrap { key, members, answer }) => {
+                    // Without the timeline the sender is dropped, which says that the shard does not own it.
+                    let Self { rounds, connections, .. } = self;
+                    let mut deliver = |id, delivery| connections.deliver(id, delivery);
+                    if let Some(result) = rounds.bootstrap(key, members, &mut deliver) {
+                        // The client may be gone.
+                        let _ = answer.send(result);
+                    }
+                }
                 Some(ShardCommand::Stop) => self.is_stopping = true,
                 None => {
                     self.is_stopping = true;

@@ -1,19 +1,19 @@
 //! Creation of a timeline: the request, its result, and when an existing timeline counts as the same one.
 
-use consensus::{Configuration, Lineage};
+use consensus::{BootstrapRefused, Lineage};
 use thiserror::Error;
-use wal_store::{Snapshot, StoreError};
-use wal_types::{NodeId, TenantTimelineId, Term};
+use wal_store::{Rejection, Snapshot, StoreError};
+use wal_types::TenantTimelineId;
 
 use super::not_served::NotServed;
+use crate::shard::ShardEnded;
 
 /// A request to create a timeline, validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NewTimeline {
     pub(crate) lineage: Lineage,
-    pub(crate) configuration: Configuration,
-    /// The disk that this safekeeper must have, if the operator named one.
-    pub(crate) disk: Option<[u8; 16]>,
+    /// Text of the history file of the timeline that the log begins on.
+    pub(crate) start_history: Option<Vec<u8>>,
 }
 
 /// Result of a successful creation.
@@ -32,15 +32,21 @@ pub(crate) enum CreateError {
     Different { id: TenantTimelineId, field: &'static str },
     #[error("timeline {id} exists and cannot be opened: {}", .why.reason)]
     NotServed { id: TenantTimelineId, why: NotServed },
-    #[error(
-        "timeline {id} is meant for another disk of safekeeper {node}, whose promises this disk does not know; make \
-         this safekeeper a member under another number"
-    )]
-    OtherDisk { id: TenantTimelineId, node: NodeId },
     #[error("cannot create timeline {id}: {error}")]
     Store { id: TenantTimelineId, error: StoreError },
     #[error("cannot create timeline {id}: the safekeeper is shutting down")]
     ShuttingDown { id: TenantTimelineId },
+}
+
+/// Why a copy was not told its first members.
+#[derive(Debug, Error)]
+pub(crate) enum BootstrapError {
+    #[error(transparent)]
+    Refused(#[from] BootstrapRefused),
+    #[error(transparent)]
+    Failed(#[from] Rejection),
+    #[error(transparent)]
+    ShardEnded(#[from] ShardEnded),
 }
 
 impl NewTimeline {
@@ -56,13 +62,8 @@ impl NewTimeline {
             ("system_id", equal_or_unknown(old.system_id.0, new.system_id.0)),
             ("pg_version", equal_or_unknown(old.pg_major().into(), new.pg_major().into())),
             ("timeline number", old.start_tli == new.start_tli),
-            (
-                "list of members",
-                // A leader may have changed the members since.
-                snapshot.configuration_term > Term::ZERO
-                    || snapshot.configuration.generation != self.configuration.generation
-                    || snapshot.configuration.members == self.configuration.members,
-            ),
+            // A bootstrap may have given the copy a birth since.
+            ("birth", new.birth.is_none() || old.birth == new.birth),
         ];
         match comparisons.into_iter().find(|(_, equal)| !equal) {
             Some((field, _)) => Err(CreateError::Different { id: new.id, field }),

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::watch;
+use consensus::Member;
+use tokio::sync::{oneshot, watch};
 use wal_store::{ReadMode, RealDisk, Snapshot, SnapshotCell, WalReader};
 
+use super::create::BootstrapError;
 use crate::feedback::Readers;
-use crate::shard::{ShardEnded, ShardSender, TimelineKey};
+use crate::shard::{ShardCommand, ShardEnded, ShardSender, TimelineKey};
 
 /// One timeline, as connections see it.
 #[derive(Debug)]
@@ -27,6 +29,13 @@ impl Timeline {
     /// The newest snapshot.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.current()
+    }
+
+    /// Tells the copy who the first members of its log are. Durable when it returns.
+    pub(crate) async fn bootstrap(&self, members: Vec<Member>) -> Result<(), BootstrapError> {
+        let (answer, answered) = oneshot::channel();
+        self.shard.send(ShardCommand::Bootstrap { key: self.key, members, answer })?;
+        Ok(answered.await.map_err(|_| ShardEnded)???)
     }
 
     /// The newest snapshot and every later one.

@@ -11,7 +11,7 @@ mod open_retries;
 mod push;
 mod registry;
 
-pub(crate) use create::{CreateError, Creation, NewTimeline};
+pub(crate) use create::{BootstrapError, CreateError, Creation, NewTimeline};
 pub(crate) use handle::{SnapshotWatch, Timeline};
 pub(crate) use not_served::{NotServed, NotServedCause};
 pub(crate) use registry::Timelines;

@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
+use consensus::Configuration;
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 use wal_store::{RealDisk, Replica, StoreError};
-use wal_types::TenantTimelineId;
+use wal_types::{CopyId, ReplicaId, TenantTimelineId};
 
 use super::create::{CreateError, Creation, NewTimeline};
 use super::directory;
@@ -114,10 +115,6 @@ impl Timelines {
     pub(crate) async fn create(self: &Arc<Self>, new: NewTimeline) -> Result<Creation, CreateError> {
         let _one_at_a_time = self.creating.lock().await;
         let id = new.lineage.id;
-        let identity = self.data_dir.identity();
-        if new.disk.is_some_and(|disk| disk != identity.disk) {
-            return Err(CreateError::OtherDisk { id, node: identity.node });
-        }
         match self.find(id) {
             Some(Ok(timeline)) => {
                 return new.check_same(&timeline.snapshot()).map(|()| Creation::AlreadyExists);
@@ -151,14 +148,16 @@ impl Timelines {
         let id = new.lineage.id;
         let identity = self.data_dir.identity();
         let directory = self.directory(id);
+        // A copy that is created anew is another copy: it has none of the promises of the one before.
+        let mut replica = [0; 16];
+        getrandom::fill(&mut replica).map_err(io::Error::from)?;
+        let copy = CopyId { node: identity.node, replica: ReplicaId(replica) };
         let created = RealDisk::create(&directory, |disk| {
-            Replica::create(
-                disk,
-                identity.node,
-                identity.disk,
-                new.lineage.clone(),
-                new.configuration.clone(),
-            )
+            let (lineage, disk_id) = (new.lineage.clone(), identity.disk);
+            match &new.start_history {
+                Some(text) => Replica::create_with_history(disk, copy, disk_id, lineage, text),
+                None => Replica::create(disk, copy, disk_id, lineage, Configuration::default()),
+            }
         });
         if created.is_ok() {
             tracing::info!(timeline = %id, start_lsn = %new.lineage.start_lsn, "timeline created");

@@ -28,8 +28,13 @@ fn sample(number: u32) -> TimelineSample {
         segment_size: SegmentSize::new(64 * 1024).unwrap(),
         start_lsn: Lsn(0x1_0000),
         start_tli: Tli::FIRST,
+
+        birth: None,
+        start_history: None,
     };
     let snapshot = Snapshot {
+        copy: wal_types::CopyId::default(),
+        start_history: None,
         health: Health::Healthy,
         term: Term(1),
         last_log_term: Term(1),

@@ -12,7 +12,7 @@ use crate::full_disk::becomes;
 use crate::process::{Program, command};
 use crate::support::{Address, Proposer, SEGMENT_BYTES, START, Wal, eventually, timeline};
 
-const OWN: ProtocolVersion = ProtocolVersion::Holdfast1;
+const OWN: ProtocolVersion = ProtocolVersion::Holdfast2;
 /// Descriptors of the program: few.
 const DESCRIPTORS: usize = 256;
 /// Connections of the stranger: more than the program has descriptors.

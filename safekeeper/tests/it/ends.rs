@@ -68,7 +68,7 @@ async fn end(collector: &Collector, signals: &[Signal]) -> (ExitStatus, Duration
     // The interval is so long that only the end of the program sends a batch.
     command.env("OTEL_BSP_SCHEDULE_DELAY", "3600000").stderr(Stdio::null());
     let mut program = Program::start_as(directory.path(), command).await;
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     program.at.create(id, version.dialect()).await;
     let _proposer = Proposer::elected(program.at, id, version, &[(1, START)]).await;
     let _reader = program.at.read(id, &START.to_string()).await;

@@ -19,7 +19,7 @@ use crate::support::{Proposer, SEGMENT_BYTES, START, Wal, eventually, timeline, 
 
 /// Room for two control files and a dozen segments.
 const DISK_OPTIONS: &str = "size=1m,mode=700";
-const OWN: ProtocolVersion = ProtocolVersion::Holdfast1;
+const OWN: ProtocolVersion = ProtocolVersion::Holdfast2;
 
 /// A file system under the data directory. Unmounted when it is dropped.
 struct SmallDisk {
@@ -184,7 +184,7 @@ async fn recovery_without_room_waits_for_room() {
 
 /// Each request for the timeline is refused with the reason, and as temporary.
 async fn assert_refused(program: &Program, id: TenantTimelineId) {
-    let push = program.at.connect(id).await.copy_both("START_WAL_PUSH (proto_version 'holdfast-1')").await;
+    let push = program.at.connect(id).await.copy_both("START_WAL_PUSH (proto_version 'holdfast-2')").await;
     let status = program.at.connect(id).await.simple_query("TIMELINE_STATUS").await;
     for error in [push.err(), status.err()] {
         let Some(ClientError::Server(response)) = error else { panic!("{error:?}") };

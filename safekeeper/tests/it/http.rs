@@ -19,7 +19,6 @@ async fn create_timeline_is_idempotent() {
         ("pg_version", json!(160_004)),
         ("wal_segment_size", json!(0x2_0000)),
         ("dialect", json!("neon")),
-        ("members", json!([{"id": 1, "host": "elsewhere", "port": 5454}])),
     ] {
         let mut different = body.clone();
         different[field] = value;
@@ -61,9 +60,8 @@ async fn create_timeline_error_names_the_field() {
         ("wal_segment_size", json!(100_000)),
         ("dialect", json!("klingon")),
         ("members", json!([])),
-        ("members", json!([{"id": 2, "host": "h", "port": 1}])),
-        ("members", json!([{"id": 1, "host": "", "port": 1}])),
-        ("members", json!([{"id": 1, "host": "h", "port": 1}, {"id": 1, "host": "g", "port": 1}])),
+        ("birth", json!("e1")),
+        ("start_history", json!("1\t0/3000000\tpromoted\n")),
         ("surprise", json!(1)),
     ];
     for (field, value) in table {
@@ -74,6 +72,33 @@ async fn create_timeline_error_names_the_field() {
     }
     let response = reqwest::get(server.at.url(&format!("/v1/timelines/{}", timeline(1)))).await.unwrap();
     assert_eq!(response.status(), 404);
+    server.stop().await;
+}
+
+/// The first members are told to a copy once; a repetition changes nothing, and others are refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn bootstrap_is_idempotent_and_final() {
+    let server = Server::start().await;
+    let (_, text) = server.at.post(&timeline_body(timeline(1), Dialect::Holdfast)).await;
+    let created: Value = serde_json::from_str(&text).unwrap();
+    let replica = created["replica_id"].as_str().unwrap().to_owned();
+    let member = |id: u64, replica: &str| json!({"id": id, "host": "h", "port": 1, "replica_id": replica});
+    let other = "0000000000000000000000000000000f";
+    for (members, code, part) in [
+        (json!([]), 400, "do not list this copy"),
+        (json!([member(2, &replica)]), 400, "do not list this copy"),
+        (json!([member(1, other)]), 400, "do not list this copy"),
+        (json!([member(1, &replica), member(2, "00000000000000000000000000000000")]), 400, "replica_id"),
+        (json!([member(1, &replica), member(2, &replica)]), 400, "two numbers"),
+        (json!([member(1, &replica), member(2, other)]), 200, "birth"),
+        (json!([member(1, &replica), member(2, other)]), 200, "birth"),
+        (json!([member(1, &replica)]), 409, "has members already"),
+    ] {
+        let (status, text) = server.at.put_bootstrap(timeline(1), &json!({"members": members})).await;
+        assert!(status == code && text.contains(part), "{members}: {status} {text}");
+    }
+    assert_eq!(server.at.put_bootstrap(timeline(2), &json!({"members": []})).await.0, 404);
+    assert_eq!(server.at.status(timeline(1)).await["members"][1]["replica_id"], other);
     server.stop().await;
 }
 

@@ -74,7 +74,7 @@ async fn full_ext4_delays_appends_and_loses_nothing() {
     let Some(disk) = LoopDisk::mount() else { return };
     let program = Program::start(disk.directory.path()).await;
     program.at.create(timeline(1), Dialect::Holdfast).await;
-    let (own, mut wal) = (ProtocolVersion::Holdfast1, Wal::new());
+    let (own, mut wal) = (ProtocolVersion::Holdfast2, Wal::new());
     let mut proposer = Proposer::elected(program.at, timeline(1), own, &[(1, START)]).await;
     proposer.push(1, START, &wal.grow(20_000), START).await;
 

@@ -85,7 +85,7 @@ async fn refused(directory: &Path, id: &str) -> Output {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_wal_survives_sigkill() {
     let directory = tempfile::tempdir().unwrap();
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     let mut wal = Wal::new();
     let mut program = Program::start(directory.path()).await;
     program.at.create(id, version.dialect()).await;
@@ -130,7 +130,7 @@ pub(crate) async fn reads_back(program: &Program, wal: &Wal) {
 async fn sigterm_closes_connections_with_a_reason() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::start(directory.path()).await;
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     program.at.create(id, version.dialect()).await;
     let mut proposer = Proposer::elected(program.at, id, version, &[(1, START)]).await;
     let mut reader = program.at.read(id, &START.to_string()).await;
@@ -144,7 +144,7 @@ async fn sigterm_closes_connections_with_a_reason() {
 async fn sigint_does_not_wait_for_connections() {
     let directory = tempfile::tempdir().unwrap();
     let program = Program::start(directory.path()).await;
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     program.at.create(id, version.dialect()).await;
     let _proposer = Proposer::elected(program.at, id, version, &[(1, START)]).await;
     let _reader = program.at.read(id, &START.to_string()).await;
@@ -201,12 +201,12 @@ async fn damaged_timeline_is_quarantined_alone() {
     assert_eq!(damaged["health"], "corrupt");
     assert!(damaged["error"].as_str().unwrap().contains("control file"), "{damaged}");
     let error =
-        program.at.connect(timeline(2)).await.copy_both("START_WAL_PUSH (proto_version 'holdfast-1')").await;
+        program.at.connect(timeline(2)).await.copy_both("START_WAL_PUSH (proto_version 'holdfast-2')").await;
     assert!(error.unwrap_err().to_string().contains("is quarantined"));
     let (status, text) =
         program.at.post(&crate::support::timeline_body(timeline(2), Dialect::Holdfast)).await;
     assert_eq!(status, 409, "{text}");
-    Proposer::elected(program.at, timeline(1), ProtocolVersion::Holdfast1, &[(1, START)]).await;
+    Proposer::elected(program.at, timeline(1), ProtocolVersion::Holdfast2, &[(1, START)]).await;
 }
 
 /// A symbolic link to itself takes the place of a file: opening it fails, as it does when a disk fails.
@@ -225,7 +225,7 @@ async fn timeline_opens_when_failed_disk_works_again() {
     let status = program.at.status(timeline(1)).await;
     assert_eq!(status["health"], "failed", "{status}");
     assert!(status["error"].as_str().unwrap().contains("cannot open the control file"), "{status}");
-    let push = "START_WAL_PUSH (proto_version 'holdfast-1')";
+    let push = "START_WAL_PUSH (proto_version 'holdfast-2')";
     match program.at.connect(timeline(1)).await.copy_both(push).await.err() {
         Some(ClientError::Server(error)) => assert_eq!(error.sqlstate, SqlState::IO_ERROR, "{error:?}"),
         other => panic!("{other:?}"),
@@ -236,7 +236,7 @@ async fn timeline_opens_when_failed_disk_works_again() {
         (program.at.status(timeline(1)).await["health"] == "healthy").then_some(())
     })
     .await;
-    Proposer::elected(program.at, timeline(1), ProtocolVersion::Holdfast1, &[(1, START)]).await;
+    Proposer::elected(program.at, timeline(1), ProtocolVersion::Holdfast2, &[(1, START)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use wal_types::{Generation, Lsn, ProposerId, Term};
 
 use crate::support::{Address, Proposer, START, Server, Wal, eventually, timeline, within};
 
-const VERSIONS: [ProtocolVersion; 3] = [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast1];
+const VERSIONS: [ProtocolVersion; 3] = [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast2];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pushed_wal_is_read_back_in_every_version() {
@@ -36,7 +36,7 @@ async fn pushed_wal_is_read_back_in_every_version() {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_wal_survives_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     let mut wal = Wal::new();
     let first = wal.grow(150_000);
     let end_of_first = wal.end();
@@ -69,7 +69,7 @@ async fn vote_is_granted_once_per_term() {
         let mut first = Proposer::greeted(server.at, id, version).await;
         assert!(first.vote(5).await.vote_given);
         // Only the holdfast dialect names the proposer, so only there the same candidate may get its vote again.
-        assert_eq!(first.vote(5).await.vote_given, version == ProtocolVersion::Holdfast1);
+        assert_eq!(first.vote(5).await.vote_given, version == ProtocolVersion::Holdfast2);
 
         let mut second = Proposer::greeted(server.at, id, version).await;
         second.proposer_id = ProposerId([9; 16]);
@@ -85,7 +85,7 @@ async fn vote_is_granted_once_per_term() {
 #[tokio::test(flavor = "multi_thread")]
 async fn second_connection_of_a_term_takes_over() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     server.at.create(id, version.dialect()).await;
     let mut wal = Wal::new();
     let first = wal.grow(30_000);
@@ -159,7 +159,7 @@ async fn acceptor_sends_only_replies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn holdfast_dialect_has_prevote_and_checksum() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     server.at.create(id, version.dialect()).await;
     let mut wal = Wal::new();
     let bytes = wal.grow(40_000);
@@ -181,7 +181,7 @@ async fn holdfast_dialect_has_prevote_and_checksum() {
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_wal_is_refused_and_not_stored() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     server.at.create(id, version.dialect()).await;
     let mut wal = Wal::new();
     let mut bytes = wal.grow(20_000);
@@ -203,7 +203,7 @@ async fn damaged_wal_is_refused_and_not_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn protocol_violation_closes_connection_with_reason() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     server.at.create(id, version.dialect()).await;
     let greeting = |id, version| async move {
         let proposer = Proposer::connect(server.at, id, version).await;
@@ -221,6 +221,7 @@ async fn protocol_violation_closes_connection_with_reason() {
             {
                 let mut payload = BytesMut::new();
                 let vote = consensus::VoteRequest {
+                    replica: wal_types::ReplicaId::default(),
                     generation: Generation(0),
                     term: Term(1),
                     proposer_id: ProposerId::default(),
@@ -258,7 +259,7 @@ async fn push_in_other_dialect_is_refused() {
     for (id, push, part) in [
         (ours, "START_WAL_PUSH", "proto_version '2' is of dialect neon"),
         (ours, "START_WAL_PUSH (proto_version '3')", "created for dialect holdfast"),
-        (theirs, "START_WAL_PUSH (proto_version 'holdfast-1')", "created for dialect neon"),
+        (theirs, "START_WAL_PUSH (proto_version 'holdfast-2')", "created for dialect neon"),
     ] {
         let message = push_error(server.at, id, push).await;
         assert!(message.contains(part), "{push}: {message}");

@@ -20,7 +20,7 @@ struct Log {
 
 async fn log() -> Log {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     server.at.create(id, version.dialect()).await;
     let mut wal = Wal::new();
     let committed = wal.grow(150_000);
@@ -80,7 +80,7 @@ async fn proposer_reads_durable_wal_of_its_term() {
     let Log { server, id, wal, .. } = log().await;
     let mut reader = server.at.read(id, &format!("PHYSICAL {START} (term='1')")).await;
     assert_eq!(reader.bytes(START, wal.end()).await, wal.bytes);
-    let mut other = Proposer::greeted(server.at, id, ProtocolVersion::Holdfast1).await;
+    let mut other = Proposer::greeted(server.at, id, ProtocolVersion::Holdfast2).await;
     assert!(other.vote(2).await.vote_given);
     let error = reader.error().await;
     assert!(error.is_fatal() && error.message.contains("is at term 2"), "{error}");

@@ -27,7 +27,7 @@ async fn removed_wal_is_refused_in_postgresql_words() {
     server.at.create(id, Dialect::Holdfast).await;
     let mut wal = Wal::new();
     let bytes = wal.grow(5 * SEGMENT_BYTES as usize);
-    let mut proposer = Proposer::elected(server.at, id, ProtocolVersion::Holdfast1, &[(1, START)]).await;
+    let mut proposer = Proposer::elected(server.at, id, ProtocolVersion::Holdfast2, &[(1, START)]).await;
     proposer.push(1, START, &bytes, wal.end()).await;
     assert_eq!(lsn(&server.at.status(id).await, "oldest_lsn"), START, "a member may need it");
 
@@ -65,7 +65,7 @@ async fn damaged_safekeeper_votes_only_after_repair() {
     server.at.create(id, Dialect::Holdfast).await;
     let mut wal = Wal::new();
     let bytes = wal.grow(5 * SEGMENT_BYTES as usize / 2);
-    let mut proposer = Proposer::elected(server.at, id, ProtocolVersion::Holdfast1, &[(1, START)]).await;
+    let mut proposer = Proposer::elected(server.at, id, ProtocolVersion::Holdfast2, &[(1, START)]).await;
     proposer.push(1, START, &bytes, START).await;
     server.stop().await;
 
@@ -81,7 +81,7 @@ async fn damaged_safekeeper_votes_only_after_repair() {
     assert_eq!(kept.len(), 2, "{kept:?}");
     assert!(kept.iter().all(|name| files.join(name.as_str().unwrap()).exists()));
 
-    let mut candidate = Proposer::greeted(server.at, id, ProtocolVersion::Holdfast1).await;
+    let mut candidate = Proposer::greeted(server.at, id, ProtocolVersion::Holdfast2).await;
     let vote = candidate.vote(2).await;
     assert_eq!((vote.vote_given, vote.lost), (false, true), "{vote:?}");
     // Other safekeepers elected it. Its log starts with what is left on this safekeeper.
@@ -95,23 +95,40 @@ async fn damaged_safekeeper_votes_only_after_repair() {
     server.stop().await;
 }
 
+/// A copy that was not told its members grants no vote. A leader that others elected may feed it.
 #[tokio::test(flavor = "multi_thread")]
-async fn create_timeline_refuses_another_disk() {
+async fn unconfigured_copy_grants_no_vote() {
     let server = Server::start().await;
-    let disk = server.at.get("/v1/status").await["disk_id"].clone();
-    let with_disk = |disk: Value| {
-        let mut body = timeline_body(timeline(1), Dialect::Holdfast);
-        body["members"][0]["disk_id"] = disk;
-        body
-    };
-    let (status, text) = server.at.post(&with_disk(json!("00112233445566778899aabbccddeeff"))).await;
-    assert!(status == 409 && text.contains("meant for another disk of safekeeper 1"), "{status} {text}");
-    assert_eq!(server.at.get("/v1/timelines").await, json!([]));
-    let (status, text) = server.at.post(&with_disk(json!("0011"))).await;
-    assert!(status == 400 && text.contains("disk_id"), "{status} {text}");
-    for expected in [201, 200] {
-        assert_eq!(server.at.post(&with_disk(disk.clone())).await.0, expected);
+    for (number, version) in [(1, ProtocolVersion::Holdfast2), (2, ProtocolVersion::V3)] {
+        let id = timeline(number);
+        let dialect = version.dialect();
+        let (_, text) = server.at.post(&timeline_body(id, dialect)).await;
+        let created: Value = serde_json::from_str(&text).unwrap();
+        let mut candidate = Proposer::greeted(server.at, id, version).await;
+        if dialect == Dialect::Holdfast {
+            assert!(!candidate.vote(1).await.vote_given);
+        } else {
+            candidate.send_vote(1).await;
+            assert!(candidate.refusal().await.message.contains("no members yet"));
+        }
+        let (status, text) = server.at.bootstrap(id, created["replica_id"].as_str().unwrap()).await;
+        assert_eq!(status, 200, "{text}");
+        let mut candidate = Proposer::greeted(server.at, id, version).await;
+        assert!(candidate.vote(2).await.vote_given);
     }
+    server.stop().await;
+}
+
+/// A message that means another copy is refused with a sentence.
+#[tokio::test(flavor = "multi_thread")]
+async fn vote_for_another_copy_is_refused() {
+    let server = Server::start().await;
+    server.at.create(timeline(1), Dialect::Holdfast).await;
+    let mut candidate = Proposer::greeted(server.at, timeline(1), ProtocolVersion::Holdfast2).await;
+    candidate.replica = wal_types::ReplicaId([0xee; 16]);
+    candidate.send_vote(1).await;
+    let refusal = candidate.refusal().await;
+    assert!(refusal.message.contains("its log was created anew"), "{refusal:?}");
     server.stop().await;
 }
 

@@ -10,12 +10,12 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
-use wal_types::{Generation, ProposerId, TenantTimelineId, Term};
+use wal_types::{Generation, ProposerId, ReplicaId, TenantTimelineId, Term};
 
 use crate::support::{PATIENCE, Proposer, START, Server, Wal, eventually, timeline, within};
 use crate::tls::server_with_certificate;
 
-const OWN: ProtocolVersion = ProtocolVersion::Holdfast1;
+const OWN: ProtocolVersion = ProtocolVersion::Holdfast2;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Timelines are dealt to the shards in turn, so this one shares a shard with the first.
 const ON_THE_SAME_SHARD: u8 = 5;
@@ -41,7 +41,7 @@ async fn push_without_waiting<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     id: TenantTimelineId,
     greeting: &ProposerMessage,
-    term: u64,
+    (term, replica): (u64, ReplicaId),
 ) -> Term {
     let (reader, mut writer) = split(stream);
     let mut reader = FramedReader::new(reader);
@@ -54,9 +54,14 @@ async fn push_without_waiting<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
 
-    let vote = VoteRequest { generation: Generation(0), term: Term(term), proposer_id: ProposerId([7; 16]) };
+    let vote = VoteRequest {
+        replica,
+        generation: Generation(0),
+        term: Term(term),
+        proposer_id: ProposerId([7; 16]),
+    };
     let mut bytes = BytesMut::new();
-    let command = FrontendMessage::Query("START_WAL_PUSH (proto_version 'holdfast-1')".into());
+    let command = FrontendMessage::Query("START_WAL_PUSH (proto_version 'holdfast-2')".into());
     for message in [command, copy_data(greeting), copy_data(&ProposerMessage::Vote(vote))] {
         message.encode(&mut bytes).unwrap();
     }
@@ -86,16 +91,18 @@ async fn early_messages_move_to_shard() {
     let (directory, id) = (tempfile::tempdir().unwrap(), timeline(1));
     let plain = Server::start().await;
     plain.at.create(id, Dialect::Holdfast).await;
-    let greeting = Proposer::connect(plain.at, id, OWN).await.greeting();
+    let first = Proposer::greeted(plain.at, id, OWN).await;
+    let (greeting, replica) = (first.greeting(), first.replica);
     for term in 1..20 {
         let stream = TcpStream::connect(plain.at.pg).await.unwrap();
-        let granted = within("a vote", push_without_waiting(stream, id, &greeting, term)).await;
+        let granted = within("a vote", push_without_waiting(stream, id, &greeting, (term, replica))).await;
         assert_eq!(granted, Term(term));
     }
     plain.stop().await;
 
     let (encrypted, config) = server_with_certificate(directory.path()).await;
     encrypted.at.create(id, Dialect::Holdfast).await;
+    let replica = encrypted.at.status(id).await["replica_id"].as_str().unwrap().parse().unwrap();
     for term in 1..20 {
         let mut stream = TcpStream::connect(encrypted.at.pg).await.unwrap();
         let mut request = BytesMut::new();
@@ -104,7 +111,7 @@ async fn early_messages_move_to_shard() {
         assert_eq!(stream.read_u8().await.unwrap(), b'S');
         let name = ServerName::try_from("localhost").unwrap();
         let stream = TlsConnector::from(config.clone()).connect(name, stream).await.unwrap();
-        let granted = within("a vote", push_without_waiting(stream, id, &greeting, term)).await;
+        let granted = within("a vote", push_without_waiting(stream, id, &greeting, (term, replica))).await;
         assert_eq!(granted, Term(term));
     }
     encrypted.stop().await;
@@ -156,7 +163,7 @@ async fn unread_replies_close_connection() {
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(server.at.pg).await.unwrap();
     let mut bytes = startup(id);
-    FrontendMessage::Query("START_WAL_PUSH (proto_version 'holdfast-1')".into()).encode(&mut bytes).unwrap();
+    FrontendMessage::Query("START_WAL_PUSH (proto_version 'holdfast-2')".into()).encode(&mut bytes).unwrap();
     stream.write_all(&bytes).await.unwrap();
     let mut requests = BytesMut::new();
     for _ in 0..1000 {

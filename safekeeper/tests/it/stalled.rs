@@ -11,7 +11,7 @@ use crate::support::{Proposer, START, Server, Wal, timeline, within};
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_replies_do_not_delay_votes() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     server.at.create(id, version.dialect()).await;
     let mut stalled = Proposer::elected(server.at, id, version, &[(1, START)]).await;
     let mut wal = Wal::new();
@@ -43,7 +43,7 @@ async fn unread_replies_do_not_delay_votes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_message_delays_no_vote() {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     server.at.create(id, version.dialect()).await;
     let mut stalled = tokio::net::TcpStream::connect(server.at.pg).await.unwrap();
     // A startup packet that never ends, and a leader that disconnected without ending the copy.

@@ -20,7 +20,7 @@ use wal_types::Lsn;
 use crate::process::{Program, reads_back};
 use crate::support::{Proposer, SEGMENT_BYTES, START, Wal, eventually, timeline, within};
 
-const OWN: ProtocolVersion = ProtocolVersion::Holdfast1;
+const OWN: ProtocolVersion = ProtocolVersion::Holdfast2;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// More than a segment, so that files are created and renamed as well.
 const PUSH_BYTES: usize = SEGMENT_BYTES as usize + 10_000;

@@ -17,7 +17,7 @@ struct Switched {
 /// A log whose second term is on PostgreSQL timeline 2, not yet committed there.
 async fn switched() -> Switched {
     let server = Server::start().await;
-    let (id, version) = (timeline(1), ProtocolVersion::Holdfast1);
+    let (id, version) = (timeline(1), ProtocolVersion::Holdfast2);
     server.at.create(id, version.dialect()).await;
     let mut wal = Wal::new();
     let first = wal.grow(100_000);

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use super::state::Origin;
 use super::{Cluster, PartName, ReportStep};
 use crate::postgres::Postgres;
-use crate::safekeeper::NewTimeline;
+use crate::safekeeper::{NewTimeline, create_on_all};
 use crate::wait;
 
 /// Time limit for the walproposer to lead a quorum.
@@ -177,7 +177,11 @@ impl Cluster {
         for id in self.safekeeper_ids() {
             report(&format!("creating the timeline on sk{id}"));
             self.start_part(PartName::Safekeeper(id)).await?;
-            self.safekeeper(id)?.create_timeline(&new).await?;
+        }
+        let safekeepers: Vec<_> =
+            self.safekeeper_ids().into_iter().map(|id| self.safekeeper(id)).collect::<Result<_>>()?;
+        create_on_all(&safekeepers, &new).await?;
+        for id in self.safekeeper_ids() {
             self.end_part_gently(PartName::Safekeeper(id)).await?;
         }
 
@@ -254,7 +258,6 @@ impl Cluster {
             system_id: ask("SELECT system_identifier FROM pg_control_system()").await?,
             pg_version: ask("SHOW server_version_num").await?.parse()?,
             wal_segment_size,
-            members: self.state.safekeepers.iter().map(|state| (state.id, state.part.port)).collect(),
         })
     }
 }

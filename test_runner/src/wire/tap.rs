@@ -218,13 +218,13 @@ async fn pass_on(writer: &mut FramedWriter<OwnedWriteHalf>, more: &[u8]) -> bool
 fn is_push(query: &Frame) -> Result<bool> {
     let text = String::from_utf8_lossy(&query.body).to_ascii_lowercase();
     let is_push = text.starts_with("start_wal_push");
-    let version = codec::version_name(ProtocolVersion::Holdfast1);
+    let version = codec::version_name(ProtocolVersion::Holdfast2);
     ensure!(!is_push || text.contains(version), "a push that is not of version {version}: {text}");
     Ok(is_push)
 }
 
 fn record_request(payload: &Bytes, shared: &Shared, state: &Mutex<ConnectionState>) -> Result<()> {
-    let message = codec::decode_proposer(ProtocolVersion::Holdfast1, payload.clone());
+    let message = codec::decode_proposer(ProtocolVersion::Holdfast2, payload.clone());
     match message.context("a message to the safekeeper")? {
         ProposerMessage::Vote(vote) => state.lock().asked = Some((vote.term, vote.proposer_id)),
         ProposerMessage::Elected(elected) => {
@@ -241,7 +241,7 @@ fn record_request(payload: &Bytes, shared: &Shared, state: &Mutex<ConnectionStat
 }
 
 fn record_reply(payload: &Bytes, shared: &Shared, state: &Mutex<ConnectionState>) -> Result<()> {
-    let message = codec::decode_acceptor(ProtocolVersion::Holdfast1, payload.clone());
+    let message = codec::decode_acceptor(ProtocolVersion::Holdfast2, payload.clone());
     let answer = match message.context("a message of the safekeeper")? {
         AcceptorMessage::PreVote(vote) => position_reply(vote.term, vote.flush_lsn),
         AcceptorMessage::Vote(vote) => {

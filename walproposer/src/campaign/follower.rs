@@ -25,6 +25,8 @@ const DONOR_RETRY_DELAY: Duration = Duration::from_millis(500);
 const LOG_BEGINS_TOO_HIGH: &str = "this safekeeper's log is new and begins above what the others hold: it waits until \
      they hold everything below; if they never will, replace it by a safekeeper with a new number, whose start_lsn is \
      their highest oldest_lsn";
+const HAS_NO_MEMBERS: &str = "this safekeeper's copy of the log has no members yet and grants no vote: finish its creation with \
+     PUT .../bootstrap on it";
 const CANNOT_FOLLOW: &str = "this safekeeper cannot follow: its log has no common point with the leader's, or no other \
      safekeeper holds the WAL that it lacks; replace it by a safekeeper with a new number";
 
@@ -194,6 +196,7 @@ impl Follower {
                 PeerState::Offline => LinkState::Offline,
                 PeerState::Greeting => LinkState::Connecting,
                 PeerState::Greeted | PeerState::Voting => LinkState::Greeted,
+                PeerState::Foreign(_) => LinkState::Greeted,
                 PeerState::Voted | PeerState::CannotFollow => LinkState::Voted,
                 PeerState::Streaming { .. } if peer.catching_up => LinkState::CatchingUp,
                 PeerState::Streaming { .. } => LinkState::Streaming,
@@ -202,7 +205,9 @@ impl Follower {
             commit_lsn: peer.commit_lsn,
             unanswered_since: self.unanswered_since(),
             last_error: match peer.state {
+                PeerState::Foreign(why) => Some(why.to_string()),
                 PeerState::CannotFollow => Some(CANNOT_FOLLOW.to_owned()),
+                PeerState::Greeted if peer.unconfigured => Some(HAS_NO_MEMBERS.to_owned()),
                 PeerState::Voted if phase == CampaignPhase::Leading => Some(LOG_BEGINS_TOO_HIGH.to_owned()),
                 _ => self.problem.as_ref().map(|problem| problem.reason.clone()),
             },
@@ -223,8 +228,14 @@ mod tests {
         let follower = Follower::new(address, 1, tokio::spawn(async {}).abort_handle());
         let at = Lsn(0x200_0000);
         let state = PeerState::Voted;
-        let peer =
-            PeerStatus { id: NodeId(4), state, flush_lsn: at, commit_lsn: Lsn::INVALID, catching_up: false };
+        let peer = PeerStatus {
+            id: NodeId(4),
+            state,
+            flush_lsn: at,
+            commit_lsn: Lsn::INVALID,
+            catching_up: false,
+            unconfigured: false,
+        };
         assert_eq!(follower.view(&peer, CampaignPhase::Voting).last_error, None);
         let waits = follower.view(&peer, CampaignPhase::Leading).last_error.unwrap();
         assert!(waits.contains("oldest_lsn"), "{waits}");

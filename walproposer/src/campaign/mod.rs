@@ -20,11 +20,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{Action, CampaignPhase, LostTerm, Proposer, ProposerOptions, WalBuffer};
+use consensus::{Action, CampaignPhase, LostTerm, Primary, Proposer, ProposerOptions, WalBuffer};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
-use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId};
+use wal_types::{Generation, Lsn, NodeId, ProposerId};
 
 use self::follower::Follower;
 use self::requested_change::RequestedChange;
@@ -71,7 +71,7 @@ pub(crate) struct Campaign {
     /// Newest generation that is decided under this term.
     decided_generation: Option<Generation>,
     requested_change: Option<RequestedChange>,
-    primary: Option<PrimaryId>,
+    primary: Option<Primary>,
     connections_opened: u64,
     dialers_started: u64,
     /// Aborted when the campaign is dropped.
@@ -217,7 +217,7 @@ impl Campaign {
     }
 
     /// The primary whose WAL this campaign writes; `None` when it has no name.
-    pub(crate) const fn primary(&self) -> Option<PrimaryId> {
+    pub(crate) const fn primary(&self) -> Option<Primary> {
         self.primary
     }
 

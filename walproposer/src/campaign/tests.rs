@@ -61,6 +61,8 @@ impl Campaign {
 
 fn greeting(configuration: Configuration) -> AcceptorMessage {
     AcceptorMessage::Greeting(AcceptorGreeting {
+        replica: wal_types::ReplicaId::default(),
+        birth: None,
         node_id: NODE,
         term: Term(3),
         configuration,
@@ -154,7 +156,12 @@ async fn campaign_resets_connection_after_answer_timeout() {
 #[tokio::test]
 async fn campaign_dials_members_that_are_not_listed() {
     let members = |ids: std::ops::Range<u64>| {
-        let member = |id| consensus::Member { id: NodeId(id), host: "127.0.0.1".into(), port: 1 };
+        let member = |id| consensus::Member {
+            id: NodeId(id),
+            host: "127.0.0.1".into(),
+            port: 1,
+            replica: wal_types::ReplicaId::default(),
+        };
         Configuration { members: ids.map(member).collect(), ..Configuration::default() }
     };
     for (dials, known) in [(true, vec![1, 2, 3]), (false, vec![1])] {

@@ -62,7 +62,7 @@ pub(crate) enum LeadershipEnd {
 impl From<LostTerm> for LeadershipEnd {
     fn from(lost: LostTerm) -> Self {
         match lost {
-            LostTerm::NotDesignated { designated } => Self::NotDesignated(PrimaryName(designated)),
+            LostTerm::NotDesignated { designated } => Self::NotDesignated(PrimaryName(designated.name)),
             other => Self::Lost(other),
         }
     }

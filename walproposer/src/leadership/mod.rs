@@ -105,7 +105,7 @@ impl<'a> Connected<'a> {
             tli: Some(position.tli),
             safekeepers: cluster.nodes(),
             term_floor: carry_over.term_floor,
-            primary: config.primary_name.map(|name| name.0),
+            primary: config.primary_name.map(|name| consensus::Primary::named(name.0)),
             send_buffer_bytes_max: config.send_buffer_bytes_max,
         };
         let campaign = Campaign::start(cluster, options, board);

@@ -126,7 +126,7 @@ impl<'a> Streaming<'a> {
                 Action::Configured(Configuration { primary: Some(designated), .. })
                     if self.campaign.primary() != Some(designated) =>
                 {
-                    return Err(LeadershipEnd::NotDesignated(PrimaryName(designated)));
+                    return Err(LeadershipEnd::NotDesignated(PrimaryName(designated.name)));
                 }
                 Action::Configured(_)
                 | Action::PreVoted { .. }

@@ -100,7 +100,7 @@ struct WaitsFor {
 
 impl From<&ConfigurationView> for ConfigurationStatus {
     fn from(view: &ConfigurationView) -> Self {
-        let Configuration { generation, members, new_members, primary } = &view.configuration;
+        let Configuration { generation, members, new_members, primary, .. } = &view.configuration;
         let all = |members: &[Member]| {
             let one = |member: &Member| MemberStatus {
                 id: member.id.0,
@@ -115,7 +115,7 @@ impl From<&ConfigurationView> for ConfigurationStatus {
             joint: !new_members.is_empty(),
             members: all(members),
             new_members: all(new_members),
-            primary: primary.map(|id| PrimaryName(id).to_string()),
+            primary: primary.map(|primary| PrimaryName(primary.name).to_string()),
         }
     }
 }

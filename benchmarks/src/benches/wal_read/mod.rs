@@ -147,7 +147,7 @@ impl Server {
 async fn safekeeper(run: &Run, wal_bytes: u64) -> Result<(Node, Server)> {
     let node = Node::start(run, 1).await?;
     let timeline = nodes::timeline(1, SEGMENT_BYTES)?;
-    node.create(&[timeline], &[1]).await?;
+    node.create(&[timeline]).await?;
     let upto = fill(&node, &timeline, wal_bytes)?;
     let options = format!("-c tenant_id={} -c timeline_id={}", timeline.id.tenant, timeline.id.timeline);
     let server = Server {

@@ -24,7 +24,7 @@ pub(crate) struct Case {
 
 /// Sizes of WAL in a message: a commit of one row, a page, the most.
 const SIZES: [(usize, &str); 3] = [(120, "120 B"), (8 * 1024, "8 KiB"), (128 * 1024, "128 KiB")];
-const VERSIONS: [ProtocolVersion; 3] = [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast1];
+const VERSIONS: [ProtocolVersion; 3] = [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast2];
 const REPLICATION: &str = "replication protocol";
 
 /// All cases.
@@ -153,6 +153,7 @@ fn append(bytes: usize) -> ProposerMessage {
 
 fn response() -> AcceptorMessage {
     AcceptorMessage::Append(AppendResponse {
+        oldest_lsn: Lsn::INVALID,
         generation: Generation(0),
         term: Term(7),
         flush_lsn: Lsn(0x200_0078),
@@ -167,6 +168,6 @@ fn name(version: ProtocolVersion) -> &'static str {
     match version {
         ProtocolVersion::V2 => "neon, version 2",
         ProtocolVersion::V3 => "neon, version 3",
-        ProtocolVersion::Holdfast1 => "holdfast-1",
+        ProtocolVersion::Holdfast2 => "holdfast-2",
     }
 }

@@ -15,20 +15,21 @@ impl Acceptor {
     }
 
     pub(super) fn append_response(&self, to: ConnectionId) -> Effect {
-        self.respond(to, self.flush_lsn, self.persisted_commit)
+        self.respond(to, self.flush_lsn, self.persisted_commit, self.oldest_lsn)
     }
 
     /// Tells a proposer of a lower term that it was deposed, and nothing else.
     pub(super) fn deposed_response(&self, to: ConnectionId) -> Effect {
-        self.respond(to, Lsn::INVALID, Lsn::INVALID)
+        self.respond(to, Lsn::INVALID, Lsn::INVALID, Lsn::INVALID)
     }
 
-    fn respond(&self, to: ConnectionId, flush_lsn: Lsn, commit_lsn: Lsn) -> Effect {
+    fn respond(&self, to: ConnectionId, flush_lsn: Lsn, commit_lsn: Lsn, oldest_lsn: Lsn) -> Effect {
         let message = AcceptorMessage::Append(AppendResponse {
             generation: self.state.configuration.generation,
             term: self.state.term,
             flush_lsn,
             commit_lsn,
+            oldest_lsn,
             hot_standby: HotStandbyFeedback::default(),
             pageserver: None,
         });

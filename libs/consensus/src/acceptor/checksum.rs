@@ -1,6 +1,6 @@
 //! `ChecksumRequest`: has the driver checksum a range of the log, for the candidate that holds this node's vote.
 
-use super::{Acceptor, Effect, Refusal, require_holdfast1};
+use super::{Acceptor, Effect, Refusal, require_holdfast2};
 use crate::ConnectionId;
 use crate::lineage::ProtocolVersion;
 use crate::message::{AcceptorMessage, ChecksumRequest, ChecksumResponse};
@@ -14,7 +14,7 @@ impl Acceptor {
         version: ProtocolVersion,
         request: ChecksumRequest,
     ) -> Result<Vec<Effect>, Refusal> {
-        require_holdfast1(version)?;
+        require_holdfast2(version)?;
         let ChecksumRequest { from: begin, to, .. } = request;
         let short = begin <= to && to.bytes_since(begin) <= self.lineage.segment_size.bytes().into();
         if !short {

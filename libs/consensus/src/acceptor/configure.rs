@@ -1,6 +1,6 @@
 //! `ConfigureRequest`: accepts a configuration from the leader of the term and keeps it with that term.
 
-use super::{Acceptor, Effect, Refusal, require_holdfast1};
+use super::{Acceptor, Effect, Refusal, require_holdfast2};
 use crate::ConnectionId;
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
@@ -15,7 +15,7 @@ impl Acceptor {
         version: ProtocolVersion,
         request: ConfigureRequest,
     ) -> Result<Vec<Effect>, Refusal> {
-        require_holdfast1(version)?;
+        require_holdfast2(version)?;
         let ConfigureRequest { term, configuration } = request;
         let mut effects = Vec::new();
 

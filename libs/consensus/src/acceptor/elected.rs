@@ -15,6 +15,10 @@ impl Acceptor {
         elected: ProposerElected,
     ) -> Result<Vec<Effect>, Refusal> {
         self.check_generation(version, elected.generation)?;
+        self.check_copy(version, elected.replica)?;
+        if elected.rebase.is_some() {
+            return Err(Refusal::Unsupported("a re-base"));
+        }
         self.check_term_leap(elected.term)?;
         if elected.term < self.state.term {
             // The proposer was deposed. The response to its first append says so.
@@ -23,7 +27,7 @@ impl Acceptor {
         if elected.history.last().is_none_or(|last| last.term != elected.term) {
             return Err(Refusal::Malformed("history of an elected proposer does not end with its own term"));
         }
-        let configured = version == ProtocolVersion::Holdfast1;
+        let configured = version == ProtocolVersion::Holdfast2;
         if configured && elected.configuration.generation != elected.generation {
             return Err(Refusal::Malformed("message and its configuration name different generations"));
         }

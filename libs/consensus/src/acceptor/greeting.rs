@@ -45,7 +45,7 @@ impl Acceptor {
 
         let newer = greeting.configuration.generation > self.state.configuration.generation;
         let adopts = newer && lineage.dialect == Dialect::Neon;
-        if adopts && !greeting.configuration.sets().iter().flatten().any(|&member| member == self.node) {
+        if adopts && !greeting.configuration.sets().iter().flatten().any(|&member| member == self.copy.node) {
             return Err(Refusal::NotAMember(greeting.configuration.generation));
         }
 
@@ -60,7 +60,9 @@ impl Acceptor {
         }
         self.versions.insert(from, greeting.version);
         let message = AcceptorGreeting {
-            node_id: self.node,
+            node_id: self.copy.node,
+            replica: self.copy.replica,
+            birth: self.lineage.birth,
             term: self.state.term,
             configuration: self.state.configuration.clone(),
             configuration_term: self.state.configuration_term,

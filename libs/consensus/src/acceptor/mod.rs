@@ -9,6 +9,7 @@
 
 mod append;
 mod append_response;
+mod bootstrap;
 mod checksum;
 mod configure;
 mod effect;
@@ -18,13 +19,14 @@ mod pre_vote;
 mod refusal;
 mod repair;
 mod vote;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wal_types::{Generation, Lsn, NodeId, Term};
+use wal_types::{CopyId, Generation, Lsn, ReplicaId, Term};
 
 pub use self::effect::Effect;
-pub use self::refusal::Refusal;
+pub use self::refusal::{BootstrapRefused, Refusal};
 
 use crate::ConnectionId;
 use crate::lineage::{Lineage, ProtocolVersion};
@@ -53,10 +55,12 @@ struct LeaderConnection {
 ///
 /// ```
 /// use consensus::{
-///     Acceptor, AcceptorState, Configuration, ConnectionId, Dialect, Effect, Lineage, ProposerGreeting,
-///     ProposerMessage, ProtocolVersion, VoteRequest,
+///     Acceptor, AcceptorState, Configuration, ConnectionId, Dialect, Effect, Lineage, Member,
+///     ProposerGreeting, ProposerMessage, ProtocolVersion, VoteRequest,
 /// };
-/// use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+/// use wal_types::{
+///     CopyId, Generation, Lsn, NodeId, ProposerId, ReplicaId, SegmentSize, SystemId, TenantTimelineId, Term, Tli,
+/// };
 ///
 /// let start = Lsn(0x100_0000);
 /// let lineage = Lineage {
@@ -67,12 +71,18 @@ struct LeaderConnection {
 ///     segment_size: SegmentSize::POSTGRES_DEFAULT,
 ///     start_lsn: start,
 ///     start_tli: Tli::FIRST,
+///     birth: None,
+///     start_history: None,
 /// };
-/// let mut acceptor = Acceptor::new(NodeId(1), lineage, AcceptorState::default(), start);
+/// let copy = CopyId { node: NodeId(1), replica: ReplicaId([9; 16]) };
+/// let only = Member { id: copy.node, host: "sk1".to_owned(), port: 5454, replica: copy.replica };
+/// let configuration = Configuration { members: vec![only], ..Configuration::default() };
+/// let state = AcceptorState { configuration, ..AcceptorState::default() };
+/// let mut acceptor = Acceptor::new(copy, lineage, state, start);
 /// let (connection, proposer_id) = (ConnectionId(1), ProposerId([1; 16]));
 ///
 /// let greeting = ProposerGreeting {
-///     version: ProtocolVersion::Holdfast1,
+///     version: ProtocolVersion::Holdfast2,
 ///     id: TenantTimelineId::default(),
 ///     pg_version: 170_000,
 ///     system_id: SystemId(7),
@@ -83,14 +93,15 @@ struct LeaderConnection {
 /// };
 /// acceptor.step(connection, ProposerMessage::Greeting(greeting))?;
 ///
-/// let vote = VoteRequest { generation: Generation(0), term: Term(1), proposer_id };
+/// let vote =
+///     VoteRequest { generation: Generation(0), term: Term(1), proposer_id, replica: copy.replica };
 /// let effects = acceptor.step(connection, ProposerMessage::Vote(vote))?;
 /// assert!(matches!(effects.as_slice(), [Effect::Persist(_), Effect::Reply { .. }]));
 /// # Ok::<(), consensus::Refusal>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acceptor {
-    node: NodeId,
+    copy: CopyId,
     lineage: Lineage,
     /// `commit_lsn` and `horizon_lsn` may be ahead of the disk, the rest never is.
     state: AcceptorState,
@@ -117,9 +128,9 @@ pub struct Acceptor {
 impl Acceptor {
     /// Restores an acceptor from the disk: `state` is that of the control file, `log_end` the end of the log's last
     /// record.
-    pub fn new(node: NodeId, lineage: Lineage, state: AcceptorState, log_end: Lsn) -> Self {
+    pub fn new(copy: CopyId, lineage: Lineage, state: AcceptorState, log_end: Lsn) -> Self {
         Self {
-            node,
+            copy,
             oldest_lsn: lineage.start_lsn,
             lineage,
             persisted_commit: state.commit_lsn,
@@ -137,7 +148,7 @@ impl Acceptor {
 
     /// Decides about a message. After a refusal the acceptor is unchanged.
     ///
-    /// Before any message but an append the driver must have flushed what was written and called
+    /// Before any message but an append or a watch request the driver must have flushed what was written and called
     /// [`Acceptor::flushed`]: a vote must report everything that an older term could still have acknowledged.
     pub fn step(&mut self, from: ConnectionId, message: ProposerMessage) -> Result<Vec<Effect>, Refusal> {
         if let ProposerMessage::Greeting(greeting) = message {
@@ -152,6 +163,8 @@ impl Acceptor {
             ProposerMessage::Append(append) => self.handle_append(from, version, append),
             ProposerMessage::Checksum(request) => self.handle_checksum(from, version, request),
             ProposerMessage::Configure(request) => self.handle_configure(from, version, request),
+            ProposerMessage::Ticket(_) => Err(Refusal::Unsupported("support of leases")),
+            ProposerMessage::Watch => self.handle_watch(from, version),
         }
     }
 
@@ -242,10 +255,10 @@ impl Acceptor {
     }
 
     /// In versions 2 and 3 configurations are decided outside of the protocol, so both sides must know the same generation.
-    /// In `holdfast-1` the proposer checks the generation itself: the responses carry the acceptor's configuration.
+    /// In `holdfast-2` the proposer checks the generation itself: the responses carry the acceptor's configuration.
     fn check_generation(&self, version: ProtocolVersion, got: Generation) -> Result<(), Refusal> {
         let expected = self.state.configuration.generation;
-        let fits = version == ProtocolVersion::Holdfast1 || got == expected;
+        let fits = version == ProtocolVersion::Holdfast2 || got == expected;
         if fits { Ok(()) } else { Err(Refusal::Generation { expected, got }) }
     }
 
@@ -266,6 +279,21 @@ impl Acceptor {
         self.leader.is_some_and(|leader| leader.connection == connection)
     }
 
+    /// True when no one has told this copy who its peers are, and no leader has led it.
+    pub fn is_unconfigured(&self) -> bool {
+        self.state.configuration.is_unset() && self.state.history.entries().is_empty()
+    }
+
+    /// Refuses a message that means another copy than this one. The public versions name no copy.
+    fn check_copy(&self, version: ProtocolVersion, meant: ReplicaId) -> Result<(), Refusal> {
+        match version {
+            ProtocolVersion::Holdfast2 if meant != self.copy.replica => {
+                Err(Refusal::OtherCopy { own: self.copy, meant })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn local_history(&self) -> TermHistory {
         self.state.history.up_to(self.flush_lsn)
     }
@@ -281,13 +309,19 @@ impl Acceptor {
     }
 
     /// Position up to which this log equals the log of every proposer that can be elected; no history is needed to know
-    /// that. It is the removal horizon, with one exception: a new member whose catch-up was interrupted may have a log
-    /// that is committed and ends below the first entry of its history. Then it is the end of the log.
+    /// that. No leader lacks what is committed, so it is the commit LSN, or the removal horizon. Both count as they are on
+    /// the disk, because a restart between vote and election must not change the common point.
     fn agreed_lsn(&self) -> Lsn {
+        self.persisted_horizon.max(self.known_commit())
+    }
+
+    /// The commit LSN on the disk, with one exception: a new member whose catch-up was interrupted may have a log that is
+    /// committed and ends below the first entry of its history. Then it is the end of the log.
+    fn known_commit(&self) -> Lsn {
         let flush_lsn = self.flush_lsn;
         let is_before = self.state.history.entries().first().is_some_and(|first| first.start > flush_lsn);
         let is_committed = is_before && self.state.commit_lsn >= flush_lsn;
-        if is_committed { self.persisted_horizon.max(flush_lsn) } else { self.persisted_horizon }
+        if is_committed { self.persisted_commit.max(flush_lsn) } else { self.persisted_commit }
     }
 
     /// Adopts the term, and drops the old term's leader and the commit LSN that this leader reported.
@@ -304,10 +338,10 @@ impl Acceptor {
     }
 }
 
-/// Refuses messages that only version `holdfast-1` has.
-fn require_holdfast1(version: ProtocolVersion) -> Result<(), Refusal> {
+/// Refuses messages that only version `holdfast-2` has.
+fn require_holdfast2(version: ProtocolVersion) -> Result<(), Refusal> {
     match version {
-        ProtocolVersion::Holdfast1 => Ok(()),
+        ProtocolVersion::Holdfast2 => Ok(()),
         ProtocolVersion::V2 | ProtocolVersion::V3 => {
             Err(Refusal::Malformed("protocol version has no such message"))
         }

@@ -1,9 +1,9 @@
 //! `PreVoteRequest`: reports the position of this log and promises nothing.
 
-use super::{Acceptor, Effect, Refusal, require_holdfast1};
+use super::{Acceptor, Effect, Refusal, require_holdfast2};
 use crate::ConnectionId;
 use crate::lineage::ProtocolVersion;
-use crate::message::{AcceptorMessage, PreVoteResponse};
+use crate::message::{AcceptorMessage, LeaderHeard, PreVoteResponse};
 
 impl Acceptor {
     pub(super) fn handle_pre_vote(
@@ -11,7 +11,7 @@ impl Acceptor {
         from: ConnectionId,
         version: ProtocolVersion,
     ) -> Result<Vec<Effect>, Refusal> {
-        require_holdfast1(version)?;
+        require_holdfast2(version)?;
         let message = AcceptorMessage::PreVote(PreVoteResponse {
             generation: self.state.configuration.generation,
             term: self.state.term,
@@ -23,6 +23,7 @@ impl Acceptor {
             configuration: self.state.configuration.clone(),
             configuration_term: self.state.configuration_term,
             lost: self.state.lost.is_some(),
+            heard: LeaderHeard::default(),
         });
         Ok(vec![Effect::Reply { to: from, message }])
     }

@@ -1,8 +1,9 @@
-//! [`Refusal`]: why an acceptor does not accept a message, in words that an operator can act on.
+//! [`Refusal`] and [`BootstrapRefused`]: why an acceptor does not accept a message or its first members, in words that an
+//! operator can act on.
 
 use crate::configuration::InvalidConfiguration;
 use thiserror::Error;
-use wal_types::{Generation, Lsn, SystemId, TenantTimelineId, Term};
+use wal_types::{CopyId, Digest, Generation, Lsn, NodeId, ReplicaId, SystemId, TenantTimelineId, Term};
 
 use crate::lineage::Dialect;
 
@@ -53,6 +54,25 @@ pub enum Refusal {
         /// Major version of the proposer.
         got: u32,
     },
+    /// The proposer means another copy: the safekeeper's log was created anew since it became a member.
+    #[error(
+        "safekeeper {own} is not copy {meant}, which is a member: its log was created anew, without the promises of the \
+         member; remove the member, then add this copy as a new one"
+    )]
+    OtherCopy {
+        /// This copy.
+        own: CopyId,
+        /// Copy that the message names.
+        meant: ReplicaId,
+    },
+    /// No one has told this copy who its peers are (dialect `neon`; others get a response without a vote).
+    #[error(
+        "this copy of the log has no members yet and grants no vote; finish its creation with PUT .../bootstrap"
+    )]
+    Unconfigured,
+    /// The message is one of this protocol version that this release does not carry out.
+    #[error("this release does not carry out {0} yet; start a later one")]
+    Unsupported(&'static str),
     /// The configuration leaves this node out.
     #[error("configuration of generation {0} does not list this safekeeper")]
     NotAMember(Generation),
@@ -139,4 +159,29 @@ pub enum Refusal {
     /// The bytes are not WAL of this cluster. Raised by the driver, which can read records.
     #[error("append does not continue the WAL of this log: {0}")]
     NotWal(String),
+}
+
+/// Why a copy does not accept its first members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BootstrapRefused {
+    /// The copy knows its members, and they are others.
+    #[error("timeline {0} has members already, and not these; a leader changes them: see members set")]
+    Configured(TenantTimelineId),
+    /// The copy was created for another log of this name.
+    #[error("this copy was created for the log with birth {own}, these members make a log with birth {got}")]
+    OtherBirth {
+        /// Birth that the copy was created with.
+        own: Digest,
+        /// Hash of the members.
+        got: Digest,
+    },
+    /// The list leaves this copy out.
+    #[error("members do not list this copy, safekeeper {0}")]
+    NotListed(CopyId),
+    /// A member comes without its copy.
+    #[error("replica_id of member {0} is missing: the creation of its copy answers it")]
+    NoCopy(NodeId),
+    /// The members break a rule that every node relies on.
+    #[error(transparent)]
+    Invalid(#[from] InvalidConfiguration),
 }

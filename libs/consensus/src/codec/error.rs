@@ -9,7 +9,7 @@ use crate::lineage::ProtocolVersion;
 use crate::term_history::HistoryOutOfOrder;
 
 /// Why a frame cannot be decoded, or a message cannot be encoded. All errors blame the peer, except
-/// [`CodecError::NotInVersion`] and a host name that cannot be encoded. No error carries bytes of the peer.
+/// [`CodecError::NotInVersion`] and a host name or configuration that cannot be encoded. No error carries bytes of the peer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CodecError {
     /// The version has no such message, so it cannot be sent.

@@ -1,16 +1,13 @@
 //! Fields that more than one version has, with their checks.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use wal_types::{Generation, Lsn, NodeId};
+use wal_types::{Generation, Lsn, NodeId, ReplicaId};
 
 use super::error::CodecError;
 use super::reader::MessageReader;
 use crate::APPEND_WAL_BYTES_MAX;
-use crate::configuration::{Configuration, MEMBERS_MAX, Member};
+use crate::configuration::{Configuration, HOST_BYTES_MAX, MEMBERS_MAX, Member};
 use crate::term_history::{TermHistory, TermStart};
-
-/// Longest host name of a member. A DNS name has at most 253 characters in text form (RFC 1035 section 2.3.4).
-pub const HOST_BYTES_MAX: usize = 255;
 
 /// Length of a member with an empty host.
 const MEMBER_BYTES_MIN: usize = 8 + 1 + 2;
@@ -40,7 +37,7 @@ pub(super) fn history_of(
     Ok(TermHistory::new(entries)?)
 }
 
-/// Big-endian: generation u32, members, new members; each list n u32, n * {node id u64, host, port u16}.
+/// The configuration of version 3, which carries neither copies nor a primary. Big-endian: generation u32, members, new members; each list n u32, n * {node id u64, host, port u16}.
 pub(super) fn put_configuration(configuration: &Configuration, out: &mut BytesMut) -> Result<(), CodecError> {
     out.put_u32(configuration.generation.0);
     for set in [&configuration.members, &configuration.new_members] {
@@ -63,7 +60,7 @@ pub(super) fn get_configuration(reader: &mut MessageReader) -> Result<Configurat
     let generation = Generation(reader.u32()?);
     let members = get_members(reader)?;
     let new_members = get_members(reader)?;
-    let configuration = Configuration { generation, members, new_members, primary: None };
+    let configuration = Configuration { generation, members, new_members, ..Configuration::default() };
     configuration.validate()?;
     Ok(configuration)
 }
@@ -75,7 +72,7 @@ fn get_members(reader: &mut MessageReader) -> Result<Vec<Member>, CodecError> {
     for _ in 0..count {
         let id = NodeId(reader.u64()?);
         let host = reader.text("host", HOST_BYTES_MAX)?;
-        members.push(Member { id, host, port: reader.u16()? });
+        members.push(Member { id, host, port: reader.u16()?, replica: ReplicaId::default() });
     }
     Ok(members)
 }

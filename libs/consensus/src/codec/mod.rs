@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `v2` | the public protocol's older version | little-endian structs, 8-byte tag |
 //! | `v3` | the public protocol's newer version | packed, big-endian, 1-byte tag |
-//! | `holdfast1` | [`version_name`] `holdfast-1` | as `v3`, with more fields and kinds |
+//! | `holdfast2` | [`version_name`] `holdfast-2` | packed, big-endian, 1-byte tag; more fields and kinds |
 //!
 //! The codec knows no frames, no connections and no order of messages: the connection tasks on both sides call it with
 //! one payload at a time. A decoded message is well-formed (counts, order, lengths); acceptor and proposer check the rest.
@@ -15,7 +15,7 @@
 mod error;
 mod feedback;
 mod fields;
-mod holdfast1;
+mod holdfast2;
 mod reader;
 mod tag;
 mod v2;
@@ -27,11 +27,12 @@ use bytes::{Bytes, BytesMut};
 use crate::lineage::ProtocolVersion;
 use crate::message::{AcceptorMessage, ProposerMessage};
 
+pub use crate::configuration::HOST_BYTES_MAX;
 pub use error::CodecError;
 pub use feedback::{decode_feedback, encode_feedback};
-pub use fields::HOST_BYTES_MAX;
+pub use holdfast2::{birth_of, decode_configuration, encode_configuration};
 use reader::MessageReader;
-pub use version::{parse_version, version_name};
+pub use version::{EARLIER_VERSION_NAME, parse_version, version_name};
 
 /// Appends the bytes of `message` to `out`; after an error `out` is unchanged.
 ///
@@ -46,7 +47,7 @@ pub fn encode_proposer(
     let written = match version {
         ProtocolVersion::V2 => v2::put_proposer(message, out),
         ProtocolVersion::V3 => v3::put_proposer(message, out),
-        ProtocolVersion::Holdfast1 => holdfast1::put_proposer(message, out),
+        ProtocolVersion::Holdfast2 => holdfast2::put_proposer(message, out),
     };
     written.inspect_err(|_| out.truncate(before))
 }
@@ -60,7 +61,7 @@ pub fn decode_proposer(version: ProtocolVersion, bytes: Bytes) -> Result<Propose
     match version {
         ProtocolVersion::V2 => v2::get_proposer(&mut reader),
         ProtocolVersion::V3 => v3::get_proposer(&mut reader),
-        ProtocolVersion::Holdfast1 => holdfast1::get_proposer(&mut reader),
+        ProtocolVersion::Holdfast2 => holdfast2::get_proposer(&mut reader),
     }
 }
 
@@ -74,7 +75,7 @@ pub fn encode_acceptor(
     let written = match version {
         ProtocolVersion::V2 => v2::put_acceptor(message, out),
         ProtocolVersion::V3 => v3::put_acceptor(message, out),
-        ProtocolVersion::Holdfast1 => holdfast1::put_acceptor(message, out),
+        ProtocolVersion::Holdfast2 => holdfast2::put_acceptor(message, out),
     };
     written.inspect_err(|_| out.truncate(before))
 }
@@ -85,7 +86,7 @@ pub fn decode_acceptor(version: ProtocolVersion, bytes: Bytes) -> Result<Accepto
     let message = match version {
         ProtocolVersion::V2 => v2::get_acceptor(&mut reader),
         ProtocolVersion::V3 => v3::get_acceptor(&mut reader),
-        ProtocolVersion::Holdfast1 => holdfast1::get_acceptor(&mut reader),
+        ProtocolVersion::Holdfast2 => holdfast2::get_acceptor(&mut reader),
     }?;
     match reader.bytes_left() {
         0 => Ok(message),

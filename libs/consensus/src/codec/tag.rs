@@ -9,6 +9,8 @@ pub(super) const ELECTED: u8 = b'e';
 pub(super) const APPEND: u8 = b'a';
 pub(super) const CHECKSUM: u8 = b'c';
 pub(super) const CONFIGURE: u8 = b'm';
+pub(super) const TICKET: u8 = b't';
+pub(super) const WATCH: u8 = b'w';
 
 /// Name of the kind of a proposer's message.
 pub(super) const fn proposer_kind(message: &ProposerMessage) -> &'static str {
@@ -20,6 +22,8 @@ pub(super) const fn proposer_kind(message: &ProposerMessage) -> &'static str {
         ProposerMessage::Append(_) => "append request",
         ProposerMessage::Checksum(_) => "checksum request",
         ProposerMessage::Configure(_) => "configure request",
+        ProposerMessage::Ticket(_) => "ticket",
+        ProposerMessage::Watch => "watch request",
     }
 }
 
@@ -32,5 +36,7 @@ pub(super) const fn acceptor_kind(message: &AcceptorMessage) -> &'static str {
         AcceptorMessage::Append(_) => "append response",
         AcceptorMessage::Checksum(_) => "checksum response",
         AcceptorMessage::Configure(_) => "configure response",
+        AcceptorMessage::Ticket(_) => "ticket response",
+        AcceptorMessage::Watch(_) => "watch response",
     }
 }

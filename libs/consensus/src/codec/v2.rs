@@ -23,7 +23,8 @@
 
 use bytes::{BufMut, BytesMut};
 use wal_types::{
-    Generation, Lsn, NodeId, ProposerId, SystemId, TenantId, TenantTimelineId, Term, TimelineId, Tli,
+    Generation, Lsn, NodeId, ProposerId, ReplicaId, SystemId, TenantId, TenantTimelineId, Term, TimelineId,
+    Tli,
 };
 
 use super::error::CodecError;
@@ -34,8 +35,8 @@ use super::tag::{APPEND, ELECTED, GREETING, VOTE, acceptor_kind, proposer_kind};
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
 use crate::message::{
-    AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, HotStandbyFeedback, ProposerElected,
-    ProposerGreeting, ProposerMessage, VoteRequest, VoteResponse,
+    AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, HotStandbyFeedback, LeaderHeard,
+    ProposerElected, ProposerGreeting, ProposerMessage, VoteRequest, VoteResponse,
 };
 use crate::term_history::{NEON_HISTORY_ENTRIES_MAX, TermHistory, TermStart};
 
@@ -52,9 +53,7 @@ pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Res
         ProposerMessage::Vote(request) => put_vote(request, out),
         ProposerMessage::Elected(elected) => put_elected(elected, out),
         ProposerMessage::Append(request) => put_append(request, out),
-        ProposerMessage::PreVote(_) | ProposerMessage::Checksum(_) | ProposerMessage::Configure(_) => {
-            return Err(CodecError::NotInVersion { kind: proposer_kind(message), version: VERSION });
-        }
+        own => return Err(CodecError::NotInVersion { kind: proposer_kind(own), version: VERSION }),
     }
     Ok(())
 }
@@ -78,9 +77,7 @@ pub(super) fn put_acceptor(message: &AcceptorMessage, out: &mut BytesMut) -> Res
         }
         AcceptorMessage::Vote(response) => put_vote_response(response, out),
         AcceptorMessage::Append(response) => put_append_response(response, out),
-        AcceptorMessage::PreVote(_) | AcceptorMessage::Checksum(_) | AcceptorMessage::Configure(_) => {
-            return Err(CodecError::NotInVersion { kind: acceptor_kind(message), version: VERSION });
-        }
+        own => return Err(CodecError::NotInVersion { kind: acceptor_kind(own), version: VERSION }),
     }
     Ok(())
 }
@@ -94,6 +91,8 @@ pub(super) fn get_acceptor(reader: &mut MessageReader) -> Result<AcceptorMessage
             let configuration_term = Term::ZERO;
             Ok(AcceptorMessage::Greeting(AcceptorGreeting {
                 node_id,
+                replica: ReplicaId::default(),
+                birth: None,
                 term,
                 configuration,
                 configuration_term,
@@ -151,6 +150,7 @@ fn get_vote(reader: &mut MessageReader) -> Result<VoteRequest, CodecError> {
         generation: Generation(0),
         term: Term(reader.u64_le()?),
         proposer_id: ProposerId(reader.array()?),
+        replica: ReplicaId::default(),
     })
 }
 
@@ -171,6 +171,8 @@ fn get_elected(reader: &mut MessageReader) -> Result<ProposerElected, CodecError
         timeline_start_lsn: Lsn(reader.u64_le()?),
         tli_switches: Vec::new(),
         configuration: Configuration::default(),
+        replica: ReplicaId::default(),
+        rebase: None,
     })
 }
 
@@ -223,12 +225,14 @@ fn get_vote_response(reader: &mut MessageReader) -> Result<VoteResponse, CodecEr
         vote_given: flag("vote given", reader.u64_le()?)?,
         flush_lsn: Lsn(reader.u64_le()?),
         truncate_lsn: Lsn(reader.u64_le()?),
+        commit_lsn: Lsn::INVALID,
         history: get_history(reader)?,
         timeline_start_lsn: Lsn(reader.u64_le()?),
         tli_switches: Vec::new(),
         configuration: Configuration::default(),
         configuration_term: Term::ZERO,
         lost: false,
+        heard: LeaderHeard::default(),
     })
 }
 
@@ -251,6 +255,7 @@ fn get_append_response(reader: &mut MessageReader) -> Result<AppendResponse, Cod
         term: Term(reader.u64_le()?),
         flush_lsn: Lsn(reader.u64_le()?),
         commit_lsn: Lsn(reader.u64_le()?),
+        oldest_lsn: Lsn::INVALID,
         hot_standby: HotStandbyFeedback {
             timestamp: i64::from_le_bytes(reader.array()?),
             xmin: reader.u64_le()?,

@@ -19,11 +19,11 @@
 //! members        n u32, n * {node id u64, host zero-terminated, port u16}
 //! ```
 //!
-//! No proposer id, no start of the timeline, and the PostgreSQL timeline of all WAL is 1. Version `holdfast-1` uses the
-//! functions of this file for layouts that are equal.
+//! No proposer id, no start of the timeline, and the PostgreSQL timeline of all WAL is 1. Version `holdfast-2` uses the
+//! functions of this file for the layouts that are equal.
 
 use bytes::{BufMut, BytesMut};
-use wal_types::{Generation, Lsn, NodeId, ProposerId, SystemId, TenantTimelineId, Term, Tli};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, ReplicaId, SystemId, TenantTimelineId, Term, Tli};
 
 use super::error::CodecError;
 use super::feedback::{encode_feedback, get_feedback};
@@ -33,8 +33,8 @@ use super::tag::{APPEND, ELECTED, GREETING, VOTE, acceptor_kind, proposer_kind};
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
 use crate::message::{
-    AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, HotStandbyFeedback, ProposerElected,
-    ProposerGreeting, ProposerMessage, VoteRequest, VoteResponse,
+    AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, HotStandbyFeedback, LeaderHeard,
+    ProposerElected, ProposerGreeting, ProposerMessage, VoteRequest, VoteResponse,
 };
 use crate::term_history::{NEON_HISTORY_ENTRIES_MAX, TermHistory, TermStart};
 
@@ -52,9 +52,7 @@ pub(super) fn put_proposer(message: &ProposerMessage, out: &mut BytesMut) -> Res
             put_history(&elected.history, out);
         }
         ProposerMessage::Append(request) => put_append(request, out),
-        ProposerMessage::PreVote(_) | ProposerMessage::Checksum(_) | ProposerMessage::Configure(_) => {
-            return Err(CodecError::NotInVersion { kind: proposer_kind(message), version: VERSION });
-        }
+        own => return Err(CodecError::NotInVersion { kind: proposer_kind(own), version: VERSION }),
     }
     Ok(())
 }
@@ -85,9 +83,7 @@ pub(super) fn put_acceptor(message: &AcceptorMessage, out: &mut BytesMut) -> Res
                 encode_feedback(feedback, out);
             }
         }
-        AcceptorMessage::PreVote(_) | AcceptorMessage::Checksum(_) | AcceptorMessage::Configure(_) => {
-            return Err(CodecError::NotInVersion { kind: acceptor_kind(message), version: VERSION });
-        }
+        own => return Err(CodecError::NotInVersion { kind: acceptor_kind(own), version: VERSION }),
     }
 
     Ok(())
@@ -109,7 +105,7 @@ pub(super) fn get_acceptor(reader: &mut MessageReader) -> Result<AcceptorMessage
     }
 }
 
-pub(super) fn put_greeting(greeting: &ProposerGreeting, out: &mut BytesMut) -> Result<(), CodecError> {
+fn put_greeting(greeting: &ProposerGreeting, out: &mut BytesMut) -> Result<(), CodecError> {
     out.put_u8(GREETING);
     for id in [greeting.id.tenant.to_string(), greeting.id.timeline.to_string()] {
         out.put_slice(id.as_bytes());
@@ -122,7 +118,7 @@ pub(super) fn put_greeting(greeting: &ProposerGreeting, out: &mut BytesMut) -> R
     Ok(())
 }
 
-pub(super) fn get_greeting(reader: &mut MessageReader) -> Result<ProposerGreeting, CodecError> {
+fn get_greeting(reader: &mut MessageReader) -> Result<ProposerGreeting, CodecError> {
     let tenant = reader.text("tenant id", ID_TEXT_BYTES)?;
     let timeline = reader.text("timeline id", ID_TEXT_BYTES)?;
     let id = TenantTimelineId {
@@ -153,6 +149,7 @@ pub(super) fn get_vote(reader: &mut MessageReader) -> Result<VoteRequest, CodecE
         generation: Generation(reader.u32()?),
         term: Term(reader.u64()?),
         proposer_id: ProposerId::default(),
+        replica: ReplicaId::default(),
     })
 }
 
@@ -173,6 +170,8 @@ pub(super) fn get_elected_head(reader: &mut MessageReader) -> Result<ProposerEle
         timeline_start_lsn: Lsn::INVALID,
         tli_switches: Vec::new(),
         configuration: Configuration::default(),
+        replica: ReplicaId::default(),
+        rebase: None,
     })
 }
 
@@ -202,10 +201,7 @@ pub(super) fn get_append(reader: &mut MessageReader) -> Result<AppendRequest, Co
     })
 }
 
-pub(super) fn put_acceptor_greeting(
-    greeting: &AcceptorGreeting,
-    out: &mut BytesMut,
-) -> Result<(), CodecError> {
+fn put_acceptor_greeting(greeting: &AcceptorGreeting, out: &mut BytesMut) -> Result<(), CodecError> {
     out.put_u8(GREETING);
     out.put_u64(greeting.node_id.0);
     put_configuration(&greeting.configuration, out)?;
@@ -213,9 +209,11 @@ pub(super) fn put_acceptor_greeting(
     Ok(())
 }
 
-pub(super) fn get_acceptor_greeting(reader: &mut MessageReader) -> Result<AcceptorGreeting, CodecError> {
+fn get_acceptor_greeting(reader: &mut MessageReader) -> Result<AcceptorGreeting, CodecError> {
     Ok(AcceptorGreeting {
         node_id: NodeId(reader.u64()?),
+        replica: ReplicaId::default(),
+        birth: None,
         configuration: get_configuration(reader)?,
         term: Term(reader.u64()?),
         configuration_term: Term::ZERO,
@@ -239,12 +237,14 @@ pub(super) fn get_vote_response_head(reader: &mut MessageReader) -> Result<VoteR
         vote_given: flag("vote given", reader.u8()?.into())?,
         flush_lsn: Lsn(reader.u64()?),
         truncate_lsn: Lsn(reader.u64()?),
+        commit_lsn: Lsn::INVALID,
         history: TermHistory::default(),
         timeline_start_lsn: Lsn::INVALID,
         tli_switches: Vec::new(),
         configuration: Configuration::default(),
         configuration_term: Term::ZERO,
         lost: false,
+        heard: LeaderHeard::default(),
     })
 }
 
@@ -267,6 +267,7 @@ pub(super) fn get_append_response(reader: &mut MessageReader) -> Result<AppendRe
         term: Term(reader.u64()?),
         flush_lsn: Lsn(reader.u64()?),
         commit_lsn: Lsn(reader.u64()?),
+        oldest_lsn: Lsn::INVALID,
         hot_standby: HotStandbyFeedback {
             timestamp: i64::from_be_bytes(reader.array()?),
             xmin: reader.u64()?,

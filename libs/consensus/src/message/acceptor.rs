@@ -1,6 +1,6 @@
 //! Messages of an acceptor: responses to those of a proposer.
 
-use wal_types::{Generation, Lsn, NodeId, Term};
+use wal_types::{CopyId, Digest, Generation, InstanceId, Lsn, NodeId, ReplicaId, Term};
 
 use crate::configuration::Configuration;
 use crate::term_history::{LogExtent, TermHistory, TliSwitch};
@@ -10,15 +10,19 @@ use crate::term_history::{LogExtent, TermHistory, TliSwitch};
 pub struct AcceptorGreeting {
     /// The safekeeper.
     pub node_id: NodeId,
+    /// Its copy of the log (`holdfast-2` only).
+    pub replica: ReplicaId,
+    /// Birth of the log; `None` as long as no one has listed its first members (`holdfast-2` only).
+    pub birth: Option<Digest>,
     /// Highest term promised.
     pub term: Term,
     /// Newest configuration that this node accepted (version 2 does not carry it).
     pub configuration: Configuration,
-    /// Term of the proposer that wrote `configuration` (`holdfast-1` only).
+    /// Term of the proposer that wrote `configuration` (`holdfast-2` only).
     pub configuration_term: Term,
 }
 
-/// Response to a pre-vote: the position of an acceptor (`holdfast-1` only).
+/// Response to a pre-vote: the position of an acceptor (`holdfast-2` only).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PreVoteResponse {
     /// Generation of the acceptor's configuration.
@@ -41,6 +45,36 @@ pub struct PreVoteResponse {
     pub configuration_term: Term,
     /// The node lacks WAL that it had acknowledged: neither its position nor its vote counts.
     pub lost: bool,
+    /// What it heard of a leader.
+    pub heard: LeaderHeard,
+}
+
+impl PreVoteResponse {
+    /// True when the position says something about the end of the log: the node has not lost WAL, and it belongs to the log.
+    pub fn counts(&self) -> bool {
+        let is_unconfigured = self.configuration.is_unset() && self.history.entries().is_empty();
+        !self.lost && !is_unconfigured
+    }
+}
+
+/// What an acceptor heard of a leader (`holdfast-2` only). It counts tickets only: a recovery that hangs sends appends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LeaderHeard {
+    /// Milliseconds since the last ticket; `None` when there was none since the start of the process.
+    pub ago_ms: Option<u32>,
+    /// The lease that this node may still support; `None` for none.
+    pub lease: Option<Lease>,
+}
+
+/// Support of a leader's lease by one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// Term of the leader.
+    pub term: Term,
+    /// Installation of its primary.
+    pub instance: InstanceId,
+    /// Milliseconds for which the node still counts as a support of the lease.
+    pub left_ms: u32,
 }
 
 /// Response to a vote request, granted or not.
@@ -54,21 +88,27 @@ pub struct VoteResponse {
     pub vote_given: bool,
     /// End of the last durable record. No older term can raise it any more.
     pub flush_lsn: Lsn,
-    /// The removal horizon (`truncate_lsn` is the public protocol's name for it; it truncates nothing).
+    /// The removal horizon (`truncate_lsn` is the public protocol's name for it; it truncates nothing). All members hold
+    /// what is below, so histories are compacted up to here, and only up to here.
     pub truncate_lsn: Lsn,
+    /// The **persisted** commit LSN: no leader lacks what is below, so logs may be compared from here on (`holdfast-2`
+    /// only).
+    pub commit_lsn: Lsn,
     /// Terms that wrote the log, up to `flush_lsn`.
     pub history: TermHistory,
     /// First byte that the node still holds (version 2: a public acceptor sends zero; version 3 does not carry it).
     pub timeline_start_lsn: Lsn,
-    /// Changes of PostgreSQL's timeline within the log (`holdfast-1` only).
+    /// Changes of PostgreSQL's timeline within the log (`holdfast-2` only).
     pub tli_switches: Vec<TliSwitch>,
-    /// Newest configuration that it accepted (`holdfast-1` only).
+    /// Newest configuration that it accepted (`holdfast-2` only).
     pub configuration: Configuration,
-    /// Term of the proposer that wrote `configuration` (`holdfast-1` only).
+    /// Term of the proposer that wrote `configuration` (`holdfast-2` only).
     pub configuration_term: Term,
     /// The node lacks WAL that it had acknowledged: it grants no vote, and acknowledged WAL may lie above its position
-    /// (`holdfast-1` only; the public versions see a vote that is not given).
+    /// (`holdfast-2` only; the public versions see a vote that is not given).
     pub lost: bool,
+    /// What it heard of a leader.
+    pub heard: LeaderHeard,
 }
 
 impl VoteResponse {
@@ -89,7 +129,7 @@ impl VoteResponse {
             history: self.history.clone(),
             start: self.timeline_start_lsn,
             end: self.flush_lsn,
-            agreed: self.truncate_lsn,
+            agreed: self.truncate_lsn.max(self.commit_lsn),
         }
     }
 }
@@ -105,6 +145,8 @@ pub struct AppendResponse {
     pub flush_lsn: Lsn,
     /// The **persisted** commit LSN.
     pub commit_lsn: Lsn,
+    /// First byte that the node still holds (`holdfast-2` only).
+    pub oldest_lsn: Lsn,
     /// Oldest need of all standbys that read from this acceptor.
     pub hot_standby: HotStandbyFeedback,
     /// Progress of a page server; only dialect `neon` has them.
@@ -141,7 +183,7 @@ pub struct PageserverFeedback {
     pub corruption_detected: bool,
 }
 
-/// Response to a checksum request (`holdfast-1` only).
+/// Response to a checksum request (`holdfast-2` only).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChecksumResponse {
     /// First byte, as requested.
@@ -152,11 +194,43 @@ pub struct ChecksumResponse {
     pub crc32c: Option<u32>,
 }
 
-/// Response to a [`ConfigureRequest`](super::ConfigureRequest): what is durable on the acceptor (`holdfast-1` only).
+/// Response to a [`ConfigureRequest`](super::ConfigureRequest): what is durable on the acceptor (`holdfast-2` only).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConfigureResponse {
     /// Highest term promised; above the request's it means that the proposer was deposed.
     pub term: Term,
     /// Generation of the configuration that the acceptor holds.
     pub generation: Generation,
+}
+
+/// Response to a [`Ticket`](super::Ticket) (`holdfast-2` only).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TicketResponse {
+    /// Highest term promised; above the ticket's it means that the leader was deposed and has no support here.
+    pub term: Term,
+    /// Number of the ticket.
+    pub number: u64,
+}
+
+/// Response to a watch request: what the node knows, good for watching and not for deciding (`holdfast-2` only).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WatchResponse {
+    /// The copy that answers.
+    pub copy: CopyId,
+    /// Highest term promised.
+    pub term: Term,
+    /// End of the last durable record.
+    pub flush_lsn: Lsn,
+    /// Commit LSN that the acceptor knows.
+    pub commit_lsn: Lsn,
+    /// First byte that the node still holds.
+    pub oldest_lsn: Lsn,
+    /// Newest configuration that it accepted.
+    pub configuration: Configuration,
+    /// Term of the proposer that wrote `configuration`.
+    pub configuration_term: Term,
+    /// The node lacks WAL that it had acknowledged.
+    pub lost: bool,
+    /// What it heard of a leader.
+    pub heard: LeaderHeard,
 }

@@ -7,12 +7,12 @@ mod acceptor;
 mod proposer;
 
 pub use self::acceptor::{
-    AcceptorGreeting, AppendResponse, ChecksumResponse, ConfigureResponse, HotStandbyFeedback,
-    PageserverFeedback, PreVoteResponse, VoteResponse,
+    AcceptorGreeting, AppendResponse, ChecksumResponse, ConfigureResponse, HotStandbyFeedback, LeaderHeard,
+    Lease, PageserverFeedback, PreVoteResponse, TicketResponse, VoteResponse, WatchResponse,
 };
 pub use self::proposer::{
     APPEND_WAL_BYTES_MAX, AppendRequest, ChecksumRequest, ConfigureRequest, PreVoteRequest, ProposerElected,
-    ProposerGreeting, VoteRequest,
+    ProposerGreeting, Ticket, VoteRequest,
 };
 
 /// Message from a proposer to an acceptor.
@@ -20,7 +20,7 @@ pub use self::proposer::{
 pub enum ProposerMessage {
     /// First message of a connection.
     Greeting(ProposerGreeting),
-    /// Asks for the position of the acceptor's log; changes nothing (`holdfast-1` only).
+    /// Asks for the position of the acceptor's log; changes nothing (`holdfast-2` only).
     PreVote(PreVoteRequest),
     /// Asks for the vote of a term.
     Vote(VoteRequest),
@@ -28,10 +28,14 @@ pub enum ProposerMessage {
     Elected(ProposerElected),
     /// Carries WAL, or nothing but the newest commit LSN.
     Append(AppendRequest),
-    /// Asks for the checksum of a range of the log (`holdfast-1` only).
+    /// Asks for the checksum of a range of the log (`holdfast-2` only).
     Checksum(ChecksumRequest),
-    /// Carries the leader's next configuration (`holdfast-1` only).
+    /// Carries the leader's next configuration (`holdfast-2` only).
     Configure(ConfigureRequest),
+    /// Asks for support of the leader's lease (`holdfast-2` only).
+    Ticket(Ticket),
+    /// Asks what the node knows of the log and its leader; changes nothing, and waits for no disk (`holdfast-2` only).
+    Watch,
 }
 
 /// Message from an acceptor to a proposer. Each is a response; an acceptor never speaks first.
@@ -49,4 +53,8 @@ pub enum AcceptorMessage {
     Checksum(ChecksumResponse),
     /// Response to a configuration.
     Configure(ConfigureResponse),
+    /// Response to a ticket.
+    Ticket(TicketResponse),
+    /// Response to a watch request.
+    Watch(WatchResponse),
 }

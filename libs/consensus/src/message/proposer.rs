@@ -1,7 +1,7 @@
 //! Messages of a proposer.
 
 use bytes::Bytes;
-use wal_types::{Generation, Lsn, ProposerId, SystemId, TenantTimelineId, Term, Tli};
+use wal_types::{Generation, Lsn, ProposerId, ReplicaId, SystemId, TenantTimelineId, Term, Tli};
 
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
@@ -24,11 +24,11 @@ pub struct ProposerGreeting {
     pub tli: Tli,
     /// The campaign (zeros in version 3).
     pub proposer_id: ProposerId,
-    /// Configuration that the proposer knows (version 2 does not carry it).
+    /// Configuration that the proposer knows (version 3 only: in `holdfast-2` leaders write it).
     pub configuration: Configuration,
 }
 
-/// Asks for the position of an acceptor; changes nothing there (`holdfast-1` only).
+/// Asks for the position of an acceptor; changes nothing there (`holdfast-2` only).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PreVoteRequest {
     /// Generation under which the proposer acts.
@@ -44,6 +44,8 @@ pub struct VoteRequest {
     pub term: Term,
     /// The campaign (zeros in version 3).
     pub proposer_id: ProposerId,
+    /// The copy whose vote is meant (`holdfast-2` only).
+    pub replica: ReplicaId,
 }
 
 /// Tells an acceptor that the sender leads a term, and where the log of the term begins to differ from its own.
@@ -59,11 +61,16 @@ pub struct ProposerElected {
     pub history: TermHistory,
     /// First byte of the log (version 2 only).
     pub timeline_start_lsn: Lsn,
-    /// Changes of PostgreSQL's timeline within the log (`holdfast-1` only).
+    /// Changes of PostgreSQL's timeline within the log (`holdfast-2` only).
     pub tli_switches: Vec<TliSwitch>,
-    /// Configuration, decided anew under this term: the acceptor adopts it together with the history (`holdfast-1`
+    /// Configuration, decided anew under this term: the acceptor adopts it together with the history (`holdfast-2`
     /// only).
     pub configuration: Configuration,
+    /// The copy that is meant (`holdfast-2` only).
+    pub replica: ReplicaId,
+    /// The copy is to be begun anew: everything below this position is committed, and no donor has what the copy lacks
+    /// below (`holdfast-2` only).
+    pub rebase: Option<Lsn>,
 }
 
 /// Most WAL bytes in one append: what the public protocol allows (16 pages of 8 KiB).
@@ -97,7 +104,7 @@ impl AppendRequest {
     }
 }
 
-/// Asks for the CRC-32C of `[from, to)` of a voter's log (`holdfast-1` only).
+/// Asks for the CRC-32C of `[from, to)` of a voter's log (`holdfast-2` only).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChecksumRequest {
     /// Generation under which the proposer acts.
@@ -110,11 +117,21 @@ pub struct ChecksumRequest {
     pub to: Lsn,
 }
 
-/// The leader's next configuration (`holdfast-1` only). Accepted only from the connection that leads the term.
+/// The leader's next configuration (`holdfast-2` only). Accepted only from the connection that leads the term.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ConfigureRequest {
     /// Term of the leader.
     pub term: Term,
     /// Configuration that counts from now on.
     pub configuration: Configuration,
+}
+
+/// Asks for support of the leader's lease (`holdfast-2` only). A ticket is answered when it is received; no disk is waited
+/// for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// Term of the leader.
+    pub term: Term,
+    /// Number of the ticket: rises by one with each. The leader remembers when it sent it.
+    pub number: u64,
 }

@@ -8,7 +8,7 @@
 //! configuration as soon as it has proposed it. A new leader first decides anew the configuration that the voters of
 //! its election held.
 
-use wal_types::{Generation, NodeId};
+use wal_types::{Generation, NodeId, ReplicaId};
 
 use super::configuration_change::{ChangeRefused, ConfigurationChange};
 use super::membership::Membership;
@@ -50,6 +50,12 @@ impl Proposer {
         }
         let generation = Generation(current.generation.0.checked_add(1).ok_or(ChangeRefused::Exhausted)?);
 
+        let change = match change {
+            ConfigurationChange::Members(members) => {
+                ConfigurationChange::Members(self.with_copies(members, &current)?)
+            }
+            ConfigurationChange::Primary(_) => change,
+        };
         let next = match change {
             ConfigurationChange::Members(members) if members == current.members => {
                 return Err(ChangeRefused::NoChange);
@@ -72,6 +78,21 @@ impl Proposer {
         next.validate()?;
         self.propose(next);
         Ok(generation)
+    }
+
+    /// The members with the copies that are meant.
+    fn with_copies(
+        &self,
+        mut members: Vec<Member>,
+        current: &Configuration,
+    ) -> Result<Vec<Member>, ChangeRefused> {
+        for member in members.iter_mut().filter(|member| member.replica == ReplicaId::default()) {
+            let listed = current.members.iter().find(|listed| listed.id == member.id);
+            let greeted = || self.peers.get(&member.id).and_then(|peer| peer.replica);
+            let copy = listed.map(|listed| listed.replica).or_else(greeted);
+            member.replica = copy.ok_or(ChangeRefused::NoCopy(member.id))?;
+        }
+        Ok(members)
     }
 
     /// Acts under `next` from now on and sends it to every follower.
@@ -113,11 +134,7 @@ impl Proposer {
             return None;
         }
         let generation = Generation(current.generation.0.checked_add(1)?);
-        Some(Configuration {
-            generation,
-            members: current.new_members.clone(),
-            new_members: Vec::new(),
-            primary: current.primary,
-        })
+        let members = current.new_members.clone();
+        Some(Configuration { generation, members, new_members: Vec::new(), ..current.clone() })
     }
 }

@@ -1,6 +1,6 @@
 //! Commit: counts acknowledgements, moves the commit LSN, and takes the steps that follow from it.
 
-use wal_types::{Lsn, NodeId};
+use wal_types::{CopyId, Lsn, NodeId};
 
 use super::peer::PeerState;
 use super::{Action, LostTerm, Proposer};
@@ -43,6 +43,7 @@ impl Proposer {
             return Ok(self.reset_connection(from));
         };
         peer.acked = peer.acked.max(response.flush_lsn);
+        peer.oldest_lsn = peer.oldest_lsn.max(response.oldest_lsn);
         peer.persisted_commit = peer.persisted_commit.max(response.commit_lsn);
         // Only a node that adopted this term's history, and the configuration with it, reports a position.
         if response.flush_lsn.is_valid() {
@@ -65,6 +66,7 @@ impl Proposer {
             }
             let Some(last) = self.successor() else { break };
             self.propose(last);
+            actions.extend(self.welcome_copies());
         }
         // A voter with a new log may have waited for this commit: see `new_log_start_max`.
         self.peers_in_state(&PeerState::Voted).into_iter().for_each(|node| self.start_streaming(node));
@@ -81,18 +83,18 @@ impl Proposer {
 
     /// The highest position that a quorum of each voting set has acknowledged in this term; zero below the term's start.
     pub(super) fn acknowledged_by_quorum(&self) -> Lsn {
-        quorum::committed(&self.voting_sets(), self.term_start(), |node| self.acked(node))
+        quorum::committed(&self.voting_sets(), self.term_start(), |copy| self.acked(copy))
     }
 
     /// The removal horizon: everything below is committed and on all members.
     pub(super) fn agreed_lsn(&self) -> Lsn {
-        let lowest = self.voting_sets().into_iter().flatten().map(|node| self.acked(node)).min();
+        let lowest = self.voting_sets().into_iter().flatten().map(|copy| self.acked(copy)).min();
         lowest.unwrap_or_default().min(self.commit_lsn)
     }
 
-    /// The highest position that `node` acknowledged in this term; zero when it acknowledged nothing.
-    pub(super) fn acked(&self, node: NodeId) -> Lsn {
-        self.peers.get(&node).map_or(Lsn::INVALID, |peer| peer.acked)
+    /// The highest position that a copy acknowledged in this term; zero when it acknowledged nothing.
+    pub(super) fn acked(&self, copy: CopyId) -> Lsn {
+        self.peer_of(copy).map_or(Lsn::INVALID, |peer| peer.acked)
     }
 
     /// First byte of this term's own WAL. Before the election it is `Lsn::MAX`, which no position reaches.

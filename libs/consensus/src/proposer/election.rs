@@ -22,15 +22,22 @@ impl Proposer {
             CampaignPhase::Voting | CampaignPhase::Elected | CampaignPhase::Leading => false,
         };
 
-        self.check_term(from, greeting.term)?;
-        self.learn_configuration(from, (greeting.configuration_term, greeting.configuration))?;
-        let generation = self.membership.generation();
+        let term = greeting.term;
         let Some(peer) = self.peer_in_state(from, &PeerState::Greeting) else {
             return Ok(self.reset_connection(from));
         };
-
+        peer.greeted(greeting.replica, greeting.birth);
         peer.state = PeerState::Greeted;
         peer.term = greeting.term;
+        self.learn_configuration(from, (greeting.configuration_term, greeting.configuration))?;
+
+        let generation = self.membership.generation();
+        // A copy that is none of this log deposes no one.
+        if self.peer_in_state(from, &PeerState::Greeted).is_none() {
+            return Ok(Vec::new());
+        }
+        self.check_term(from, term)?;
+        let Some(peer) = self.peers.get_mut(&from) else { return Ok(Vec::new()) };
         if pre_voting {
             peer.outbox.push_back(ProposerMessage::PreVote(PreVoteRequest { generation }));
         } else {
@@ -43,13 +50,17 @@ impl Proposer {
     /// Adopts a newer configuration while that is still possible. From the election on, a configuration that another
     /// safekeeper reports is ignored: it was never decided, because none of the voters had it.
     fn learn_configuration(&mut self, from: NodeId, reported: (Term, Configuration)) -> Result<(), LostTerm> {
+        let Some(peer) = self.peers.get(&from) else { return Ok(()) };
+        let reporter = (from, peer.birth);
         match self.phase {
-            CampaignPhase::PreVoting => self.membership.adopt_newest(from, reported, true),
+            CampaignPhase::PreVoting => self.membership.adopt_newest(reporter, reported, true)?,
             CampaignPhase::PreVoted | CampaignPhase::Voting => {
-                self.membership.adopt_newest(from, reported, false)
+                self.membership.adopt_newest(reporter, reported, false)?;
             }
-            CampaignPhase::Elected | CampaignPhase::Leading => Ok(()),
+            CampaignPhase::Elected | CampaignPhase::Leading => {}
         }
+        self.dismiss_foreign_copies();
+        Ok(())
     }
 
     pub(super) fn handle_pre_vote(
@@ -57,19 +68,25 @@ impl Proposer {
         from: NodeId,
         response: PreVoteResponse,
     ) -> Result<Vec<Action>, LostTerm> {
+        let counts = response.counts();
         self.learn_configuration(from, (response.configuration_term, response.configuration))?;
         let Some(peer) = self.peers.get_mut(&from) else { return Ok(Vec::new()) };
+        if matches!(peer.state, PeerState::Foreign(_)) {
+            return Ok(Vec::new());
+        }
         peer.term = peer.term.max(response.term);
-        // The end of a lost node's log says nothing about the end of the log, and the node will not vote.
+        // The end of a lost node's log says nothing about the end of the log, and the node will not vote. Neither does
+        // that of a copy without members.
+        peer.unconfigured = !counts && !response.lost;
         let position = LogPosition { flush_lsn: response.flush_lsn, history: response.history };
-        peer.pre_vote = Some(position).filter(|_| !response.lost);
+        peer.pre_vote = Some(position).filter(|_| counts);
 
         if self.phase != CampaignPhase::PreVoting
             || !self.has_quorum(|node| self.peers.get(&node).is_some_and(|p| p.pre_vote.is_some()))
         {
             return Ok(Vec::new());
         }
-        self.check_designated()?;
+        self.check_may_lead()?;
         self.phase = CampaignPhase::PreVoted;
         let newest = self
             .peers
@@ -102,8 +119,12 @@ impl Proposer {
         // The same holds for the commit LSN that it reported as persisted.
         peer.persisted_commit = peer.persisted_commit.min(peer.acked);
         let reported = (response.configuration_term, response.configuration.clone());
+        peer.oldest_lsn = response.timeline_start_lsn;
         peer.vote = Some(response);
         self.learn_configuration(from, reported)?;
+        if self.peer_in_state(from, &PeerState::Voted).is_none() {
+            return Ok(Vec::new());
+        }
 
         match self.phase {
             CampaignPhase::Voting => self.count_votes(),
@@ -120,11 +141,13 @@ impl Proposer {
         let granted = |node: NodeId| self.vote_of(node).is_some_and(VoteResponse::is_granted);
         let refused = |node: NodeId| self.vote_of(node).is_some_and(|vote| !vote.is_granted());
         let sets = self.voting_sets();
-        if !quorum::reached(&sets, granted) {
-            let still_possible = quorum::reached(&sets, |node| !refused(node));
+        if !self.has_quorum(granted) {
+            // A member that has not answered may still grant its vote.
+            let answered = |copy| self.peer_of(copy).is_some();
+            let still_possible = quorum::reached(&sets, |copy| !answered(copy) || !refused(copy.node));
             return if still_possible { Ok(Vec::new()) } else { Err(LostTerm::Outvoted(self.term)) };
         }
-        self.check_designated()?;
+        self.check_may_lead()?;
 
         // Votes of nodes outside the voting sets do not count, but their logs do.
         let granting = self
@@ -162,12 +185,18 @@ impl Proposer {
             (self.membership.generation(), self.term, self.options.proposer_id);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.state = PeerState::Voting;
-            peer.outbox.push_back(ProposerMessage::Vote(VoteRequest { generation, term, proposer_id }));
+            let request =
+                VoteRequest { generation, term, proposer_id, replica: peer.replica.unwrap_or_default() };
+            peer.outbox.push_back(ProposerMessage::Vote(request));
         }
     }
 
     /// A log with a designated primary takes WAL of no other. A proposer without a primary adds no WAL, so it may lead.
-    fn check_designated(&self) -> Result<(), LostTerm> {
+    /// A configuration of a later release is led by that release only.
+    fn check_may_lead(&self) -> Result<(), LostTerm> {
+        if let Some(needed) = self.configuration().and_then(Configuration::needs_version) {
+            return Err(LostTerm::NeedsVersion(needed));
+        }
         let brings_wal = self.options.primary.is_some() || self.options.tli.is_some();
         match self.membership.primary() {
             Some(designated) if brings_wal && self.options.primary != Some(designated) => {

@@ -1,7 +1,9 @@
 //! [`LostTerm`]: why a campaign is over.
 
 use thiserror::Error;
-use wal_types::{Generation, NodeId, PrimaryId, Term};
+use wal_types::{Generation, NodeId, Term};
+
+use crate::configuration::Primary;
 
 /// Why a campaign is over: it has lost its term, or must not win one. The driver drops the proposer; the next attempt is
 /// a new campaign.
@@ -44,8 +46,13 @@ pub enum LostTerm {
     #[error("timeline takes WAL of primary {designated} only")]
     NotDesignated {
         /// Primary that may write.
-        designated: PrimaryId,
+        designated: Primary,
     },
+    /// The configuration has a field of a later release, which this one does not understand.
+    #[error(
+        "configuration needs a proposer of protocol version holdfast-{0} or later: start a later release"
+    )]
+    NeedsVersion(u16),
     /// No higher term can be represented.
     #[error("terms are exhausted")]
     Exhausted,

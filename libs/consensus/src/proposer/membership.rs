@@ -2,10 +2,11 @@
 
 use std::cmp::Ordering;
 
-use wal_types::{Generation, Lsn, NodeId, PrimaryId, Term};
+use wal_types::{CopyId, Digest, Generation, Lsn, NodeId, ReplicaId, Term};
 
 use super::LostTerm;
-use crate::configuration::Configuration;
+use super::peer::ForeignCopy;
+use crate::configuration::{Configuration, Primary};
 
 /// The newest configuration that this proposer knows, and the progress of its change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -14,6 +15,8 @@ pub(super) struct Membership {
     configuration: Option<Configuration>,
     /// Term of the proposer that wrote it.
     term: Term,
+    /// Birth of the log, as the safekeeper told it that reported the configuration.
+    birth: Option<Digest>,
     /// A quorum holds it under this proposer's term.
     pub(super) decided: bool,
     /// While joint: the next members must hold all of the log below before they decide alone.
@@ -29,7 +32,7 @@ impl Membership {
         self.configuration.as_ref().map_or(Generation::default(), |configuration| configuration.generation)
     }
 
-    pub(super) fn primary(&self) -> Option<PrimaryId> {
+    pub(super) fn primary(&self) -> Option<Primary> {
         self.configuration.as_ref().and_then(|configuration| configuration.primary)
     }
 
@@ -37,10 +40,24 @@ impl Membership {
         self.configuration.as_ref().is_some_and(|configuration| !configuration.new_members.is_empty())
     }
 
-    /// The voting sets of the configuration; one set of all `peers` where membership is not managed.
-    pub(super) fn voting_sets(&self, peers: &[NodeId]) -> Vec<Vec<NodeId>> {
-        let sets = self.configuration.as_ref().map(Configuration::sets).unwrap_or_default();
-        if sets.is_empty() { vec![peers.to_vec()] } else { sets }
+    /// The voting sets of the configuration; one set of all `peers` where no configuration is known.
+    pub(super) fn voting_sets(&self, peers: impl Iterator<Item = CopyId>) -> Vec<Vec<CopyId>> {
+        let sets = self.configuration.as_ref().map(Configuration::voters).unwrap_or_default();
+        if sets.is_empty() { vec![peers.collect()] } else { sets }
+    }
+
+    /// Why the copy of a safekeeper is none of this log: then it counts for nothing, and is sent nothing.
+    pub(super) fn foreign(
+        &self,
+        node: NodeId,
+        replica: ReplicaId,
+        birth: Option<Digest>,
+    ) -> Option<ForeignCopy> {
+        if birth.is_some() && self.birth.is_some() && birth != self.birth {
+            return Some(ForeignCopy::OtherBirth);
+        }
+        let configuration = self.configuration.as_ref()?;
+        configuration.lists_other_copy(node, replica).then_some(ForeignCopy::CreatedAnew { found: replica })
     }
 
     /// Adopts the configuration that safekeeper `by` reported, when it is newer. Fails for a newer one when `may_adopt` is
@@ -50,17 +67,23 @@ impl Membership {
     /// safekeeper answered last.
     pub(super) fn adopt_newest(
         &mut self,
-        by: NodeId,
+        (by, birth): (NodeId, Option<Digest>),
         (term, reported): (Term, Configuration),
         may_adopt: bool,
     ) -> Result<(), LostTerm> {
+        // A copy that no one has told its members says nothing about them.
+        if reported.is_unset() {
+            return Ok(());
+        }
         let generation = reported.generation;
         let Some(known) = &self.configuration else {
-            (self.configuration, self.term) = (Some(reported), term);
+            (self.configuration, self.term, self.birth) = (Some(reported), term, birth);
             return Ok(());
         };
         match (term, generation).cmp(&(self.term, known.generation)) {
-            Ordering::Greater if may_adopt => (self.configuration, self.term) = (Some(reported), term),
+            Ordering::Greater if may_adopt => {
+                (self.configuration, self.term, self.birth) = (Some(reported), term, birth);
+            }
             Ordering::Greater => return Err(LostTerm::Reconfigured { by, generation }),
             Ordering::Equal if reported != *known => {
                 return Err(LostTerm::TwoConfigurations { by, generation });
@@ -72,6 +95,6 @@ impl Membership {
 
     /// The leader of `term` acts under `next` from now on; no node holds it yet.
     pub(super) fn propose(&mut self, term: Term, next: Configuration, floor: Lsn) {
-        *self = Self { configuration: Some(next), term, decided: false, floor };
+        *self = Self { configuration: Some(next), term, birth: self.birth, decided: false, floor };
     }
 }

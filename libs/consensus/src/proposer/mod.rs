@@ -29,7 +29,7 @@ mod stream;
 
 use std::collections::BTreeMap;
 
-use wal_types::{Lsn, NodeId, Term};
+use wal_types::{CopyId, Lsn, NodeId, Term};
 
 pub use self::action::{Action, DonorRange, Election};
 pub use self::configuration_change::{ChangeRefused, ConfigurationChange};
@@ -37,7 +37,7 @@ pub use self::lost_term::LostTerm;
 use self::membership::Membership;
 pub use self::options::ProposerOptions;
 use self::peer::Peer;
-pub use self::peer::{PeerState, PeerStatus};
+pub use self::peer::{ForeignCopy, PeerState, PeerStatus};
 use crate::configuration::Configuration;
 use crate::lineage::ProtocolVersion;
 use crate::message::{AcceptorMessage, ChecksumRequest, ProposerGreeting, ProposerMessage};
@@ -68,10 +68,12 @@ pub enum CampaignPhase {
 /// ```
 /// use bytes::Bytes;
 /// use consensus::{
-///     AcceptorMessage, Acceptor, AcceptorState, Action, ConnectionId, Dialect, Effect, Lineage, Proposer,
-///     ProposerMessage, ProposerOptions, WalBuffer,
+///     AcceptorMessage, Acceptor, AcceptorState, Action, Configuration, ConnectionId, Dialect, Effect, Lineage,
+///     Member, Proposer, ProposerMessage, ProposerOptions, WalBuffer,
 /// };
-/// use wal_types::{Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+/// use wal_types::{
+///     CopyId, Lsn, NodeId, ProposerId, ReplicaId, SegmentSize, SystemId, TenantTimelineId, Term, Tli,
+/// };
 ///
 /// let (node, connection, start) = (NodeId(1), ConnectionId(1), Lsn(0x100_0000));
 /// let mut proposer = Proposer::new(ProposerOptions {
@@ -94,8 +96,14 @@ pub enum CampaignPhase {
 /// #     segment_size: SegmentSize::POSTGRES_DEFAULT,
 /// #     start_lsn: start,
 /// #     start_tli: Tli::FIRST,
+/// #     birth: None,
+/// #     start_history: None,
 /// # };
-/// # let mut acceptor = Acceptor::new(node, lineage, AcceptorState::default(), start);
+/// # let copy = CopyId { node, replica: ReplicaId([9; 16]) };
+/// # let only = Member { id: node, host: "sk1".to_owned(), port: 5454, replica: copy.replica };
+/// # let configuration = Configuration { members: vec![only], ..Configuration::default() };
+/// # let state = AcceptorState { configuration, ..AcceptorState::default() };
+/// # let mut acceptor = Acceptor::new(copy, lineage, state, start);
 /// # // Stands for the network, and for a safekeeper that writes and syncs.
 /// # let mut exchange = |message: ProposerMessage| -> Vec<AcceptorMessage> {
 /// #     let mut effects = acceptor.step(connection, message).expect("accepted");
@@ -187,6 +195,8 @@ impl Proposer {
             AcceptorMessage::Append(response) => self.record_ack(from, &response),
             AcceptorMessage::Checksum(response) => Ok(vec![Action::Checksum { from, response }]),
             AcceptorMessage::Configure(response) => self.handle_configured(from, response),
+            // Asked for by agents, over connections of their own.
+            AcceptorMessage::Ticket(_) | AcceptorMessage::Watch(_) => Ok(Vec::new()),
         }
     }
 
@@ -248,7 +258,7 @@ impl Proposer {
 
     fn greeting(&self) -> ProposerMessage {
         ProposerMessage::Greeting(ProposerGreeting {
-            version: ProtocolVersion::Holdfast1,
+            version: ProtocolVersion::Holdfast2,
             id: self.options.id,
             pg_version: self.options.pg_version,
             system_id: self.options.system_id,
@@ -280,7 +290,39 @@ impl Proposer {
         vec![Action::Reset(node)]
     }
 
-    fn voting_sets(&self) -> Vec<Vec<NodeId>> {
-        self.membership.voting_sets(&self.options.safekeepers)
+    fn voting_sets(&self) -> Vec<Vec<CopyId>> {
+        let replica = |node| self.peers.get(&node).and_then(|peer| peer.replica).unwrap_or_default();
+        let safekeepers = self.options.safekeepers.iter();
+        self.membership.voting_sets(safekeepers.map(|&node| CopyId { node, replica: replica(node) }))
+    }
+
+    /// What is known of a copy: of the safekeeper, when this is the copy that it has.
+    fn peer_of(&self, copy: CopyId) -> Option<&Peer> {
+        self.peers.get(&copy.node).filter(|peer| peer.replica == Some(copy.replica))
+    }
+
+    /// Stops speaking with safekeepers whose copy is none of this log.
+    fn dismiss_foreign_copies(&mut self) {
+        for (&node, peer) in &mut self.peers {
+            // Before the greeting it is not known which copy the safekeeper has.
+            if matches!(peer.state, PeerState::Offline | PeerState::Greeting | PeerState::Foreign(_)) {
+                continue;
+            }
+            if let Some(why) = self.membership.foreign(node, peer.replica.unwrap_or_default(), peer.birth) {
+                peer.dismiss(why);
+            }
+        }
+    }
+
+    /// Greets safekeepers again whose copy belongs to the log now.
+    fn welcome_copies(&mut self) -> Vec<Action> {
+        let belongs = |(&node, peer): (&NodeId, &Peer)| {
+            let was_foreign = matches!(peer.state, PeerState::Foreign(_));
+            (was_foreign
+                && self.membership.foreign(node, peer.replica.unwrap_or_default(), peer.birth).is_none())
+            .then_some(node)
+        };
+        let welcome: Vec<NodeId> = self.peers.iter().filter_map(belongs).collect();
+        welcome.into_iter().flat_map(|node| self.reset_connection(node)).collect()
     }
 }

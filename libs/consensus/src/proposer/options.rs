@@ -1,6 +1,8 @@
 //! [`ProposerOptions`]: names the log, the primary and the safekeepers of a campaign.
 
-use wal_types::{NodeId, PrimaryId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+use wal_types::{NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
+
+use crate::configuration::Primary;
 
 /// Which log a campaign wants to lead, for which primary, and on which safekeepers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,7 +26,7 @@ pub struct ProposerOptions {
     pub safekeepers: Vec<NodeId>,
     /// The primary whose WAL this is. A log with a designated primary takes WAL of no other. `None` without a primary:
     /// no WAL will be added.
-    pub primary: Option<PrimaryId>,
+    pub primary: Option<Primary>,
     /// WAL kept in memory for lagging safekeepers, in bytes.
     pub send_buffer_bytes_max: u64,
 }

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
-use wal_types::{Generation, Lsn, NodeId, Term};
+use thiserror::Error;
+use wal_types::{Digest, Generation, Lsn, NodeId, ReplicaId, Term};
 
 use crate::message::{ProposerMessage, VoteResponse};
 use crate::term_history::TermHistory;
@@ -28,9 +29,31 @@ pub enum PeerState {
         /// Next byte to send: end of what was handed to the connection.
         sent: Lsn,
     },
+    /// Connected, and not spoken with: its copy is none of this log.
+    Foreign(ForeignCopy),
     /// Cannot follow: its log and this term's history have no common point, its log begins above the leader's WAL, or
     /// neither the buffer nor another voter holds the WAL that it lacks.
     CannotFollow,
+}
+
+/// Why the copy of a safekeeper is none of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Error)]
+pub enum ForeignCopy {
+    /// The configuration lists the number with another copy.
+    #[error(
+        "this safekeeper's log was created anew, as copy {found}, and has not the promises of the copy that is a member: it \
+         does not count; remove the member, then add this copy as a new one"
+    )]
+    CreatedAnew {
+        /// The copy that the safekeeper has.
+        found: ReplicaId,
+    },
+    /// The log was created twice, with different members.
+    #[error(
+        "this safekeeper's copy belongs to another log of the same name, which was created with other members: it does not \
+         count; delete it there"
+    )]
+    OtherBirth,
 }
 
 /// Status of one safekeeper.
@@ -46,6 +69,8 @@ pub struct PeerStatus {
     pub commit_lsn: Lsn,
     /// True while it needs WAL that is no longer buffered.
     pub catching_up: bool,
+    /// True when no one has told its copy who the members are: it grants no vote.
+    pub unconfigured: bool,
 }
 
 /// Position reported by a pre-vote.
@@ -83,6 +108,14 @@ impl Hash for DonorPreference {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Peer {
     pub(super) state: PeerState,
+    /// The copy that it greeted with last; `None` before the first greeting. What is known of the safekeeper is known of this copy.
+    pub(super) replica: Option<ReplicaId>,
+    /// Birth that it greeted with last.
+    pub(super) birth: Option<Digest>,
+    /// It greeted without members and without a log.
+    pub(super) unconfigured: bool,
+    /// First byte that it still holds, as it reported in this term.
+    pub(super) oldest_lsn: Lsn,
     /// Messages to send before any append.
     pub(super) outbox: VecDeque<ProposerMessage>,
     /// Highest term that it reported.
@@ -113,6 +146,22 @@ impl Peer {
         self.disconnected();
         self.state = PeerState::Greeting;
         self.outbox.push_back(greeting);
+    }
+
+    /// Records which copy greeted. What another copy reported and acknowledged says nothing about this one.
+    pub(super) fn greeted(&mut self, replica: ReplicaId, birth: Option<Digest>) {
+        if self.replica != Some(replica) {
+            let kept = std::mem::take(self);
+            *self =
+                Self { replica: Some(replica), state: kept.state, outbox: kept.outbox, ..Self::default() };
+        }
+        self.birth = birth;
+    }
+
+    /// Stops speaking with a copy that is none of this log, and forgets what it reported.
+    pub(super) fn dismiss(&mut self, why: ForeignCopy) {
+        let Self { replica, birth, .. } = *self;
+        *self = Self { state: PeerState::Foreign(why), replica, birth, ..Self::default() };
     }
 
     pub(super) fn disconnected(&mut self) {

@@ -10,19 +10,18 @@ impl Proposer {
     /// True when a quorum follows, yet nothing can be committed any more: too many of the followers lack WAL that neither
     /// the buffer nor a connected safekeeper holds. The primary still has it, so the driver must begin a new term.
     pub fn is_stuck(&self) -> bool {
-        let sets = self.voting_sets();
         let streaming = |node: NodeId| self.peers.get(&node).and_then(Peer::sent);
         let served = |node: NodeId| {
             streaming(node).is_some_and(|sent| sent >= self.wal.start() || self.poll_fetch(node).is_some())
         };
         self.phase == CampaignPhase::Leading
-            && quorum::reached(&sets, |node| streaming(node).is_some())
-            && !quorum::reached(&sets, served)
+            && self.has_quorum(|node| streaming(node).is_some())
+            && !self.has_quorum(served)
     }
 
-    /// True when `has` holds for a quorum of each voting set.
+    /// True when `has` holds for a quorum of each voting set. A safekeeper counts only where its copy is a member.
     pub fn has_quorum(&self, has: impl Fn(NodeId) -> bool) -> bool {
-        quorum::reached(&self.voting_sets(), has)
+        quorum::reached(&self.voting_sets(), |copy| self.peer_of(copy).is_some() && has(copy.node))
     }
 
     /// All safekeepers, by id.
@@ -38,6 +37,7 @@ impl Proposer {
                 state: peer.state.clone(),
                 flush_lsn: if peer.acked.is_valid() { peer.acked } else { reported.unwrap_or_default() },
                 commit_lsn: peer.persisted_commit,
+                unconfigured: peer.unconfigured,
                 catching_up: peer.sent().is_some_and(|sent| sent < self.wal.start()),
             }
         };

@@ -1,7 +1,7 @@
 //! Streaming: sends followers the election, WAL from the buffer or from a donor, and heartbeats.
 
 use bytes::Bytes;
-use wal_types::{Lsn, NodeId};
+use wal_types::{CopyId, Lsn, NodeId};
 
 use super::peer::{Peer, PeerState};
 use super::{CampaignPhase, DonorRange, Proposer};
@@ -51,7 +51,7 @@ impl Proposer {
         }
 
         let holds = |(&id, peer): (&NodeId, &Peer)| {
-            let vote = peer.vote.as_ref().filter(|vote| vote.timeline_start_lsn <= from)?;
+            let vote = peer.vote.as_ref().filter(|_| peer.oldest_lsn <= from)?;
             peer.sent()?;
             // Any follower may give what its log has in common with the newest one, not only the donor of the election:
             // among equal logs that one was chosen by its id.
@@ -108,7 +108,7 @@ impl Proposer {
         // The voter can follow only from a position at which the buffer or another safekeeper still has WAL, and not from
         // one above all WAL.
         let others = self.peers.iter().filter(|&(&id, _)| id != node);
-        let oldest = others.filter_map(|(_, peer)| Some(peer.vote.as_ref()?.timeline_start_lsn)).min();
+        let oldest = others.filter_map(|(_, peer)| peer.vote.as_ref().map(|_| peer.oldest_lsn)).min();
         let served_from = oldest.unwrap_or(Lsn::MAX).min(self.wal.start());
         let end = self.wal.end().max(self.term_start());
         let servable = |start: &Lsn| (served_from..=end).contains(start);
@@ -131,6 +131,8 @@ impl Proposer {
             timeline_start_lsn: vote.timeline_start_lsn,
             tli_switches: self.tli_switches.clone(),
             configuration,
+            replica: peer.replica.unwrap_or_default(),
+            rebase: None,
         }));
         peer.state = PeerState::Streaming { sent: start };
         peer.common = start;
@@ -145,15 +147,17 @@ impl Proposer {
     ///
     /// The highest of these positions is safe:
     ///
-    /// * the oldest byte and the removal horizon of each voter that has WAL, and the start of the first history entry: all
-    ///   members have had everything below, or nothing was ever below;
+    /// * the oldest byte and the removal horizon of each voter that has WAL, and the start of the first history entry: what
+    ///   is below was committed before it was removed, or all members have had it, or nothing was ever below. A newcomer
+    ///   must not be counted for bytes that are *not decided yet*, and none of these is;
     /// * for a node that votes already: what all current members, or a quorum, have acknowledged. A node with a new log has
     ///   acknowledged nothing, so the others hold that without it;
     /// * for a node that is to vote later: only what is committed and on all members. A member that lags may need
     ///   anything above from it.
     fn new_log_start_max(&self, node: NodeId) -> Lsn {
         let sets = self.voting_sets();
-        let held = if sets.iter().flatten().any(|&voter| voter == node) {
+        let is_voter = |voter: &CopyId| voter.node == node && self.peer_of(*voter).is_some();
+        let held = if sets.iter().flatten().any(is_voter) {
             let by_all = sets.first().and_then(|set| set.iter().map(|&voter| self.acked(voter)).min());
             by_all.unwrap_or_default().max(self.acknowledged_by_quorum())
         } else {

@@ -13,7 +13,8 @@ pub struct LogExtent {
     pub start: Lsn,
     /// End of the log.
     pub end: Lsn,
-    /// Every member was known to hold the same log up to here. Above `end` only on a node that has lost a part of its log.
+    /// Everything up to here is committed, so no log of an elected proposer differs below. Above `end` only on a node that
+    /// has lost a part of its log.
     pub agreed: Lsn,
 }
 
@@ -23,13 +24,14 @@ pub struct LogExtent {
 pub fn common_point(proposer: &TermHistory, local: &LogExtent) -> Option<Lsn> {
     let &LogExtent { ref history, start, end, agreed } = local;
     let proposer_first = proposer.0.first()?.start;
-    if end <= start.max(agreed) {
+    let known = start.max(agreed);
+    if end <= known {
         return Some(end);
     }
     // The logs part at the first position where different terms wrote. Terms change only at entries, so these are the
     // only positions to look at; empty ranges drop out because they own no position.
     let local_first = history.0.first().map_or(proposer_first, |entry| entry.start);
-    let base = proposer_first.max(local_first).max(start);
+    let base = proposer_first.max(local_first).max(known);
     if base >= end {
         return None;
     }
@@ -41,7 +43,7 @@ pub fn common_point(proposer: &TermHistory, local: &LogExtent) -> Option<Lsn> {
     match parting {
         None => Some(end),
         // The logs differ at the first byte that both histories cover: they part below, and the histories do not say where.
-        Some(at) if at == base && base > start => None,
+        Some(at) if at == base && base > known => None,
         Some(at) => Some(at),
     }
 }

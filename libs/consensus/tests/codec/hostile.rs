@@ -1,13 +1,13 @@
 //! Hostile frames: bytes that no correct peer sends, each with the error that decoding returns.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use consensus::ProtocolVersion::{Holdfast1, V2, V3};
+use consensus::ProtocolVersion::{Holdfast2, V2, V3};
 use consensus::codec::{CodecError, decode_acceptor, decode_feedback, decode_proposer};
 use consensus::term_history::{
     HistoryOutOfOrder, NEON_HISTORY_ENTRIES_MAX, TERM_HISTORY_ENTRIES_MAX, TLI_SWITCHES_MAX,
 };
 use consensus::{InvalidConfiguration, ProtocolVersion};
-use wal_types::{Generation, Lsn, NodeId};
+use wal_types::{Generation, Lsn, NodeId, ReplicaId};
 
 const TENANT: &str = "cf0480929707ee75372337efaa5ecf96";
 
@@ -83,7 +83,7 @@ fn refused_acceptor(version: ProtocolVersion, bytes: Wire, error: CodecError) {
 #[test]
 fn foreign_tags_are_unknown() {
     for (version, proposer, acceptor) in
-        [(V2, "gvea", "gva"), (V3, "gvea", "gva"), (Holdfast1, "gpveacm", "gpvacm")]
+        [(V2, "gvea", "gva"), (V3, "gvea", "gva"), (Holdfast2, "gpveacmtw", "gpvacmtw")]
     {
         for tag in 0..=u8::MAX {
             let bytes = Bytes::from(vec![tag; 100]);
@@ -99,7 +99,7 @@ fn foreign_tags_are_unknown() {
 
 #[test]
 fn empty_frame_is_too_short() {
-    for (version, needed) in [(V2, 8), (V3, 1), (Holdfast1, 1)] {
+    for (version, needed) in [(V2, 8), (V3, 1), (Holdfast2, 1)] {
         let error = CodecError::Short { needed, left: 0 };
         assert_eq!(decode_proposer(version, Bytes::new()), Err(error.clone()));
         assert_eq!(decode_acceptor(version, Bytes::new()), Err(error));
@@ -126,7 +126,7 @@ fn v3_identifiers_are_32_digits() {
     for id in [b"".as_slice(), &TENANT.as_bytes()[..31], &uneven, &[0xff; 32], &[b'a'; 33], &[b'a'; 3000]] {
         refused_proposer(V3, bad(id), CodecError::Text("tenant id"));
     }
-    refused_proposer(Holdfast1, wire(b'g').text(TENANT).text("x").zeros(48), CodecError::Text("timeline id"));
+    refused_proposer(V3, wire(b'g').text(TENANT).text("x").zeros(48), CodecError::Text("timeline id"));
 }
 
 #[test]
@@ -134,6 +134,8 @@ fn decode_refuses_long_or_unordered_histories() {
     let (max, neon_max) = (TERM_HISTORY_ENTRIES_MAX, NEON_HISTORY_ENTRIES_MAX);
     let too_many = |count, max| CodecError::TooMany { what: "history entries", count, max };
     let elected = || wire(b'e').u32(0).u64s(&[3, 8]);
+    // Copy and re-base come before the history.
+    let own = || elected().zeros(24);
     let elected_v2 = || wire_v2(b'e').u64s_le(&[3, 8]);
     let short = |needed, left| CodecError::Short { needed, left };
     for count in [neon_max as u32 + 1, u32::MAX] {
@@ -141,28 +143,28 @@ fn decode_refuses_long_or_unordered_histories() {
         refused_proposer(V3, elected().u32(count).zeros(100), too_many(count, neon_max));
     }
     for count in [max as u32 + 1, u32::MAX] {
-        refused_proposer(Holdfast1, elected().u32(count).zeros(100), too_many(count, max));
+        refused_proposer(Holdfast2, own().u32(count).zeros(100), too_many(count, max));
     }
     refused_proposer(V2, elected_v2().u32_le(neon_max as u32).zeros(100), short(neon_max * 16, 100));
     refused_proposer(V3, elected().u32(neon_max as u32).zeros(100), short(neon_max * 16, 100));
-    refused_proposer(Holdfast1, elected().u32(max as u32).zeros(100), short(max * 20, 100));
+    refused_proposer(Holdfast2, own().u32(max as u32).zeros(100), short(max * 20, 100));
 
     let fallen = CodecError::History(HistoryOutOfOrder(1));
     refused_proposer(V2, elected_v2().u32_le(2).u64s_le(&[2, 8, 1, 9, 8]), fallen.clone());
     refused_proposer(V3, elected().u32(2).u64s(&[1, 9, 2, 8]), fallen.clone());
-    let own = elected().u32(2).u64s(&[1, 8]).u32(1).u64s(&[1, 8]).u32(1).u32(0);
-    refused_proposer(Holdfast1, own, fallen.clone());
+    let own = own().u32(2).u64s(&[1, 8]).u32(1).u64s(&[1, 8]).u32(1).u32(0);
+    refused_proposer(Holdfast2, own, fallen.clone());
     let vote = wire(b'v').u32(0).u64s(&[3]).u8(1).u64s(&[8, 8]).u32(2).u64s(&[1, 9, 2, 8]);
     refused_acceptor(V3, vote, fallen);
 }
 
 #[test]
 fn decode_refuses_too_many_timeline_switches() {
-    let elected = |count| wire(b'e').u32(0).u64s(&[3, 8]).u32(0).u32(count).zeros(15);
+    let elected = |count| wire(b'e').u32(0).u64s(&[3, 8]).zeros(24).u32(0).u32(count).zeros(15);
     let max = TLI_SWITCHES_MAX;
     let too_many = CodecError::TooMany { what: "timeline switches", count: max as u32 + 1, max };
-    refused_proposer(Holdfast1, elected(max as u32 + 1), too_many);
-    refused_proposer(Holdfast1, elected(1), CodecError::Short { needed: 16, left: 15 });
+    refused_proposer(Holdfast2, elected(max as u32 + 1), too_many);
+    refused_proposer(Holdfast2, elected(1), CodecError::Short { needed: 16, left: 15 });
 }
 
 /// A configuration that no node may hold is refused: without members, with too many, with one twice.
@@ -176,13 +178,20 @@ fn decode_refuses_an_invalid_configuration() {
     refused_acceptor(V3, greeting(7).zeros(16), invalid(InvalidConfiguration::Empty(Generation(7))));
     refused_acceptor(V3, greeting(7).u32(32).zeros(1000), too_many(32));
     refused_acceptor(V3, greeting(7).u32(u32::MAX).zeros(1000), too_many(u32::MAX));
-    refused_acceptor(Holdfast1, greeting(0).u32(0).u32(32).zeros(1000), too_many(32));
+    // Node, copy, birth and two terms come before the own configuration.
+    let own = |generation| wire(b'g').u64s(&[1]).zeros(16 + 33 + 16).u32(generation);
+    refused_acceptor(Holdfast2, own(0).u8(0).u8(32).zeros(1000), too_many(32));
     let needed = 31 * 11;
     refused_acceptor(V3, greeting(7).u32(31).zeros(100), CodecError::Short { needed, left: 100 });
     let twice = member(member(greeting(7).u32(2), 5), 5).zeros(12);
     refused_acceptor(V3, twice, invalid(InvalidConfiguration::Duplicate(NodeId(5))));
-    let twice = member(member(member(greeting(7).u32(1), 5).u32(2), 6), 6).zeros(8);
-    refused_acceptor(Holdfast1, twice, invalid(InvalidConfiguration::Duplicate(NodeId(6))));
+    let own_member = |wire: Wire, id, copy| wire.u64s(&[id]).zeros(15).u8(copy).u16(5454).u16(0);
+    let twice = own_member(own_member(own(7).u8(2), 6, 1), 6, 1).u8(0).u16(0);
+    refused_acceptor(Holdfast2, twice, invalid(InvalidConfiguration::Duplicate(NodeId(6))));
+    let one_copy = own_member(own_member(own(7).u8(2), 6, 1), 7, 1).u8(0).u16(0);
+    let mut copy = ReplicaId::default();
+    copy.0[15] = 1;
+    refused_acceptor(Holdfast2, one_copy, invalid(InvalidConfiguration::TwoNumbers(copy)));
     let twice = wire(b'g').text(TENANT).text(TENANT).u32(7).u32(2);
     let twice = member(member(twice, 5), 5).zeros(20);
     refused_proposer(V3, twice, invalid(InvalidConfiguration::Duplicate(NodeId(5))));
@@ -204,7 +213,7 @@ fn append_carries_exactly_what_it_announces() {
     let append = |begin, end, carried| {
         let v2 = wire_v2(b'a').u64s_le(&[3, 0, begin, end, 8, 8]).zeros(16 + carried);
         let v3 = || wire(b'a').u32(0).u64s(&[3, begin, end, 8, 8]).zeros(carried);
-        [(V2, v2), (V3, v3()), (Holdfast1, v3())]
+        [(V2, v2), (V3, v3()), (Holdfast2, v3())]
     };
 
     let length = |announced, carried| CodecError::AppendLength { announced, carried };
@@ -230,7 +239,7 @@ fn append_carries_exactly_what_it_announces() {
 #[test]
 fn decode_refuses_a_reversed_checksum_range() {
     let request = wire(b'c').u32(0).u64s(&[3, 16, 8]);
-    refused_proposer(Holdfast1, request, CodecError::Range { from: Lsn(16), to: Lsn(8) });
+    refused_proposer(Holdfast2, request, CodecError::Range { from: Lsn(16), to: Lsn(8) });
 }
 
 /// A yes is 1 and a no is 0; a vote is not guessed from any other value.
@@ -239,11 +248,11 @@ fn flags_are_0_or_1() {
     let flag = |what, value| CodecError::Flag { what, value };
     let vote_v2 = wire_v2(b'v').u64s_le(&[3, 256, 8, 8]).zeros(12);
     refused_acceptor(V2, vote_v2, flag("vote given", 256));
-    for version in [V3, Holdfast1] {
+    for version in [V3, Holdfast2] {
         let vote = wire(b'v').u32(0).u64s(&[3]).u8(2).zeros(100);
         refused_acceptor(version, vote, flag("vote given", 2));
     }
-    refused_acceptor(Holdfast1, wire(b'c').u64s(&[8, 16]).u8(255).u32(0), flag("checksum present", 255));
+    refused_acceptor(Holdfast2, wire(b'c').u64s(&[8, 16]).u8(255).u32(0), flag("checksum present", 255));
 }
 
 #[test]

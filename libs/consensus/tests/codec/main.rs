@@ -11,7 +11,7 @@ use consensus::codec::{CodecError, decode_acceptor, decode_proposer, encode_acce
 use consensus::{AcceptorMessage, ProposerMessage, ProtocolVersion};
 
 pub(crate) const VERSIONS: [ProtocolVersion; 3] =
-    [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast1];
+    [ProtocolVersion::V2, ProtocolVersion::V3, ProtocolVersion::Holdfast2];
 
 /// A message of either side.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use consensus::{
     AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ChecksumRequest, ChecksumResponse,
-    Configuration, ConfigureRequest, ConfigureResponse, HotStandbyFeedback, Member, PageserverFeedback,
-    PreVoteRequest, PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion,
-    TermHistory, TermStart, TliSwitch, VoteRequest, VoteResponse,
+    Configuration, ConfigureRequest, ConfigureResponse, HotStandbyFeedback, LeaderHeard, Lease, Member,
+    PageserverFeedback, Paused, PreVoteRequest, PreVoteResponse, Primary, ProposerElected, ProposerGreeting,
+    ProposerMessage, ProtocolVersion, TermHistory, TermStart, Ticket, TicketResponse, TliSwitch,
+    UnknownField, VoteRequest, VoteResponse, WatchResponse,
 };
 use proptest::prelude::*;
 use wal_types::{
-    Generation, Lsn, NodeId, PrimaryId, ProposerId, SystemId, TenantId, TenantTimelineId, Term, TimelineId,
-    Tli,
+    CopyId, Digest, Generation, InstanceId, Lsn, NodeId, PrimaryId, ProposerId, ReplicaId, SystemId,
+    TenantId, TenantTimelineId, Term, TimelineId, Tli,
 };
 
 use crate::Message;
@@ -25,7 +26,12 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
             generation
         }))),
         (generation(), term(), campaign()).prop_map(|(generation, term, proposer_id)| {
-            Message::Proposer(ProposerMessage::Vote(VoteRequest { generation, term, proposer_id }))
+            Message::Proposer(ProposerMessage::Vote(VoteRequest {
+                generation,
+                term,
+                proposer_id,
+                replica: ReplicaId(proposer_id.0),
+            }))
         }),
         elected().prop_map(ProposerMessage::Elected).prop_map(Message::Proposer),
         append().prop_map(ProposerMessage::Append).prop_map(Message::Proposer),
@@ -33,7 +39,14 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         (any::<u64>(), term(), accepted()).prop_map(
             |(node_id, term, (configuration, configuration_term))| {
                 let node_id = NodeId(node_id);
-                let greeting = AcceptorGreeting { node_id, term, configuration, configuration_term };
+                let greeting = AcceptorGreeting {
+                    node_id,
+                    replica: ReplicaId(u128::from(term.0).to_be_bytes()),
+                    birth: (term.0 % 2 == 0).then_some(Digest([term.0 as u8; 32])),
+                    term,
+                    configuration,
+                    configuration_term,
+                };
                 Message::Acceptor(AcceptorMessage::Greeting(greeting))
             }
         ),
@@ -46,6 +59,26 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         accepted().prop_map(|(configuration, term)| {
             Message::Proposer(ProposerMessage::Configure(ConfigureRequest { term, configuration }))
         }),
+        (term(), any::<u64>()).prop_map(|(term, number)| {
+            Message::Proposer(ProposerMessage::Ticket(Ticket { term, number }))
+        }),
+        (term(), any::<u64>()).prop_map(|(term, number)| {
+            Message::Acceptor(AcceptorMessage::Ticket(TicketResponse { term, number }))
+        }),
+        Just(Message::Proposer(ProposerMessage::Watch)),
+        (term(), lsn(), accepted()).prop_map(|(term, lsn, (configuration, configuration_term))| {
+            Message::Acceptor(AcceptorMessage::Watch(WatchResponse {
+                copy: CopyId { node: NodeId(lsn.0), replica: ReplicaId([term.0 as u8; 16]) },
+                term,
+                flush_lsn: lsn,
+                commit_lsn: Lsn(term.0),
+                oldest_lsn: Lsn(lsn.0 / 2),
+                configuration,
+                configuration_term,
+                lost: term.0 % 2 == 0,
+                heard: heard(term),
+            }))
+        }),
         (term(), generation()).prop_map(|(term, generation)| {
             Message::Acceptor(AcceptorMessage::Configure(ConfigureResponse { term, generation }))
         }),
@@ -57,7 +90,7 @@ fn proposer_greeting() -> impl Strategy<Value = ProposerGreeting> {
     (any::<[u8; 16]>(), any::<[u8; 16]>(), numbers, campaign(), configuration()).prop_map(
         |(tenant, timeline, (pg_version, system_id, segment_bytes, tli), proposer_id, configuration)| {
             ProposerGreeting {
-                version: ProtocolVersion::Holdfast1,
+                version: ProtocolVersion::Holdfast2,
                 id: TenantTimelineId { tenant: TenantId(tenant), timeline: TimelineId(timeline) },
                 pg_version,
                 system_id: SystemId(system_id),
@@ -88,9 +121,17 @@ fn elected() -> impl Strategy<Value = ProposerElected> {
                 timeline_start_lsn,
                 tli_switches,
                 configuration,
+                replica: ReplicaId([term.0 as u8; 16]),
+                rebase: (term.0 % 2 == 0).then_some(Lsn(term.0 | 1)),
             }
         },
     )
+}
+
+fn heard(term: Term) -> LeaderHeard {
+    let lease = Lease { term, instance: InstanceId([term.0 as u8; 16]), left_ms: term.0 as u32 };
+    let ago_ms = Some(term.0 as u32).filter(|&ago_ms| ago_ms != u32::MAX);
+    LeaderHeard { ago_ms, lease: (term.0 % 3 == 0).then_some(lease) }
 }
 
 fn append() -> impl Strategy<Value = AppendRequest> {
@@ -135,6 +176,7 @@ fn pre_vote_response() -> impl Strategy<Value = PreVoteResponse> {
                 configuration: accepted.0,
                 configuration_term: accepted.1,
                 lost,
+                heard: heard(term),
             }
         },
     )
@@ -151,12 +193,14 @@ fn vote_response() -> impl Strategy<Value = VoteResponse> {
                 vote_given,
                 flush_lsn,
                 truncate_lsn,
+                commit_lsn: Lsn(term.0),
                 history,
                 timeline_start_lsn: start,
                 tli_switches,
                 configuration: accepted.0,
                 configuration_term: accepted.1,
                 lost,
+                heard: heard(term),
             }
         },
     )
@@ -171,6 +215,7 @@ fn append_response() -> impl Strategy<Value = AppendResponse> {
             term,
             flush_lsn,
             commit_lsn,
+            oldest_lsn: Lsn(term.0),
             hot_standby,
             pageserver,
         },
@@ -192,13 +237,28 @@ fn feedback() -> impl Strategy<Value = PageserverFeedback> {
 }
 
 fn configuration() -> impl Strategy<Value = Configuration> {
-    let primary = any::<Option<[u8; 16]>>();
-    (any::<u32>(), members(), members(), primary).prop_map(|(generation, members, new_members, primary)| {
+    let paused = prop::option::of(("[a-zé]{0,20}", "[a-z ]{0,40}"));
+    let fields = prop::collection::btree_map(5..u16::MAX, (any::<u16>(), any::<[u8; 9]>()), 0..4);
+    let fields = (any::<Option<[u8; 16]>>(), any::<u64>(), any::<bool>(), paused, fields);
+    (any::<u32>(), members(), members(), fields).prop_map(|(generation, members, mut new_members, fields)| {
+        let (primary, void_to, automatic, paused, unknown) = fields;
+        // A copy has one number.
+        new_members.retain(|new| members.iter().all(|old: &Member| old.replica != new.replica));
+        let unknown = unknown.into_iter().map(|(tag, (since, value))| UnknownField {
+            tag,
+            since,
+            value: value.to_vec().into(),
+        });
         Configuration {
             generation: Generation(if members.is_empty() { 0 } else { generation }),
             members,
             new_members,
-            primary: primary.map(PrimaryId),
+            primary: primary
+                .map(|name| Primary { name: PrimaryId(name), instance: InstanceId([void_to as u8; 16]) }),
+            void_to: Term(void_to),
+            automatic,
+            paused: paused.map(|(by, why)| Paused { by, why }),
+            unknown: unknown.collect(),
         }
     })
 }
@@ -213,7 +273,10 @@ fn members() -> impl Strategy<Value = Vec<Member>> {
         prop::collection::btree_map(any::<u64>(), ("[a-z0-9.:é-]{0,20}", any::<u16>()), 0..=MEMBERS_MAX)
             .boxed();
     ids.prop_map(|members| {
-        let member = |(id, (host, port))| Member { id: NodeId(id), host, port };
+        let member = |(id, (host, port))| {
+            let replica = ReplicaId(u128::from(id).to_be_bytes());
+            Member { id: NodeId(id), host, port, replica }
+        };
         members.into_iter().map(member).collect()
     })
 }

@@ -4,11 +4,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use consensus::codec::{CodecError, decode_acceptor, decode_feedback, decode_proposer, encode_proposer};
 use consensus::{
     APPEND_WAL_BYTES_MAX, AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, Configuration,
-    Member, PreVoteRequest, ProposerMessage, ProtocolVersion, TermHistory, TermStart, TliSwitch,
+    LeaderHeard, Member, PreVoteRequest, ProposerMessage, ProtocolVersion, TermHistory, TermStart, TliSwitch,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
-use wal_types::{Generation, Lsn, NodeId, ProposerId, Term, Tli};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, ReplicaId, Term, Tli};
 
 use crate::messages::message;
 use crate::{Message, VERSIONS};
@@ -76,7 +76,7 @@ proptest! {
             Message::Proposer(_) => prop_assert_eq!(decoded, Ok(expected)),
             // Here the tail would be the optional feedback.
             Message::Acceptor(AcceptorMessage::Append(AppendResponse { pageserver: None, .. }))
-                if version != ProtocolVersion::Holdfast1 => {}
+                if version != ProtocolVersion::Holdfast2 => {}
             Message::Acceptor(_) => prop_assert_eq!(decoded, Err(CodecError::Trailing(tail.len()))),
         }
     }
@@ -84,7 +84,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_do_not_panic(
         version in select(&VERSIONS),
-        tag in select(b"gpveacmz".as_slice()),
+        tag in select(b"gpveacmtwz".as_slice()),
         body in prop::collection::vec(prop_oneof![Just(0), any::<u8>()], 0..400),
     ) {
         let wide = version == ProtocolVersion::V2;
@@ -152,13 +152,16 @@ fn longest_append_is_decoded_without_a_copy() {
 /// A message that cannot be written leaves the output as it was.
 #[test]
 fn failed_encode_leaves_the_buffer_unchanged() {
-    let host = |host: &str| Member { id: NodeId(1), host: host.to_owned(), port: 1 };
+    let host =
+        |host: &str| Member { id: NodeId(1), host: host.to_owned(), port: 1, replica: ReplicaId::default() };
     for (host, fits) in
         [(host(&"x".repeat(255)), true), (host(&"x".repeat(256)), false), (host("a\0b"), false)]
     {
         let configuration = Configuration { members: vec![host], ..Configuration::default() };
         let message = AcceptorMessage::Greeting(AcceptorGreeting {
             node_id: NodeId(1),
+            replica: ReplicaId::default(),
+            birth: None,
             term: Term(1),
             configuration,
             configuration_term: Term::ZERO,
@@ -193,20 +196,25 @@ fn carried_proposer(version: ProtocolVersion, mut message: ProposerMessage) -> O
     match &mut message {
         ProposerMessage::Greeting(greeting) => {
             greeting.version = version;
-            if v2 {
+            greeting.configuration = carried_configuration(version, greeting.configuration.clone());
+            if own {
                 greeting.configuration = Configuration::default();
-            }
-            if !own {
-                greeting.configuration.primary = None;
             }
             if v3 {
                 (greeting.tli, greeting.proposer_id) = (Tli::FIRST, ProposerId::default());
             }
         }
-        ProposerMessage::PreVote(_) | ProposerMessage::Checksum(_) | ProposerMessage::Configure(_) => {
+        ProposerMessage::PreVote(_)
+        | ProposerMessage::Checksum(_)
+        | ProposerMessage::Configure(_)
+        | ProposerMessage::Ticket(_)
+        | ProposerMessage::Watch => {
             return own.then_some(message);
         }
         ProposerMessage::Vote(request) => {
+            if !own {
+                request.replica = ReplicaId::default();
+            }
             request.generation = carried_generation(version, request.generation);
             if v3 {
                 request.proposer_id = ProposerId::default();
@@ -219,6 +227,7 @@ fn carried_proposer(version: ProtocolVersion, mut message: ProposerMessage) -> O
             }
             if !own {
                 elected.configuration = Configuration::default();
+                (elected.replica, elected.rebase) = (ReplicaId::default(), None);
             }
             carried_log(version, &mut elected.history, &mut elected.tli_switches);
         }
@@ -234,17 +243,20 @@ fn carried_proposer(version: ProtocolVersion, mut message: ProposerMessage) -> O
 }
 
 fn carried_acceptor(version: ProtocolVersion, mut message: AcceptorMessage) -> Option<AcceptorMessage> {
-    let (v2, v3, own) = which(version);
+    let (_, v3, own) = which(version);
     match &mut message {
         AcceptorMessage::Greeting(greeting) => {
-            if v2 {
-                greeting.configuration = Configuration::default();
-            }
+            greeting.configuration = carried_configuration(version, greeting.configuration.clone());
             if !own {
-                (greeting.configuration.primary, greeting.configuration_term) = (None, Term::ZERO);
+                greeting.configuration_term = Term::ZERO;
+                (greeting.replica, greeting.birth) = (ReplicaId::default(), None);
             }
         }
-        AcceptorMessage::PreVote(_) | AcceptorMessage::Checksum(_) | AcceptorMessage::Configure(_) => {
+        AcceptorMessage::PreVote(_)
+        | AcceptorMessage::Checksum(_)
+        | AcceptorMessage::Configure(_)
+        | AcceptorMessage::Ticket(_)
+        | AcceptorMessage::Watch(_) => {
             return own.then_some(message);
         }
         AcceptorMessage::Vote(response) => {
@@ -255,6 +267,7 @@ fn carried_acceptor(version: ProtocolVersion, mut message: AcceptorMessage) -> O
             if !own {
                 response.configuration = Configuration::default();
                 (response.configuration_term, response.lost) = (Term::ZERO, false);
+                (response.commit_lsn, response.heard) = (Lsn::INVALID, LeaderHeard::default());
             }
             carried_log(version, &mut response.history, &mut response.tli_switches);
         }
@@ -262,6 +275,8 @@ fn carried_acceptor(version: ProtocolVersion, mut message: AcceptorMessage) -> O
             response.generation = carried_generation(version, response.generation);
             if own {
                 response.pageserver = None;
+            } else {
+                response.oldest_lsn = Lsn::INVALID;
             }
         }
     }
@@ -270,15 +285,33 @@ fn carried_acceptor(version: ProtocolVersion, mut message: AcceptorMessage) -> O
 }
 
 fn which(version: ProtocolVersion) -> (bool, bool, bool) {
-    (version == ProtocolVersion::V2, version == ProtocolVersion::V3, version == ProtocolVersion::Holdfast1)
+    (version == ProtocolVersion::V2, version == ProtocolVersion::V3, version == ProtocolVersion::Holdfast2)
 }
 
 fn carried_generation(version: ProtocolVersion, generation: Generation) -> Generation {
     if version == ProtocolVersion::V2 { Generation(0) } else { generation }
 }
 
+/// The public versions carry members and no more of a configuration.
+fn carried_configuration(version: ProtocolVersion, configuration: Configuration) -> Configuration {
+    let bare = |members: Vec<Member>| {
+        members.into_iter().map(|member| Member { replica: ReplicaId::default(), ..member }).collect()
+    };
+    let Configuration { generation, members, new_members, .. } = configuration.clone();
+    match version {
+        ProtocolVersion::V2 => Configuration::default(),
+        ProtocolVersion::V3 => Configuration {
+            generation,
+            members: bare(members),
+            new_members: bare(new_members),
+            ..Configuration::default()
+        },
+        ProtocolVersion::Holdfast2 => configuration,
+    }
+}
+
 fn carried_log(version: ProtocolVersion, history: &mut TermHistory, switches: &mut Vec<TliSwitch>) {
-    if version == ProtocolVersion::Holdfast1 {
+    if version == ProtocolVersion::Holdfast2 {
         return;
     }
     switches.clear();

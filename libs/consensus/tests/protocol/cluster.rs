@@ -15,8 +15,18 @@ use wal_types::{
 
 pub(crate) const START: Lsn = Lsn(0x100_0000);
 
+/// The only copy that node `id` has.
+pub(crate) fn copy(id: u64) -> wal_types::CopyId {
+    wal_types::CopyId { node: NodeId(id), replica: wal_types::ReplicaId([id as u8; 16]) }
+}
+
+/// State of node 1 that was told that it is the only member.
+pub(crate) fn founded() -> AcceptorState {
+    AcceptorState { configuration: configuration(0, &[1], &[]), ..AcceptorState::default() }
+}
+
 pub(crate) fn member(id: u64) -> Member {
-    Member { id: NodeId(id), host: format!("sk{id}"), port: 1 }
+    Member { id: NodeId(id), host: format!("sk{id}"), port: 1, replica: copy(id).replica }
 }
 
 pub(crate) fn members(ids: &[u64]) -> Vec<Member> {
@@ -28,7 +38,7 @@ pub(crate) fn configuration(generation: u32, ids: &[u64], new: &[u64]) -> Config
         generation: Generation(generation),
         members: members(ids),
         new_members: members(new),
-        primary: None,
+        ..Configuration::default()
     }
 }
 
@@ -41,6 +51,8 @@ pub(crate) fn lineage(dialect: Dialect) -> Lineage {
         segment_size: SegmentSize::POSTGRES_DEFAULT,
         start_lsn: START,
         start_tli: Tli::FIRST,
+        birth: None,
+        start_history: None,
     }
 }
 
@@ -79,7 +91,7 @@ impl Cluster {
         let configuration = configuration.clone();
         let state = AcceptorState { configuration, commit_lsn: start, ..AcceptorState::default() };
         let lineage = Lineage { start_lsn: start, ..lineage(Dialect::Holdfast) };
-        self.nodes.insert(id, Acceptor::new(NodeId(id), lineage, state, start));
+        self.nodes.insert(id, Acceptor::new(copy(id), lineage, state, start));
     }
 
     pub(crate) fn state(&self, id: u64) -> &AcceptorState {
@@ -96,7 +108,7 @@ impl Cluster {
         let mut state = node.state().clone();
         change(&mut state);
         let (lineage, end) = (node.lineage().clone(), START.advance(end));
-        self.nodes.insert(id, Acceptor::new(NodeId(id), lineage, state, end));
+        self.nodes.insert(id, Acceptor::new(copy(id), lineage, state, end));
     }
 }
 
@@ -128,7 +140,7 @@ impl Campaign {
             tli: Some(tli),
             term_floor: Term::ZERO,
             safekeepers: peers.iter().copied().map(NodeId).collect(),
-            primary: primary.map(|id| PrimaryId([id; 16])),
+            primary: primary.map(|id| consensus::Primary::named(PrimaryId([id; 16]))),
             send_buffer_bytes_max: 1 << 20,
         });
         Self { proposer, links: BTreeMap::new(), actions: Vec::new() }

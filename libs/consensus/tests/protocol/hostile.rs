@@ -66,6 +66,8 @@ fn elected() -> impl Strategy<Value = ProposerElected> {
     let fits = prop_oneof![4 => Just(true), 1 => Just(false)];
     (0..2_u32, term(), lsn(), history(), configuration(), fits).prop_map(
         |(generation, term, start_streaming_at, history, configuration, fits)| ProposerElected {
+            replica: wal_types::ReplicaId([1; 16]),
+            rebase: None,
             generation: if fits { configuration.generation } else { Generation(generation) },
             term: history.last().filter(|_| fits).map_or(term, |last| last.term),
             start_streaming_at,
@@ -97,7 +99,7 @@ fn message(version: ProtocolVersion) -> impl Strategy<Value = ProposerMessage> {
     prop_oneof![
         1 => Just(greeting(version)),
         1 => Just(ProposerMessage::PreVote(PreVoteRequest { generation })),
-        4 => (term(), any::<bool>()).prop_map(move |(term, one)| ProposerMessage::Vote(VoteRequest {
+        4 => (term(), any::<bool>()).prop_map(move |(term, one)| ProposerMessage::Vote(VoteRequest { replica: wal_types::ReplicaId([1; 16]),
             generation,
             term,
             proposer_id: ProposerId([one.into(); 16]),
@@ -176,7 +178,8 @@ impl Subject {
             }
             AcceptorMessage::Append(response) => (response.term, response.flush_lsn),
             AcceptorMessage::Configure(response) => (response.term, Lsn::INVALID),
-            AcceptorMessage::Checksum(_) => return,
+            AcceptorMessage::Checksum(_) | AcceptorMessage::Ticket(_) => return,
+            AcceptorMessage::Watch(response) => (response.term, response.flush_lsn),
         };
         assert_eq!(term, self.durable.term, "a term was reported before it was durable");
         assert!(flush <= self.written);
@@ -245,7 +248,7 @@ impl Subject {
                 let lineage = self.acceptor.lineage().clone();
                 let end = self.acceptor.flush_lsn();
                 self.written = end;
-                self.acceptor = Acceptor::new(NodeId(1), lineage, self.durable.clone(), end);
+                self.acceptor = Acceptor::new(crate::cluster::copy(1), lineage, self.durable.clone(), end);
             }
         }
 
@@ -261,10 +264,10 @@ impl Subject {
 
 fn abuse(dialect: Dialect, lost: bool, steps: Vec<Step>) {
     let lost = lost.then_some(Loss { term: Term(1), acked_upto: START.advance(10) });
-    let durable = AcceptorState { term: Term(1), commit_lsn: START, lost, ..AcceptorState::default() };
-    let acceptor = Acceptor::new(NodeId(1), lineage(dialect), durable.clone(), START);
+    let durable = AcceptorState { term: Term(1), commit_lsn: START, lost, ..crate::cluster::founded() };
+    let acceptor = Acceptor::new(crate::cluster::copy(1), lineage(dialect), durable.clone(), START);
     let mut subject = Subject { acceptor, dialect, durable, written: START, reported: Lsn::INVALID };
-    let version = if dialect == Dialect::Neon { ProtocolVersion::V3 } else { ProtocolVersion::Holdfast1 };
+    let version = if dialect == Dialect::Neon { ProtocolVersion::V3 } else { ProtocolVersion::Holdfast2 };
     for connection in [1, 2] {
         subject.step(Step::Send(connection, greeting(version)));
     }
@@ -278,7 +281,7 @@ proptest! {
     #[test]
     fn holdfast_messages_break_no_promise(
         lost in any::<bool>(),
-        steps in prop::collection::vec(step(ProtocolVersion::Holdfast1), 0..60),
+        steps in prop::collection::vec(step(ProtocolVersion::Holdfast2), 0..60),
     ) {
         abuse(Dialect::Holdfast, lost, steps);
     }

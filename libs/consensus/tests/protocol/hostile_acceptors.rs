@@ -49,11 +49,19 @@ fn message() -> impl Strategy<Value = AcceptorMessage> {
         (term(), configuration()).prop_map(|(term, (configuration, configuration_term))| {
             let term = if term == Term(1) { Term::ZERO } else { term };
             let node_id = NodeId(1);
-            AcceptorMessage::Greeting(AcceptorGreeting { node_id, term, configuration, configuration_term })
+            AcceptorMessage::Greeting(AcceptorGreeting {
+                replica: wal_types::ReplicaId([node_id.0 as u8; 16]),
+                birth: None,
+                node_id,
+                term,
+                configuration,
+                configuration_term,
+            })
         }),
         (term(), lsn(), history(), configuration(), any::<bool>()).prop_map(
             move |(term, flush_lsn, history, (configuration, configuration_term), lost)| {
                 AcceptorMessage::PreVote(PreVoteResponse {
+                    heard: consensus::LeaderHeard::default(),
                     generation,
                     term: if term == Term(1) { Term::ZERO } else { term },
                     flush_lsn,
@@ -70,6 +78,8 @@ fn message() -> impl Strategy<Value = AcceptorMessage> {
         (term(), mostly, (lsn(), lsn(), lsn()), history(), configuration(), any::<bool>()).prop_map(
             move |(term, vote_given, (flush_lsn, truncate_lsn, start), history, accepted, lost)| {
                 AcceptorMessage::Vote(VoteResponse {
+                    heard: consensus::LeaderHeard::default(),
+                    commit_lsn: Lsn::INVALID,
                     generation,
                     term,
                     vote_given,
@@ -88,6 +98,7 @@ fn message() -> impl Strategy<Value = AcceptorMessage> {
             let hot_standby = HotStandbyFeedback::default();
             let pageserver = None;
             AcceptorMessage::Append(AppendResponse {
+                oldest_lsn: Lsn::INVALID,
                 generation,
                 term,
                 flush_lsn,

@@ -9,7 +9,7 @@ use wal_types::{ProposerId, Term, Tli};
 use crate::cluster::{Campaign, Cluster, configuration, greeting};
 
 const NODES: &[u64] = &[1, 2, 3];
-const VERSION: ProtocolVersion = ProtocolVersion::Holdfast1;
+const VERSION: ProtocolVersion = ProtocolVersion::Holdfast2;
 
 /// Each promotion is an election on a new timeline, and a record behind it.
 #[test]
@@ -35,6 +35,7 @@ fn log_elects_after_tli_switches_max_promotions() {
         generation: configuration.generation,
         term: Term(state.term.0 + 1),
         proposer_id: ProposerId([9; 16]),
+        replica: crate::cluster::copy(1).replica,
     };
     let node = cluster.nodes.get_mut(&1).unwrap();
     let connection = ConnectionId(u64::MAX);

@@ -6,15 +6,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use consensus::{Configuration, ConfigurationChange, Dialect, Member, PeerState, Proposer};
+use consensus::{Configuration, ConfigurationChange, Dialect, Member, PeerState, Primary, Proposer};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use wal_store::Snapshot;
-use wal_types::{Lsn, NodeId, PrimaryId};
+use wal_types::{Lsn, NodeId};
 
 use super::Cluster;
 use crate::invariants::{Violation, has_majorities, list_nodes, list_sets, majority};
 use crate::node::{Death, Node, member};
+use crate::primary::START;
 use crate::writer::primary_id;
 
 /// Nodes that may ever exist in a schedule.
@@ -35,9 +36,8 @@ impl Cluster {
         let id = NodeId(self.nodes.len() as u64 + 1);
         self.trace.line(format_args!("node {id} is new, its log begins at {oldest}"));
         self.stats.new_nodes += 1;
-        let first = self.founders.iter().copied().map(member).collect();
-        let configuration = Configuration { members: first, ..Configuration::default() };
-        self.nodes.push(Node::create(id, self.dialect, oldest, configuration));
+        // No one tells it who the members are: a leader feeds it.
+        self.nodes.push(Node::create(id, self.dialect, oldest, Configuration::default()));
 
         for slot in 0..self.writers.len() {
             if let Some(writer) = &mut self.writers[slot] {
@@ -143,7 +143,7 @@ impl Cluster {
 
         let position = (term, configuration.generation);
         // Later leaders may have replaced it by a newer one, from which they know that nothing is left to finish.
-        let holds = |node: &Node| match node.configuration_after_power_loss() {
+        let holds = |node: &Node| match node.configuration_after_power_loss().filter(|_| node.anew == 0) {
             Some(newest) => newest >= position,
             // A node that does not start has lost even its promises.
             None => self.oracle.is_damaged(node.id),
@@ -272,7 +272,7 @@ impl Cluster {
     }
 
     /// The designated primary, as the writer in `slot` knows it.
-    pub(crate) fn designated(&self, slot: usize) -> Option<PrimaryId> {
+    pub(crate) fn designated(&self, slot: usize) -> Option<Primary> {
         let writer = self.writers[slot].as_ref()?;
         writer.engine.holdfast()?.configuration()?.primary
     }
@@ -283,7 +283,14 @@ impl Cluster {
             return Ok(());
         }
         self.stats.lost_disks += 1;
-        self.retire_node(node)
+        self.retire_node(node)?;
+        // The number comes back with an empty copy of the log, which is no member.
+        if self.rng.random() {
+            self.trace.line(format_args!("the log of node {node} is created anew"));
+            let (dialect, index) = (self.dialect, self.index(node));
+            self.nodes[index].create_anew(dialect, START);
+        }
+        Ok(())
     }
 
     /// Removes a node for good.

@@ -155,11 +155,17 @@ impl Cluster {
     pub(super) fn route_replies(&mut self, node: NodeId, output: Output) -> Result<(), Violation> {
         for (to, message) in output.replies {
             let campaign = self.campaigns.get(&to).copied().unwrap_or_default();
-            self.oracle.record_reply(node, campaign, &message)?;
+            // What a copy says that is no member binds no one, and no quorum may count it.
+            let counts = self.nodes[self.index(node)].anew == 0;
+            if counts {
+                self.oracle.record_reply(node, campaign, &message)?;
+            }
             if let Some(seen) = self.nodes[self.index(node)].snapshot() {
                 self.oracle.node_offers_only_wal_it_has(&seen, node, &message)?;
             }
-            if let AcceptorMessage::Vote(vote) = &message {
+            if let AcceptorMessage::Vote(vote) = &message
+                && counts
+            {
                 self.stats.refused_votes += u64::from(!vote.vote_given);
                 let index = self.index(node);
                 self.oracle.lost_node_does_not_vote(&self.nodes[index], vote)?;

@@ -20,7 +20,7 @@ impl Cluster {
         self.end_writer(slot);
         self.next_campaign += 1;
         let version = match self.dialect {
-            Dialect::Holdfast => ProtocolVersion::Holdfast1,
+            Dialect::Holdfast => ProtocolVersion::Holdfast2,
             Dialect::Neon if self.rng.random() => ProtocolVersion::V2,
             Dialect::Neon => ProtocolVersion::V3,
         };
@@ -29,7 +29,8 @@ impl Cluster {
         self.trace
             .line(format_args!("writer {slot} starts campaign {id} for primary {primary:?}, {version:?}"));
         let server = primary.map(|index| &self.primaries[index]);
-        let usable = self.nodes.iter().filter(|node| !node.is_gone).map(|node| node.id).collect();
+        let usable =
+            self.nodes.iter().filter(|node| !node.is_gone || node.anew > 0).map(|node| node.id).collect();
         self.writers[slot] = Some(Writer::new(&campaign, server, usable));
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use consensus::Configuration;
-use wal_types::{Generation, NodeId, PrimaryId, Term};
+use consensus::{Configuration, Primary};
+use wal_types::{Generation, NodeId, Term};
 
 use super::{Oracle, Violation, VotingSets, ensure, has_majorities, list_nodes, list_sets};
 
@@ -103,7 +103,7 @@ impl Oracle {
         for (&term, &writes) in &self.writes {
             let newest = self.designated.range(..term).next_back();
             let Some((&decided, &(generation, designated))) = newest else { continue };
-            let is_designated_later = |&(at, step, primary): &(Term, Generation, PrimaryId)| {
+            let is_designated_later = |&(at, step, primary): &(Term, Generation, Primary)| {
                 (at, step) > (decided, generation) && at < term && primary == writes
             };
             let may = writes == designated || self.designations.iter().any(is_designated_later);
@@ -115,12 +115,12 @@ impl Oracle {
     }
 
     /// Records the primary that leads a term.
-    pub(crate) fn record_term_primary(&mut self, term: Term, primary: PrimaryId) {
+    pub(crate) fn record_term_primary(&mut self, term: Term, primary: Primary) {
         self.writes.insert(term, primary);
     }
 
     /// Records that the leader of `term` was told to designate `primary`.
-    pub(crate) fn record_designation(&mut self, term: Term, generation: Generation, primary: PrimaryId) {
+    pub(crate) fn record_designation(&mut self, term: Term, generation: Generation, primary: Primary) {
         self.designations.insert((term, generation, primary));
     }
 

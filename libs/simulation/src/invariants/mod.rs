@@ -16,9 +16,9 @@ mod violation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use consensus::{AcceptorMessage, Configuration};
+use consensus::{AcceptorMessage, Configuration, Primary};
 use wal_store::Snapshot;
-use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId, Term, Tli};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, Term, Tli};
 
 pub(crate) use self::liveness::{
     healed_cluster_commits_and_catches_up, recovery_finishes, rival_proposers_converge,
@@ -83,11 +83,11 @@ pub(crate) struct Oracle {
     /// Decided configurations.
     decided: BTreeMap<Generation, Configuration>,
     /// The primary whose WAL a term accepts; recoveries have none.
-    writes: BTreeMap<Term, PrimaryId>,
+    writes: BTreeMap<Term, Primary>,
     /// Designated primary by the term that decided it: the newest generation of each term.
-    designated: BTreeMap<Term, (Generation, PrimaryId)>,
+    designated: BTreeMap<Term, (Generation, Primary)>,
     /// Designations that leaders were told to make.
-    designations: BTreeSet<(Term, Generation, PrimaryId)>,
+    designations: BTreeSet<(Term, Generation, Primary)>,
     /// Quorums that elected or committed under these voting sets.
     quorums: BTreeMap<VotingSets, BTreeSet<Vec<NodeId>>>,
     /// Changes of the voting sets by leaders, as (before, after).
@@ -172,7 +172,7 @@ impl Oracle {
                 *acknowledged = (*acknowledged).max(response.flush_lsn);
             }
             AcceptorMessage::Configure(response) => promised.term = promised.term.max(response.term),
-            AcceptorMessage::Checksum(_) => {}
+            AcceptorMessage::Checksum(_) | AcceptorMessage::Ticket(_) | AcceptorMessage::Watch(_) => {}
         }
         Ok(())
     }

@@ -97,8 +97,12 @@ impl NeonProposer {
     }
 
     fn request_vote(&mut self, node: NodeId) {
-        let request =
-            VoteRequest { generation: Generation::default(), term: self.term, proposer_id: self.name() };
+        let request = VoteRequest {
+            replica: wal_types::ReplicaId::default(),
+            generation: Generation::default(),
+            term: self.term,
+            proposer_id: self.name(),
+        };
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.state = PeerState::Voting;
             peer.outbox.push_back(ProposerMessage::Vote(request));
@@ -160,6 +164,8 @@ impl NeonProposer {
         let Some(vote) = &peer.vote else { return };
         let start = common_point(self.history.entries(), vote.history.entries(), vote.flush_lsn);
         peer.outbox.push_back(ProposerMessage::Elected(ProposerElected {
+            replica: wal_types::ReplicaId::default(),
+            rebase: None,
             generation: Generation::default(),
             term: self.term,
             start_streaming_at: start,

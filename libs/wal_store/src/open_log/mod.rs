@@ -12,9 +12,12 @@ mod upkeep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::{Acceptor, AcceptorMessage, AppendRequest, ConnectionId, Effect, ProposerMessage, Refusal};
+use consensus::{
+    Acceptor, AcceptorMessage, AppendRequest, BootstrapRefused, ConnectionId, Effect, Member,
+    ProposerMessage, Refusal,
+};
 use wal_format::RecordScanner;
-use wal_types::{Lsn, NodeId};
+use wal_types::{Lsn, ReplicaId};
 
 use crate::control_codec::Control;
 use crate::control_file::ControlFile;
@@ -23,6 +26,7 @@ use crate::error::{Misuse, StoreError};
 use crate::recover::Recovered;
 use crate::removal::RemovalPlanner;
 use crate::snapshot::{Health, Snapshot};
+use crate::start_history;
 use crate::writer::Writer;
 use snapshot_parts::SnapshotParts;
 
@@ -49,6 +53,7 @@ pub(crate) struct OpenLog<D: Disk> {
     parts: SnapshotParts,
     removal: RemovalPlanner,
     quarantined: Arc<[String]>,
+    start_history: Option<Arc<[u8]>>,
     /// See [`Snapshot::truncations`].
     truncations: u64,
     /// The disk had no room for the last message that needed some.
@@ -79,10 +84,11 @@ pub(crate) trait EffectSink {
 
 impl<D: Disk> OpenLog<D> {
     /// Starts an acceptor on a recovered log. `truncations` continues the counter of earlier snapshots.
-    pub(crate) fn new(node: NodeId, recovered: Recovered<D>, truncations: u64) -> Self {
+    pub(crate) fn new(recovered: Recovered<D>, truncations: u64) -> Self {
         let Recovered { control, writer, scanner, quarantined } = recovered;
-        let Control { lineage, state, oldest_lsn, .. } = control.content().clone();
-        let mut acceptor = Acceptor::new(node, lineage, state, writer.end());
+        let Control { copy, lineage, state, oldest_lsn, .. } = control.content().clone();
+        let start_history = start_history::read(&writer.segments().disk, &lineage);
+        let mut acceptor = Acceptor::new(copy, lineage, state, writer.end());
         acceptor.removed_below(oldest_lsn);
         Self {
             parts: SnapshotParts::of(&acceptor),
@@ -93,6 +99,7 @@ impl<D: Disk> OpenLog<D> {
             prepared_scanner: None,
             removal: RemovalPlanner::default(),
             quarantined: quarantined.into(),
+            start_history,
             disk_full: false,
             lacks_handles: false,
             truncations,
@@ -122,7 +129,9 @@ impl<D: Disk> OpenLog<D> {
             last_log_term: self.acceptor.last_log_term(),
             history: self.parts.history.clone(),
             tli_switches: self.parts.tli_switches.clone(),
+            copy: self.control.content().copy,
             lineage: self.parts.lineage.clone(),
+            start_history: self.start_history.clone(),
             configuration: self.parts.configuration.clone(),
             configuration_term: state.configuration_term,
             lost: state.lost,
@@ -138,6 +147,24 @@ impl<D: Disk> OpenLog<D> {
         }
     }
 
+    /// The copy of the log that this one is.
+    pub(crate) fn replica_id(&self) -> ReplicaId {
+        self.control.content().copy.replica
+    }
+
+    /// Tells a new copy its first members; see [`Acceptor::bootstrap`].
+    pub(crate) fn bootstrap(
+        &mut self,
+        members: Vec<Member>,
+        sink: &mut impl EffectSink,
+    ) -> Result<Result<(), BootstrapRefused>, StoreError> {
+        self.prepared_scanner = None;
+        match self.acceptor.bootstrap(members) {
+            Ok(effects) => self.execute(effects, sink).map(Ok),
+            Err(refused) => Ok(Err(refused)),
+        }
+    }
+
     /// Forgets a connection.
     pub(crate) fn disconnected(&mut self, connection: ConnectionId) {
         self.acceptor.disconnected(connection);
@@ -150,8 +177,8 @@ impl<D: Disk> OpenLog<D> {
 
     /// Decides one message and carries out its effects.
     ///
-    /// An append is answered by the next [`OpenLog::flush`]. Any other message is decided on a flushed log, because a vote
-    /// has to report everything that an older term could have acknowledged.
+    /// An append is answered by the next [`OpenLog::flush`]. Any other message but a watch request is decided on a flushed
+    /// log, because a vote has to report everything that an older term could have acknowledged.
     pub(crate) fn handle_message(
         &mut self,
         from: ConnectionId,
@@ -161,7 +188,10 @@ impl<D: Disk> OpenLog<D> {
         if let ProposerMessage::Append(append) = message {
             return self.append(from, append, sink);
         }
-        self.flush(sink)?;
+        // A watch reports what is durable, and waits for nothing.
+        if !matches!(message, ProposerMessage::Watch) {
+            self.flush(sink)?;
+        }
         self.prepared_scanner = None;
         match self.decide(from, message)? {
             Ok(effects) => self.execute(effects, sink).map(|()| MessageOutcome::Done),

@@ -168,6 +168,8 @@ fn may_need_room(message: &ProposerMessage) -> bool {
         ProposerMessage::Greeting(_) | ProposerMessage::Elected(_) | ProposerMessage::Configure(_) => true,
         ProposerMessage::PreVote(_)
         | ProposerMessage::Vote(_)
+        | ProposerMessage::Ticket(_)
+        | ProposerMessage::Watch
         | ProposerMessage::Checksum(_)
         | ProposerMessage::Append(_) => false,
     }

@@ -23,10 +23,20 @@ fn empty_log() -> (ModelDisk, WalBuilder) {
         segment_size: SegmentSize::new(0x4000).unwrap(),
         start_lsn: START,
         start_tli: Tli::FIRST,
+
+        birth: None,
+        start_history: None,
     };
     let context = ScanContext { segment_size: lineage.segment_size, system_id: lineage.system_id };
     let disk = ModelDisk::new();
-    Replica::create(&disk, NODE, [5; 16], lineage, Configuration::default()).unwrap();
+    Replica::create(
+        &disk,
+        wal_types::CopyId { node: NODE, ..Default::default() },
+        [5; 16],
+        lineage,
+        Configuration::default(),
+    )
+    .unwrap();
     (disk, WalBuilder::new(context, PageMagic::POSTGRES_15, Tli::FIRST, START, Lsn(0)))
 }
 

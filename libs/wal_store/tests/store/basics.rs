@@ -196,13 +196,13 @@ fn check_empty<D: Disk>(disk: D) {
 fn check_create<D: Disk>(disk: D) {
     assert!(matches!(Replica::open(disk.clone(), NODE), Err(StoreError::Missing)));
     create(&disk);
-    let again = Replica::create(&disk, NODE, [6; 16], lineage(), configuration());
+    let again = Replica::create(&disk, crate::common::COPY, [6; 16], lineage(), configuration());
     assert!(matches!(again, Err(StoreError::Exists)));
     let other = Replica::open(disk.clone(), NodeId(2));
     assert!(matches!(other, Err(StoreError::OtherNode { expected: NodeId(2), found: NODE })));
     let mut crooked = lineage();
     crooked.start_lsn = Lsn(START.0 + 8);
-    let crooked = Replica::create(&disk, NODE, [6; 16], crooked, configuration());
+    let crooked = Replica::create(&disk, crate::common::COPY, [6; 16], crooked, configuration());
     assert!(matches!(crooked, Err(StoreError::InvalidLineage(InvalidLineage::StartInsideSegment(_)))));
 }
 
@@ -212,7 +212,7 @@ fn greeting_sets_an_unknown_cluster_once() {
     let disk = ModelDisk::new();
     let mut lineage = lineage();
     lineage.system_id = wal_types::SystemId(0);
-    Replica::create(&disk, NODE, [5; 16], lineage, configuration()).unwrap();
+    Replica::create(&disk, crate::common::COPY, [5; 16], lineage, configuration()).unwrap();
     let mut replica = open(&disk);
     let mut proposer = Proposer::first(1);
     let anonymous = |system_id| {

@@ -14,6 +14,8 @@ use wal_types::{
 };
 
 pub(crate) const NODE: NodeId = NodeId(1);
+pub(crate) const COPY: wal_types::CopyId =
+    wal_types::CopyId { node: NODE, replica: wal_types::ReplicaId([1; 16]) };
 pub(crate) const SEGMENT_BYTES: u64 = 16 * 1024;
 pub(crate) const START: Lsn = Lsn(SEGMENT_BYTES);
 
@@ -26,16 +28,22 @@ pub(crate) fn lineage() -> Lineage {
         segment_size: SegmentSize::new(SEGMENT_BYTES as u32).unwrap(),
         start_lsn: START,
         start_tli: Tli::FIRST,
+        birth: None,
+        start_history: None,
     }
 }
 
 pub(crate) fn configuration() -> Configuration {
-    let member = |id| Member { id: NodeId(id), host: "localhost".into(), port: 5000 + id as u16 };
+    let member = |id| Member {
+        id: NodeId(id),
+        host: "localhost".into(),
+        port: 5000 + id as u16,
+        replica: wal_types::ReplicaId([id as u8; 16]),
+    };
     Configuration {
         generation: Generation(1),
         members: vec![member(1), member(2), member(3)],
-        new_members: vec![],
-        primary: None,
+        ..Configuration::default()
     }
 }
 
@@ -49,7 +57,7 @@ pub(crate) fn builder() -> WalBuilder {
 }
 
 pub(crate) fn create<D: Disk>(disk: &D) {
-    Replica::create(disk, NODE, [5; 16], lineage(), configuration()).unwrap();
+    Replica::create(disk, COPY, [5; 16], lineage(), configuration()).unwrap();
 }
 
 pub(crate) fn open<D: Disk>(disk: &D) -> Replica<D> {
@@ -62,7 +70,7 @@ pub(crate) fn try_open<D: Disk>(disk: &D) -> Result<Replica<D>, StoreError> {
 
 pub(crate) fn greeting() -> ProposerMessage {
     ProposerMessage::Greeting(ProposerGreeting {
-        version: ProtocolVersion::Holdfast1,
+        version: ProtocolVersion::Holdfast2,
         id: lineage().id,
         pg_version: 150_018,
         system_id: lineage().system_id,
@@ -190,6 +198,7 @@ impl Proposer {
 
     pub(crate) fn vote(&self) -> (ConnectionId, Input) {
         self.message(ProposerMessage::Vote(VoteRequest {
+            replica: COPY.replica,
             generation: Generation(1),
             term: self.term,
             proposer_id: ProposerId([self.term.0 as u8; 16]),
@@ -199,6 +208,8 @@ impl Proposer {
     /// The announcement that it leads from `start` on.
     pub(crate) fn elected(&self, start: Lsn) -> (ConnectionId, Input) {
         self.message(ProposerMessage::Elected(ProposerElected {
+            replica: COPY.replica,
+            rebase: None,
             generation: Generation(1),
             term: self.term,
             start_streaming_at: start,

@@ -151,8 +151,8 @@ enum Step {
 fn truncate_and_write(disk: &ModelDisk, progress: &mut dyn FnMut(Step)) {
     let (mut first, mut second) = forks();
     let create = || {
-        use crate::common::{NODE, configuration, lineage};
-        wal_store::Replica::create(disk, NODE, [5; 16], lineage(), configuration())
+        use crate::common::{configuration, lineage};
+        wal_store::Replica::create(disk, crate::common::COPY, [5; 16], lineage(), configuration())
     };
     if create().is_err() {
         return;

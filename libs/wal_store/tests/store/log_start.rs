@@ -4,7 +4,7 @@ use wal_store::{Health, ModelDisk, Replica};
 use wal_types::Lsn;
 
 use crate::common::{
-    NODE, Proposer, SEGMENT_BYTES, START, builder, configuration, lineage, nothing_survives, open, send,
+    Proposer, SEGMENT_BYTES, START, builder, configuration, lineage, nothing_survives, open, send,
 };
 use crate::log_checks::read_log;
 
@@ -23,7 +23,7 @@ fn log_may_start_inside_a_record() {
     let disk = ModelDisk::new();
     let mut begins_late = lineage();
     begins_late.start_lsn = start;
-    Replica::create(&disk, NODE, [5; 16], begins_late, configuration()).unwrap();
+    Replica::create(&disk, crate::common::COPY, [5; 16], begins_late, configuration()).unwrap();
     let mut replica = open(&disk);
     assert_eq!(replica.snapshot().flush_lsn, start);
     let mut proposer = Proposer::first(1);

@@ -24,7 +24,7 @@ const TERMS: u64 = 5000;
 fn neon_log() -> (ModelDisk, Replica<ModelDisk>) {
     let disk = ModelDisk::new();
     let lineage = Lineage { dialect: Dialect::Neon, ..lineage() };
-    Replica::create(&disk, NODE, [5; 16], lineage, configuration()).unwrap();
+    Replica::create(&disk, crate::common::COPY, [5; 16], lineage, configuration()).unwrap();
     let replica = open(&disk);
     (disk, replica)
 }
@@ -40,13 +40,20 @@ fn greet() -> (ConnectionId, Input) {
 
 fn vote(term: u64) -> (ConnectionId, Input) {
     let proposer_id = ProposerId::default();
-    say(ProposerMessage::Vote(VoteRequest { generation: Generation(1), term: Term(term), proposer_id }))
+    say(ProposerMessage::Vote(VoteRequest {
+        replica: crate::common::COPY.replica,
+        generation: Generation(1),
+        term: Term(term),
+        proposer_id,
+    }))
 }
 
 /// The leader after so many terms, none of which wrote anything.
 fn elected(terms: u64) -> (ConnectionId, Input) {
     let entries: Vec<_> = (1..=terms).map(|term| (term, START)).collect();
     say(ProposerMessage::Elected(ProposerElected {
+        replica: crate::common::COPY.replica,
+        rebase: None,
         generation: Generation(1),
         term: Term(terms),
         start_streaming_at: START,

@@ -19,6 +19,7 @@ mod long_history;
 mod loss;
 mod reading;
 mod removal;
+mod start_history;
 mod timelines;
 mod truncation;
 mod unchecked;

@@ -274,7 +274,7 @@ impl World {
 fn create_or_crash(disk: &ModelDisk) -> Result<(), Crashed> {
     loop {
         let configuration = crate::common::configuration();
-        match Replica::create(disk, crate::common::NODE, [5; 16], lineage(), configuration) {
+        match Replica::create(disk, crate::common::COPY, [5; 16], lineage(), configuration) {
             Ok(()) | Err(StoreError::Exists) => return Ok(()),
             Err(_) if disk.has_crashed() => return Err(Crashed),
             Err(_) => {}

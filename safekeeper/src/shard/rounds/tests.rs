@@ -25,6 +25,12 @@ const SEGMENT_SIZE: SegmentSize = match SegmentSize::new(16 * 1024) {
 const START: Lsn = Lsn(16 * 1024);
 const TERM: Term = Term(1);
 
+fn configuration() -> Configuration {
+    let copy = wal_types::CopyId { node: NodeId(1), replica: wal_types::ReplicaId([1; 16]) };
+    let only = Member { id: copy.node, host: "sk1".into(), port: 1, replica: copy.replica };
+    Configuration { members: vec![only], ..Configuration::default() }
+}
+
 fn lineage() -> Lineage {
     Lineage {
         id: TenantTimelineId::default(),
@@ -34,6 +40,9 @@ fn lineage() -> Lineage {
         segment_size: SEGMENT_SIZE,
         start_lsn: START,
         start_tli: Tli::FIRST,
+
+        birth: None,
+        start_history: None,
     }
 }
 
@@ -56,8 +65,15 @@ impl Driver {
         let mut rounds = Rounds::new(retention, metrics);
         for number in 0..timelines {
             let path = directory.path().join(format!("timeline{number}"));
-            let create =
-                |disk: &_| Replica::create(disk, NodeId(1), [0; 16], lineage(), Configuration::default());
+            let create = |disk: &_| {
+                Replica::create(
+                    disk,
+                    wal_types::CopyId { node: NodeId(1), replica: wal_types::ReplicaId([1; 16]) },
+                    [0; 16],
+                    lineage(),
+                    configuration(),
+                )
+            };
             RealDisk::create(&path, create).unwrap();
             let replica = Replica::open(RealDisk::open(&path).unwrap(), NodeId(1)).unwrap();
             let readers = Arc::new(Readers::default());
@@ -126,7 +142,7 @@ impl Driver {
 
 fn greeting() -> ProposerMessage {
     ProposerMessage::Greeting(ProposerGreeting {
-        version: ProtocolVersion::Holdfast1,
+        version: ProtocolVersion::Holdfast2,
         id: lineage().id,
         pg_version: lineage().pg_version,
         system_id: lineage().system_id,
@@ -140,6 +156,8 @@ fn greeting() -> ProposerMessage {
 fn elected() -> ProposerMessage {
     let history = TermHistory::new(vec![TermStart { term: TERM, start: START, tli: Tli::FIRST }]).unwrap();
     ProposerMessage::Elected(ProposerElected {
+        replica: wal_types::ReplicaId([1; 16]),
+        rebase: None,
         generation: Generation(0),
         term: TERM,
         start_streaming_at: START,
@@ -287,6 +305,7 @@ fn disconnect_removes_lane() {
 fn refusal_closes_connection_and_removes_lane() {
     let mut driver = Driver::new(1, Retention::default());
     let vote = ProposerMessage::Vote(VoteRequest {
+        replica: wal_types::ReplicaId([1; 16]),
         generation: Generation(0),
         term: Term(1),
         proposer_id: ProposerId::default(),

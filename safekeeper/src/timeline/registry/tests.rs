@@ -5,7 +5,7 @@ use crate::metrics::Metrics;
 use crate::retention::Retention;
 use crate::shard::ShardPool;
 use crate::timeline::NotServedCause;
-use consensus::{Configuration, Dialect, Lineage};
+use consensus::{Dialect, Lineage};
 use prometheus_client::registry::Registry;
 use wal_types::{Lsn, NodeId, SegmentSize, SystemId, Tli};
 
@@ -19,6 +19,8 @@ fn lineage() -> Lineage {
         segment_size,
         start_lsn: Lsn(0x2_0000),
         start_tli: Tli::FIRST,
+        birth: None,
+        start_history: None,
     }
 }
 
@@ -32,7 +34,7 @@ async fn ended_shard_is_not_a_corrupt_timeline() {
     let timelines = Timelines::open(data_dir, pool).unwrap();
     timelines.stop();
 
-    let new = NewTimeline { lineage: lineage(), configuration: Configuration::default(), disk: None };
+    let new = NewTimeline { lineage: lineage(), start_history: None };
     timelines.create(new).await.unwrap();
     let Some(Err(why)) = timelines.find(TenantTimelineId::default()) else { panic!("served") };
     assert_eq!(why.cause, NotServedCause::ShardEnded);

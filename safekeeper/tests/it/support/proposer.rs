@@ -7,7 +7,7 @@ use consensus::{
 };
 use postgres_backend::client::{ClientCopyBoth, ClientCopyMessage, ClientError};
 use pq_proto::ErrorResponse;
-use wal_types::{Generation, Lsn, NodeId, ProposerId, TenantTimelineId, Term, Tli};
+use wal_types::{Generation, Lsn, NodeId, ProposerId, ReplicaId, TenantTimelineId, Term, Tli};
 
 use super::{Address, MESSAGE_BYTES_MAX, NODE, PG_VERSION, SEGMENT_BYTES, START, SYSTEM, within};
 
@@ -17,6 +17,8 @@ pub(crate) struct Proposer {
     pub(crate) version: ProtocolVersion,
     id: TenantTimelineId,
     pub(crate) proposer_id: ProposerId,
+    /// The copy that greeted.
+    pub(crate) replica: ReplicaId,
 }
 
 impl Proposer {
@@ -25,7 +27,7 @@ impl Proposer {
         let name = codec::version_name(version);
         let command = format!("START_WAL_PUSH (proto_version '{name}', allow_timeline_creation 'false')");
         let copy = within("the beginning of a push", at.connect(id).await.copy_both(&command)).await.unwrap();
-        Self { copy, version, id, proposer_id: ProposerId([7; 16]) }
+        Self { copy, version, id, proposer_id: ProposerId([7; 16]), replica: ReplicaId::default() }
     }
 
     /// Connects and exchanges greetings.
@@ -34,6 +36,7 @@ impl Proposer {
         proposer.send(&proposer.greeting()).await;
         let AcceptorMessage::Greeting(greeting) = proposer.receive().await else { panic!("no greeting") };
         assert_eq!(greeting.node_id, NodeId(NODE));
+        proposer.replica = greeting.replica;
         proposer
     }
 
@@ -66,12 +69,22 @@ impl Proposer {
     }
 
     pub(crate) async fn vote(&mut self, term: u64) -> VoteResponse {
-        let (term, proposer_id) = (Term(term), self.proposer_id);
-        self.send(&ProposerMessage::Vote(VoteRequest { generation: Generation(0), term, proposer_id })).await;
+        self.send_vote(term).await;
         match self.receive().await {
             AcceptorMessage::Vote(vote) => vote,
             other => panic!("{other:?}"),
         }
+    }
+
+    pub(crate) async fn send_vote(&mut self, term: u64) {
+        let (term, proposer_id) = (Term(term), self.proposer_id);
+        self.send(&ProposerMessage::Vote(VoteRequest {
+            generation: Generation(0),
+            term,
+            proposer_id,
+            replica: self.replica,
+        }))
+        .await;
     }
 
     pub(crate) async fn send_elected(&mut self, at: Lsn, history: &[(u64, Lsn)], switches: &[TliSwitch]) {
@@ -88,6 +101,8 @@ impl Proposer {
             timeline_start_lsn: START,
             tli_switches: switches.to_vec(),
             configuration: Configuration::default(),
+            replica: self.replica,
+            rebase: None,
         }))
         .await;
     }

@@ -107,14 +107,13 @@ impl Server {
     }
 }
 
-/// Body of a creation with this safekeeper as the only member.
+/// Body of a creation.
 pub(crate) fn timeline_body(id: TenantTimelineId, dialect: Dialect) -> Value {
     json!({
         "tenant_id": id.tenant.to_string(), "timeline_id": id.timeline.to_string(),
         "start_lsn": START.to_string(), "system_id": SYSTEM.to_string(), "pg_version": PG_VERSION,
         "wal_segment_size": SEGMENT_BYTES,
         "dialect": if dialect == Dialect::Neon { "neon" } else { "holdfast" },
-        "members": [{"id": NODE, "host": "127.0.0.1", "port": 5454}],
     })
 }
 
@@ -133,6 +132,22 @@ impl Address {
     pub(crate) async fn create(&self, id: TenantTimelineId, dialect: Dialect) {
         let (status, text) = self.post(&timeline_body(id, dialect)).await;
         assert_eq!(status, 201, "{text}");
+        let created: Value = serde_json::from_str(&text).unwrap();
+        let (status, text) = self.bootstrap(id, created["replica_id"].as_str().unwrap()).await;
+        assert_eq!(status, 200, "{text}");
+    }
+
+    /// Makes this safekeeper, with this copy, the only member.
+    pub(crate) async fn bootstrap(&self, id: TenantTimelineId, replica: &str) -> (u16, String) {
+        let body =
+            json!({"members": [{"id": NODE, "host": "127.0.0.1", "port": 5454, "replica_id": replica}]});
+        self.put_bootstrap(id, &body).await
+    }
+
+    pub(crate) async fn put_bootstrap(&self, id: TenantTimelineId, body: &Value) -> (u16, String) {
+        let url = self.url(&format!("/v1/timelines/{}/{}/bootstrap", id.tenant, id.timeline));
+        let response = within("a response", reqwest::Client::new().put(url).json(body).send()).await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {

@@ -55,8 +55,15 @@ impl Safekeepers {
         for node in 1..=count {
             safekeepers.start(node).await;
         }
+        let mut members = Vec::new();
         for node in 1..=count {
-            safekeepers.create_log(node, LINEAGE_START).await;
+            let replica = safekeepers.create_log(node, LINEAGE_START).await;
+            let mut member = safekeepers.member(node);
+            member["replica_id"] = replica;
+            members.push(member);
+        }
+        for node in 1..=count {
+            safekeepers.bootstrap(node, &members).await;
         }
         safekeepers
     }
@@ -139,9 +146,8 @@ impl Safekeepers {
         tokio::time::timeout(DEADLINE, task).await.expect("the safekeeper does not stop").unwrap().unwrap();
     }
 
-    async fn create_log(&self, node: u64, start: Lsn) {
-        let members: Vec<Value> =
-            self.cluster.safekeepers.iter().map(|address| self.member(address.id.0)).collect();
+    /// Creates a copy of the log, and returns its replica id.
+    async fn create_log(&self, node: u64, start: Lsn) -> Value {
         let body = json!({
             "tenant_id": self.cluster.id.tenant.to_string(),
             "timeline_id": self.cluster.id.timeline.to_string(),
@@ -150,11 +156,19 @@ impl Safekeepers {
             "pg_version": PG_VERSION,
             "wal_segment_size": SEGMENT_BYTES,
             "dialect": "holdfast",
-            "members": members,
         });
         let url = format!("http://{}/v1/timelines", self.http[&node]);
         let response = reqwest::Client::new().post(url).json(&body).send().await.unwrap();
         assert_eq!(response.status().as_u16(), 201, "{}", response.text().await.unwrap());
+        self.status(node).await["replica_id"].clone()
+    }
+
+    async fn bootstrap(&self, node: u64, members: &[Value]) {
+        let TenantTimelineId { tenant, timeline } = self.cluster.id;
+        let url = format!("http://{}/v1/timelines/{tenant}/{timeline}/bootstrap", self.http[&node]);
+        let request = reqwest::Client::new().put(url).json(&json!({"members": members}));
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status().as_u16(), 200, "{}", response.text().await.unwrap());
     }
 
     /// Status of the log on a safekeeper.
@@ -191,14 +205,15 @@ impl Safekeepers {
 
     /// Makes one safekeeper alone promise a term.
     pub(crate) async fn promise_term(&self, node: u64, term: Term) {
-        let version = codec::version_name(ProtocolVersion::Holdfast1);
+        let version = codec::version_name(ProtocolVersion::Holdfast2);
         let client = self.client(node, "proposer").await;
         let mut copy =
             client.copy_both(&format!("START_WAL_PUSH (proto_version '{version}')")).await.unwrap();
 
         let proposer_id = ProposerId([9; 16]);
+        let replica = self.status(node).await["replica_id"].as_str().unwrap().parse().unwrap();
         let greeting = ProposerMessage::Greeting(ProposerGreeting {
-            version: ProtocolVersion::Holdfast1,
+            version: ProtocolVersion::Holdfast2,
             id: self.cluster.id,
             pg_version: PG_VERSION,
             system_id: SYSTEM_ID,
@@ -207,11 +222,12 @@ impl Safekeepers {
             proposer_id,
             configuration: Configuration::default(),
         });
-        let vote = ProposerMessage::Vote(VoteRequest { generation: Generation(0), term, proposer_id });
+        let vote =
+            ProposerMessage::Vote(VoteRequest { generation: Generation(0), term, proposer_id, replica });
 
         for message in [greeting, vote] {
             let mut payload = BytesMut::new();
-            codec::encode_proposer(ProtocolVersion::Holdfast1, &message, &mut payload).unwrap();
+            codec::encode_proposer(ProtocolVersion::Holdfast2, &message, &mut payload).unwrap();
             copy.writer.send(&payload).await.unwrap();
             let answered = tokio::time::timeout(DEADLINE, copy.reader.next(MESSAGE_BYTES_MAX)).await;
             answered.expect("no answer").unwrap();

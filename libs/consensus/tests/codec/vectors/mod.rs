@@ -1,20 +1,27 @@
 //! Fixed bytes of every message, computed field by field from the layouts, without the codec.
 
 mod feedback;
-mod holdfast1;
+mod holdfast2;
 mod v2;
 mod v3;
 
 use bytes::{Bytes, BytesMut};
-use consensus::ProtocolVersion::{Holdfast1, V2, V3};
-use consensus::codec::{decode_feedback, encode_feedback, parse_version, version_name};
+use consensus::ProtocolVersion::{Holdfast2, V2, V3};
+use consensus::codec::{
+    EARLIER_VERSION_NAME, birth_of, decode_configuration, decode_feedback, encode_configuration,
+    encode_feedback, parse_version, version_name,
+};
 use consensus::{
     AcceptorGreeting, AcceptorMessage, AppendRequest, AppendResponse, ChecksumRequest, ChecksumResponse,
-    Configuration, ConfigureRequest, ConfigureResponse, HotStandbyFeedback, Member, PageserverFeedback,
-    PreVoteRequest, PreVoteResponse, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion,
-    TermHistory, TermStart, TliSwitch, VoteRequest, VoteResponse,
+    Configuration, ConfigureRequest, ConfigureResponse, HotStandbyFeedback, LeaderHeard, Lease, Member,
+    PageserverFeedback, Paused, PreVoteRequest, PreVoteResponse, Primary, ProposerElected, ProposerGreeting,
+    ProposerMessage, ProtocolVersion, TermHistory, TermStart, Ticket, TicketResponse, TliSwitch,
+    UnknownField, VoteRequest, VoteResponse, WatchResponse,
 };
-use wal_types::{Generation, Lsn, NodeId, PrimaryId, ProposerId, SystemId, TenantTimelineId, Term, Tli};
+use wal_types::{
+    CopyId, Digest, Generation, InstanceId, Lsn, NodeId, PrimaryId, ProposerId, ReplicaId, SystemId,
+    TenantTimelineId, Term, Tli,
+};
 
 use crate::{Message, VERSIONS, check};
 
@@ -30,9 +37,6 @@ const CONFIGURATION: &str = concat!(
 const OWN_HISTORY: &str =
     "0000000200000000000000010000000001493ab8000000010000000000000003000000000169607000000002";
 const OWN_SWITCHES: &str = "0000000100000001000000020000000001696070";
-/// Designated primary `b0b0...`, or none.
-const PRIMARY: &str = "01b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0";
-const NO_PRIMARY: &str = "0000000000000000000000000000000000";
 const CAMPAIGN: &str = "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf";
 
 fn proposer(version: ProtocolVersion, message: ProposerMessage, hex: &str) {
@@ -60,22 +64,29 @@ fn greeting(version: ProtocolVersion) -> ProposerGreeting {
 }
 
 fn configuration() -> Configuration {
-    let member = |id, host: &str, port| Member { id: NodeId(id), host: host.to_owned(), port };
+    let member = |id, host: &str, port| Member {
+        id: NodeId(id),
+        host: host.to_owned(),
+        port,
+        replica: ReplicaId::default(),
+    };
     Configuration {
         generation: Generation(7),
         members: vec![member(1, "sk1.example", 5454), member(2, "::1", 65535)],
         new_members: vec![member(3, "sk3", 1)],
-        primary: None,
+        ..Configuration::default()
     }
 }
 
-/// The same, reserved for one primary.
-fn designated() -> Configuration {
-    Configuration { primary: Some(PrimaryId([0xb0; 16])), ..configuration() }
-}
-
 fn acceptor_greeting(configuration: Configuration) -> AcceptorGreeting {
-    AcceptorGreeting { node_id: NodeId(1), term: Term(2), configuration, configuration_term: Term::ZERO }
+    AcceptorGreeting {
+        node_id: NodeId(1),
+        replica: ReplicaId::default(),
+        birth: None,
+        term: Term(2),
+        configuration,
+        configuration_term: Term::ZERO,
+    }
 }
 
 fn campaign() -> ProposerId {
@@ -100,6 +111,8 @@ fn elected() -> ProposerElected {
         timeline_start_lsn: Lsn::INVALID,
         tli_switches: Vec::new(),
         configuration: Configuration::default(),
+        replica: ReplicaId::default(),
+        rebase: None,
     }
 }
 
@@ -125,12 +138,14 @@ fn vote_response() -> VoteResponse {
         vote_given: true,
         flush_lsn: TERM_START,
         truncate_lsn: LOG_START,
+        commit_lsn: Lsn::INVALID,
         history: TermHistory::new(vec![entry]).expect("in order"),
         timeline_start_lsn: Lsn::INVALID,
         tli_switches: Vec::new(),
         configuration: Configuration::default(),
         configuration_term: Term::ZERO,
         lost: false,
+        heard: LeaderHeard::default(),
     }
 }
 
@@ -140,6 +155,7 @@ fn append_response() -> AppendResponse {
         term: Term(3),
         flush_lsn: LOG_END,
         commit_lsn: TERM_START,
+        oldest_lsn: Lsn::INVALID,
         hot_standby: HotStandbyFeedback::default(),
         pageserver: None,
     }
@@ -162,7 +178,7 @@ fn parse_version_reverses_version_name() {
     for version in VERSIONS {
         assert_eq!(parse_version(version_name(version)), Some(version));
     }
-    for name in ["", "1", "4", "02", "holdfast", "holdfast-2", " 2"] {
+    for name in ["", "1", "4", "02", "holdfast", EARLIER_VERSION_NAME, "holdfast-3", " 2"] {
         assert_eq!(parse_version(name), None, "{name:?}");
     }
 }

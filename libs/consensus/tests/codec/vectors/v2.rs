@@ -9,7 +9,12 @@ fn v2_proposer_messages_have_fixed_bytes() {
         ProposerMessage::Greeting(greeting(V2)),
         "670000000000000002000000e522020000000000000000000000000000000000efcdab8967452301112ded66422aa5e953e5440fa5427ac4cf0480929707ee75372337efaa5ecf960100000000000001",
     );
-    let vote = VoteRequest { generation: Generation(0), term: Term(3), proposer_id: ProposerId::default() };
+    let vote = VoteRequest {
+        generation: Generation(0),
+        term: Term(3),
+        proposer_id: ProposerId::default(),
+        replica: ReplicaId::default(),
+    };
     proposer(
         V2,
         ProposerMessage::Vote(vote),

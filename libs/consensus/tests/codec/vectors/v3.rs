@@ -9,7 +9,12 @@ fn v3_proposer_messages_have_fixed_bytes() {
         ProposerMessage::Greeting(greeting(V3)),
         "67636630343830393239373037656537353337323333376566616135656366393600313132646564363634323261613565393533653534343066613534323761633400000000000000000000000000000222e50123456789abcdef01000000",
     );
-    let vote = VoteRequest { generation: Generation(0), term: Term(3), proposer_id: ProposerId::default() };
+    let vote = VoteRequest {
+        generation: Generation(0),
+        term: Term(3),
+        proposer_id: ProposerId::default(),
+        replica: ReplicaId::default(),
+    };
     proposer(V3, ProposerMessage::Vote(vote), "76000000000000000000000003");
     proposer(
         V3,

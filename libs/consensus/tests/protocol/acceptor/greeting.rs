@@ -6,10 +6,14 @@ use super::*;
 #[test]
 fn greeting_of_another_log_is_refused() {
     let change = |change: fn(&mut ProposerGreeting)| {
-        let mut greeting = greeting(ProtocolVersion::Holdfast1, Configuration::default());
+        let mut greeting = greeting(ProtocolVersion::Holdfast2, Configuration::default());
         change(&mut greeting);
-        let mut acceptor =
-            Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), AcceptorState::default(), START);
+        let mut acceptor = Acceptor::new(
+            crate::cluster::copy(1),
+            lineage(Dialect::Holdfast),
+            crate::cluster::founded(),
+            START,
+        );
         acceptor.step(A, ProposerMessage::Greeting(greeting))
     };
 
@@ -20,6 +24,7 @@ fn greeting_of_another_log_is_refused() {
     assert!(matches!(change(|g| g.pg_version = 160_001), Err(Refusal::MajorVersion { .. })));
     assert!(change(|g| g.pg_version = 150_020).is_ok(), "a minor upgrade is accepted");
     assert!(change(|g| g.system_id = SystemId(0)).is_ok(), "a recovery has no cluster of its own");
-    let mut acceptor = Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), AcceptorState::default(), START);
+    let mut acceptor =
+        Acceptor::new(crate::cluster::copy(1), lineage(Dialect::Holdfast), crate::cluster::founded(), START);
     assert_eq!(acceptor.step(A, vote(1, ONE)), Err(Refusal::NotGreeted));
 }

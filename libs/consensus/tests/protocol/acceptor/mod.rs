@@ -7,9 +7,9 @@ mod vote;
 
 use bytes::Bytes;
 use consensus::{
-    Acceptor, AcceptorMessage, AcceptorState, AppendRequest, AppendResponse, Configuration, ConnectionId,
-    Dialect, Effect, ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, Refusal,
-    TermHistory, TermStart, VoteRequest, VoteResponse,
+    Acceptor, AcceptorMessage, AppendRequest, AppendResponse, Configuration, ConnectionId, Dialect, Effect,
+    ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, Refusal, TermHistory, TermStart,
+    VoteRequest, VoteResponse,
 };
 use wal_types::{Generation, Lsn, NodeId, ProposerId, SystemId, Term, Tli};
 
@@ -22,11 +22,12 @@ const TWO: ProposerId = ProposerId([2; 16]);
 
 /// An acceptor of dialect `holdfast` to which `A` and `B` have greeted.
 fn acceptor() -> Acceptor {
-    greeted(Dialect::Holdfast, ProtocolVersion::Holdfast1)
+    greeted(Dialect::Holdfast, ProtocolVersion::Holdfast2)
 }
 
 fn greeted(dialect: Dialect, version: ProtocolVersion) -> Acceptor {
-    let mut acceptor = Acceptor::new(NodeId(1), lineage(dialect), AcceptorState::default(), START);
+    let mut acceptor =
+        Acceptor::new(crate::cluster::copy(1), lineage(dialect), crate::cluster::founded(), START);
     for connection in [A, B] {
         acceptor
             .step(connection, ProposerMessage::Greeting(greeting(version, Configuration::default())))
@@ -36,7 +37,12 @@ fn greeted(dialect: Dialect, version: ProtocolVersion) -> Acceptor {
 }
 
 fn vote(term: u64, proposer_id: ProposerId) -> ProposerMessage {
-    ProposerMessage::Vote(VoteRequest { generation: Generation(0), term: Term(term), proposer_id })
+    ProposerMessage::Vote(VoteRequest {
+        replica: wal_types::ReplicaId([1; 16]),
+        generation: Generation(0),
+        term: Term(term),
+        proposer_id,
+    })
 }
 
 /// History entries as `(term, bytes behind START)`.
@@ -44,6 +50,8 @@ fn elected(start: u64, entries: &[(u64, u64)]) -> ProposerMessage {
     let entry =
         |&(term, at): &(u64, u64)| TermStart { term: Term(term), start: START.advance(at), tli: Tli::FIRST };
     ProposerMessage::Elected(ProposerElected {
+        replica: wal_types::ReplicaId([1; 16]),
+        rebase: None,
         generation: Generation(0),
         term: Term(entries.last().unwrap().0),
         start_streaming_at: START.advance(start),

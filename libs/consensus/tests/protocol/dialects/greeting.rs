@@ -7,7 +7,7 @@ use super::*;
 fn first_greeting_binds_the_cluster() {
     let mut lineage = lineage(Dialect::Neon);
     (lineage.system_id, lineage.pg_version) = (SystemId(0), 0);
-    let mut acceptor = Acceptor::new(NodeId(1), lineage, AcceptorState::default(), START);
+    let mut acceptor = Acceptor::new(crate::cluster::copy(1), lineage, crate::cluster::founded(), START);
     let greet = || greeting(ProtocolVersion::V3, Configuration::default());
     let effects = acceptor.step(A, greet()).unwrap();
     let [Effect::PersistLineage(learnt), Effect::Reply { .. }] = effects.as_slice() else {
@@ -39,7 +39,7 @@ fn neon_greeting_configures_listed_members_only() {
 
     let mut holdfast = acceptor(Dialect::Holdfast, configuration(5, &[1, 2, 3], &[]), None);
     let reported = configuration(6, &[1, 2], &[]);
-    holdfast.step(ConnectionId(3), greeting(ProtocolVersion::Holdfast1, reported)).unwrap();
+    holdfast.step(ConnectionId(3), greeting(ProtocolVersion::Holdfast2, reported)).unwrap();
     assert_eq!(
         holdfast.state().configuration.generation,
         Generation(5),

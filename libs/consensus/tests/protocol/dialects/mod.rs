@@ -23,10 +23,10 @@ fn greeting(version: ProtocolVersion, configuration: Configuration) -> ProposerM
 
 fn acceptor(dialect: Dialect, configuration: Configuration, lost: Option<Loss>) -> Acceptor {
     let state = AcceptorState { configuration, commit_lsn: START, lost, ..AcceptorState::default() };
-    let mut acceptor = Acceptor::new(NodeId(1), lineage(dialect), state, START);
+    let mut acceptor = Acceptor::new(crate::cluster::copy(1), lineage(dialect), state, START);
     let version = match dialect {
         Dialect::Neon => ProtocolVersion::V3,
-        Dialect::Holdfast => ProtocolVersion::Holdfast1,
+        Dialect::Holdfast => ProtocolVersion::Holdfast2,
     };
     for connection in [A, B] {
         acceptor.step(connection, greeting(version, Configuration::default())).unwrap();
@@ -36,12 +36,19 @@ fn acceptor(dialect: Dialect, configuration: Configuration, lost: Option<Loss>) 
 
 fn vote(generation: u32, term: u64) -> ProposerMessage {
     let (generation, term) = (Generation(generation), Term(term));
-    ProposerMessage::Vote(VoteRequest { generation, term, proposer_id: ProposerId([1; 16]) })
+    ProposerMessage::Vote(VoteRequest {
+        replica: wal_types::ReplicaId([1; 16]),
+        generation,
+        term,
+        proposer_id: ProposerId([1; 16]),
+    })
 }
 
 fn elected(term: u64, configuration: Configuration) -> ProposerMessage {
     let first = TermStart { term: Term(term), start: START, tli: Tli::FIRST };
     ProposerMessage::Elected(ProposerElected {
+        replica: wal_types::ReplicaId([1; 16]),
+        rebase: None,
         generation: configuration.generation,
         term: Term(term),
         start_streaming_at: START,

@@ -41,9 +41,12 @@ fn loss_ends_when_no_quorum_counted_on_more() {
             lost,
             ..AcceptorState::default()
         };
-        let mut acceptor = Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), state, START.advance(10));
-        acceptor.step(A, greeting(ProtocolVersion::Holdfast1, Configuration::default())).unwrap();
+        let mut acceptor =
+            Acceptor::new(crate::cluster::copy(1), lineage(Dialect::Holdfast), state, START.advance(10));
+        acceptor.step(A, greeting(ProtocolVersion::Holdfast2, Configuration::default())).unwrap();
         let again = ProposerElected {
+            replica: wal_types::ReplicaId([1; 16]),
+            rebase: None,
             generation: Generation(0),
             term: Term(term),
             start_streaming_at: START.advance(10),
@@ -74,8 +77,8 @@ fn vote_from_before_the_loss_is_not_repeated() {
         lost: Some(Loss { term: Term(5), acked_upto: START.advance(8) }),
         ..AcceptorState::default()
     };
-    let mut acceptor = Acceptor::new(NodeId(1), lineage(Dialect::Holdfast), state, START);
-    acceptor.step(A, greeting(ProtocolVersion::Holdfast1, Configuration::default())).unwrap();
+    let mut acceptor = Acceptor::new(crate::cluster::copy(1), lineage(Dialect::Holdfast), state, START);
+    acceptor.step(A, greeting(ProtocolVersion::Holdfast2, Configuration::default())).unwrap();
     for term in [5, 6] {
         let effects = acceptor.step(A, vote(0, term)).unwrap();
         let response = voted(&effects);
@@ -96,14 +99,16 @@ fn lost_after_its_vote(dialect: Dialect) -> Acceptor {
         ..AcceptorState::default()
     };
 
-    let mut acceptor = Acceptor::new(NodeId(1), lineage(dialect), state, START.advance(40));
+    let mut acceptor = Acceptor::new(crate::cluster::copy(1), lineage(dialect), state, START.advance(40));
     let version = match dialect {
         Dialect::Neon => ProtocolVersion::V3,
-        Dialect::Holdfast => ProtocolVersion::Holdfast1,
+        Dialect::Holdfast => ProtocolVersion::Holdfast2,
     };
 
     acceptor.step(A, greeting(version, Configuration::default())).unwrap();
     let elected = ProposerElected {
+        replica: wal_types::ReplicaId([1; 16]),
+        rebase: None,
         generation: Generation(0),
         term: Term(2),
         start_streaming_at: START.advance(40),

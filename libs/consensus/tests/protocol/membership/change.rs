@@ -95,7 +95,7 @@ fn change_waits_for_the_found_configuration() {
         leader.exchange_messages(&mut cluster, id, 1);
     }
     assert!(leader.proposer.election().is_some());
-    let change = || ConfigurationChange::Primary(PrimaryId([1; 16]));
+    let change = || ConfigurationChange::Primary(consensus::Primary::named(PrimaryId([1; 16])));
     assert_eq!(leader.proposer.begin_change(change()), Err(ChangeRefused::Undecided(Generation(1))));
     leader.exchange(&mut cluster, OLD).unwrap();
     assert_eq!(leader.proposer.begin_change(change()), Ok(Generation(2)));
@@ -122,24 +122,12 @@ fn begin_change_allows_one_at_a_time() {
     }
 
     leader.proposer.begin_change(change()).unwrap();
-    let primary = ConfigurationChange::Primary(PrimaryId([1; 16]));
+    let primary = ConfigurationChange::Primary(consensus::Primary::named(PrimaryId([1; 16])));
     assert_eq!(leader.proposer.begin_change(primary.clone()), Err(ChangeRefused::Undecided(Generation(2))));
     leader.exchange(&mut cluster, ALL).unwrap();
     assert_eq!(leader.proposer.begin_change(primary.clone()), Ok(Generation(4)));
     leader.exchange(&mut cluster, ALL).unwrap();
     assert_eq!(leader.proposer.begin_change(primary), Err(ChangeRefused::NoChange));
-}
-
-/// Without listed members there is no old set whose quorum could decide a change.
-#[test]
-fn begin_change_needs_listed_members() {
-    let mut cluster = Cluster::new(&configuration(0, OLD, &[]));
-    for &id in OLD {
-        cluster.create(id, &configuration(0, &[], &[]), START);
-    }
-    let mut leader = Campaign::elected(&mut cluster, 1, OLD);
-    let refused = leader.proposer.begin_change(ConfigurationChange::Members(members(&[3, 4, 5])));
-    assert_eq!(refused, Err(ChangeRefused::NoMembers), "whose quorum would the old set be?");
 }
 
 #[test]
@@ -231,7 +219,10 @@ fn designated_primary_excludes_others() {
     let mut cluster = cluster();
     let mut leader = Campaign::new(1, Some(1), OLD);
     leader.exchange(&mut cluster, OLD).unwrap();
-    leader.proposer.begin_change(ConfigurationChange::Primary(PrimaryId([2; 16]))).unwrap();
+    leader
+        .proposer
+        .begin_change(ConfigurationChange::Primary(consensus::Primary::named(PrimaryId([2; 16]))))
+        .unwrap();
     leader.exchange(&mut cluster, OLD).unwrap();
     assert_eq!(leader.decided(), [1, 2]);
     let term = cluster.state(1).term;
@@ -239,7 +230,7 @@ fn designated_primary_excludes_others() {
     for (name, primary, may) in [(2, Some(1), false), (3, None, false), (4, Some(2), true)] {
         let mut campaign = Campaign::new(name, primary, OLD);
         let ended = campaign.exchange(&mut cluster, OLD);
-        let designated = PrimaryId([2; 16]);
+        let designated = consensus::Primary::named(PrimaryId([2; 16]));
         assert_eq!(ended, if may { Ok(()) } else { Err(LostTerm::NotDesignated { designated }) });
         assert_eq!(cluster.state(1).term > term, may, "a term is not spent in vain");
     }

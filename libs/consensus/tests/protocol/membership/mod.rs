@@ -1,6 +1,7 @@
 //! Changes of members and of the designated primary: decided under a term, completed by the leader of the next one.
 
 mod change;
+mod copies;
 mod new_member;
 
 use consensus::{ChangeRefused, ConfigurationChange, LostTerm, PeerState};

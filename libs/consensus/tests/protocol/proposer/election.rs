@@ -109,15 +109,21 @@ fn greet_with(
 ) -> Result<Vec<Action>, LostTerm> {
     proposer.connected(NodeId(node));
     drain(proposer, node);
-    let member = |&id: &u64| Member { id: NodeId(id), host: format!("sk{id}"), port: 1 };
+    let member = |&id: &u64| crate::cluster::member(id);
     let configuration = Configuration {
         generation: Generation(generation),
         members: members.iter().map(member).collect(),
         ..Configuration::default()
     };
     let configuration_term = Term::ZERO;
-    let greeting =
-        AcceptorGreeting { node_id: NodeId(node), term: Term(4), configuration, configuration_term };
+    let greeting = AcceptorGreeting {
+        replica: wal_types::ReplicaId([node as u8; 16]),
+        birth: None,
+        node_id: NodeId(node),
+        term: Term(4),
+        configuration,
+        configuration_term,
+    };
     proposer.receive(NodeId(node), AcceptorMessage::Greeting(greeting))
 }
 

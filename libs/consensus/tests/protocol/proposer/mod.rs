@@ -7,7 +7,7 @@ mod stream;
 use bytes::Bytes;
 use consensus::{
     AcceptorGreeting, AcceptorMessage, Action, AppendRequest, AppendResponse, Configuration, Election,
-    HotStandbyFeedback, LostTerm, Member, PreVoteResponse, Proposer, ProposerElected, ProposerMessage,
+    HotStandbyFeedback, LostTerm, PreVoteResponse, Proposer, ProposerElected, ProposerMessage,
     ProposerOptions, TermHistory, TermStart, VoteResponse, WalBuffer,
 };
 use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
@@ -44,9 +44,11 @@ fn greet(proposer: &mut Proposer, node: u64, term: u64) -> Result<Vec<Action>, L
     proposer.connected(NodeId(node));
     assert!(matches!(drain(proposer, node).as_slice(), [ProposerMessage::Greeting(_)]));
     let greeting = AcceptorGreeting {
+        replica: wal_types::ReplicaId([node as u8; 16]),
+        birth: None,
         node_id: NodeId(node),
         term: Term(term),
-        configuration: Configuration::default(),
+        configuration: crate::cluster::configuration(0, &[1, 2, 3], &[]),
         configuration_term: Term::ZERO,
     };
     proposer.receive(NodeId(node), AcceptorMessage::Greeting(greeting))
@@ -54,6 +56,7 @@ fn greet(proposer: &mut Proposer, node: u64, term: u64) -> Result<Vec<Action>, L
 
 fn pre_vote(proposer: &mut Proposer, node: u64, term: u64, (flush, entries): Log<'_>) -> Vec<Action> {
     let response = PreVoteResponse {
+        heard: consensus::LeaderHeard::default(),
         generation: Generation(0),
         term: Term(term),
         flush_lsn: Lsn(flush),
@@ -61,7 +64,7 @@ fn pre_vote(proposer: &mut Proposer, node: u64, term: u64, (flush, entries): Log
         start_lsn: Lsn(8),
         history: history(entries),
         tli_switches: Vec::new(),
-        configuration: Configuration::default(),
+        configuration: crate::cluster::configuration(0, &[1, 2, 3], &[]),
         configuration_term: Term::ZERO,
         lost: false,
     };
@@ -76,6 +79,8 @@ fn vote(
     (flush, entries): Log<'_>,
 ) -> Result<Vec<Action>, LostTerm> {
     let response = VoteResponse {
+        heard: consensus::LeaderHeard::default(),
+        commit_lsn: Lsn::INVALID,
         generation: Generation(0),
         term: Term(term),
         vote_given: given,
@@ -84,7 +89,7 @@ fn vote(
         history: history(entries),
         timeline_start_lsn: Lsn(8),
         tli_switches: Vec::new(),
-        configuration: Configuration::default(),
+        configuration: crate::cluster::configuration(0, &[1, 2, 3], &[]),
         configuration_term: Term::ZERO,
         lost: false,
     };
@@ -99,6 +104,7 @@ fn acknowledge(
     commit: u64,
 ) -> Result<Vec<Action>, LostTerm> {
     let response = AppendResponse {
+        oldest_lsn: Lsn::INVALID,
         generation: Generation(0),
         term: Term(term),
         flush_lsn: Lsn(flush),
