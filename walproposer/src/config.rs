@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use candidacy::RetryDelays;
 use wal_types::{NodeId, TenantTimelineId};
 
 use crate::conninfo::ConnInfo;
@@ -81,6 +82,8 @@ pub struct RunConfig {
     pub application_name: String,
     /// WAL kept in memory for lagging safekeepers, in bytes.
     pub send_buffer_bytes_max: u64,
+    /// Delays between two attempts to lead.
+    pub retry_delays: RetryDelays,
     /// Address of the HTTP port.
     pub listen_http: SocketAddr,
     /// File that receives the bound address.

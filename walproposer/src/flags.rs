@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::ensure;
+use candidacy::RetryDelays;
 use clap::{Args, Parser, Subcommand};
 use consensus::MEMBERS_MAX;
 use telemetry::LogFormat;
@@ -190,6 +191,7 @@ impl RunFlags {
             slot: self.slot,
             application_name,
             send_buffer_bytes_max: self.send_buffer_bytes,
+            retry_delays: RetryDelays::default(),
             listen_http: self.listen_http,
             address_file: self.address_file,
         })

@@ -1,17 +1,18 @@
-//! Runs one leadership ([`crate::leadership`]) after the other, and logs and shows why each ended. Called by `server`.
+//! Runs one leadership ([`crate::leadership`]) after the other, and logs and shows why each ended, and for how long a primary
+//! with other WAL stays away. Called by `server`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use candidacy::{EndKind, RetryPolicy};
 use tokio::sync::mpsc;
 use utils::Shutdown;
 use wal_types::Lsn;
 
 use crate::admin_requests::AdminRequest;
 use crate::config::RunConfig;
-use crate::leadership::{self, CarryOver, LeadershipEnd};
-use crate::primary::PrimaryError;
-use crate::retry_policy::RetryPolicy;
+use crate::leadership::{self, LeadershipEnd};
+use crate::primary::{self, PrimaryError};
 use crate::status::{LeadershipState, LinkState, StatusBoard};
 
 /// Serves the primary until `shutdown` begins. Dropping the future closes every connection at once.
@@ -22,13 +23,12 @@ pub(crate) async fn run(
     shutdown: Shutdown,
 ) {
     let cluster = Arc::new(config.cluster.clone());
-    let mut retry_policy = RetryPolicy::new();
+    let mut retry_policy = RetryPolicy::new(config.retry_delays);
     let mut logged_reason = String::new();
-    let mut carry_over = CarryOver::default();
 
     loop {
         let started = Instant::now();
-        let running = leadership::run(&config, &cluster, &board, carry_over, &mut requests, &shutdown);
+        let running = leadership::run(&config, &cluster, &board, &retry_policy, &mut requests, &shutdown);
         let end = match running.await {
             Ok(never) => match never {},
             Err(end) => end,
@@ -43,15 +43,28 @@ pub(crate) async fn run(
             tracing::warn!(reason, "not leading");
         }
         show(&board, &end, &reason);
-        carry_over = carry_over.after(&end);
         logged_reason = reason;
 
-        let delay = retry_policy.delay_after(&end, started.elapsed(), &mut rand::rng());
-        // The delay may be cancelled at any point.
+        let kind = end.kind();
+        let delay = retry_policy.delay_after(kind, started.elapsed(), &mut rand::rng());
+        let stays_away = kind == EndKind::Diverged;
+        if stays_away {
+            tracing::warn!(
+                delay = %humantime::format_duration(Duration::from_secs(delay.as_secs())),
+                "staying away from the safekeepers: the primary has other WAL than the log; it is tried again when it was restarted"
+            );
+            board.update(|snapshot| snapshot.away_until = Some(tokio::time::Instant::now() + delay));
+        }
+        // Each arm may be cancelled at any point.
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
+            () = primary::until_restarted(&config), if stays_away => {
+                tracing::info!("the primary was restarted");
+                retry_policy.primary_changed();
+            }
             () = shutdown.draining() => {}
         }
+        board.update(|snapshot| snapshot.away_until = None);
     }
 }
 

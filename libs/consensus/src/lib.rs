@@ -41,7 +41,7 @@ pub use message::{
 };
 pub use proposer::{
     Action, CampaignPhase, ChangeRefused, ConfigurationChange, DonorRange, Election, ForeignCopy, LostTerm,
-    PeerState, PeerStatus, Proposer, ProposerOptions,
+    PeerState, PeerStatus, Proposer, ProposerOptions, compare_from,
 };
 pub use state::{AcceptorState, Loss};
 pub use term_history::{TermHistory, TermStart, TliSwitch};

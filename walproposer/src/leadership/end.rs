@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use candidacy::{EndKind, Gap, NotAContinuation};
 use consensus::LostTerm;
 use thiserror::Error;
-use wal_types::{Lsn, NodeId};
+use wal_types::{Lsn, NodeId, Term};
 
-use crate::continuation::NotAContinuation;
 use crate::primary::PrimaryError;
 use crate::primary_name::PrimaryName;
 
@@ -49,14 +49,28 @@ pub(crate) enum LeadershipEnd {
     )]
     AcknowledgedSegmentGone { end: Lsn },
     /// The primary's stream has a hole or an overlap.
-    #[error("the primary's WAL continues at {got} instead of {expected}")]
-    Gap { expected: Lsn, got: Lsn },
+    #[error(transparent)]
+    Gap(#[from] Gap),
     /// This process ends.
     #[error("the walproposer shuts down")]
     Shutdown,
     /// WAL that the quorum lacks is neither in memory nor on a connected safekeeper.
     #[error("no connected safekeeper has the WAL that a quorum lacks: a new term reads it from the primary")]
     Stuck,
+}
+
+impl LeadershipEnd {
+    /// The kind of this end, for the next attempt.
+    pub(crate) const fn kind(&self) -> EndKind {
+        match *self {
+            Self::Primary(PrimaryError::Down(_)) => EndKind::PrimaryDown,
+            Self::Lost(LostTerm::Deposed { term, .. }) => EndKind::Rival { term },
+            Self::Lost(LostTerm::Outvoted(_)) | Self::NoMajority(_) => EndKind::Rival { term: Term::ZERO },
+            Self::OtherBytes { .. } | Self::SegmentGone { .. } | Self::Gap(_) => EndKind::Diverged,
+            Self::AcknowledgedSegmentGone { end } => EndKind::AcknowledgedSegmentGone { end },
+            _ => EndKind::Other,
+        }
+    }
 }
 
 impl From<LostTerm> for LeadershipEnd {

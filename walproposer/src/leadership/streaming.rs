@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
+use candidacy::Gap;
 use consensus::{Action, Configuration};
 use pq_proto::replication::{FromPrimary, XLogData};
 use tokio::sync::mpsc;
@@ -168,7 +169,7 @@ impl<'a> Streaming<'a> {
                 self.primary_end = self.primary_end.max(server_end);
                 let expected = self.campaign.proposer().received_lsn();
                 if !self.campaign.append(start, data) {
-                    return Err(LeadershipEnd::Gap { expected, got: start });
+                    return Err(Gap { expected, got: start }.into());
                 }
             }
             FromPrimary::Keepalive(keepalive) => {

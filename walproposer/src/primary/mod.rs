@@ -2,14 +2,18 @@
 //! it streams (PostgreSQL documentation, "Streaming Replication Protocol").
 //!
 //! Refuses servers whose commits cannot depend on a quorum. Whether the primary's WAL continues the log is decided in
-//! `continuation`. Called by `leadership`.
+//! `candidacy`. Called by `leadership`.
 
 mod commands;
 mod error;
 mod settings;
 mod stream;
 
+use std::time::Duration;
+
+use candidacy::PrimaryPosition;
 use postgres_backend::client::Client;
+use tokio::time::{MissedTickBehavior, interval};
 use wal_types::{Lsn, SegmentSize, SystemId, Tli};
 
 use self::commands::{connect_client, one_row, show, unexpected};
@@ -20,6 +24,9 @@ pub(crate) use self::stream::WalStream;
 use crate::config::RunConfig;
 use crate::primary_settings::PrimarySettings;
 
+/// While no WAL is streamed, the primary is asked for its position this often, to see that it is still there.
+pub(crate) const PRIMARY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Properties of the primary that do not change while the connection lasts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PrimaryFacts {
@@ -29,13 +36,6 @@ pub(crate) struct PrimaryFacts {
     pub(crate) version: u32,
     /// `restart_lsn` of the slot when the connection was opened.
     pub(crate) slot_restart_lsn: Lsn,
-}
-
-/// Position of the primary, from IDENTIFY_SYSTEM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PrimaryPosition {
-    pub(crate) tli: Tli,
-    pub(crate) flush_lsn: Lsn,
 }
 
 /// A replication connection that waits for commands.
@@ -84,6 +84,29 @@ impl Primary {
     /// Begins to stream. Until a position is reported, the status updates to the primary say 0/0: nothing is stored.
     pub(crate) async fn stream(self, slot: &str, from: Lsn, tli: Tli) -> Result<WalStream, PrimaryError> {
         WalStream::start(self.client, slot, from, tli).await
+    }
+
+    /// Ends a stream, so that its connection takes commands again.
+    pub(crate) async fn from_stream(
+        stream: WalStream,
+        facts: PrimaryFacts,
+        settings: PrimarySettings,
+    ) -> Result<Self, PrimaryError> {
+        Ok(Self { client: stream.finish().await?, facts, settings })
+    }
+}
+
+/// Returns when the primary has stopped, or is another server than before. Its WAL cannot change otherwise. Cancel-safe.
+pub(crate) async fn until_restarted(config: &RunConfig) {
+    let Ok((mut primary, first)) = Primary::connect(config).await else { return };
+    let mut probe = interval(PRIMARY_PROBE_INTERVAL);
+    probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        probe.tick().await;
+        match primary.position().await {
+            Ok(position) if position.tli == first.tli && position.flush_lsn >= first.flush_lsn => {}
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 

@@ -70,10 +70,14 @@ impl WalStream {
             Ok::<_, PrimaryError>(())
         });
         ended.await.map_err(|_| no_answer("the end of the timeline"))??;
+        Self::start(self.finish().await?, slot, from, tli).await
+    }
 
+    /// Ends the stream. What the primary still sends is dropped.
+    pub(super) async fn finish(self) -> Result<Client, PrimaryError> {
         let finishing = timeout(PRIMARY_ANSWER_TIMEOUT, self.copy.finish(PRIMARY_MESSAGE_BYTES_MAX));
         let (client, _) = finishing.await.map_err(|_| no_answer("CopyDone"))??;
-        Self::start(client, slot, from, tli).await
+        Ok(client)
     }
 }
 

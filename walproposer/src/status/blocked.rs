@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use consensus::quorum::{self, majority};
+use tokio::time::Instant;
 use wal_types::NodeId;
 
 use super::{LeadershipState, LinkState, SafekeeperView, SettingsView, StatusSnapshot};
@@ -28,7 +29,13 @@ impl StatusSnapshot {
         match self.state {
             LeadershipState::WaitingForPrimary => Some(match (&self.primary_error, &self.refusal) {
                 (Some(error), _) => format!("primary is down: {error}"),
-                (None, Some(refusal)) => refusal.clone(),
+                (None, Some(refusal)) => match self.stays_away() {
+                    Some(left) => format!(
+                        "{refusal}; this walproposer stays away for {} s more, or until the primary was restarted",
+                        left.as_secs()
+                    ),
+                    None => refusal.clone(),
+                },
                 (None, None) => "no connection to the primary yet".to_owned(),
             }),
             LeadershipState::Collecting | LeadershipState::Campaigning | LeadershipState::Checking => Some(
@@ -43,6 +50,11 @@ impl StatusSnapshot {
     /// `Ok` when a quorum acknowledges all commits; else the reason of [`StatusSnapshot::blocked`].
     pub(crate) fn ready(&self) -> Result<(), String> {
         self.blocked().map_or(Ok(()), Err)
+    }
+
+    /// Time for which a primary with other WAL than the log still stays away.
+    pub(super) fn stays_away(&self) -> Option<Duration> {
+        self.away_until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
     /// The stage of an election, when nothing else blocks commits.

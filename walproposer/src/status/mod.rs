@@ -96,6 +96,8 @@ pub(crate) struct StatusSnapshot {
     pub(crate) refusal: Option<String>,
     /// What the last look at the primary's settings saw; `None` before the first one.
     pub(crate) settings: Option<SettingsView>,
+    /// End of the time for which the primary, which has other WAL than the log, stays away.
+    pub(crate) away_until: Option<Instant>,
     /// Elections won since the start of the process.
     pub(crate) elections: u64,
     /// Members and designated primary, as the campaign knows them from the safekeepers.
@@ -140,6 +142,7 @@ impl StatusBoard {
             primary_error: None,
             refusal: None,
             settings: None,
+            away_until: None,
             elections: 0,
             configuration: None,
             change: None,

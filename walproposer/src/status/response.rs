@@ -21,6 +21,8 @@ pub(crate) struct StatusResponse {
     reported_lsn: String,
     blocked: Option<String>,
     primary_settings: Option<SettingsStatus>,
+    /// Seconds for which a primary with other WAL than the log still stays away; none when it does not.
+    stays_away_s: Option<u64>,
     configuration: Option<ConfigurationStatus>,
     change: Option<ChangeStatus>,
     safekeepers: Vec<SafekeeperStatus>,
@@ -67,6 +69,7 @@ impl From<&StatusSnapshot> for StatusResponse {
             reported_lsn: snapshot.reported_lsn.to_string(),
             blocked: snapshot.blocked(),
             primary_settings: snapshot.settings.as_ref().map(SettingsStatus::from),
+            stays_away_s: snapshot.stays_away().map(|left| left.as_secs()),
             configuration: snapshot.configuration.as_ref().map(ConfigurationStatus::from),
             change: snapshot.change.as_ref().map(ChangeStatus::from),
             safekeepers: snapshot.safekeepers.iter().map(safekeeper).collect(),

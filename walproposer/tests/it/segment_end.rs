@@ -1,11 +1,13 @@
 //! Logs that end exactly with a segment: the primary may have no file with their last byte.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use candidacy::RetryDelays;
 use wal_types::{Lsn, Tli};
 
 use crate::support::primary::SEGMENT_BYTES;
-use crate::support::{LINEAGE_START, TestCluster};
+use crate::support::{LINEAGE_START, TestCluster, Walproposer};
 
 /// A cluster whose log ends with a segment: all safekeepers have what the primary wrote, the last record was a switch to a
 /// new segment, and the walproposer was stopped.
@@ -54,7 +56,10 @@ impl FullSegment {
     /// acknowledged, and no safekeeper may be told to follow.
     async fn assert_refused(&self, words: &str) {
         let histories = self.cluster.safekeepers.histories().await;
-        let walproposer = self.cluster.start_walproposer().await;
+        let short = Duration::from_millis(50);
+        let delays = RetryDelays { diverged_min: short, diverged_max: short };
+        let (primary, safekeepers) = (&self.cluster.primary, self.cluster.safekeepers.cluster());
+        let walproposer = Walproposer::start_with_delays(primary, safekeepers, delays).await;
         self.cluster.primary.until("three leaderships", |server| server.streams.len() >= 3).await;
         walproposer.until_blocked(words).await;
         self.cluster.assert_nothing_acknowledged();
@@ -73,7 +78,12 @@ async fn promoted_primary_is_compared_on_old_timeline() {
     let end = full_segment.end;
     assert_eq!(
         full_segment.cluster.primary.read().streams,
-        [format!("{LINEAGE_START} TIMELINE 1"), format!("{end} TIMELINE 2")]
+        // Before the votes and behind them.
+        [
+            format!("{LINEAGE_START} TIMELINE 1"),
+            format!("{LINEAGE_START} TIMELINE 1"),
+            format!("{end} TIMELINE 2")
+        ]
     );
     // The server leads again before anything was written under the new timeline, and afterwards.
     for _ in 0..2 {

@@ -14,7 +14,11 @@ pub enum Action {
     PreVoted {
         /// End of the newest log among the safekeepers that answered.
         flush_lsn: Lsn,
-        /// First byte that the safekeeper which answered last still holds.
+        /// Highest commit LSN among them.
+        commit_lsn: Lsn,
+        /// Safekeeper with the newest log.
+        donor: NodeId,
+        /// First byte that the donor still holds.
         start_lsn: Lsn,
         /// PostgreSQL timeline at `flush_lsn`.
         tli: Option<Tli>,
@@ -56,14 +60,18 @@ pub struct Election {
 }
 
 impl Election {
-    /// Position from which the primary's WAL must be compared with the donor's, up to `start`: the start of the segment
-    /// that holds the last byte of the log. The segment that holds `start` would be wrong: when the log ends exactly at the
-    /// end of a segment, no byte would be compared, and a primary with other bytes below would be told that they are
-    /// committed.
+    /// Position from which the primary's WAL must be compared with the donor's, up to `start`. See [`compare_from`].
     pub fn compare_from(&self, segment_size: SegmentSize) -> Lsn {
-        let last_byte = Lsn(self.start.0.saturating_sub(1));
-        segment_size.start_of(segment_size.segment_of(last_byte)).max(self.log_start)
+        compare_from(self.start, self.log_start, segment_size)
     }
+}
+
+/// Position from which a log that ends at `end` and begins at `log_start` must be compared: the start of the segment that
+/// holds the last byte of the log. The segment that holds `end` would be wrong: when the log ends exactly at the end of a
+/// segment, no byte would be compared, and a primary with other bytes below would be told that they are committed.
+pub fn compare_from(end: Lsn, log_start: Lsn, segment_size: SegmentSize) -> Lsn {
+    let last_byte = Lsn(end.0.saturating_sub(1));
+    segment_size.start_of(segment_size.segment_of(last_byte)).max(log_start)
 }
 
 /// A range of the log that a lagging safekeeper needs and that the buffer no longer holds, but a donor does.

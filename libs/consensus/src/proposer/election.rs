@@ -78,7 +78,12 @@ impl Proposer {
         // The end of a lost node's log says nothing about the end of the log, and the node will not vote. Neither does
         // that of a copy without members.
         peer.unconfigured = !counts && !response.lost;
-        let position = LogPosition { flush_lsn: response.flush_lsn, history: response.history };
+        let position = LogPosition {
+            start_lsn: response.start_lsn,
+            flush_lsn: response.flush_lsn,
+            commit_lsn: response.commit_lsn,
+            history: response.history,
+        };
         peer.pre_vote = Some(position).filter(|_| counts);
 
         if self.phase != CampaignPhase::PreVoting
@@ -88,14 +93,16 @@ impl Proposer {
         }
         self.check_may_lead()?;
         self.phase = CampaignPhase::PreVoted;
-        let newest = self
-            .peers
-            .values()
-            .filter_map(|peer| peer.pre_vote.as_ref())
-            .max_by_key(|position| position.age());
-        let flush_lsn = newest.map_or(Lsn::INVALID, |position| position.flush_lsn);
-        let tli = newest.and_then(|position| position.history.tli_at(flush_lsn));
-        Ok(vec![Action::PreVoted { flush_lsn, start_lsn: response.start_lsn, tli }])
+        let positions = || {
+            self.peers.iter().filter_map(|(&id, peer)| peer.pre_vote.as_ref().map(|position| (id, position)))
+        };
+        let Some((donor, newest)) = positions().max_by_key(|(_, position)| position.age()) else {
+            return Ok(Vec::new());
+        };
+        let commit_lsn = positions().map(|(_, position)| position.commit_lsn).max().unwrap_or_default();
+        let &LogPosition { start_lsn, flush_lsn, .. } = newest;
+        let tli = newest.history.tli_at(flush_lsn);
+        Ok(vec![Action::PreVoted { flush_lsn, commit_lsn, donor, start_lsn, tli }])
     }
 
     pub(super) fn handle_vote(

@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 
 use wal_types::{CopyId, Lsn, NodeId, Term};
 
-pub use self::action::{Action, DonorRange, Election};
+pub use self::action::{Action, DonorRange, Election, compare_from};
 pub use self::configuration_change::{ChangeRefused, ConfigurationChange};
 pub use self::lost_term::LostTerm;
 use self::membership::Membership;
@@ -227,11 +227,14 @@ impl Proposer {
         voted.into_iter().for_each(|node| self.start_streaming(node));
     }
 
-    /// Asks `node`, which has voted, for a checksum of `[from, to)` of its log. The response comes as
-    /// [`Action::Checksum`].
+    /// Asks `node` for a checksum of `[from, to)` of its log: one that has voted, or, before a term is spent, one that has
+    /// reported its position. The response comes as [`Action::Checksum`]. It has no checksum when the node has promised a
+    /// term above the one that it reported.
     pub fn request_checksum(&mut self, node: NodeId, from: Lsn, to: Lsn) {
-        let request = ChecksumRequest { generation: self.membership.generation(), term: self.term, from, to };
+        let (generation, own) = (self.membership.generation(), self.term);
         if let Some(peer) = self.peers.get_mut(&node) {
+            // Before there is an own term, the node's own is named: a node answers no candidate of a lower one.
+            let request = ChecksumRequest { generation, term: own.max(peer.term), from, to };
             peer.outbox.push_back(ProposerMessage::Checksum(request));
         }
     }

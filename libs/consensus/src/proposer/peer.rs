@@ -76,7 +76,9 @@ pub struct PeerStatus {
 /// Position reported by a pre-vote.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LogPosition {
+    pub(super) start_lsn: Lsn,
     pub(super) flush_lsn: Lsn,
+    pub(super) commit_lsn: Lsn,
     pub(super) history: TermHistory,
 }
 

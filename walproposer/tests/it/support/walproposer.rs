@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use candidacy::RetryDelays;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -42,6 +43,15 @@ impl Walproposer {
         Self::start_with(primary, cluster, |config| config.primary_name = name).await
     }
 
+    /// Starts to serve `primary` with other delays between two attempts.
+    pub(crate) async fn start_with_delays(
+        primary: &ScriptedPrimary,
+        cluster: &Cluster,
+        retry_delays: RetryDelays,
+    ) -> Self {
+        Self::start_with(primary, cluster, |config| config.retry_delays = retry_delays).await
+    }
+
     async fn start_with(
         primary: &ScriptedPrimary,
         cluster: &Cluster,
@@ -56,6 +66,7 @@ impl Walproposer {
             slot: "wp".into(),
             application_name: "wp".into(),
             send_buffer_bytes_max: SEND_BUFFER_BYTES_MAX,
+            retry_delays: RetryDelays::default(),
             listen_http: http,
             address_file: None,
         };

@@ -14,7 +14,20 @@ fn request_votes_waits_for_the_pre_vote_quorum() {
     let pre_voted = pre_vote(&mut proposer, 2, 6, (30, &[(1, 8)]));
     assert_eq!(
         pre_voted,
-        [Action::PreVoted { flush_lsn: Lsn(30), start_lsn: Lsn(8), tli: Some(Tli::FIRST) }]
+        [Action::PreVoted {
+            flush_lsn: Lsn(30),
+            commit_lsn: Lsn::INVALID,
+            donor: NodeId(2),
+            start_lsn: Lsn(8),
+            tli: Some(Tli::FIRST)
+        }]
+    );
+    // Without an own term a checksum request names the node's: a node answers no candidate of a lower term.
+    proposer.request_checksum(NodeId(2), Lsn(8), Lsn(30));
+    let request = drain(&mut proposer, 2).pop();
+    assert!(
+        matches!(request, Some(ProposerMessage::Checksum(consensus::ChecksumRequest { term: Term(6), .. }))),
+        "{request:?}"
     );
     proposer.request_votes().unwrap();
     assert_eq!(proposer.term(), Term(7), "one above the highest that was seen");

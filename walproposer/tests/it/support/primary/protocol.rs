@@ -111,11 +111,16 @@ impl Handler<TcpStream> for PrimaryHandler {
         reply_requested.notify_one();
         let mut changes = self.server.subscribe();
         let fork = changes.borrow().fork(tli);
+        let mut ended_by_standby = false;
         let sent = tokio::select! {
             sent = send(&mut writer, &mut changes, &reply_requested, from, tli) => sent,
-            received = receive(&mut reader, &self.server, &reply_requested) => received,
+            received = receive(&mut reader, &self.server, &reply_requested) => {
+                ended_by_standby = received.is_ok();
+                received
+            }
         };
         let after = match (sent, fork) {
+            (Ok(()), _) if ended_by_standby => end_of_copy(&mut writer).await,
             (Ok(()), Some(fork)) => end_of_timeline(&mut reader, &mut writer, &self.server, fork).await,
             (sent, _) => sent.map(|()| AfterCopy::Ready(vec![ResultSet::tag("COPY 0")])),
         };
@@ -204,6 +209,13 @@ async fn receive(
             CopyMessage::Done | CopyMessage::Fail(_) | CopyMessage::Terminate => return Ok(()),
         }
     }
+}
+
+/// Ends the stream after the walproposer has ended it.
+async fn end_of_copy(writer: &mut CopyWriter<TcpStream>) -> Result<AfterCopy, QueryError> {
+    writer.put_done()?;
+    writer.flush().await?;
+    Ok(AfterCopy::Ready(vec![ResultSet::tag("START_REPLICATION")]))
 }
 
 /// Ends the stream on both sides, and names the next timeline.

@@ -1,40 +1,69 @@
 //! Continuation check: compares the primary's position and timeline with the end of the log. Pure.
 //!
-//! `leadership` calls it twice: before a term is spent, and again with the end of the log from the votes, before any
+//! A candidate is checked twice: before a term is spent, and again with the end of the log from the votes, before any
 //! safekeeper truncates anything. A primary that passes has everything that may be committed, on the right timeline. The
-//! *bytes* are compared afterwards, by a checksum of the last segment (`leadership::comparison`).
+//! *bytes* are compared afterwards, by a checksum of the last segment ([`crate::Comparison`]).
 
 use thiserror::Error;
 use wal_types::{Lsn, SegmentSize, Tli};
 
-use crate::primary::PrimaryPosition;
+/// Position of a primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrimaryPosition {
+    /// Its PostgreSQL timeline.
+    pub tli: Tli,
+    /// End of its flushed WAL.
+    pub flush_lsn: Lsn,
+}
 
 /// Reason for which the primary must not lead.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(crate) enum NotAContinuation {
+pub enum NotAContinuation {
+    /// The primary lacks the end of the log.
     #[error(
         "the primary's WAL ends at {flush}, below the end of the log at {end}: the primary lacks WAL that may be committed; replace it by a server that has this WAL"
     )]
-    Behind { flush: Lsn, end: Lsn },
+    Behind {
+        /// End of the primary's WAL.
+        flush: Lsn,
+        /// End of the log.
+        end: Lsn,
+    },
+    /// The primary is on an older timeline than the log.
     #[error(
         "the primary is on timeline {primary}, the log already on {log}: another server was promoted since; rewind or rebuild this one"
     )]
-    OldTimeline { primary: Tli, log: Tli },
+    OldTimeline {
+        /// Timeline of the primary.
+        primary: Tli,
+        /// Timeline of the log's end.
+        log: Tli,
+    },
+    /// The primary's timeline begins elsewhere.
     #[error(
         "the primary's timeline {tli} does not begin at the end of the log ({end} on timeline {log}): the primary was promoted with other WAL than the safekeepers'; rebuild it from a server that has the log"
     )]
-    ForkedElsewhere { tli: Tli, log: Tli, end: Lsn },
+    ForkedElsewhere {
+        /// Timeline of the primary.
+        tli: Tli,
+        /// Timeline of the log's end.
+        log: Tli,
+        /// End of the log.
+        end: Lsn,
+    },
 }
 
 /// Position at which a timeline branched from its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TimelineFork {
-    pub(crate) parent: Tli,
-    pub(crate) at: Lsn,
+pub struct TimelineFork {
+    /// The timeline before.
+    pub parent: Tli,
+    /// Where it was left.
+    pub at: Lsn,
 }
 
 /// True when the check needs the history file of the primary's timeline.
-pub(crate) fn needs_timeline_history(
+pub fn needs_timeline_history(
     position: PrimaryPosition,
     end: Lsn,
     log_tli: Option<Tli>,
@@ -47,7 +76,7 @@ pub(crate) fn needs_timeline_history(
 /// The timeline under which the primary has the byte before `end`. A promotion in the middle of a segment copies that
 /// segment to the new timeline. A promotion at the end of a segment copies nothing: the last segment exists under the old
 /// timeline only (PostgreSQL documentation, "Timelines").
-pub(crate) fn timeline_before(
+pub fn timeline_before(
     position: PrimaryPosition,
     fork: Option<TimelineFork>,
     end: Lsn,
@@ -60,7 +89,7 @@ pub(crate) fn timeline_before(
 }
 
 /// Checks the primary against a log that ends at `end` on timeline `log_tli` (`None` while the log is empty).
-pub(crate) fn check(
+pub fn check(
     position: PrimaryPosition,
     fork: Option<TimelineFork>,
     end: Lsn,
@@ -82,7 +111,7 @@ pub(crate) fn check(
 }
 
 /// Parses the last line of a history file: `parent <tab> position <tab> reason` (PostgreSQL documentation, "Timelines").
-pub(crate) fn parse_last_fork(history: &str) -> Option<TimelineFork> {
+pub fn parse_last_fork(history: &str) -> Option<TimelineFork> {
     let is_entry = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
     let mut words = history.lines().rfind(is_entry)?.split_whitespace();
     Some(TimelineFork { parent: Tli(words.next()?.parse().ok()?), at: words.next()?.parse().ok()? })
