@@ -2,6 +2,7 @@
 //! bytes.
 
 use bytes::Bytes;
+use candidacy::{PrimaryPosition, TimelineFork};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt};
 use wal_format::{PageMagic, RecordScanner, ScanContext, WalBuilder};
@@ -102,6 +103,19 @@ impl Primary {
         self.ends.push(appended.range.end);
     }
 
+    /// Writes and flushes one ordinary record.
+    pub(crate) fn write_plain(&mut self, rng: &mut SmallRng) {
+        let appended = self.record(rng, RECORD_BYTES_MAX);
+        self.wal.extend_from_slice(&appended.bytes);
+        self.ends.push(appended.range.end);
+    }
+
+    /// WAL up to the end of the last record but one.
+    pub(crate) fn without_last_record(&self) -> &[u8] {
+        let end = self.ends.iter().rev().nth(1).copied().unwrap_or(START);
+        self.slice(START, end)
+    }
+
     fn record(&mut self, rng: &mut SmallRng, bytes_max: usize) -> wal_format::Appended {
         // Few different lengths, so that rival logs often have records at the same positions.
         let length = match self.layout {
@@ -155,7 +169,8 @@ impl Primary {
     /// positions tell (PostgreSQL documentation, "Timelines").
     pub(crate) fn continues(&self, end: Lsn, log: Option<Tli>) -> bool {
         let Timeline { tli, fork, .. } = self.timeline;
-        let on_the_way = log.is_none_or(|log| tli == log || (tli > log && fork == Some((log, end))));
-        on_the_way && self.flush_lsn() >= end
+        let position = PrimaryPosition { tli, flush_lsn: self.flush_lsn() };
+        let fork = fork.map(|(parent, at)| TimelineFork { parent, at });
+        candidacy::check(position, fork, end, log).is_ok()
     }
 }

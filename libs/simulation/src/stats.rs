@@ -67,6 +67,8 @@ counts! {
     fetches: "reads from donors", at least 1_000;
     /// Elections while three rivals campaigned.
     duel_elections: "elections in duels", at least 500;
+    /// Clones that tried for ten simulated minutes to lead with other WAL.
+    diverged_rivals: "diverged rivals", at least 50;
     /// Disks with damage to stored bytes.
     damages: "damaged disks", at least 120;
     /// Nodes that reported the loss of acknowledged WAL.

@@ -1,7 +1,8 @@
-//! [`Writer`]: a proposer with its connections, and walproposer's checks against the primary.
+//! [`Writer`]: a proposer with its connections, and the product's checks against the primary (crate `candidacy`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use candidacy::{ComparedRange, Comparison, Verdict};
 use consensus::{
     AcceptorMessage, Action, Configuration, ConnectionId, Election, LostTerm, Proposer, ProposerMessage,
     ProposerOptions, ProtocolVersion, WalBuffer,
@@ -40,6 +41,8 @@ pub(crate) enum WriterEvent {
     Disconnect(NodeId),
     /// The campaign ended: deposed, or `None` when the log and the primary disagree.
     Ended(Option<LostTerm>),
+    /// The primary has other WAL than the log.
+    Diverged,
 }
 
 /// Parameters of a new campaign.
@@ -57,9 +60,8 @@ pub(crate) struct Writer {
     pub(crate) campaign: ProposerId,
     pub(crate) engine: Box<dyn Engine>,
     pub(crate) links: BTreeMap<NodeId, Link>,
-    /// The election and the checksum of the primary's bytes below the term's start, while the donor's checksum is
-    /// awaited.
-    expected_checksum: Option<(Election, u32)>,
+    /// The comparison for which the donor's checksum is awaited; with the election, once there is one.
+    comparison: Option<(Option<Election>, Comparison)>,
     /// Nodes that it knows.
     pub(crate) peers: BTreeSet<NodeId>,
     /// The voting sets that it acts under.
@@ -74,6 +76,8 @@ pub(crate) struct Writer {
     pub(crate) has_designated: bool,
     /// The finished recovery was reported to the oracle.
     pub(crate) has_reported_recovery: bool,
+    /// It cannot be elected any more.
+    pub(crate) is_over: bool,
 }
 
 /// The id of a primary in designations.
@@ -94,7 +98,7 @@ impl Writer {
             campaign: campaign.id,
             engine,
             links: BTreeMap::new(),
-            expected_checksum: None,
+            comparison: None,
             peers,
             sets: Vec::new(),
             steps: Vec::new(),
@@ -102,6 +106,7 @@ impl Writer {
             designates: None,
             has_designated: false,
             has_reported_recovery: false,
+            is_over: false,
         }
     }
 
@@ -152,9 +157,11 @@ impl Writer {
         self.engine.connected(node);
     }
 
-    /// Handles the end of the connection to `node`.
+    /// Handles the end of the connection to `node`. The candidacy is over when a checksum of `node` was awaited.
     pub(crate) fn disconnect(&mut self, node: NodeId) -> Option<Link> {
         self.engine.disconnected(node);
+        self.is_over |=
+            self.comparison.as_ref().is_some_and(|(_, comparison)| comparison.range().donor == node);
         self.links.remove(&node)
     }
 
@@ -197,26 +204,24 @@ impl Writer {
 
     fn handle_action(&mut self, action: Action, primary: Option<&Primary>) -> Vec<WriterEvent> {
         match action {
-            Action::PreVoted { flush_lsn, tli, .. } => {
-                let Some(proposer) = self.engine.holdfast_mut() else { return Vec::new() };
-                if primary.is_some_and(|primary| !primary.continues(flush_lsn, tli)) {
+            Action::PreVoted { flush_lsn: end, commit_lsn, donor, start_lsn, tli } => {
+                let Some(primary) = primary.filter(|_| self.engine.holdfast().is_some()) else {
+                    return self.request_votes();
+                };
+                if !primary.continues(end, tli) {
                     return vec![WriterEvent::Ended(None)];
                 }
-                proposer
-                    .request_votes()
-                    .err()
-                    .map(|lost| WriterEvent::Ended(Some(lost)))
-                    .into_iter()
-                    .collect()
+                match ComparedRange::of_survey(donor, end, commit_lsn, start_lsn, SEGMENT_SIZE) {
+                    Some(range) => self.compare(None, range, primary),
+                    None => self.request_votes(),
+                }
             }
             Action::Elected(election) => self.compare_with_primary(election, primary),
             Action::Checksum { from, response } => {
-                let expected = self.expected_checksum.take_if(|(election, _)| election.donor == from);
-                match expected {
-                    Some((election, sum)) if response.crc32c == Some(sum) => self.lead(election, primary),
-                    Some(_) => vec![WriterEvent::Ended(None)],
-                    None => Vec::new(),
+                if let Some((_, comparison)) = &mut self.comparison {
+                    comparison.answered(from, &response);
                 }
+                self.finish_comparison()
             }
             Action::Committed(lsn) => vec![WriterEvent::Committed(lsn)],
             Action::Configured(configuration) => vec![WriterEvent::Configured(configuration)],
@@ -224,20 +229,60 @@ impl Writer {
         }
     }
 
+    /// Spends a term. The proposer of dialect `neon` does so by itself.
+    fn request_votes(&mut self) -> Vec<WriterEvent> {
+        let requested = self.engine.holdfast_mut().map_or(Ok(()), Proposer::request_votes);
+        requested.err().map(|lost| WriterEvent::Ended(Some(lost))).into_iter().collect()
+    }
+
     /// Compares the primary's WAL with the chosen log, between the votes and the first message that truncates a log.
     fn compare_with_primary(&mut self, election: Election, primary: Option<&Primary>) -> Vec<WriterEvent> {
-        let Some(primary) = primary else { return self.lead(election, None) };
-        let from = election.compare_from(SEGMENT_SIZE);
-        let Some(proposer) = self.engine.holdfast_mut() else {
-            return self.compare_with_base(election, primary);
+        let Some(primary) = primary else {
+            let wal = WalBuffer::new(election.start);
+            return self.lead(election, wal);
         };
+        if self.engine.holdfast().is_none() {
+            return self.compare_with_base(election, primary);
+        }
         if !primary.continues(election.start, election.tli) {
             return vec![WriterEvent::Ended(None)];
         }
-        let sum = crc32c::crc32c(primary.slice(from, election.start));
-        proposer.request_checksum(election.donor, from, election.start);
-        self.expected_checksum = Some((election, sum));
-        Vec::new()
+        let range = ComparedRange::of_election(&election, SEGMENT_SIZE);
+        self.compare(Some(election), range, primary)
+    }
+
+    /// Reads the primary's part of a comparison, and requests the donor's.
+    fn compare(
+        &mut self,
+        election: Option<Election>,
+        range: ComparedRange,
+        primary: &Primary,
+    ) -> Vec<WriterEvent> {
+        let ComparedRange { donor, from, to } = range;
+        let mut comparison = Comparison::new(range, false);
+        comparison.push(from, primary.read(from, to)).expect("the stream has no holes");
+        if comparison.needs_answer()
+            && let Some(proposer) = self.engine.holdfast_mut()
+        {
+            proposer.request_checksum(donor, from, to);
+        }
+        self.comparison = Some((election, comparison));
+        self.finish_comparison()
+    }
+
+    /// Acts on a comparison that has its result. Without an answer in the survey, the votes decide.
+    fn finish_comparison(&mut self) -> Vec<WriterEvent> {
+        let Some(verdict) = self.comparison.as_ref().and_then(|(_, comparison)| comparison.verdict()) else {
+            return Vec::new();
+        };
+        match (self.comparison.take(), verdict) {
+            (_, Verdict::OtherBytes) => vec![WriterEvent::Diverged],
+            (Some((Some(election), comparison)), Verdict::SameBytes) => {
+                self.lead(election, comparison.into_wal())
+            }
+            (Some((Some(_), _)), Verdict::NotHeld) => vec![WriterEvent::Ended(None)],
+            (Some((None, _)) | None, _) => self.request_votes(),
+        }
     }
 
     /// Accepts an election in dialect `neon` when the server was started from the exact end of the log, or continues a
@@ -245,20 +290,16 @@ impl Writer {
     fn compare_with_base(&mut self, election: Election, primary: &Primary) -> Vec<WriterEvent> {
         let continued = primary.led.is_some() && primary.led == self.engine.last_term_of_donor();
         if election.start == primary.base || (continued && election.start <= primary.flush_lsn()) {
-            self.lead(election, Some(primary))
+            let from = election.compare_from(SEGMENT_SIZE);
+            let mut wal = WalBuffer::new(from);
+            assert!(wal.push(from, primary.read(from, election.start)), "an empty buffer takes everything");
+            self.lead(election, wal)
         } else {
             vec![WriterEvent::Ended(None)]
         }
     }
 
-    fn lead(&mut self, election: Election, primary: Option<&Primary>) -> Vec<WriterEvent> {
-        let mut wal = WalBuffer::new(primary.map_or(election.start, |_| election.compare_from(SEGMENT_SIZE)));
-        if let Some(primary) = primary {
-            assert!(
-                wal.push(wal.end(), primary.read(wal.end(), election.start)),
-                "an empty buffer takes everything"
-            );
-        }
+    fn lead(&mut self, election: Election, wal: WalBuffer) -> Vec<WriterEvent> {
         self.engine.approve(wal);
         vec![WriterEvent::Leads(election)]
     }

@@ -10,6 +10,7 @@ mod writers;
 
 use std::collections::BTreeMap;
 
+use candidacy::EndKind;
 use consensus::{Configuration, ConnectionId, Dialect};
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -54,6 +55,8 @@ pub(crate) struct Cluster {
     pub(crate) stats: Stats,
     pub(crate) trace: Trace,
     next_campaign: u128,
+    /// Why the last campaign of each writer ended.
+    pub(crate) end_kinds: Vec<EndKind>,
     /// The highest term that earlier campaigns of each writer have met.
     term_floors: Vec<Term>,
     /// Commits so far, to check durability at every n-th.
@@ -88,6 +91,7 @@ impl Cluster {
             stats: Stats { schedules: 1, ..Stats::default() },
             trace,
             next_campaign: 0,
+            end_kinds: vec![EndKind::Other; WRITERS_MAX],
             term_floors: vec![Term::ZERO; WRITERS_MAX],
             commits: 0,
         }

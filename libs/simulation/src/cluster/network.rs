@@ -50,8 +50,13 @@ impl Cluster {
             return;
         }
         self.trace.line(format_args!("connection of writer {slot} and node {node} breaks"));
-        if let Some(link) = writer.disconnect(node) {
+        let link = writer.disconnect(node);
+        let is_over = writer.is_over;
+        if let Some(link) = link {
             self.abandon(node, link);
+        }
+        if is_over {
+            self.end_writer(slot);
         }
     }
 
@@ -125,6 +130,11 @@ impl Cluster {
             } else if let Some(link) = writer.links.get_mut(&node) {
                 link.closed_by_node = true;
                 link.to_node.clear();
+            }
+        }
+        for slot in 0..self.writers.len() {
+            if self.writers[slot].as_ref().is_some_and(|writer| writer.is_over) {
+                self.end_writer(slot);
             }
         }
     }

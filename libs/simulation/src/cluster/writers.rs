@@ -1,9 +1,10 @@
 //! Events of writers: they begin, stream, receive replies, lead, commit and end. Standbys are promoted.
 
+use candidacy::EndKind;
 use consensus::{Dialect, LostTerm, ProtocolVersion};
 use rand::RngExt;
 use wal_store::Snapshot;
-use wal_types::{Lsn, NodeId, ProposerId, Tli};
+use wal_types::{Lsn, NodeId, ProposerId, Term, Tli};
 
 use super::Cluster;
 use crate::invariants::Violation;
@@ -18,6 +19,7 @@ impl Cluster {
     /// Starts a campaign in `slot`, for a primary or as a recovery.
     pub(crate) fn start_writer(&mut self, slot: usize, primary: Option<usize>) {
         self.end_writer(slot);
+        self.end_kinds[slot] = EndKind::Other;
         self.next_campaign += 1;
         let version = match self.dialect {
             Dialect::Holdfast => ProtocolVersion::Holdfast2,
@@ -93,7 +95,17 @@ impl Cluster {
                 self.cut_connection(slot, node);
                 Ok(())
             }
+            WriterEvent::Diverged => {
+                self.end_kinds[slot] = EndKind::Diverged;
+                self.end_writer(slot);
+                Ok(())
+            }
             WriterEvent::Ended(lost) => {
+                self.end_kinds[slot] = match lost {
+                    Some(LostTerm::Deposed { term, .. }) => EndKind::Rival { term },
+                    Some(LostTerm::Outvoted(_)) => EndKind::Rival { term: Term::ZERO },
+                    _ => EndKind::Other,
+                };
                 if let Some(LostTerm::Deposed { term, .. }) = lost {
                     self.term_floors[slot] = self.term_floors[slot].max(term);
                 }
@@ -213,6 +225,14 @@ impl Cluster {
         let wal = wal.to_vec();
         self.primaries.push(Primary::promoted(wal, self.layout, timeline));
         ordinal
+    }
+
+    /// A clone of a primary from before its last record. Returns the clone's index.
+    pub(crate) fn roll_back(&mut self, primary: usize) -> usize {
+        let Primary { timeline, .. } = self.primaries[primary];
+        let wal = self.primaries[primary].without_last_record().to_vec();
+        self.primaries.push(Primary::promoted(wal, self.layout, timeline));
+        self.primaries.len() - 1
     }
 
     /// End of the log that a promoted standby has. It receives WAL until its promotion, so it may have more than the

@@ -1,6 +1,8 @@
 //! Invariants of liveness: a healed cluster makes progress. Rounds stand for time: in each round every part does all
 //! work that is due.
 
+use wal_types::Term;
+
 use super::violation::{Violation, ensure};
 
 /// L1, first half, excludes: a node waits for ever for a message that is never sent, or refuses every message of every
@@ -22,5 +24,28 @@ pub(crate) fn healed_cluster_commits_and_catches_up(rounds: u64, rounds_max: u64
 pub(crate) fn rival_proposers_converge(elections: u64, elections_max: u64) -> Result<(), Violation> {
     ensure("rival_proposers_converge", elections <= elections_max, || {
         format!("{elections} elections and still no commit; {elections_max} are enough")
+    })
+}
+
+/// L3 excludes: a clone of the primary that can never lead deposes the leader again and again, and each time the leader
+/// waits longer before it comes back: a server that is useless stops the one that works.
+pub(crate) fn rightful_leader_leads(led: u64, rounds: u64) -> Result<(), Violation> {
+    ensure("rightful_leader_leads", led * 100 >= rounds * 99, || {
+        format!("the rightful leader led in {led} of {rounds} rounds beside a diverged rival")
+    })
+}
+
+/// Excludes: a diverged clone asks for votes before it compares its WAL with the log, and the leader loses its term to a
+/// candidate that must not lead.
+pub(crate) fn diverged_rival_spends_no_term(term: Term) -> Result<(), Violation> {
+    ensure("diverged_rival_spends_no_term", term == Term::ZERO, || {
+        format!("a diverged rival asked for votes in term {term}")
+    })
+}
+
+/// Excludes: a diverged clone reads a segment of its primary and of a safekeeper every few seconds, for days.
+pub(crate) fn diverged_rival_stays_away(attempts: u64, attempts_max: u64) -> Result<(), Violation> {
+    ensure("diverged_rival_stays_away", attempts <= attempts_max, || {
+        format!("a diverged rival tried {attempts} times in ten minutes; it may try {attempts_max} times")
     })
 }

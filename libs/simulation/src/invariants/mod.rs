@@ -21,7 +21,8 @@ use wal_store::Snapshot;
 use wal_types::{Generation, Lsn, NodeId, ProposerId, Term, Tli};
 
 pub(crate) use self::liveness::{
-    healed_cluster_commits_and_catches_up, recovery_finishes, rival_proposers_converge,
+    diverged_rival_spends_no_term, diverged_rival_stays_away, healed_cluster_commits_and_catches_up,
+    recovery_finishes, rightful_leader_leads, rival_proposers_converge,
 };
 pub use self::violation::Violation;
 pub(crate) use self::violation::{ensure, list_nodes, list_sets};

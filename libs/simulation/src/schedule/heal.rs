@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use candidacy::{EndKind, RetryDelays, RetryPolicy};
 use consensus::{Dialect, Proposer};
-use utils::Backoff;
-use wal_types::NodeId;
+use wal_types::{NodeId, Term};
 
 use super::Schedule;
 use crate::cluster::{Cluster, WRITERS_MAX};
@@ -15,19 +15,18 @@ use crate::node::Death;
 use crate::writer::{Writer, primary_id};
 
 /// Rounds in which a healed cluster must finish its recovery, and must commit new WAL.
-const HEALING_ROUNDS_MAX: u64 = 400;
+pub(super) const HEALING_ROUNDS_MAX: u64 = 400;
 /// Records written after healing, all of which must be committed.
 const LAST_RECORDS: u64 = 5;
 /// Time that a round stands for while rivals wait: one message to a node and its reply.
-const ROUND: Duration = Duration::from_millis(100);
-/// Delay between two attempts of one rival, as in walproposer and its recovery.
-const RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
+pub(super) const ROUND: Duration = Duration::from_millis(100);
 /// Rounds after which an undecided campaign ends: two campaigns may have split the votes and wait for a node that is
 /// gone.
-const CAMPAIGN_ROUNDS_MAX: u64 = 40;
+pub(super) const CAMPAIGN_ROUNDS_MAX: u64 = 40;
 /// One schedule in this many ends with a duel: rivals campaign at once until each has finished.
 const DUEL_EVERY_SCHEDULES: u64 = 3;
+/// One schedule in this many has a diverged rival for ten simulated minutes.
+const DIVERGED_RIVAL_EVERY_SCHEDULES: u64 = 6;
 /// Elections within which all rivals must have finished.
 const DUEL_ELECTIONS_MAX: u64 = 30;
 
@@ -35,7 +34,7 @@ const DUEL_ELECTIONS_MAX: u64 = 30;
 struct Rival {
     slot: usize,
     primary: Option<usize>,
-    backoff: Backoff,
+    policy: RetryPolicy,
     /// Round in which it starts again.
     starts_at: u64,
     /// Round in which it ends unless it leads.
@@ -80,6 +79,11 @@ impl Schedule {
         if self.cluster.dialect == Dialect::Holdfast && self.random_below(DUEL_EVERY_SCHEDULES) == 0 {
             self.duel(primary)?;
             self.write_final_records(primary);
+        }
+        let may_have_rival =
+            self.cluster.dialect == Dialect::Holdfast && self.cluster.designated(0).is_none();
+        if may_have_rival && self.random_below(DIVERGED_RIVAL_EVERY_SCHEDULES) == 0 {
+            self.diverged_rival(primary)?;
         }
 
         let end = self.cluster.primaries[primary].flush_lsn();
@@ -134,7 +138,7 @@ impl Schedule {
         let rival = |(slot, primary)| Rival {
             slot,
             primary,
-            backoff: Backoff::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX),
+            policy: RetryPolicy::new(RetryDelays::default()),
             starts_at: 0,
             ends_at: u64::MAX,
             is_done: false,
@@ -172,6 +176,7 @@ impl Schedule {
             }
             (Some(writer), _) if !writer.engine.leads() && round >= rival.ends_at => {
                 self.cluster.end_writer(rival.slot);
+                self.cluster.end_kinds[rival.slot] = EndKind::Rival { term: Term::ZERO };
             }
             (Some(writer), Some(primary)) => {
                 let end = self.cluster.primaries[primary].flush_lsn();
@@ -187,7 +192,8 @@ impl Schedule {
                 rival.ends_at = round + CAMPAIGN_ROUNDS_MAX;
             }
             (None, _) if rival.starts_at == u64::MAX => {
-                let delay = rival.backoff.next_delay(&mut self.cluster.rng);
+                let kind = self.cluster.end_kinds[rival.slot];
+                let delay = rival.policy.delay_after(kind, Duration::ZERO, &mut self.cluster.rng);
                 rival.starts_at = round + 1 + (delay.as_millis() / ROUND.as_millis()) as u64;
                 rival.is_done = false;
             }
@@ -196,7 +202,7 @@ impl Schedule {
     }
 
     /// Runs undisturbed rounds until `done`, restarting writer 0 whenever it ends. Returns the number of rounds.
-    fn run_until(
+    pub(super) fn run_until(
         &mut self,
         primary: Option<usize>,
         mut done: impl FnMut(&mut Self) -> bool,
@@ -236,7 +242,7 @@ impl Schedule {
         }
     }
 
-    fn round(&mut self) -> Result<(), Violation> {
+    pub(super) fn round(&mut self) -> Result<(), Violation> {
         for node in self.cluster.node_ids() {
             self.cluster.tick(node, Duration::from_secs(1))?;
         }

@@ -1,6 +1,7 @@
 //! One schedule: some hundred random events, then healing, then the final comparison.
 
 mod dead_tail;
+mod diverged_rival;
 mod faults;
 mod heal;
 
