@@ -6,7 +6,6 @@ use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use test_runner::http;
 use test_runner::ports;
 use test_runner::process::ProcessId;
 use test_runner::safekeeper::Safekeeper;
