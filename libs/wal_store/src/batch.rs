@@ -14,6 +14,7 @@ use crate::snapshot::{Snapshot, SnapshotCell};
 
 /// What a connection delivers to a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each append")]
 pub enum Input {
     /// A message of the proposer.
     Message(ProposerMessage),

@@ -37,6 +37,7 @@ pub(super) struct OwnedTimeline {
 
 /// What a timeline has for a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each append")]
 pub(super) enum Delivery {
     /// Send this reply.
     Reply(AcceptorMessage),

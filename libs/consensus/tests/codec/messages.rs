@@ -131,7 +131,7 @@ fn elected() -> impl Strategy<Value = ProposerElected> {
 fn heard(term: Term) -> LeaderHeard {
     let lease = Lease { term, instance: InstanceId([term.0 as u8; 16]), left_ms: term.0 as u32 };
     let ago_ms = Some(term.0 as u32).filter(|&ago_ms| ago_ms != u32::MAX);
-    LeaderHeard { ago_ms, lease: (term.0 % 3 == 0).then_some(lease) }
+    LeaderHeard { ago_ms, lease: term.0.is_multiple_of(3).then_some(lease) }
 }
 
 fn append() -> impl Strategy<Value = AppendRequest> {

@@ -7,7 +7,7 @@ use consensus::{
     ProtocolVersion, TermHistory, TermStart, VoteRequest,
 };
 use proptest::prelude::*;
-use wal_types::{Generation, Lsn, NodeId, ProposerId, Term, Tli};
+use wal_types::{Generation, Lsn, ProposerId, Term, Tli};
 
 use crate::cluster::{self, START, lineage, members};
 
@@ -248,7 +248,7 @@ impl Subject {
                 let lineage = self.acceptor.lineage().clone();
                 let end = self.acceptor.flush_lsn();
                 self.written = end;
-                self.acceptor = Acceptor::new(crate::cluster::copy(1), lineage, self.durable.clone(), end);
+                self.acceptor = Acceptor::new(cluster::copy(1), lineage, self.durable.clone(), end);
             }
         }
 
@@ -264,8 +264,8 @@ impl Subject {
 
 fn abuse(dialect: Dialect, lost: bool, steps: Vec<Step>) {
     let lost = lost.then_some(Loss { term: Term(1), acked_upto: START.advance(10) });
-    let durable = AcceptorState { term: Term(1), commit_lsn: START, lost, ..crate::cluster::founded() };
-    let acceptor = Acceptor::new(crate::cluster::copy(1), lineage(dialect), durable.clone(), START);
+    let durable = AcceptorState { term: Term(1), commit_lsn: START, lost, ..cluster::founded() };
+    let acceptor = Acceptor::new(cluster::copy(1), lineage(dialect), durable.clone(), START);
     let mut subject = Subject { acceptor, dialect, durable, written: START, reported: Lsn::INVALID };
     let version = if dialect == Dialect::Neon { ProtocolVersion::V3 } else { ProtocolVersion::Holdfast2 };
     for connection in [1, 2] {

@@ -117,6 +117,7 @@ fn message() -> impl Strategy<Value = AcceptorMessage> {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a step of a test is made once")]
 enum Step {
     Receive(u64, AcceptorMessage),
     Connect(u64),

@@ -11,7 +11,7 @@ use consensus::{
     ProposerElected, ProposerGreeting, ProposerMessage, ProtocolVersion, Refusal, TermHistory, TermStart,
     VoteRequest, VoteResponse,
 };
-use wal_types::{Generation, Lsn, NodeId, ProposerId, SystemId, Term, Tli};
+use wal_types::{Generation, Lsn, ProposerId, SystemId, Term, Tli};
 
 use crate::cluster::{START, greeting, lineage};
 

@@ -7,7 +7,7 @@ use super::*;
 fn first_greeting_binds_the_cluster() {
     let mut lineage = lineage(Dialect::Neon);
     (lineage.system_id, lineage.pg_version) = (SystemId(0), 0);
-    let mut acceptor = Acceptor::new(crate::cluster::copy(1), lineage, crate::cluster::founded(), START);
+    let mut acceptor = Acceptor::new(cluster::copy(1), lineage, cluster::founded(), START);
     let greet = || greeting(ProtocolVersion::V3, Configuration::default());
     let effects = acceptor.step(A, greet()).unwrap();
     let [Effect::PersistLineage(learnt), Effect::Reply { .. }] = effects.as_slice() else {

@@ -10,7 +10,7 @@ use consensus::{
     ConfigureResponse, ConnectionId, Dialect, Effect, Loss, ProposerElected, ProposerMessage,
     ProtocolVersion, Refusal, TermHistory, TermStart, VoteRequest, VoteResponse,
 };
-use wal_types::{Generation, Lsn, NodeId, ProposerId, SystemId, Term, Tli};
+use wal_types::{Generation, Lsn, ProposerId, SystemId, Term, Tli};
 
 use crate::cluster::{self, START, configuration, lineage};
 
@@ -23,7 +23,7 @@ fn greeting(version: ProtocolVersion, configuration: Configuration) -> ProposerM
 
 fn acceptor(dialect: Dialect, configuration: Configuration, lost: Option<Loss>) -> Acceptor {
     let state = AcceptorState { configuration, commit_lsn: START, lost, ..AcceptorState::default() };
-    let mut acceptor = Acceptor::new(crate::cluster::copy(1), lineage(dialect), state, START);
+    let mut acceptor = Acceptor::new(cluster::copy(1), lineage(dialect), state, START);
     let version = match dialect {
         Dialect::Neon => ProtocolVersion::V3,
         Dialect::Holdfast => ProtocolVersion::Holdfast2,

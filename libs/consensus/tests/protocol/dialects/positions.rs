@@ -55,8 +55,7 @@ fn vote_reports_the_history_up_to_the_end() {
     let entry = |term, at| TermStart { term: Term(term), start: START.advance(at), tli: Tli::FIRST };
     let history = TermHistory::new(vec![entry(1, 0), entry(3, 50), entry(4, 60)]).unwrap();
     let state = AcceptorState { term: Term(4), history, commit_lsn: START, ..AcceptorState::default() };
-    let mut acceptor =
-        Acceptor::new(crate::cluster::copy(1), lineage(Dialect::Holdfast), state, START.advance(50));
+    let mut acceptor = Acceptor::new(cluster::copy(1), lineage(Dialect::Holdfast), state, START.advance(50));
     acceptor.step(A, greeting(ProtocolVersion::Holdfast2, Configuration::default())).unwrap();
     let effects = acceptor.step(A, vote(0, 5)).unwrap();
     assert_eq!(voted(&effects).history.entries(), [entry(1, 0), entry(3, 50)], "equality is kept");

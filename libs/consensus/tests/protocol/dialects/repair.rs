@@ -42,7 +42,7 @@ fn loss_ends_when_no_quorum_counted_on_more() {
             ..AcceptorState::default()
         };
         let mut acceptor =
-            Acceptor::new(crate::cluster::copy(1), lineage(Dialect::Holdfast), state, START.advance(10));
+            Acceptor::new(cluster::copy(1), lineage(Dialect::Holdfast), state, START.advance(10));
         acceptor.step(A, greeting(ProtocolVersion::Holdfast2, Configuration::default())).unwrap();
         let again = ProposerElected {
             replica: wal_types::ReplicaId([1; 16]),
@@ -77,7 +77,7 @@ fn vote_from_before_the_loss_is_not_repeated() {
         lost: Some(Loss { term: Term(5), acked_upto: START.advance(8) }),
         ..AcceptorState::default()
     };
-    let mut acceptor = Acceptor::new(crate::cluster::copy(1), lineage(Dialect::Holdfast), state, START);
+    let mut acceptor = Acceptor::new(cluster::copy(1), lineage(Dialect::Holdfast), state, START);
     acceptor.step(A, greeting(ProtocolVersion::Holdfast2, Configuration::default())).unwrap();
     for term in [5, 6] {
         let effects = acceptor.step(A, vote(0, term)).unwrap();
@@ -99,7 +99,7 @@ fn lost_after_its_vote(dialect: Dialect) -> Acceptor {
         ..AcceptorState::default()
     };
 
-    let mut acceptor = Acceptor::new(crate::cluster::copy(1), lineage(dialect), state, START.advance(40));
+    let mut acceptor = Acceptor::new(cluster::copy(1), lineage(dialect), state, START.advance(40));
     let version = match dialect {
         Dialect::Neon => ProtocolVersion::V3,
         Dialect::Holdfast => ProtocolVersion::Holdfast2,
