@@ -23,9 +23,14 @@ impl Proposer {
         };
 
         let term = greeting.term;
-        let Some(peer) = self.peer_in_state(from, &PeerState::Greeting) else {
+        if self.peer_in_state(from, &PeerState::Greeting).is_none() {
+            // A higher term ends the campaign whatever the order of the answers, unless a copy of another log tells it.
+            if self.membership.foreign(from, greeting.replica, greeting.birth).is_none() {
+                self.check_term(from, term)?;
+            }
             return Ok(self.reset_connection(from));
-        };
+        }
+        let Some(peer) = self.peers.get_mut(&from) else { return Ok(Vec::new()) };
         peer.greeted(greeting.replica, greeting.birth);
         peer.state = PeerState::Greeted;
         peer.term = greeting.term;
