@@ -5,7 +5,7 @@
 //!  flags ──▶ cluster_file   which programs there are, and how they may be asked
 //!                 │
 //!                 ▼
-//!  status, timelines, members, slots      what is asked, and what of it needs attention
+//!  status, timelines, members, slots      one for each command: what it asks, and which answers need attention
 //!                 │            │
 //!                 ▼            ▼
 //!            http, answers   report, table
@@ -15,6 +15,7 @@
 //! proxies tell. A program that does not answer is a row with its reason; it never fails the command.
 
 mod answers;
+mod asked_safekeeper;
 mod cluster_file;
 mod flags;
 mod http;

@@ -5,6 +5,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use crate::answers::{SlotAnswer, TimelineAnswer};
+use crate::asked_safekeeper::AskedSafekeeper;
 use crate::cluster_file::{Cluster, Target};
 use crate::flags::{SlotsFlags, TimelineChoice};
 use crate::http::{AskError, HttpClient, ask_all};
@@ -21,15 +22,6 @@ const TENTHS_USED_MAX: u64 = 9;
 pub(crate) struct Slots {
     safekeepers: Vec<AskedSafekeeper>,
     slots: Vec<SlotRow>,
-}
-
-/// A safekeeper that was asked.
-#[derive(Debug, Serialize)]
-struct AskedSafekeeper {
-    id: u64,
-    http: String,
-    /// Why it gave no usable answer.
-    error: Option<String>,
 }
 
 /// A slot on one safekeeper.
@@ -93,8 +85,7 @@ impl Slots {
     fn new(answers: Vec<(u64, String, Result<Vec<SlotRow>, AskError>)>) -> Self {
         let (mut safekeepers, mut slots) = (Vec::new(), Vec::new());
         for (id, http, answer) in answers {
-            let error = answer.as_ref().err().map(ToString::to_string);
-            safekeepers.push(AskedSafekeeper { id, http, error });
+            safekeepers.push(AskedSafekeeper::new(id, http, &answer));
             slots.extend(answer.unwrap_or_default());
         }
         slots.sort_by(|one, other| one.key().cmp(&other.key()));
@@ -102,10 +93,7 @@ impl Slots {
     }
 
     fn attention(&self) -> Vec<String> {
-        let dead = self.safekeepers.iter().filter_map(|one| {
-            let error = one.error.as_ref()?;
-            Some(format!("safekeeper {} at {} does not list its slots: {error}", one.id, one.http))
-        });
+        let dead = self.safekeepers.iter().filter_map(|one| one.attention("does not list its slots"));
         dead.chain(self.slots.iter().filter_map(SlotRow::attention)).collect()
     }
 }

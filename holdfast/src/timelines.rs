@@ -6,6 +6,7 @@ use serde::Serialize;
 use wal_types::Lsn;
 
 use crate::answers::TimelineAnswer;
+use crate::asked_safekeeper::AskedSafekeeper;
 use crate::cluster_file::Cluster;
 use crate::flags::TimelinesFlags;
 use crate::http::{AskError, HttpClient, ask_all};
@@ -20,15 +21,6 @@ const MISSING: &str = "missing";
 pub(crate) struct Timelines {
     safekeepers: Vec<AskedSafekeeper>,
     timelines: Vec<TimelineRows>,
-}
-
-/// A safekeeper that was asked.
-#[derive(Debug, Serialize)]
-struct AskedSafekeeper {
-    id: u64,
-    http: String,
-    /// Why it gave no usable answer.
-    error: Option<String>,
 }
 
 /// A timeline with its copies, by safekeeper.
@@ -79,10 +71,8 @@ pub(crate) async fn run(cluster: &Cluster, http: &HttpClient, flags: &TimelinesF
 
 impl Timelines {
     fn new(urls: impl Iterator<Item = String>, answers: &Answers, flags: &TimelinesFlags) -> Self {
-        let asked = |((id, answer), http): (&(u64, Result<_, AskError>), String)| AskedSafekeeper {
-            id: *id,
-            http,
-            error: answer.as_ref().err().map(ToString::to_string),
+        let asked = |((id, answer), http): (&(u64, Result<_, AskError>), String)| {
+            AskedSafekeeper::new(*id, http, answer)
         };
         let mut copies: BTreeMap<(&str, &str), Vec<CopyRow>> = BTreeMap::new();
         for (id, answer) in answers {
@@ -107,10 +97,7 @@ impl Timelines {
     }
 
     fn attention(&self) -> Vec<String> {
-        let dead = self.safekeepers.iter().filter_map(|one| {
-            let error = one.error.as_ref()?;
-            Some(format!("safekeeper {} at {} does not answer: {error}", one.id, one.http))
-        });
+        let dead = self.safekeepers.iter().filter_map(|one| one.attention("does not answer"));
         let unhealthy = self.timelines.iter().flat_map(|rows| {
             rows.copies.iter().filter(|copy| !copy.is_healthy()).map(|copy| {
                 let (tenant, timeline) = (&rows.tenant_id, &rows.timeline_id);

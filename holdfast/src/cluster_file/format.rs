@@ -1,4 +1,5 @@
-//! Format of the cluster file, in TOML and in JSON: the keys, and what is wrong with them. Reads no other file.
+//! Format of the cluster file, in TOML and in JSON: which keys there are, and which values each may have. The files that a
+//! cluster file names are read elsewhere.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use hyper::Uri;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-/// A line, from 1, and what is wrong there.
+/// What is wrong in a cluster file, and in which line; the first line is 1.
 pub(super) type Problem = (Option<usize>, String);
 
 /// The content of a cluster file.

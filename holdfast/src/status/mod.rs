@@ -1,4 +1,4 @@
-//! `holdfast status`: every program, and what needs attention. `attention` judges what is collected here.
+//! `holdfast status`: asks every program for its state. `attention` finds what an operator should look at.
 
 mod attention;
 mod tables;
