@@ -80,7 +80,7 @@ pub struct Configuration {
     /// Number of the configuration. Zero: the operator listed the members, if any, when the log was created, and no
     /// leader has changed them.
     pub generation: Generation,
-    /// Members that vote. Empty: nobody has told this copy yet who its peers are.
+    /// Members that vote. Empty in a copy that was created, but not told its members yet.
     pub members: Vec<Member>,
     /// Non-empty while joint: a decision then needs a quorum of both lists.
     pub new_members: Vec<Member>,

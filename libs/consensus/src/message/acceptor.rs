@@ -89,10 +89,10 @@ pub struct VoteResponse {
     /// End of the last durable record. No older term can raise it any more.
     pub flush_lsn: Lsn,
     /// The removal horizon (`truncate_lsn` is the public protocol's name for it; it truncates nothing). All members hold
-    /// what is below, so histories are compacted up to here, and only up to here.
+    /// the WAL below it, so histories are compacted up to this position, and no further.
     pub truncate_lsn: Lsn,
-    /// The **persisted** commit LSN: no leader lacks what is below, so logs may be compared from here on (`holdfast-2`
-    /// only).
+    /// The commit LSN on the node's disk. Every later leader holds the WAL below it, so logs may be compared from this
+    /// position on (`holdfast-2` only).
     pub commit_lsn: Lsn,
     /// Terms that wrote the log, up to `flush_lsn`.
     pub history: TermHistory,
