@@ -11,7 +11,9 @@ use crate::support::{LINEAGE_START, ScriptedPrimary, TestCluster, Walproposer};
 async fn led_cluster_and_clone() -> (TestCluster, Walproposer, ScriptedPrimary) {
     let mut cluster = TestCluster::start(3).await;
     let walproposer = cluster.start_walproposer().await;
-    cluster.write_acknowledged(30_000).await;
+    let end = cluster.write_acknowledged(30_000).await;
+    // A survey compares what is known to be committed.
+    cluster.safekeepers.until_all_know_commit(end).await;
 
     let clone = ScriptedPrimary::start(LINEAGE_START).await;
     let mut wal = cluster.primary.read().wal.to_vec();

@@ -203,6 +203,17 @@ impl Safekeepers {
         }
     }
 
+    /// Waits until each running safekeeper was told that everything below `end` is committed.
+    pub(crate) async fn until_all_know_commit(&self, end: Lsn) {
+        for &node in self.running.keys() {
+            eventually(&format!("safekeeper {node} to know the commit of {end}"), async || {
+                let status = self.status(node).await;
+                if lsn(&status["commit_lsn"]) >= end { Ok(()) } else { Err(status.to_string()) }
+            })
+            .await;
+        }
+    }
+
     /// Makes one safekeeper alone promise a term.
     pub(crate) async fn promise_term(&self, node: u64, term: Term) {
         let version = codec::version_name(ProtocolVersion::Holdfast2);
