@@ -15,7 +15,9 @@ use utils::{ByteSize, is_host_port};
 use wal_types::NodeId;
 
 use crate::auth::Token;
-use crate::retention::{READER_KEEP_BYTES_MAX_DEFAULT, Retention, WAL_KEEP_BYTES_DEFAULT};
+use crate::retention::{
+    READER_KEEP_BYTES_MAX_DEFAULT, Retention, SLOT_KEEP_BYTES_MAX_DEFAULT, WAL_KEEP_BYTES_DEFAULT,
+};
 
 /// Bytes that are read of the token file. A longer file cannot be a token.
 const TOKEN_FILE_BYTES_MAX: u64 = 16 * 1024;
@@ -71,6 +73,10 @@ pub struct Flags {
     /// WAL that is kept for a standby or archiver that is connected and behind, up to this size; 0 for none
     #[arg(long, value_name = "SIZE", default_value_t = ByteSize(READER_KEEP_BYTES_MAX_DEFAULT))]
     reader_keep: ByteSize,
+
+    /// WAL that is kept for a replication slot, up to this size; a slot that needs more is lost
+    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(SLOT_KEEP_BYTES_MAX_DEFAULT))]
+    slot_keep: ByteSize,
 
     /// Format of the log on stderr
     #[arg(long, value_name = "text|json", default_value = "text")]
@@ -189,6 +195,7 @@ impl Flags {
             retention: Retention {
                 wal_keep_bytes: self.wal_keep.0,
                 reader_keep_bytes_max: self.reader_keep.0,
+                slot_keep_bytes_max: self.slot_keep.0,
             },
             log_format: self.log_format,
             log_level: self.log_level,
@@ -230,8 +237,13 @@ mod tests {
 
     #[test]
     fn keep_flags_take_sizes() {
-        let config = config(&["--id", "1", "--wal-keep", "64kB", "--reader-keep", "2 TB"]).unwrap();
-        assert_eq!(config.retention, Retention { wal_keep_bytes: 64 << 10, reader_keep_bytes_max: 2 << 40 });
+        let flags = ["--id", "1", "--wal-keep", "64kB", "--reader-keep", "2 TB", "--slot-keep", "3GB"];
+        let expected = Retention {
+            wal_keep_bytes: 64 << 10,
+            reader_keep_bytes_max: 2 << 40,
+            slot_keep_bytes_max: 3 << 30,
+        };
+        assert_eq!(config(&flags).unwrap().retention, expected);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use wal_store::Snapshot;
 use wal_types::{Lsn, Tli};
 
 use crate::pg_timelines::PgTimelines;
+use crate::slots::Slot;
+use crate::start_history::StartHistory;
 
 /// Version that is shown while that of the cluster is unknown. Every client supports a server of this age.
 const SERVER_VERSION_UNKNOWN: &str = "14.1";
@@ -32,12 +34,12 @@ pub(crate) const fn dialect_name(dialect: Dialect) -> &'static str {
 }
 
 /// The PostgreSQL timelines up to the commit position.
-fn committed_timelines(snapshot: &Snapshot) -> PgTimelines {
-    PgTimelines::new(snapshot.lineage.start_tli, &snapshot.tli_switches, snapshot.commit_lsn)
+pub(crate) fn committed_timelines(snapshot: &Snapshot, past: &StartHistory) -> PgTimelines {
+    PgTimelines::new(snapshot.lineage.start_tli, past, &snapshot.tli_switches, snapshot.commit_lsn)
 }
 
 /// `IDENTIFY_SYSTEM`. The position is the commit position: a reader gets WAL up to there.
-pub(crate) fn identify_system(snapshot: &Snapshot) -> ResultSet {
+pub(crate) fn identify_system(snapshot: &Snapshot, past: &StartHistory) -> ResultSet {
     // PostgreSQL 16 made the number wider.
     let timeline = if snapshot.lineage.pg_major() >= 16 {
         FieldDescription::int8("timeline")
@@ -52,7 +54,7 @@ pub(crate) fn identify_system(snapshot: &Snapshot) -> ResultSet {
     ];
     let values = [
         Some(snapshot.lineage.system_id.to_string()),
-        Some(committed_timelines(snapshot).current().to_string()),
+        Some(committed_timelines(snapshot, past).current().to_string()),
         Some(snapshot.commit_lsn.to_string()),
         None,
     ];
@@ -82,27 +84,45 @@ pub(crate) fn show(name: &str, snapshot: &Snapshot) -> Result<ResultSet, ErrorRe
     Ok(row(vec![FieldDescription::text(name)], [Some(value)], "SHOW"))
 }
 
-/// `READ_REPLICATION_SLOT`: every slot exists and reserves nothing. WAL is kept by [`Retention`](crate::Retention).
-pub(crate) fn read_replication_slot() -> ResultSet {
+/// `READ_REPLICATION_SLOT`. A slot that does not exist is a row of NULLs, of which clients make an error.
+pub(crate) fn read_replication_slot(
+    slot: Option<&Slot>,
+    snapshot: &Snapshot,
+    past: &StartHistory,
+) -> ResultSet {
     let columns = vec![
         FieldDescription::text("slot_type"),
         FieldDescription::text("restart_lsn"),
         FieldDescription::int8("restart_tli"),
     ];
-    row(columns, [Some("physical".to_owned()), None, None], "READ_REPLICATION_SLOT")
+    let restart_lsn = slot.map(|slot| slot.restart_lsn).filter(|lsn| lsn.is_valid());
+    let values = [
+        slot.map(|_| "physical".to_owned()),
+        restart_lsn.map(|lsn| lsn.to_string()),
+        restart_lsn.map(|lsn| committed_timelines(snapshot, past).at(lsn).to_string()),
+    ];
+    row(columns, values, "READ_REPLICATION_SLOT")
+}
+
+/// Columns of `CREATE_REPLICATION_SLOT`.
+pub(crate) fn create_replication_slot_columns() -> Vec<FieldDescription> {
+    let columns = ["slot_name", "consistent_point", "snapshot_name", "output_plugin"];
+    columns.into_iter().map(FieldDescription::text).collect()
 }
 
 /// `CREATE_REPLICATION_SLOT`.
 pub(crate) fn create_replication_slot(slot: &str) -> ResultSet {
-    let columns = ["slot_name", "consistent_point", "snapshot_name", "output_plugin"];
-    let columns = columns.into_iter().map(FieldDescription::text).collect();
     let values = [Some(slot.to_owned()), Some(Lsn::INVALID.to_string()), None, None];
-    row(columns, values, "CREATE_REPLICATION_SLOT")
+    row(create_replication_slot_columns(), values, "CREATE_REPLICATION_SLOT")
 }
 
 /// `TIMELINE_HISTORY`.
-pub(crate) fn timeline_history(tli: Tli, snapshot: &Snapshot) -> Result<ResultSet, ErrorResponse> {
-    let (name, content) = committed_timelines(snapshot).history_file(tli).ok_or_else(|| {
+pub(crate) fn timeline_history(
+    tli: Tli,
+    snapshot: &Snapshot,
+    past: &StartHistory,
+) -> Result<ResultSet, ErrorResponse> {
+    let (name, content) = committed_timelines(snapshot, past).history_file(tli).ok_or_else(|| {
         let message = format!("this log has no history file of timeline {tli}");
         ErrorResponse::error(SqlState::UNDEFINED_FILE, message)
     })?;

@@ -92,6 +92,7 @@ pub async fn serve(
         timelines: Arc::clone(&timelines),
         handshakes: Arc::clone(&handshakes),
         budget,
+        slot_keep_bytes_max: config.retention.slot_keep_bytes_max,
     };
     let admin = Admin { metrics: Arc::new(registry), log_level, ready: ready_check(&timelines, &shutdown) };
     let router = http::require_token(admin.router().merge(http::router(state)), config.token.clone());
@@ -107,6 +108,7 @@ pub async fn serve(
         shutdown: shutdown.clone(),
         handshakes,
         connections_max: budget.connections,
+        retention: config.retention,
     });
 
     let retrying = tokio::spawn({

@@ -16,13 +16,18 @@ use utils::{Handshakes, Shutdown};
 use wal_types::TenantTimelineId;
 
 use crate::auth::Token;
-use crate::command::{Command, CommandError, StartWalPush};
+use crate::command::{Command, CommandError, CreateSlot, StartReplication, StartWalPush};
 use crate::metrics::Metrics;
+use crate::retention::Retention;
 use crate::send_wal::{CheckedRequest, ReplicationStart};
+use crate::slots::{NewSlot, SlotError, SlotUse, SlotView, TemporarySlot, TimelineSlots};
 use crate::socket::Socket;
 use crate::startup_options::timeline_of;
 use crate::timeline::{NotServed, NotServedCause, Timeline, Timelines};
 use crate::{receive_wal, replies, send_wal};
+
+/// Longest time that DROP_REPLICATION_SLOT with WAIT waits for the reader that has the slot.
+const DROP_SLOT_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -38,6 +43,7 @@ pub(crate) struct SessionContext {
     /// Connections at a time, handshakes included. A further one is closed at once: each takes descriptors, and may fill a
     /// lane in memory.
     pub(crate) connections_max: usize,
+    pub(crate) retention: Retention,
 }
 
 /// Serves a connection until it ends.
@@ -107,12 +113,25 @@ async fn open(
         ("TimeZone", "UTC"),
     ];
     session.greet(&Greeting { parameters: &parameters, key: None }).await?;
-    Ok(Some((session.connection, CommandHandler { id, context: Arc::clone(context) })))
+    let user = session.params.get("user").cloned().unwrap_or_default().to_str_lossy().into_owned();
+    let handler = CommandHandler {
+        id,
+        user,
+        application_name,
+        temporary_slots: Vec::new(),
+        context: Arc::clone(context),
+    };
+    Ok(Some((session.connection, handler)))
 }
 
 /// Answers the commands of one connection.
 struct CommandHandler {
     id: TenantTimelineId,
+    /// The user of the startup packet. It owns the slots that it creates.
+    user: String,
+    application_name: String,
+    /// Slots that end with this connection.
+    temporary_slots: Vec<TemporarySlot>,
     context: Arc<SessionContext>,
 }
 
@@ -136,17 +155,34 @@ impl Handler<Socket> for CommandHandler {
             Command::StartWalPush(push) => {
                 Answer::CopyBoth(PendingCopy::Receive(self.timeline_for_push(push)?, push))
             }
-            Command::StartReplication(request) => match CheckedRequest::check(&self.timeline()?, request)? {
-                ReplicationStart::Stream(request) => Answer::CopyBoth(PendingCopy::Send(request)),
-                ReplicationStart::TimelineEnded(switch) => Answer::Results(replies::next_timeline(&switch)),
-            },
+            Command::StartReplication(request) => {
+                let slot = self.acquire_slot(&request).await?;
+                match CheckedRequest::check(&self.timeline()?, &request, slot)? {
+                    ReplicationStart::Stream(request) => Answer::CopyBoth(PendingCopy::Send(request)),
+                    ReplicationStart::TimelineEnded(switch) => {
+                        Answer::Results(replies::next_timeline(&switch))
+                    }
+                }
+            }
+            Command::CreateReplicationSlot(create) => {
+                let reply = replies::create_replication_slot(&create.slot);
+                self.create_slot(create).await?;
+                Answer::Results(vec![reply])
+            }
+            Command::DropReplicationSlot { slot, wait } => {
+                self.drop_slot(slot, wait).await?;
+                Answer::done("DROP_REPLICATION_SLOT")
+            }
             simple => Answer::Results(vec![self.answer(&simple)?]),
         })
     }
 
     fn describe(&mut self, query: &str) -> Result<Vec<FieldDescription>, ErrorResponse> {
         match Command::parse(query).map_err(refuse)? {
-            Command::StartWalPush(_) | Command::StartReplication(_) => Ok(Vec::new()),
+            Command::CreateReplicationSlot(_) => Ok(replies::create_replication_slot_columns()),
+            Command::StartWalPush(_) | Command::StartReplication(_) | Command::DropReplicationSlot { .. } => {
+                Ok(Vec::new())
+            }
             simple => Ok(self.answer(&simple)?.columns),
         }
     }
@@ -168,20 +204,60 @@ impl CommandHandler {
         if *command == Command::TimelineStatus && self.context.timelines.find(self.id).is_none() {
             return Ok(replies::timeline_status(None));
         }
-        let snapshot = self.timeline()?.snapshot();
+        let timeline = self.timeline()?;
+        let snapshot = timeline.snapshot();
         match command {
-            Command::IdentifySystem => Ok(replies::identify_system(&snapshot)),
+            Command::IdentifySystem => Ok(replies::identify_system(&snapshot, &timeline.start_history)),
             Command::Show(name) => replies::show(name, &snapshot),
             Command::SetDateStyle => Ok(ResultSet::tag("SET")),
-            Command::ReadReplicationSlot(_) => Ok(replies::read_replication_slot()),
-            Command::CreateReplicationSlot(slot) => Ok(replies::create_replication_slot(slot)),
-            Command::DropReplicationSlot(_) => Ok(ResultSet::tag("DROP_REPLICATION_SLOT")),
-            Command::TimelineHistory(tli) => replies::timeline_history(*tli, &snapshot),
+            Command::ReadReplicationSlot(name) => {
+                let slot = timeline.slots.find(name);
+                Ok(replies::read_replication_slot(slot.as_ref(), &snapshot, &timeline.start_history))
+            }
+            Command::TimelineHistory(tli) => {
+                replies::timeline_history(*tli, &snapshot, &timeline.start_history)
+            }
             Command::TimelineStatus => Ok(replies::timeline_status(Some(&snapshot))),
-            Command::StartReplication(_) | Command::StartWalPush(_) => {
+            Command::StartReplication(_)
+            | Command::StartWalPush(_)
+            | Command::CreateReplicationSlot(_)
+            | Command::DropReplicationSlot { .. } => {
                 Err(ErrorResponse::error(SqlState::INTERNAL_ERROR, "command has no single answer"))
             }
         }
+    }
+
+    /// Takes the slot that the request names.
+    async fn acquire_slot(&self, request: &StartReplication) -> Result<Option<SlotUse>, ErrorResponse> {
+        let Some(name) = &request.slot else { return Ok(None) };
+        let slots = Arc::clone(&self.timeline()?.slots);
+        let acquired = SlotUse::acquire(&slots, name, &self.user, &self.application_name, request.start);
+        Ok(Some(acquired.await?))
+    }
+
+    async fn create_slot(&mut self, create: CreateSlot) -> Result<(), ErrorResponse> {
+        let CreateSlot { slot: name, is_temporary, reserve_wal } = create;
+        let new = NewSlot { name, owner: self.user.clone(), reserve_wal };
+        let (slots, keep) = (Arc::clone(&self.timeline()?.slots), self.context.retention.wal_keep_bytes);
+        if is_temporary {
+            self.temporary_slots.push(slots.create_temporary(&new, keep)?);
+            return Ok(());
+        }
+        blocking(move || slots.create(&new, keep)).await
+    }
+
+    async fn drop_slot(&mut self, name: String, wait: bool) -> Result<(), ErrorResponse> {
+        let before = self.temporary_slots.len();
+        self.temporary_slots.retain(|slot| slot.name() != name);
+        if self.temporary_slots.len() < before {
+            return Ok(());
+        }
+        let (slots, user) = (Arc::clone(&self.timeline()?.slots), self.user.clone());
+        if wait {
+            // A slot that is still in use after that is refused as without WAIT.
+            let _ = tokio::time::timeout(DROP_SLOT_WAIT_MAX, wait_unused(&slots, &name)).await;
+        }
+        blocking(move || slots.drop_slot(&name, &user)).await
     }
 
     fn timeline(&self) -> Result<Arc<Timeline>, ErrorResponse> {
@@ -238,6 +314,26 @@ impl CommandHandler {
         Err(ErrorResponse::fatal(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
             .with_hint("Create a timeline of its own for this proposer."))
     }
+}
+
+/// Waits until no reader has the slot.
+async fn wait_unused(slots: &TimelineSlots, name: &str) {
+    loop {
+        let released = slots.next_release();
+        let is_active = |view: &SlotView| view.slot.name == name && view.active_by.is_some();
+        if !slots.list().iter().any(is_active) {
+            return;
+        }
+        released.await;
+    }
+}
+
+/// Runs disk work off the runtime's threads.
+async fn blocking(
+    work: impl FnOnce() -> Result<(), SlotError> + Send + 'static,
+) -> Result<(), ErrorResponse> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.unwrap_or(Err(SlotError::ShuttingDown))?)
 }
 
 fn refuse(error: CommandError) -> ErrorResponse {

@@ -113,6 +113,11 @@ impl Postgres {
             "postgresql.conf",
             &format!("primary_conninfo = '{quoted}'\nwal_retrieve_retry_interval = 200ms\n"),
         )?;
+        self.start_as_standby()
+    }
+
+    /// Lets the next start be one of a standby.
+    pub fn start_as_standby(&self) -> Result<()> {
         fs::write(self.data_dir.join("standby.signal"), "")?;
         self.tools.give_to_postgres(&self.data_dir.join("standby.signal"))
     }

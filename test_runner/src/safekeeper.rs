@@ -30,6 +30,8 @@ pub struct Safekeeper {
     pub pg_port: u16,
     /// Its port for HTTP.
     pub http_port: u16,
+    /// Further arguments.
+    pub arguments: Vec<String>,
     /// Variables added to its environment.
     pub environment: Vec<(String, String)>,
     /// Whether the kernel kills it when the thread that started it ends.
@@ -45,6 +47,10 @@ pub struct NewTimeline {
     pub timeline_id: String,
     /// LSN at which its WAL begins, as text: the first byte of a segment.
     pub start_lsn: String,
+    /// PostgreSQL's timeline number there.
+    pub start_tli: u32,
+    /// Text of the history file of that timeline; `None` on timeline 1.
+    pub start_history: Option<String>,
     /// The cluster's system identifier.
     pub system_id: String,
     /// `server_version_num` of the server that writes the WAL.
@@ -103,7 +109,7 @@ impl Safekeeper {
         Ok(Program {
             name: self.name(),
             executable: self.tools.programs.join("safekeeper"),
-            arguments: vec![
+            arguments: [
                 "--id".into(),
                 self.id.to_string(),
                 "--data-dir".into(),
@@ -114,7 +120,10 @@ impl Safekeeper {
                 format!("127.0.0.1:{}", self.http_port),
                 "--address-file".into(),
                 path(&self.address_file())?,
-            ],
+            ]
+            .into_iter()
+            .chain(self.arguments.clone())
+            .collect(),
             environment: self.environment.clone(),
             account: None,
             log: self.log.clone(),
@@ -142,6 +151,7 @@ impl Safekeeper {
             "tenant_id": new.tenant_id, "timeline_id": new.timeline_id, "start_lsn": new.start_lsn,
             "system_id": new.system_id, "pg_version": new.pg_version, "wal_segment_size": new.wal_segment_size,
             "dialect": "holdfast",
+            "start_tli": new.start_tli, "start_history": new.start_history,
         });
         let answer = client()?.post(format!("{}/v1/timelines", self.http())).json(&body).send().await?;
         let created: serde_json::Value = self.success("create the timeline", answer).await?;

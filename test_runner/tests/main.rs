@@ -15,6 +15,7 @@ mod proxy;
 mod quorum;
 mod repair;
 mod replicas;
+mod slots;
 mod system_calls;
 mod unsafe_primary;
 mod up;

@@ -41,6 +41,7 @@ impl Node {
             log: run.directory.join(format!("sk{id}.log")),
             pg_port: ports::pick()?,
             http_port: ports::pick()?,
+            arguments: Vec::new(),
             environment: vec![("RUST_LOG".into(), "warn".into())],
             dies_with_parent: true,
         };

@@ -33,8 +33,14 @@ impl SqlState {
     pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
     /// `42601`
     pub const SYNTAX_ERROR: Self = Self(*b"42601");
+    /// `42602`
+    pub const INVALID_NAME: Self = Self(*b"42602");
+    /// `42622`
+    pub const NAME_TOO_LONG: Self = Self(*b"42622");
     /// `42704`
     pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
+    /// `42710`
+    pub const DUPLICATE_OBJECT: Self = Self(*b"42710");
     /// `53100`
     pub const DISK_FULL: Self = Self(*b"53100");
     /// `53300`

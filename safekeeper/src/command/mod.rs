@@ -28,9 +28,14 @@ pub(crate) enum Command {
     /// `READ_REPLICATION_SLOT slot`
     ReadReplicationSlot(String),
     /// `CREATE_REPLICATION_SLOT slot [TEMPORARY] PHYSICAL …`
-    CreateReplicationSlot(String),
+    CreateReplicationSlot(CreateSlot),
     /// `DROP_REPLICATION_SLOT slot [WAIT]`
-    DropReplicationSlot(String),
+    DropReplicationSlot {
+        /// Its name.
+        slot: String,
+        /// Wait until no reader has it.
+        wait: bool,
+    },
     /// `TIMELINE_HISTORY tli`
     TimelineHistory(Tli),
     /// `TIMELINE_STATUS`
@@ -41,9 +46,22 @@ pub(crate) enum Command {
     StartWalPush(StartWalPush),
 }
 
+/// `CREATE_REPLICATION_SLOT slot [TEMPORARY] PHYSICAL [RESERVE_WAL | (RESERVE_WAL, …)]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CreateSlot {
+    /// Its name.
+    pub slot: String,
+    /// The slot ends with this connection.
+    pub is_temporary: bool,
+    /// Keep WAL from now on, and not only when a reader begins.
+    pub reserve_wal: bool,
+}
+
 /// `START_REPLICATION [SLOT slot] [PHYSICAL] X/X [TIMELINE tli] [(term='N')]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StartReplication {
+    /// The slot that the reader has.
+    pub slot: Option<String>,
     /// First byte that the reader wants.
     pub start: Lsn,
     /// PostgreSQL timeline that the reader wants.
@@ -74,8 +92,8 @@ impl Command {
             "create_replication_slot" => create_replication_slot(&mut tokens)?,
             "drop_replication_slot" => {
                 let slot = tokens.identifier("a slot name")?;
-                tokens.skip_keyword("wait");
-                Self::DropReplicationSlot(slot)
+                let wait = tokens.skip_keyword("wait");
+                Self::DropReplicationSlot { slot, wait }
             }
             "timeline_history" => Self::TimelineHistory(tli(&mut tokens)?),
             "timeline_status" => Self::TimelineStatus,
@@ -90,7 +108,7 @@ impl Command {
             "alter_replication_slot" => {
                 return Err(CommandError::Unsupported {
                     what: "a safekeeper cannot alter replication slots",
-                    hint: "Every slot name is accepted, and nothing is reserved for it.",
+                    hint: "Drop the slot and create it anew.",
                 });
             }
             _ => {
@@ -116,23 +134,36 @@ fn set(tokens: &mut Tokens) -> Result<Command, CommandError> {
 
 fn create_replication_slot(tokens: &mut Tokens) -> Result<Command, CommandError> {
     let slot = tokens.identifier("a slot name")?;
-    tokens.skip_keyword("temporary");
+    let is_temporary = tokens.skip_keyword("temporary");
     if tokens.skip_keyword("logical") {
         return Err(LOGICAL);
     }
     tokens.expect_keyword("physical")?;
-    if !tokens.skip_keyword("reserve_wal") && tokens.skip(&Token::Open) {
-        // Options of PostgreSQL 15 and later: a name, or a name and a value. Without slots none has an effect.
+    let mut reserve_wal = tokens.skip_keyword("reserve_wal");
+    if !reserve_wal && tokens.skip(&Token::Open) {
+        // Options of PostgreSQL 15 and later: a name, or a name and a value. Those of logical slots have no effect.
         while !tokens.skip(&Token::Close) {
-            tokens.identifier("an option")?;
-            tokens.skip_value();
+            let option = tokens.identifier("an option")?;
+            let value = tokens.next_value();
+            if option.eq_ignore_ascii_case("reserve_wal") {
+                reserve_wal = boolean(value.as_deref())?;
+            }
             if !tokens.skip(&Token::Comma) {
                 tokens.expect(&Token::Close)?;
                 break;
             }
         }
     }
-    Ok(Command::CreateReplicationSlot(slot))
+    Ok(Command::CreateReplicationSlot(CreateSlot { slot, is_temporary, reserve_wal }))
+}
+
+/// The value of an option. PostgreSQL takes an option without a value as true.
+fn boolean(value: Option<&str>) -> Result<bool, CommandError> {
+    match value.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("true" | "on" | "1") => Ok(true),
+        Some("false" | "off" | "0") => Ok(false),
+        Some(other) => Err(CommandError::Syntax(format!("\"{other}\": expected true or false"))),
+    }
 }
 
 const LOGICAL: CommandError = CommandError::Unsupported {
@@ -141,9 +172,7 @@ const LOGICAL: CommandError = CommandError::Unsupported {
 };
 
 fn start_replication(tokens: &mut Tokens) -> Result<StartReplication, CommandError> {
-    if tokens.skip_keyword("slot") {
-        tokens.identifier("a slot name")?;
-    }
+    let slot = tokens.skip_keyword("slot").then(|| tokens.identifier("a slot name")).transpose()?;
     if tokens.skip_keyword("logical") {
         return Err(LOGICAL);
     }
@@ -152,7 +181,7 @@ fn start_replication(tokens: &mut Tokens) -> Result<StartReplication, CommandErr
     let start = word.parse().map_err(|error| CommandError::Syntax(format!("\"{word}\": {error}")))?;
     let tli = tokens.skip_keyword("timeline").then(|| tli(tokens)).transpose()?;
     let term = tokens.skip(&Token::Open).then(|| term_option(tokens)).transpose()?;
-    Ok(StartReplication { start, tli, term })
+    Ok(StartReplication { slot, start, tli, term })
 }
 
 fn term_option(tokens: &mut Tokens) -> Result<Term, CommandError> {

@@ -3,7 +3,17 @@
 use super::*;
 
 fn replication(start: u64, tli: Option<u32>, term: Option<u64>) -> Command {
-    Command::StartReplication(StartReplication { start: Lsn(start), tli: tli.map(Tli), term: term.map(Term) })
+    let (slot, start) = (None, Lsn(start));
+    Command::StartReplication(StartReplication { slot, start, tli: tli.map(Tli), term: term.map(Term) })
+}
+
+fn replication_with_slot(start: u64, tli: u32) -> Command {
+    let (slot, tli) = (Some("rs1".to_owned()), Some(Tli(tli)));
+    Command::StartReplication(StartReplication { slot, start: Lsn(start), tli, term: None })
+}
+
+fn create_slot(is_temporary: bool, reserve_wal: bool) -> Command {
+    Command::CreateReplicationSlot(CreateSlot { slot: "rs1".into(), is_temporary, reserve_wal })
 }
 
 fn push(version: ProtocolVersion, allow_creation: bool) -> Command {
@@ -22,23 +32,18 @@ fn parse_accepts_commands_of_stock_clients() {
         ("READ_REPLICATION_SLOT \"rs1\"", Command::ReadReplicationSlot(slot())),
         ("READ_REPLICATION_SLOT rs1", Command::ReadReplicationSlot(slot())),
         ("READ_REPLICATION_SLOT \"a\"\"b\"", Command::ReadReplicationSlot("a\"b".into())),
-        ("CREATE_REPLICATION_SLOT \"rs1\" PHYSICAL", Command::CreateReplicationSlot(slot())),
-        ("CREATE_REPLICATION_SLOT \"rs1\" PHYSICAL RESERVE_WAL", Command::CreateReplicationSlot(slot())),
-        (
-            "CREATE_REPLICATION_SLOT \"rs1\" TEMPORARY PHYSICAL ( RESERVE_WAL)",
-            Command::CreateReplicationSlot(slot()),
-        ),
-        (
-            "CREATE_REPLICATION_SLOT rs1 PHYSICAL (reserve_wal true, failover 'off')",
-            Command::CreateReplicationSlot(slot()),
-        ),
-        ("DROP_REPLICATION_SLOT \"rs1\"", Command::DropReplicationSlot(slot())),
-        ("DROP_REPLICATION_SLOT rs1 WAIT", Command::DropReplicationSlot(slot())),
+        ("CREATE_REPLICATION_SLOT \"rs1\" PHYSICAL", create_slot(false, false)),
+        ("CREATE_REPLICATION_SLOT \"rs1\" PHYSICAL RESERVE_WAL", create_slot(false, true)),
+        ("CREATE_REPLICATION_SLOT \"rs1\" TEMPORARY PHYSICAL ( RESERVE_WAL)", create_slot(true, true)),
+        ("CREATE_REPLICATION_SLOT rs1 PHYSICAL (reserve_wal true, failover 'off')", create_slot(false, true)),
+        ("CREATE_REPLICATION_SLOT rs1 PHYSICAL (RESERVE_WAL off)", create_slot(false, false)),
+        ("DROP_REPLICATION_SLOT \"rs1\"", Command::DropReplicationSlot { slot: slot(), wait: false }),
+        ("DROP_REPLICATION_SLOT rs1 WAIT", Command::DropReplicationSlot { slot: slot(), wait: true }),
         ("TIMELINE_HISTORY 2", Command::TimelineHistory(Tli(2))),
         ("TIMELINE_STATUS", Command::TimelineStatus),
         ("START_REPLICATION 0/3000000 TIMELINE 1", replication(0x300_0000, Some(1), None)),
-        ("START_REPLICATION SLOT \"rs1\" 0/3000000 TIMELINE 1", replication(0x300_0000, Some(1), None)),
-        ("START_REPLICATION SLOT rs1 PHYSICAL A/b timeline 7;", replication(0xa_0000_000b, Some(7), None)),
+        ("START_REPLICATION SLOT \"rs1\" 0/3000000 TIMELINE 1", replication_with_slot(0x300_0000, 1)),
+        ("START_REPLICATION SLOT rs1 PHYSICAL A/b timeline 7;", replication_with_slot(0xa_0000_000b, 7)),
         ("START_REPLICATION PHYSICAL 0/14EE150", replication(0x14e_e150, None, None)),
         ("START_REPLICATION PHYSICAL 0/14EE150 (term='3')", replication(0x14e_e150, None, Some(3))),
         ("START_REPLICATION 0/1 TIMELINE 2 (term = '9')", replication(1, Some(2), Some(9))),
@@ -87,6 +92,7 @@ fn parse_refuses_half_a_command() {
         "CREATE_REPLICATION_SLOT rs1",
         "CREATE_REPLICATION_SLOT rs1 PHYSICAL (",
         "CREATE_REPLICATION_SLOT rs1 PHYSICAL (a 1 b)",
+        "CREATE_REPLICATION_SLOT rs1 PHYSICAL (reserve_wal maybe)",
         "TIMELINE_HISTORY",
         "TIMELINE_HISTORY 0",
         "TIMELINE_HISTORY +1",

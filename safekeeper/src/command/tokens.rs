@@ -90,9 +90,12 @@ impl Tokens {
         }
     }
 
-    /// Skips a value, if one is next.
-    pub(super) fn skip_value(&mut self) {
-        self.0.next_if(|token| matches!(token, Token::Word(_) | Token::Text(_)));
+    /// The value, if one is next.
+    pub(super) fn next_value(&mut self) -> Option<String> {
+        match self.0.next_if(|token| matches!(token, Token::Word(_) | Token::Text(_))) {
+            Some(Token::Word(value) | Token::Text(value)) => Some(value),
+            _ => None,
+        }
     }
 
     /// Skips `token`, if it is next. True when it was.

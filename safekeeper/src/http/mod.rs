@@ -6,12 +6,14 @@
 //! | `GET /v1/timelines` | all timelines |
 //! | `POST /v1/timelines` | creates a timeline: 201; 200 when the same one exists, 409 when another one does |
 //! | `GET /v1/timelines/{tenant}/{timeline}` | one timeline; 404 when it does not exist |
+//! | `GET /v1/timelines/{tenant}/{timeline}/slots` | its replication slots; `slot_status` has the fields |
 //! | `PUT /v1/timelines/{tenant}/{timeline}/bootstrap` | tells a new copy the first members; 409 when it has others |
 //!
 //! These routes stand beside those that every program has ([`telemetry::admin`]). With a token, every route under `/v1`
 //! asks for it. Errors are JSON: `{"error": "…"}`.
 
 mod new_timeline;
+mod slot_status;
 mod timeline_status;
 
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use wal_types::{NodeId, TenantTimelineId, TimelineId};
 use crate::auth::Token;
 use crate::timeline::{BootstrapError, CreateError, Creation, NotServedCause, Timelines};
 use new_timeline::{BootstrapBody, NewTimelineBody, bad_field};
+use slot_status::SlotStatus;
 use timeline_status::TimelineStatus;
 
 /// Longest body in bytes: a list of members needs a tenth.
@@ -45,6 +48,8 @@ pub(crate) struct HttpState {
     pub(crate) timelines: Arc<Timelines>,
     pub(crate) handshakes: Arc<Handshakes>,
     pub(crate) budget: DescriptorBudget,
+    /// Limit of the WAL that a slot holds, in bytes.
+    pub(crate) slot_keep_bytes_max: u64,
 }
 
 /// The routes of this file, without those that every program has.
@@ -53,6 +58,7 @@ pub(crate) fn router(state: HttpState) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/timelines", get(list).post(create))
         .route("/v1/timelines/{tenant}/{timeline}", get(show))
+        .route("/v1/timelines/{tenant}/{timeline}/slots", get(list_slots))
         .route("/v1/timelines/{tenant}/{timeline}/bootstrap", put(bootstrap))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state)
@@ -136,6 +142,19 @@ async fn show(
     let id = parse_id(&tenant, &timeline)?;
     let timeline = state.timelines.find(id).ok_or_else(|| missing(id))?;
     Ok(Json(TimelineStatus::new(id, &timeline)))
+}
+
+async fn list_slots(
+    State(state): State<HttpState>,
+    Path((tenant, timeline)): Path<(String, String)>,
+) -> Result<Json<Vec<SlotStatus>>, ApiError> {
+    let id = parse_id(&tenant, &timeline)?;
+    let timeline = state.timelines.find(id).ok_or_else(|| missing(id))?;
+    let timeline = timeline.map_err(|why| {
+        let message = format!("timeline {id} is not served: {}", why.reason);
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    })?;
+    Ok(Json(SlotStatus::of_timeline(&timeline, state.slot_keep_bytes_max)))
 }
 
 async fn bootstrap(

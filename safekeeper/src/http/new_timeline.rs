@@ -3,12 +3,13 @@
 
 use std::fmt;
 
-use consensus::{Dialect, Lineage, Member, START_HISTORY_BYTES_MAX};
+use consensus::{Dialect, Lineage, Member};
 use serde::{Deserialize, Serialize};
 use telemetry::ApiError;
 use wal_types::{Lsn, NodeId, SegmentSize, SystemId, TenantTimelineId, Tli};
 
 use crate::replies::dialect_name;
+use crate::start_history::StartHistory;
 use crate::timeline::NewTimeline;
 
 /// The body as the operator writes it.
@@ -90,6 +91,10 @@ impl NewTimelineBody {
             }
         };
 
+        let past = self.start_history.as_deref().unwrap_or_default();
+        StartHistory::parse(past, start_tli, start_lsn, segment_size)
+            .map_err(|error| bad_field("start_history", error))?;
+
         let system_id = self.system_id.parse();
         let lineage = Lineage {
             id: TenantTimelineId {
@@ -113,9 +118,6 @@ impl NewTimelineBody {
         };
 
         let start_history = self.start_history.map(String::into_bytes);
-        if start_history.as_ref().is_some_and(|text| text.len() > START_HISTORY_BYTES_MAX) {
-            return Err(bad_field("start_history", format!("longer than {START_HISTORY_BYTES_MAX} bytes")));
-        }
         if start_history.is_some() && start_tli == Tli::FIRST {
             return Err(bad_field("start_history", "timeline 1 has no history file"));
         }

@@ -10,6 +10,7 @@ use wal_types::{Lsn, Term, Tli};
 
 use crate::command::StartReplication;
 use crate::pg_timelines::{PgTimelineLookup, PgTimelines};
+use crate::slots::SlotUse;
 use crate::timeline::Timeline;
 
 /// A request whose WAL can be streamed.
@@ -21,6 +22,8 @@ pub(crate) struct CheckedRequest {
     tli: Option<Tli>,
     /// The term of the proposer that asks; `None` for readers of committed WAL.
     term: Option<Term>,
+    /// The slot that the reader has.
+    pub(super) slot: Option<SlotUse>,
 }
 
 /// Result of checking a request.
@@ -32,14 +35,15 @@ pub(crate) enum ReplicationStart {
 }
 
 impl CheckedRequest {
-    /// Checks a request against the log of `timeline`.
+    /// Checks a request against the log of `timeline`. The caller has taken the slot that the request names.
     pub(crate) fn check(
         timeline: &Arc<Timeline>,
-        request: StartReplication,
+        request: &StartReplication,
+        slot: Option<SlotUse>,
     ) -> Result<ReplicationStart, ErrorResponse> {
-        let StartReplication { start, tli, term } = request;
+        let &StartReplication { start, tli, term, .. } = request;
         let snapshot = timeline.snapshot();
-        let checked = Self { timeline: Arc::clone(timeline), start, tli, term };
+        let checked = Self { timeline: Arc::clone(timeline), start, tli, term, slot };
         checked.check_term(&snapshot)?;
         // Also refuses a start below the first byte of the log.
         check_not_removed(&snapshot, start)?;
@@ -98,7 +102,8 @@ impl CheckedRequest {
     }
 
     fn pg_timelines(&self, snapshot: &Snapshot) -> PgTimelines {
-        PgTimelines::new(snapshot.lineage.start_tli, &snapshot.tli_switches, self.available(snapshot))
+        let (past, end) = (&self.timeline.start_history, self.available(snapshot));
+        PgTimelines::new(snapshot.lineage.start_tli, past, &snapshot.tli_switches, end)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::closing::{shard_ended, shutting_down};
 use crate::feedback::RegisteredReader;
 use crate::metrics::Metrics;
 use crate::replies;
+use crate::slots::SlotUse;
 use crate::timeline::SnapshotWatch;
 
 /// Interval of keepalives to a reader that has all the WAL there is.
@@ -137,6 +138,9 @@ impl<'m> WalSender<'m> {
                 // Cancel-safe: what has arrived of a message stays in the reader's buffer.
                 message = reader.next(READER_MESSAGE_BYTES_MAX) => {
                     last_alive = Instant::now();
+                    if let Some(slot) = &self.request.slot {
+                        slot.record_heard();
+                    }
                     match message {
                         Ok(CopyMessage::Data(payload)) => match self.decode_and_record(payload) {
                             Ok(keepalive_requested) => {
@@ -166,6 +170,16 @@ impl<'m> WalSender<'m> {
                     if let Err(error) = self.put_keepalive(&snapshot, reply_requested, writer) {
                         return StreamEnd::SendFailed(error);
                     }
+                }
+                // Another reader wants the slot: this one has to answer, or it loses the slot.
+                () = slot_asked(self.request.slot.as_ref()) => {
+                    if let Err(error) = self.put_keepalive(&snapshot, true, writer) {
+                        return StreamEnd::SendFailed(error);
+                    }
+                }
+                () = slot_displaced(self.request.slot.as_ref()) => {
+                    tracing::info!(position = %self.position, "reader lost its slot to another one, closing its connection");
+                    return StreamEnd::Disconnected;
                 }
                 () = sleep_until(last_alive + READER_SILENCE_MAX) => {
                     let silence_seconds = READER_SILENCE_MAX.as_secs();
@@ -212,6 +226,9 @@ impl<'m> WalSender<'m> {
         match ReaderMessage::decode(payload)? {
             ReaderMessage::Status(update) => {
                 self.reports.record_status(&update);
+                if let Some(slot) = &self.request.slot {
+                    slot.record_flushed(update.flush);
+                }
                 return Ok(update.reply_requested);
             }
             ReaderMessage::HotStandby(feedback) => self.reports.record_hot_standby(feedback),
@@ -234,6 +251,22 @@ impl<'m> WalSender<'m> {
             reply_requested,
         };
         Ok(writer.put_with(|out| keepalive.encode(out))?)
+    }
+}
+
+/// Waits until another reader asks for the slot; for ever without a slot. Cancel-safe.
+async fn slot_asked(slot: Option<&SlotUse>) {
+    match slot {
+        Some(slot) => slot.asked().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the slot is taken away; for ever without a slot. Cancel-safe.
+async fn slot_displaced(slot: Option<&SlotUse>) {
+    match slot {
+        Some(slot) => slot.displaced().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -15,12 +15,14 @@ use wal_types::{Lsn, TenantTimelineId};
 use super::lane_queues::{LaneQueues, wal_bytes};
 use crate::feedback::Readers;
 use crate::metrics::Metrics;
+use crate::slots::TimelineSlots;
 
 /// A timeline that was opened, on its way to the shard that will own it.
 pub(crate) struct OpenedTimeline {
     pub(crate) id: TenantTimelineId,
     pub(crate) replica: Replica<RealDisk>,
     pub(crate) readers: Arc<Readers>,
+    pub(crate) slots: Arc<TimelineSlots>,
     /// Notified after each new snapshot.
     pub(crate) changed: watch::Sender<()>,
 }

@@ -179,7 +179,8 @@ impl Rounds {
         for key in std::mem::take(&mut self.active) {
             let Some(timeline) = self.timelines.get_mut(&key) else { continue };
             let reader_at = timeline.opened.readers.furthest_behind();
-            let keep_from = self.retention.keep_from(&timeline.announced, reader_at);
+            let slot_at = timeline.opened.slots.hold_from();
+            let keep_from = self.retention.keep_from(&timeline.announced, reader_at, slot_at);
             timeline.tick(keep_from, now, &self.metrics, deliver);
             if !timeline.is_idle() {
                 self.active.insert(key);

@@ -10,6 +10,8 @@ use wal_store::{ReadMode, RealDisk, Snapshot, SnapshotCell, WalReader};
 use super::create::BootstrapError;
 use crate::feedback::Readers;
 use crate::shard::{ShardCommand, ShardEnded, ShardSender, TimelineKey};
+use crate::slots::TimelineSlots;
+use crate::start_history::StartHistory;
 
 /// One timeline, as connections see it.
 #[derive(Debug)]
@@ -22,6 +24,10 @@ pub(crate) struct Timeline {
     pub(super) changed: watch::Receiver<()>,
     /// Connected readers, and their reports.
     pub(crate) readers: Arc<Readers>,
+    /// PostgreSQL timelines before the log.
+    pub(crate) start_history: StartHistory,
+    /// Replication slots.
+    pub(crate) slots: Arc<TimelineSlots>,
     pub(super) proposers: AtomicUsize,
 }
 

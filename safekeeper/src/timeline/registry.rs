@@ -26,6 +26,8 @@ use super::open_retries::OpenRetries;
 use crate::data_dir::{DataDir, Identity};
 use crate::feedback::Readers;
 use crate::shard::{OpenedTimeline, SHARDS, ShardCommand, ShardPool, TimelineKey};
+use crate::slots::TimelineSlots;
+use crate::start_history::StartHistory;
 
 /// All timelines of this safekeeper.
 #[derive(Debug)]
@@ -233,6 +235,8 @@ impl Timelines {
 
         let snapshots = replica.snapshot_cell();
         let readers = Arc::new(Readers::default());
+        let start_history = StartHistory::of(&replica.snapshot());
+        let slots = TimelineSlots::load(disk.clone(), snapshots.clone())?;
         let (notify, changed) = watch::channel(());
         let timeline = Timeline {
             key,
@@ -241,9 +245,11 @@ impl Timelines {
             snapshots,
             changed,
             readers: Arc::clone(&readers),
+            start_history,
+            slots: Arc::clone(&slots),
             proposers: AtomicUsize::new(0),
         };
-        let opened = Box::new(OpenedTimeline { id, replica, readers, changed: notify });
+        let opened = Box::new(OpenedTimeline { id, replica, readers, slots, changed: notify });
         let own = ShardCommand::Own { key, timeline: opened };
         timeline.shard.send(own).map_err(|_| OpenError::ShardEnded)?;
         Ok(Arc::new(timeline))

@@ -12,6 +12,7 @@ mod push;
 mod read;
 mod removal;
 mod shards;
+mod slots;
 mod stalled;
 mod strace;
 mod support;

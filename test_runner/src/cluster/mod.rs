@@ -48,6 +48,10 @@ pub struct ClusterOptions {
     pub initdb_arguments: Vec<String>,
     /// Further lines of postgresql.conf.
     pub settings: String,
+    /// Further arguments of each safekeeper.
+    pub safekeeper_arguments: Vec<String>,
+    /// Whether the primary is promoted once before its log is created: the log begins on timeline 2.
+    pub promoted: bool,
     /// Whether the proxy is left out.
     pub without_proxy: bool,
 }
@@ -102,6 +106,7 @@ impl Cluster {
             data_dir: self.directory.join(format!("sk{id}")),
             log: self.log(PartName::Safekeeper(id)),
             pg_port: state.part.port,
+            arguments: self.options.safekeeper_arguments.clone(),
             http_port: state.http_port,
             environment: self
                 .forgetting_disk(id)

@@ -168,9 +168,15 @@ impl Cluster {
         self.make_data_directory().await?;
         report("creating roles, database and slot");
         let postgres = self.postgres();
+        if self.options.promoted {
+            postgres.start_as_standby()?;
+        }
         let process = postgres.start(&[]).await?;
         self.state.postgres.process = Some(process);
         self.save()?;
+        if self.options.promoted {
+            postgres.ask("postgres", "SELECT pg_promote()").await?;
+        }
         let new = self.prepare_primary(&postgres).await?;
         process.end(Signal::SIGINT, PRIVATE_STOP_TIMEOUT).await?;
         self.state.postgres.process = None;
@@ -189,6 +195,7 @@ impl Cluster {
             start_lsn: new.start_lsn,
             wal_segment_size: u64::from(new.wal_segment_size),
             system_id: new.system_id,
+            start_tli: new.start_tli,
         });
 
         self.save()
@@ -251,7 +258,18 @@ impl Cluster {
             ask("SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'").await?.parse()?;
         let restart: wal_types::Lsn =
             ask("SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'wp'").await?.parse()?;
+        let start_tli = ask("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)").await?;
+        let start_tli = u32::from_str_radix(&start_tli, 16)?;
+        let start_history = match start_tli {
+            1 => None,
+            tli => {
+                let file = format!("SELECT pg_read_file('pg_wal/{tli:08X}.history')");
+                Some(postgres.ask("postgres", &file).await?)
+            }
+        };
         Ok(NewTimeline {
+            start_tli,
+            start_history,
             tenant_id: self.state.tenant_id.clone(),
             timeline_id: self.state.timeline_id.clone(),
             start_lsn: restart.align_down(u64::from(wal_segment_size)).to_string(),

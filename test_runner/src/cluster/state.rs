@@ -49,6 +49,13 @@ pub struct Origin {
     pub wal_segment_size: u64,
     /// System identifier of the cluster: a data directory with another one belongs to another cluster.
     pub system_id: String,
+    /// PostgreSQL's timeline number at the start of the log.
+    #[serde(default = "first_tli")]
+    pub start_tli: u32,
+}
+
+const fn first_tli() -> u32 {
+    1
 }
 
 impl Origin {
@@ -57,7 +64,7 @@ impl Origin {
         let start: wal_types::Lsn = self.start_lsn.parse()?;
         let number = (start.0 / self.wal_segment_size).saturating_sub(1);
         let per_id = (1 << 32) / self.wal_segment_size;
-        Ok(format!("00000001{:08X}{:08X}", number / per_id, number % per_id))
+        Ok(format!("{:08X}{:08X}{:08X}", self.start_tli, number / per_id, number % per_id))
     }
 }
 
@@ -204,6 +211,7 @@ mod tests {
             start_lsn: start_lsn.into(),
             wal_segment_size: 16 << 20,
             system_id: String::new(),
+            start_tli: 1,
         };
         assert_eq!(origin("0/1000000").segment_before().unwrap(), "000000010000000000000000");
         assert_eq!(origin("2/0").segment_before().unwrap(), "0000000100000001000000FF");

@@ -14,6 +14,7 @@ use wal_store::{RealDisk, Replica};
 use wal_types::{Generation, Lsn, NodeId, ProposerId, SegmentSize, SystemId, TenantTimelineId, Term, Tli};
 
 use super::super::owned_timeline::Delivery;
+use crate::slots::TimelineSlots;
 use pq_proto::SqlState;
 
 const KEY: TimelineKey = TimelineKey(0);
@@ -75,10 +76,12 @@ impl Driver {
                 )
             };
             RealDisk::create(&path, create).unwrap();
-            let replica = Replica::open(RealDisk::open(&path).unwrap(), NodeId(1)).unwrap();
+            let disk = RealDisk::open(&path).unwrap();
+            let replica = Replica::open(disk.clone(), NodeId(1)).unwrap();
             let readers = Arc::new(Readers::default());
+            let slots = TimelineSlots::load(disk, replica.snapshot_cell()).unwrap();
             let changed = watch::channel(()).0;
-            let opened = OpenedTimeline { id: TenantTimelineId::default(), replica, readers, changed };
+            let opened = OpenedTimeline { id: TenantTimelineId::default(), replica, readers, slots, changed };
             let key = TimelineKey(number);
             rounds.own(key, opened);
             rounds.open_lane(key, connection(key)).unwrap();
