@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::Uid;
 use serde_json::Value;
-use test_runner::cluster::PartName;
+use test_runner::clients;
+use test_runner::cluster::{ClusterOptions, PartName};
 use test_runner::cluster_under_test::ClusterUnderTest;
 use test_runner::env::TestEnvironment;
 use test_runner::holdfast::Holdfast;
@@ -109,6 +110,24 @@ async fn holdfast_shows_a_dead_safekeeper() -> Result<()> {
         nothing["result"] == "could_not_ask" && nothing["safekeepers"][0]["state"] == "no_answer",
         "{nothing}"
     );
+    test.passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn holdfast_shows_replication_slots() -> Result<()> {
+    let options = ClusterOptions { without_proxy: true, ..ClusterOptions::default() };
+    let test = ClusterUnderTest::start_with("holdfast-slots", options).await?;
+    let cluster = &test.cluster;
+    let conninfo = cluster.reader_conninfo(cluster.safekeeper(1)?.pg_port);
+    let arguments = ["-d", &conninfo, "--create-slot", "--slot", "archive"];
+    clients::run(&cluster.tools.postgres("pg_receivewal"), &arguments, &[]).await?;
+
+    let shown = Holdfast::of(cluster)?.json(0, &["slots"]).await?;
+    let of_first = |slot: &&Value| slot["safekeeper"] == 1 && slot["name"] == "archive";
+    let slot = shown["slots"].as_array().into_iter().flatten().find(of_first).context("no slot")?;
+    ensure!(slot["timeline_id"] == cluster.state.timeline_id && slot["owner"] == "reader", "{slot}");
+    ensure!(slot["wal_status"].is_string() && slot["active_by"].is_null(), "{slot}");
     test.passed();
     Ok(())
 }
