@@ -159,7 +159,13 @@ fn ready_check(timelines: &Arc<Timelines>, shutdown: &Shutdown) -> telemetry::ad
         if !timelines.is_alive() {
             return Err("a shard has ended, restart the safekeeper".to_owned());
         }
-        Ok(())
+        // Who restarts one safekeeper after the other waits for this.
+        match timelines.left_to_open() {
+            0 => Ok(()),
+            left => {
+                Err(format!("{left} timelines are not open yet; each is served when somebody asks for it"))
+            }
+        }
     })
 }
 

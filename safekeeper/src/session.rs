@@ -94,6 +94,8 @@ async fn open(
         Err(response) => return Err(session.refuse(response).await),
     };
 
+    // After a start the timeline may not be open yet.
+    context.timelines.opened(id).await;
     let timeline = context.timelines.find_served(id);
     let pg_version = timeline.map_or(0, |timeline| timeline.snapshot().lineage.pg_version);
     let server_version = replies::server_version(pg_version);
@@ -274,6 +276,9 @@ impl CommandHandler {
     fn not_served(&self, why: &NotServed) -> ErrorResponse {
         let (id, reason) = (self.id, &why.reason);
         let (sqlstate, message) = match why.cause {
+            NotServedCause::Opening => {
+                (SqlState::CANNOT_CONNECT_NOW, format!("timeline {id} is not open yet: {reason}"))
+            }
             NotServedCause::DiskFull => {
                 (SqlState::DISK_FULL, format!("timeline {id} cannot be opened: {reason}"))
             }

@@ -129,13 +129,14 @@ impl Scrape {
         }
 
         let causes = [
+            ("opening", NotServedCause::Opening),
             ("disk_full", NotServedCause::DiskFull),
             ("disk_failed", NotServedCause::DiskFailed),
             ("quarantined", NotServedCause::Quarantined),
             ("thread_ended", NotServedCause::ShardEnded),
         ];
-        let help = "Timelines that cannot be opened, by reason: disk_full and disk_failed are tried again, quarantined \
-                    and thread_ended need the operator.";
+        let help = "Timelines that are not open, by reason: opening comes just after a start, disk_full and disk_failed \
+                    are tried again, quarantined and thread_ended need the operator.";
         let name = "holdfast_safekeeper_timelines_not_served";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (label, cause) in causes {

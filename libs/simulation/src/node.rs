@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngExt};
 use wal_store::{
     Fault, Health, Input, ModelDisk, Output, ReadMode, ReadOutcome, Replica, Snapshot, StoreError,
-    UNREADABLE_TRIES_MAX, WalReader,
+    UNREADABLE_TRIES_MAX, WalReader, Work, WorkDone,
 };
 use wal_types::{CopyId, Generation, Lsn, NodeId, ReplicaId, TenantTimelineId, Term, Tli};
 
@@ -29,6 +29,13 @@ pub(crate) enum Death {
     Power,
 }
 
+/// A thread that does a replica's [`Work`] beside its messages.
+enum OtherThread {
+    Idle,
+    Busy(Work<ModelDisk>),
+    Done(WorkDone<ModelDisk>),
+}
+
 /// One safekeeper.
 pub(crate) struct Node {
     pub(crate) id: NodeId,
@@ -38,6 +45,10 @@ pub(crate) struct Node {
     now: Duration,
     /// Number of starts.
     incarnation: u64,
+    /// Work that the replica gave away.
+    other_thread: OtherThread,
+    /// Another thread does the work of the replica. Without one the replica does it itself, at once.
+    has_other_thread: bool,
     /// Copy of its log as of the last [`Node::refresh_mirror`].
     pub(crate) mirror: Mirror,
     /// The configuration in its last snapshot.
@@ -66,6 +77,8 @@ impl Node {
             inbox: VecDeque::new(),
             now: Duration::ZERO,
             incarnation: 0,
+            other_thread: OtherThread::Idle,
+            has_other_thread: false,
             mirror: Mirror::new(start),
             configuration,
             was_lost: false,
@@ -121,12 +134,15 @@ impl Node {
     pub(crate) fn start(&mut self, unreadable_tries: u32) -> Result<(), StoreError> {
         self.replica = Some(Replica::open_after_read_errors(self.disk.clone(), self.id, unreadable_tries)?);
         self.incarnation += 1;
+        // Every other life, so that both ways are in each schedule.
+        self.has_other_thread = !(self.incarnation + self.id.0).is_multiple_of(2);
         Ok(())
     }
 
     /// Ends a node. The cluster handles its connections.
     pub(crate) fn die(&mut self, death: Death, rng: &mut SmallRng) {
         self.replica = None;
+        self.other_thread = OtherThread::Idle;
         self.inbox.clear();
         match death {
             Death::Process => self.disk = self.disk.kill(),
@@ -147,17 +163,44 @@ impl Node {
         let replica = self.replica.as_mut()?;
         let count = count.min(self.inbox.len());
         let batch: Vec<_> = self.inbox.drain(..count).collect();
-        let output = replica.run(batch.clone());
+        let output = if self.has_other_thread {
+            replica.write(batch.clone());
+            replica.sync()
+        } else {
+            replica.run(batch.clone())
+        };
         for undecided in output.undecided.iter().rev() {
             self.inbox.push_front(undecided.clone());
         }
+        let output = self.advance_work(output);
         Some((batch, output))
+    }
+
+    /// One step of the other thread: it takes work, does it, or brings back what came of it. Each step is in a turn of its
+    /// own, so that messages, ticks and failures come in between.
+    fn advance_work(&mut self, output: Output) -> Output {
+        let Some(replica) = self.replica.as_mut() else { return output };
+        self.other_thread = match std::mem::replace(&mut self.other_thread, OtherThread::Idle) {
+            OtherThread::Idle => replica.take_work().map_or(OtherThread::Idle, OtherThread::Busy),
+            OtherThread::Busy(work) => OtherThread::Done(work.run()),
+            OtherThread::Done(done) => {
+                let mut output = output;
+                output.refused.extend(replica.finish(done).refused);
+                return output;
+            }
+        };
+        output
     }
 
     /// Advances the clock, so that the replica's delayed work becomes due.
     pub(crate) fn tick(&mut self, passed: Duration) -> Option<Output> {
         self.now += passed;
-        Some(self.replica.as_mut()?.tick(self.now))
+        let replica = self.replica.as_mut()?;
+        if !self.has_other_thread {
+            return Some(replica.run_tick(self.now));
+        }
+        let output = replica.tick(self.now);
+        Some(self.advance_work(output))
     }
 
     /// Allows the removal of WAL below `lsn`: readers and retention do not need it.

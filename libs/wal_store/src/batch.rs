@@ -38,6 +38,25 @@ pub struct Output {
     pub undecided: Vec<(ConnectionId, Input)>,
 }
 
+impl Output {
+    /// Adds the results of a later step.
+    pub(crate) fn append(&mut self, later: Self) {
+        self.replies.extend(later.replies);
+        self.wal_syncs += later.wal_syncs;
+        self.refused.extend(later.refused);
+        self.undecided.extend(later.undecided);
+    }
+
+    /// Drops the append responses of connections whose appends are offered again.
+    pub(crate) fn drop_append_responses(&mut self, again: &[(ConnectionId, Input)]) {
+        let is_append = |input: &Input| matches!(input, Input::Message(ProposerMessage::Append(_)));
+        let answered_again =
+            |id: ConnectionId| again.iter().any(|(from, input)| *from == id && is_append(input));
+        self.replies
+            .retain(|(to, reply)| !matches!(reply, AcceptorMessage::Append(_)) || !answered_again(*to));
+    }
+}
+
 /// Why a connection has to be closed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejection {

@@ -45,7 +45,8 @@ const _: () = assert!(
 /// The open control file, and its durable content.
 pub(crate) struct ControlFile<D: Disk> {
     disk: D,
-    file: D::File,
+    /// Open while the log is in use. An idle log of thousands has no descriptor.
+    file: Option<D::File>,
     slot_bytes: usize,
     sequence: u64,
     content: Control,
@@ -82,11 +83,25 @@ impl<D: Disk> ControlFile<D> {
         let file = disk.open(NAME).map_err(StoreError::io("open the control file"))?;
         let slot_bytes =
             (file.len().map_err(StoreError::io("read the length of the control file"))? / 2) as usize;
-        let loaded = Self { disk, file, slot_bytes, sequence, content };
+        let mut loaded = Self { disk, file: Some(file), slot_bytes, sequence, content };
         // After a failed sync the content may be in the page cache only. Writing it again makes it dirty, so that its
         // sync counts. This needs no room: a node on a full disk must be able to vote.
-        loaded.write_slots(&loaded.content.encode())?;
+        let encoded = loaded.content.encode();
+        loaded.write_slots(&encoded)?;
         Ok(loaded)
+    }
+
+    /// Opens the file if it is closed: a change after a decision needs no descriptor then.
+    pub(crate) fn open(&mut self) -> Result<(), StoreError> {
+        if self.file.is_none() {
+            self.file = Some(self.disk.open(NAME).map_err(StoreError::io("open the control file"))?);
+        }
+        Ok(())
+    }
+
+    /// Closes the file until the next change. Everything that was written to it is durable, so no error can be missed.
+    pub(crate) fn close(&mut self) {
+        self.file = None;
     }
 
     /// The durable content.
@@ -100,7 +115,7 @@ impl<D: Disk> ControlFile<D> {
         if slot_bytes <= self.slot_bytes {
             return Ok(false);
         }
-        self.file = write_new(&self.disk, slot_bytes, self.sequence, &self.content.encode())?;
+        self.file = Some(write_new(&self.disk, slot_bytes, self.sequence, &self.content.encode())?);
         self.slot_bytes = slot_bytes;
         Ok(true)
     }
@@ -111,7 +126,7 @@ impl<D: Disk> ControlFile<D> {
         self.sequence += 1;
         if slot_bytes_for(encoded.len()) > self.slot_bytes {
             self.slot_bytes = slot_bytes_for(encoded.len());
-            self.file = write_new(&self.disk, self.slot_bytes, self.sequence, &encoded)?;
+            self.file = Some(write_new(&self.disk, self.slot_bytes, self.sequence, &encoded)?);
         } else {
             self.write_slots(&encoded)?;
         }
@@ -122,12 +137,13 @@ impl<D: Disk> ControlFile<D> {
     /// Writes the first slot, then the second, each durable before the next is touched. So one of them is whole on the
     /// disk at any time. While the first is written, the second still has what was durable before. The second is begun
     /// only when the first is durable with the same content, so that writing the first again changes nothing.
-    fn write_slots(&self, encoded: &[u8]) -> Result<(), StoreError> {
+    fn write_slots(&mut self, encoded: &[u8]) -> Result<(), StoreError> {
+        self.open()?;
+        let file = self.file.as_ref().expect("opened above");
         let slot = slot(self.sequence, encoded);
         for copy in 0..2 {
-            self.file
-                .write_at((copy * self.slot_bytes) as u64, &slot)
-                .and_then(|()| self.file.sync_data())
+            file.write_at((copy * self.slot_bytes) as u64, &slot)
+                .and_then(|()| file.sync_data())
                 .map_err(StoreError::io("write the control file"))?;
         }
         Ok(())

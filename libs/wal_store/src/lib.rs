@@ -32,6 +32,7 @@
 mod ack_evidence;
 mod assess;
 mod batch;
+mod blank_segment;
 mod content_reader;
 mod control_codec;
 mod control_file;
@@ -48,6 +49,7 @@ mod scan;
 mod segment;
 mod snapshot;
 mod start_history;
+mod work;
 mod writer;
 
 pub use batch::{Input, Output, Rejection};
@@ -56,5 +58,6 @@ pub use disk::{Disk, DiskFile, HANDLES_RESERVED, OutOfHandles, RealDisk, handle_
 pub use disk::{Fault, ModelDisk};
 pub use error::{Corruption, InvalidLineage, Misuse, StoreError};
 pub use reader::{ReadError, ReadMode, ReadOutcome, WalReader};
-pub use replica::{RESERVE_RETRY, Replica, UNREADABLE_TRIES_MAX};
+pub use replica::{Replica, UNREADABLE_TRIES_MAX};
 pub use snapshot::{Health, Snapshot, SnapshotCell};
+pub use work::{RESERVE_RETRY, Work, WorkDone};

@@ -4,8 +4,8 @@
 //! sync. Every other message waits for that sync first. The caller owns the replica alone and calls it from any one
 //! thread, so it needs no lock. The server and the simulation drive this very code; only the disk differs.
 //!
-//! After a failure of the disk nothing is answered from memory: all connections are refused, and the next call
-//! recovers as a start does.
+//! After a failure of the disk nothing is answered from memory: all connections are refused, and the log is recovered as
+//! at a start. That, and the writing of new segments, is [`Work`] for another thread.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,13 +21,12 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::open_log::OpenLog;
 use crate::reader::{ReadMode, WalReader};
-use crate::recover::recover;
+use crate::recover::{Recovered, recover};
 use crate::segment::UnreadablePolicy;
 use crate::snapshot::{Health, Snapshot, SnapshotCell};
 use crate::start_history;
+use crate::work::{Outcome, Task, Work, WorkDone};
 
-/// Time that a caller waits before it offers an undecided message again.
-pub const RESERVE_RETRY: Duration = Duration::from_secs(1);
 /// Time between a failed recovery and the next attempt.
 const RECOVERY_RETRY: Duration = Duration::from_secs(1);
 
@@ -43,7 +42,7 @@ pub const UNREADABLE_TRIES_MAX: u32 = 30;
 /// One timeline of one safekeeper: acceptor and files.
 ///
 /// ```text
-/// create ──> open ──> { write(batch) … sync() | tick(now) | checkpoint_for_shutdown() } ──> drop
+/// create ──> open ──> { write(batch) … sync() | tick(now) | take_work() … finish(done) } ──> checkpoint_for_shutdown() ──> drop
 /// ```
 pub struct Replica<D: Disk> {
     disk: D,
@@ -59,6 +58,10 @@ pub struct Replica<D: Disk> {
     /// Readers and retention need the log from here on.
     keep_from: Lsn,
     now: Duration,
+    /// A [`Work`] was taken and has not come back.
+    is_work_out: bool,
+    /// The last work that came back was a segment, and the disk had room for it.
+    is_segment_adopted: bool,
 }
 
 enum LogState<D: Disk> {
@@ -108,7 +111,6 @@ impl<D: Disk> Replica<D> {
     /// # Errors
     /// The outer error: the disk failed, now or before, and the log recovers. The inner one: the copy refuses.
     pub fn bootstrap(&mut self, members: Vec<Member>) -> Result<Result<(), BootstrapRefused>, Rejection> {
-        self.recover_if_failed();
         let mut result = None;
         self.with_open_log(|log, outbox| {
             log.flush(outbox)?;
@@ -146,6 +148,8 @@ impl<D: Disk> Replica<D> {
             pending: Output::default(),
             keep_from: Lsn::INVALID,
             now: Duration::ZERO,
+            is_work_out: false,
+            is_segment_adopted: false,
         })
     }
 
@@ -180,16 +184,61 @@ impl<D: Disk> Replica<D> {
         self.keep_from = lsn;
     }
 
-    /// Decides a batch and makes it durable. Each connection with an append in it gets one response.
+    /// Decides a batch and makes it durable. Each connection with an append in it gets one response. Blocks for every
+    /// [`Work`] that the batch needs: for callers that serve nothing else.
     pub fn run(&mut self, batch: Vec<(ConnectionId, Input)>) -> Output {
+        if self.is_failed() {
+            let _ = self.work_here();
+        }
         self.write(batch);
-        self.sync()
+        let mut output = self.sync();
+        while !output.undecided.is_empty()
+            && let Some(done) = self.take_work().map(Work::run)
+        {
+            let refused = self.finish(done);
+            if !self.is_segment_adopted {
+                output.append(refused);
+                break;
+            }
+            // The second attempt answers those that were told to wait.
+            let again = std::mem::take(&mut output.undecided);
+            output.drop_append_responses(&again);
+            self.write(again);
+            output.append(self.sync());
+        }
+        output
     }
 
-    /// First half of [`Replica::run`]: decides a batch and writes what it appends. A caller with several replicas on one
-    /// disk lets all of them write before the first one syncs.
+    /// [`Replica::tick`] and every [`Work`] that is due, in this thread.
+    pub fn run_tick(&mut self, now: Duration) -> Output {
+        let was_failed = self.is_failed();
+        let mut output = self.tick(now);
+        if was_failed || !self.is_failed() {
+            output.append(self.work_here());
+        }
+        output
+    }
+
+    fn work_here(&mut self) -> Output {
+        let was_failed = self.is_failed();
+        let mut output = Output::default();
+        // A failure is seen by the caller before the log is recovered.
+        while (was_failed || !self.is_failed())
+            && let Some(work) = self.take_work()
+        {
+            output.append(self.finish(work.run()));
+        }
+        output
+    }
+
+    fn is_failed(&self) -> bool {
+        matches!(self.state, LogState::Failed { .. })
+    }
+
+    /// First half of a round: decides a batch and writes what it appends. A caller with several replicas on one disk lets
+    /// all of them write before the first one syncs. WAL for which there is no segment yet stays undecided, and
+    /// [`Replica::take_work`] has the segment.
     pub fn write(&mut self, batch: Vec<(ConnectionId, Input)>) {
-        self.recover_if_failed();
         for (connection, input) in &batch {
             match input {
                 Input::Message(_) => self.connections.insert(*connection),
@@ -199,18 +248,17 @@ impl<D: Disk> Replica<D> {
         self.with_open_log(|log, outbox| run_batch(log, batch, outbox));
     }
 
-    /// Second half of [`Replica::run`]: makes what was written durable, and returns the replies.
+    /// Second half of a round: makes what was written durable, and returns the replies.
     pub fn sync(&mut self) -> Output {
         self.with_open_log(|log, outbox| log.flush(outbox));
         self.take_output()
     }
 
-    /// Periodic work: persists the commit position, removes old WAL, prepares segments, retries a recovery.
+    /// Periodic work: persists the commit position, and removes old WAL.
     ///
     /// `now` counts from any fixed moment. Call it several times a second, after the replies of a batch are posted.
     pub fn tick(&mut self, now: Duration) -> Output {
         self.now = self.now.max(now);
-        self.recover_if_failed();
         let keep_from = self.keep_from;
         self.with_open_log(|log, outbox| {
             log.flush(outbox)?;
@@ -219,11 +267,15 @@ impl<D: Disk> Replica<D> {
         self.take_output()
     }
 
-    /// True when a tick has nothing to do until a message or a new position of [`Replica::set_keep_from`] comes.
-    pub fn is_idle(&self) -> bool {
+    /// When the next tick has something to do: not before this time. `None` when there is nothing until a message, a
+    /// result of [`Replica::finish`] or a new position of [`Replica::set_keep_from`] comes.
+    pub fn next_tick(&self) -> Option<Duration> {
         match &self.state {
-            LogState::Open(log) => log.is_idle(),
-            LogState::Failed { rejection, .. } => matches!(rejection, Rejection::Corrupt(_)),
+            LogState::Open(log) => log.next_tick(),
+            LogState::Failed { rejection: Rejection::Disk(_), recover_at, .. } => {
+                (!self.is_work_out).then_some(*recover_at)
+            }
+            LogState::Failed { .. } => None,
         }
     }
 
@@ -237,20 +289,57 @@ impl<D: Disk> Replica<D> {
         self.take_output()
     }
 
-    /// Recovers after a failure of the disk, when the time has come. [`Replica::write`] and [`Replica::tick`] call it.
-    pub fn recover_if_failed(&mut self) {
-        let LogState::Failed { recover_at, rejection: Rejection::Disk(_), unreadable_tries } = self.state
-        else {
-            return;
-        };
-        // Every connection that the failed log served is told of the failure before the log serves again.
-        if self.now < recover_at || !self.connections.is_empty() {
-            return;
+    /// Work for another thread, if any is due: the next segment, or the recovery of a failed log. Cheap, so it may be
+    /// called after every round and tick. Bring the result to [`Replica::finish`]; until then there is no other work.
+    pub fn take_work(&mut self) -> Option<Work<D>> {
+        if self.is_work_out {
+            return None;
         }
+        let task = match &mut self.state {
+            LogState::Open(log) => Task::Segment(log.next_blank()?),
+            // Every connection that the failed log served is told of the failure before the log serves again.
+            LogState::Failed { recover_at, rejection: Rejection::Disk(_), unreadable_tries }
+                if self.now >= *recover_at && self.connections.is_empty() =>
+            {
+                let unreadable = unreadable_policy(*unreadable_tries);
+                Task::Recovery { disk: self.disk.clone(), node: self.node, unreadable }
+            }
+            LogState::Failed { .. } => return None,
+        };
+        self.is_work_out = true;
+        Some(Work(task))
+    }
+
+    /// Takes back the result of a [`Work`]. Messages that were undecided should be offered again afterwards, unless the
+    /// snapshot says that the disk is full.
+    pub fn finish(&mut self, done: WorkDone<D>) -> Output {
+        self.is_work_out = false;
+        self.is_segment_adopted = false;
+        match done.0 {
+            Outcome::Segment(written) => {
+                let mut adopted = false;
+                self.with_open_log(|log, _| {
+                    adopted = log.adopt_blank(written)?;
+                    Ok(())
+                });
+                self.is_segment_adopted = adopted;
+                self.take_output()
+            }
+            Outcome::Recovery(recovered) => {
+                // Connections that came meanwhile are told of the failure, too.
+                let refused = self.take_output();
+                self.recovered(recovered);
+                refused
+            }
+        }
+    }
+
+    fn recovered(&mut self, recovered: Result<Box<Recovered<D>>, StoreError>) {
+        let LogState::Failed { unreadable_tries, .. } = self.state else { return };
         let truncations = self.snapshots.current().truncations + 1;
-        match recover(&self.disk, self.node, unreadable_policy(unreadable_tries)) {
+        match recovered {
             Ok(recovered) => {
-                let log = OpenLog::new(recovered, truncations);
+                let log = OpenLog::new(*recovered, truncations);
                 self.snapshots.publish(log.snapshot());
                 self.state = LogState::Open(Box::new(log));
             }

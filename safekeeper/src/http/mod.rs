@@ -140,6 +140,7 @@ async fn show(
     Path((tenant, timeline)): Path<(String, String)>,
 ) -> Result<Json<TimelineStatus>, ApiError> {
     let id = parse_id(&tenant, &timeline)?;
+    state.timelines.opened(id).await;
     let timeline = state.timelines.find(id).ok_or_else(|| missing(id))?;
     Ok(Json(TimelineStatus::new(id, &timeline)))
 }
@@ -165,6 +166,7 @@ async fn bootstrap(
     let id = parse_id(&tenant, &timeline)?;
     let body: BootstrapBody = serde_json::from_slice(&body).map_err(|error| bad_field("body", error))?;
     let members = body.validate()?;
+    state.timelines.opened(id).await;
     let timeline = state.timelines.find(id).ok_or_else(|| missing(id))?;
     match &timeline {
         Ok(timeline) => timeline.bootstrap(members).await?,
@@ -221,9 +223,10 @@ impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
         let status = match &error {
             CreateError::NotServed { why, .. } => match why.cause {
-                NotServedCause::DiskFull | NotServedCause::DiskFailed | NotServedCause::ShardEnded => {
-                    StatusCode::SERVICE_UNAVAILABLE
-                }
+                NotServedCause::Opening
+                | NotServedCause::DiskFull
+                | NotServedCause::DiskFailed
+                | NotServedCause::ShardEnded => StatusCode::SERVICE_UNAVAILABLE,
                 NotServedCause::Quarantined => StatusCode::CONFLICT,
             },
             CreateError::Different { .. } => StatusCode::CONFLICT,

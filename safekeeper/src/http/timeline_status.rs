@@ -145,6 +145,7 @@ const fn health_label(health: Health) -> &'static str {
 
 const fn cause_label(cause: NotServedCause) -> &'static str {
     match cause {
+        NotServedCause::Opening => "opening",
         NotServedCause::DiskFull => "full",
         NotServedCause::DiskFailed => "failed",
         NotServedCause::Quarantined => "corrupt",

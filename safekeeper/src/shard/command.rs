@@ -4,7 +4,7 @@
 use consensus::{BootstrapRefused, ConnectionId, Member, ProtocolVersion};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
-use wal_store::Rejection;
+use wal_store::{RealDisk, Rejection, WorkDone};
 
 use super::lent_copy::LentCopy;
 use super::owned_timeline::OpenedTimeline;
@@ -25,6 +25,8 @@ pub(crate) enum ShardCommand {
         members: Vec<Member>,
         answer: oneshot::Sender<Result<Result<(), BootstrapRefused>, Rejection>>,
     },
+    /// Another thread did this for the timeline.
+    WorkDone { key: TimelineKey, done: Box<WorkDone<RealDisk>> },
     /// Finish the commands that came before, then end.
     Stop,
 }

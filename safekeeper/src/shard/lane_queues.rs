@@ -124,6 +124,13 @@ impl LaneQueues {
         }
     }
 
+    /// Ends the pauses of all lanes: what they wait for has come.
+    pub(super) fn resume(&mut self) {
+        for lane in self.0.values_mut() {
+            lane.paused_until = None;
+        }
+    }
+
     /// True when a lane has messages and is not paused.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.0.values().any(|lane| lane.is_due(now))
@@ -259,6 +266,16 @@ mod tests {
         assert!(!lanes.is_due(now) && lanes.is_due(later));
         assert_eq!(begins(&lanes.next_batch(later)), [(1, 2), (1, 3), (1, 4)]);
         assert!(lanes.is_empty() && lanes.lane(OLD).unwrap().has_room());
+    }
+
+    #[test]
+    fn resumed_lane_is_due_at_once() {
+        let (mut lanes, now) = (lanes(), Instant::now());
+        push(&mut lanes, OLD, append(1, 8));
+        let undecided = lanes.next_batch(now);
+        lanes.put_back(undecided, now + Duration::from_secs(1));
+        lanes.resume();
+        assert_eq!(begins(&lanes.next_batch(now)), [(1, 1)]);
     }
 
     #[test]

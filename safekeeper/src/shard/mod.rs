@@ -22,8 +22,9 @@ mod ready_list;
 mod reply_queue;
 mod rounds;
 mod task;
+mod workers;
 
 pub(crate) use command::{ShardCommand, ShardEnded, ShardSender, TimelineKey};
 pub(crate) use lent_copy::{LentCopy, PushEnd, ReturnedCopy};
 pub(crate) use owned_timeline::OpenedTimeline;
-pub(crate) use pool::{SHARDS, ShardPool};
+pub(crate) use pool::ShardPool;

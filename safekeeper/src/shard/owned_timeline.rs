@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use consensus::{AcceptorMessage, BootstrapRefused, ConnectionId, Member, Refusal};
 use pq_proto::{ErrorResponse, SqlState};
 use tokio::sync::watch;
-use wal_store::{Input, Output, RESERVE_RETRY, RealDisk, Rejection, Replica, Snapshot};
+use wal_store::{Health, Input, Output, RESERVE_RETRY, RealDisk, Rejection, Replica, Snapshot, WorkDone};
 use wal_types::{Lsn, TenantTimelineId};
 
 use super::lane_queues::{LaneQueues, wal_bytes};
@@ -35,6 +35,8 @@ pub(super) struct OwnedTimeline {
     pub(super) lanes: LaneQueues,
     /// It waits for its turn in the next round.
     pub(super) is_queued: bool,
+    /// Time of its next tick, if it needs one.
+    pub(super) due: Option<Duration>,
 }
 
 /// What a timeline has for a connection.
@@ -62,7 +64,7 @@ pub(super) struct WrittenRound {
 impl OwnedTimeline {
     pub(super) fn new(opened: OpenedTimeline) -> Self {
         let announced = opened.replica.snapshot();
-        Self { opened, announced, lanes: LaneQueues::default(), is_queued: false }
+        Self { opened, announced, lanes: LaneQueues::default(), is_queued: false, due: None }
     }
 
     /// First half of a round: takes a batch from the lanes and writes it. `None` when no lane is due.
@@ -108,7 +110,7 @@ impl OwnedTimeline {
         }
     }
 
-    /// Work that needs no message: removes WAL below `keep_from`, persists the commit position, prepares segments.
+    /// Work that needs no message: removes WAL below `keep_from`, persists the commit position.
     pub(super) fn tick(
         &mut self,
         keep_from: Lsn,
@@ -134,9 +136,26 @@ impl OwnedTimeline {
         result
     }
 
-    /// True when neither a round nor a tick has anything to do until a message arrives.
-    pub(super) fn is_idle(&self) -> bool {
-        self.lanes.is_empty() && self.opened.replica.is_idle()
+    /// Takes back what another thread did for the replica. Messages that waited for it are due.
+    pub(super) fn finish_work(
+        &mut self,
+        done: WorkDone<RealDisk>,
+        metrics: &Metrics,
+        deliver: &mut Deliver<'_>,
+    ) {
+        let output = self.opened.replica.finish(done);
+        self.publish(output, metrics, deliver);
+        // On a full disk the messages wait for the retry: asking at once would never end.
+        if self.announced.health != Health::Full {
+            self.lanes.resume();
+        }
+    }
+
+    /// When the next tick has something to do; `None` when that is not before a message arrives. `now` is the time of the
+    /// last tick.
+    pub(super) fn next_tick(&self, now: Duration) -> Option<Duration> {
+        // A pause of a lane may end.
+        if self.lanes.is_empty() { self.opened.replica.next_tick() } else { Some(now) }
     }
 
     /// Persists what the next start needs. The last call.

@@ -12,12 +12,13 @@ use tokio::task::{JoinError, unconstrained};
 
 use super::command::{ShardCommand, ShardSender, TimelineKey};
 use super::task::Shard;
+use super::workers::Workers;
 use crate::data_dir::DataDirLock;
 use crate::metrics::Metrics;
 use crate::retention::Retention;
 
 /// Shards. More would let more timelines flush at the same time, but a disk has few queues.
-pub(crate) const SHARDS: usize = 4;
+const SHARDS: usize = 4;
 
 /// Polls of tasks after which the runtime looks for events, although there is more to poll. With 1 it would look after
 /// each, which costs every small append a system call.
@@ -30,17 +31,29 @@ pub(crate) struct ShardPool {
     /// Notified when a shard panics.
     panicked: Arc<Notify>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Dropped at the stop, so that the threads end.
+    workers: Mutex<Option<Workers>>,
+    worker_threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl ShardPool {
     /// Starts the shards, which have no timelines yet.
     pub(crate) fn start(metrics: &Metrics, lock: &DataDirLock, retention: Retention) -> io::Result<Self> {
-        let mut pool = Self { shards: Vec::new(), panicked: Arc::default(), threads: Mutex::default() };
+        let (workers, worker_threads) = Workers::start(lock)?;
+        let mut pool = Self {
+            shards: Vec::new(),
+            panicked: Arc::default(),
+            threads: Mutex::default(),
+            workers: Mutex::new(Some(workers.clone())),
+            worker_threads: Mutex::new(worker_threads),
+        };
         let panicked = Arc::clone(&pool.panicked);
         let threads = pool.threads.get_mut();
         for number in 0..SHARDS {
             let (commands, inbox) = unbounded_channel();
-            let (metrics, lock, panicked) = (metrics.clone(), lock.clone(), Arc::clone(&panicked));
+            let (metrics, lock, workers) = (metrics.clone(), lock.clone(), workers.clone());
+            let panicked = Arc::clone(&panicked);
+            let own = commands.downgrade();
             let runtime = runtime::Builder::new_current_thread()
                 .enable_io()
                 .enable_time()
@@ -50,7 +63,7 @@ impl ShardPool {
                 // A spawned task: the runtime would wake its main future with a system call each time. It has no budget,
                 // because a turn has its own limits, and a socket that only seems full would be left to the next turn.
                 let task = runtime.spawn(unconstrained(async move {
-                    Shard::new(inbox, retention, metrics, lock).run().await;
+                    Shard::new(inbox, own, workers, retention, metrics, lock).run().await;
                 }));
                 announce_panic(runtime.block_on(task), &panicked);
             };
@@ -83,8 +96,11 @@ impl ShardPool {
             // A shard that has ended has nothing left to finish.
             let _ = shard.send(ShardCommand::Stop);
         }
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
+        let workers = self.workers.lock().take();
+        workers.inspect(Workers::stop);
+        let shards = std::mem::take(&mut *self.threads.lock());
+        let workers = std::mem::take(&mut *self.worker_threads.lock());
+        for thread in shards.into_iter().chain(workers) {
             if thread.join().is_err() {
                 tracing::error!("shard panicked");
             }

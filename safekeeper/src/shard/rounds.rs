@@ -2,14 +2,16 @@
 //!
 //! In a round every timeline that has messages writes its share, and only then the first one syncs. Appends that arrive
 //! meanwhile share the syncs of the next round, and no append waits for a second sync. A round and a tick visit only
-//! timelines that have something to do, so thousands of idle ones cost nothing.
+//! timelines that have something to do now, so thousands of idle ones cost nothing.
+//!
+//! What may take long, new segments and recoveries, is [`Work`] for another thread ([`super::workers`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consensus::{BootstrapRefused, ConnectionId, Member};
-use wal_store::Rejection;
+use wal_store::{RealDisk, Rejection, Work, WorkDone};
 
 use super::command::TimelineKey;
 use super::lane_queues::Lane;
@@ -18,7 +20,7 @@ use crate::feedback::Readers;
 use crate::metrics::Metrics;
 use crate::retention::Retention;
 
-/// Interval of the work that needs no message: persisting the commit position, preparing and removing segments.
+/// Interval of the work that needs no message: persisting the commit position, removing segments.
 pub(super) const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// WAL that the timelines of a shard write in one round before it is synced. A round may write one timeline's share more.
@@ -39,8 +41,12 @@ pub(super) struct Rounds {
     timelines: BTreeMap<TimelineKey, OwnedTimeline>,
     /// Timelines that have messages; the next one to write is in front.
     queue: VecDeque<TimelineKey>,
-    /// Timelines that need every tick.
-    active: BTreeSet<TimelineKey>,
+    /// Timelines that need a tick, by the time of it.
+    due: BTreeSet<(Duration, TimelineKey)>,
+    /// Time of the last tick.
+    now: Duration,
+    /// Work that timelines gave away since the last [`Rounds::take_work`].
+    work: Vec<(TimelineKey, Work<RealDisk>)>,
     /// The next idle timeline that gets a tick.
     next_idle: TimelineKey,
     retention: Retention,
@@ -53,7 +59,9 @@ impl Rounds {
         Self {
             timelines: BTreeMap::new(),
             queue: VecDeque::new(),
-            active: BTreeSet::new(),
+            due: BTreeSet::new(),
+            now: Duration::ZERO,
+            work: Vec::new(),
             next_idle: TimelineKey(0),
             retention,
             metrics,
@@ -63,7 +71,46 @@ impl Rounds {
     /// Adds a timeline.
     pub(super) fn own(&mut self, key: TimelineKey, timeline: OpenedTimeline) {
         self.timelines.insert(key, OwnedTimeline::new(timeline));
-        self.active.insert(key);
+        self.schedule(key, Some(self.now));
+    }
+
+    /// Sets the time of a timeline's next tick.
+    fn schedule(&mut self, key: TimelineKey, at: Option<Duration>) {
+        let Some(timeline) = self.timelines.get_mut(&key) else { return };
+        if timeline.due == at {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut timeline.due, at) {
+            self.due.remove(&(before, key));
+        }
+        self.due.extend(at.map(|at| (at, key)));
+    }
+
+    /// After anything that a timeline did: gives its work away, and sets the time of its next tick.
+    fn follow_up(&mut self, key: TimelineKey) {
+        let Some(timeline) = self.timelines.get_mut(&key) else { return };
+        self.work.extend(timeline.opened.replica.take_work().map(|work| (key, work)));
+        let at = timeline.next_tick(self.now);
+        self.schedule(key, at);
+    }
+
+    /// Work that another thread has to do; its results go to [`Rounds::finish_work`].
+    pub(super) fn take_work(&mut self) -> impl Iterator<Item = (TimelineKey, Work<RealDisk>)> {
+        self.work.drain(..)
+    }
+
+    /// Takes back what another thread did for a timeline.
+    pub(super) fn finish_work(
+        &mut self,
+        key: TimelineKey,
+        done: WorkDone<RealDisk>,
+        now: Instant,
+        deliver: &mut Deliver<'_>,
+    ) {
+        let Some(timeline) = self.timelines.get_mut(&key) else { return };
+        timeline.finish_work(done, &self.metrics, deliver);
+        self.follow_up(key);
+        self.enqueue(key, now);
     }
 
     /// Tells a new copy its first members. `None` without the timeline.
@@ -74,8 +121,9 @@ impl Rounds {
         deliver: &mut Deliver<'_>,
     ) -> Option<Result<Result<(), BootstrapRefused>, Rejection>> {
         let timeline = self.timelines.get_mut(&key)?;
-        self.active.insert(key);
-        Some(timeline.bootstrap(members, &self.metrics, deliver))
+        let result = timeline.bootstrap(members, &self.metrics, deliver);
+        self.follow_up(key);
+        Some(result)
     }
 
     /// Opens the lane of a new connection. Returns the readers of its timeline; `None` without the timeline.
@@ -155,7 +203,7 @@ impl Rounds {
         for (key, round) in written {
             if let Some(timeline) = self.timelines.get_mut(&key) {
                 timeline.sync(round, &self.metrics, deliver);
-                self.active.insert(key);
+                self.follow_up(key);
                 self.enqueue(key, now);
             }
         }
@@ -163,28 +211,30 @@ impl Rounds {
 
     /// Time to the next tick.
     pub(super) fn tick_interval(&self) -> Duration {
-        if self.active.is_empty() { IDLE_TICK_INTERVAL } else { TICK_INTERVAL }
+        let soon = self.now + IDLE_TICK_INTERVAL;
+        if self.due.first().is_some_and(|(at, _)| *at < soon) { TICK_INTERVAL } else { IDLE_TICK_INTERVAL }
     }
 
-    /// Gives a tick to the timelines that need every one, and to a share of the others. `now` counts from any fixed moment.
+    /// Gives a tick to the timelines that are due, and to a share of the others. `now` counts from any fixed moment.
     pub(super) fn tick(&mut self, now: Duration, deliver: &mut Deliver<'_>) {
         let ticks = IDLE_TIMELINE_INTERVAL.as_millis() / self.tick_interval().as_millis();
         let share = self.timelines.len().div_ceil(ticks as usize);
         let (next, timelines) = (self.next_idle, &self.timelines);
+        let mut keys = BTreeSet::new();
         for (key, _) in timelines.range(next..).chain(timelines.range(..next)).take(share) {
-            self.active.insert(*key);
+            keys.insert(*key);
             self.next_idle = TimelineKey(key.0 + 1);
         }
+        keys.extend(self.due.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| *key));
+        self.now = now;
 
-        for key in std::mem::take(&mut self.active) {
+        for key in keys {
             let Some(timeline) = self.timelines.get_mut(&key) else { continue };
             let reader_at = timeline.opened.readers.furthest_behind();
             let slot_at = timeline.opened.slots.hold_from();
             let keep_from = self.retention.keep_from(&timeline.announced, reader_at, slot_at);
             timeline.tick(keep_from, now, &self.metrics, deliver);
-            if !timeline.is_idle() {
-                self.active.insert(key);
-            }
+            self.follow_up(key);
             // A pause of a lane may have ended.
             self.enqueue(key, Instant::now());
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use consensus::{ConnectionId, ProtocolVersion};
 use pq_proto::{ErrorResponse, SqlState};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, WeakUnboundedSender};
 use tokio::time::{Instant as TokioInstant, Sleep, sleep};
 
 use super::command::{ShardCommand, TimelineKey};
@@ -19,6 +19,7 @@ use super::owned_timeline::Delivery;
 use super::proposer_connection::{ProposerConnection, Received, send_failed};
 use super::ready_list::ReadyList;
 use super::rounds::{Rounds, TICK_INTERVAL};
+use super::workers::Workers;
 use crate::data_dir::DataDirLock;
 use crate::metrics::Metrics;
 use crate::retention::Retention;
@@ -29,6 +30,9 @@ const SILENCE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// One shard. Only its own task touches it.
 pub(super) struct Shard {
     inbox: UnboundedReceiver<ShardCommand>,
+    /// The sending end of `inbox`, for the results of `workers`. Weak: the inbox ends with its other senders.
+    own: WeakUnboundedSender<ShardCommand>,
+    workers: Workers,
     connections: Connections,
     rounds: Rounds,
     ready: ReadyList,
@@ -86,12 +90,16 @@ impl Shard {
     /// A shard without timelines. Must be called in the shard's runtime.
     pub(super) fn new(
         inbox: UnboundedReceiver<ShardCommand>,
+        own: WeakUnboundedSender<ShardCommand>,
+        workers: Workers,
         retention: Retention,
         metrics: Metrics,
         lock: DataDirLock,
     ) -> Self {
         Self {
             inbox,
+            own,
+            workers,
             connections: Connections::default(),
             rounds: Rounds::new(retention, metrics),
             ready: ReadyList::default(),
@@ -132,6 +140,9 @@ impl Shard {
             rounds.round(now, &mut |id, delivery| connections.deliver(id, delivery));
         }
         self.tick_if_due(cx);
+        for (key, work) in self.rounds.take_work() {
+            self.workers.send(key, work, self.own.clone());
+        }
         self.follow_up(now);
 
         if self.is_stopping {
@@ -160,6 +171,12 @@ impl Shard {
                         // The client may be gone.
                         let _ = answer.send(result);
                     }
+                }
+                Some(ShardCommand::WorkDone { key, done }) => {
+                    let Self { rounds, connections, .. } = self;
+                    rounds.finish_work(key, *done, Instant::now(), &mut |id, delivery| {
+                        connections.deliver(id, delivery);
+                    });
                 }
                 Some(ShardCommand::Stop) => self.is_stopping = true,
                 None => {

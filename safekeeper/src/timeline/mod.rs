@@ -8,6 +8,7 @@ mod directory;
 mod handle;
 mod not_served;
 mod open_retries;
+mod opening;
 mod push;
 mod registry;
 

@@ -46,6 +46,8 @@ pub(crate) struct NotServed {
 /// The causes for which a timeline is not served, by what has to happen next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotServedCause {
+    /// The safekeeper has just started and opens its timelines. This one will follow.
+    Opening,
     /// No space on the disk. Opening is tried again.
     DiskFull,
     /// The disk failed. Opening is tried again.
@@ -57,6 +59,12 @@ pub(crate) enum NotServedCause {
 }
 
 impl NotServed {
+    /// A timeline that was found at the start and is not open yet.
+    pub(super) fn opening() -> Self {
+        let reason = "the safekeeper has just started and opens its timelines";
+        Self { cause: NotServedCause::Opening, reason: reason.into() }
+    }
+
     /// What an error of opening means for the timeline.
     pub(super) fn new(error: &OpenError) -> Self {
         let cause = match error {
@@ -75,7 +83,7 @@ impl NotServed {
     /// True when the cause may pass by itself, and opening is tried again.
     pub(crate) fn is_retried(&self) -> bool {
         match self.cause {
-            NotServedCause::DiskFull | NotServedCause::DiskFailed => true,
+            NotServedCause::Opening | NotServedCause::DiskFull | NotServedCause::DiskFailed => true,
             NotServedCause::Quarantined | NotServedCause::ShardEnded => false,
         }
     }

@@ -1,5 +1,5 @@
-//! [`Timelines`]: all timelines of this safekeeper. Opens them at start, creates them over HTTP, finds them for
-//! connections.
+//! [`Timelines`]: all timelines of this safekeeper. Opens them after the start, while connections are served already,
+//! creates them over HTTP, finds them for connections.
 //!
 //! A timeline that cannot be opened neither votes nor serves. It is listed with the reason, and the others are served. When
 //! its disk is full or failed, opening is tried again until it succeeds. When its log is damaged, or belongs to another
@@ -10,6 +10,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use consensus::Configuration;
 use parking_lot::RwLock;
@@ -23,11 +25,18 @@ use super::directory;
 use super::handle::Timeline;
 use super::not_served::{NotServed, OpenError};
 use super::open_retries::OpenRetries;
+use super::opening::Opening;
 use crate::data_dir::{DataDir, Identity};
 use crate::feedback::Readers;
-use crate::shard::{OpenedTimeline, SHARDS, ShardCommand, ShardPool, TimelineKey};
+use crate::shard::{OpenedTimeline, ShardCommand, ShardPool, TimelineKey};
 use crate::slots::TimelineSlots;
 use crate::start_history::StartHistory;
+
+/// Threads that open timelines after a start.
+const OPENING_THREADS: usize = 4;
+
+/// Time for which a client waits for a timeline that is not open yet, before it is told to come back.
+const OPEN_WAIT: Duration = Duration::from_secs(10);
 
 /// All timelines of this safekeeper.
 #[derive(Debug)]
@@ -35,6 +44,9 @@ pub(crate) struct Timelines {
     data_dir: DataDir,
     pool: ShardPool,
     open_retries: OpenRetries,
+    /// Timelines that were found at the start and are not open yet.
+    opening: Opening,
+    opening_threads: parking_lot::Mutex<Vec<JoinHandle<()>>>,
     entries: RwLock<BTreeMap<TenantTimelineId, Entry>>,
     next_key: AtomicU64,
     /// One creation at a time, so that two of the same timeline cannot race.
@@ -62,30 +74,51 @@ struct FailedOpen {
 }
 
 impl Timelines {
-    /// Opens every timeline of the data directory. Blocks while logs are recovered.
+    /// Finds every timeline of the data directory, and lets threads open them. Each is served as soon as it is open; until
+    /// then [`Timelines::opened`] waits for it.
     pub(crate) fn open(data_dir: DataDir, pool: ShardPool) -> io::Result<Arc<Self>> {
         let found = directory::scan(data_dir.path())?;
+        let unopened = found.iter().map(|id| (*id, Err(NotServed::opening()))).collect();
         let timelines = Arc::new(Self {
             data_dir,
             pool,
             open_retries: OpenRetries::default(),
-            entries: RwLock::default(),
+            opening: Opening::new(&found),
+            opening_threads: parking_lot::Mutex::default(),
+            entries: RwLock::new(unopened),
             next_key: AtomicU64::new(0),
             creating: Mutex::default(),
         });
 
         // Recovery reads the end of each log: several at once keep the disk busy.
-        let (next, timelines_ref) = (AtomicUsize::new(0), &timelines);
-        std::thread::scope(|scope| {
-            for _ in 0..SHARDS.min(found.len()) {
-                scope.spawn(|| {
-                    while let Some(id) = found.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        timelines_ref.open_one(*id);
-                    }
-                });
-            }
-        });
+        for number in 0..OPENING_THREADS.min(found.len()) {
+            let timelines_ref = Arc::clone(&timelines);
+            let work = move || timelines_ref.open_found();
+            let thread = Builder::new().name(format!("opening-{number}")).spawn(work)?;
+            timelines.opening_threads.lock().push(thread);
+        }
         Ok(timelines)
+    }
+
+    /// Opens the timelines that were found, the ones that are asked for first.
+    fn open_found(self: &Arc<Self>) {
+        while let Some(id) = self.opening.next() {
+            self.open_one(id);
+            self.opening.finished(id);
+        }
+    }
+
+    /// Waits until the timeline has been opened after the start, or [`OPEN_WAIT`] has passed. Cancel-safe. Returns at once
+    /// for a timeline that is open or does not exist.
+    pub(crate) async fn opened(&self, id: TenantTimelineId) {
+        if let Some(opened) = self.opening.ask(id) {
+            let _ = tokio::time::timeout(OPEN_WAIT, opened).await;
+        }
+    }
+
+    /// Number of timelines that were found at the start and not tried yet.
+    pub(crate) fn left_to_open(&self) -> usize {
+        self.opening.left()
     }
 
     /// The timeline, or why it is not served. `None` when it does not exist here.
@@ -117,6 +150,7 @@ impl Timelines {
     pub(crate) async fn create(self: &Arc<Self>, new: NewTimeline) -> Result<Creation, CreateError> {
         let _one_at_a_time = self.creating.lock().await;
         let id = new.lineage.id;
+        self.opened(id).await;
         match self.find(id) {
             Some(Ok(timeline)) => {
                 return new.check_same(&timeline.snapshot()).map(|()| Creation::AlreadyExists);
@@ -141,8 +175,14 @@ impl Timelines {
         self.open_retries.run(stop).await;
     }
 
-    /// Lets the shards finish, and waits for them. Blocks.
+    /// Opens no further timelines, lets the shards finish, and waits for them. Blocks.
     pub(crate) fn stop(&self) {
+        self.opening.stop();
+        for thread in std::mem::take(&mut *self.opening_threads.lock()) {
+            if thread.join().is_err() {
+                tracing::error!("thread that opens timelines panicked");
+            }
+        }
         self.pool.stop();
     }
 

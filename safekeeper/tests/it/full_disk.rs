@@ -68,8 +68,9 @@ impl SmallDisk {
     fn leave_a_dead_tail(&self) {
         let names = fs::read_dir(timeline_directory(&self.directory, 1)).unwrap();
         let segments = names.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("control"));
-        let last = OpenOptions::new().write(true).open(segments.max().unwrap()).unwrap();
-        last.write_all_at(b"dead", u64::from(SEGMENT_BYTES) - 4).unwrap();
+        // The log ends in the first one; behind it there may be a spare.
+        let first = OpenOptions::new().write(true).open(segments.min().unwrap()).unwrap();
+        first.write_all_at(b"dead", u64::from(SEGMENT_BYTES) - 4).unwrap();
     }
 }
 

@@ -7,6 +7,7 @@ mod ends;
 mod full_disk;
 mod http;
 mod loop_disk;
+mod many_timelines;
 mod process;
 mod push;
 mod read;

@@ -22,8 +22,8 @@ use crate::support::{Proposer, SEGMENT_BYTES, START, Wal, eventually, timeline, 
 
 const OWN: ProtocolVersion = ProtocolVersion::Holdfast2;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
-/// More than a segment, so that files are created and renamed as well.
-const PUSH_BYTES: usize = SEGMENT_BYTES as usize + 10_000;
+/// More than two segments, so that files are created and renamed as well: one of them may be there already.
+const PUSH_BYTES: usize = 2 * SEGMENT_BYTES as usize + 10_000;
 const PIECE_BYTES: usize = 9_001;
 
 /// Faults in a running program, until [`Faults::remove`].

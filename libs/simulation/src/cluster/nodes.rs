@@ -23,11 +23,13 @@ impl Cluster {
 
         let before = self.nodes[index].snapshot();
         let Some((batch, output)) = self.nodes[index].run(count) else { return Ok(()) };
-        if batch.is_empty() && output.refused.is_empty() {
+        let crashed = self.nodes[index].disk.has_crashed();
+        // The work of the other thread may fail without a message.
+        let is_serving = !crashed && self.nodes[index].serving().is_some();
+        if batch.is_empty() && output.refused.is_empty() && is_serving {
             return Ok(());
         }
 
-        let crashed = self.nodes[index].disk.has_crashed();
         if crashed || self.nodes[index].serving().is_none() {
             self.oracle.record_interrupted_batch(node, lowest_truncation(batch.iter()));
         }

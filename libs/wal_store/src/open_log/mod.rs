@@ -19,6 +19,7 @@ use consensus::{
 use wal_format::RecordScanner;
 use wal_types::{Lsn, ReplicaId};
 
+use crate::blank_segment::spare_at_percent;
 use crate::control_codec::Control;
 use crate::control_file::ControlFile;
 use crate::disk::Disk;
@@ -70,6 +71,12 @@ pub(crate) struct OpenLog<D: Disk> {
     checkpoint_at: Duration,
     /// See [`Snapshot::receives_wal`].
     receives_wal: bool,
+    /// How full the segment is when the next one is prepared.
+    spare_at_percent: u64,
+    /// The disk had no room for a segment that no WAL waits for yet. Not tried again before this tick.
+    no_room_until: Option<Duration>,
+    /// Time of the last tick.
+    ticked_at: Duration,
 }
 
 /// Receiver of the effects that do not go to the disk.
@@ -90,7 +97,7 @@ impl<D: Disk> OpenLog<D> {
         let start_history = start_history::read(&writer.segments().disk, &lineage);
         let mut acceptor = Acceptor::new(copy, lineage, state, writer.end());
         acceptor.removed_below(oldest_lsn);
-        Self {
+        let mut log = Self {
             parts: SnapshotParts::of(&acceptor),
             acceptor,
             control,
@@ -108,7 +115,12 @@ impl<D: Disk> OpenLog<D> {
             appended_at: Duration::ZERO,
             checkpoint_at: Duration::ZERO,
             receives_wal: false,
-        }
+            spare_at_percent: spare_at_percent(copy.node),
+            no_room_until: None,
+            ticked_at: Duration::ZERO,
+        };
+        log.close_files();
+        log
     }
 
     /// Random number of the data directory that the log was created in.
@@ -193,8 +205,14 @@ impl<D: Disk> OpenLog<D> {
             self.flush(sink)?;
         }
         self.prepared_scanner = None;
+        let begins_to_write = matches!(message, ProposerMessage::Elected(_));
         match self.decide(from, message)? {
-            Ok(effects) => self.execute(effects, sink).map(|()| MessageOutcome::Done),
+            Ok(effects) => {
+                self.execute(effects, sink)?;
+                // WAL is about to come. Where its first byte has no segment, that one is prepared now.
+                self.appended |= begins_to_write && self.writer.files_upto() <= self.writer.end();
+                Ok(MessageOutcome::Done)
+            }
             Err(outcome) => Ok(outcome),
         }
     }

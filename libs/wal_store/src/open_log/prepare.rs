@@ -26,6 +26,14 @@ impl<D: Disk> OpenLog<D> {
         if needs_handles && !self.has_handles() {
             return Ok(Err(MessageOutcome::NoRoom));
         }
+        // An idle log has closed it, and a vote must not fail behind its decision.
+        match self.control.open() {
+            Err(error) if error.is_no_room() => {
+                self.lacks_handles = true;
+                return Ok(Err(MessageOutcome::NoRoom));
+            }
+            opened => opened?,
+        }
         if !may_need_room(&message) {
             return Ok(self.acceptor.step(from, message).map_err(MessageOutcome::Refused));
         }
@@ -63,7 +71,7 @@ impl<D: Disk> OpenLog<D> {
         }
     }
 
-    /// Scans the part of an append that would be written, and reserves room for it.
+    /// Scans the part of an append that would be written, and looks for room for it.
     ///
     /// Returns a scanner behind that part, `None` when no byte would be written, or the outcome of an append that is
     /// refused or has to wait for room.
@@ -86,18 +94,19 @@ impl<D: Disk> OpenLog<D> {
             return Ok(Err(MessageOutcome::Refused(Refusal::NotWal(error.to_string()))));
         }
 
-        match self.writer.reserve(end, self.acceptor.state().term) {
-            Ok(()) => {
-                self.persist_files_upto(self.writer.files_upto())?;
-                self.disk_full = false;
-                Ok(Ok(Some(ahead)))
-            }
+        if !self.writer.has_room(end) {
+            return Ok(Err(MessageOutcome::NoRoom));
+        }
+        match self.control.open().and_then(|()| self.writer.open_segments(end)) {
             Err(error) if error.is_no_room() => {
                 self.disk_full = true;
-                Ok(Err(MessageOutcome::NoRoom))
+                return Ok(Err(MessageOutcome::NoRoom));
             }
-            Err(error) => Err(error),
+            opened => opened?,
         }
+        self.persist_files_upto(self.writer.files_upto())?;
+        self.disk_full = false;
+        Ok(Ok(Some(ahead)))
     }
 
     /// True when the files that a decision needs can be opened after it.

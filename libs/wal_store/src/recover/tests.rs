@@ -7,6 +7,7 @@ use wal_types::{SegmentSize, SystemId, TenantTimelineId, Tli};
 use super::*;
 use crate::disk::ModelDisk;
 use crate::replica::Replica;
+use crate::writer::Adopted;
 
 const NODE: NodeId = NodeId(1);
 const TERM: Term = Term(0);
@@ -43,7 +44,10 @@ fn empty_log() -> (ModelDisk, WalBuilder) {
 /// Appends and flushes, so that the WAL may be acknowledged.
 fn append(writer: &mut Writer<ModelDisk>, wal: &[u8]) {
     let begin = writer.end();
-    writer.reserve(begin.advance(wal.len() as u64), TERM).unwrap();
+    while !writer.has_room(begin.advance(wal.len() as u64)) {
+        let blank = writer.next_blank(None, TERM).unwrap();
+        assert_eq!(writer.adopt_blank(blank.write()).unwrap(), Adopted::Added);
+    }
     writer.write(begin, wal).unwrap();
     writer.flush(begin, TERM).unwrap();
 }

@@ -11,6 +11,13 @@ use crate::footer::{FOOTER_PAGE_BYTES, Footer};
 
 /// Name of a new segment's file until it is finished.
 const NEW_SEGMENT: &str = "segment.unfinished";
+/// Name of the next segment's file while another thread writes it, and until the log takes it.
+const PREPARED: &str = "prepared.unfinished";
+/// Name of the file of a removed segment that will become the next one.
+const RECYCLED: &str = "recycled.unfinished";
+/// Bytes of a blank file that are written before they are synced. A whole segment of dirty pages would delay the syncs of
+/// every log on the disk.
+const BLANK_STEP_BYTES: u64 = 1024 * 1024;
 static ZEROS: [u8; COPY_BYTES] = [0; COPY_BYTES];
 
 /// Part of the name of a damaged file. Such files are kept, and nothing is read from them.
@@ -43,39 +50,67 @@ impl<D: Disk> Segments<D> {
             let part = (end - at).min(ZEROS.len() as u64) as usize;
             file.write_at(at, &ZEROS[..part])?;
             at += part as u64;
+            if at.is_multiple_of(BLANK_STEP_BYTES) {
+                file.sync_data()?;
+            }
         }
         let (at, slot) = footer.encode();
         file.write_at(self.wal_bytes() + at, &slot)?;
         file.sync_data()
     }
 
-    /// Turns the file of `old`, which is not needed any more, into the file of another segment.
+    /// Takes the file of a removed segment out of the log, to become the next segment.
     ///
-    /// The file loses its name before its content, and gets the new name after the new content. False when there was no
-    /// room, or the file had a wrong length; then it is removed.
-    pub(crate) fn recycle(&self, old: SegmentNumber, footer: &Footer) -> Result<bool, StoreError> {
-        debug_assert!(old < footer.segment);
-        let file = match self.open(old) {
-            Ok(file) => file,
-            Err(StoreError::Corrupt(_)) => return self.remove_all([old].into_iter()).map(|()| false),
-            Err(error) => return Err(error),
-        };
-        self.disk.rename(&self.name(old), NEW_SEGMENT).map_err(StoreError::io("rename a segment"))?;
-        match self.write_blank(&file, footer).map_err(StoreError::io("recycle a segment")) {
-            Ok(()) => self.rename_durably(NEW_SEGMENT, footer.segment).map(|()| true),
-            // A file system that copies on write needs room even for this.
-            Err(StoreError::Full { .. }) => {
-                self.disk.unlink(NEW_SEGMENT).map_err(StoreError::io("remove an unfinished file"))?;
-                Ok(false)
+    /// The name may come back after a power failure. Nothing reads it then: it lies below the beginning of the log.
+    pub(crate) fn set_aside(&self, old: SegmentNumber) -> Result<(), StoreError> {
+        self.disk.rename(&self.name(old), RECYCLED).map_err(StoreError::io("rename a segment"))
+    }
+
+    /// Removes the file that waits to become the next segment, if there is one.
+    pub(crate) fn remove_set_aside(&self) -> Result<(), StoreError> {
+        unlink_if_there(&self.disk, RECYCLED).map_err(StoreError::io("remove an unfinished file"))
+    }
+
+    /// Writes the next segment's blank file, for [`Segments::adopt`]. With `recycle` it writes over the file of a removed
+    /// segment, which needs no room.
+    ///
+    /// The old WAL is overwritten with zeros, although a scan refuses most of it: its page headers name lower positions,
+    /// and so do the back links of its records. Two kinds of bytes are under no such check, the rest of a partial record
+    /// and the rest of a switched segment, so old ones could pass for new ones. A footer in both slots would be needed to
+    /// tell. And "only zeros are behind the end" is what recovery relies on.
+    pub(crate) fn prepare(&self, footer: &Footer, recycle: bool) -> Result<(), StoreError> {
+        if recycle && self.write_over_set_aside(footer)? {
+            return Ok(());
+        }
+        self.create_blank(PREPARED, footer).map(drop)
+    }
+
+    /// False when the file has a wrong length, or the file system needs room even to write over it. It is removed then.
+    fn write_over_set_aside(&self, footer: &Footer) -> Result<bool, StoreError> {
+        let recycle = || {
+            let file = self.disk.open(RECYCLED)?;
+            if file.len()? != self.wal_bytes() + FOOTER_PAGE_BYTES {
+                return Ok(false);
             }
+            self.disk.rename(RECYCLED, PREPARED)?;
+            self.write_blank(&file, footer)?;
+            Ok(true)
+        };
+        match recycle().map_err(StoreError::io("recycle a segment")) {
+            Ok(true) => Ok(true),
+            Ok(false) | Err(StoreError::Full { .. }) => self.remove_set_aside().map(|()| false),
             Err(error) => Err(error),
         }
     }
 
-    /// Preallocates a segment: its blank file is durable, with a footer that covers nothing.
-    pub(crate) fn create(&self, segment: SegmentNumber, footer: &Footer) -> Result<(), StoreError> {
-        self.create_blank(NEW_SEGMENT, footer)?;
-        self.rename_durably(NEW_SEGMENT, segment)
+    /// Gives the blank file of [`Segments::prepare`] its name, durably.
+    pub(crate) fn adopt(&self, segment: SegmentNumber) -> Result<(), StoreError> {
+        self.rename_durably(PREPARED, segment)
+    }
+
+    /// Removes the blank file of [`Segments::prepare`].
+    pub(crate) fn remove_prepared(&self) -> Result<(), StoreError> {
+        unlink_if_there(&self.disk, PREPARED).map_err(StoreError::io("remove an unfinished file"))
     }
 
     /// Copies the segment's WAL up to `upto` into a blank file, writes `footer`, and syncs the file.

@@ -1,7 +1,7 @@
 //! [`Writer`]: writes, flushes and truncates the end of the log.
 //!
-//! Room is reserved before a message is decided (`reserve`, `reserve_truncation`), so that the later steps, which may not
-//! fail, need none. After an error of `write`, `flush` or `truncate` only a recovery can tell what the disk holds: the
+//! There is room before a message is decided (`has_room`, `reserve_truncation`), so that the later steps, which may not
+//! fail, need none. New segments are written by other threads ([`crate::work`]). After an error of `write`, `flush` or `truncate` only a recovery can tell what the disk holds: the
 //! writer must be dropped, and nothing that it wrote may be acknowledged.
 //!
 //! Every byte is written before its segment is synced, and of two segments the older is synced first.
@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 
 use wal_types::{Lsn, SegmentNumber, Term};
 
+use crate::blank_segment::BlankSegment;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Misuse, StoreError};
 use crate::footer::Footer;
@@ -30,6 +31,25 @@ pub(crate) struct Writer<D: Disk> {
     covered_upto: Lsn,
     /// The file for the next truncation exists.
     truncation_reserved: bool,
+    /// The segment whose blank file another thread writes, and whether WAL waits for it.
+    preparing: Option<(SegmentNumber, bool)>,
+    /// WAL waits for the next segment.
+    lacks_segment: bool,
+    /// The file of a removed segment waits to become the next one.
+    recyclable: bool,
+}
+
+/// What became of a blank segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Adopted {
+    /// The log has one segment more.
+    Added,
+    /// The log was truncated meanwhile and needs another segment.
+    Useless,
+    /// The disk has no room, and no WAL waits for the segment yet.
+    Full,
+    /// The disk has no room, and WAL waits for the segment.
+    FullAndWalWaits,
 }
 
 /// One open file.
@@ -52,6 +72,9 @@ impl<D: Disk> Writer<D> {
             end,
             covered_upto: Lsn::INVALID,
             truncation_reserved: false,
+            preparing: None,
+            lacks_segment: false,
+            recyclable: false,
         }
     }
 
@@ -91,38 +114,66 @@ impl<D: Disk> Writer<D> {
         self.open.iter().any(|segment| segment.dirty)
     }
 
-    /// Creates the segments for all bytes below `upto`, as far as they are missing, and opens them: a write after the
-    /// decision needs neither space nor a descriptor.
-    pub(crate) fn reserve(&mut self, upto: Lsn, term: Term) -> Result<(), StoreError> {
+    /// True when there is a segment for every byte below `upto`. Otherwise the next one is asked for, and
+    /// [`Writer::next_blank`] returns it.
+    pub(crate) fn has_room(&mut self, upto: Lsn) -> bool {
+        self.lacks_segment = upto > self.end && upto > self.files_upto();
+        !self.lacks_segment
+    }
+
+    /// Opens the segments for all bytes below `upto`, which exist: a write after the decision needs no descriptor.
+    pub(crate) fn open_segments(&mut self, upto: Lsn) -> Result<(), StoreError> {
         if upto <= self.end {
             return Ok(());
         }
-        let last = self.segments.number_of(Lsn(upto.0 - 1));
-        for number in self.segments.number_of(self.end)..=last {
-            self.ensure_segment(number, term)?;
+        for number in self.segments.number_of(self.end)..=self.segments.number_of(Lsn(upto.0 - 1)) {
             self.open_segment(number)?;
         }
         Ok(())
     }
 
-    /// Preallocates the next segment when the current one is half full, so that no append waits for it. Only for a log
-    /// that receives WAL: an idle one needs no spare.
-    pub(crate) fn prepare_spare(&mut self, term: Term) -> Result<(), StoreError> {
-        if self.segments.offset_of(self.end) <= self.segments.wal_bytes() / 2 {
-            return Ok(());
+    /// The blank segment that another thread has to write now, if any: one that WAL waits for, or one that it will need.
+    /// That is the next one once the current one is filled to `spare_at_percent`, or the first one; `None` for a log that
+    /// receives no WAL.
+    pub(crate) fn next_blank(
+        &mut self,
+        spare_at_percent: Option<u64>,
+        term: Term,
+    ) -> Option<BlankSegment<D>> {
+        let filled = self.segments.offset_of(self.end);
+        let is_filled_to = |percent| filled == 0 || filled * 100 > percent * self.segments.wal_bytes();
+        let is_last = self.files_upto() == self.end.align_up(self.segments.wal_bytes());
+        let needs_spare = is_last && spare_at_percent.is_some_and(is_filled_to);
+        if self.preparing.is_some() || !(self.lacks_segment || needs_spare) {
+            return None;
         }
-        self.ensure_segment(self.segments.number_of(self.end) + 1, term)
+
+        let number = self.segments.number_of(self.files_upto());
+        self.preparing = Some((number, std::mem::take(&mut self.lacks_segment)));
+        let recycle = std::mem::take(&mut self.recyclable);
+        // Nothing in the new segment is acknowledged, and the segments below have their own footers.
+        let footer = Footer::first(&self.segments.lineage, number, term, Lsn::INVALID);
+        Some(BlankSegment { segments: self.segments.clone(), footer, recycle })
     }
 
-    /// Creates a segment if it is missing.
-    fn ensure_segment(&mut self, number: SegmentNumber, term: Term) -> Result<(), StoreError> {
-        if !self.present.contains(&number) {
-            // Nothing in the new segment is acknowledged, and the segments below have their own footers.
-            let footer = Footer::first(&self.segments.lineage, number, term, Lsn::INVALID);
-            self.segments.create(number, &footer)?;
-            self.present.insert(number);
+    /// Takes the blank segment that [`Writer::next_blank`] asked for, after it was written. A truncation may have changed
+    /// which segment is the next one; then the file is removed.
+    pub(crate) fn adopt_blank(&mut self, written: Result<(), StoreError>) -> Result<Adopted, StoreError> {
+        let prepared = self.preparing.take();
+        match written {
+            Err(error) if error.is_no_room() => {
+                let wal_waits = prepared.is_some_and(|(_, wal_waits)| wal_waits);
+                return Ok(if wal_waits { Adopted::FullAndWalWaits } else { Adopted::Full });
+            }
+            other => other?,
         }
-        Ok(())
+        let next = self.segments.number_of(self.files_upto());
+        if prepared.is_none_or(|(number, _)| number != next) {
+            return self.segments.remove_prepared().map(|()| Adopted::Useless);
+        }
+        self.segments.adopt(next)?;
+        self.present.insert(next);
+        Ok(Adopted::Added)
     }
 
     /// The highest segment, if no byte was ever written to it.
@@ -221,24 +272,24 @@ impl<D: Disk> Writer<D> {
         self.segments.oldest_lsn = oldest_lsn;
     }
 
-    /// Removes the segments below the beginning of the log. If the log receives WAL and has no spare segment, one of them
-    /// becomes the spare.
-    pub(crate) fn remove_old_segments(&mut self, receives_wal: bool, term: Term) -> Result<(), StoreError> {
+    /// Removes the segments below the beginning of the log. If the log receives WAL, the file of one becomes its next
+    /// segment: writing over a file needs no room, and no new blocks.
+    pub(crate) fn remove_old_segments(&mut self, receives_wal: bool) -> Result<(), StoreError> {
         let kept = self.present.split_off(&self.segments.number_of(self.segments.oldest_lsn));
         let mut old = std::mem::replace(&mut self.present, kept);
         if receives_wal
-            && self.spare().is_none()
-            && let Some(&next) = self.present.last()
-            && let Some(&last) = old.last()
+            && !self.recyclable
+            && let Some(last) = old.pop_last()
         {
-            let next = next + 1;
-            let footer = Footer::first(&self.segments.lineage, next, term, Lsn::INVALID);
-            old.remove(&last);
-            if self.segments.recycle(last, &footer)? {
-                self.present.insert(next);
-            }
+            self.segments.set_aside(last)?;
+            self.recyclable = true;
         }
         self.segments.remove_all(old.into_iter())
+    }
+
+    /// Removes the file that waits to become the next segment: a log without news needs none.
+    pub(crate) fn remove_set_aside(&mut self) -> Result<(), StoreError> {
+        if std::mem::take(&mut self.recyclable) { self.segments.remove_set_aside() } else { Ok(()) }
     }
 
     /// Removes the segments above the end of the log: preallocated ones, and ones whose records a crash took.

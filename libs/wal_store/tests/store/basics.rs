@@ -51,6 +51,8 @@ fn check_barrier<D: Disk>(disk: D) {
     let mut replica = open(&disk);
     let mut proposer = Proposer::first(1);
     proposer.lead(&mut replica, START);
+    proposer.write(b"opens the segment");
+    send(&mut replica, proposer.appends());
     proposer.write(b"before the vote");
     let next = Proposer::first(2);
     let mut batch = proposer.appends();
@@ -170,14 +172,14 @@ fn check_lazy_commit<D: Disk>(disk: D) {
     proposer.lead(&mut replica, START);
     proposer.write(b"one");
     send(&mut replica, proposer.appends());
-    let _ = replica.tick(Duration::from_secs(10));
+    let _ = replica.run_tick(Duration::from_secs(10));
     proposer.commit_lsn = proposer.end();
     send(&mut replica, vec![proposer.heartbeat()]);
     let snapshot = replica.snapshot();
     assert_eq!((snapshot.commit_lsn, snapshot.persisted_commit_lsn), (proposer.end(), START));
-    let _ = replica.tick(Duration::from_millis(10_500));
+    let _ = replica.run_tick(Duration::from_secs(19));
     assert_eq!(replica.snapshot().persisted_commit_lsn, START, "not yet");
-    let _ = replica.tick(Duration::from_millis(11_000));
+    let _ = replica.run_tick(Duration::from_secs(20));
     assert_eq!(replica.snapshot().persisted_commit_lsn, proposer.end());
     drop(replica);
     assert_eq!(open(&disk).snapshot().commit_lsn, proposer.end());

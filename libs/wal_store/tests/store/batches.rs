@@ -41,6 +41,8 @@ fn replicas_write_before_the_first_syncs() {
             create(disk);
             let (mut replica, mut proposer) = (open(disk), Proposer::first(1));
             proposer.lead(&mut replica, START);
+            proposer.write(b"opens the segment");
+            send(&mut replica, proposer.appends());
             proposer.write(&[1; 600]);
             (replica, proposer)
         })
@@ -48,13 +50,11 @@ fn replicas_write_before_the_first_syncs() {
     for (replica, proposer) in &mut writers {
         replica.write(proposer.appends_of(100));
         // Neither durable nor told.
-        assert_eq!(replica.snapshot().flush_lsn, START);
+        assert_eq!(replica.snapshot().flush_lsn, proposer.ends[1]);
     }
-    for disk in &disks {
-        assert_eq!(
-            open(&disk.fork().crash(&mut crate::common::nothing_survives)).snapshot().flush_lsn,
-            START
-        );
+    for (disk, (_, proposer)) in disks.iter().zip(&writers) {
+        let disk = disk.fork().crash(&mut crate::common::nothing_survives);
+        assert_eq!(open(&disk).snapshot().flush_lsn, proposer.ends[1]);
     }
     for (replica, proposer) in &mut writers {
         let output = replica.sync();
@@ -71,16 +71,16 @@ fn tick_preallocates_the_next_segment() {
     let mut proposer = Proposer::first(1);
     proposer.lead(&mut replica, START);
     let segments = || disk.list().unwrap().len() - 1;
-    proposer.write(&[1; 6000]);
+    proposer.write(&[1; 3000]);
     send(&mut replica, proposer.appends());
-    let _ = replica.tick(Duration::from_secs(1));
-    assert_eq!(segments(), 1, "less than half full");
+    let _ = replica.run_tick(Duration::from_secs(1));
+    assert_eq!(segments(), 1, "node 1 begins at 30 %");
     proposer.write(&[1; 6000]);
     send(&mut replica, proposer.appends());
     assert!(!replica.snapshot().receives_wal || segments() == 1);
-    let _ = replica.tick(Duration::from_millis(1100));
+    let _ = replica.run_tick(Duration::from_millis(1100));
     assert_eq!(segments(), 2);
     assert!(replica.snapshot().receives_wal);
-    let _ = replica.tick(Duration::from_secs(9));
+    let _ = replica.run_tick(Duration::from_secs(9));
     assert!(!replica.snapshot().receives_wal);
 }

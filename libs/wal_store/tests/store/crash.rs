@@ -90,7 +90,7 @@ fn check_every_fault(fault: Fault) {
             break;
         }
     }
-    assert!(fired > 10, "{fault:?} was noticed {fired} times");
+    assert!(fired >= 10, "{fault:?} was noticed {fired} times");
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn vanished_old_wal_moves_the_log_start() {
     send(&mut replica, proposer.appends());
     send(&mut replica, vec![proposer.heartbeat()]);
     for now in 1..9 {
-        let _ = replica.tick(Duration::from_secs(now));
+        let _ = replica.run_tick(Duration::from_secs(now));
     }
     drop(replica);
     let needed = proposer.horizon_lsn.0 / SEGMENT_BYTES;

@@ -29,9 +29,9 @@ pub(crate) fn acknowledged_log(idle: bool) -> (ModelDisk, Proposer) {
         send(&mut replica, vec![append]);
     }
     send(&mut replica, vec![proposer.heartbeat()]);
-    let _ = replica.tick(Duration::from_secs(1));
+    let _ = replica.run_tick(Duration::from_secs(1));
     if idle {
-        let _ = replica.tick(Duration::from_secs(9));
+        let _ = replica.run_tick(Duration::from_secs(9));
     }
     (disk, proposer)
 }

@@ -58,6 +58,8 @@ fn failure_refuses_every_connection_before_recovery() {
         let mut replica = open(&disk);
         let mut proposer = Proposer::first(1);
         proposer.lead(&mut replica, START);
+        proposer.write(b"opens the segment");
+        send(&mut replica, proposer.appends());
         proposer.write(&[1; 600]);
         disk.fail(Fault::Write, 0);
         let bystander = Proposer::first(9);
@@ -68,7 +70,7 @@ fn failure_refuses_every_connection_before_recovery() {
             replica.write(vec![Proposer::first(10).greet()]);
             replica.sync()
         } else {
-            replica.tick(Duration::from_secs(1))
+            replica.run_tick(Duration::from_secs(1))
         };
         assert!(output.replies.is_empty(), "{output:?}");
         assert_eq!(output.refused.len(), 3 - second, "{output:?}");
@@ -95,7 +97,7 @@ fn failed_recovery_is_retried_later() {
     // Not at once: reconnecting proposers must not keep a broken disk busy.
     let output = replica.run(vec![proposer.greet()]);
     assert!(matches!(&output.refused[..], [(_, Rejection::Disk(_))]), "{output:?}");
-    let _ = replica.tick(Duration::from_secs(5));
+    let _ = replica.run_tick(Duration::from_secs(5));
     assert_eq!(replica.snapshot().health, Health::Healthy);
     send(&mut replica, vec![proposer.greet()]);
 }
@@ -218,7 +220,7 @@ fn truncation_on_full_disk_uses_the_spare() {
         }
         send(&mut replica, proposer.appends());
         if with_spare {
-            let _ = replica.tick(Duration::from_secs(1));
+            let _ = replica.run_tick(Duration::from_secs(1));
         }
         disk.set_capacity_bytes(Some(disk.used_bytes()));
         let next = Proposer::after(&proposer, 2, 3);

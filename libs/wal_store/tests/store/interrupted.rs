@@ -21,7 +21,7 @@ pub(crate) enum Moment {
     AfterOpen,
     BeforeRead,
     AfterRead,
-    /// Before a segment's file is renamed: during a truncation, or when it is recycled.
+    /// Before a segment's file is renamed: during a truncation, or when it is set aside to be recycled.
     BeforeRename,
     AfterRename,
     BeforeUnlink,
@@ -71,7 +71,7 @@ impl Disk for Interrupted {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let is_segment = from.starts_with("cut") || to.starts_with("segment");
+        let is_segment = from.starts_with("cut") || to.starts_with("recycled");
         if is_segment {
             self.at(Moment::BeforeRename);
         }

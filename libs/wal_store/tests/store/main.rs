@@ -24,4 +24,5 @@ mod timelines;
 mod truncation;
 mod unchecked;
 mod unreadable;
+mod work;
 mod world;

@@ -184,8 +184,8 @@ fn log_to_remove(disk: &Interrupted, receives_wal: bool) -> Owner {
     send(&mut replica, proposer.appends());
     send(&mut replica, vec![proposer.heartbeat()]);
     if !receives_wal {
-        let _ = replica.tick(Duration::from_secs(1));
-        let _ = replica.tick(Duration::from_secs(50));
+        let _ = replica.run_tick(Duration::from_secs(1));
+        let _ = replica.run_tick(Duration::from_secs(50));
     }
     Arc::new(Mutex::new(replica))
 }
@@ -193,7 +193,7 @@ fn log_to_remove(disk: &Interrupted, receives_wal: bool) -> Owner {
 fn remove(owner: &Owner) {
     let mut replica = owner.lock().unwrap();
     replica.set_keep_from(Lsn::MAX);
-    let _ = replica.tick(Duration::from_secs(99));
+    let _ = replica.run_tick(Duration::from_secs(99));
     assert!(replica.snapshot().oldest_lsn > START);
 }
 
@@ -244,7 +244,7 @@ fn reader_serves_what_a_lost_node_has() {
     }
     proposer.commit_lsn = proposer.end();
     send(&mut replica, vec![proposer.heartbeat()]);
-    let _ = replica.tick(Duration::from_secs(1));
+    let _ = replica.run_tick(Duration::from_secs(10));
     let mut reader = replica.reader(ReadMode::Committed);
     let mut buffer = [0; 5000];
     assert_eq!(reader.read(START, &mut buffer).unwrap(), ReadOutcome::Bytes(proposer.log.len()));
@@ -284,6 +284,6 @@ fn reader_serves_nothing_of_a_corrupt_timeline() {
     assert!(matches!(&output.refused[..], [(_, wal_store::Rejection::Corrupt(_))]), "{output:?}");
     assert!(matches!(reader.read(START, &mut [0; 100]), Err(ReadError::Corrupt)));
     // The timeline stays corrupt.
-    let _ = replica.tick(Duration::from_secs(100));
+    let _ = replica.run_tick(Duration::from_secs(100));
     assert_eq!(replica.snapshot().health, wal_store::Health::Corrupt);
 }

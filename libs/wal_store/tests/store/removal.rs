@@ -50,14 +50,14 @@ fn commit<D: Disk>(replica: &mut Replica<D>, proposer: &mut Proposer, horizon_ls
 /// Ticks long enough for all periodic work, and until the log counts as idle.
 fn idle<D: Disk>(replica: &mut Replica<D>, from_second: u64) {
     for second in 0..4 {
-        let _ = replica.tick(Duration::from_secs(from_second + 2 * second));
+        let _ = replica.run_tick(Duration::from_secs(from_second + 2 * second));
     }
 }
 
 fn check_removal<D: Disk>(disk: D) {
     let (mut replica, mut proposer) = log(&disk, 60);
-    let all = segments(&disk);
     idle(&mut replica, 0);
+    let all = segments(&disk);
     replica.set_keep_from(Lsn::MAX);
     idle(&mut replica, 10);
     assert_eq!(segments(&disk), all, "nothing is committed");
@@ -105,7 +105,7 @@ fn check_recycling<D: Disk>(disk: D) {
     replica.set_keep_from(Lsn::MAX);
     let end = proposer.end();
     commit(&mut replica, &mut proposer, end);
-    let _ = replica.tick(Duration::from_secs(2));
+    let _ = replica.run_tick(Duration::from_secs(2));
     let last = proposer.end().0 / SEGMENT_BYTES;
     assert_eq!(segments(&disk), [last, last + 1], "the old ones are gone, and there is a spare");
     check_dead_tail(&disk, proposer.end());
@@ -129,7 +129,7 @@ fn recycling_needs_no_disk_space() {
     commit(&mut replica, &mut proposer, end);
     // The disk is full, and the next segment is there all the same.
     disk.set_capacity_bytes(Some(disk.used_bytes()));
-    let _ = replica.tick(Duration::from_secs(2));
+    let _ = replica.run_tick(Duration::from_secs(2));
     write(&mut replica, &mut proposer, 7);
     assert_eq!(replica.snapshot().flush_lsn, proposer.end());
 }
@@ -192,7 +192,7 @@ fn log_survives_many_removals_and_restarts() {
         replica.set_keep_from(Lsn::MAX);
         for _ in 0..2 + round % 3 {
             second += 1;
-            let _ = replica.tick(Duration::from_secs(second));
+            let _ = replica.run_tick(Duration::from_secs(second));
         }
         assert!(segments(&disk).len() <= 5, "{:?}", segments(&disk));
         if round % 7 == 6 {
@@ -241,13 +241,13 @@ fn crash_in_removal_removes_nothing_else() {
             let (mut replica, mut proposer) = log(&disk, 30);
             let end = proposer.end();
             commit(&mut replica, &mut proposer, end);
-            let _ = replica.tick(Duration::from_secs(2));
+            let _ = replica.run_tick(Duration::from_secs(2));
             if !receives_wal {
                 idle(&mut replica, 10);
             }
             replica.set_keep_from(Lsn::MAX);
             disk.crash_after(step);
-            let _ = replica.tick(Duration::from_secs(if receives_wal { 2 } else { 40 }));
+            let _ = replica.run_tick(Duration::from_secs(if receives_wal { 2 } else { 40 }));
             let has_crashed = disk.has_crashed();
             drop(replica);
             for outcome in 0..8 {

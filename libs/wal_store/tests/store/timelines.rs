@@ -84,7 +84,7 @@ fn rotten_magic_of_the_only_page_is_noticed() {
     send(&mut replica, proposer.appends());
     // Idle, so that the footer tells what was acknowledged.
     for seconds in [1, 9] {
-        let _ = replica.tick(Duration::from_secs(seconds));
+        let _ = replica.run_tick(Duration::from_secs(seconds));
     }
     drop(replica);
     rot(&disk, START);

@@ -82,7 +82,7 @@ fn check_prev_over_boundary<D: Disk>(disk: D) {
     proposer.commit_lsn = boundary;
     send(&mut replica, proposer.appends());
     send(&mut replica, vec![proposer.heartbeat()]);
-    let _ = replica.tick(Duration::from_secs(1));
+    let _ = replica.run_tick(Duration::from_secs(1));
     assert_eq!(replica.snapshot().persisted_commit_lsn, boundary);
     drop(replica);
 

@@ -78,7 +78,7 @@ fn replica_waits_for_an_unreadable_sector() {
     while replica.snapshot().health != Health::Lost {
         assert!(seconds <= 2 * u64::from(UNREADABLE_TRIES_MAX), "the replica never gives up");
         assert_eq!(replica.snapshot().health, Health::Failed);
-        let _ = replica.tick(Duration::from_secs(seconds));
+        let _ = replica.run_tick(Duration::from_secs(seconds));
         seconds += 1;
     }
     assert!(seconds >= u64::from(UNREADABLE_TRIES_MAX), "{seconds}");

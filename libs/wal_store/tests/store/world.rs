@@ -155,7 +155,7 @@ impl World {
     pub(crate) fn idle(&mut self) -> Result<(), Crashed> {
         for _ in 0..3 {
             self.now += Duration::from_secs(1);
-            let output = self.replica.as_mut().unwrap().tick(self.now);
+            let output = self.replica.as_mut().unwrap().run_tick(self.now);
             self.observe(&output)?;
             if !output.refused.is_empty() {
                 self.lead(0)?;
@@ -195,7 +195,7 @@ impl World {
             }
             self.recoveries += 1;
             self.now += Duration::from_secs(2);
-            let output = replica.tick(self.now);
+            let output = replica.run_tick(self.now);
             self.observe(&output)?;
         }
         let replica = self.replica.as_ref().unwrap();
