@@ -9,6 +9,7 @@
 //! | [`shutdown`] | ends a server in two stages, drain and immediate, and waits for its tasks |
 //! | [`timed_lru`] | bounded cache that expires entries by age and by idle time |
 //! | [`single_flight`] | runs one future per key for all concurrent callers |
+//! | [`wake_flag`] | tells a task that polls many things which of them has woken it |
 //! | [`leaky_bucket`] | limits how often an event may happen, for each of many keys |
 //! | [`address_file`] | tells another process where this one listens |
 //! | [`host_port`] | checks an address given on the command line |
@@ -28,6 +29,7 @@ pub mod leaky_bucket;
 pub mod shutdown;
 pub mod single_flight;
 pub mod timed_lru;
+pub mod wake_flag;
 
 pub use backoff::Backoff;
 pub use byte_size::ByteSize;
@@ -38,3 +40,4 @@ pub use leaky_bucket::LeakyBuckets;
 pub use shutdown::Shutdown;
 pub use single_flight::SingleFlight;
 pub use timed_lru::TimedLru;
+pub use wake_flag::{FlaggedTask, WakeFlag};

@@ -2,11 +2,9 @@
 //! not when bytes have: their waker sets a flag, and without the flag a poll costs no more than to look at it.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
 
-use parking_lot::Mutex;
+use utils::{FlaggedTask, WakeFlag};
 
 /// How a drain ends a session.
 pub(crate) struct DrainEnds<B, I, A> {
@@ -33,35 +31,14 @@ pub(super) enum Ends {
 pub(super) struct DrainWatch<B, F, G, I, A> {
     stage: Stage<B, F, G, I, A>,
     ends: Ends,
-    /// The task as the flag knows it.
-    task: Waker,
-    flag: Arc<Flag>,
-    /// Sets the flag.
-    waker: Waker,
+    task: FlaggedTask,
+    flag: WakeFlag,
 }
 
 enum Stage<B, F, G, I, A> {
     NoDrain(B, Option<(F, G)>),
     Draining(Pin<Box<I>>, Pin<Box<A>>),
     Over,
-}
-
-/// Set when a future is to be polled.
-struct Flag {
-    is_set: AtomicBool,
-    task: Mutex<Waker>,
-}
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // The flag first: the task may run at once.
-        self.is_set.store(true, Ordering::Release);
-        self.task.lock().wake_by_ref();
-    }
 }
 
 impl<B, F, G, I, A> DrainWatch<B, F, G, I, A>
@@ -73,26 +50,22 @@ where
     A: Future<Output = ()>,
 {
     pub(super) fn new(drain: DrainEnds<B, F, G>) -> Self {
-        let task = Waker::noop().clone();
-        // The first poll is due without a wake.
-        let flag = Arc::new(Flag { is_set: AtomicBool::new(true), task: Mutex::new(task.clone()) });
+        let task = FlaggedTask::new();
+        let flag = task.flag();
         let stage = Stage::NoDrain(drain.begun, Some((drain.when_idle, drain.in_any_case)));
-        Self { stage, ends: Ends::NotYet, task, waker: Waker::from(Arc::clone(&flag)), flag }
+        Self { stage, ends: Ends::NotYet, task, flag }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Ends {
-        if !self.task.will_wake(cx.waker()) {
-            self.task.clone_from(cx.waker());
-            self.flag.task.lock().clone_from(cx.waker());
-        }
-        if self.flag.is_set.load(Ordering::Relaxed) && self.flag.is_set.swap(false, Ordering::Acquire) {
+        self.task.set(cx);
+        if self.flag.take() {
             self.poll_futures();
         }
         self.ends
     }
 
     fn poll_futures(&mut self) {
-        let cx = &mut Context::from_waker(&self.waker);
+        let cx = &mut Context::from_waker(self.flag.waker());
         if let Stage::NoDrain(begun, then) = &mut self.stage
             && Pin::new(begun).poll(cx).is_ready()
             && let Some((when_idle, in_any_case)) = then.take()

@@ -19,7 +19,12 @@ use crate::safekeeper_link::LinkError;
 
 impl Campaign {
     /// Takes all connections that dialers have opened. True when there was an event.
-    pub(super) fn poll_dialers(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(super) fn poll_dialers(&mut self) -> bool {
+        if !self.events_flag.take() {
+            return false;
+        }
+        let waker = self.events_flag.waker().clone();
+        let cx = &mut Context::from_waker(&waker);
         let mut any = false;
         while let Poll::Ready(Some(dialed)) = self.events.poll_recv(cx) {
             self.handle_dialed(dialed);
@@ -40,7 +45,8 @@ impl Campaign {
             DialEvent::Connecting => follower.connecting = true,
             DialEvent::Connected(open) => {
                 self.connections_opened += 1;
-                follower.connection = Some(Connection::new(self.connections_opened, *open));
+                let flag = self.task.flag();
+                follower.connection = Some(Connection::new(self.connections_opened, *open, flag));
                 self.proposer.connected(node);
             }
             DialEvent::Failed(reason) => {
@@ -51,13 +57,16 @@ impl Campaign {
     }
 
     /// Handles all answers that have arrived. True when there was one, or a connection ended.
-    pub(super) fn poll_answers(&mut self, cx: &mut Context<'_>) -> Result<bool, LostTerm> {
+    pub(super) fn poll_answers(&mut self) -> Result<bool, LostTerm> {
         let mut any = false;
         let mut after = Bound::Unbounded;
-        while let Some((&node, _)) = self.followers.range((after, Bound::Unbounded)).next() {
+        while let Some((&node, follower)) = self.followers.range((after, Bound::Unbounded)).next() {
             after = Bound::Excluded(node);
+            if !follower.take_woken() {
+                continue;
+            }
             while let Some(Poll::Ready(answer)) =
-                self.followers.get_mut(&node).and_then(|follower| follower.poll_answer(cx))
+                self.followers.get_mut(&node).and_then(Follower::poll_answer)
             {
                 any = true;
                 match answer {
@@ -87,7 +96,9 @@ impl Campaign {
             match action {
                 Action::Reset(node) => self.reset_connection(node, "the answer does not fit the request"),
                 Action::Committed(_) => {
-                    self.commit_tell.set(Instant::now() + COMMIT_TELL_DELAY);
+                    if self.commit_tell.set(Instant::now() + COMMIT_TELL_DELAY) {
+                        self.timers_flag.set();
+                    }
                     self.actions.push_back(action);
                 }
                 Action::Configured(configuration) => {
@@ -110,6 +121,7 @@ impl Campaign {
     /// Moves messages of the proposer into the buffers of the links, as far as there is room, and writes them as far as the
     /// sockets take them. True when another call could send more at once.
     pub(crate) fn send_due_messages(&mut self, cx: &mut Context<'_>) -> bool {
+        self.task.set(cx);
         let mut more = false;
         let mut after = Bound::Unbounded;
         while let Some((&node, follower)) = self.followers.range_mut((after, Bound::Unbounded)).next() {

@@ -12,6 +12,7 @@ use consensus::{AcceptorMessage, CampaignPhase, PeerState, PeerStatus, Proposer}
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use utils::WakeFlag;
 
 use crate::config::{Cluster, SafekeeperAddress};
 use crate::donor_stream::{DonorStream, WalRange};
@@ -58,6 +59,8 @@ pub(super) struct FollowerProblem {
 pub(super) struct Connection {
     pub(super) incarnation: u64,
     pub(super) link: SafekeeperLink,
+    /// Set when the socket has something, or takes something.
+    woken: WakeFlag,
     /// When the oldest message that may still be unanswered was encoded.
     pub(super) unanswered_since: Option<Instant>,
     /// Its drop makes the dialer open the next connection.
@@ -66,8 +69,8 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection on which nothing was said yet.
-    pub(super) fn new(incarnation: u64, open: OpenLink) -> Self {
-        Self { incarnation, link: open.link, unanswered_since: None, _kept: open.kept }
+    pub(super) fn new(incarnation: u64, open: OpenLink, woken: WakeFlag) -> Self {
+        Self { incarnation, link: open.link, woken, unanswered_since: None, _kept: open.kept }
     }
 }
 
@@ -96,12 +99,15 @@ impl Follower {
         self.connection.as_ref().is_some_and(|connection| connection.link.has_unsent())
     }
 
+    /// True when the connection has woken the task: its answers are then polled until there is none.
+    pub(super) fn take_woken(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.woken.take())
+    }
+
     /// The next answer when it has arrived, or the error that ends the connection.
-    pub(super) fn poll_answer(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Option<Poll<Result<AcceptorMessage, LinkError>>> {
-        Some(self.connection.as_mut()?.link.poll_answer(cx))
+    pub(super) fn poll_answer(&mut self) -> Option<Poll<Result<AcceptorMessage, LinkError>>> {
+        let Connection { link, woken, .. } = self.connection.as_mut()?;
+        Some(link.poll_answer(&mut Context::from_waker(woken.waker())))
     }
 
     /// Encodes what is due for the safekeeper while its link has room, and writes it. True when the link was full and has
@@ -128,7 +134,7 @@ impl Follower {
 
         let Some(connection) = &mut self.connection else { return Ok(false) };
         if connection.link.has_unsent() {
-            connection.link.write(cx)?;
+            connection.link.write(&mut Context::from_waker(connection.woken.waker()))?;
         }
         Ok(was_full && connection.link.has_room())
     }

@@ -24,6 +24,7 @@ use consensus::{Action, CampaignPhase, LostTerm, Primary, Proposer, ProposerOpti
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
+use utils::{FlaggedTask, WakeFlag};
 use wal_types::{Generation, Lsn, NodeId, ProposerId};
 
 use self::follower::Follower;
@@ -57,6 +58,10 @@ pub(crate) struct Campaign {
     cluster: Arc<Cluster>,
     board: StatusBoard,
     followers: BTreeMap<NodeId, Follower>,
+    /// Each source is polled only when it has woken the task itself.
+    task: FlaggedTask,
+    events_flag: WakeFlag,
+    timers_flag: WakeFlag,
     events: mpsc::Receiver<Dialed>,
     events_sender: mpsc::Sender<Dialed>,
     actions: VecDeque<Action>,
@@ -83,6 +88,7 @@ impl Campaign {
     pub(crate) fn start(cluster: &Arc<Cluster>, options: ProposerOptions, board: &StatusBoard) -> Self {
         let (events_sender, events) = mpsc::channel(DIAL_EVENTS_MAX);
         let now = Instant::now();
+        let task = FlaggedTask::new();
         let mut tick = interval(TICK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -96,6 +102,9 @@ impl Campaign {
             cluster: Arc::clone(cluster),
             board: board.clone(),
             followers: BTreeMap::new(),
+            events_flag: task.flag(),
+            timers_flag: task.flag(),
+            task,
             events,
             events_sender,
             actions: VecDeque::new(),
@@ -142,7 +151,23 @@ impl Campaign {
     /// Handles everything that has arrived from safekeepers and dialers, and what is due. False when that was nothing. The
     /// task is woken by what comes next. Sending is left to [`Campaign::send_due_messages`].
     pub(crate) fn poll_arrivals(&mut self, cx: &mut Context<'_>) -> Result<bool, LostTerm> {
-        let mut any = self.poll_dialers(cx) | self.poll_answers(cx)?;
+        self.task.set(cx);
+        let any = self.poll_dialers() | self.poll_answers()? | self.poll_timers();
+        if any {
+            self.advance_change();
+        }
+        Ok(any)
+    }
+
+    /// Does what is due. False when that was nothing.
+    fn poll_timers(&mut self) -> bool {
+        if !self.timers_flag.take() {
+            return false;
+        }
+        let waker = self.timers_flag.waker().clone();
+        let cx = &mut Context::from_waker(&waker);
+
+        let mut any = false;
         if self.commit_tell.poll_due(cx).is_ready() {
             self.proposer.announce_commit();
             any = true;
@@ -151,10 +176,7 @@ impl Campaign {
             self.handle_tick();
             any = true;
         }
-        if any {
-            self.advance_change();
-        }
-        Ok(any)
+        any
     }
 
     /// Spends a term. See [`Proposer::request_votes`].

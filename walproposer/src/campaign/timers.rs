@@ -40,10 +40,11 @@ impl KeptTimer {
         Self { sleep: Box::pin(sleep_until(Instant::now())), is_set: false }
     }
 
-    /// Sets the timer, or moves it.
-    pub(super) fn set(&mut self, at: Instant) {
+    /// Sets the timer, or moves it. True when it was not set: it is then to be polled, or it wakes nobody.
+    #[must_use]
+    pub(super) fn set(&mut self, at: Instant) -> bool {
         self.sleep.as_mut().reset(at);
-        self.is_set = true;
+        !std::mem::replace(&mut self.is_set, true)
     }
 
     /// Completes once for each time that was set.

@@ -6,13 +6,14 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::{Context, Poll};
 
 use candidacy::Gap;
 use consensus::{Action, Configuration};
 use pq_proto::replication::{FromPrimary, XLogData};
 use tokio::sync::mpsc;
-use utils::Shutdown;
+use utils::{FlaggedTask, Shutdown, WakeFlag};
 use wal_types::Lsn;
 
 use super::LeadershipEnd;
@@ -33,6 +34,10 @@ pub(super) struct Streaming<'a> {
     campaign: Campaign,
     stream: WalStream,
     waits: CommitWaits,
+    /// Requests and the shutdown are polled only when they have woken the task themselves.
+    task: FlaggedTask,
+    requests_flag: WakeFlag,
+    shutdown_flag: WakeFlag,
     /// End of the primary's WAL, as far as it was told.
     primary_end: Lsn,
     /// Position that was reported to the primary last.
@@ -53,11 +58,15 @@ impl<'a> Streaming<'a> {
     ) -> Self {
         let waits = CommitWaits::new(board.histograms().clone());
         let (primary_end, reported) = (Lsn::INVALID, Lsn::INVALID);
+        let task = FlaggedTask::new();
         Self {
             board,
             campaign,
             stream,
             waits,
+            requests_flag: task.flag(),
+            shutdown_flag: task.flag(),
+            task,
             primary_end,
             reported,
             has_unread: true,
@@ -72,13 +81,18 @@ impl<'a> Streaming<'a> {
         requests: &mut mpsc::Receiver<AdminRequest>,
         shutdown: &Shutdown,
     ) -> Result<Infallible, LeadershipEnd> {
-        let end = tokio::select! {
-            // Cancelled between two turns at the most.
-            ended = poll_fn(|cx| self.poll_turns(cx, requests)) => match ended {
-                Ok(never) => match never {},
-                Err(end) => end,
-            },
-            () = shutdown.draining() => LeadershipEnd::Shutdown,
+        let mut draining = pin!(shutdown.draining());
+        let ended = poll_fn(|cx| {
+            self.task.set(cx);
+            let shutdown_cx = &mut Context::from_waker(self.shutdown_flag.waker());
+            if self.shutdown_flag.take() && draining.as_mut().poll(shutdown_cx).is_ready() {
+                return Poll::Ready(Err(LeadershipEnd::Shutdown));
+            }
+            self.poll_turns(cx, requests)
+        });
+        let end = match ended.await {
+            Ok(never) => match never {},
+            Err(end) => end,
         };
 
         let may_still_announce = matches!(
@@ -102,7 +116,7 @@ impl<'a> Streaming<'a> {
             self.campaign.poll_arrivals(cx)?;
             self.handle_actions()?;
             self.poll_primary(cx)?;
-            self.poll_requests(cx, requests);
+            self.poll_requests(requests);
             let sends_more = self.campaign.send_due_messages(cx);
             if self.campaign.is_stuck() {
                 return Poll::Ready(Err(LeadershipEnd::Stuck));
@@ -179,8 +193,12 @@ impl<'a> Streaming<'a> {
         Ok(())
     }
 
-    /// Carries out what operators requested. False when that was nothing.
-    fn poll_requests(&mut self, cx: &mut Context<'_>, requests: &mut mpsc::Receiver<AdminRequest>) {
+    /// Carries out what operators requested.
+    fn poll_requests(&mut self, requests: &mut mpsc::Receiver<AdminRequest>) {
+        if !self.requests_flag.take() {
+            return;
+        }
+        let cx = &mut Context::from_waker(self.requests_flag.waker());
         while let Poll::Ready(request) = admin_requests::poll_request(requests, cx) {
             let answer = self.campaign.begin_change(request.change);
             // The client may have gone away; the status shows the change as well.

@@ -14,6 +14,7 @@ use pq_proto::SqlState;
 use pq_proto::replication::{FromPrimary, StandbyStatusUpdate, postgres_micros};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
+use utils::{FlaggedTask, WakeFlag};
 use wal_types::{Lsn, Tli};
 
 use super::error::{PRIMARY_ANSWER_TIMEOUT, PrimaryError, no_answer};
@@ -34,6 +35,10 @@ const PRIMARY_SILENCE_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct WalStream<S = TcpStream> {
     copy: ClientCopyBoth<S>,
+    /// The socket and the tick are polled only when they have woken the task themselves.
+    task: FlaggedTask,
+    socket_flag: WakeFlag,
+    tick_flag: WakeFlag,
     reported: Lsn,
     tick: Interval,
     /// A status update is to be written.
@@ -66,7 +71,7 @@ impl WalStream {
         tli: Tli,
     ) -> Result<Self, PrimaryError> {
         let ended = timeout(PRIMARY_ANSWER_TIMEOUT, async {
-            while poll_fn(|cx| self.poll_message(cx)).await?.is_some() {}
+            while poll_fn(|cx| self.poll_rest(cx)).await?.is_some() {}
             Ok::<_, PrimaryError>(())
         });
         ended.await.map_err(|_| no_answer("the end of the timeline"))??;
@@ -84,10 +89,14 @@ impl WalStream {
 impl<S: Io> WalStream<S> {
     fn new(copy: ClientCopyBoth<S>) -> Self {
         let now = Instant::now();
+        let task = FlaggedTask::new();
         let mut tick = interval(TICK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             copy,
+            socket_flag: task.flag(),
+            tick_flag: task.flag(),
+            task,
             reported: Lsn::INVALID,
             tick,
             status_due: true,
@@ -111,15 +120,19 @@ impl<S: Io> WalStream<S> {
         cx: &mut Context<'_>,
         wanted: bool,
     ) -> Poll<Result<FromPrimary, PrimaryError>> {
-        while self.tick.poll_tick(cx).is_ready() {
-            self.check_times(wanted)?;
+        self.task.set(cx);
+        if self.tick_flag.take() {
+            let waker = self.tick_flag.waker().clone();
+            while self.tick.poll_tick(&mut Context::from_waker(&waker)).is_ready() {
+                self.check_times(wanted)?;
+            }
         }
-        self.write_status(cx)?;
-        if !wanted {
+        self.write_status()?;
+        if !wanted || !self.socket_flag.take() {
             return Poll::Pending;
         }
         Poll::Ready(
-            ready!(self.poll_message(cx))?
+            ready!(self.poll_message())?
                 .ok_or_else(|| PrimaryError::Down("the primary ended the stream of its timeline".to_owned())),
         )
     }
@@ -132,9 +145,19 @@ impl<S: Io> WalStream<S> {
         }
     }
 
+    /// As [`WalStream::poll_message`], for a caller that only reads.
+    fn poll_rest(&mut self, cx: &Context<'_>) -> Poll<Result<Option<FromPrimary>, PrimaryError>> {
+        self.task.set(cx);
+        self.poll_message()
+    }
+
     /// The next message; `None` when the primary has sent all of the timeline.
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<FromPrimary>, PrimaryError>> {
-        let payload = match ready!(self.copy.reader.poll_next(cx, PRIMARY_MESSAGE_BYTES_MAX)) {
+    fn poll_message(&mut self) -> Poll<Result<Option<FromPrimary>, PrimaryError>> {
+        let cx = &mut Context::from_waker(self.socket_flag.waker());
+        let polled = ready!(self.copy.reader.poll_next(cx, PRIMARY_MESSAGE_BYTES_MAX));
+        // There may be more: the socket has not said that it has nothing.
+        self.socket_flag.set();
+        let payload = match polled {
             Ok(ClientCopyMessage::Data(payload)) => payload,
             Ok(ClientCopyMessage::Done) => return Poll::Ready(Ok(None)),
             // A server that has shut down ends the command with CommandComplete, without CopyDone.
@@ -175,7 +198,8 @@ impl<S: Io> WalStream<S> {
     }
 
     /// Writes the status update that is due. While an earlier one still waits for the socket, a new one is not made.
-    fn write_status(&mut self, cx: &mut Context<'_>) -> Result<(), PrimaryError> {
+    fn write_status(&mut self) -> Result<(), PrimaryError> {
+        let cx = &mut Context::from_waker(self.socket_flag.waker());
         let writer = &mut self.copy.writer;
         loop {
             if writer.buffered_bytes() > 0 && writer.poll_flush(cx).map_err(ClientError::from)?.is_pending() {
