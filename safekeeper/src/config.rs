@@ -12,12 +12,10 @@ use clap::Parser;
 use postgres_backend::{ServerTls, TlsError};
 use thiserror::Error;
 use utils::{ByteSize, is_host_port};
+use wal_store::Retention;
 use wal_types::NodeId;
 
 use crate::auth::Token;
-use crate::retention::{
-    READER_KEEP_BYTES_MAX_DEFAULT, Retention, SLOT_KEEP_BYTES_MAX_DEFAULT, WAL_KEEP_BYTES_DEFAULT,
-};
 
 /// Bytes that are read of the token file. A longer file cannot be a token.
 const TOKEN_FILE_BYTES_MAX: u64 = 16 * 1024;
@@ -66,16 +64,20 @@ pub struct Flags {
     #[arg(long, value_name = "PATH")]
     auth_token_file: Option<PathBuf>,
 
-    /// WAL that no safekeeper needs any more is kept up to this size, for standbys and archivers that connect again
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(WAL_KEEP_BYTES_DEFAULT))]
+    /// Committed WAL of each timeline is kept up to this size, for standbys and archivers that connect again
+    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(Retention::default().wal_keep_bytes))]
     wal_keep: ByteSize,
 
     /// WAL that is kept for a standby or archiver that is connected and behind, up to this size; 0 for none
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(READER_KEEP_BYTES_MAX_DEFAULT))]
+    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(Retention::default().reader_keep_bytes_max))]
     reader_keep: ByteSize,
 
+    /// WAL that is kept for a member that is away or behind, up to this size; beyond it the member must be re-seeded
+    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(Retention::default().member_keep_bytes_max))]
+    member_keep: ByteSize,
+
     /// WAL that is kept for a replication slot, up to this size; a slot that needs more is lost
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(SLOT_KEEP_BYTES_MAX_DEFAULT))]
+    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(Retention::default().slot_keep_bytes_max))]
     slot_keep: ByteSize,
 
     /// Format of the log on stderr
@@ -195,6 +197,7 @@ impl Flags {
             retention: Retention {
                 wal_keep_bytes: self.wal_keep.0,
                 reader_keep_bytes_max: self.reader_keep.0,
+                member_keep_bytes_max: self.member_keep.0,
                 slot_keep_bytes_max: self.slot_keep.0,
             },
             log_format: self.log_format,
@@ -237,11 +240,13 @@ mod tests {
 
     #[test]
     fn keep_flags_take_sizes() {
-        let flags = ["--id", "1", "--wal-keep", "64kB", "--reader-keep", "2 TB", "--slot-keep", "3GB"];
+        let words = "--id 1 --wal-keep 64kB --member-keep 3GB --slot-keep 5MB";
+        let flags: Vec<&str> = words.split(' ').chain(["--reader-keep", "2 TB"]).collect();
         let expected = Retention {
             wal_keep_bytes: 64 << 10,
             reader_keep_bytes_max: 2 << 40,
-            slot_keep_bytes_max: 3 << 30,
+            member_keep_bytes_max: 3 << 30,
+            slot_keep_bytes_max: 5 << 20,
         };
         assert_eq!(config(&flags).unwrap().retention, expected);
     }

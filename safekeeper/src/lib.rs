@@ -37,5 +37,5 @@ mod timeline_metrics;
 pub use auth::Token;
 pub use config::{Config, ConfigError, Flags};
 pub use data_dir::{DataDir, DataDirError, Identity};
-pub use retention::Retention;
 pub use server::{Listeners, serve};
+pub use wal_store::Retention;

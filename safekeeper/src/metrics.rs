@@ -37,6 +37,8 @@ pub(crate) struct Metrics {
     pub wal_syncs: Counter,
     /// Connections of proposers that were refused, by reason.
     proposers_refused: Family<RefusalLabels, Counter<u64, AtomicU64>>,
+    /// Times that WAL was removed which a reader or a member still wanted, by reason.
+    retention_given_up: Family<GivenUpLabels, Counter>,
 }
 
 /// Labels of `connections_accepted`.
@@ -50,6 +52,13 @@ struct ConnectionLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabels {
     /// `protocol`, `disk`, `corrupt`.
+    reason: &'static str,
+}
+
+/// Labels of `retention_given_up`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GivenUpLabels {
+    /// `reader`, `member`.
     reason: &'static str,
 }
 
@@ -70,6 +79,7 @@ impl Metrics {
             appends: Counter::default(),
             wal_syncs: Counter::default(),
             proposers_refused: Family::default(),
+            retention_given_up: Family::default(),
         };
 
         registry.register(
@@ -120,12 +130,22 @@ impl Metrics {
             "Connections of proposers that were refused, by reason: protocol, disk, corrupt",
             metrics.proposers_refused.clone(),
         );
+        registry.register(
+            "holdfast_safekeeper_retention_given_up",
+            "Times that WAL was removed which was still wanted, by reason: reader, member, slot",
+            metrics.retention_given_up.clone(),
+        );
         metrics
     }
 
     /// Counts a connection to the PostgreSQL port by its result.
     pub(crate) fn count_connection(&self, result: &'static str) {
         self.connections_accepted.get_or_create(&ConnectionLabels { result }).inc();
+    }
+
+    /// Counts WAL that was given up: `reader` or `member`.
+    pub(crate) fn count_given_up(&self, reason: &'static str) {
+        self.retention_given_up.get_or_create(&GivenUpLabels { reason }).inc();
     }
 
     /// Counts a refused proposer: `protocol`, `disk` or `corrupt`.

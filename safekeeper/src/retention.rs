@@ -1,104 +1,81 @@
-//! [`Retention`]: how much WAL is kept that no safekeeper needs any more.
+//! [`TimelineHolds`]: why a timeline keeps old WAL, and what it has given up, for status and metrics.
 //!
-//! Safekeepers need WAL above the removal horizon of each other; that is never removed, whatever is set here. WAL below
-//! the horizon is kept for readers: a fixed amount for readers that are not connected, and more for connected ones and
-//! for those that have a replication slot. All are limited, because a reader that receives nothing would fill the disk,
-//! and a full disk stops commits. Called by the shards.
+//! [`wal_store::Retention`] is the rule. The shard that owns a timeline applies it at each tick and records the plan here;
+//! `http` and `timeline_metrics` read it.
 
-use wal_store::Snapshot;
+use parking_lot::Mutex;
+use wal_store::{HoldReason, RetentionPlan};
 use wal_types::Lsn;
 
-/// How much WAL is kept for readers, in bytes.
+/// The newest plan of one timeline. Empty before the first tick.
+#[derive(Debug, Default)]
+pub(crate) struct TimelineHolds {
+    plan: Mutex<Option<RetentionPlan>>,
+}
+
+/// WAL that a reason wanted and that was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// WAL below the removal horizon, for readers that may connect again.
-    pub wal_keep_bytes: u64,
-    /// WAL below the commit position, for readers that are connected and behind.
-    pub reader_keep_bytes_max: u64,
-    /// WAL below the commit position, for replication slots. A slot that needs more is lost.
-    pub slot_keep_bytes_max: u64,
+pub(crate) struct GivenUp {
+    pub(crate) reason: HoldReason,
+    /// First byte that it wanted.
+    pub(crate) from: Lsn,
+    /// First byte that is left.
+    pub(crate) to: Lsn,
 }
 
-/// Default of `--wal-keep`: 1 GiB.
-pub(crate) const WAL_KEEP_BYTES_DEFAULT: u64 = 1 << 30;
-/// Default of `--reader-keep`: 16 GiB.
-pub(crate) const READER_KEEP_BYTES_MAX_DEFAULT: u64 = 16 << 30;
-/// Default of `--slot-keep`: 16 GiB.
-pub(crate) const SLOT_KEEP_BYTES_MAX_DEFAULT: u64 = 16 << 30;
+impl TimelineHolds {
+    /// Records a plan. Returns the reasons whose WAL was removed since the last one: one for each transition.
+    pub(crate) fn record(&self, plan: RetentionPlan) -> Vec<GivenUp> {
+        let mut last = self.plan.lock();
+        let before = last.as_ref().map(given_up).unwrap_or_default();
+        let is_new = |now: &GivenUp| !before.iter().any(|then| then.reason == now.reason);
+        let new = given_up(&plan).into_iter().filter(is_new).collect();
+        *last = Some(plan);
+        new
+    }
 
-impl Default for Retention {
-    fn default() -> Self {
-        Self {
-            wal_keep_bytes: WAL_KEEP_BYTES_DEFAULT,
-            reader_keep_bytes_max: READER_KEEP_BYTES_MAX_DEFAULT,
-            slot_keep_bytes_max: SLOT_KEEP_BYTES_MAX_DEFAULT,
-        }
+    /// WAL that `reason` keeps, in bytes.
+    pub(crate) fn held_bytes(&self, reason: HoldReason) -> u64 {
+        self.plan.lock().as_ref().map_or(0, |plan| plan.held_bytes(reason))
+    }
+
+    /// What is given up now, by reason.
+    pub(crate) fn given_up(&self) -> Vec<GivenUp> {
+        self.plan.lock().as_ref().map(given_up).unwrap_or_default()
+    }
+
+    /// True while a member lacks WAL that this safekeeper has removed.
+    pub(crate) fn needs_reseed(&self) -> bool {
+        self.given_up().iter().any(|one| one.reason == HoldReason::Member)
     }
 }
 
-impl Retention {
-    /// The position from which on the log is kept. `reader_at` is where the reader that is furthest behind would resume,
-    /// and `slot_at` the lowest position of a slot.
-    pub(crate) fn keep_from(&self, snapshot: &Snapshot, reader_at: Option<Lsn>, slot_at: Option<Lsn>) -> Lsn {
-        self.position(snapshot.commit_lsn, snapshot.horizon_lsn, reader_at, slot_at)
-    }
-
-    fn position(
-        &self,
-        commit_lsn: Lsn,
-        horizon_lsn: Lsn,
-        reader_at: Option<Lsn>,
-        slot_at: Option<Lsn>,
-    ) -> Lsn {
-        let below = |lsn: Lsn, bytes: u64| Lsn(lsn.0.saturating_sub(bytes));
-        let kept = below(horizon_lsn.min(commit_lsn), self.wal_keep_bytes);
-        let limited = |at: Lsn, bytes_max: u64| at.max(below(commit_lsn, bytes_max));
-        let for_readers = reader_at.map(|at| limited(at, self.reader_keep_bytes_max));
-        let for_slots = slot_at.map(|at| limited(at, self.slot_keep_bytes_max));
-        [for_readers, for_slots].into_iter().flatten().fold(kept, Lsn::min)
-    }
+fn given_up(plan: &RetentionPlan) -> Vec<GivenUp> {
+    let one = |&reason: &HoldReason| plan.given_up(reason).map(|(from, to)| GivenUp { reason, from, to });
+    HoldReason::ALL.iter().filter_map(one).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wal_store::Hold;
 
-    /// Connected readers keep the WAL that they lack, up to the limit.
-    #[test]
-    fn retention_keeps_wal_of_readers_up_to_limit() {
-        let retention =
-            Retention { wal_keep_bytes: 100, reader_keep_bytes_max: 1000, slot_keep_bytes_max: 2000 };
-        for (commit, horizon, reader, expected) in [
-            (5000, 4800, None, 4700),
-            (5000, 5000, None, 4900),
-            // A horizon above the commit position counts as the commit position.
-            (5000, 6000, None, 4900),
-            (5000, 4800, Some(4900), 4700),
-            (5000, 4800, Some(4300), 4300),
-            (5000, 4800, Some(3000), 4000),
-            // A member that is far behind is no reader: the horizon says what it needs.
-            (5000, 200, Some(4900), 100),
-            (50, 40, None, 0),
-        ] {
-            let position = retention.position(Lsn(commit), Lsn(horizon), reader.map(Lsn), None);
-            assert_eq!(position, Lsn(expected), "{commit} {horizon} {reader:?}");
-        }
+    fn plan(member: u64, oldest: u64) -> RetentionPlan {
+        let hold = Hold { reason: HoldReason::Member, wants: Lsn(member), granted: Lsn(member) };
+        RetentionPlan { commit_lsn: Lsn(100), oldest_lsn: Lsn(oldest), holds: vec![hold] }
     }
 
     #[test]
-    fn retention_keeps_wal_of_slots_up_to_limit() {
-        let retention =
-            Retention { wal_keep_bytes: 100, reader_keep_bytes_max: 1000, slot_keep_bytes_max: 2000 };
-        for (reader, slot, expected) in [
-            (None, Some(4950), 4900),
-            (None, Some(3500), 3500),
-            (Some(4500), Some(3500), 3500),
-            (Some(3500), Some(4500), 4000),
-            (None, Some(2000), 3000),
-            (None, Some(0), 3000),
-        ] {
-            let position = retention.position(Lsn(5000), Lsn(5000), reader.map(Lsn), slot.map(Lsn));
-            assert_eq!(position, Lsn(expected), "{reader:?} {slot:?}");
-        }
+    fn each_transition_is_told_once() {
+        let holds = TimelineHolds::default();
+        let given_up = |from, to| GivenUp { reason: HoldReason::Member, from: Lsn(from), to: Lsn(to) };
+        assert_eq!(holds.record(plan(10, 10)), []);
+        assert_eq!(holds.record(plan(10, 20)), [given_up(10, 20)]);
+        assert_eq!(holds.record(plan(10, 40)), []);
+        assert_eq!((holds.given_up(), holds.needs_reseed()), (vec![given_up(10, 40)], true));
+        assert_eq!(holds.record(plan(90, 40)), []);
+        assert_eq!((holds.given_up(), holds.needs_reseed()), (vec![], false));
+        assert_eq!(holds.record(plan(90, 95)), [given_up(90, 95)]);
+        assert_eq!(holds.held_bytes(HoldReason::Member), 5);
     }
 }

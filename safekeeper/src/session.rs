@@ -13,12 +13,12 @@ use postgres_backend::{
 use pq_proto::{ErrorResponse, FieldDescription, SqlState};
 use utils::handshakes::Handshake;
 use utils::{Handshakes, Shutdown};
+use wal_store::Retention;
 use wal_types::TenantTimelineId;
 
 use crate::auth::Token;
 use crate::command::{Command, CommandError, CreateSlot, StartReplication, StartWalPush};
 use crate::metrics::Metrics;
-use crate::retention::Retention;
 use crate::send_wal::{CheckedRequest, ReplicationStart};
 use crate::slots::{NewSlot, SlotError, SlotUse, SlotView, TemporarySlot, TimelineSlots};
 use crate::socket::Socket;

@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use telemetry::encode_metric;
-use wal_store::{Health, Snapshot};
+use wal_store::{Health, HoldReason, Snapshot};
 use wal_types::{Lsn, TenantTimelineId};
 
 use crate::timeline::{NotServedCause, Timelines};
@@ -42,6 +42,10 @@ struct TimelineSample {
     readers: usize,
     /// Where the reader that is furthest behind would resume.
     reader_at: Option<Lsn>,
+    /// WAL that each of [`HoldReason::ALL`] keeps, in bytes.
+    held_bytes: [u64; HoldReason::ALL.len()],
+    /// A member lacks WAL that was removed here.
+    needs_reseed: bool,
 }
 
 /// Name, help, and the value of a timeline.
@@ -91,6 +95,8 @@ impl Collector for TimelineCollector {
                     proposers: timeline.proposer_count(),
                     readers: timeline.readers.count(),
                     reader_at: timeline.readers.furthest_behind(),
+                    held_bytes: HoldReason::ALL.map(|reason| timeline.holds.held_bytes(reason)),
+                    needs_reseed: timeline.holds.needs_reseed(),
                 }),
                 Err(why) => scrape.not_served.push(why.cause),
             }
@@ -109,6 +115,7 @@ impl Scrape {
     fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.encode_counts(encoder)?;
         self.encode_totals(encoder)?;
+        self.encode_holds(encoder)?;
         self.encode_selected(encoder)
     }
 
@@ -179,6 +186,11 @@ impl Scrape {
                 sum(|sample| sample.snapshot.quarantined.len() as u64),
             ),
             (
+                "holdfast_safekeeper_members_needing_reseed",
+                "Timelines of which a member lacks WAL that was removed here, so it must be re-seeded",
+                sum(|sample| u64::from(sample.needs_reseed)),
+            ),
+            (
                 "holdfast_safekeeper_unflushed_max_bytes",
                 "The most WAL of one timeline that is written and not durable",
                 max(|sample| between(sample.snapshot.flush_lsn, sample.snapshot.write_lsn)),
@@ -198,6 +210,19 @@ impl Scrape {
         }
         let truncations = ConstCounter::new(sum(|sample| sample.snapshot.truncations));
         encode_metric(encoder, "holdfast_safekeeper_truncations", TRUNCATIONS_HELP, &truncations)
+    }
+
+    /// WAL that is kept, by the reason that keeps it. Reasons overlap.
+    fn encode_holds(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help =
+            "WAL below the commit positions of all timelines that a reason keeps, whatever others keep";
+        let name = "holdfast_safekeeper_retention_held_bytes";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (index, reason) in HoldReason::ALL.iter().enumerate() {
+            let held: u64 = self.served.iter().map(|sample| sample.held_bytes[index]).sum();
+            ConstGauge::new(held).encode(family.encode_family(&[("reason", reason.label())])?)?;
+        }
+        Ok(())
     }
 
     /// The series of single timelines.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postgres_backend::Io;
 use postgres_backend::client::{Client, ClientCopyMessage, ClientError};
+use pq_proto::SqlState;
 use pq_proto::replication::FromPrimary;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -37,7 +38,15 @@ pub(crate) struct WalRange {
 }
 
 /// One piece of WAL and its position, or the error that ended the stream.
-pub(crate) type WalPiece = Result<(Lsn, Bytes), String>;
+pub(crate) type WalPiece = Result<(Lsn, Bytes), DonorFailure>;
+
+/// Why a donor gave no more WAL.
+#[derive(Debug)]
+pub(crate) struct DonorFailure {
+    pub(crate) reason: String,
+    /// The donor has removed the WAL that was asked for.
+    pub(crate) removed: bool,
+}
 
 /// A running read of WAL from a donor. Dropping it ends the read.
 #[derive(Debug)]
@@ -61,8 +70,8 @@ impl DonorStream {
                 read(client, range, &sender).await
             };
             if let Err(error) = reading.await {
-                let _ =
-                    sender.send(Err(format!("cannot read WAL from safekeeper {}: {error}", donor.id))).await;
+                let reason = format!("cannot read WAL from safekeeper {}: {error}", donor.id);
+                let _ = sender.send(Err(DonorFailure { reason, removed: error.is_removed() })).await;
             }
         });
         Self { donor: id, pieces, _reader: reader }
@@ -80,6 +89,14 @@ enum DonorError {
     Ended(Lsn),
     #[error("no message from the donor for {} s", DONOR_SILENCE_MAX.as_secs())]
     Silent,
+}
+
+impl DonorError {
+    /// True when the donor says that it has removed the WAL.
+    fn is_removed(&self) -> bool {
+        let Self::Client(ClientError::Server(error)) = self else { return false };
+        error.sqlstate == SqlState::UNDEFINED_FILE
+    }
 }
 
 /// Reads `range` to its end, or until the receiver of the pieces is gone.

@@ -87,7 +87,7 @@ impl Collector for StatusCollector {
 }
 
 /// Name, help and value of each gauge of the process.
-fn gauges(snapshot: &StatusSnapshot) -> [(&'static str, &'static str, u64); 7] {
+fn gauges(snapshot: &StatusSnapshot) -> [(&'static str, &'static str, u64); 8] {
     [
         (
             "holdfast_walproposer_streaming",
@@ -113,6 +113,11 @@ fn gauges(snapshot: &StatusSnapshot) -> [(&'static str, &'static str, u64); 7] {
             "holdfast_walproposer_commit_lsn",
             "Position up to which WAL is durable on a quorum.",
             snapshot.commit_lsn.0,
+        ),
+        (
+            "holdfast_walproposer_members_needing_reseed",
+            "Members that lack WAL which no other safekeeper has.",
+            snapshot.needing_reseed().len() as u64,
         ),
         ("holdfast_walproposer_primary_flush_lsn", "End of the primary's WAL.", snapshot.primary_flush_lsn.0),
         (

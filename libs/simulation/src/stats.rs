@@ -89,6 +89,8 @@ counts! {
     decided_configurations: "decided configurations", at least 2_000;
     /// Removals of old segments by a node.
     removals: "removals of old WAL", at least 500;
+    /// Removals of WAL that a member still lacked.
+    given_up: "members given up", at least 100;
     /// Schedules in dialect `neon`.
     neon_schedules: "schedules of dialect neon", at least 50;
 }

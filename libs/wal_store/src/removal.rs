@@ -1,7 +1,10 @@
 //! [`RemovalPlanner`]: decides how much of the old log may be removed.
 //!
-//! WAL is not needed below the lowest of three positions: the persisted horizon (all members have it), the persisted
-//! commit position, and the position that readers and retention still want.
+//! WAL may go below the lower of two positions: the persisted commit position, and the one from which on [`Retention`]
+//! keeps it. Not all members need to have it. Committed WAL is a prefix of every later leader's log, so no election and
+//! no truncation needs it (docs/consensus.md, "Removal").
+//!
+//! [`Retention`]: crate::Retention
 //!
 //! The segment in which the last committed record begins stays as well. A recovery reads the log from the segment of the
 //! commit position on, and further down until it has seen where a record begins: only then can it tell where that record
@@ -30,9 +33,9 @@ impl RemovalPlanner {
         control: &Control,
         keep_from: Lsn,
     ) -> Result<Option<Lsn>, StoreError> {
-        let (commit_lsn, horizon_lsn) = (control.state.commit_lsn, control.state.horizon_lsn);
+        let commit_lsn = control.state.commit_lsn;
         let segment_start = |lsn| segments.start_of(segments.number_of(lsn));
-        let unneeded = segment_start(horizon_lsn.min(commit_lsn).min(keep_from));
+        let unneeded = segment_start(commit_lsn.min(keep_from));
         if unneeded <= segments.oldest_lsn {
             return Ok(None);
         }

@@ -178,8 +178,8 @@ impl<D: Disk> Replica<D> {
         WalReader::new(self.disk.clone(), self.snapshots.clone(), mode)
     }
 
-    /// Sets the position from which readers and retention need the log. [`Replica::tick`] removes WAL below it that no
-    /// member needs either. Until the first call nothing is removed.
+    /// Sets the position from which [`Retention`](crate::Retention) keeps the log. [`Replica::tick`] removes committed WAL
+    /// below it. Until the first call nothing is removed.
     pub fn set_keep_from(&mut self, lsn: Lsn) {
         self.keep_from = lsn;
     }

@@ -1,14 +1,16 @@
 //! [`TimelineStatus`]: the JSON of one timeline.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use consensus::{Member, TermStart};
 use serde::Serialize;
-use wal_store::Health;
+use wal_store::{Health, HoldReason};
 use wal_types::TenantTimelineId;
 
 use super::new_timeline::MemberAddress;
 use crate::replies::dialect_name;
+use crate::retention::TimelineHolds;
 use crate::timeline::{NotServed, NotServedCause, Timeline};
 
 /// Status of a timeline. A timeline that is not served has only its ids, a health and the reason. The health says whether
@@ -54,6 +56,25 @@ pub(super) struct ServedStatus {
     truncations: u64,
     wal_receivers: usize,
     wal_senders: usize,
+    retention: RetentionStatus,
+}
+
+/// Why old WAL is kept, and what was given up.
+#[derive(Serialize)]
+struct RetentionStatus {
+    /// WAL below the commit position that each reason keeps, in bytes. Reasons overlap.
+    held_bytes: BTreeMap<&'static str, u64>,
+    /// WAL that was removed although a reader or a member wanted it.
+    given_up: Vec<GivenUpStatus>,
+    /// A member lacks WAL that was removed here.
+    needs_reseed: bool,
+}
+
+#[derive(Serialize)]
+struct GivenUpStatus {
+    reason: &'static str,
+    from_lsn: String,
+    to_lsn: String,
 }
 
 /// WAL that this safekeeper acknowledged and no longer has.
@@ -129,6 +150,22 @@ impl ServedStatus {
             truncations: snapshot.truncations,
             wal_receivers: timeline.proposer_count(),
             wal_senders: timeline.readers.count(),
+            retention: RetentionStatus::new(&timeline.holds),
+        }
+    }
+}
+
+impl RetentionStatus {
+    fn new(holds: &TimelineHolds) -> Self {
+        let given_up = holds.given_up().into_iter().map(|one| GivenUpStatus {
+            reason: one.reason.label(),
+            from_lsn: one.from.to_string(),
+            to_lsn: one.to.to_string(),
+        });
+        Self {
+            held_bytes: HoldReason::ALL.map(|reason| (reason.label(), holds.held_bytes(reason))).into(),
+            given_up: given_up.collect(),
+            needs_reseed: holds.needs_reseed(),
         }
     }
 }

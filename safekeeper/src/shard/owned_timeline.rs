@@ -9,12 +9,16 @@ use std::time::{Duration, Instant};
 use consensus::{AcceptorMessage, BootstrapRefused, ConnectionId, Member, Refusal};
 use pq_proto::{ErrorResponse, SqlState};
 use tokio::sync::watch;
-use wal_store::{Health, Input, Output, RESERVE_RETRY, RealDisk, Rejection, Replica, Snapshot, WorkDone};
-use wal_types::{Lsn, TenantTimelineId};
+use wal_store::{
+    Health, HoldReason, Input, Output, Pressure, RESERVE_RETRY, RealDisk, Rejection, Replica, Retention,
+    RetentionPlan, Snapshot, WorkDone,
+};
+use wal_types::TenantTimelineId;
 
 use super::lane_queues::{LaneQueues, wal_bytes};
 use crate::feedback::Readers;
 use crate::metrics::Metrics;
+use crate::retention::{GivenUp, TimelineHolds};
 use crate::slots::TimelineSlots;
 
 /// A timeline that was opened, on its way to the shard that will own it.
@@ -23,6 +27,7 @@ pub(crate) struct OpenedTimeline {
     pub(crate) replica: Replica<RealDisk>,
     pub(crate) readers: Arc<Readers>,
     pub(crate) slots: Arc<TimelineSlots>,
+    pub(crate) holds: Arc<TimelineHolds>,
     /// Notified after each new snapshot.
     pub(crate) changed: watch::Sender<()>,
 }
@@ -110,17 +115,46 @@ impl OwnedTimeline {
         }
     }
 
-    /// Work that needs no message: removes WAL below `keep_from`, persists the commit position.
+    /// Work that needs no message: removes WAL that nothing keeps, persists the commit position.
     pub(super) fn tick(
         &mut self,
-        keep_from: Lsn,
+        retention: &Retention,
+        pressure: Pressure,
         now: Duration,
         metrics: &Metrics,
         deliver: &mut Deliver<'_>,
     ) {
-        self.opened.replica.set_keep_from(keep_from);
+        let reader_at = self.opened.readers.furthest_behind();
+        let slot_at = self.opened.slots.hold_from();
+        let plan = retention.plan(&self.announced, reader_at, slot_at, pressure);
+        self.opened.replica.set_keep_from(plan.keep_from());
         let output = self.opened.replica.tick(now);
         self.publish(output, metrics, deliver);
+
+        let after = RetentionPlan { oldest_lsn: self.announced.oldest_lsn, ..plan };
+        for given_up in self.opened.holds.record(after) {
+            metrics.count_given_up(given_up.reason.label());
+            self.warn_given_up(given_up);
+        }
+    }
+
+    /// One line for each transition: what is gone, and who must do something about it.
+    fn warn_given_up(&self, given_up: GivenUp) {
+        let GivenUp { reason, from, to } = given_up;
+        let remedy = match reason {
+            HoldReason::Comfort => return,
+            HoldReason::Reader => {
+                "a reader that is behind gets error 58P01, it needs a base backup or an archive"
+            }
+            HoldReason::Slot => {
+                "a replication slot is lost, its reader gets error 58P01 and needs a base backup or an archive"
+            }
+            HoldReason::Member => {
+                "a member that is away or behind must be re-seeded: replace it by a safekeeper with a new number"
+            }
+        };
+        let timeline = self.opened.id;
+        tracing::warn!(%timeline, reason = reason.label(), %from, %to, remedy, "old WAL was given up");
     }
 
     /// Tells a new copy its first members.

@@ -9,13 +9,13 @@ use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::{JoinError, unconstrained};
+use wal_store::Retention;
 
 use super::command::{ShardCommand, ShardSender, TimelineKey};
 use super::task::Shard;
 use super::workers::Workers;
 use crate::data_dir::DataDirLock;
 use crate::metrics::Metrics;
-use crate::retention::Retention;
 
 /// Shards. More would let more timelines flush at the same time, but a disk has few queues.
 const SHARDS: usize = 4;

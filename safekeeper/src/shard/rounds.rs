@@ -11,14 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consensus::{BootstrapRefused, ConnectionId, Member};
-use wal_store::{RealDisk, Rejection, Work, WorkDone};
+use wal_store::{Pressure, RealDisk, Rejection, Retention, Work, WorkDone};
 
 use super::command::TimelineKey;
 use super::lane_queues::Lane;
 use super::owned_timeline::{Deliver, OpenedTimeline, OwnedTimeline, WrittenRound};
 use crate::feedback::Readers;
 use crate::metrics::Metrics;
-use crate::retention::Retention;
 
 /// Interval of the work that needs no message: persisting the commit position, removing segments.
 pub(super) const TICK_INTERVAL: Duration = Duration::from_millis(100);
@@ -230,10 +229,7 @@ impl Rounds {
 
         for key in keys {
             let Some(timeline) = self.timelines.get_mut(&key) else { continue };
-            let reader_at = timeline.opened.readers.furthest_behind();
-            let slot_at = timeline.opened.slots.hold_from();
-            let keep_from = self.retention.keep_from(&timeline.announced, reader_at, slot_at);
-            timeline.tick(keep_from, now, &self.metrics, deliver);
+            timeline.tick(&self.retention, Pressure::default(), now, &self.metrics, deliver);
             self.follow_up(key);
             // A pause of a lane may have ended.
             self.enqueue(key, Instant::now());

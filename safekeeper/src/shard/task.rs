@@ -12,6 +12,7 @@ use consensus::{ConnectionId, ProtocolVersion};
 use pq_proto::{ErrorResponse, SqlState};
 use tokio::sync::mpsc::{UnboundedReceiver, WeakUnboundedSender};
 use tokio::time::{Instant as TokioInstant, Sleep, sleep};
+use wal_store::Retention;
 
 use super::command::{ShardCommand, TimelineKey};
 use super::lent_copy::{LentCopy, PushEnd};
@@ -22,7 +23,6 @@ use super::rounds::{Rounds, TICK_INTERVAL};
 use super::workers::Workers;
 use crate::data_dir::DataDirLock;
 use crate::metrics::Metrics;
-use crate::retention::Retention;
 
 /// Interval in which the shard looks for proposers that are silent.
 const SILENCE_CHECK_INTERVAL: Duration = Duration::from_secs(10);

@@ -9,6 +9,7 @@ use wal_store::{ReadMode, RealDisk, Snapshot, SnapshotCell, WalReader};
 
 use super::create::BootstrapError;
 use crate::feedback::Readers;
+use crate::retention::TimelineHolds;
 use crate::shard::{ShardCommand, ShardEnded, ShardSender, TimelineKey};
 use crate::slots::TimelineSlots;
 use crate::start_history::StartHistory;
@@ -28,6 +29,8 @@ pub(crate) struct Timeline {
     pub(crate) start_history: StartHistory,
     /// Replication slots.
     pub(crate) slots: Arc<TimelineSlots>,
+    /// Why it keeps old WAL.
+    pub(crate) holds: Arc<TimelineHolds>,
     pub(super) proposers: AtomicUsize,
 }
 

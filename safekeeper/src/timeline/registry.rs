@@ -28,6 +28,7 @@ use super::open_retries::OpenRetries;
 use super::opening::Opening;
 use crate::data_dir::{DataDir, Identity};
 use crate::feedback::Readers;
+use crate::retention::TimelineHolds;
 use crate::shard::{OpenedTimeline, ShardCommand, ShardPool, TimelineKey};
 use crate::slots::TimelineSlots;
 use crate::start_history::StartHistory;
@@ -277,6 +278,7 @@ impl Timelines {
         let readers = Arc::new(Readers::default());
         let start_history = StartHistory::of(&replica.snapshot());
         let slots = TimelineSlots::load(disk.clone(), snapshots.clone())?;
+        let holds = Arc::new(TimelineHolds::default());
         let (notify, changed) = watch::channel(());
         let timeline = Timeline {
             key,
@@ -287,9 +289,10 @@ impl Timelines {
             readers: Arc::clone(&readers),
             start_history,
             slots: Arc::clone(&slots),
+            holds: Arc::clone(&holds),
             proposers: AtomicUsize::new(0),
         };
-        let opened = Box::new(OpenedTimeline { id, replica, readers, slots, changed: notify });
+        let opened = Box::new(OpenedTimeline { id, replica, readers, slots, holds, changed: notify });
         let own = ShardCommand::Own { key, timeline: opened };
         timeline.shard.send(own).map_err(|_| OpenError::ShardEnded)?;
         Ok(Arc::new(timeline))

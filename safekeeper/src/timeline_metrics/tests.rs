@@ -60,6 +60,8 @@ fn sample(number: u32) -> TimelineSample {
         proposers: 1,
         readers: 1,
         reader_at: Some(Lsn(0x1_0100)),
+        held_bytes: [1, 2, 3, 4],
+        needs_reseed: number == 4,
     }
 }
 
@@ -109,6 +111,8 @@ fn timeline_series_are_bounded_and_totals_complete() {
         format!("holdfast_safekeeper_uncommitted_max_bytes {}", 0x180),
         format!("holdfast_safekeeper_reader_lag_max_bytes {}", 0x2f0),
         format!("holdfast_safekeeper_truncations_total {}", count - 1 + 5),
+        format!("holdfast_safekeeper_retention_held_bytes{{reason=\"member\"}} {}", 3 * count),
+        "holdfast_safekeeper_members_needing_reseed 1".to_owned(),
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing");
     }

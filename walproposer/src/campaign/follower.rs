@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use utils::WakeFlag;
 
 use crate::config::{Cluster, SafekeeperAddress};
-use crate::donor_stream::{DonorStream, WalRange};
+use crate::donor_stream::{DonorFailure, DonorStream, WalRange};
 use crate::safekeeper_dialer::OpenLink;
 use crate::safekeeper_link::{LinkError, SafekeeperLink};
 use crate::status::{LinkState, SafekeeperView};
@@ -28,7 +28,7 @@ const LOG_BEGINS_TOO_HIGH: &str = "this safekeeper's log is new and begins above
      their highest oldest_lsn";
 const HAS_NO_MEMBERS: &str = "this safekeeper's copy of the log has no members yet and grants no vote: finish its creation with \
      PUT .../bootstrap on it";
-const CANNOT_FOLLOW: &str = "this safekeeper cannot follow: its log has no common point with the leader's, or no other \
+const NEEDS_RESEED: &str = "this safekeeper must be re-seeded: its log has no common point with the leader's, or no other \
      safekeeper holds the WAL that it lacks; replace it by a safekeeper with a new number";
 
 /// The campaign's side of one safekeeper.
@@ -181,9 +181,12 @@ impl Follower {
                     self.donor_stream = None;
                 }
             }
-            Poll::Ready(Some(Err(reason))) => {
+            Poll::Ready(Some(Err(DonorFailure { reason, removed }))) => {
                 tracing::warn!(safekeeper = %node, reason, "cannot read WAL from a donor");
                 self.problem = Some(FollowerProblem { reason, until_streaming: false });
+                if removed {
+                    proposer.donor_removed(donor_stream.donor, fetch.from);
+                }
                 proposer.donor_failed(node, donor_stream.donor);
                 self.donor_stream = None;
                 self.donor_retry_at = Some(Instant::now() + DONOR_RETRY_DELAY);
@@ -210,10 +213,11 @@ impl Follower {
             flush_lsn: peer.flush_lsn,
             commit_lsn: peer.commit_lsn,
             unanswered_since: self.unanswered_since(),
+            needs_reseed: peer.needs_reseed,
             last_error: match peer.state {
                 PeerState::Foreign(why) => Some(why.to_string()),
-                PeerState::CannotFollow => Some(CANNOT_FOLLOW.to_owned()),
                 PeerState::Greeted if peer.unconfigured => Some(HAS_NO_MEMBERS.to_owned()),
+                _ if peer.needs_reseed => Some(NEEDS_RESEED.to_owned()),
                 PeerState::Voted if phase == CampaignPhase::Leading => Some(LOG_BEGINS_TOO_HIGH.to_owned()),
                 _ => self.problem.as_ref().map(|problem| problem.reason.clone()),
             },
@@ -241,6 +245,7 @@ mod tests {
             commit_lsn: Lsn::INVALID,
             catching_up: false,
             unconfigured: false,
+            needs_reseed: false,
         };
         assert_eq!(follower.view(&peer, CampaignPhase::Voting).last_error, None);
         let waits = follower.view(&peer, CampaignPhase::Leading).last_error.unwrap();

@@ -74,14 +74,10 @@ impl StatusSnapshot {
         if is_settled && quorum::reached(&self.voters(), |node| self.view(node).is_some_and(following)) {
             return None;
         }
-        Some(self.quorum_missing().or_else(|| self.stalled()).or_else(|| self.catching_up()).unwrap_or_else(
-            || {
-                format!(
-                    "a majority of the safekeepers has yet to write the log up to {}",
-                    self.term_start_lsn
-                )
-            },
-        ))
+        let reason = self.quorum_missing().or_else(|| self.reseed()).or_else(|| self.stalled());
+        Some(reason.or_else(|| self.catching_up()).unwrap_or_else(|| {
+            format!("a majority of the safekeepers has yet to write the log up to {}", self.term_start_lsn)
+        }))
     }
 
     fn view(&self, node: NodeId) -> Option<&SafekeeperView> {
@@ -113,6 +109,23 @@ impl StatusSnapshot {
             }
         }
         Some(sentence)
+    }
+
+    /// Members that lack WAL which no other safekeeper has.
+    pub(crate) fn needing_reseed(&self) -> Vec<NodeId> {
+        let voters = self.voters();
+        let is_member = |view: &&SafekeeperView| voters.iter().flatten().any(|&id| id == view.address.id);
+        let members = self.safekeepers.iter().filter(is_member).filter(|view| view.needs_reseed);
+        members.map(|view| view.address.id).collect()
+    }
+
+    fn reseed(&self) -> Option<String> {
+        let which = ids(self.needing_reseed().into_iter());
+        (!which.is_empty()).then(|| {
+            format!(
+                "safekeepers {which} must be re-seeded: commits wait until a majority of the members follows"
+            )
+        })
     }
 
     fn stalled(&self) -> Option<String> {

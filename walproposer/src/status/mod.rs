@@ -66,6 +66,8 @@ pub(crate) struct SafekeeperView {
     pub(crate) commit_lsn: Lsn,
     /// Time at which the oldest message that may still be unanswered was queued.
     pub(crate) unanswered_since: Option<Instant>,
+    /// The safekeeper lacks WAL that no other one has: it must be re-seeded.
+    pub(crate) needs_reseed: bool,
     /// Why the safekeeper is not connected, or cannot follow.
     pub(crate) last_error: Option<String>,
 }
@@ -124,6 +126,7 @@ impl StatusBoard {
             flush_lsn: Lsn::INVALID,
             commit_lsn: Lsn::INVALID,
             unanswered_since: None,
+            needs_reseed: false,
             last_error: None,
         };
         let mut safekeepers: Vec<_> = cluster.safekeepers.iter().map(view).collect();

@@ -39,6 +39,8 @@ struct SafekeeperStatus {
     commit_lsn: String,
     /// None while the position is unknown.
     lag_bytes: Option<u64>,
+    /// It lacks WAL that no other safekeeper has. The others go on without it.
+    needs_reseed: bool,
     last_error: Option<String>,
 }
 
@@ -53,6 +55,7 @@ impl From<&StatusSnapshot> for StatusResponse {
             flush_lsn: view.flush_lsn.to_string(),
             commit_lsn: view.commit_lsn.to_string(),
             lag_bytes: snapshot.lag_bytes(view),
+            needs_reseed: view.needs_reseed,
             last_error: view.last_error.clone(),
         };
 

@@ -8,6 +8,7 @@ mod members;
 mod primary_checks;
 mod quorum;
 mod recover;
+mod retention;
 mod rivals;
 mod segment_end;
 mod settings_watch;

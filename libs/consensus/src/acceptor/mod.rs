@@ -204,8 +204,8 @@ impl Acceptor {
         self.state.commit_lsn > self.persisted_commit || self.state.horizon_lsn > self.persisted_horizon
     }
 
-    /// Reports that the driver removed everything below `oldest`, which no member needs. Must be repeated after a
-    /// restart.
+    /// Reports that the driver removed everything below `oldest`. All of it must be committed, and that must be persisted.
+    /// Must be repeated after a restart.
     pub fn removed_below(&mut self, oldest: Lsn) {
         self.oldest_lsn = self.oldest_lsn.max(oldest.min(self.flush_lsn));
     }

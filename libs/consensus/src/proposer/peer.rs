@@ -71,6 +71,9 @@ pub struct PeerStatus {
     pub catching_up: bool,
     /// True when no one has told its copy who the members are: it grants no vote.
     pub unconfigured: bool,
+    /// True when no known safekeeper can give it the WAL that it lacks, or nobody can tell where its log agrees with the
+    /// leader's. It waits and stays visible; the others go on without it.
+    pub needs_reseed: bool,
 }
 
 /// Position reported by a pre-vote.

@@ -2,7 +2,7 @@
 
 use wal_types::NodeId;
 
-use super::peer::{Peer, PeerStatus};
+use super::peer::{Peer, PeerState, PeerStatus};
 use super::{CampaignPhase, Proposer};
 use crate::quorum;
 
@@ -24,6 +24,16 @@ impl Proposer {
         quorum::reached(&self.voting_sets(), |copy| self.peer_of(copy).is_some() && has(copy.node))
     }
 
+    /// True when a follower needs WAL that is not buffered and that no other safekeeper, connected or not, is known to have.
+    fn lacks_a_donor(&self, node: NodeId, peer: &Peer) -> bool {
+        let Some(from) = peer.sent().filter(|&sent| sent < self.wal.start()) else { return false };
+        let has = |other: &Peer| {
+            let vote = other.vote.as_ref().filter(|_| other.oldest_lsn <= from);
+            vote.is_some_and(|vote| other.acked.max(vote.flush_lsn) > from)
+        };
+        !self.peers.iter().any(|(&id, other)| id != node && has(other))
+    }
+
     /// All safekeepers, by id.
     pub fn status(&self) -> Vec<PeerStatus> {
         let one = |(&id, peer): (&NodeId, &Peer)| {
@@ -39,6 +49,7 @@ impl Proposer {
                 commit_lsn: peer.persisted_commit,
                 unconfigured: peer.unconfigured,
                 catching_up: peer.sent().is_some_and(|sent| sent < self.wal.start()),
+                needs_reseed: peer.state == PeerState::CannotFollow || self.lacks_a_donor(id, peer),
             }
         };
         self.peers.iter().map(one).collect()

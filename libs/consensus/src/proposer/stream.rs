@@ -95,6 +95,15 @@ impl Proposer {
         }
     }
 
+    /// Reports that `donor` has removed the WAL at `at`. It is asked for nothing below any more. A safekeeper that nobody
+    /// can feed waits, see [`PeerStatus::needs_reseed`](super::PeerStatus::needs_reseed).
+    pub fn donor_removed(&mut self, donor: NodeId, at: Lsn) {
+        // Its next append response tells the exact beginning.
+        if let Some(peer) = self.peers.get_mut(&donor) {
+            peer.oldest_lsn = peer.oldest_lsn.max(at.advance(1));
+        }
+    }
+
     /// Makes an append due for every follower, even an empty one: it proves that the proposer lives.
     pub fn heartbeat(&mut self) {
         self.peers.values_mut().filter(|peer| peer.sent().is_some()).for_each(|peer| peer.heartbeat = true);

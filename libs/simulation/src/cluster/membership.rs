@@ -14,12 +14,15 @@ use wal_types::{Lsn, NodeId};
 
 use super::Cluster;
 use crate::invariants::{Violation, has_majorities, list_nodes, list_sets, majority};
+use crate::mirror::{first_difference, offset};
 use crate::node::{Death, Node, member};
 use crate::primary::START;
 use crate::writer::primary_id;
 
-/// Nodes that may ever exist in a schedule.
+/// Nodes that may exist before healing.
 const NODES_MAX: usize = 9;
+/// Nodes that may be added while the cluster heals: members whose WAL was given up are replaced.
+const HEALING_NODES_MAX: usize = 5;
 
 /// One in this many configurations that were decided again is looked up on the disks.
 const REDECIDED_CHECKED_EVERY: u64 = 3;
@@ -29,7 +32,7 @@ impl Cluster {
     pub(crate) fn add_node(&mut self) -> Option<NodeId> {
         let old = self.nodes.iter().filter_map(Node::serving).filter(|at| !at.history.entries().is_empty());
         let oldest = old.map(|at| at.oldest_lsn).max()?;
-        if self.nodes.len() >= NODES_MAX || self.dialect == Dialect::Neon {
+        if self.nodes.len() >= self.nodes_max() || self.dialect == Dialect::Neon {
             return None;
         }
 
@@ -46,6 +49,10 @@ impl Cluster {
             self.connect(slot, id);
         }
         Some(id)
+    }
+
+    const fn nodes_max(&self) -> usize {
+        if self.is_healing { NODES_MAX + HEALING_NODES_MAX } else { NODES_MAX }
     }
 
     /// Tells a leader to change the members.
@@ -187,7 +194,7 @@ impl Cluster {
 
         let others: Vec<NodeId> = self.node_ids().into_iter().filter(|id| !members.contains(id)).collect();
         let fit: Vec<NodeId> = others.iter().copied().filter(|&id| self.can_vote(slot, id, false)).collect();
-        if fit.len() < dead.len() && self.nodes.len() < NODES_MAX {
+        if fit.len() < dead.len() && self.nodes.len() < self.nodes_max() {
             let is_coming = |id| {
                 let is_whole = !self.is_beyond_repair(slot, id) && !self.oracle.is_damaged(id);
                 is_whole && !self.peer_is_in(slot, id, &PeerState::Voted)
@@ -206,7 +213,9 @@ impl Cluster {
 
     /// True when no leader can feed the node, or this leader reports so.
     fn is_beyond_repair(&self, slot: usize, id: NodeId) -> bool {
-        self.peer_is_in(slot, id, &PeerState::CannotFollow) || self.is_lost_for_good(id)
+        let proposer = self.writers[slot].as_ref().and_then(|writer| writer.engine.holdfast());
+        let peers = proposer.map(Proposer::status).unwrap_or_default();
+        peers.iter().any(|peer| peer.id == id && peer.needs_reseed) || self.is_lost_for_good(id)
     }
 
     /// True when a proposer has this state for a node. A leader that gets no further than the vote waits for a member
@@ -220,7 +229,7 @@ impl Cluster {
     /// True when a node may become a voter. A new node must follow the leader and hold everything that is committed,
     /// because the others may remove older WAL at any moment.
     fn can_vote(&self, slot: usize, id: NodeId, votes_already: bool) -> bool {
-        if self.is_lost_for_good(id) || self.oracle.is_damaged(id) {
+        if self.is_lost_for_good(id) || self.may_be_given_up(id) || self.oracle.is_damaged(id) {
             return false;
         }
         let Some(writer) = &self.writers[slot] else { return false };
@@ -248,13 +257,53 @@ impl Cluster {
         let is_known = |at: &Snapshot| {
             at.flush_lsn <= at.lineage.start_lsn.max(at.horizon_lsn) || at.flush_lsn > known_from
         };
-        node.is_gone || node.serving().is_some_and(|at| at.flush_lsn < oldest || !is_known(&at))
+        let held = self.committed_prefix(node);
+        node.is_gone
+            || held < oldest.min(self.oracle.commit_lsn())
+            || node.serving().is_some_and(|at| at.flush_lsn < oldest || !is_known(&at))
+    }
+
+    /// True when the other nodes may remove WAL that the node lacks, by the rule of retention: nobody could feed it then.
+    /// Everything that a node has flushed may be committed already, also by a node that is gone: its acknowledgement may
+    /// still be on its way.
+    fn may_be_given_up(&self, id: NodeId) -> bool {
+        let Some(retention) = self.retention.filter(|_| self.dialect == Dialect::Holdfast) else {
+            return false;
+        };
+        let kept = retention.wal_keep_bytes.max(retention.member_keep_bytes_max);
+        let log = &self.nodes[self.index(id)].mirror;
+        let has_needed = |other: &Node| {
+            let removable = Lsn(other.mirror.end().0.saturating_sub(kept));
+            let from = log.base().max(other.mirror.base());
+            let has_same =
+                removable <= from || log.slice(from, removable) == other.mirror.slice(from, removable);
+            log.end() >= removable && has_same
+        };
+        if self.is_healing {
+            // All connections were closed: nothing is on its way any more, and longer logs are dead tails.
+            let removable = Lsn(self.oracle.commit_lsn().0.saturating_sub(kept));
+            return self.committed_prefix(&self.nodes[self.index(id)]) < removable;
+        }
+        !self.nodes.iter().all(has_needed)
+    }
+
+    /// Position up to which a node's log, as it was seen last, is the committed log.
+    fn committed_prefix(&self, node: &Node) -> Lsn {
+        let base = node.mirror.base();
+        let commit = self.oracle.commit_lsn();
+        if commit <= base {
+            return base;
+        }
+        let (held, committed) = (node.mirror.slice(base, commit), &self.oracle.committed()[offset(base)..]);
+        base.advance(first_difference(held, committed) as u64)
     }
 
     /// True when every known voting set keeps a majority of undamaged disks without this node.
     pub(crate) fn budget_allows_loss(&self, node: NodeId) -> bool {
-        let whole =
-            |id: &&NodeId| **id != node && !self.is_lost_for_good(**id) && !self.oracle.is_damaged(**id);
+        let whole = |id: &&NodeId| {
+            let is_fed = !self.is_lost_for_good(**id) && !self.may_be_given_up(**id);
+            **id != node && is_fed && !self.oracle.is_damaged(**id)
+        };
         self.configurations()
             .iter()
             .flat_map(|configuration| configuration.sets())

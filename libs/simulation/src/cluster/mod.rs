@@ -14,12 +14,13 @@ use candidacy::EndKind;
 use consensus::{Configuration, ConnectionId, Dialect};
 use rand::RngExt;
 use rand::rngs::SmallRng;
+use wal_store::Retention;
 use wal_types::{NodeId, ProposerId, Term};
 
 use self::half_open::HalfOpen;
 use crate::invariants::Oracle;
 use crate::node::{Node, member};
-use crate::primary::{Layout, Primary, START};
+use crate::primary::{Layout, Primary, SEGMENT_SIZE, START};
 use crate::standby::Standby;
 use crate::stats::Stats;
 use crate::trace::Trace;
@@ -46,8 +47,8 @@ pub(crate) struct Cluster {
     campaigns: BTreeMap<ConnectionId, ProposerId>,
     pub(crate) dialect: Dialect,
     layout: Layout,
-    /// Segments that are kept below the commit position. Without a number nothing is removed.
-    kept_segments: Option<u64>,
+    /// The product's limits of old WAL, in small numbers of segments. Without them nothing is removed.
+    retention: Option<Retention>,
     /// Healing has begun: no more faults.
     pub(crate) is_healing: bool,
     pub(crate) rng: SmallRng,
@@ -65,7 +66,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(nodes: u64, dialect: Dialect, layout: Layout, mut rng: SmallRng, trace: Trace) -> Self {
-        let kept_segments = [None, Some(0), Some(1), Some(2)][rng.random_range(0..4)];
+        let retention = retention(&mut rng);
         let members: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
         let configuration = Configuration {
             members: members.iter().copied().map(member).collect(),
@@ -84,7 +85,7 @@ impl Cluster {
             campaigns: BTreeMap::new(),
             dialect,
             layout,
-            kept_segments,
+            retention,
             is_healing: false,
             rng,
             oracle: Oracle::default(),
@@ -116,4 +117,17 @@ impl Cluster {
         let index = self.index(node);
         &mut self.nodes[index]
     }
+}
+
+/// Limits that a schedule reaches: a member that is away for a while is given up in some schedules, and never in others.
+fn retention(rng: &mut SmallRng) -> Option<Retention> {
+    let bytes = |segments: u64| segments * u64::from(SEGMENT_SIZE.bytes());
+    let wal_keep = [None, Some(0), Some(1), Some(2)][rng.random_range(0..4)];
+    let member_keep = [None, Some(0), Some(1), Some(2)][rng.random_range(0..4)];
+    Some(Retention {
+        wal_keep_bytes: bytes(wal_keep?),
+        reader_keep_bytes_max: 0,
+        member_keep_bytes_max: member_keep.map_or(u64::MAX, bytes),
+        slot_keep_bytes_max: 0,
+    })
 }

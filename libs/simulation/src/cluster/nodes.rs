@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use consensus::Dialect;
 use rand::RngExt;
-use wal_store::{Fault, StoreError, UNREADABLE_TRIES_MAX};
+use wal_store::{Fault, Health, HoldReason, Pressure, Retention, Snapshot, StoreError, UNREADABLE_TRIES_MAX};
 use wal_types::{Lsn, NodeId};
 
 use super::Cluster;
-use crate::invariants::Violation;
+use crate::invariants::{Violation, kept_wal_is_bounded, removed_wal_is_committed};
 use crate::node::{Death, Node, lowest_truncation};
 use crate::primary::SEGMENT_SIZE;
 
@@ -65,6 +66,9 @@ impl Cluster {
         let Some(output) = self.nodes[index].tick(passed) else { return Ok(()) };
         if let (Some(before), Some(after)) = (before, self.nodes[index].snapshot()) {
             self.stats.removals += u64::from(after.oldest_lsn > before.oldest_lsn);
+            if !self.nodes[index].disk.has_crashed() {
+                self.check_removal(&before, &after)?;
+            }
         }
 
         if self.nodes[index].disk.has_crashed() {
@@ -79,13 +83,37 @@ impl Cluster {
         self.check_node(node)
     }
 
-    /// Sets the node's retention: close to the commit position in some schedules, unlimited in others.
+    /// The limits that apply now. A damaged disk and a member beyond its limit are two failures, and three members survive
+    /// one: while a disk is damaged, hidden or not, members are kept whatever they lack.
+    fn limits(&self) -> Option<Retention> {
+        let retention = self.retention?;
+        if !self.nodes.iter().any(|node| self.oracle.is_damaged(node.id)) {
+            return Some(retention);
+        }
+        Some(Retention { member_keep_bytes_max: u64::MAX, ..retention })
+    }
+
+    /// Applies the product's rule to the node: close to the commit position in some schedules, unlimited in others.
     fn apply_retention(&mut self, node: NodeId) {
         let index = self.index(node);
-        if let (Some(keep), Some(at)) = (self.kept_segments, self.nodes[index].snapshot()) {
-            let bytes = keep * u64::from(SEGMENT_SIZE.bytes());
-            self.nodes[index].keep_from(Lsn(at.commit_lsn.0.saturating_sub(bytes)));
+        if let (Some(retention), Some(at)) = (self.limits(), self.nodes[index].snapshot()) {
+            let plan = retention.plan(&at, None, None, Pressure::default());
+            self.nodes[index].keep_from(plan.keep_from());
         }
+    }
+
+    /// Checks what a removal left, and counts the members that it gave up.
+    fn check_removal(&mut self, before: &Snapshot, after: &Snapshot) -> Result<(), Violation> {
+        removed_wal_is_committed(after)?;
+        let Some(retention) = self.limits() else { return Ok(()) };
+        let plan = |at: &Snapshot| retention.plan(at, None, None, Pressure::default());
+        let given_up = |at: &Snapshot| plan(at).given_up(HoldReason::Member).is_some();
+        self.stats.given_up += u64::from(given_up(after) && !given_up(before));
+        if self.dialect == Dialect::Neon || after.health != Health::Healthy {
+            return Ok(());
+        }
+        let limit = retention.wal_keep_bytes.max(retention.member_keep_bytes_max);
+        kept_wal_is_bounded(after, limit)
     }
 
     /// Checks the invariants of one node.

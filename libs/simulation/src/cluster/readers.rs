@@ -5,6 +5,7 @@ use wal_types::NodeId;
 
 use super::Cluster;
 use crate::invariants::Violation;
+use crate::node::Node;
 use crate::standby::Received;
 
 /// Largest read from a donor, in bytes; a standby reads up to four times as much.
@@ -56,7 +57,11 @@ impl Cluster {
         });
 
         let Some((donor, wal)) = read else {
+            let removed = donor.and_then(Node::serving).is_some_and(|at| at.oldest_lsn > fetch.from);
             if let Some(proposer) = writer.engine.holdfast_mut() {
+                if removed {
+                    proposer.donor_removed(fetch.donor, fetch.from);
+                }
                 proposer.donor_failed(node, fetch.donor);
             }
             return Ok(());

@@ -80,8 +80,9 @@ impl Driver {
             let replica = Replica::open(disk.clone(), NodeId(1)).unwrap();
             let readers = Arc::new(Readers::default());
             let slots = TimelineSlots::load(disk, replica.snapshot_cell()).unwrap();
-            let changed = watch::channel(()).0;
-            let opened = OpenedTimeline { id: TenantTimelineId::default(), replica, readers, slots, changed };
+            let (holds, changed) = (Arc::default(), watch::channel(()).0);
+            let id = TenantTimelineId::default();
+            let opened = OpenedTimeline { id, replica, readers, slots, holds, changed };
             let key = TimelineKey(number);
             rounds.own(key, opened);
             rounds.open_lane(key, connection(key)).unwrap();

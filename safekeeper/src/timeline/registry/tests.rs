@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::retention::Retention;
 use crate::shard::ShardPool;
 use crate::timeline::NotServedCause;
 use consensus::{Dialect, Lineage};
 use prometheus_client::registry::Registry;
+use wal_store::Retention;
 use wal_types::{Lsn, NodeId, SegmentSize, SystemId, Tli};
 
 fn lineage() -> Lineage {

@@ -1,5 +1,6 @@
 //! [`TestCluster`]: a scripted primary with its WAL, and real safekeepers. The start of most tests.
 
+use safekeeper::Retention;
 use wal_format::WalBuilder;
 use wal_types::Lsn;
 
@@ -17,9 +18,14 @@ pub(crate) struct TestCluster {
 impl TestCluster {
     /// Starts a primary without WAL, and safekeepers 1 to `safekeepers` with an empty log.
     pub(crate) async fn start(safekeepers: u64) -> Self {
+        Self::start_with(safekeepers, Retention::default()).await
+    }
+
+    /// Starts it with other limits of old WAL.
+    pub(crate) async fn start_with(safekeepers: u64, retention: Retention) -> Self {
         Self {
             primary: ScriptedPrimary::start(LINEAGE_START).await,
-            safekeepers: Safekeepers::create(safekeepers).await,
+            safekeepers: Safekeepers::create_with(safekeepers, retention).await,
             wal: builder(LINEAGE_START),
         }
     }

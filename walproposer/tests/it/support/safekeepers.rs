@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use consensus::{Configuration, ProposerGreeting, ProposerMessage, ProtocolVersion, VoteRequest, codec};
 use postgres_backend::client::{Client, ClientCopyMessage, ConnectOptions};
 use pq_proto::replication::FromPrimary;
-use safekeeper::{Config, DataDir, Listeners};
+use safekeeper::{Config, DataDir, Listeners, Retention};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -34,12 +34,18 @@ pub(crate) struct Safekeepers {
     directory: TempDir,
     cluster: Cluster,
     http: BTreeMap<u64, SocketAddr>,
+    retention: Retention,
     running: BTreeMap<u64, (Shutdown, JoinHandle<anyhow::Result<()>>)>,
 }
 
 impl Safekeepers {
     /// Starts `count` safekeepers and creates the log on each.
     pub(crate) async fn create(count: u64) -> Self {
+        Self::create_with(count, Retention::default()).await
+    }
+
+    /// Starts them with other limits of old WAL.
+    pub(crate) async fn create_with(count: u64, retention: Retention) -> Self {
         let id: TenantTimelineId = TenantTimelineId {
             tenant: "9ef87a5bf0d92544f6fafeeb3239695c".parse().unwrap(),
             timeline: "de200bd42b49cc1814412c7e592dd6e9".parse().unwrap(),
@@ -49,6 +55,7 @@ impl Safekeepers {
             directory: tempfile::tempdir().unwrap(),
             cluster: Cluster { safekeepers: (1..=count).map(address).collect(), id, token: None },
             http: BTreeMap::new(),
+            retention,
             running: BTreeMap::new(),
         };
 
@@ -120,7 +127,7 @@ impl Safekeepers {
             pg_advertise: None,
             tls: None,
             token: None,
-            retention: safekeeper::Retention::default(),
+            retention: self.retention,
             log_format: telemetry::LogFormat::Text,
             log_level: None,
         };
@@ -176,6 +183,12 @@ impl Safekeepers {
         let TenantTimelineId { tenant, timeline } = self.cluster.id;
         let url = format!("http://{}/v1/timelines/{tenant}/{timeline}", self.http[&node]);
         reqwest::get(url).await.unwrap().json().await.unwrap()
+    }
+
+    /// Metrics of a safekeeper.
+    pub(crate) async fn metrics(&self, node: u64) -> String {
+        let url = format!("http://{}/metrics", self.http[&node]);
+        reqwest::get(url).await.unwrap().text().await.unwrap()
     }
 
     /// Commit position on the disk of a safekeeper.

@@ -90,6 +90,24 @@ fn donor_is_distrusted_after_a_disconnect() {
     assert_eq!(donor(&proposer), Some(second), "no other safekeeper holds it");
 }
 
+/// A safekeeper that nobody can feed any more is named, and waits.
+#[test]
+fn removed_wal_makes_follower_need_a_reseed() {
+    let mut proposer = leading(9, &[(40, &[(1, 8)]), (16, &[(1, 8)]), (40, &[(1, 8)])]);
+    (1..=3).for_each(|node| drop(drain(&mut proposer, node)));
+    let lagging = NodeId(2);
+    let needs_reseed =
+        |proposer: &Proposer| proposer.status().iter().find(|peer| peer.id == lagging).unwrap().needs_reseed;
+    let first = proposer.poll_fetch(lagging).unwrap();
+    proposer.donor_removed(first.donor, first.from);
+    let second = proposer.poll_fetch(lagging).unwrap();
+    assert_ne!(second.donor, first.donor);
+    assert!(!needs_reseed(&proposer));
+    proposer.donor_removed(second.donor, second.from);
+    assert_eq!(proposer.poll_fetch(lagging), None);
+    assert!(needs_reseed(&proposer));
+}
+
 /// What no safekeeper has flushed stays in the buffer, beyond its size.
 #[test]
 fn buffer_keeps_unflushed_wal() {
