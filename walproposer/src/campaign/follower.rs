@@ -28,6 +28,8 @@ const LOG_BEGINS_TOO_HIGH: &str = "this safekeeper's log is new and begins above
      their highest oldest_lsn";
 const HAS_NO_MEMBERS: &str = "this safekeeper's copy of the log has no members yet and grants no vote: finish its creation with \
      PUT .../bootstrap on it";
+const LOST: &str =
+    "this safekeeper has lost WAL that it acknowledged: it does not vote until a leader has repaired it";
 const NEEDS_RESEED: &str = "this safekeeper must be re-seeded: its log has no common point with the leader's, or no other \
      safekeeper holds the WAL that it lacks; replace it by a safekeeper with a new number";
 
@@ -214,9 +216,11 @@ impl Follower {
             commit_lsn: peer.commit_lsn,
             unanswered_since: self.unanswered_since(),
             needs_reseed: peer.needs_reseed,
+            lost: peer.lost,
             last_error: match peer.state {
                 PeerState::Foreign(why) => Some(why.to_string()),
                 PeerState::Greeted if peer.unconfigured => Some(HAS_NO_MEMBERS.to_owned()),
+                _ if peer.lost => Some(LOST.to_owned()),
                 _ if peer.needs_reseed => Some(NEEDS_RESEED.to_owned()),
                 PeerState::Voted if phase == CampaignPhase::Leading => Some(LOG_BEGINS_TOO_HIGH.to_owned()),
                 _ => self.problem.as_ref().map(|problem| problem.reason.clone()),
@@ -246,6 +250,7 @@ mod tests {
             catching_up: false,
             unconfigured: false,
             needs_reseed: false,
+            lost: false,
         };
         assert_eq!(follower.view(&peer, CampaignPhase::Voting).last_error, None);
         let waits = follower.view(&peer, CampaignPhase::Leading).last_error.unwrap();

@@ -11,6 +11,10 @@ use super::{LeadershipState, LinkState, SafekeeperView, SettingsView, StatusSnap
 /// A safekeeper that follows but leaves a message unanswered for this long counts as stalled.
 const STALL_AFTER: Duration = Duration::from_secs(3);
 
+/// What to do when too many disks are gone.
+const NO_MAJORITY_LEFT: &str =
+    "if their disks are gone for good, see \"Two of three lost\" in docs/operations.md";
+
 impl StatusSnapshot {
     /// The reason for which commits are not acknowledged now, or are acknowledged without the quorum or by a primary that
     /// may lose WAL; `None` when all is well.
@@ -40,6 +44,7 @@ impl StatusSnapshot {
             }),
             LeadershipState::Collecting | LeadershipState::Campaigning | LeadershipState::Checking => Some(
                 self.quorum_missing()
+                    .or_else(|| self.quorum_lost())
                     .or_else(|| self.refusal.clone())
                     .unwrap_or_else(|| self.stage_sentence().to_owned()),
             ),
@@ -103,12 +108,32 @@ impl StatusSnapshot {
             missing.len()
         );
 
+        if present == 0 || missing.len() > 1 {
+            sentence.push_str(&format!("; {NO_MAJORITY_LEFT}"));
+        }
         for node in missing {
             if let Some(error) = self.view(node).and_then(|view| view.last_error.as_ref()) {
                 sentence.push_str(&format!("; {node}: {error}"));
             }
         }
         Some(sentence)
+    }
+
+    /// Without the members that lost acknowledged WAL no majority can elect.
+    fn quorum_lost(&self) -> Option<String> {
+        let voters = self.voters();
+        let has_lost = |node: NodeId| self.view(node).is_some_and(|view| view.lost);
+        if quorum::reached(&voters, |node| !has_lost(node)) {
+            return None;
+        }
+        let lost: Vec<NodeId> =
+            self.safekeepers.iter().filter(|view| view.lost).map(|view| view.address.id).collect();
+        let (count, all) = (lost.len(), self.safekeepers.len());
+        Some(format!(
+            "{count} of {all} safekeepers have lost WAL that they acknowledged ({}) and do not vote: no leader can be elected, \
+             commits wait; {NO_MAJORITY_LEFT}",
+            ids(lost.into_iter())
+        ))
     }
 
     /// Members that lack WAL which no other safekeeper has.
@@ -195,7 +220,9 @@ mod tests {
                 LeadershipState::Streaming,
                 &[Streaming, Offline, Connecting],
                 9,
-                Some("2 of 3 safekeepers are unreachable (2, 3): commits wait for one of them"),
+                Some(
+                    "2 of 3 safekeepers are unreachable (2, 3): commits wait for one of them; if their disks are gone for good, see \"Two of three lost\" in docs/operations.md",
+                ),
             ),
             (
                 LeadershipState::Streaming,
@@ -213,13 +240,17 @@ mod tests {
                 LeadershipState::Streaming,
                 &[Offline],
                 9,
-                Some("1 of 1 safekeepers is unreachable (1): commits wait for one of them"),
+                Some(
+                    "1 of 1 safekeepers is unreachable (1): commits wait for one of them; if their disks are gone for good, see \"Two of three lost\" in docs/operations.md",
+                ),
             ),
             (
                 LeadershipState::Collecting,
                 &[Offline, Offline, Offline],
                 0,
-                Some("3 of 3 safekeepers are unreachable (1, 2, 3): commits wait for 2 of them"),
+                Some(
+                    "3 of 3 safekeepers are unreachable (1, 2, 3): commits wait for 2 of them; if their disks are gone for good, see \"Two of three lost\" in docs/operations.md",
+                ),
             ),
             (LeadershipState::Campaigning, &[Greeted, Voted, Offline], 0, Some("an election is under way")),
             (LeadershipState::WaitingForPrimary, &[Offline], 0, Some("no connection to the primary yet")),
@@ -269,6 +300,20 @@ mod tests {
     }
 
     #[test]
+    fn blocked_names_lost_majority() {
+        let mut lost = snapshot(LeadershipState::Collecting, &[Greeted, Greeted, Greeted], 0);
+        lost.safekeepers[1].lost = true;
+        assert!(!lost.blocked().unwrap().contains("lost"), "two others vote");
+        lost.safekeepers[2].lost = true;
+        let blocked = lost.blocked().unwrap();
+        assert!(
+            blocked.starts_with("2 of 3 safekeepers have lost WAL that they acknowledged (2, 3)"),
+            "{blocked}"
+        );
+        assert!(blocked.contains("Two of three lost"), "{blocked}");
+    }
+
+    #[test]
     fn blocked_shows_last_refusal() {
         let mut refused = snapshot(LeadershipState::Collecting, &[Greeted, Greeted], 0);
         refused.refusal = Some("fsync is off".into());
@@ -283,6 +328,6 @@ mod tests {
     fn blocked_shows_last_error_of_unreachable_safekeeper() {
         let mut away = snapshot(LeadershipState::Collecting, &[Offline], 0);
         away.safekeepers[0].last_error = Some("no such timeline".into());
-        assert!(away.blocked().unwrap().ends_with("commits wait for one of them; 1: no such timeline"));
+        assert!(away.blocked().unwrap().ends_with("in docs/operations.md; 1: no such timeline"));
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct SafekeeperView {
     pub(crate) unanswered_since: Option<Instant>,
     /// The safekeeper lacks WAL that no other one has: it must be re-seeded.
     pub(crate) needs_reseed: bool,
+    /// The safekeeper has lost WAL that it acknowledged, and does not vote.
+    pub(crate) lost: bool,
     /// Why the safekeeper is not connected, or cannot follow.
     pub(crate) last_error: Option<String>,
 }
@@ -127,6 +129,7 @@ impl StatusBoard {
             commit_lsn: Lsn::INVALID,
             unanswered_since: None,
             needs_reseed: false,
+            lost: false,
             last_error: None,
         };
         let mut safekeepers: Vec<_> = cluster.safekeepers.iter().map(view).collect();

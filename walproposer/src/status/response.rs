@@ -41,6 +41,8 @@ struct SafekeeperStatus {
     lag_bytes: Option<u64>,
     /// It lacks WAL that no other safekeeper has. The others go on without it.
     needs_reseed: bool,
+    /// It has lost WAL that it acknowledged, and does not vote.
+    lost: bool,
     last_error: Option<String>,
 }
 
@@ -56,6 +58,7 @@ impl From<&StatusSnapshot> for StatusResponse {
             commit_lsn: view.commit_lsn.to_string(),
             lag_bytes: snapshot.lag_bytes(view),
             needs_reseed: view.needs_reseed,
+            lost: view.lost,
             last_error: view.last_error.clone(),
         };
 

@@ -80,6 +80,7 @@ impl Proposer {
             return Ok(Vec::new());
         }
         peer.term = peer.term.max(response.term);
+        peer.lost = response.lost;
         // The end of a lost node's log says nothing about the end of the log, and the node will not vote. Neither does
         // that of a copy without members.
         peer.unconfigured = !counts && !response.lost;
@@ -126,6 +127,7 @@ impl Proposer {
         };
         peer.state = PeerState::Voted;
         peer.term = response.term;
+        peer.lost = response.lost;
         // What it acknowledged in this term over an earlier connection counts only as far as it still holds it.
         peer.acked = if response.lost { Lsn::INVALID } else { peer.acked.min(response.flush_lsn) };
         // The same holds for the commit LSN that it reported as persisted.

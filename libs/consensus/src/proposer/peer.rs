@@ -74,6 +74,8 @@ pub struct PeerStatus {
     /// True when no known safekeeper can give it the WAL that it lacks, or nobody can tell where its log agrees with the
     /// leader's. It waits and stays visible; the others go on without it.
     pub needs_reseed: bool,
+    /// True while it reports that it lost acknowledged WAL: it follows, and does not vote.
+    pub lost: bool,
 }
 
 /// Position reported by a pre-vote.
@@ -127,6 +129,8 @@ pub(super) struct Peer {
     pub(super) term: Term,
     /// Position from its pre-vote.
     pub(super) pre_vote: Option<LogPosition>,
+    /// Its last pre-vote or vote said that it lost acknowledged WAL.
+    pub(super) lost: bool,
     /// Response to the vote request of this campaign, granted or not.
     pub(super) vote: Option<VoteResponse>,
     /// Position below which its log is this term's log, since it was sent the election on this connection.

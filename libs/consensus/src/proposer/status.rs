@@ -50,6 +50,7 @@ impl Proposer {
                 unconfigured: peer.unconfigured,
                 catching_up: peer.sent().is_some_and(|sent| sent < self.wal.start()),
                 needs_reseed: peer.state == PeerState::CannotFollow || self.lacks_a_donor(id, peer),
+                lost: peer.lost,
             }
         };
         self.peers.iter().map(one).collect()
