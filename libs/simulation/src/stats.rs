@@ -91,6 +91,8 @@ counts! {
     removals: "removals of old WAL", at least 500;
     /// Removals of WAL that a member still lacked.
     given_up: "members given up", at least 100;
+    /// Schedules that did not heal because members were given up while too many disks were damaged.
+    beyond_budget: "schedules with too many failures to heal", at least 0;
     /// Schedules in dialect `neon`.
     neon_schedules: "schedules of dialect neon", at least 50;
 }

@@ -300,14 +300,27 @@ impl Cluster {
 
     /// True when every known voting set keeps a majority of undamaged disks without this node.
     pub(crate) fn budget_allows_loss(&self, node: NodeId) -> bool {
+        self.known_sets()
+            .iter()
+            .filter(|set| set.contains(&node))
+            .all(|set| self.has_whole_majority(set, Some(node)))
+    }
+
+    /// True when every known voting set has a majority of undamaged disks that can be fed.
+    pub(super) fn every_set_has_whole_majority(&self) -> bool {
+        self.known_sets().iter().all(|set| self.has_whole_majority(set, None))
+    }
+
+    fn has_whole_majority(&self, set: &[NodeId], without: Option<NodeId>) -> bool {
         let whole = |id: &&NodeId| {
             let is_fed = !self.is_lost_for_good(**id) && !self.may_be_given_up(**id);
-            **id != node && is_fed && !self.oracle.is_damaged(**id)
+            Some(**id) != without && is_fed && !self.oracle.is_damaged(**id)
         };
-        self.configurations()
-            .iter()
-            .flat_map(|configuration| configuration.sets())
-            .all(|set| !set.contains(&node) || set.iter().filter(whole).count() >= majority(set.len()))
+        set.iter().filter(whole).count() >= majority(set.len())
+    }
+
+    fn known_sets(&self) -> Vec<Vec<NodeId>> {
+        self.configurations().iter().flat_map(|configuration| configuration.sets()).collect()
     }
 
     fn configurations(&self) -> Vec<Arc<Configuration>> {

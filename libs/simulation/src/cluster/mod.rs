@@ -49,6 +49,11 @@ pub(crate) struct Cluster {
     layout: Layout,
     /// The product's limits of old WAL, in small numbers of segments. Without them nothing is removed.
     retention: Option<Retention>,
+    /// Members are given up also while a disk is damaged: together they may be one failure more than a set of members
+    /// survives.
+    pub(crate) gives_up_beside_damage: bool,
+    /// Members were given up beside damage, and a set of members kept no whole majority.
+    pub(crate) is_beyond_budget: bool,
     /// Healing has begun: no more faults.
     pub(crate) is_healing: bool,
     pub(crate) rng: SmallRng,
@@ -86,6 +91,8 @@ impl Cluster {
             dialect,
             layout,
             retention,
+            gives_up_beside_damage: false,
+            is_beyond_budget: false,
             is_healing: false,
             rng,
             oracle: Oracle::default(),

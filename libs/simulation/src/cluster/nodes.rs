@@ -84,13 +84,18 @@ impl Cluster {
     }
 
     /// The limits that apply now. A damaged disk and a member beyond its limit are two failures, and three members survive
-    /// one: while a disk is damaged, hidden or not, members are kept whatever they lack.
+    /// one. So in half of the schedules members are kept, whatever they lack, while a disk is damaged, hidden or not, and every one
+    /// of them must heal. In the others nothing is kept for the sake of damage that the product cannot know of.
     fn limits(&self) -> Option<Retention> {
         let retention = self.retention?;
-        if !self.nodes.iter().any(|node| self.oracle.is_damaged(node.id)) {
+        if self.gives_up_beside_damage || !self.has_damage() {
             return Some(retention);
         }
         Some(Retention { member_keep_bytes_max: u64::MAX, ..retention })
+    }
+
+    fn has_damage(&self) -> bool {
+        self.nodes.iter().any(|node| self.oracle.is_damaged(node.id))
     }
 
     /// Applies the product's rule to the node: close to the commit position in some schedules, unlimited in others.
@@ -108,7 +113,11 @@ impl Cluster {
         let Some(retention) = self.limits() else { return Ok(()) };
         let plan = |at: &Snapshot| retention.plan(at, None, None, Pressure::default());
         let given_up = |at: &Snapshot| plan(at).given_up(HoldReason::Member).is_some();
-        self.stats.given_up += u64::from(given_up(after) && !given_up(before));
+        let is_given_up = given_up(after) && !given_up(before);
+        self.stats.given_up += u64::from(is_given_up);
+        if self.has_damage() && after.oldest_lsn > before.oldest_lsn && !self.every_set_has_whole_majority() {
+            self.is_beyond_budget = true;
+        }
         if self.dialect == Dialect::Neon || after.health != Health::Healthy {
             return Ok(());
         }

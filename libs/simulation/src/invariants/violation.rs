@@ -13,6 +13,17 @@ pub struct Violation {
     pub detail: String,
 }
 
+impl Violation {
+    /// True when the cluster only makes no progress. More failures than it survives may do that, and nothing else.
+    pub(crate) fn is_of_liveness(&self) -> bool {
+        LIVENESS.contains(&self.invariant)
+    }
+}
+
+/// Invariants of `liveness` that more failures than a cluster survives may violate.
+const LIVENESS: [&str; 3] =
+    ["recovery_finishes", "healed_cluster_commits_and_catches_up", "rightful_leader_leads"];
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.invariant, self.detail)

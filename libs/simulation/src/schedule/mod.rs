@@ -20,6 +20,8 @@ use crate::trace::Trace;
 
 /// Number of events before healing begins.
 const EVENTS: std::ops::Range<u64> = 300..420;
+/// One schedule in this many gives members up also while a disk is damaged.
+const GIVES_UP_BESIDE_DAMAGE_EVERY: u64 = 2;
 /// All logs are compared after this many events: healing repairs damage before the final comparison could find it.
 const COMPARE_EVERY_EVENTS: u64 = 10;
 
@@ -43,6 +45,7 @@ pub fn run(seed: u64, keep_lines: bool) -> ScheduleOutcome {
     let dialect = if rng.random_range(0..6) == 0 { Dialect::Neon } else { Dialect::Holdfast };
     let mut schedule =
         Schedule { cluster: Cluster::new(nodes, dialect, layout, rng, Trace::new(keep_lines)) };
+    schedule.cluster.gives_up_beside_damage = seed.is_multiple_of(GIVES_UP_BESIDE_DAMAGE_EVERY);
     let violation = schedule.play().err();
     let cluster = schedule.cluster;
     ScheduleOutcome {
@@ -69,7 +72,13 @@ impl Schedule {
                 self.cluster.compare_logs()?;
             }
         }
-        self.heal()?;
+        match self.heal() {
+            Err(stuck) if stuck.is_of_liveness() && self.cluster.is_beyond_budget => {
+                self.cluster.trace.line(format_args!("too many failures to heal: {stuck}"));
+                self.cluster.stats.beyond_budget += 1;
+            }
+            healed => healed?,
+        }
         self.cluster.compare_everything()
     }
 
