@@ -64,7 +64,7 @@ pub(crate) struct Node {
 impl Node {
     /// Creates a node with an empty log that begins at `start`, and starts it.
     pub(crate) fn create(id: NodeId, dialect: Dialect, start: Lsn, configuration: Configuration) -> Self {
-        let disk = ModelDisk::new();
+        let disk = new_disk();
         let lineage = lineage(dialect, start);
         Replica::create(&disk, member(id).copy(), disk_id(id), lineage, configuration.clone())
             .expect("an empty model disk has room");
@@ -92,7 +92,7 @@ impl Node {
 
     /// Creates the log anew on an empty disk, as an operator does who knows no better, and starts the node.
     pub(crate) fn create_anew(&mut self, dialect: Dialect, start: Lsn) {
-        self.disk = ModelDisk::new();
+        self.disk = new_disk();
         self.anew += 1;
         let copy = CopyId {
             node: self.id,
@@ -195,6 +195,7 @@ impl Node {
     /// Advances the clock, so that the replica's delayed work becomes due.
     pub(crate) fn tick(&mut self, passed: Duration) -> Option<Output> {
         self.now += passed;
+        self.disk.refill_reserve();
         let replica = self.replica.as_mut()?;
         if !self.has_other_thread {
             return Some(replica.run_tick(self.now));
@@ -312,6 +313,13 @@ impl Node {
     pub(crate) fn fill_disk(&mut self, full: bool) {
         self.disk.set_capacity_bytes(full.then(|| self.disk.used_bytes()));
     }
+}
+
+/// An empty disk with the room of one segment set aside for recoveries.
+fn new_disk() -> ModelDisk {
+    let disk = ModelDisk::new();
+    disk.set_reserve(1);
+    disk
 }
 
 fn lineage(dialect: Dialect, start: Lsn) -> Lineage {

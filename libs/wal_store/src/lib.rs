@@ -54,7 +54,7 @@ mod work;
 mod writer;
 
 pub use batch::{Input, Output, Rejection};
-pub use disk::{Disk, DiskFile, HANDLES_RESERVED, OutOfHandles, RealDisk, handle_shortages};
+pub use disk::{Disk, DiskFile, HANDLES_RESERVED, OutOfHandles, RealDisk, RoomReserve, handle_shortages};
 #[cfg(feature = "model")]
 pub use disk::{Fault, ModelDisk};
 pub use error::{Corruption, InvalidLineage, Misuse, StoreError};

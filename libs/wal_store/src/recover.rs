@@ -60,7 +60,12 @@ pub(crate) fn recover<D: Disk>(
         let segments = Segments { disk: disk.clone(), lineage, oldest_lsn, unreadable };
         let mut evidence = AckEvidence::gather(&segments, control.content())?;
         match assess(&segments, control.content(), &mut evidence)? {
-            Assessment::Whole(end) => return finalize(control, segments, &evidence, *end),
+            Assessment::Whole(end) => {
+                let file_bytes = segments.file_bytes();
+                let recovered = finalize(control, segments, &evidence, *end)?;
+                disk.set_room_aside(file_bytes);
+                return Ok(recovered);
+            }
             Assessment::StartsAt(lsn, why) => record_later_start(&mut control, lsn, &why)?,
             Assessment::EndsTooLow { end, why } => {
                 record_loss(&mut control, &segments, &evidence, end, &why)?

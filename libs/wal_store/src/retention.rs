@@ -30,15 +30,15 @@ pub enum HoldReason {
     Reader,
     /// A member of the configuration that lags or is away. Given up: it must be re-seeded.
     Member,
-    /// A replication slot. Given up: it is lost, and its reader gets error 58P01. Never for want of room on the disk.
+    /// A replication slot. Given up: it is lost, and its reader gets error 58P01.
     Slot,
 }
 
 impl HoldReason {
     /// All reasons, in the order in which they are given up.
     pub const ALL: [Self; 4] = [Self::Comfort, Self::Reader, Self::Member, Self::Slot];
-    /// How many of them are given up when the disk is nearly full.
-    pub const UNDER_PRESSURE: u8 = 3;
+    /// How many of them may be given up when the disk is nearly full. Slots go only when nothing else is left.
+    pub const AT_HIGH_LEVEL: u8 = 3;
 
     /// Name in metrics and in the status.
     pub const fn label(self) -> &'static str {
@@ -75,8 +75,8 @@ impl Default for Retention {
     }
 }
 
-/// How many of [`HoldReason::ALL`] are given up now because the disk is nearly full; 0 without pressure. Slots stay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How many of [`HoldReason::ALL`] are given up now because the disk is nearly full; 0 without pressure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pressure(pub u8);
 
 /// What one reason keeps of a log.
@@ -123,7 +123,7 @@ impl Retention {
             HoldReason::Member => Some(snapshot.horizon_lsn),
         };
         let limit = |reason: HoldReason| match reason {
-            _ if (reason as u8) < pressure.0.min(HoldReason::UNDER_PRESSURE) => 0,
+            _ if (reason as u8) < pressure.0 => 0,
             HoldReason::Comfort => self.wal_keep_bytes,
             HoldReason::Reader => self.reader_keep_bytes_max,
             HoldReason::Member if snapshot.lineage.dialect == Dialect::Neon => u64::MAX,
@@ -145,6 +145,13 @@ impl RetentionPlan {
     /// Position from which on the log is kept.
     pub fn keep_from(&self) -> Lsn {
         self.holds.iter().map(|hold| hold.granted).fold(self.commit_lsn, Lsn::min)
+    }
+
+    /// WAL that is there and that would go if this pressure came on top, in bytes.
+    pub fn freed_by(&self, pressure: Pressure) -> u64 {
+        let stays = self.holds.iter().filter(|hold| hold.reason as u8 >= pressure.0);
+        let keep_from = stays.map(|hold| hold.granted).fold(self.commit_lsn, Lsn::min);
+        keep_from.0.saturating_sub(self.keep_from().max(self.oldest_lsn).0)
     }
 
     /// WAL below the commit position that is there and that `reason` alone would keep, in bytes.

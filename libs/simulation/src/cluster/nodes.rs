@@ -8,7 +8,7 @@ use wal_store::{Fault, Health, HoldReason, Pressure, Retention, Snapshot, StoreE
 use wal_types::{Lsn, NodeId};
 
 use super::Cluster;
-use crate::invariants::{Violation, kept_wal_is_bounded, removed_wal_is_committed};
+use crate::invariants::{Violation, full_node_starts, kept_wal_is_bounded, removed_wal_is_committed};
 use crate::node::{Death, Node, lowest_truncation};
 use crate::primary::SEGMENT_SIZE;
 
@@ -205,8 +205,9 @@ impl Cluster {
                 self.oracle.record_damage(node);
                 return Ok(());
             }
-            // The disk is full, or the node crashed again: a later start can succeed.
+            // The node crashed again, or its damaged files need room: a later start can succeed.
             Err(error) => {
+                full_node_starts(&error, self.oracle.is_damaged(node))?;
                 self.trace.line(format_args!("node {node} does not start: {error}"));
                 let death = if self.rng.random() { Death::Power } else { Death::Process };
                 self.nodes[index].die(death, &mut self.rng);

@@ -1,6 +1,6 @@
-//! Invariants of removal: nothing goes that a vote could need, and what stays is bounded.
+//! Invariants of room: nothing is removed that a vote could need, what stays is bounded, and a full disk stops no vote.
 
-use wal_store::Snapshot;
+use wal_store::{Snapshot, StoreError};
 
 use super::violation::{Violation, ensure};
 use crate::primary::SEGMENT_SIZE;
@@ -25,4 +25,11 @@ pub(crate) fn kept_wal_is_bounded(at: &Snapshot, limit_bytes: u64) -> Result<(),
     ensure("kept_wal_is_bounded", kept <= limit_bytes.saturating_add(beside), || {
         format!("{kept} bytes are kept below the commit position, {limit_bytes} are the limit")
     })
+}
+
+/// R3 excludes: disks are full, all nodes restart, each needs room to make its log durable, and nobody votes any more.
+/// `error` ended a start.
+pub(crate) fn full_node_starts(error: &StoreError, is_damaged: bool) -> Result<(), Violation> {
+    let is_full = matches!(error, StoreError::Full { .. });
+    ensure("full_node_starts", is_damaged || !is_full, || error.to_string())
 }

@@ -24,6 +24,18 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Makes every creation, rename and removal durable.
     fn sync_dir(&self) -> io::Result<()>;
+    /// Fails as a full disk does while the room that is left is to be set aside for recoveries. Asked before a log grows.
+    fn ensure_room(&self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Sets room aside for recoveries on a full disk, in files of this length, as far as there is any. Called after each
+    /// recovery, which leaves as much room as it took.
+    fn set_room_aside(&self, _file_bytes: u64) {}
+    /// Creates a file of this length, replacing one of this name, from room that was set aside for recoveries and truncations
+    /// on a full disk. Its content is arbitrary. `None` when there would be less than `leave` such files left.
+    fn create_from_reserve(&self, _name: &str, _bytes: u64, _leave: usize) -> io::Result<Option<Self::File>> {
+        Ok(None)
+    }
     /// Makes sure that a few files can be opened, whatever else the process opens meanwhile. Asked before a decision: what
     /// was decided cannot be put off. Fails with [`OutOfHandles`] when that cannot be promised.
     fn ensure_handles(&self) -> io::Result<()> {

@@ -19,6 +19,7 @@ mod medium;
 #[cfg(feature = "model")]
 mod model;
 mod real;
+mod room;
 
 pub use handle_reserve::{HANDLES_RESERVED, handle_shortages};
 pub use interface::{Disk, DiskFile, OutOfHandles, SECTOR_BYTES};
@@ -26,3 +27,4 @@ pub(crate) use interface::{is_full, is_out_of_handles, unlink_if_there};
 #[cfg(feature = "model")]
 pub use model::{Fault, ModelDisk, ModelFile};
 pub use real::{RealDisk, RealFile};
+pub use room::RoomReserve;

@@ -54,7 +54,19 @@ struct Medium {
     operations: u64,
     crash_at: Option<u64>,
     capacity_bytes: Option<u64>,
+    reserve: ModelReserve,
 }
+
+/// Room that is set aside beside the capacity.
+#[derive(Clone, Copy, Debug, Default)]
+struct ModelReserve {
+    wanted: usize,
+    present: usize,
+    file_bytes: u64,
+}
+
+/// What files of the reserve hold: nobody may rely on zeros.
+const RESERVED_BYTE: u8 = 0xAA;
 
 impl Default for ModelDisk {
     fn default() -> Self {
@@ -90,8 +102,8 @@ impl ModelDisk {
     #[must_use]
     pub fn fork(&self) -> Self {
         let medium = self.medium.lock();
-        let capacity_bytes = medium.capacity_bytes;
-        let copy = Medium { names: medium.names.fork(), capacity_bytes, ..Medium::default() };
+        let (capacity_bytes, reserve) = (medium.capacity_bytes, medium.reserve);
+        let copy = Medium { names: medium.names.fork(), capacity_bytes, reserve, ..Medium::default() };
         Self { medium: Arc::new(Mutex::new(copy)), incarnation: 0 }
     }
 
@@ -125,6 +137,28 @@ impl ModelDisk {
     /// Sets the capacity in bytes; `None` for no limit.
     pub fn set_capacity_bytes(&self, bytes: Option<u64>) {
         self.medium.lock().capacity_bytes = bytes;
+    }
+
+    /// Sets room aside for so many segment files, beside the capacity.
+    pub fn set_reserve(&self, files: usize) {
+        let mut medium = self.medium.lock();
+        (medium.reserve.wanted, medium.reserve.present) = (files, files);
+    }
+
+    /// Sets room aside again for files of the reserve that were taken, as far as there is any.
+    pub fn refill_reserve(&self) {
+        let mut medium = self.medium.lock();
+        let used = medium.names.bytes();
+        let Medium { capacity_bytes, reserve, .. } = &mut *medium;
+        while reserve.present < reserve.wanted {
+            if let Some(capacity) = capacity_bytes {
+                if used + reserve.file_bytes > *capacity {
+                    return;
+                }
+                *capacity -= reserve.file_bytes;
+            }
+            reserve.present += 1;
+        }
     }
 
     /// Bytes of all files in the directory.
@@ -235,6 +269,32 @@ impl Disk for ModelDisk {
 
     fn unlink(&self, name: &str) -> io::Result<()> {
         self.change()?.names.unlink(name)
+    }
+
+    fn ensure_room(&self) -> io::Result<()> {
+        let reserve = self.alive()?.reserve;
+        if reserve.present < reserve.wanted { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn set_room_aside(&self, file_bytes: u64) {
+        self.medium.lock().reserve.file_bytes = file_bytes;
+        self.refill_reserve();
+    }
+
+    fn create_from_reserve(&self, name: &str, bytes: u64, leave: usize) -> io::Result<Option<ModelFile>> {
+        let mut medium = self.change()?;
+        if medium.reserve.present <= leave {
+            return Ok(None);
+        }
+        medium.reserve.present -= 1;
+        medium.capacity_bytes = medium.capacity_bytes.map(|capacity| capacity + bytes);
+        match medium.names.unlink(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let inode = medium.names.create(name)?;
+        inode.lock().write(0, &vec![RESERVED_BYTE; bytes as usize]);
+        Ok(Some(ModelFile { disk: self.clone(), inode }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

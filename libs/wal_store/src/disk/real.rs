@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use super::handle_reserve;
 use super::interface::{Disk, DiskFile};
+use super::room::RoomReserve;
 
 /// A directory of the operating system.
 #[derive(Clone, Debug)]
 pub struct RealDisk {
     directory: Arc<Path>,
+    reserve: Option<Arc<RoomReserve>>,
 }
 
 /// An open file of the operating system.
@@ -28,6 +30,12 @@ impl RealDisk {
         let disk = Self::at(directory)?;
         sync_ancestors(&disk.directory)?;
         Ok(disk)
+    }
+
+    /// Gives recoveries and truncations on a full disk files of `reserve`, which must be on the same file system.
+    #[must_use]
+    pub fn with_reserve(self, reserve: Arc<RoomReserve>) -> Self {
+        Self { reserve: Some(reserve), ..self }
     }
 
     /// Creates `directory` with the files that `fill` writes: all of it, durably, or nothing. Removes what an earlier
@@ -64,7 +72,7 @@ impl RealDisk {
         if !directory.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        Ok(Self { directory: directory.into() })
+        Ok(Self { directory: directory.into(), reserve: None })
     }
 }
 
@@ -126,6 +134,26 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         handle_reserve::open(|| File::open(&self.directory))?.sync_all()
+    }
+
+    fn ensure_room(&self) -> io::Result<()> {
+        match &self.reserve {
+            Some(reserve) if reserve.lacks_room() => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn set_room_aside(&self, file_bytes: u64) {
+        let Some(reserve) = &self.reserve else { return };
+        reserve.cover_files_of(file_bytes);
+        if let Err(error) = reserve.refill() {
+            tracing::warn!(%error, "room for recoveries on a full disk cannot be set aside");
+        }
+    }
+
+    fn create_from_reserve(&self, name: &str, bytes: u64, leave: usize) -> io::Result<Option<RealFile>> {
+        let Some(reserve) = &self.reserve else { return Ok(None) };
+        Ok(reserve.take(&self.directory.join(name), bytes, leave)?.map(RealFile))
     }
 
     fn ensure_handles(&self) -> io::Result<()> {

@@ -93,7 +93,8 @@ fn slot_keeps_up_to_its_limit() {
     ] {
         let plan = |pressure| RETENTION.plan(&at, reader.map(Lsn), Some(Lsn(slot)), Pressure(pressure));
         assert_eq!(plan(0).keep_from(), Lsn(expected), "{reader:?} {slot}");
-        assert_eq!(plan(9).keep_from(), Lsn(slot.max(3000)), "slots stay under pressure");
+        assert_eq!(plan(HoldReason::AT_HIGH_LEVEL).keep_from(), Lsn(slot.max(3000)), "slots stay");
+        assert_eq!(plan(4).keep_from(), Lsn(5000), "nothing else is left");
     }
 }
 
@@ -118,7 +119,11 @@ fn pressure_gives_reasons_up_in_order() {
     ] {
         let plan = RETENTION.plan(&at, reader.map(Lsn), None, Pressure(pressure));
         assert_eq!(plan.keep_from(), Lsn(expected), "{pressure} {reader:?}");
+        let calm = RETENTION.plan(&at, reader.map(Lsn), None, Pressure::default());
+        assert_eq!(calm.freed_by(Pressure(pressure)), expected - calm.keep_from().0, "{pressure} {reader:?}");
     }
+    let begins_late = RETENTION.plan(&snapshot(Dialect::Holdfast, 5000, 4600, 4800), None, None, Pressure(0));
+    assert_eq!(begins_late.freed_by(Pressure(3)), 200, "the rest is not there");
 }
 
 #[test]

@@ -36,6 +36,26 @@ impl<D: Disk> Segments<D> {
         })
     }
 
+    /// [`Segments::create_blank`] for a log that neither votes nor serves before it has the file: a recovery or a truncation.
+    /// On a full disk it takes room that was set aside, unless less than `leave` files would be left.
+    pub(crate) fn create_blank_or_reserved(
+        &self,
+        name: &str,
+        footer: &Footer,
+        leave: usize,
+    ) -> Result<D::File, StoreError> {
+        let full = match self.create_blank(name, footer) {
+            Err(error @ StoreError::Full { .. }) => error,
+            other => return other,
+        };
+        let reserved = self.disk.create_from_reserve(name, self.file_bytes(), leave);
+        let Some(file) = reserved.map_err(StoreError::io("take a file of the reserve"))? else {
+            return Err(full);
+        };
+        self.write_blank(&file, footer).map_err(StoreError::io("clear a file of the reserve"))?;
+        Ok(file)
+    }
+
     fn write_zeros(&self, name: &str, footer: &Footer) -> io::Result<D::File> {
         let file = self.disk.create(name)?;
         self.write_blank(&file, footer)?;
@@ -44,7 +64,7 @@ impl<D: Disk> Segments<D> {
 
     /// Overwrites a file with zeros and one footer, and syncs it.
     fn write_blank(&self, file: &D::File, footer: &Footer) -> io::Result<()> {
-        let end = self.wal_bytes() + FOOTER_PAGE_BYTES;
+        let end = self.file_bytes();
         let mut at = 0;
         while at < end {
             let part = (end - at).min(ZEROS.len() as u64) as usize;
@@ -82,6 +102,7 @@ impl<D: Disk> Segments<D> {
         if recycle && self.write_over_set_aside(footer)? {
             return Ok(());
         }
+        self.disk.ensure_room().map_err(StoreError::io("preallocate a segment"))?;
         self.create_blank(PREPARED, footer).map(drop)
     }
 
@@ -136,7 +157,7 @@ impl<D: Disk> Segments<D> {
     /// Replaces a segment's file by a new one: the WAL up to `upto`, then zeros. Bytes that the page cache shows of the old
     /// file may not be on the disk, and another sync of that file would not write them.
     pub(crate) fn rebuild(&self, upto: Lsn, footer: &Footer) -> Result<(), StoreError> {
-        let blank = self.create_blank(NEW_SEGMENT, footer)?;
+        let blank = self.create_blank_or_reserved(NEW_SEGMENT, footer, 0)?;
         self.copy_wal(&blank, upto, footer)?;
         self.rename_durably(NEW_SEGMENT, footer.segment)
     }
@@ -149,7 +170,8 @@ impl<D: Disk> Segments<D> {
 
     /// [`Segments::rebuild`] that quarantines the old file.
     pub(crate) fn rebuild_and_quarantine(&self, upto: Lsn, footer: &Footer) -> Result<(), StoreError> {
-        let blank = self.create_blank(NEW_SEGMENT, footer)?;
+        // The damaged file keeps its room, so the last file of the reserve stays for others.
+        let blank = self.create_blank_or_reserved(NEW_SEGMENT, footer, 1)?;
         self.copy_wal(&blank, upto, footer)?;
         self.quarantine(footer.segment)?;
         self.rename_durably(NEW_SEGMENT, footer.segment)

@@ -79,6 +79,11 @@ impl<D: Disk> Segments<D> {
         self.lineage.segment_size.bytes().into()
     }
 
+    /// Length of a segment's file: its WAL and the footer page.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.wal_bytes() + FOOTER_PAGE_BYTES
+    }
+
     /// Offset of `lsn` in its segment's file.
     pub(crate) fn offset_of(&self, lsn: Lsn) -> u64 {
         self.lineage.segment_size.offset_of(lsn).into()
@@ -93,7 +98,7 @@ impl<D: Disk> Segments<D> {
     pub(crate) fn open(&self, segment: SegmentNumber) -> Result<D::File, StoreError> {
         let file = self.disk.open(&self.name(segment)).map_err(StoreError::io("open a segment"))?;
         let found = file.len().map_err(StoreError::io("read the length of a segment"))?;
-        let expected = self.wal_bytes() + FOOTER_PAGE_BYTES;
+        let expected = self.file_bytes();
         if found != expected {
             return Err(Corruption::SegmentLength { segment, expected, found }.into());
         }

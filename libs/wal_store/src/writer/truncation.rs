@@ -28,7 +28,7 @@ impl<D: Disk> Writer<D> {
             None => {
                 let number = self.segments.number_of(at);
                 let footer = Footer::first(&self.segments.lineage, number, term, Lsn::INVALID);
-                self.segments.create_blank(TRUNCATED, &footer)?;
+                self.segments.create_blank_or_reserved(TRUNCATED, &footer, 0)?;
             }
         }
         self.truncation_reserved = true;

@@ -258,6 +258,47 @@ fn open_on_full_disk_fails_temporarily() {
     assert_eq!(read_log(&open(&disk)), proposer.log);
 }
 
+/// Room that was set aside lets a log open on a full disk, and truncate, as often as it is killed. New segments wait until
+/// the room is set aside again.
+#[test]
+fn reserve_opens_and_truncates_on_full_disk() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    disk.set_reserve(1);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(&[1; 3000]);
+    send(&mut replica, proposer.appends());
+    disk.set_capacity_bytes(Some(disk.used_bytes()));
+    let mut handle = disk.clone();
+    for term in 2..5 {
+        // Bytes that no footer covers, so that the recovery writes their segment to a new file.
+        let next = Proposer::after(&proposer, term, proposer.ends.len() - 1);
+        send(&mut replica, vec![next.greet(), next.vote(), next.elected(next.end())]);
+        proposer = next;
+        proposer.write(&[term as u8; 300]);
+        send(&mut replica, proposer.appends());
+        drop(replica);
+        handle = handle.kill();
+        replica = open(&handle);
+        assert_eq!(read_log(&replica), proposer.log);
+    }
+
+    // A truncation inside of the log.
+    let shorter = Proposer::after(&proposer, 9, 1);
+    send(&mut replica, vec![shorter.greet(), shorter.vote(), shorter.elected(shorter.end())]);
+    assert_eq!(read_log(&replica), shorter.log);
+    let mut leader = shorter;
+    leader.write(&[7; 2 * SEGMENT_BYTES as usize]);
+    let output = replica.run(leader.appends());
+    assert!(!output.undecided.is_empty(), "the room is for recoveries");
+    handle.refill_reserve();
+    handle.set_capacity_bytes(None);
+    send(&mut replica, output.undecided);
+    assert_eq!(read_log(&replica), leader.log);
+}
+
 /// A footer that only the page cache holds, and then a torn one, are no damage.
 #[test]
 fn footer_in_page_cache_only_is_rewritten() {
