@@ -16,6 +16,7 @@ use wal_store::Retention;
 use wal_types::NodeId;
 
 use crate::auth::Token;
+use crate::disk::DiskLimits;
 
 /// Bytes that are read of the token file. A longer file cannot be a token.
 const TOKEN_FILE_BYTES_MAX: u64 = 16 * 1024;
@@ -80,6 +81,17 @@ pub struct Flags {
     #[arg(long, value_name = "SIZE", default_value_t = ByteSize(Retention::default().slot_keep_bytes_max))]
     slot_keep: ByteSize,
 
+    /// Percent of the disk from which on old WAL is given up: what nothing needs, then what readers lack, then what members
+    /// lack; 100 for never
+    #[arg(long, value_name = "PERCENT", default_value_t = DiskLimits::default().high_percent,
+        value_parser = clap::value_parser!(u8).range(10..=100))]
+    disk_high: u8,
+
+    /// Free room below which slots are given up as well, the largest first; without this flag 2 GB or 1 % of the disk, the
+    /// larger, and at most 10 %
+    #[arg(long, value_name = "SIZE")]
+    disk_stop: Option<ByteSize>,
+
     /// Format of the log on stderr
     #[arg(long, value_name = "text|json", default_value = "text")]
     log_format: telemetry::LogFormat,
@@ -132,6 +144,8 @@ pub struct Config {
     pub token: Option<Arc<Token>>,
     /// How much old WAL is kept.
     pub retention: Retention,
+    /// When old WAL is given up for want of room.
+    pub disk_limits: DiskLimits,
     /// Format of the log.
     pub log_format: telemetry::LogFormat,
     /// Level of the log.
@@ -200,6 +214,10 @@ impl Flags {
                 member_keep_bytes_max: self.member_keep.0,
                 slot_keep_bytes_max: self.slot_keep.0,
             },
+            disk_limits: DiskLimits {
+                high_percent: self.disk_high,
+                stop_free_bytes: self.disk_stop.map(|size| size.0),
+            },
             log_format: self.log_format,
             log_level: self.log_level,
         })
@@ -236,6 +254,14 @@ mod tests {
         assert_eq!((config.listen_pg.as_str(), config.listen_http.as_str()), ("127.0.0.1:0", "127.0.0.1:0"));
         assert!(config.tls.is_none() && config.token.is_none());
         assert_eq!(config.retention, Retention::default());
+    }
+
+    #[test]
+    fn disk_flags_take_percent_and_size() {
+        assert_eq!(config(&["--id", "1"]).unwrap().disk_limits, DiskLimits::default());
+        let flags = ["--id", "1", "--disk-high", "90", "--disk-stop", "1GB"];
+        let expected = DiskLimits { high_percent: 90, stop_free_bytes: Some(1 << 30) };
+        assert_eq!(config(&flags).unwrap().disk_limits, expected);
     }
 
     #[test]

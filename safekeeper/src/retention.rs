@@ -3,14 +3,18 @@
 //! [`wal_store::Retention`] is the rule. The shard that owns a timeline applies it at each tick and records the plan here;
 //! `http` and `timeline_metrics` read it.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use parking_lot::Mutex;
-use wal_store::{HoldReason, RetentionPlan};
+use wal_store::{HoldReason, Pressure, RetentionPlan};
 use wal_types::Lsn;
 
 /// The newest plan of one timeline. Empty before the first tick.
 #[derive(Debug, Default)]
 pub(crate) struct TimelineHolds {
     plan: Mutex<Option<RetentionPlan>>,
+    /// Set by `disk` while the disk is nearly full.
+    pressure: AtomicU8,
 }
 
 /// WAL that a reason wanted and that was removed.
@@ -32,6 +36,21 @@ impl TimelineHolds {
         let new = given_up(&plan).into_iter().filter(is_new).collect();
         *last = Some(plan);
         new
+    }
+
+    /// What the timeline gives up because the disk is nearly full.
+    pub(crate) fn pressure(&self) -> Pressure {
+        Pressure(self.pressure.load(Ordering::Relaxed))
+    }
+
+    /// Changes it from the next tick on.
+    pub(crate) fn set_pressure(&self, pressure: Pressure) {
+        self.pressure.store(pressure.0, Ordering::Relaxed);
+    }
+
+    /// The newest plan.
+    pub(crate) fn plan(&self) -> Option<RetentionPlan> {
+        self.plan.lock().clone()
     }
 
     /// WAL that `reason` keeps, in bytes.

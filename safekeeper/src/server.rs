@@ -21,6 +21,7 @@ use utils::{DescriptorBudget, Handshakes, Shutdown};
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::disk::{DiskLevel, DiskState, DiskWatch};
 use crate::http::{self, HttpState};
 use crate::metrics::Metrics;
 use crate::session::{self, SessionContext};
@@ -82,7 +83,11 @@ pub async fn serve(
         // A recovery that is interrupted begins anew at the next start.
         () = shutdown.immediate() => return Ok(()),
     };
-    registry.registry().register_collector(Box::new(TimelineCollector(Arc::clone(&timelines))));
+    let disk = Arc::new(DiskState::default());
+    registry.registry().register_collector(Box::new(TimelineCollector {
+        timelines: Arc::clone(&timelines),
+        disk: Arc::clone(&disk),
+    }));
 
     let handshakes = Arc::new(Handshakes::new(&budget));
     let (end_http, http_ended) = oneshot::channel::<()>();
@@ -93,8 +98,10 @@ pub async fn serve(
         handshakes: Arc::clone(&handshakes),
         budget,
         slot_keep_bytes_max: config.retention.slot_keep_bytes_max,
+        disk: Arc::clone(&disk),
     };
-    let admin = Admin { metrics: Arc::new(registry), log_level, ready: ready_check(&timelines, &shutdown) };
+    let ready = ready_check(&timelines, &disk, &shutdown);
+    let admin = Admin { metrics: Arc::new(registry), log_level, ready };
     let router = http::require_token(admin.router().merge(http::router(state)), config.token.clone());
     let http = tokio::spawn(telemetry::serve(listeners.http, router, async {
         let _ = http_ended.await;
@@ -116,6 +123,9 @@ pub async fn serve(
         async move { timelines.retry_opens(draining).await }
     });
 
+    let watch = DiskWatch { state: disk, timelines: Arc::clone(&timelines), limits: config.disk_limits };
+    let watching = tokio::spawn(watch.run(shutdown.draining()));
+
     tracing::info!(id = config.id.0, timelines = timelines.all().len(), "serving");
     tokio::select! {
         () = accept(listeners.pg, &context) => {}
@@ -133,6 +143,7 @@ pub async fn serve(
 
     let stopping = async {
         retrying.await?;
+        watching.await?;
         spawn_blocking(move || timelines.stop()).await
     };
     tokio::select! {
@@ -150,14 +161,24 @@ pub async fn serve(
     Ok(())
 }
 
-fn ready_check(timelines: &Arc<Timelines>, shutdown: &Shutdown) -> telemetry::admin::ReadyCheck {
-    let (timelines, shutdown) = (Arc::clone(timelines), shutdown.clone());
+fn ready_check(
+    timelines: &Arc<Timelines>,
+    disk: &Arc<DiskState>,
+    shutdown: &Shutdown,
+) -> telemetry::admin::ReadyCheck {
+    let (timelines, disk, shutdown) = (Arc::clone(timelines), Arc::clone(disk), shutdown.clone());
     Arc::new(move || {
         if shutdown.is_draining() {
             return Err("safekeeper is shutting down".to_owned());
         }
         if !timelines.is_alive() {
             return Err("a shard has ended, restart the safekeeper".to_owned());
+        }
+        if disk.level() == DiskLevel::Stop {
+            let (_, free) = disk.total_and_free();
+            return Err(format!(
+                "disk is full: {free} bytes are free, see \"A disk is full\" in docs/operations.md"
+            ));
         }
         // Who restarts one safekeeper after the other waits for this.
         match timelines.left_to_open() {

@@ -16,6 +16,7 @@ use telemetry::encode_metric;
 use wal_store::{Health, HoldReason, Snapshot};
 use wal_types::{Lsn, TenantTimelineId};
 
+use crate::disk::DiskState;
 use crate::timeline::{NotServedCause, Timelines};
 
 /// Timelines that have series of their own.
@@ -23,7 +24,10 @@ pub(crate) const TIMELINES_WITH_METRICS_MAX: usize = 200;
 
 /// Encodes the metrics of all timelines at each scrape.
 #[derive(Debug)]
-pub(crate) struct TimelineCollector(pub(crate) Arc<Timelines>);
+pub(crate) struct TimelineCollector {
+    pub(crate) timelines: Arc<Timelines>,
+    pub(crate) disk: Arc<DiskState>,
+}
 
 /// The state of all timelines at one scrape.
 #[derive(Debug, Default)]
@@ -76,6 +80,9 @@ const TIMELINE_GAUGES: [TimelineGauge; 8] = [
     }),
 ];
 
+/// Value of a forecast that there is none for: an alarm compares it with hours.
+const NOT_IN_SIGHT_SECONDS: u64 = 1 << 32;
+
 const TRUNCATIONS_HELP: &str = "Rises when files of a log may have been truncated or replaced";
 
 impl Collector for TimelineCollector {
@@ -86,8 +93,9 @@ impl Collector for TimelineCollector {
             "Times that the disk found no free file descriptor",
             &ConstCounter::new(wal_store::handle_shortages()),
         )?;
+        self.encode_disk(&mut encoder)?;
         let mut scrape = Scrape::default();
-        for (id, timeline) in self.0.all() {
+        for (id, timeline) in self.timelines.all() {
             match timeline {
                 Ok(timeline) => scrape.served.push(TimelineSample {
                     id,
@@ -102,6 +110,33 @@ impl Collector for TimelineCollector {
             }
         }
         scrape.encode(&mut encoder)
+    }
+}
+
+impl TimelineCollector {
+    fn encode_disk(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let (_, free) = self.disk.total_and_free();
+        for (name, help, value) in [
+            ("holdfast_safekeeper_disk_free_bytes", "Free bytes of the data directory's file system", free),
+            (
+                "holdfast_safekeeper_disk_level",
+                "0 with room; 1 while old WAL of readers and members is given up; 2 while that of slots is",
+                self.disk.level() as u64,
+            ),
+            (
+                "holdfast_safekeeper_disk_seconds_to_pause",
+                "Time until appends pause, at the rate of the last ten minutes; more than 1e9 when that is not in sight",
+                self.disk.seconds_to_full().unwrap_or(NOT_IN_SIGHT_SECONDS),
+            ),
+            (
+                "holdfast_safekeeper_disk_reserve_files",
+                "Files whose room is set aside for recoveries on a full disk",
+                self.timelines.reserve_files().0 as u64,
+            ),
+        ] {
+            encode_metric(encoder, name, help, &ConstGauge::new(value))?;
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `safekeeper.lock` | empty; locked (flock) while a safekeeper runs |
 //! | `safekeeper.id` | format version, number of the safekeeper, random id of the disk, checksum; readable text |
+//! | `reserve/` | room for recoveries on a full disk, see [`wal_store::RoomReserve`] |
 //! | `<tenant>/<timeline>/` | one timeline, written by `wal_store` |
 //! | `<tenant>/<timeline>.promised` | empty; records that the timeline exists, in case its directory disappears |
 //!

@@ -2,7 +2,7 @@
 //!
 //! | route | answer |
 //! |---|---|
-//! | `GET /v1/status` | number, id of the disk, version, count of timelines |
+//! | `GET /v1/status` | number, id of the disk, version, count of timelines, room on the disk |
 //! | `GET /v1/timelines` | all timelines |
 //! | `POST /v1/timelines` | creates a timeline: 201; 200 when the same one exists, 409 when another one does |
 //! | `GET /v1/timelines/{tenant}/{timeline}` | one timeline; 404 when it does not exist |
@@ -32,6 +32,7 @@ use utils::{DescriptorBudget, Handshakes};
 use wal_types::{NodeId, TenantTimelineId, TimelineId};
 
 use crate::auth::Token;
+use crate::disk::DiskState;
 use crate::timeline::{BootstrapError, CreateError, Creation, NotServedCause, Timelines};
 use new_timeline::{BootstrapBody, NewTimelineBody, bad_field};
 use slot_status::SlotStatus;
@@ -50,6 +51,7 @@ pub(crate) struct HttpState {
     pub(crate) budget: DescriptorBudget,
     /// Limit of the WAL that a slot holds, in bytes.
     pub(crate) slot_keep_bytes_max: u64,
+    pub(crate) disk: Arc<DiskState>,
 }
 
 /// The routes of this file, without those that every program has.
@@ -90,9 +92,39 @@ struct SafekeeperStatus {
     disk_id: String,
     version: &'static str,
     timelines: usize,
+    disk: DiskStatus,
     descriptors: DescriptorStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     pg_advertise: Option<String>,
+}
+
+/// Room on the file system of the data directory. Zeros before the first measurement.
+#[derive(Serialize)]
+struct DiskStatus {
+    /// `normal`; `high`: old WAL is given up that readers and members lack; `stop`: also what slots need.
+    level: &'static str,
+    total_bytes: u64,
+    free_bytes: u64,
+    /// Seconds until appends pause, at the rate of the last ten minutes; null while that is not in sight.
+    seconds_to_pause: Option<u64>,
+    /// Files of the reserve that are there, and that should be.
+    reserve_files: usize,
+    reserve_files_wanted: usize,
+}
+
+impl DiskStatus {
+    fn new(state: &HttpState) -> Self {
+        let (total_bytes, free_bytes) = state.disk.total_and_free();
+        let (reserve_files, reserve_files_wanted) = state.timelines.reserve_files();
+        Self {
+            level: state.disk.level().label(),
+            total_bytes,
+            free_bytes,
+            seconds_to_pause: state.disk.seconds_to_full(),
+            reserve_files,
+            reserve_files_wanted,
+        }
+    }
 }
 
 /// Shares of the open files.
@@ -117,6 +149,7 @@ async fn status(State(state): State<HttpState>) -> Json<SafekeeperStatus> {
         disk_id: TimelineId(state.timelines.identity().disk).to_string(),
         version: env!("CARGO_PKG_VERSION"),
         timelines: state.timelines.all().len(),
+        disk: DiskStatus::new(&state),
         descriptors: DescriptorStatus {
             limit: state.budget.limit,
             connections_max: state.budget.connections,

@@ -66,6 +66,8 @@ struct RetentionStatus {
     held_bytes: BTreeMap<&'static str, u64>,
     /// WAL that was removed although a reader or a member wanted it.
     given_up: Vec<GivenUpStatus>,
+    /// Reasons that keep nothing now, because the disk is nearly full.
+    under_pressure: Vec<&'static str>,
     /// A member lacks WAL that was removed here.
     needs_reseed: bool,
 }
@@ -165,6 +167,11 @@ impl RetentionStatus {
         Self {
             held_bytes: HoldReason::ALL.map(|reason| (reason.label(), holds.held_bytes(reason))).into(),
             given_up: given_up.collect(),
+            under_pressure: HoldReason::ALL
+                .iter()
+                .take(holds.pressure().0.into())
+                .map(|reason| reason.label())
+                .collect(),
             needs_reseed: holds.needs_reseed(),
         }
     }

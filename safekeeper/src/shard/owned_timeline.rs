@@ -10,8 +10,8 @@ use consensus::{AcceptorMessage, BootstrapRefused, ConnectionId, Member, Refusal
 use pq_proto::{ErrorResponse, SqlState};
 use tokio::sync::watch;
 use wal_store::{
-    Health, HoldReason, Input, Output, Pressure, RESERVE_RETRY, RealDisk, Rejection, Replica, Retention,
-    RetentionPlan, Snapshot, WorkDone,
+    Health, HoldReason, Input, Output, RESERVE_RETRY, RealDisk, Rejection, Replica, Retention, RetentionPlan,
+    Snapshot, WorkDone,
 };
 use wal_types::TenantTimelineId;
 
@@ -119,13 +119,13 @@ impl OwnedTimeline {
     pub(super) fn tick(
         &mut self,
         retention: &Retention,
-        pressure: Pressure,
         now: Duration,
         metrics: &Metrics,
         deliver: &mut Deliver<'_>,
     ) {
         let reader_at = self.opened.readers.furthest_behind();
         let slot_at = self.opened.slots.hold_from();
+        let pressure = self.opened.holds.pressure();
         let plan = retention.plan(&self.announced, reader_at, slot_at, pressure);
         self.opened.replica.set_keep_from(plan.keep_from());
         let output = self.opened.replica.tick(now);
@@ -150,7 +150,7 @@ impl OwnedTimeline {
                 "a replication slot is lost, its reader gets error 58P01 and needs a base backup or an archive"
             }
             HoldReason::Member => {
-                "a member that is away or behind must be re-seeded: replace it by a safekeeper with a new number"
+                "a member that is away or behind must be re-seeded: replace it with `holdfast members replace`"
             }
         };
         let timeline = self.opened.id;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consensus::{BootstrapRefused, ConnectionId, Member};
-use wal_store::{Pressure, RealDisk, Rejection, Retention, Work, WorkDone};
+use wal_store::{RealDisk, Rejection, Retention, Work, WorkDone};
 
 use super::command::TimelineKey;
 use super::lane_queues::Lane;
@@ -229,7 +229,7 @@ impl Rounds {
 
         for key in keys {
             let Some(timeline) = self.timelines.get_mut(&key) else { continue };
-            timeline.tick(&self.retention, Pressure::default(), now, &self.metrics, deliver);
+            timeline.tick(&self.retention, now, &self.metrics, deliver);
             self.follow_up(key);
             // A pause of a lane may have ended.
             self.enqueue(key, Instant::now());

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
@@ -17,7 +17,7 @@ use consensus::Configuration;
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
-use wal_store::{RealDisk, Replica, StoreError};
+use wal_store::{RealDisk, Replica, RoomReserve, StoreError};
 use wal_types::{CopyId, ReplicaId, TenantTimelineId};
 
 use super::create::{CreateError, Creation, NewTimeline};
@@ -43,6 +43,7 @@ const OPEN_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Timelines {
     data_dir: DataDir,
+    reserve: Arc<RoomReserve>,
     pool: ShardPool,
     open_retries: OpenRetries,
     /// Timelines that were found at the start and are not open yet.
@@ -81,6 +82,7 @@ impl Timelines {
         let found = directory::scan(data_dir.path())?;
         let unopened = found.iter().map(|id| (*id, Err(NotServed::opening()))).collect();
         let timelines = Arc::new(Self {
+            reserve: Arc::new(RoomReserve::new(data_dir.path())),
             data_dir,
             pool,
             open_retries: OpenRetries::default(),
@@ -140,6 +142,23 @@ impl Timelines {
     /// Number of the safekeeper, and id of its disk.
     pub(crate) const fn identity(&self) -> Identity {
         self.data_dir.identity()
+    }
+
+    /// The data directory.
+    pub(crate) fn path(&self) -> &Path {
+        self.data_dir.path()
+    }
+
+    /// Files of the reserve for recoveries on a full disk: how many there are, and how many there should be.
+    pub(crate) fn reserve_files(&self) -> (usize, usize) {
+        self.reserve.present_and_wanted()
+    }
+
+    /// Sets room aside again for what recoveries took of the reserve. Blocks.
+    pub(crate) fn refill_reserve(&self) {
+        if let Err(error) = self.reserve.refill() {
+            tracing::warn!(%error, "room for recoveries on a full disk cannot be set aside");
+        }
     }
 
     /// False when a shard has ended.
@@ -267,7 +286,7 @@ impl Timelines {
         }
         directory::write_marker(&directory)?;
 
-        let disk = RealDisk::open(&directory)?;
+        let disk = RealDisk::open(&directory)?.with_reserve(Arc::clone(&self.reserve));
         let identity = self.data_dir.identity();
         let replica = Replica::open_after_read_errors(disk.clone(), identity.node, unreadable_tries)?;
         if replica.disk_id() != identity.disk {

@@ -17,7 +17,7 @@ use wal_types::{Lsn, TenantTimelineId};
 use crate::process::{Program, reads_back, timeline_directory};
 use crate::support::{Proposer, SEGMENT_BYTES, START, Wal, eventually, timeline, timeline_body};
 
-/// Room for two control files and a dozen segments.
+/// Room for two control files and a dozen segments, one of which is set aside.
 const DISK_OPTIONS: &str = "size=1m,mode=700";
 const OWN: ProtocolVersion = ProtocolVersion::Holdfast2;
 
@@ -61,6 +61,11 @@ impl SmallDisk {
 
     fn make_room(&self) {
         fs::remove_file(self.ballast()).unwrap();
+    }
+
+    /// Something took the room that was set aside.
+    fn lose_reserve(&self) {
+        fs::remove_dir_all(self.directory.path().join("data/reserve")).unwrap();
     }
 
     /// Leaves a dead tail, as a torn write may: bytes behind the end, in the last segment of the first timeline. A recovery
@@ -154,9 +159,12 @@ async fn recovery_without_room_waits_for_room() {
     }
     let mut wal = Wal::new();
     let mut proposer = Proposer::elected(program.at, waits, OWN, &[(1, START)]).await;
-    proposer.push(1, START, &wal.grow(20_000), START).await;
+    // So little that no spare segment is prepared, whose room a recovery would get back.
+    proposer.push(1, START, &wal.grow(10_000), START).await;
+    has_reserve(&program).await;
     program.end(Signal::SIGKILL).await;
     disk.leave_a_dead_tail();
+    disk.lose_reserve();
     disk.fill();
 
     let program = Program::start(disk.directory.path()).await;
@@ -181,6 +189,43 @@ async fn recovery_without_room_waits_for_room() {
             .await
             .contains("holdfast_safekeeper_timelines_not_served{reason=\"disk_full\"} 0\n")
     );
+}
+
+/// A full disk and a crash: the recovery gets room that was set aside, so the safekeeper votes and serves, as often as that
+/// happens. When there is room it is set aside again.
+#[tokio::test(flavor = "multi_thread")]
+async fn reserve_lets_full_safekeeper_vote_after_crash() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let mut program = Program::start(disk.directory.path()).await;
+    program.at.create(timeline(1), Dialect::Holdfast).await;
+    let mut wal = Wal::new();
+    let mut proposer = Proposer::elected(program.at, timeline(1), OWN, &[(1, START)]).await;
+    // So little that no spare segment is prepared, whose room a recovery would get back.
+    let bytes = wal.grow(10_000);
+    proposer.push(1, START, &bytes, wal.end()).await;
+    has_reserve(&program).await;
+    disk.fill();
+
+    for term in 2..5 {
+        program.end(Signal::SIGKILL).await;
+        disk.leave_a_dead_tail();
+        program = Program::start(disk.directory.path()).await;
+        becomes(&program, timeline(1), "healthy").await;
+        let vote = Proposer::greeted(program.at, timeline(1), OWN).await.vote(term).await;
+        assert!(vote.vote_given && vote.flush_lsn == wal.end(), "{vote:?}");
+        reads_back(&program, &wal).await;
+        // The segment that was replaced has left its room.
+        has_reserve(&program).await;
+    }
+}
+
+/// Waits until the room of a segment is set aside.
+async fn has_reserve(program: &Program) {
+    eventually("room that is set aside", async || {
+        let disk = program.at.get("/v1/status").await["disk"].take();
+        (disk["reserve_files"] == 1 && disk["reserve_files_wanted"] == 1).then_some(())
+    })
+    .await;
 }
 
 /// Each request for the timeline is refused with the reason, and as temporary.

@@ -24,6 +24,8 @@ pub(crate) struct Program {
 pub(crate) fn command(directory: &Path, id: &str, log_level: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_safekeeper"));
     command.args(["--id", id, "--log-level", log_level]).arg("--data-dir").arg(directory.join("data"));
+    // The disk belongs to the machine that runs the tests, or is as full as the test wants it.
+    command.args(["--disk-high", "100", "--disk-stop", "0"]);
     command.arg("--address-file").arg(directory.join("address")).kill_on_drop(true);
     command
 }

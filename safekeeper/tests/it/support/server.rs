@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use consensus::Dialect;
 use postgres_backend::client::{Client, ClientError, ConnectOptions};
-use safekeeper::{Config, DataDir, Listeners, Retention, Token, serve};
+use safekeeper::{Config, DataDir, DiskLimits, Listeners, Retention, Token, serve};
 use serde_json::{Value, json};
 use telemetry::{LogFormat, LogLevel, Telemetry};
 use tempfile::TempDir;
@@ -29,6 +29,9 @@ fn log_level() -> LogLevel {
 
 /// Descriptors that a server is told to split: those of a usual system.
 const DESCRIPTORS: usize = 1 << 16;
+
+/// The disk belongs to the machine that runs the tests, and may be nearly full.
+const NO_DISK_LIMITS: DiskLimits = DiskLimits { high_percent: 100, stop_free_bytes: Some(0) };
 
 /// The two addresses of a server.
 #[derive(Clone, Copy)]
@@ -57,6 +60,7 @@ pub(crate) fn config(data_dir: &Path) -> Config {
         tls: None,
         token: None,
         retention: Retention::default(),
+        disk_limits: NO_DISK_LIMITS,
         log_format: LogFormat::Text,
         log_level: None,
     }

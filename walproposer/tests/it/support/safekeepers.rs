@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use consensus::{Configuration, ProposerGreeting, ProposerMessage, ProtocolVersion, VoteRequest, codec};
 use postgres_backend::client::{Client, ClientCopyMessage, ConnectOptions};
 use pq_proto::replication::FromPrimary;
-use safekeeper::{Config, DataDir, Listeners, Retention};
+use safekeeper::{Config, DataDir, DiskLimits, Listeners, Retention};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -23,6 +23,9 @@ use super::wait::{DEADLINE, eventually};
 
 /// Descriptors that a safekeeper is told to split: those of a usual system.
 const DESCRIPTORS: usize = 1 << 16;
+
+/// The disk belongs to the machine that runs the tests, and may be nearly full.
+const NO_DISK_LIMITS: DiskLimits = DiskLimits { high_percent: 100, stop_free_bytes: Some(0) };
 
 /// First byte of the log.
 pub(crate) const LINEAGE_START: Lsn = Lsn(3 * SEGMENT_BYTES as u64);
@@ -46,13 +49,18 @@ impl Safekeepers {
 
     /// Starts them with other limits of old WAL.
     pub(crate) async fn create_with(count: u64, retention: Retention) -> Self {
+        Self::create_in(tempfile::tempdir().unwrap(), count, retention).await
+    }
+
+    /// Starts them in a directory: the data of safekeeper `n` is in `sk<n>`.
+    pub(crate) async fn create_in(directory: TempDir, count: u64, retention: Retention) -> Self {
         let id: TenantTimelineId = TenantTimelineId {
             tenant: "9ef87a5bf0d92544f6fafeeb3239695c".parse().unwrap(),
             timeline: "de200bd42b49cc1814412c7e592dd6e9".parse().unwrap(),
         };
         let address = |id| SafekeeperAddress { id: NodeId(id), host: "127.0.0.1".into(), port: 0 };
         let mut safekeepers = Self {
-            directory: tempfile::tempdir().unwrap(),
+            directory,
             cluster: Cluster { safekeepers: (1..=count).map(address).collect(), id, token: None },
             http: BTreeMap::new(),
             retention,
@@ -128,6 +136,7 @@ impl Safekeepers {
             tls: None,
             token: None,
             retention: self.retention,
+            disk_limits: NO_DISK_LIMITS,
             log_format: telemetry::LogFormat::Text,
             log_level: None,
         };
@@ -182,6 +191,18 @@ impl Safekeepers {
     pub(crate) async fn status(&self, node: u64) -> Value {
         let TenantTimelineId { tenant, timeline } = self.cluster.id;
         let url = format!("http://{}/v1/timelines/{tenant}/{timeline}", self.http[&node]);
+        reqwest::get(url).await.unwrap().json().await.unwrap()
+    }
+
+    /// Directory of the log inside of a data directory.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        let TenantTimelineId { tenant, timeline } = self.cluster.id;
+        PathBuf::from(tenant.to_string()).join(timeline.to_string())
+    }
+
+    /// Status of a safekeeper itself.
+    pub(crate) async fn own_status(&self, node: u64) -> Value {
+        let url = format!("http://{}/v1/status", self.http[&node]);
         reqwest::get(url).await.unwrap().json().await.unwrap()
     }
 
