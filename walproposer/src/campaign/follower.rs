@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use utils::WakeFlag;
 
+use super::write_progress::WriteProgress;
 use crate::config::{Cluster, SafekeeperAddress};
 use crate::donor_stream::{DonorFailure, DonorStream, WalRange};
 use crate::safekeeper_dialer::OpenLink;
@@ -31,7 +32,7 @@ const HAS_NO_MEMBERS: &str = "this safekeeper's copy of the log has no members y
 const LOST: &str =
     "this safekeeper has lost WAL that it acknowledged: it does not vote until a leader has repaired it";
 const NEEDS_RESEED: &str = "this safekeeper must be re-seeded: its log has no common point with the leader's, or no other \
-     safekeeper holds the WAL that it lacks; replace it by a safekeeper with a new number";
+     safekeeper holds the WAL that it lacks; replace it with `holdfast members replace`";
 
 /// The campaign's side of one safekeeper.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(super) struct Follower {
     pub(super) donor_stream: Option<DonorStream>,
     donor_retry_at: Option<Instant>,
     pub(super) problem: Option<FollowerProblem>,
+    /// Whether it writes what it is sent.
+    pub(super) writes: WriteProgress,
 }
 
 /// The last problem with a safekeeper, for the status.
@@ -78,7 +81,7 @@ impl Connection {
 
 impl Follower {
     /// A safekeeper that is not connected yet.
-    pub(super) const fn new(address: SafekeeperAddress, dialer: u64, dialer_task: AbortHandle) -> Self {
+    pub(super) fn new(address: SafekeeperAddress, dialer: u64, dialer_task: AbortHandle) -> Self {
         Self {
             address,
             dialer,
@@ -88,6 +91,7 @@ impl Follower {
             donor_stream: None,
             donor_retry_at: None,
             problem: None,
+            writes: WriteProgress::default(),
         }
     }
 
@@ -215,6 +219,7 @@ impl Follower {
             flush_lsn: peer.flush_lsn,
             commit_lsn: peer.commit_lsn,
             unanswered_since: self.unanswered_since(),
+            stands_still_since: self.writes.stands_still_since(),
             needs_reseed: peer.needs_reseed,
             lost: peer.lost,
             last_error: match peer.state {

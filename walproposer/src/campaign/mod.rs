@@ -12,6 +12,7 @@ mod connections;
 mod follower;
 mod requested_change;
 mod timers;
+mod write_progress;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -31,6 +32,7 @@ use self::follower::Follower;
 use self::requested_change::RequestedChange;
 use self::timers::KeptTimer;
 pub(crate) use self::timers::{election_timeout, sleep_until_due};
+use self::write_progress::known_record_end;
 use crate::config::Cluster;
 use crate::safekeeper_dialer::Dialed;
 use crate::status::StatusBoard;
@@ -267,6 +269,7 @@ impl Campaign {
 
         self.close_silent_connections(now);
         self.remove_non_members();
+        self.observe_writes(now);
         self.publish_status();
     }
 
@@ -287,6 +290,17 @@ impl Campaign {
         let failed: Vec<_> = self.followers.iter().filter_map(failed).collect();
         for (node, error) in failed {
             self.connection_ended(node, &error);
+        }
+    }
+
+    /// Notices safekeepers that answer and write nothing.
+    fn observe_writes(&mut self, now: Instant) {
+        let peers = self.proposer.status();
+        let known_end = known_record_end(&peers, self.proposer.received_lsn());
+        for peer in &peers {
+            if let Some(follower) = self.followers.get_mut(&peer.id) {
+                follower.writes.observe(peer, known_end, now);
+            }
         }
     }
 

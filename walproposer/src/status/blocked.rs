@@ -8,7 +8,8 @@ use wal_types::NodeId;
 
 use super::{LeadershipState, LinkState, SafekeeperView, SettingsView, StatusSnapshot};
 
-/// A safekeeper that follows but leaves a message unanswered for this long counts as stalled.
+/// A safekeeper that follows but leaves a message unanswered for this long counts as stalled; one that answers, and has
+/// written nothing of what it was sent for this long, as one without room.
 const STALL_AFTER: Duration = Duration::from_secs(3);
 
 /// What to do when too many disks are gone.
@@ -74,13 +75,15 @@ impl StatusSnapshot {
     }
 
     fn stream_blocked(&self) -> Option<String> {
-        let following = |view: &SafekeeperView| view.state == LinkState::Streaming && !view.is_stalled();
+        let following = |view: &SafekeeperView| {
+            view.state == LinkState::Streaming && !view.is_stalled() && !view.has_no_room()
+        };
         let is_settled = self.commit_lsn.is_valid();
         if is_settled && quorum::reached(&self.voters(), |node| self.view(node).is_some_and(following)) {
             return None;
         }
-        let reason = self.quorum_missing().or_else(|| self.reseed()).or_else(|| self.stalled());
-        Some(reason.or_else(|| self.catching_up()).unwrap_or_else(|| {
+        let reason = self.quorum_missing().or_else(|| self.without_room()).or_else(|| self.reseed());
+        Some(reason.or_else(|| self.stalled()).or_else(|| self.catching_up()).unwrap_or_else(|| {
             format!("a majority of the safekeepers has yet to write the log up to {}", self.term_start_lsn)
         }))
     }
@@ -148,7 +151,22 @@ impl StatusSnapshot {
         let which = ids(self.needing_reseed().into_iter());
         (!which.is_empty()).then(|| {
             format!(
-                "safekeepers {which} must be re-seeded: commits wait until a majority of the members follows"
+                "safekeepers {which} must be re-seeded: commits wait until a majority of the members follows; replace them \
+                 with `holdfast members replace`"
+            )
+        })
+    }
+
+    fn without_room(&self) -> Option<String> {
+        let which: Vec<NodeId> =
+            self.safekeepers.iter().filter(|view| view.has_no_room()).map(|view| view.address.id).collect();
+        let (count, all) = (which.len(), self.safekeepers.len());
+        let (verb, they) =
+            if count == 1 { ("has", "it answers and writes") } else { ("have", "they answer and write") };
+        (count > 0).then(|| {
+            format!(
+                "{count} of {all} safekeepers {verb} no room ({}): {they} nothing, commits wait until a majority writes; see \"A disk is full\" in docs/operations.md",
+                ids(which.into_iter())
             )
         })
     }
@@ -172,6 +190,11 @@ impl StatusSnapshot {
 }
 
 impl SafekeeperView {
+    /// True when it answers and writes nothing: its disk is full.
+    pub(super) fn has_no_room(&self) -> bool {
+        !self.is_stalled() && self.stands_still_since.is_some_and(|since| since.elapsed() > STALL_AFTER)
+    }
+
     /// True with a slow disk, or with a network that accepts bytes and returns none.
     fn is_stalled(&self) -> bool {
         self.unanswered_since.is_some_and(|since| since.elapsed() > STALL_AFTER)
@@ -271,6 +294,22 @@ mod tests {
         assert!(stalled.blocked().unwrap().starts_with("safekeepers 1, 3 have answered nothing for 3 s"));
         stalled.safekeepers[2].unanswered_since = None;
         assert_eq!(stalled.blocked(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn blocked_names_safekeepers_without_room() {
+        let mut full = snapshot(LeadershipState::Streaming, &[Streaming, Streaming, Streaming], 0x200);
+        full.safekeepers[0].stands_still_since = Some(Instant::now());
+        tokio::time::advance(STALL_AFTER + Duration::from_millis(1)).await;
+        assert_eq!(full.blocked(), None, "the two others are a majority");
+        full.safekeepers[1].stands_still_since = full.safekeepers[0].stands_still_since;
+        let sentence = full.blocked().unwrap();
+        assert!(sentence.starts_with("2 of 3 safekeepers have no room (1, 2)"), "{sentence}");
+        assert!(full.ready().is_err());
+        // One that does not even answer is named for that.
+        full.safekeepers[1].unanswered_since = full.safekeepers[1].stands_still_since;
+        let sentence = full.blocked().unwrap();
+        assert!(sentence.starts_with("1 of 3 safekeepers has no room (1)"), "{sentence}");
     }
 
     /// Commits do not wait for the safekeepers that are down: saying so would be wrong.

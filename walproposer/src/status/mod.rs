@@ -66,6 +66,8 @@ pub(crate) struct SafekeeperView {
     pub(crate) commit_lsn: Lsn,
     /// Time at which the oldest message that may still be unanswered was queued.
     pub(crate) unanswered_since: Option<Instant>,
+    /// Time since which the safekeeper has written nothing of the WAL that it was sent.
+    pub(crate) stands_still_since: Option<Instant>,
     /// The safekeeper lacks WAL that no other one has: it must be re-seeded.
     pub(crate) needs_reseed: bool,
     /// The safekeeper has lost WAL that it acknowledged, and does not vote.
@@ -128,6 +130,7 @@ impl StatusBoard {
             flush_lsn: Lsn::INVALID,
             commit_lsn: Lsn::INVALID,
             unanswered_since: None,
+            stands_still_since: None,
             needs_reseed: false,
             lost: false,
             last_error: None,

@@ -39,6 +39,8 @@ struct SafekeeperStatus {
     commit_lsn: String,
     /// None while the position is unknown.
     lag_bytes: Option<u64>,
+    /// It answers, and has written nothing of the WAL that it was sent for some seconds: its disk is full.
+    no_room: bool,
     /// It lacks WAL that no other safekeeper has. The others go on without it.
     needs_reseed: bool,
     /// It has lost WAL that it acknowledged, and does not vote.
@@ -57,6 +59,7 @@ impl From<&StatusSnapshot> for StatusResponse {
             flush_lsn: view.flush_lsn.to_string(),
             commit_lsn: view.commit_lsn.to_string(),
             lag_bytes: snapshot.lag_bytes(view),
+            no_room: view.has_no_room(),
             needs_reseed: view.needs_reseed,
             lost: view.lost,
             last_error: view.last_error.clone(),

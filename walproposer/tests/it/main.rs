@@ -4,6 +4,7 @@
 
 mod catch_up;
 mod ends;
+mod full_disks;
 mod members;
 mod primary_checks;
 mod quorum;

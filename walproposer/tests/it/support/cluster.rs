@@ -1,6 +1,7 @@
 //! [`TestCluster`]: a scripted primary with its WAL, and real safekeepers. The start of most tests.
 
 use safekeeper::Retention;
+use tempfile::TempDir;
 use wal_format::WalBuilder;
 use wal_types::Lsn;
 
@@ -23,9 +24,18 @@ impl TestCluster {
 
     /// Starts it with other limits of old WAL.
     pub(crate) async fn start_with(safekeepers: u64, retention: Retention) -> Self {
+        Self::start_from(Safekeepers::create_with(safekeepers, retention).await).await
+    }
+
+    /// Starts it with three safekeepers in this directory: `sk1`, `sk2` and `sk3`.
+    pub(crate) async fn start_in(directory: TempDir) -> Self {
+        Self::start_from(Safekeepers::create_in(directory, 3, Retention::default()).await).await
+    }
+
+    async fn start_from(safekeepers: Safekeepers) -> Self {
         Self {
             primary: ScriptedPrimary::start(LINEAGE_START).await,
-            safekeepers: Safekeepers::create_with(safekeepers, retention).await,
+            safekeepers,
             wal: builder(LINEAGE_START),
         }
     }

@@ -6,6 +6,7 @@ pub(crate) mod primary;
 mod recovery;
 pub(crate) mod relay;
 pub(crate) mod safekeepers;
+mod small_disk;
 mod wait;
 mod walproposer;
 
@@ -14,5 +15,6 @@ pub(crate) use self::primary::ScriptedPrimary;
 pub(crate) use self::recovery::{fail_over, recover};
 pub(crate) use self::relay::Relay;
 pub(crate) use self::safekeepers::{LINEAGE_START, Safekeepers};
+pub(crate) use self::small_disk::SmallDisk;
 pub(crate) use self::wait::{DEADLINE, eventually};
 pub(crate) use self::walproposer::Walproposer;
