@@ -92,7 +92,7 @@ pub struct ClusterFlags {
     /// Id of the log, 32 hexadecimal digits.
     #[arg(long, value_name = "HEX")]
     timeline_id: TimelineId,
-    /// File with the token that the safekeepers require; run requires it for PUT /v1/members and /v1/primary, too.
+    /// File with the token that the safekeepers require; run requires it for changes of members and primary over HTTP, too.
     #[arg(long, value_name = "FILE")]
     auth_token_file: Option<PathBuf>,
 }
@@ -134,7 +134,8 @@ pub struct RunFlags {
     /// WAL kept in memory for lagging safekeepers, in bytes; older WAL is read from another safekeeper.
     #[arg(long, value_name = "BYTES", default_value_t = SEND_BUFFER_BYTES_MAX)]
     send_buffer_bytes: u64,
-    /// Address of the HTTP port: GET /v1/status /metrics /healthz /readyz, PUT /v1/members /v1/primary /v1/log-level.
+    /// Address of the HTTP port: GET /v1/status /metrics /healthz /readyz, PUT /v1/members /v1/primary /v1/log-level,
+    /// DELETE /v1/members/change.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen_http: SocketAddr,
     /// File that receives the bound address, as JSON.

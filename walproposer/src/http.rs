@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/status` | leadership, safekeepers, configuration, and what blocks commits |
 //! | `PUT /v1/members` | body: a list of `{"id", "host", "port"}`; replaces the members that vote |
+//! | `DELETE /v1/members/change` | gives up the change of the members that is under way |
 //! | `PUT /v1/primary` | body: `{"primary": NAME}`; the only primary whose WAL the log takes from now on |
 //!
 //! | code of a change | meaning |
@@ -20,7 +21,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{delete, get, put};
 use axum::{Json, Router};
 use consensus::{ChangeRefused, ConfigurationChange, Member, Primary};
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,7 @@ pub(crate) fn router(
     let own = Router::new()
         .route("/v1/status", get(async move || Json(StatusResponse::from(&status.read()))))
         .route("/v1/members", put(set_members))
+        .route("/v1/members/change", delete(abandon_change))
         .route("/v1/primary", put(set_primary));
     let routes = ChangeRoutes { requests, token: token.map(Into::into) };
     admin.router().merge(own.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(routes))
@@ -97,6 +99,14 @@ async fn set_members(
         replica: ReplicaId::default(),
     };
     routes.submit(ConfigurationChange::Members(members.into_iter().map(member).collect())).await
+}
+
+async fn abandon_change(
+    State(routes): State<ChangeRoutes>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    routes.authorize(&headers)?;
+    routes.submit(ConfigurationChange::Abandon).await
 }
 
 async fn set_primary(

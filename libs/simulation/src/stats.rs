@@ -83,6 +83,12 @@ counts! {
     member_changes: "changes of members", at least 300;
     /// Of these: changes while most old members heard only of a rival.
     partitioned_changes: "changes of members while the network parts", at least 30;
+    /// Changes to members that died or were cut off while they learnt of it.
+    changes_in_vain: "changes of members in vain", at least 100;
+    /// Joint configurations that a leader left again.
+    abandoned_changes: "changes of members that were left", at least 25;
+    /// Joint configurations that a leader was told to leave and kept, because more may depend on it.
+    kept_changes: "changes of members that could not be left", at least 80;
     /// Primaries that a leader was told to designate.
     designations: "designated primaries", at least 200;
     /// Configurations that were decided.

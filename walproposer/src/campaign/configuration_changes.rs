@@ -23,6 +23,9 @@ impl Campaign {
         &mut self,
         change: ConfigurationChange,
     ) -> Result<ChangeAccepted, ChangeError> {
+        if change == ConfigurationChange::Abandon {
+            return self.abandon_change();
+        }
         if let Some(requested) = self.requested_change.as_ref().filter(|requested| requested.is_under_way()) {
             return Err(ChangeError::UnderWay(requested.view.generation));
         }
@@ -37,10 +40,34 @@ impl Campaign {
                 return Ok(ChangeAccepted::Already(current.generation));
             }
             ConfigurationChange::Primary(_) => self.begin_primary(change)?,
+            ConfigurationChange::Abandon => return Err(ChangeRefused::NotJoint.into()),
         };
 
         self.publish_status();
         Ok(ChangeAccepted::Begun(generation))
+    }
+
+    /// Ends a change of the members without its new members: while they catch up it is forgotten, and afterwards the old
+    /// members vote alone again. Works as well for a joint configuration that an earlier leader left behind.
+    fn abandon_change(&mut self) -> Result<ChangeAccepted, ChangeError> {
+        if self.proposer.phase() != CampaignPhase::Leading {
+            return Err(ChangeRefused::NotLeading.into());
+        }
+        let waiting = self.requested_change.as_mut().filter(|requested| requested.catch_up.is_some());
+        let accepted = if let Some(requested) = waiting {
+            requested.catch_up = None;
+            fail(&mut requested.view, "given up on request; nothing was changed".to_owned());
+            ChangeAccepted::Already(self.proposer.configuration().map_or(Generation(0), |now| now.generation))
+        } else {
+            let generation = self.proposer.begin_change(ConfigurationChange::Abandon)?;
+            tracing::info!(%generation, "leaving a change of the members: the old members vote alone again");
+            if let Some(requested) = self.requested_change.as_mut() {
+                fail(&mut requested.view, "given up on request; the old members vote alone again".to_owned());
+            }
+            ChangeAccepted::Begun(generation)
+        };
+        self.publish_status();
+        Ok(accepted)
     }
 
     /// The configuration, when a change may start from it: decided under this term, and not joint.
@@ -161,7 +188,11 @@ impl Campaign {
         let generation = configuration.generation;
         tracing::info!(%generation, members = ?ids(&configuration.members), joint = !configuration.new_members.is_empty(), "configuration decided");
         let requested = self.requested_change.as_mut();
-        if let Some(requested) = requested.filter(|requested| requested.view.generation == generation) {
+        // The end of a change that was left has the generation of its last step.
+        let is_meant = |requested: &&mut RequestedChange| {
+            requested.is_under_way() && requested.view.generation == generation
+        };
+        if let Some(requested) = requested.filter(is_meant) {
             requested.view.state = ChangeState::Decided;
         }
     }

@@ -90,6 +90,16 @@ async fn members_change_is_refused_with_reason() {
     assert_eq!(status["change"]["state"], "catching_up");
     // Commits do not need a safekeeper that is still catching up.
     cluster.write_acknowledged(300).await;
+
+    let (code, answer) = walproposer.delete("/v1/members/change").await;
+    assert_eq!((code, answer), (200, json!({"generation": 0})));
+    let status = walproposer.status().await;
+    assert_eq!(status["change"]["state"], "failed");
+    let (code, answer) = walproposer.delete("/v1/members/change").await;
+    assert!(
+        code == 409 && answer["error"].as_str().unwrap().contains("no change of members"),
+        "{code} {answer}"
+    );
     walproposer.stop().await;
 
     let mut with_token = cluster.safekeepers.cluster().clone();

@@ -4,6 +4,8 @@
 //! C0 --begin_change(Members)--> joint (C0 and C1) --decided, C1 holds what is committed--> C1 --decided--> done
 //! ```
 //!
+//! `abandon` has the way back from a joint configuration.
+//!
 //! A configuration is decided when a quorum of each of its sets holds it under this term. A leader acts under a
 //! configuration as soon as it has proposed it. A new leader first decides anew the configuration that the voters of
 //! its election held.
@@ -13,7 +15,7 @@ use wal_types::{Generation, NodeId, ReplicaId};
 use super::configuration_change::{ChangeRefused, ConfigurationChange};
 use super::membership::Membership;
 use super::{Action, CampaignPhase, LostTerm, Proposer};
-use crate::configuration::{Configuration, Member};
+use crate::configuration::{Configuration, Member, Primary};
 use crate::message::{ConfigureRequest, ConfigureResponse, ProposerMessage};
 
 impl Proposer {
@@ -44,40 +46,47 @@ impl Proposer {
         if self.phase != CampaignPhase::Leading {
             return Err(ChangeRefused::NotLeading);
         }
+        let next = match change {
+            ConfigurationChange::Members(members) => self.joint_with(members)?,
+            ConfigurationChange::Primary(primary) => self.with_primary(primary)?,
+            ConfigurationChange::Abandon => self.predecessor()?,
+        };
+        next.validate()?;
+        let generation = next.generation;
+        self.propose(next);
+        Ok(generation)
+    }
+
+    /// The configuration that a new step starts from, under the next generation: one that is decided, and not joint.
+    fn next_generation(&self) -> Result<Configuration, ChangeRefused> {
         let current = self.configuration().cloned().unwrap_or_default();
         if !self.membership.decided || !current.new_members.is_empty() {
             return Err(ChangeRefused::Undecided(current.generation));
         }
         let generation = Generation(current.generation.0.checked_add(1).ok_or(ChangeRefused::Exhausted)?);
+        Ok(Configuration { generation, ..current })
+    }
 
-        let change = match change {
-            ConfigurationChange::Members(members) => {
-                ConfigurationChange::Members(self.with_copies(members, &current)?)
-            }
-            ConfigurationChange::Primary(_) => change,
-        };
-        let next = match change {
-            ConfigurationChange::Members(members) if members == current.members => {
-                return Err(ChangeRefused::NoChange);
-            }
-            ConfigurationChange::Primary(primary) if current.primary == Some(primary) => {
-                return Err(ChangeRefused::NoChange);
-            }
-            ConfigurationChange::Members(members) if members.is_empty() || current.members.is_empty() => {
-                return Err(ChangeRefused::NoMembers);
-            }
-            ConfigurationChange::Members(new_members) => {
-                // The joint configuration needs a successor.
-                generation.0.checked_add(1).ok_or(ChangeRefused::Exhausted)?;
-                Configuration { generation, new_members, ..current }
-            }
-            ConfigurationChange::Primary(primary) => {
-                Configuration { generation, primary: Some(primary), ..current }
-            }
-        };
-        next.validate()?;
-        self.propose(next);
-        Ok(generation)
+    fn joint_with(&self, members: Vec<Member>) -> Result<Configuration, ChangeRefused> {
+        let next = self.next_generation()?;
+        let new_members = self.with_copies(members, &next)?;
+        if new_members == next.members {
+            return Err(ChangeRefused::NoChange);
+        }
+        if new_members.is_empty() || next.members.is_empty() {
+            return Err(ChangeRefused::NoMembers);
+        }
+        // The joint configuration needs a successor.
+        next.generation.0.checked_add(1).ok_or(ChangeRefused::Exhausted)?;
+        Ok(Configuration { new_members, ..next })
+    }
+
+    fn with_primary(&self, primary: Primary) -> Result<Configuration, ChangeRefused> {
+        let next = self.next_generation()?;
+        if next.primary == Some(primary) {
+            return Err(ChangeRefused::NoChange);
+        }
+        Ok(Configuration { primary: Some(primary), ..next })
     }
 
     /// The members with the copies that are meant.

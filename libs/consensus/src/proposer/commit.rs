@@ -63,10 +63,10 @@ impl Proposer {
                 self.membership.decided = true;
                 let listed = self.configuration().filter(|configuration| !configuration.members.is_empty());
                 actions.extend(listed.cloned().map(Action::Configured));
+                actions.extend(self.welcome_copies());
             }
             let Some(last) = self.successor() else { break };
             self.propose(last);
-            actions.extend(self.welcome_copies());
         }
         // A voter with a new log may have waited for this commit: see `new_log_start_max`.
         self.peers_in_state(&PeerState::Voted).into_iter().for_each(|node| self.start_streaming(node));

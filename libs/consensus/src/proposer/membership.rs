@@ -21,6 +21,8 @@ pub(super) struct Membership {
     pub(super) decided: bool,
     /// While joint: the next members must hold all of the log below before they decide alone.
     pub(super) floor: Lsn,
+    /// This proposer wrote it, under its own term. False for one that it found.
+    pub(super) begun_here: bool,
 }
 
 impl Membership {
@@ -95,6 +97,7 @@ impl Membership {
 
     /// The leader of `term` acts under `next` from now on; no node holds it yet.
     pub(super) fn propose(&mut self, term: Term, next: Configuration, floor: Lsn) {
-        *self = Self { configuration: Some(next), term, birth: self.birth, decided: false, floor };
+        let (configuration, birth) = (Some(next), self.birth);
+        *self = Self { configuration, term, birth, decided: false, floor, begun_here: true };
     }
 }

@@ -15,6 +15,7 @@
 //! connection takes it. A safekeeper that lacks WAL older than the buffer is fed from a donor ([`Proposer::poll_fetch`],
 //! [`Proposer::fetched`]).
 
+mod abandon;
 mod action;
 mod change;
 mod commit;

@@ -71,6 +71,7 @@ pub(crate) fn greeting(version: ProtocolVersion, configuration: Configuration) -
 }
 
 /// Acceptors, each with the state that its disk would hold.
+#[derive(Clone)]
 pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<u64, Acceptor>,
     connections: u64,

@@ -98,7 +98,7 @@ impl Cluster {
     }
 
     /// Tells the leader in `slot` to change to these members; false when it refuses.
-    fn begin_change(&mut self, slot: usize, members: Vec<NodeId>) -> bool {
+    pub(super) fn begin_change(&mut self, slot: usize, members: Vec<NodeId>) -> bool {
         let Some(writer) = self.writers[slot].as_mut() else { return false };
         let Some(proposer) = writer.engine.holdfast_mut() else { return false };
         let listed: Vec<Member> = members.iter().copied().map(member).collect();
@@ -177,7 +177,7 @@ impl Cluster {
     }
 
     /// The configuration under which the writer in `slot` leads.
-    fn leader_configuration(&self, slot: usize) -> Option<Configuration> {
+    pub(super) fn leader_configuration(&self, slot: usize) -> Option<Configuration> {
         let writer = self.writers[slot].as_ref().filter(|writer| writer.engine.leads())?;
         writer.engine.holdfast()?.configuration().cloned()
     }
@@ -228,7 +228,7 @@ impl Cluster {
 
     /// True when a node may become a voter. A new node must follow the leader and hold everything that is committed,
     /// because the others may remove older WAL at any moment.
-    fn can_vote(&self, slot: usize, id: NodeId, votes_already: bool) -> bool {
+    pub(super) fn can_vote(&self, slot: usize, id: NodeId, votes_already: bool) -> bool {
         if self.is_lost_for_good(id) || self.may_be_given_up(id) || self.oracle.is_damaged(id) {
             return false;
         }

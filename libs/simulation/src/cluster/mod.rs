@@ -1,5 +1,6 @@
 //! [`Cluster`]: the nodes, primaries, writers and standbys of a schedule. Each public method is one event.
 
+mod abandon;
 mod damage;
 mod half_open;
 mod membership;

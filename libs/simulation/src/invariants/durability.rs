@@ -46,16 +46,53 @@ impl Oracle {
         term: Term,
         lsn: Lsn,
     ) -> Result<(), Violation> {
+        // The node had acknowledged before its disk was damaged. The fault budget keeps such nodes a minority.
+        let damaged =
+            |node: &Node| self.is_damaged(node.id) && self.acknowledged_in_term(term, node.id) >= lsn;
+        let missing = self.missing_after_power_loss(nodes, sets, lsn, damaged);
+        ensure("commit_is_durable_on_a_quorum", missing.is_none(), || {
+            let (missing, sets) = (missing.unwrap_or_default(), list_sets(sets));
+            format!("commit {lsn} would not survive a power failure on a majority of {sets}: {missing}")
+        })
+    }
+
+    /// S11 excludes: while members change, the new ones alone commit 100–200, and their leader dies. The next one leaves the
+    /// joint configuration before a majority of the old members has 100–200, and they elect a leader without it. A leader
+    /// that a higher term has overtaken decides nothing any more.
+    pub(crate) fn abandoned_change_keeps_committed_bytes<'a>(
+        &self,
+        nodes: impl Iterator<Item = &'a Node>,
+        old: Vec<NodeId>,
+        term: Term,
+    ) -> Result<(), Violation> {
+        if self.leaders.last_key_value().is_some_and(|(&newest, _)| newest > term) {
+            return Ok(());
+        }
+        let (sets, lsn) = (&[old], self.commit_lsn());
+        let missing = self.missing_after_power_loss(nodes, sets, lsn, |node| self.is_damaged(node.id));
+        ensure("abandoned_change_keeps_committed_bytes", missing.is_none(), || {
+            let (missing, sets) = (missing.unwrap_or_default(), list_sets(sets));
+            format!("term {term} leaves {lsn} of the committed log on no majority of {sets}: {missing}")
+        })
+    }
+
+    /// What a majority of each set would lack of the committed log up to `lsn` after a power failure now; `None` when it
+    /// would lack nothing. Each node's disk is recovered and read, unless `is_excused`.
+    fn missing_after_power_loss<'a>(
+        &self,
+        nodes: impl Iterator<Item = &'a Node>,
+        sets: &[Vec<NodeId>],
+        lsn: Lsn,
+        is_excused: impl Fn(&Node) -> bool,
+    ) -> Option<String> {
         let mut holding = BTreeSet::new();
         let mut missing = Vec::new();
         for node in nodes.filter(|node| sets.iter().flatten().any(|id| *id == node.id)) {
             if has_majorities(sets, &holding) {
                 break;
             }
-            // The node had acknowledged before its disk was damaged. The fault budget keeps such nodes a minority.
-            let damaged = self.is_damaged(node.id) && self.acknowledged_in_term(term, node.id) >= lsn;
             match node.after_power_loss(lsn) {
-                _ if damaged => _ = holding.insert(node.id),
+                _ if is_excused(node) => _ = holding.insert(node.id),
                 Ok((from, bytes)) if bytes == self.committed[offset(from)..offset(lsn)] => {
                     holding.insert(node.id);
                 }
@@ -63,11 +100,7 @@ impl Oracle {
                 Err(why) => missing.push(format!("node {}: {why}", node.id)),
             }
         }
-
-        ensure("commit_is_durable_on_a_quorum", has_majorities(sets, &holding), || {
-            let (missing, sets) = (missing.join("; "), list_sets(sets));
-            format!("commit {lsn} would not survive a power failure on a majority of {sets}: {missing}")
-        })
+        (!has_majorities(sets, &holding)).then(|| missing.join("; "))
     }
 
     /// Excludes: a recovery reports the end of the log and a standby is promoted there, but the nodes hold that commit

@@ -128,7 +128,7 @@ impl Schedule {
     }
 
     /// One round of one writer and these nodes.
-    fn serve(&mut self, slot: usize, nodes: &[NodeId]) -> Result<(), Violation> {
+    pub(super) fn serve(&mut self, slot: usize, nodes: &[NodeId]) -> Result<(), Violation> {
         self.cluster.stream(slot, ROUND_BYTES);
         self.proposer_timers(slot);
         for &node in nodes {

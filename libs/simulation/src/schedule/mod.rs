@@ -1,5 +1,6 @@
 //! One schedule: some hundred random events, then healing, then the final comparison.
 
+mod abandon;
 mod dead_tail;
 mod diverged_rival;
 mod faults;
@@ -95,7 +96,9 @@ impl Schedule {
         match self.random_below(1000) {
             0..329 => self.work_round(),
             329..330 => self.dead_tail(node),
-            330..470 => {
+            330..334 => self.change_in_vain(),
+            334..338 => self.cluster.abandon_change(slot),
+            338..470 => {
                 let count = 1 + self.random_below(5) as usize;
                 self.cluster.run_node(node, count)
             }

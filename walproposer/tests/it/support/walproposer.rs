@@ -102,6 +102,13 @@ impl Walproposer {
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
+    /// Answer of a DELETE: status code and JSON.
+    pub(crate) async fn delete(&self, path: &str) -> (u16, Value) {
+        let response =
+            reqwest::Client::new().delete(format!("http://{}{path}", self.http)).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
     /// Waits until the configuration of this generation is decided and no other one follows.
     pub(crate) async fn until_decided(&self, generation: &Value) -> Value {
         let status = self.until("a decided configuration", |status| {

@@ -1,5 +1,6 @@
 //! Changes of members and of the designated primary: decided under a term, completed by the leader of the next one.
 
+mod abandon;
 mod change;
 mod copies;
 mod new_member;
