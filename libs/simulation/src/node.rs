@@ -57,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) was_lost: bool,
     /// The disk with its first copy of the log is gone for good, with all its promises.
     pub(crate) is_gone: bool,
+    /// Its disk serves nothing for the moment: no operation ends.
+    pub(crate) is_stalled: bool,
     /// How often its log was created anew since, under the same number. Such a copy is no member, and proves nothing.
     pub(crate) anew: u64,
 }
@@ -83,6 +85,7 @@ impl Node {
             configuration,
             was_lost: false,
             is_gone: false,
+            is_stalled: false,
             anew: 0,
         };
 
@@ -160,6 +163,9 @@ impl Node {
     /// Gives up to `count` messages to the replica as one batch. Messages that could not be decided for lack of disk
     /// space return to the head of the queue.
     pub(crate) fn run(&mut self, count: usize) -> Option<(Vec<(ConnectionId, Input)>, Output)> {
+        if self.is_stalled {
+            return None;
+        }
         let replica = self.replica.as_mut()?;
         let count = count.min(self.inbox.len());
         let batch: Vec<_> = self.inbox.drain(..count).collect();
@@ -195,6 +201,9 @@ impl Node {
     /// Advances the clock, so that the replica's delayed work becomes due.
     pub(crate) fn tick(&mut self, passed: Duration) -> Option<Output> {
         self.now += passed;
+        if self.is_stalled {
+            return None;
+        }
         self.disk.refill_reserve();
         let replica = self.replica.as_mut()?;
         if !self.has_other_thread {

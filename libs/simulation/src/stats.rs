@@ -69,6 +69,10 @@ counts! {
     duel_elections: "elections in duels", at least 500;
     /// Clones that tried for ten simulated minutes to lead with other WAL.
     diverged_rivals: "diverged rivals", at least 50;
+    /// Members with a fault that lasted for half a simulated minute.
+    persistent_faults: "faults that last", at least 50;
+    /// Clusters that had to elect while all disks were full.
+    full_clusters: "clusters on full disks", at least 50;
     /// Disks with damage to stored bytes.
     damages: "damaged disks", at least 120;
     /// Nodes that reported the loss of acknowledged WAL.

@@ -8,7 +8,9 @@ use wal_store::{Fault, Health, HoldReason, Pressure, Retention, Snapshot, StoreE
 use wal_types::{Lsn, NodeId};
 
 use super::Cluster;
-use crate::invariants::{Violation, full_node_starts, kept_wal_is_bounded, removed_wal_is_committed};
+use crate::invariants::{
+    Violation, full_node_starts, kept_wal_is_bounded, removed_wal_is_committed, wal_of_a_member_is_kept,
+};
 use crate::node::{Death, Node, lowest_truncation};
 use crate::primary::SEGMENT_SIZE;
 
@@ -121,6 +123,7 @@ impl Cluster {
         if self.dialect == Dialect::Neon || after.health != Health::Healthy {
             return Ok(());
         }
+        wal_of_a_member_is_kept(before, after, retention.member_keep_bytes_max)?;
         let limit = retention.wal_keep_bytes.max(retention.member_keep_bytes_max);
         kept_wal_is_bounded(after, limit)
     }

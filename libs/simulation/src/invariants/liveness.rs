@@ -49,3 +49,25 @@ pub(crate) fn diverged_rival_stays_away(attempts: u64, attempts_max: u64) -> Res
         format!("a diverged rival tried {attempts} times in ten minutes; it may try {attempts_max} times")
     })
 }
+
+/// L4 excludes: one member of three is dead, or its disk is full, slow or fails for good, and the others wait for it: commits
+/// stop, or every new leader asks it first.
+pub(crate) fn persistent_fault_stops_no_commit(
+    fault: &str,
+    rounds: u64,
+    rounds_max: u64,
+) -> Result<(), Violation> {
+    ensure("persistent_fault_stops_no_commit", rounds <= rounds_max, || {
+        format!(
+            "one member has the fault {fault}, and a record has waited for its commit for {rounds} rounds"
+        )
+    })
+}
+
+/// R3, second half, excludes: all disks are full and all nodes restart. They vote, but a node cannot truncate its dead tail
+/// for lack of room, and follows no leader.
+pub(crate) fn full_cluster_elects(rounds: u64, rounds_max: u64) -> Result<(), Violation> {
+    ensure("full_cluster_elects", rounds < rounds_max, || {
+        format!("after {rounds_max} rounds on full disks no leader is followed by all nodes")
+    })
+}

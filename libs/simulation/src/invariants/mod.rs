@@ -22,10 +22,13 @@ use wal_store::Snapshot;
 use wal_types::{Generation, Lsn, NodeId, ProposerId, Term, Tli};
 
 pub(crate) use self::liveness::{
-    diverged_rival_spends_no_term, diverged_rival_stays_away, healed_cluster_commits_and_catches_up,
-    recovery_finishes, rightful_leader_leads, rival_proposers_converge,
+    diverged_rival_spends_no_term, diverged_rival_stays_away, full_cluster_elects,
+    healed_cluster_commits_and_catches_up, persistent_fault_stops_no_commit, recovery_finishes,
+    rightful_leader_leads, rival_proposers_converge,
 };
-pub(crate) use self::removal::{full_node_starts, kept_wal_is_bounded, removed_wal_is_committed};
+pub(crate) use self::removal::{
+    full_node_starts, kept_wal_is_bounded, removed_wal_is_committed, wal_of_a_member_is_kept,
+};
 pub use self::violation::Violation;
 pub(crate) use self::violation::{ensure, list_nodes, list_sets};
 use crate::primary::{START, Timeline};

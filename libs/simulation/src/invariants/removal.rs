@@ -2,6 +2,8 @@
 
 use wal_store::{Snapshot, StoreError};
 
+use wal_types::Lsn;
+
 use super::violation::{Violation, ensure};
 use crate::primary::SEGMENT_SIZE;
 
@@ -32,4 +34,22 @@ pub(crate) fn kept_wal_is_bounded(at: &Snapshot, limit_bytes: u64) -> Result<(),
 pub(crate) fn full_node_starts(error: &StoreError, is_damaged: bool) -> Result<(), Violation> {
     let is_full = matches!(error, StoreError::Full { .. });
     ensure("full_node_starts", is_damaged || !is_full, || error.to_string())
+}
+
+/// R2 excludes: a member restarts, the others remove at once what it lacks, and it must be seeded anew after each restart.
+/// `limit_bytes` is the limit of what is kept for members.
+pub(crate) fn wal_of_a_member_is_kept(
+    before: &Snapshot,
+    after: &Snapshot,
+    limit_bytes: u64,
+) -> Result<(), Violation> {
+    let beyond_limit = Lsn(after.commit_lsn.0.saturating_sub(limit_bytes));
+    let removable = after.horizon_lsn.max(beyond_limit).max(before.oldest_lsn);
+    ensure("wal_of_a_member_is_kept", after.oldest_lsn <= removable, || {
+        let Snapshot { oldest_lsn, horizon_lsn, commit_lsn, .. } = after;
+        format!(
+            "the log begins at {oldest_lsn}; a member has it up to {horizon_lsn}, and {limit_bytes} bytes below {commit_lsn} \
+             are kept for it"
+        )
+    })
 }

@@ -27,21 +27,21 @@ const RECORDS: u64 = 2;
 /// segment, and far enough before its end that both stay in it.
 const END_OFFSETS: std::ops::Range<u64> = 2000..6000;
 
-/// One of the two candidates.
-struct Side {
+/// A candidate: it starts again after each end, when the product's policy says so.
+pub(super) struct Side {
     slot: usize,
     primary: usize,
     policy: RetryPolicy,
     /// Round of the last start, and of the next one.
     started_at: u64,
-    starts_at: u64,
+    pub(super) starts_at: u64,
     attempts: u64,
     /// Before an attempt its server writes at least up to here.
     writes_up_to: Lsn,
 }
 
 impl Side {
-    fn new(slot: usize, primary: usize, starts_at: u64) -> Self {
+    pub(super) fn new(slot: usize, primary: usize, starts_at: u64) -> Self {
         let policy = RetryPolicy::new(RetryDelays::default());
         Self { slot, primary, policy, started_at: 0, starts_at, attempts: 0, writes_up_to: Lsn::INVALID }
     }
@@ -95,7 +95,7 @@ impl Schedule {
     }
 
     /// Lets a candidate start, end or wait in this round. True when it has ended.
-    fn step_side(&mut self, side: &mut Side, round: u64) -> bool {
+    pub(super) fn step_side(&mut self, side: &mut Side, round: u64) -> bool {
         match &self.cluster.writers[side.slot] {
             Some(writer) if !writer.engine.leads() && round >= side.started_at + CAMPAIGN_ROUNDS_MAX => {
                 self.cluster.end_writer(side.slot);

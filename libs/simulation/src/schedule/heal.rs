@@ -27,6 +27,8 @@ pub(super) const CAMPAIGN_ROUNDS_MAX: u64 = 40;
 const DUEL_EVERY_SCHEDULES: u64 = 3;
 /// One schedule in this many has a diverged rival for ten simulated minutes.
 const DIVERGED_RIVAL_EVERY_SCHEDULES: u64 = 6;
+/// One schedule in this many goes on with a fault that lasts, and another one with full disks everywhere.
+const PERSISTENT_FAULT_EVERY_SCHEDULES: u64 = 6;
 /// Elections within which all rivals must have finished.
 const DUEL_ELECTIONS_MAX: u64 = 30;
 
@@ -86,23 +88,14 @@ impl Schedule {
             self.diverged_rival(primary)?;
         }
 
-        let end = self.cluster.primaries[primary].flush_lsn();
         // Every node must catch up, not only a quorum.
-        let rounds = self.run_until(Some(primary), |schedule| {
-            let is_holdfast = schedule.cluster.dialect == Dialect::Holdfast;
-            if is_holdfast && !schedule.cluster.replace_dead_members(0) {
-                return false;
-            }
-            let cluster = &schedule.cluster;
-            let holds = |id: &NodeId| {
-                cluster.nodes[cluster.index(*id)]
-                    .serving()
-                    .is_some_and(|at| at.flush_lsn == end && at.lost.is_none())
-            };
-            cluster.oracle.commit_lsn() >= end && cluster.sets(0).iter().flatten().all(holds)
-        })?;
-
-        healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)
+        let rounds = self.run_until(Some(primary), |schedule| schedule.has_caught_up(primary))?;
+        healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)?;
+        match self.random_below(PERSISTENT_FAULT_EVERY_SCHEDULES) {
+            0 => self.persistent_fault(primary),
+            1 => self.full_cluster(primary),
+            _ => Ok(()),
+        }
     }
 
     /// A leader does not repair damage that a start does not find: the operator who knows of it removes the node.
@@ -222,7 +215,7 @@ impl Schedule {
     }
 
     /// Adds the positions of all nodes and writers to the trace, to explain a lack of progress.
-    fn trace_positions(&mut self) {
+    pub(super) fn trace_positions(&mut self) {
         let Cluster { nodes, writers, oracle, trace, .. } = &mut self.cluster;
         for node in nodes {
             let (id, is_gone, is_damaged) = (node.id, node.is_gone, oracle.is_damaged(node.id));

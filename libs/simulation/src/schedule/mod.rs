@@ -5,6 +5,7 @@ mod dead_tail;
 mod diverged_rival;
 mod faults;
 mod heal;
+mod persistent_fault;
 
 use std::time::Duration;
 

@@ -48,6 +48,8 @@ struct Medium {
     names: Names,
     /// Faults to come, each with the number of operations of its kind that still succeed.
     faults: Vec<(Fault, u64)>,
+    /// Every operation of this kind fails, over restarts too.
+    failing: Option<Fault>,
     /// Faults wait while this is set.
     faults_paused: bool,
     /// Operations so far that changed something.
@@ -110,6 +112,11 @@ impl ModelDisk {
     /// Lets one operation fail, after `after` successful ones of the same kind.
     pub fn fail(&self, fault: Fault, after: u64) {
         self.medium.lock().faults.push((fault, after));
+    }
+
+    /// Lets every operation of this kind fail from now on, or none any more. Restarts do not end it.
+    pub fn fail_for_good(&self, fault: Option<Fault>) {
+        self.medium.lock().failing = fault;
     }
 
     /// Suspends the faults while set, for an oracle that reads the disk and is not part of the program under test.
@@ -227,6 +234,9 @@ impl Medium {
     fn fails(&mut self, kind: Fault) -> bool {
         if self.faults_paused {
             return false;
+        }
+        if self.failing == Some(kind) {
+            return true;
         }
         let mut fires = false;
         self.faults.retain_mut(|(fault, after)| {
