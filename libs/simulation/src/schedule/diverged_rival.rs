@@ -81,7 +81,8 @@ impl Schedule {
             round += 1;
 
             // While the one leads and the other waits, nothing happens.
-            if leads && rival.is_none() && round > written_at + SETTLING_ROUNDS {
+            let waits = rival.is_none() && sides[1].starts_at != u64::MAX;
+            if leads && waits && round > written_at + SETTLING_ROUNDS {
                 let next = sides[1].starts_at.min(ROUNDS).max(round);
                 led += next - round;
                 round = next;
