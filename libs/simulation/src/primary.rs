@@ -110,9 +110,9 @@ impl Primary {
         self.ends.push(appended.range.end);
     }
 
-    /// WAL up to the end of the last record but one.
-    pub(crate) fn without_last_record(&self) -> &[u8] {
-        let end = self.ends.iter().rev().nth(1).copied().unwrap_or(START);
+    /// WAL without the last `records` records.
+    pub(crate) fn without_last_records(&self, records: usize) -> &[u8] {
+        let end = self.ends.iter().rev().nth(records).copied().unwrap_or(START);
         self.slice(START, end)
     }
 

@@ -53,6 +53,10 @@ counts! {
     disk_faults: "disk faults", at least 1_200;
     /// Standbys that were promoted with the committed log.
     failovers: "failovers", at least 1_000;
+    /// Primaries that were started from an older image.
+    restored_primaries: "restored primaries", at least 100;
+    /// Campaigns that know only copies without members.
+    newcomer_campaigns: "campaigns among new copies", at least 20;
     /// Promotions to a new PostgreSQL timeline.
     timeline_switches: "timeline switches", at least 500;
     /// Votes that were requested and not granted.

@@ -9,6 +9,7 @@ use wal_types::{Lsn, NodeId, ProposerId, Term, Tli};
 use super::Cluster;
 use crate::invariants::Violation;
 use crate::mirror::offset;
+use crate::node::Node;
 use crate::primary::{Primary, START, Timeline};
 use crate::writer::{Campaign, Writer, WriterEvent, primary_id};
 
@@ -16,8 +17,29 @@ use crate::writer::{Campaign, Writer, WriterEvent, primary_id};
 const DURABILITY_CHECK_EVERY: u64 = 8;
 
 impl Cluster {
-    /// Starts a campaign in `slot`, for a primary or as a recovery.
+    /// Starts a campaign in `slot`, for a primary or as a recovery, that knows of all nodes.
     pub(crate) fn start_writer(&mut self, slot: usize, primary: Option<usize>) {
+        let usable = self.nodes.iter().filter(|node| !node.is_gone || node.anew > 0);
+        let usable = usable.map(|node| node.id).collect();
+        self.start_writer_among(slot, primary, usable);
+    }
+
+    /// Starts a campaign whose operator lists only the copies that no one has told their members. Two machines of three were
+    /// replaced, say, and the third is not listed.
+    pub(crate) fn start_writer_among_newcomers(&mut self, slot: usize) {
+        let is_new = |node: &&Node| {
+            node.serving().is_some_and(|at| at.configuration.is_unset() && at.history.entries().is_empty())
+        };
+        let newcomers: Vec<NodeId> = self.nodes.iter().filter(is_new).map(|node| node.id).collect();
+        if newcomers.is_empty() {
+            return;
+        }
+        self.stats.newcomer_campaigns += 1;
+        self.start_writer_among(slot, None, newcomers.clone());
+        newcomers.into_iter().for_each(|node| self.connect(slot, node));
+    }
+
+    fn start_writer_among(&mut self, slot: usize, primary: Option<usize>, safekeepers: Vec<NodeId>) {
         self.end_writer(slot);
         self.end_kinds[slot] = EndKind::Other;
         self.next_campaign += 1;
@@ -31,9 +53,7 @@ impl Cluster {
         self.trace
             .line(format_args!("writer {slot} starts campaign {id} for primary {primary:?}, {version:?}"));
         let server = primary.map(|index| &self.primaries[index]);
-        let usable =
-            self.nodes.iter().filter(|node| !node.is_gone || node.anew > 0).map(|node| node.id).collect();
-        self.writers[slot] = Some(Writer::new(&campaign, server, usable));
+        self.writers[slot] = Some(Writer::new(&campaign, server, safekeepers));
     }
 
     /// Ends the writer: its process or its primary's connection has ended.
@@ -152,7 +172,7 @@ impl Cluster {
     fn primary_of_recovered_log(&mut self, slot: usize, lsn: Lsn) -> Result<Option<usize>, Violation> {
         let Some(writer) = &self.writers[slot] else { return Ok(None) };
         let term = writer.engine.term();
-        let follows = |node: &&crate::node::Node| {
+        let follows = |node: &&Node| {
             // A node that has only voted may still have a dead tail.
             let led_by =
                 |at: &Snapshot| at.term == term && at.history.last().is_some_and(|last| last.term == term);
@@ -227,10 +247,30 @@ impl Cluster {
         ordinal
     }
 
+    /// The newest primary is gone, and an operator starts it again from an image that lacks up to `records_max` records: they
+    /// may be committed, or known to one node only, or not yet sent. It writes other WAL from there on.
+    pub(crate) fn restore_primary(&mut self, records_max: usize) {
+        let (Some(newest), Dialect::Holdfast) = (self.primaries.last(), self.dialect) else { return };
+        let wal = newest.without_last_records(self.rng.random_range(0..=records_max)).to_vec();
+        let timeline = newest.timeline;
+        // An image from before its promotion would still be the server that it was.
+        if timeline.fork.is_some_and(|(_, at)| START.advance(wal.len() as u64) < at) {
+            return;
+        }
+        let gone = self.primaries.len() - 1;
+        let of_gone = |writer: &Option<Writer>| writer.as_ref().is_some_and(|one| one.primary == Some(gone));
+        for slot in (0..self.writers.len()).filter(|&slot| of_gone(&self.writers[slot])).collect::<Vec<_>>() {
+            self.end_writer(slot);
+        }
+        self.stats.restored_primaries += 1;
+        self.trace.line(format_args!("primary {gone} is restored from an image, as primary {}", gone + 1));
+        self.primaries.push(Primary::promoted(wal, self.layout, timeline));
+    }
+
     /// A clone of a primary from before its last record. Returns the clone's index.
     pub(crate) fn roll_back(&mut self, primary: usize) -> usize {
         let Primary { timeline, .. } = self.primaries[primary];
-        let wal = self.primaries[primary].without_last_record().to_vec();
+        let wal = self.primaries[primary].without_last_records(1).to_vec();
         self.primaries.push(Primary::promoted(wal, self.layout, timeline));
         self.primaries.len() - 1
     }

@@ -22,6 +22,8 @@ use crate::trace::Trace;
 
 /// Number of events before healing begins.
 const EVENTS: std::ops::Range<u64> = 300..420;
+/// Records that an older image of a primary lacks, at most.
+const RESTORED_RECORDS_MAX: usize = 40;
 /// One schedule in this many gives members up also while a disk is damaged.
 const GIVES_UP_BESIDE_DAMAGE_EVERY: u64 = 2;
 /// All logs are compared after this many events: healing repairs damage before the final comparison could find it.
@@ -139,7 +141,9 @@ impl Schedule {
             975..977 => _ = self.cluster.add_node(),
             977..985 => self.cluster.change_members(slot),
             985..986 => self.partition_during_change(slot),
-            986..993 => self.restart_writer(slot),
+            986..992 => self.restart_writer(slot),
+            992 => self.cluster.restore_primary(RESTORED_RECORDS_MAX),
+            993 => self.cluster.start_writer_among_newcomers(slot),
             _ => self.fail_over(slot),
         }
     }
