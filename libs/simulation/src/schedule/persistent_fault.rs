@@ -38,9 +38,11 @@ enum Lasting {
     Full,
     Fails(Fault),
     Slow,
+    /// No operation ends, and all connections stay.
+    Hangs,
 }
 
-const FAULTS: [Lasting; 7] = [
+const FAULTS: [Lasting; 8] = [
     Lasting::Dead,
     Lasting::Full,
     Lasting::Fails(Fault::Sync),
@@ -48,6 +50,7 @@ const FAULTS: [Lasting; 7] = [
     Lasting::Fails(Fault::Write),
     Lasting::Fails(Fault::Read),
     Lasting::Slow,
+    Lasting::Hangs,
 ];
 
 impl Schedule {
@@ -111,6 +114,7 @@ impl Schedule {
             // What the node removes is filled again.
             Lasting::Full => node.fill_disk(true),
             Lasting::Fails(kind) => node.disk.fail_for_good(Some(kind)),
+            Lasting::Hangs => node.is_stalled = true,
             Lasting::Slow => node.is_stalled = !round.is_multiple_of(SLOW_EVERY),
         }
         Ok(())
