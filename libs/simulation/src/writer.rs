@@ -14,7 +14,7 @@ use crate::neon::NeonProposer;
 use crate::primary::{CONTEXT, Primary, SEGMENT_SIZE};
 
 /// WAL that a simulated proposer keeps in memory, in bytes: little, so that donors have to feed lagging safekeepers.
-const SEND_BUFFER_BYTES_MAX: u64 = 8 * 1024;
+pub(crate) const SEND_BUFFER_BYTES_MAX: u64 = 8 * 1024;
 /// Messages of a connection that are kept to be sent once more over another one.
 const REMEMBERED_MESSAGES_MAX: usize = 64;
 

@@ -28,6 +28,11 @@ impl Proposer {
                 || self.peers.values().any(|peer| peer.sent() == Some(end)))
     }
 
+    /// WAL in memory, in bytes.
+    pub fn buffered_bytes(&self) -> u64 {
+        self.wal.len()
+    }
+
     /// The next message for `node`. The driver calls it as often as the connection takes a message.
     pub fn poll_send(&mut self, node: NodeId) -> Option<ProposerMessage> {
         let peer = self.peers.get_mut(&node)?;

@@ -71,3 +71,10 @@ pub(crate) fn full_cluster_elects(rounds: u64, rounds_max: u64) -> Result<(), Vi
         format!("after {rounds_max} rounds on full disks no leader is followed by all nodes")
     })
 }
+
+/// L5 excludes: one member is dead, and the leader keeps in memory all WAL that the member lacks, until the process is killed.
+pub(crate) fn buffered_wal_is_bounded(bytes: u64, bytes_max: u64) -> Result<(), Violation> {
+    ensure("buffered_wal_is_bounded", bytes <= bytes_max, || {
+        format!("a leader that commits has {bytes} bytes of WAL in memory, {bytes_max} are enough")
+    })
+}

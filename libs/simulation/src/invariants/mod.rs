@@ -22,7 +22,7 @@ use wal_store::Snapshot;
 use wal_types::{Generation, Lsn, NodeId, ProposerId, Term, Tli};
 
 pub(crate) use self::liveness::{
-    diverged_rival_spends_no_term, diverged_rival_stays_away, full_cluster_elects,
+    buffered_wal_is_bounded, diverged_rival_spends_no_term, diverged_rival_stays_away, full_cluster_elects,
     healed_cluster_commits_and_catches_up, persistent_fault_stops_no_commit, recovery_finishes,
     rightful_leader_leads, rival_proposers_converge,
 };

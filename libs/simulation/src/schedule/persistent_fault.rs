@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use consensus::Dialect;
+use consensus::{Dialect, Proposer};
 use wal_store::Fault;
 use wal_types::NodeId;
 
@@ -11,15 +11,18 @@ use super::Schedule;
 use super::diverged_rival::Side;
 use super::heal::{HEALING_ROUNDS_MAX, ROUND};
 use crate::invariants::{
-    Violation, full_cluster_elects, healed_cluster_commits_and_catches_up, persistent_fault_stops_no_commit,
+    Violation, buffered_wal_is_bounded, full_cluster_elects, healed_cluster_commits_and_catches_up,
+    persistent_fault_stops_no_commit,
 };
 use crate::node::Death;
-use crate::writer::Writer;
+use crate::writer::{SEND_BUFFER_BYTES_MAX, Writer};
 
 /// Rounds of the fault.
 const ROUNDS: u64 = 300;
 /// Rounds within which a record is committed, an election in between included: five seconds.
 const COMMIT_ROUNDS_MAX: u64 = 50;
+/// WAL beside the limit of a buffer: the piece that was compared, up to a segment, goes as a whole, and a little is not flushed.
+const BESIDE_BUFFER_BYTES_MAX: u64 = 20 * 1024;
 /// The leader's process ends after each so many rounds.
 const LEADER_RESTARTS_EVERY: u64 = 90;
 /// A slow disk serves in one round of so many.
@@ -77,6 +80,7 @@ impl Schedule {
             let cluster = &mut self.cluster;
             cluster.primaries[primary].write_plain(&mut cluster.rng);
             self.short_round()?;
+            self.check_buffer()?;
 
             let (end, committed) =
                 (self.cluster.primaries[primary].flush_lsn(), self.cluster.oracle.commit_lsn());
@@ -92,6 +96,17 @@ impl Schedule {
         self.end_fault(member, fault)?;
         let rounds = self.run_until(Some(primary), |schedule| schedule.has_caught_up(primary))?;
         healed_cluster_commits_and_catches_up(rounds, HEALING_ROUNDS_MAX)
+    }
+
+    /// Checks the memory of a leader that has committed something in its term.
+    fn check_buffer(&self) -> Result<(), Violation> {
+        let writer = self.cluster.writers[0].as_ref();
+        let commits = |writer: &&Writer| {
+            writer.engine.election().is_some_and(|election| writer.engine.commit_lsn() > election.start)
+        };
+        let proposer = writer.filter(commits).and_then(|writer| writer.engine.holdfast());
+        let bytes = proposer.map_or(0, Proposer::buffered_bytes);
+        buffered_wal_is_bounded(bytes, SEND_BUFFER_BYTES_MAX + BESIDE_BUFFER_BYTES_MAX)
     }
 
     /// A member without which the others are still a majority, with all disks whole.
