@@ -142,7 +142,9 @@ impl Campaign {
             catch_up.record_positions(&behind);
             requested.view.waits_for = behind.iter().map(|member| (member.id, member.lag_bytes)).collect();
 
-            if behind.is_empty() {
+            if let Some(hopeless) = behind.iter().find(|member| member.cannot_follow) {
+                fail(&mut requested.view, cannot_follow(hopeless));
+            } else if behind.is_empty() {
                 self.propose_members(catch_up.members, &mut requested.view);
             } else if let Some(error) = catch_up.timeout_error(&requested.view) {
                 fail(&mut requested.view, error);
@@ -176,7 +178,8 @@ impl Campaign {
             let lag = commit.bytes_since(peer.flush_lsn);
             let is_near = peer.flush_lsn >= start.max(removable) && lag <= NEW_MEMBER_LAG_BYTES_MAX;
             let lag_bytes = matches!(peer.state, PeerState::Streaming { .. }).then_some(lag);
-            let member = BehindMember { id: peer.id, flush_lsn: peer.flush_lsn, lag_bytes };
+            let cannot_follow = peer.needs_reseed;
+            let member = BehindMember { id: peer.id, flush_lsn: peer.flush_lsn, lag_bytes, cannot_follow };
             (!follows || !is_near || !commit.is_valid()).then_some(member)
         };
         new.filter_map(behind).collect()
@@ -229,6 +232,15 @@ fn fail(view: &mut ChangeView, error: String) {
     tracing::warn!(generation = %view.generation, error, "change of the members failed");
     view.state = ChangeState::Failed;
     view.error = Some(error);
+}
+
+/// Waiting would not help: the safekeeper says where its log is, and nobody has WAL that continues it.
+fn cannot_follow(member: &BehindMember) -> String {
+    format!(
+        "new member {} cannot follow: its log ends at {}, and no safekeeper has the WAL that continues it; create its copy anew \
+         with start_lsn at the oldest_lsn of a member; nothing was changed",
+        member.id, member.flush_lsn
+    )
 }
 
 fn lists(members: &[Member], node: NodeId) -> bool {

@@ -41,6 +41,8 @@ pub(super) struct BehindMember {
     pub(super) flush_lsn: Lsn,
     /// Bytes that it lacks; none while its position is unknown.
     pub(super) lag_bytes: Option<u64>,
+    /// It has answered, and no safekeeper can feed it from where its log ends.
+    pub(super) cannot_follow: bool,
 }
 
 impl RequestedChange {

@@ -111,6 +111,23 @@ async fn members_change_is_refused_with_reason() {
     guarded.stop().await;
 }
 
+/// A new safekeeper whose log begins above all WAL is refused with the reason, and not after a minute.
+#[tokio::test]
+async fn new_member_beyond_log_is_refused() {
+    let mut cluster = TestCluster::start(3).await;
+    let walproposer = cluster.start_walproposer().await;
+    cluster.write_acknowledged(300).await;
+    let fourth = cluster.safekeepers.add(4, LINEAGE_START.advance(1 << 30)).await;
+    let members = json!([cluster.safekeepers.member(1), cluster.safekeepers.member(2), fourth]);
+    assert_eq!(walproposer.put("/v1/members", &members).await.0, 202);
+    let failed = |status: &serde_json::Value| status["change"]["state"] == "failed";
+    let status = walproposer.until("the change to fail", failed).await;
+    let error = status["change"]["error"].as_str().unwrap();
+    assert!(error.contains("new member 4 cannot follow"), "{error}");
+    cluster.write_acknowledged(300).await;
+    walproposer.stop().await;
+}
+
 /// A log that was given to one primary takes WAL of no other.
 #[tokio::test]
 async fn designated_primary_excludes_others() {
