@@ -17,6 +17,8 @@
 mod answers;
 mod asked_safekeeper;
 mod cluster_file;
+#[cfg(test)]
+mod documented_commands;
 mod flags;
 mod http;
 mod members;

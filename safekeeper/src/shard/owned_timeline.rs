@@ -150,7 +150,7 @@ impl OwnedTimeline {
                 "a replication slot is lost, its reader gets error 58P01 and needs a base backup or an archive"
             }
             HoldReason::Member => {
-                "a member that is away or behind must be re-seeded: replace it with `holdfast members replace`"
+                "a member that is away or behind must be re-seeded: replace it, see \"A member is away for long\" in docs/operations.md"
             }
         };
         let timeline = self.opened.id;

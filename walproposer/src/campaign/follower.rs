@@ -32,7 +32,7 @@ const HAS_NO_MEMBERS: &str = "this safekeeper's copy of the log has no members y
 const LOST: &str =
     "this safekeeper has lost WAL that it acknowledged: it does not vote until a leader has repaired it";
 const NEEDS_RESEED: &str = "this safekeeper must be re-seeded: its log has no common point with the leader's, or no other \
-     safekeeper holds the WAL that it lacks; replace it with `holdfast members replace`";
+     safekeeper holds the WAL that it lacks; replace it, see \"A member is away for long\" in docs/operations.md";
 
 /// The campaign's side of one safekeeper.
 #[derive(Debug)]

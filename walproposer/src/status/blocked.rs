@@ -151,8 +151,8 @@ impl StatusSnapshot {
         let which = ids(self.needing_reseed().into_iter());
         (!which.is_empty()).then(|| {
             format!(
-                "safekeepers {which} must be re-seeded: commits wait until a majority of the members follows; replace them \
-                 with `holdfast members replace`"
+                "safekeepers {which} must be re-seeded: commits wait until a majority of the members follows; replace them, \
+                 see \"A member is away for long\" in docs/operations.md"
             )
         })
     }
