@@ -57,6 +57,11 @@ pub enum ReadError {
     /// The promises of the node are lost, so nothing is served.
     #[error("this copy of the log is damaged")]
     Corrupt,
+    /// A write or sync failed. Nothing is served until the log is recovered.
+    #[error(
+        "this log's disk failed, and the log is not recovered yet; try again, or read from another safekeeper"
+    )]
+    Failed,
     /// The disk failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -142,8 +147,11 @@ impl<D: Disk> WalReader<D> {
 
     /// End of the bytes that may be read, by the mode.
     fn read_limit(&self, snapshot: &Snapshot, from: Lsn) -> Result<Lsn, ReadError> {
-        if snapshot.health == Health::Corrupt {
-            return Err(ReadError::Corrupt);
+        match snapshot.health {
+            Health::Corrupt => return Err(ReadError::Corrupt),
+            Health::Failed => return Err(ReadError::Failed),
+            // A log that lost WAL serves what it has.
+            Health::Healthy | Health::Full | Health::Lost => {}
         }
         if from < snapshot.oldest_lsn {
             return Err(ReadError::TooOld { from, oldest: snapshot.oldest_lsn });

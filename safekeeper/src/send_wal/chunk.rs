@@ -64,7 +64,7 @@ fn read_failed(error: &ReadError) -> ErrorResponse {
         ReadError::TooOld { .. } => SqlState::UNDEFINED_FILE,
         ReadError::OtherTerm { .. } => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
         ReadError::Corrupt => SqlState::DATA_CORRUPTED,
-        ReadError::Store(_) => SqlState::IO_ERROR,
+        ReadError::Failed | ReadError::Store(_) => SqlState::IO_ERROR,
     };
     ErrorResponse::fatal(sqlstate, format!("cannot read WAL: {error}"))
 }

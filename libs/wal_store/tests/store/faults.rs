@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wal_store::{Fault, Health, Input, ModelDisk, Rejection, StoreError};
+use wal_store::{Fault, Health, Input, ModelDisk, ReadError, ReadMode, Rejection, StoreError};
 use wal_types::Term;
 
 use crate::common::{
@@ -48,6 +48,35 @@ fn failed_sync_acknowledges_nothing_from_memory() {
     let replica = open(&disk);
     assert_eq!(replica.snapshot().flush_lsn, told);
     assert!(proposer.log.starts_with(&read_log(&replica)));
+}
+
+/// What the disk holds is unknown until a recovery has read it, so readers get nothing of it meanwhile, and read on afterwards.
+#[test]
+fn failed_log_serves_no_reader() {
+    let disk = ModelDisk::new();
+    create(&disk);
+    let mut replica = open(&disk);
+    let mut proposer = Proposer::first(1);
+    proposer.lead(&mut replica, START);
+    proposer.write(&[1; 600]);
+    send(&mut replica, proposer.appends());
+    let term = replica.snapshot().term;
+    let mut readers = [ReadMode::Committed, ReadMode::Flushed(term)].map(|mode| replica.reader(mode));
+
+    disk.fail(Fault::Sync, 0);
+    proposer.write(&[2; 600]);
+    let _ = replica.run(proposer.appends());
+    assert_eq!(replica.snapshot().health, Health::Failed);
+    for reader in &mut readers {
+        let found = reader.read(START, &mut [0; 100]);
+        assert!(matches!(found, Err(ReadError::Failed)), "{found:?}");
+    }
+
+    let _ = replica.run_tick(Duration::from_secs(1));
+    assert_eq!(replica.snapshot().health, Health::Healthy);
+    for reader in &mut readers {
+        assert!(reader.read(START, &mut [0; 100]).is_ok());
+    }
 }
 
 #[test]
