@@ -129,8 +129,8 @@ pub async fn serve(
     tracing::info!(id = config.id.0, timelines = timelines.all().len(), "serving");
     tokio::select! {
         () = accept(listeners.pg, &context) => {}
-        // Only a new start recovers the timelines of a shard that panicked. What is acknowledged is on disk.
-        () = shard_ended => anyhow::bail!("a shard has panicked: the safekeeper ends, and a new start recovers its timelines"),
+        // Only a new start recovers the timelines of a shard or a worker that panicked. What is acknowledged is on disk.
+        () = shard_ended => anyhow::bail!("a shard or one of its workers has panicked: the safekeeper ends, and a new start recovers the timelines"),
     }
 
     match shutdown.drained(DRAIN_TIMEOUT).await {

@@ -28,7 +28,7 @@ const EVENT_INTERVAL: u32 = 2;
 #[derive(Debug)]
 pub(crate) struct ShardPool {
     shards: Vec<ShardSender>,
-    /// Notified when a shard panics.
+    /// Notified when a shard or a worker panics.
     panicked: Arc<Notify>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Dropped at the stop, so that the threads end.
@@ -39,15 +39,15 @@ pub(crate) struct ShardPool {
 impl ShardPool {
     /// Starts the shards, which have no timelines yet.
     pub(crate) fn start(metrics: &Metrics, lock: &DataDirLock, retention: Retention) -> io::Result<Self> {
-        let (workers, worker_threads) = Workers::start(lock)?;
+        let panicked = Arc::default();
+        let (workers, worker_threads) = Workers::start(lock, &panicked)?;
         let mut pool = Self {
             shards: Vec::new(),
-            panicked: Arc::default(),
+            panicked: Arc::clone(&panicked),
             threads: Mutex::default(),
             workers: Mutex::new(Some(workers.clone())),
             worker_threads: Mutex::new(worker_threads),
         };
-        let panicked = Arc::clone(&pool.panicked);
         let threads = pool.threads.get_mut();
         for number in 0..SHARDS {
             let (commands, inbox) = unbounded_channel();
@@ -79,15 +79,17 @@ impl ShardPool {
         self.shards[index].clone()
     }
 
-    /// Completes when a shard has panicked: its timelines are served no more.
+    /// Completes when a shard or a worker has panicked: timelines are served no more.
     pub(crate) fn ended_early(&self) -> impl Future<Output = ()> + use<> {
         let panicked = Arc::clone(&self.panicked);
         async move { panicked.notified().await }
     }
 
-    /// False when a shard has ended: its timelines are no longer served.
+    /// False when a shard or a worker has ended: timelines are no longer served.
     pub(crate) fn is_alive(&self) -> bool {
-        !self.threads.lock().iter().any(JoinHandle::is_finished)
+        let has_ended =
+            |threads: &Mutex<Vec<JoinHandle<()>>>| threads.lock().iter().any(JoinHandle::is_finished);
+        !has_ended(&self.threads) && !has_ended(&self.worker_threads)
     }
 
     /// Lets every shard finish the commands that it has, and waits until all have ended. Blocks.
@@ -101,8 +103,9 @@ impl ShardPool {
         let shards = std::mem::take(&mut *self.threads.lock());
         let workers = std::mem::take(&mut *self.worker_threads.lock());
         for thread in shards.into_iter().chain(workers) {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
             if thread.join().is_err() {
-                tracing::error!("shard panicked");
+                tracing::error!(thread = name, "shard or worker panicked");
             }
         }
     }
