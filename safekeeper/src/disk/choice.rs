@@ -32,6 +32,11 @@ pub(super) fn give_up(
     let reasons = if helps { level.reasons().min(HoldReason::AT_HIGH_LEVEL) } else { level.reasons().min(1) };
     let of_stop = if level == DiskLevel::Stop { limits.excess_of_stop(disk) } else { 0 };
     for reason in 1..=reasons {
+        // A loss needs a disk that is too full without it. What nothing needs goes until the level ends.
+        let is_enough = choice.freed >= of_stop && limits.suffices(disk, choice.freed);
+        if is_enough && reason > HoldReason::Comfort as u8 + 1 {
+            break;
+        }
         choice.raise(Pressure(reason), limits.excess(disk).max(of_stop));
     }
     for reason in HoldReason::AT_HIGH_LEVEL + 1..=level.reasons() {
@@ -103,7 +108,18 @@ mod tests {
         assert_eq!(choose(&holders, DiskLevel::Normal, 9000), []);
         assert_eq!(choose(&holders, DiskLevel::High, 8300), [(0, 1)], "800 bytes are enough");
         assert_eq!(choose(&holders, DiskLevel::High, 8500), [(0, 1), (1, 1)]);
-        assert_eq!(choose(&holders, DiskLevel::High, 8900), [(0, 1), (1, 1), (2, 2)]);
+        assert_eq!(choose(&holders, DiskLevel::High, 9300), [(0, 1), (1, 1), (2, 2)]);
+    }
+
+    /// What nothing needs makes room until the level ends. Readers and members lose WAL only where the disk would stay above
+    /// `--disk-high` without that.
+    #[test]
+    fn comfort_that_is_enough_spares_readers_and_members() {
+        let holders = [holder([0, 600, 600, 900]), holder([100, 100, 800, 900])];
+        assert_eq!(choose(&holders, DiskLevel::High, 8599), [(0, 1)], "7999 bytes are left");
+        assert_eq!(choose(&holders, DiskLevel::High, 8600), [(0, 1), (1, 2)]);
+        assert_eq!(choose(&holders[1..], DiskLevel::High, 7900), [], "nothing else is left to give up");
+        assert_eq!(choose(&holders[1..], DiskLevel::High, 8400), [(0, 2)], "readers alone are enough, too");
     }
 
     #[test]
